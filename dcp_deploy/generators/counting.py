@@ -1,0 +1,43 @@
+"""Parameters and multiplications of a generator, counted as the papers count them."""
+
+from __future__ import annotations
+
+import torch
+
+from .config import GeneratorConfig
+from .stylegan2 import Generator
+
+
+def count_parameters(generator: Generator | GeneratorConfig) -> int:
+    """Learnable numbers, mapping network included; buffers (noise maps, w_avg) are not counted."""
+    if isinstance(generator, GeneratorConfig):
+        with torch.device("meta"):
+            generator = Generator(generator)
+    return sum(p.numel() for p in generator.parameters())
+
+
+def layer_macs(config: GeneratorConfig) -> dict[str, int]:
+    """Multiply-accumulates per image of every layer, affine product included.
+
+    The convention behind the published "45.1B" (256 px) and "74.3B" (1024 px): convolutions, toRGB, mapping and
+    affine layers; an up-sampling convolution counts at its *input* resolution, as a transposed convolution works;
+    FIR filters, demodulation, noise and biases count nothing.
+    """
+    w = config.w_dim
+    fan_in = config.z_dim + (w if config.c_dim else 0)
+    macs = {"mapping": config.c_dim * w + fan_in * w + (config.mapping_layers - 1) * w * w}
+    for level, resolution in enumerate(config.resolutions):
+        if level:
+            entry, conv0, conv1 = config.widths[2 * level - 1 : 2 * level + 2]
+            macs[f"b{resolution}.conv0"] = 9 * entry * conv0 * (resolution // 2) ** 2 + w * entry
+        else:
+            conv0, conv1 = config.widths[:2]
+        macs[f"b{resolution}.conv1"] = 9 * conv0 * conv1 * resolution**2 + w * conv0
+        macs[f"b{resolution}.torgb"] = 3 * conv1 * resolution**2 + w * conv1
+    return macs
+
+
+def count_macs(generator: Generator | GeneratorConfig) -> int:
+    """Multiply-accumulates per image, the sum of :func:`layer_macs`."""
+    config = generator if isinstance(generator, GeneratorConfig) else generator.config
+    return sum(layer_macs(config).values())

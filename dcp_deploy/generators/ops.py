@@ -1,0 +1,94 @@
+"""StyleGAN2's operators in plain torch: the readable definition that every faster form is tested against.
+
+Convolutions are PyTorch's (cross-correlation); images and activations are [B, C, H, W].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LRELU_SLOPE = 0.2
+LRELU_GAIN = math.sqrt(2.0)
+DEMODULATION_EPS = 1e-8
+FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
+
+
+def normalize_second_moment(x: Tensor) -> Tensor:
+    """Scale each row of ``x`` [B, N] to a mean square of one (StyleGAN2 normalises z and the class embedding so)."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+def bias_act(x: Tensor, bias: Tensor, clamp: float | None = None) -> Tensor:
+    """``clamp(sqrt(2) * lrelu_0.2(x + bias), +-clamp)`` over channels (dimension 1); the clamp follows the gain."""
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    y = F.leaky_relu(x + bias.reshape(shape), LRELU_SLOPE) * LRELU_GAIN
+    return y if clamp is None else y.clamp(-clamp, clamp)
+
+
+def fir_kernel(gain: float = 1.0) -> Tensor:
+    """The 4x4 low-pass filter outer([1,3,3,1], [1,3,3,1]) / 64, times ``gain``."""
+    taps = torch.tensor(FIR_TAPS)
+    return torch.outer(taps, taps) * (gain / 64.0)
+
+
+def filter2d(x: Tensor, kernel: Tensor) -> Tensor:
+    """Filter every channel of ``x`` with ``kernel`` [k, k], no padding."""
+    channels = x.shape[1]
+    return F.conv2d(x, kernel.to(x).expand(channels, 1, *kernel.shape), groups=channels)
+
+
+def upsample_image(image: Tensor) -> Tensor:
+    """Double an image's size: zeros between pixels, then the FIR with gain 4; outside the border there are zeros.
+
+    [B, C, H, W] -> [B, C, 2H, 2W]. The transposed convolution with padding 1 is that very operation.
+    """
+    channels = image.shape[1]
+    kernel = fir_kernel(gain=4.0).to(image).expand(channels, 1, 4, 4)
+    return F.conv_transpose2d(image, kernel, stride=2, padding=1, groups=channels)
+
+
+def upsample_conv2d(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolve and double the size: transposed 3x3 convolution of stride 2, then the FIR with gain 4.
+
+    [B, Ci, H, W] with weight [Co, Ci, 3, 3] -> [B, Co, 2H, 2W]. The stored kernel enters without a flip.
+    """
+    y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [B, Co, 2H + 1, 2W + 1]
+    return filter2d(F.pad(y, (1, 1, 1, 1)), fir_kernel(gain=4.0))
+
+
+def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
+    """``d[b, o] = rsqrt(sum_ikk (W[o,i,k,k] s[b,i])^2 + 1e-8)``: [Co, Ci, k, k], [B, Ci] -> [B, Co].
+
+    The sum over the kernel does not depend on the sample, so it is one product of squares (Karras et al. 2020,
+    "Analyzing and Improving the Image Quality of StyleGAN", equation 3).
+    """
+    return (styles.square() @ weight.square().sum(dim=(2, 3)).T + DEMODULATION_EPS).rsqrt()
+
+
+def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: int = 1) -> Tensor:
+    """Convolve with the weights scaled by ``styles`` [B, Ci] per input channel, then normalised per output channel.
+
+    Written in the factorised form: scaling the input and the output equals scaling the weights of each sample
+    (see :func:`modulated_conv2d_by_definition`) and leaves the convolution one dense product.
+    """
+    scaled = x * styles[:, :, None, None]
+    y = upsample_conv2d(scaled, weight) if up == 2 else F.conv2d(scaled, weight, padding=weight.shape[-1] // 2)
+    return y * demodulation(weight, styles)[:, :, None, None] if demodulate else y
+
+
+def modulated_conv2d_by_definition(
+    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: int = 1
+) -> Tensor:
+    """The same function as the papers define it: one weight tensor per sample. Slow; the reference for tests."""
+    outputs = []
+    for sample, style in zip(x, styles, strict=True):
+        w = weight * style[None, :, None, None]
+        if demodulate:
+            w = w * (w.square().sum(dim=(1, 2, 3), keepdim=True) + DEMODULATION_EPS).rsqrt()
+        one = sample[None]
+        outputs.append(upsample_conv2d(one, w) if up == 2 else F.conv2d(one, w, padding=w.shape[-1] // 2))
+    return torch.cat(outputs)
