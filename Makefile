@@ -1,0 +1,44 @@
+# One environment in .venv, made when missing and brought up to date when its description changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types format clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## build the demo: prune, distil, export, verify and benchmark a small generator, and report
+	$(BIN)/dcp-deploy build --dataset demo
+
+test: $(READY) ## all tests
+	$(BIN)/pytest
+
+check: lint types ## everything but the tests: lint, format, types
+
+lint: $(READY) ## ruff: lint rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy does not know setuptools' package-dir: show it the source folders as the one package they install as.
+TREE := .mypy_cache/tree/dcp_deploy
+types: $(READY) ## mypy --strict on the whole package
+	@rm -rf $(TREE) && mkdir -p $(TREE)
+	@ln -s $(addprefix $(CURDIR)/,$(wildcard dcp_deploy/*) benchmarks export kernels) $(TREE)/
+	$(BIN)/mypy
+
+format: $(READY) ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and all caches; results under build/<dataset>/ stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build/lib build/bdist.* dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Making the environment in .venv: a few minutes, about 2 GB."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,rtx,dev]'
+	@touch $@
