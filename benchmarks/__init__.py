@@ -1,0 +1,9 @@
+"""Measuring how fast a generator is, so that a sceptical reader believes it."""
+
+from __future__ import annotations
+
+from .environment import Environment, capture_environment
+from .latency import Candidate, benchmark
+from .results import BenchReport, BenchRow
+
+__all__ = ["BenchReport", "BenchRow", "Candidate", "Environment", "benchmark", "capture_environment"]

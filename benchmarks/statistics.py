@@ -1,0 +1,153 @@
+"""What a list of latencies says, and how sure one can be of it.
+
+Percentiles are linear interpolations between order statistics (Hyndman and Fan 1996, type 7; numpy's default).
+Intervals are percentile intervals of a circular block bootstrap over rounds (Politis and Romano 1992): a block of
+neighbouring rounds is drawn as a whole, because a burst of other load slows several rounds in a row and an
+independent draw would make the interval too narrow. Rounds are drawn in pairs, baseline and candidate together, so
+what slows both cancels in their ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+DRIFT_LIMIT = 0.05  # the two halves of a run may differ by this share before it is called unstable
+MIN_HALF = 5  # samples a half needs before its median says anything
+
+_INDICES_PER_CHUNK = 2_000_000  # bounds the bootstrap's memory to some tens of MB, whatever the sample count
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Latency of one candidate in milliseconds over ``count`` timed calls."""
+
+    count: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    std_ms: float
+    min_ms: float
+    max_ms: float
+    p99_indicative: bool
+    """True when there are too few samples to bound the 99th percentile: read it as a hint."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the bounds between which it lies with probability ``confidence``."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float = CONFIDENCE
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Whether the run measured one thing: medians of its first and second half, and how far they differ."""
+
+    verdict: str
+    """"stable", "drifting" or "too few samples"."""
+    first_ms: float | None
+    second_ms: float | None
+    drift: float | None
+    """second / first - 1."""
+
+
+def needed_count(quantile: float, confidence: float = CONFIDENCE) -> int:
+    """Samples needed before their largest bounds the ``quantile`` from above with probability ``confidence``.
+
+    Wilks (1941): the largest of n independent samples lies above the q-quantile with probability 1 - q**n. Below this
+    count no interval for the percentile can be read from the samples. 299 for p99 at 95 %, 29 for p90.
+    """
+    if not (0.0 < quantile < 1.0 and 0.0 < confidence < 1.0):
+        raise ValueError(f"quantile {quantile} and confidence {confidence} must lie between 0 and 1")
+    return math.ceil(math.log(1.0 - confidence) / math.log(quantile))
+
+
+def summarise(samples_ms: ArrayLike) -> Summary:
+    """Percentiles, mean and sample standard deviation (n - 1; 0 for one sample) of latencies in milliseconds."""
+    samples = _checked(samples_ms)
+    p50, p90, p99 = (float(value) for value in np.percentile(samples, [50, 90, 99]))
+    return Summary(
+        count=len(samples),
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        mean_ms=float(samples.mean()),
+        std_ms=float(samples.std(ddof=1)) if len(samples) > 1 else 0.0,
+        min_ms=float(samples.min()),
+        max_ms=float(samples.max()),
+        p99_indicative=len(samples) < needed_count(0.99),
+    )
+
+
+def block_length(rounds: int) -> int:
+    """Rounds per bootstrap block: the cube root of their number, the usual rate for a variance (Hall et al. 1995)."""
+    return max(1, round(math.cbrt(rounds)))
+
+
+def ratio_of_medians(
+    baseline_ms: ArrayLike,
+    candidate_ms: ArrayLike,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    block: int | None = None,
+) -> Interval:
+    """median(baseline) / median(candidate), above 1 when the candidate is faster, with its bootstrap interval.
+
+    The two lists hold one latency per round, in the order of the rounds. ``block`` is the number of neighbouring
+    rounds drawn together, ``block_length`` of their number by default; 1 is the plain bootstrap.
+    """
+    baseline, candidate = _checked(baseline_ms), _checked(candidate_ms)
+    rounds = len(baseline)
+    if len(candidate) != rounds:
+        raise ValueError(f"{rounds} baseline samples and {len(candidate)} candidate samples cannot be paired by round")
+    rng = np.random.default_rng(seed)
+    length = min(block or block_length(rounds), rounds)
+    chunk = max(1, _INDICES_PER_CHUNK // rounds)
+    ratios = []
+    for done in range(0, resamples, chunk):
+        picked = _block_indices(rng, rounds, length, min(chunk, resamples - done))
+        ratios.append(np.median(baseline[picked], axis=1) / np.median(candidate[picked], axis=1))
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(np.concatenate(ratios), [tail, 1.0 - tail])
+    return Interval(float(np.median(baseline) / np.median(candidate)), float(low), float(high), confidence)
+
+
+def stability(samples_ms: ArrayLike, *, limit: float = DRIFT_LIMIT) -> Stability:
+    """Compare the medians of the first and the second half of a run; the middle sample of an odd run is left out."""
+    samples = _checked(samples_ms)
+    half = len(samples) // 2
+    if half < MIN_HALF:
+        return Stability("too few samples", None, None, None)
+    first, second = float(np.median(samples[:half])), float(np.median(samples[-half:]))
+    drift = second / first - 1.0
+    return Stability("stable" if abs(drift) <= limit else "drifting", first, second, drift)
+
+
+def _block_indices(rng: np.random.Generator, rounds: int, length: int, resamples: int) -> NDArray[np.int64]:
+    """Round numbers [resamples, rounds]: blocks of ``length`` neighbours, the last round followed by the first."""
+    blocks = -(-rounds // length)
+    starts = rng.integers(0, rounds, size=(resamples, blocks, 1))
+    picked: NDArray[np.int64] = (starts + np.arange(length)).reshape(resamples, blocks * length)[:, :rounds] % rounds
+    return picked
+
+
+def _checked(samples_ms: ArrayLike) -> NDArray[np.float64]:
+    samples: NDArray[Any] = np.asarray(samples_ms, dtype=np.float64)
+    if samples.ndim != 1 or len(samples) == 0:
+        raise ValueError(f"latencies must be a non-empty list, not an array of shape {samples.shape}")
+    if not (np.isfinite(samples).all() and (samples > 0).all()):
+        raise ValueError("latencies must be finite and positive")
+    return samples

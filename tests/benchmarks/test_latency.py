@@ -1,0 +1,199 @@
+"""The harness on a clock that only the candidates move: no test here measures time."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dcp_deploy.benchmarks import Candidate, benchmark
+from dcp_deploy.errors import UsageError
+
+
+class Machine:
+    """A clock, and candidates that advance it by a known time and write down that they were called."""
+
+    def __init__(self):
+        self.now = 100.0
+        self.calls = []
+        self.pauses = 0
+
+    def clock(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.pauses += 1
+        self.now += seconds
+
+    def candidate(self, name, milliseconds, result=None):
+        costs = iter(milliseconds) if hasattr(milliseconds, "__iter__") else None
+
+        def run():
+            self.calls.append(name)
+            self.now += (next(costs) if costs else milliseconds) / 1e3
+            return result
+
+        return run
+
+    def benchmark(self, candidates, **settings):
+        settings = {"warmup_calls": 2, "warmup_seconds": 0, "min_rounds": 12, "min_seconds": 0, **settings}
+        return benchmark(candidates, clock=self.clock, sleep=self.sleep, **settings)
+
+
+def test_every_round_calls_every_candidate_once():
+    machine = Machine()
+    machine.benchmark({name: machine.candidate(name, 1) for name in "abc"}, baseline="a")
+    warmup, measured = machine.calls[:6], machine.calls[6:]
+    assert warmup == ["a", "a", "b", "b", "c", "c"]
+    rounds = [measured[i : i + 3] for i in range(0, len(measured), 3)]
+    assert len(rounds) == 12
+    assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
+
+
+def test_the_order_changes_between_rounds_so_that_nobody_always_goes_first():
+    machine = Machine()
+    machine.benchmark({name: machine.candidate(name, 1) for name in "ab"}, baseline="a", min_rounds=100)
+    firsts = Counter(machine.calls[4::2])
+    assert 30 <= firsts["a"] <= 70  # 100 fair draws: 50 with a standard deviation of 5
+
+
+def test_the_order_is_that_of_the_seed():
+    def order(seed):
+        machine = Machine()
+        machine.benchmark({name: machine.candidate(name, 1) for name in "abc"}, baseline="a", seed=seed)
+        return machine.calls
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_samples_are_the_candidates_own_times_in_the_order_of_rounds():
+    machine = Machine()
+    costs = [50, 50, *range(1, 13)]  # two calls of warm-up, then 1 to 12 ms
+    report = machine.benchmark({"a": machine.candidate("a", costs), "b": machine.candidate("b", 7)}, baseline="a")
+    assert report.row("a").samples_ms == pytest.approx(range(1, 13))
+    assert report.row("b").samples_ms == pytest.approx([7] * 12)
+
+
+def test_the_pause_comes_before_every_timed_call_and_is_not_timed():
+    machine = Machine()
+    report = machine.benchmark({"a": machine.candidate("a", 2)}, baseline="a", pause_seconds=0.5)
+    assert machine.pauses == 12
+    assert report.row("a").summary.max_ms == pytest.approx(2)
+
+
+def test_warm_up_reaches_both_its_calls_and_its_seconds():
+    machine = Machine()
+    candidates = {"fast": machine.candidate("fast", 125), "slow": machine.candidate("slow", 500)}
+    report = machine.benchmark(candidates, baseline="slow", warmup_calls=3, warmup_seconds=1.0)
+    assert {row.name: row.warmup_calls for row in report.rows} == {"fast": 8, "slow": 3}
+
+
+def test_rounds_go_on_until_enough_seconds_have_passed():
+    machine = Machine()
+    report = machine.benchmark({"a": machine.candidate("a", 125)}, baseline="a", min_seconds=4, pause_seconds=0)
+    assert report.method.rounds == 32
+    assert report.method.seconds == pytest.approx(4)
+
+
+def test_speedup_is_over_the_baseline():
+    machine = Machine()
+    candidates = {"teacher": machine.candidate("teacher", 80), "student": machine.candidate("student", 10)}
+    report = machine.benchmark(candidates, baseline="teacher")
+    assert report.row("teacher").speedup is None
+    assert report.row("student").speedup.value == pytest.approx(8)
+
+
+def test_images_per_second_counts_the_batch():
+    machine = Machine()
+    images = np.zeros((8, 4, 4, 3), np.uint8)
+    report = machine.benchmark({"a": machine.candidate("a", 20, images)}, baseline="a", batch=8)
+    assert report.row("a").images_per_second == pytest.approx(400)
+
+
+def test_another_number_of_images_than_the_batch_is_refused():
+    machine = Machine()
+    images = np.zeros((1, 4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match="a returned 1 images a call, but batch is 8"):
+        machine.benchmark({"a": machine.candidate("a", 20, images)}, baseline="a", batch=8)
+
+
+def test_drift_is_noted():
+    machine = Machine()
+    report = machine.benchmark(
+        {"a": machine.candidate("a", [1, 1] + [10] * 10 + [12] * 10)}, baseline="a", min_rounds=20
+    )
+    assert not report.stable
+    assert any("a (+20.0%)" in note for note in report.notes)
+
+
+def test_an_indicative_p99_is_noted_and_marked():
+    machine = Machine()
+    report = machine.benchmark({"a": machine.candidate("a", 5)}, baseline="a", min_rounds=298)
+    assert any("298 samples, and a bound on it needs 299" in note for note in report.notes)
+    assert "~5.00" in report.to_markdown()
+
+
+def test_enough_samples_leave_p99_unmarked():
+    machine = Machine()
+    report = machine.benchmark({"a": machine.candidate("a", 5)}, baseline="a", min_rounds=299)
+    assert "~" not in report.to_markdown()
+
+
+def test_progress_ends_at_a_hundred_percent_and_never_falls():
+    machine, seen = Machine(), []
+    machine.benchmark(
+        {"a": machine.candidate("a", 100)},
+        baseline="a",
+        min_seconds=3,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == (100, 100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"baseline": "teacher"}, "no candidate is named 'teacher'"),
+        ({"baseline": "a", "batch": 0}, "batch is 0"),
+        ({"baseline": "a", "min_rounds": 0}, "rounds is 0"),
+        ({"baseline": "a", "pause_seconds": -1}, "pause is -1"),
+    ],
+)
+def test_settings_that_measure_nothing_are_refused(settings, message):
+    machine = Machine()
+    with pytest.raises(UsageError, match=message):
+        machine.benchmark({"a": machine.candidate("a", 1)}, **settings)
+    assert machine.calls == []
+
+
+def test_the_document_is_json_with_samples_method_and_machine():
+    machine = Machine()
+    candidate = Candidate(machine.candidate("a", 3), "student", "onnxruntime", threads=2, file_bytes=10)
+    document = machine.benchmark({"student, ONNX": candidate, "b": machine.candidate("b", 6)}, baseline="b").to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert (document["schema"], document["baseline"], document["batch"]) == (1, "b", 1)
+    row = document["rows"][0]
+    assert row["labels"] == {
+        "model": "student", "backend": "onnxruntime", "precision": "fp32", "threads": 2, "file_bytes": 10,
+    }  # fmt: skip
+    assert row["samples_ms"] == [3.0] * 12
+    assert row["speedup"]["value"] == pytest.approx(2)
+    assert document["method"]["rounds"] == 12
+    assert document["environment"]["python"]
+
+
+def test_tables_show_names_as_they_are():
+    from rich.console import Console
+
+    machine = Machine()
+    name = "a|[red]b[/red]"
+    report = machine.benchmark({name: machine.candidate("a", 3)}, baseline=name)
+    terminal = io.StringIO()
+    Console(width=200, file=terminal).print(report.to_table())
+    assert name in terminal.getvalue()
+    assert r"a\|[red]b[/red]" in report.to_markdown()

@@ -1,0 +1,146 @@
+"""Statistics on samples whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcp_deploy.benchmarks.statistics import (
+    block_length,
+    needed_count,
+    ratio_of_medians,
+    stability,
+    summarise,
+)
+
+latencies = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=60)
+
+
+def test_percentiles_interpolate_linearly_between_order_statistics():
+    summary = summarise(range(1, 101))  # type 7: position 1 + 99 q
+    assert (summary.p50_ms, summary.p90_ms) == (50.5, pytest.approx(90.1))
+    assert summary.p99_ms == pytest.approx(99.01)
+
+
+def test_summary_of_known_samples():
+    summary = summarise([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0])
+    assert summary.count == 8
+    assert summary.mean_ms == 5.0
+    assert summary.std_ms == pytest.approx(np.sqrt(32 / 7))  # squared deviations sum to 32, over n - 1
+    assert (summary.min_ms, summary.max_ms) == (2.0, 9.0)
+
+
+def test_one_sample_has_no_spread():
+    assert summarise([3.0]).std_ms == 0.0
+
+
+@given(latencies)
+def test_percentiles_are_ordered_and_within_the_samples(samples):
+    s = summarise(samples)
+    assert s.min_ms <= s.p50_ms <= s.p90_ms <= s.p99_ms <= s.max_ms
+
+
+@pytest.mark.parametrize(("quantile", "count"), [(0.5, 5), (0.9, 29), (0.95, 59), (0.99, 299)])
+def test_needed_count_is_wilks(quantile, count):
+    assert needed_count(quantile) == count
+    assert 1 - quantile**count >= 0.95 > 1 - quantile ** (count - 1)
+
+
+def test_p99_is_indicative_below_the_needed_count():
+    assert summarise(np.ones(298)).p99_indicative
+    assert not summarise(np.ones(299)).p99_indicative
+
+
+@pytest.mark.parametrize("quantile", [0.0, 1.0, -0.1])
+def test_needed_count_refuses_a_quantile_outside_the_open_interval(quantile):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        needed_count(quantile)
+
+
+@pytest.mark.parametrize("samples", [[], [[1.0]], [1.0, float("nan")], [1.0, 0.0], [-1.0], [float("inf")]])
+def test_samples_that_are_no_latencies_are_refused(samples):
+    with pytest.raises(ValueError, match="latencies"):
+        summarise(samples)
+
+
+def test_constant_samples_give_a_ratio_without_width():
+    interval = ratio_of_medians([10.0] * 30, [2.5] * 30)
+    assert (interval.value, interval.low, interval.high) == (4.0, 4.0, 4.0)
+
+
+def test_slow_rounds_that_hit_both_cancel_in_the_ratio():
+    load = np.random.default_rng(1).uniform(1, 10, 100)  # every round slowed by its own factor, both alike
+    interval = ratio_of_medians(8 * load, 2 * load)
+    assert (interval.low, interval.high) == (pytest.approx(4.0), pytest.approx(4.0))
+
+
+def test_unpaired_samples_are_refused():
+    with pytest.raises(ValueError, match="paired by round"):
+        ratio_of_medians([1.0, 2.0], [1.0])
+
+
+def test_interval_repeats_with_its_seed_and_moves_with_another():
+    rng = np.random.default_rng(2)
+    a, b = rng.lognormal(2, 0.2, 80), rng.lognormal(0, 0.2, 80)
+    assert ratio_of_medians(a, b, seed=3) == ratio_of_medians(a, b, seed=3)
+    assert ratio_of_medians(a, b, seed=3) != ratio_of_medians(a, b, seed=4)
+
+
+@given(latencies, st.floats(0.1, 10))
+def test_interval_scales_with_the_baseline(samples, factor):
+    plain = ratio_of_medians(samples, samples[::-1], resamples=50)
+    scaled = ratio_of_medians(factor * np.array(samples), samples[::-1], resamples=50)
+    assert scaled.value == pytest.approx(factor * plain.value)
+    assert scaled.low == pytest.approx(factor * plain.low)
+    assert scaled.high == pytest.approx(factor * plain.high)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    hits = 0
+    for trial in range(200):
+        teacher, student = 10 * rng.lognormal(0, 0.3, 60), rng.lognormal(0, 0.3, 60)  # true ratio of medians: 10
+        interval = ratio_of_medians(teacher, student, seed=trial, resamples=300)
+        hits += interval.low <= 10 <= interval.high
+    assert 0.88 <= hits / 200 <= 0.99  # 95 % nominal; 200 trials have a standard error of 1.5 %
+
+
+def test_blocks_widen_the_interval_when_neighbouring_rounds_are_alike():
+    rng = np.random.default_rng(6)
+    bursts = np.repeat(rng.lognormal(1, 0.5, 30), 10)  # ten rounds in a row are equally slow
+    flat = np.full(300, 1.0)
+    plain = ratio_of_medians(bursts, flat, block=1)
+    blocked = ratio_of_medians(bursts, flat, block=10)
+    assert blocked.high - blocked.low > 1.5 * (plain.high - plain.low)
+
+
+def test_block_length_is_the_cube_root():
+    assert [block_length(n) for n in (1, 8, 27, 1000)] == [1, 2, 3, 10]
+
+
+def test_long_runs_are_resampled_in_bounded_chunks(monkeypatch):
+    from dcp_deploy.benchmarks import statistics
+
+    a = np.random.default_rng(7).lognormal(1, 0.3, 50)
+    monkeypatch.setattr(statistics, "_INDICES_PER_CHUNK", 50 * 7)  # 7 resamples a chunk
+    interval = ratio_of_medians(a, np.ones(50), resamples=300)
+    assert interval.low < interval.value < interval.high
+
+
+def test_equal_halves_are_stable():
+    verdict = stability([10.0, 11.0, 10.0, 9.0, 10.0] * 4)
+    assert verdict.verdict == "stable"
+    assert (verdict.first_ms, verdict.second_ms, verdict.drift) == (10.0, 10.0, 0.0)
+
+
+def test_a_slower_second_half_is_drifting():
+    verdict = stability([10.0] * 20 + [11.0] * 20)
+    assert verdict.verdict == "drifting"
+    assert verdict.drift == pytest.approx(0.1)
+
+
+def test_few_samples_get_no_verdict():
+    assert stability([10.0] * 9).verdict == "too few samples"
+    assert stability([10.0] * 9).drift is None
