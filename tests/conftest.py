@@ -1,0 +1,59 @@
+"""Settings and fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from dcp_deploy.generators import Generator, GeneratorConfig
+
+DATA = Path(__file__).parent / "data"
+
+# A slow machine is no failure; in CI the same examples every time, so that a red run can be repeated.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+# Two threads everywhere: sums are split the same way on every machine, so tolerances mean the same.
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
+    """``golden("sg2ada_32")``: weights ("sd/<key>"), latents and images of a reference network, by entry name."""
+
+    def load(name: str) -> Mapping[str, np.ndarray]:
+        with np.load(DATA / "golden" / f"{name}.npz", allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+
+    return load
+
+
+@pytest.fixture
+def tiny_generator() -> Generator:
+    """A 32 px generator, the same on every call, with uneven widths and no parameter left at a neutral value.
+
+    A fresh network has zero biases, noise strengths and mean code; those zeros would hide a mistake, so they are drawn.
+    """
+    config = GeneratorConfig(resolution=32, z_dim=16, w_dim=16, mapping_layers=2, widths=(12, 12, 12, 10, 10, 8, 8, 8))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = Generator(config).eval().requires_grad_(False)
+        for name, tensor in generator.state_dict().items():
+            if name.endswith((".bias", ".noise_strength", ".w_avg")):
+                tensor.add_(0.1 * torch.randn_like(tensor))
+    return generator
