@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from .factors import FACTOR_INDEX, FACTORS, Factors
 
 RESOLUTION = 64
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Window = tuple[slice, slice]
 
 _CHUNK = 16
@@ -51,7 +52,7 @@ def detail_mask(factors: Factors) -> Array:
     boxes = [(_box(x, 13.0) & _box(y, 4.5)), (_box(x, _MOUTH_HALF + 2.0) & _box(y - _MOUTH_Y, 5.5))]
     boxes.append(_box(x, 19.0) & _box(y, 8.0) & (factors.labels("glasses") > 0)[:, None, None])
     boxes.append(_box(x, 24.0) & _box(y + 18.0, 12.0) & (factors.labels("hat") > 0)[:, None, None])
-    return np.logical_or.reduce(boxes).astype(np.float32)
+    return np.asarray(np.logical_or.reduce(boxes), dtype=np.float32)
 
 
 def _box(coordinate: Array, half: float) -> NDArray[np.bool_]:
@@ -167,7 +168,8 @@ def _hue(turns: Array, light: Array | float, chroma: float) -> Array:
     """Smooth colour circle [n, 3]: three cosines a third of a turn apart, so that hue 0 and hue 1 agree."""
     phase = turns[:, None] - np.array([0.0, 1.0 / 3.0, 2.0 / 3.0])
     grey = np.broadcast_to(np.asarray(light), turns.shape)[:, None]
-    return (grey + chroma * np.cos(2.0 * np.pi * phase)).clip(0.0, 1.0).astype(np.float32)
+    colour = (grey + chroma * np.cos(2.0 * np.pi * phase)).clip(0.0, 1.0)
+    return np.asarray(colour, dtype=np.float32)
 
 
 def _ramp(position: Array, stops: NDArray[np.float64]) -> Array:
@@ -282,7 +284,7 @@ def _beard(scene: _Scene, palette: _Palette, cut: Array) -> None:
     x, y = scene.at(window)
     jaw = _ellipse(x, y - 1.5, 18.0, 20.5)
     opening = _ellipse(x, y + 2.0, 15.0, 9.3)
-    scene.paint(window, _both(_both(jaw, -opening), 2.0 - y), palette.hair)
+    scene.paint(window, _both(_both(jaw, -opening), 2.0 - y), palette.hair_dark)
 
 
 def _mouth(scene: _Scene, palette: _Palette, smile: Array) -> None:
