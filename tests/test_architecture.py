@@ -1,0 +1,125 @@
+"""The rules of docs/architecture.md that a parser can check."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("dcp_deploy", "benchmarks", "export", "kernels")
+MAX_LINES = 450
+
+# Who may import whom. A room is a sub-package or a module directly under dcp_deploy; "errors" and "files" are open to
+# all rooms but generators, and nobody imports the public names of dcp_deploy itself, which import everything.
+GROUND = {"generators", "checkpoints", "datasets", "metrics", "kernels"}
+STAGES = {"compression", "export", "benchmarks", "report", "training"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "files": set(),
+    "generators": set(),
+    "kernels": set(),
+    "checkpoints": {"generators"},
+    "datasets": {"generators"},
+    "metrics": {"generators", "checkpoints", "datasets"},
+    "compression": GROUND,
+    "export": GROUND,
+    "benchmarks": GROUND | {"export"},
+    "training": GROUND,
+    "report": GROUND,
+    "config": GROUND,
+    "doctor": GROUND | STAGES | {"config"},
+    "pipeline": GROUND | STAGES | {"config", "doctor"},
+    "cli": GROUND | STAGES | {"config", "doctor", "pipeline"},
+    "__main__": {"cli"},
+    "__init__": GROUND | STAGES | {"config", "pipeline"},
+}
+OPEN = {"errors", "files"}
+
+# What every installation has and what is quick to import; the rest is imported where it is used.
+AT_THE_TOP = {"numpy", "PIL", "psutil", "pydantic", "rich", "safetensors", "torch", "typer"}
+DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn"}  # where the import name is not the name to install
+
+
+def modules() -> list[Path]:
+    """Every Python file of the package, relative to the root of the checkout."""
+    return sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def dotted(module: Path) -> list[str]:
+    """export/onnx.py -> ["dcp_deploy", "export", "onnx"]."""
+    parts = list(module.with_suffix("").parts)
+    return parts if parts[0] == "dcp_deploy" else ["dcp_deploy", *parts]
+
+
+def room_of(module: Path) -> str:
+    return dotted(module)[1]
+
+
+def imports(module: Path) -> Iterator[tuple[ast.stmt, str]]:
+    """Each import statement with the absolute name it imports, "dcp_deploy.errors" for ``from ..errors import X``."""
+    for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = dotted(module)[: -node.level] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node, f"{origin}.{alias.name}"
+
+
+def third_party(name: str) -> bool:
+    top = name.split(".")[0]
+    return top != "dcp_deploy" and top not in sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_a_room_imports_only_rooms_that_it_may(module: Path) -> None:
+    room = room_of(module)
+    allowed = MAY_IMPORT[room] | {room} | (set() if room == "generators" else OPEN)
+    for node, name in imports(module):
+        if name.startswith("dcp_deploy."):
+            imported = name.split(".")[1]
+            assert imported in allowed, f"{module}:{node.lineno}: {room} may not import {imported}"
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_slow_and_optional_packages_are_imported_where_they_are_used(module: Path) -> None:
+    top_level = {node.lineno for node in ast.parse((ROOT / module).read_text(encoding="utf-8")).body}
+    for node, name in imports(module):
+        if third_party(name) and node.lineno in top_level:
+            assert name.split(".")[0] in AT_THE_TOP, f"{module}:{node.lineno}: import {name} inside the function"
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for name, lines in project["optional-dependencies"].items() if name != "dev" for line in lines]
+    declared = {re.split(r"[\[<>=~! ]", line)[0].lower() for line in [*project["dependencies"], *extras]}
+    for module in modules():
+        for node, name in imports(module):
+            if third_party(name):
+                top = name.split(".")[0]
+                needed = DISTRIBUTION.get(top, top.replace("_", "-")).lower()
+                assert needed in declared, f"{module}:{node.lineno}: {needed} is not in pyproject.toml"
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_a_file_is_short_enough_to_read(module: Path) -> None:
+    lines = len((ROOT / module).read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{module} has {lines} lines: split it by what it does"
+
+
+def test_no_file_names_a_path_of_somebodys_machine() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    somewhere = re.compile(rb"(?<![\w./<>-])/(root|work|home/\w+|Users/\w+)/")
+    for name in filter(None, listed.decode().split("\0")):
+        path = ROOT / name
+        if path.is_file():
+            assert not somewhere.search(path.read_bytes()), name

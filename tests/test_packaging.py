@@ -1,0 +1,112 @@
+"""The package installs whole, as a wheel and editable, though its source lies in four folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES: list[str] = PROJECT["tool"]["setuptools"]["packages"]
+FOLDERS = {  # where each source folder lies, and where it installs
+    "dcp_deploy": "dcp_deploy",
+    "benchmarks": "dcp_deploy/benchmarks",
+    "export": "dcp_deploy/export",
+    "kernels": "dcp_deploy/kernels",
+}
+PRINT_FILES = (
+    "import importlib, json, sys\n"
+    "print(json.dumps({name: importlib.import_module(name).__file__ for name in sys.argv[1:]}))"
+)
+
+
+def source_files() -> set[str]:
+    """Every file of the source folders, by the path it has once installed."""
+    found = set()
+    for folder, installed in FOLDERS.items():
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                found.add(f"{installed}/{path.relative_to(ROOT / folder).as_posix()}")
+    return found
+
+
+def imported_from(cwd: Path, *, extra_path: Path | None = None) -> dict[str, Path]:
+    """Import every package in a new interpreter started in ``cwd``: {package: the file it came from}."""
+    lines = [f"import sys; sys.path.insert(0, {str(extra_path)!r})"] if extra_path else []
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join([*lines, PRINT_FILES]), *PACKAGES],
+        cwd=cwd, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {name: Path(file) for name, file in json.loads(done.stdout).items()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the sources, so that no earlier build/ leaks into it."""
+    tree = tmp_path_factory.mktemp("tree")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tree / "dist", tree],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (built,) = (tree / "dist").glob("*.whl")
+    return built
+
+
+def test_every_folder_of_modules_is_listed_as_a_package() -> None:
+    folders = {Path(file).parent for file in source_files() if file.endswith(".py")}
+    assert {".".join(folder.parts) for folder in folders} == set(PACKAGES)
+
+
+def test_the_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == source_files()
+
+
+def test_the_wheel_holds_the_licence_and_the_command(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        entries = {name.split(".dist-info/")[1]: name for name in archive.namelist() if ".dist-info/" in name}
+        assert b"Apache License" in archive.read(entries["licenses/LICENSE"])
+        assert b"dcp-deploy = dcp_deploy.cli:main" in archive.read(entries["entry_points.txt"])
+
+
+def test_an_installed_wheel_imports_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    for name, file in imported_from(tmp_path, extra_path=site).items():
+        assert file == site.joinpath(*name.split("."), "__init__.py")
+
+
+@pytest.mark.parametrize("place", ["the root of the checkout", "elsewhere"])
+def test_the_editable_install_imports_from_the_source_folders(place: str, tmp_path: Path) -> None:
+    # In the root the folder dcp_deploy/ itself is on the path, without the folders beside it.
+    for name, file in imported_from(ROOT if place != "elsewhere" else tmp_path).items():
+        room = name.removeprefix("dcp_deploy").removeprefix(".")
+        home = ROOT / room if room in FOLDERS else ROOT / "dcp_deploy" / room
+        assert file == home / "__init__.py"
+
+
+@pytest.mark.parametrize("place", ["the root of the checkout", "elsewhere"])
+def test_python_dash_m_is_the_command(place: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dcp_deploy", "--help"],
+        cwd=ROOT if place != "elsewhere" else tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+    assert "build" in done.stdout

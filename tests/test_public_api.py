@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import dcp_deploy
+
+
+def test_the_listed_names_are_those_that_the_type_checker_and_the_interpreter_know() -> None:
+    assert dcp_deploy.__all__ == sorted(dcp_deploy.__all__)
+    assert set(dcp_deploy.__all__) <= set(dir(dcp_deploy))
+
+
+@pytest.mark.parametrize("name", dcp_deploy.__all__)
+def test_every_listed_name_resolves(name: str) -> None:
+    value = getattr(dcp_deploy, name)
+    assert value is getattr(dcp_deploy, name)  # found once, then kept
+    assert name in {"errors", "__version__"} or callable(value)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'prunne'"):
+        dcp_deploy.prunne  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_importing_the_package_and_its_command_does_not_import_torch() -> None:
+    script = "import sys, dcp_deploy, dcp_deploy.cli\nassert 'torch' not in sys.modules, 'torch was imported'\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
