@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .factors import (
     ENCODED_WIDTH,
+    FACTOR_INDEX,
     FACTORS,
     NUM_UNIFORMS,
     Factor,
@@ -21,6 +22,7 @@ from .portrait import RESOLUTION, detail_mask, render
 __all__ = [
     "ENCODED_WIDTH",
     "FACTORS",
+    "FACTOR_INDEX",
     "NUM_UNIFORMS",
     "RESOLUTION",
     "Factor",

@@ -1,0 +1,42 @@
+"""The Fréchet distance between two sets of features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Features = NDArray[np.floating[Any]]
+
+
+def frechet_distance(real: Features, fake: Features) -> float:
+    """Squared Fréchet (2-Wasserstein) distance between the normal distributions fitted to features [N, D] and [M, D].
+
+    |m1 - m2|² + tr(C1 + C2 - 2 (C1^½ C2 C1^½)^½)  (Dowson & Landau 1982; Heusel et al. 2017, GANs trained by a two
+    time-scale update rule). All in float64. The root of the symmetric product is taken through eigenvalues, which
+    stays real and exact for rank-deficient covariances, where the usual sqrtm(C1 C2) turns complex. Result >= 0.
+
+    Raises ValueError for features that are not two matrices of equal width with at least two rows, or not finite.
+    """
+    mean_real, covariance_real = _moments(real)
+    mean_fake, covariance_fake = _moments(fake)
+    if mean_real.shape != mean_fake.shape:
+        raise ValueError(f"features differ in width: {mean_real.size} and {mean_fake.size}")
+    values, vectors = np.linalg.eigh(covariance_real)
+    root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
+    cross = np.sqrt(np.linalg.eigvalsh(root @ covariance_fake @ root).clip(min=0.0)).sum()
+    distance = (
+        np.square(mean_real - mean_fake).sum() + np.trace(covariance_real) + np.trace(covariance_fake) - 2 * cross
+    )
+    return max(0.0, float(distance))
+
+
+def _moments(features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean [D] and unbiased covariance [D, D]."""
+    rows = np.asarray(features, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[0] < 2:
+        raise ValueError(f"features must be [N, D] with N >= 2, got {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise ValueError("features hold NaN or infinity")
+    return rows.mean(axis=0), np.cov(rows, rowvar=False).reshape(rows.shape[1], rows.shape[1])
