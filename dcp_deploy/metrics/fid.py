@@ -26,10 +26,9 @@ def frechet_distance(real: Features, fake: Features) -> float:
     values, vectors = np.linalg.eigh(covariance_real)
     root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ covariance_fake @ root).clip(min=0.0)).sum()
-    distance = (
-        np.square(mean_real - mean_fake).sum() + np.trace(covariance_real) + np.trace(covariance_fake) - 2 * cross
-    )
-    return max(0.0, float(distance))
+    shift = np.square(mean_real - mean_fake).sum()
+    spread = np.trace(covariance_real) + np.trace(covariance_fake) - 2.0 * cross
+    return max(0.0, float(shift + spread))  # rounding may leave a tiny negative number
 
 
 def _moments(features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,10 +1,10 @@
 """Modes of the avatars, counted: which combinations of factors a generator reaches, and how often.
 
 A *cell* is one value of a categorical factor together with one bin of any other factor: "sunglasses and green hair",
-"top hat and a big grin". Continuous factors have 4 bins, circular ones 6, categorical ones a bin per value. Pairs, because
-they are the finest split in which every rare value still has enough samples to count at 5,000 to 10,000 samples; and
-always with a categorical factor, because those make separate modes, which is what gets lost. Losing a single rare value
-empties about a tenth of the cells.
+"top hat and a big grin". Continuous factors have 4 bins, circular ones 6, categorical ones a bin per value. Pairs,
+because they are the finest split in which every rare value still has enough samples to count at 5,000 to 10,000
+samples; and always with a categorical factor, because those make separate modes, which is what gets lost. Losing a
+single rare value empties about a tenth of the cells.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def mode_coverage(real: Factors, fake: Factors) -> ModeReport:
     """Compare the cells of data and samples, both read by the same reader.
 
     A cell counts when its frequency in the data promises at least 20 samples among the fakes (and holds 20 reals). It
-    is reached when the fakes hold at least a quarter of that. Sampling alone makes ``frequency_error`` about 0.02 at 5,000 samples.
+    is reached when the fakes hold at least a quarter of what it promises.
     """
     reached = counted = 0
     variation: list[float] = []

@@ -8,6 +8,7 @@ soft pictures of a generator. The held-out errors go into the file's metadata.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import sys
@@ -28,25 +29,23 @@ def train_reader(*, steps: int = 1500, batch: int = 64, lr: float = 2e-3, seed: 
     """Train from scratch on ``steps`` batches; returns the exponential average of the weights, frozen."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    reader = AvatarReader().to(memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(reader, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99))
+    reader = AvatarReader()
+    average = copy.deepcopy(reader).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(reader.parameters(), lr=lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
     for step in range(steps):
         factors = _draw_factors(rng, batch)
         images = degrade(images_to_tensor(render(factors)), rng)
-        loss = reading_loss(reader(images.contiguous(memory_format=torch.channels_last)), factors)
+        loss = reading_loss(reader(images), factors)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        average.update_parameters(reader)
+        _follow(average, reader)
         if (step + 1) % 100 == 0:
             print(f"step {step + 1}/{steps}  loss {loss.item():.4f}", file=sys.stderr, flush=True)
-    result = average.module
-    assert isinstance(result, AvatarReader)
-    return result.eval().requires_grad_(False)
+    return average
 
 
 def reading_loss(outputs: Tensor, factors: Factors) -> Tensor:
@@ -87,8 +86,15 @@ def held_out_errors(reader: AvatarReader, count: int = 2000) -> dict[str, float]
     """Reading errors by factor (see ``reading_errors``) on undegraded portraits never trained on."""
     indices = np.arange(count)
     images = images_to_tensor(avatars(indices, _HELD_OUT_SEED))
-    read = [reader.read(part).table for part in images.split(100)]
+    read = [reader.read(part).table for part in torch.split(images, 100)]
     return reading_errors(Factors(np.concatenate(read)), sample_factors(indices, _HELD_OUT_SEED))
+
+
+@torch.no_grad()
+def _follow(average: AvatarReader, reader: AvatarReader) -> None:
+    """One step of the exponential average over about 100 steps."""
+    for slow, fast in zip(average.parameters(), reader.parameters(), strict=True):
+        slow.lerp_(fast, 0.01)
 
 
 def _rate(step: int, steps: int) -> float:
