@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dcp_deploy.generators import Generator, GeneratorConfig
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+
+
+def golden_generator(name: str) -> Generator:
+    """A random-weight StyleGAN2 whose every parameter is non-trivial, from the golden file ``name``."""
+    data = np.load(GOLDEN / f"{name}.npz")
+    record = json.loads(str(data["config"]))
+    blocks = sorted(record["blocks"].items(), key=lambda item: int(item[0]))
+    config = GeneratorConfig(
+        resolution=record["init_kwargs"]["img_resolution"],
+        widths=tuple(block["out_ch"] for _, block in blocks for _ in range(2)),
+        z_dim=record["z_dim"],
+        w_dim=record["w_dim"],
+        c_dim=record["c_dim"],
+        mapping_layers=record["mapping_layers"],
+        conv_clamp=blocks[0][1]["conv_clamp"],
+    )
+    state = {key[3:]: torch.from_numpy(data[key]) for key in data.files if key.startswith("sd/")}
+    generator = Generator(config)
+    generator.load_state_dict({key: value for key, value in state.items() if not key.endswith("resample_filter")})
+    return generator.eval().requires_grad_(False)
+
+
+def random_generator(widths: tuple[int, ...], *, seed: int = 0, scale: float = 1.0, **config: object) -> Generator:
+    """A generator of any widths in which noise, biases and the mean code all matter; ``scale`` multiplies its styles."""
+    torch.manual_seed(seed)
+    resolution = 2 ** (len(widths) // 2 + 1)
+    sizes: dict[str, object] = {"z_dim": 12, "w_dim": 16, "mapping_layers": 2, **config}
+    generator = Generator(GeneratorConfig(resolution=resolution, widths=widths, **sizes))  # type: ignore[arg-type]
+    for name, parameter in generator.named_parameters():
+        if name.endswith("noise_strength"):
+            torch.nn.init.normal_(parameter, 0.3, 0.1)
+        elif name.startswith("synthesis") and name.endswith("bias") and "affine" not in name:
+            torch.nn.init.normal_(parameter, 0.0, 0.3)
+        elif ".conv" in name and ".affine." in name:
+            parameter.data *= scale
+    torch.nn.init.normal_(generator.mapping.w_avg)
+    return generator.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def unconditional() -> Generator:
+    return golden_generator("sg2ada_32")
+
+
+@pytest.fixture(scope="session")
+def conditional() -> Generator:
+    return golden_generator("sg2ada_32_cond_clamp")
