@@ -1,0 +1,220 @@
+"""The report's charts: drawn twice, for light and dark pages, and embedded as SVG.
+
+matplotlib's object interface only (no pyplot, no global figures), and the same bytes for the same numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+WIDTH = 10.4  # inches; at 72 points each, about the page's column in CSS pixels
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+DOTS = 160  # dots drawn for one candidate's latencies: its quantiles, however many samples there are
+FLOOR = 1e-6  # scores are drawn relative to their layer's highest, and not below this
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of one page mode."""
+
+    ink: str
+    muted: str
+    line: str
+    teacher: str
+    student: str
+    soft: str
+    """The student's colour for areas."""
+
+
+LIGHT = Theme(ink="#1c2128", muted="#667080", line="#e1e5ea", teacher="#98a3b1", student="#3558d4", soft="#c9d4f8")
+DARK = Theme(ink="#e8ebf0", muted="#98a2b2", line="#2c333e", teacher="#6d7889", student="#8aa4ff", soft="#35447e")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One picture in both themes, as data URIs, with its size in CSS pixels and a text for those who cannot see it."""
+
+    light: str
+    dark: str
+    width: int
+    height: int
+    alt: str
+
+
+def latency_chart(samples: Mapping[str, Sequence[float]]) -> Chart:
+    """Latencies per candidate on a logarithmic axis: one dot per quantile, a bar at the median. Milliseconds."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        for row, (name, values) in enumerate(samples.items()):
+            colour = theme.student if "student" in name else theme.teacher
+            dots = np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, DOTS))
+            spread = 0.26 * np.sin(np.arange(DOTS) * 2.399963)  # golden angle: even, and the same every time
+            axes.scatter(dots, row + spread, s=7, color=colour, alpha=0.45, linewidths=0)
+            median = float(np.median(dots))
+            axes.plot([median, median], [row - 0.38, row + 0.38], color=colour, linewidth=2.5)
+            axes.annotate(
+                f"{median:.3g} ms", (median, row - 0.38), xytext=(0, 3), textcoords="offset points",
+                ha="center", va="bottom", color=theme.ink, fontsize=10,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(samples)), labels=[_literal(name) for name in samples])
+        axes.set_ylim(len(samples) - 0.4, -0.75)  # downwards, with room for the first row's figure
+        axes.set_xlabel("milliseconds per call, logarithmic")
+        _plain_log_ticks(axes.xaxis, subs=(1, 2, 5))
+        _style(axes, theme, grid="x")
+        axes.tick_params(axis="y", labelcolor=theme.ink, labelsize=11)
+
+    alt = "Latency of " + ", ".join(f"{name}: median {np.median(v):.3g} ms" for name, v in samples.items())
+    return _render(draw, (WIDTH, 0.75 + 0.75 * len(samples)), alt)
+
+
+def widths_chart(layers: Sequence[str], before: Sequence[int], after: Sequence[int]) -> Chart:
+    """Channels per layer before and after pruning, as bars inside bars."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        places = np.arange(len(layers))
+        axes.bar(places, before, width=0.72, color=theme.line, label="teacher")
+        axes.bar(places, after, width=0.72, color=theme.student, label="student")
+        for place, old, new in zip(places, before, after, strict=True):
+            for count, colour in ((old, theme.muted), (new, theme.ink)):
+                axes.annotate(
+                    str(count), (place, count), xytext=(0, 2), textcoords="offset points",
+                    ha="center", va="bottom", color=colour, fontsize=9,
+                )  # fmt: skip
+        axes.set_xticks(places, labels=list(layers), rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_ylabel("channels")
+        axes.margins(x=0.01, y=0.1)
+        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=10, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+        _style(axes, theme, grid="y")
+
+    return _render(draw, (WIDTH, 3.3), "Channels per layer of teacher and student")
+
+
+def scores_chart(layers: Sequence[str], scores: Sequence[NDArray[np.float64]], kept: Sequence[int] | None) -> Chart:
+    """Sorted channel scores of every layer relative to its highest, the kept ones filled, a line at the cut."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for index, axes in enumerate(_panels(figure, len(scores))):
+            ranked = np.sort(scores[index])[::-1]
+            top = ranked[0] if ranked[0] > 0 else 1.0
+            heights = np.clip(ranked / top, FLOOR, None)
+            ranks = np.arange(1, len(ranked) + 1)
+            axes.plot(ranks, heights, color=theme.teacher, linewidth=1.4)
+            if kept is not None:
+                cut = kept[index]
+                axes.fill_between(ranks[:cut], heights[:cut], FLOOR, color=theme.soft, linewidth=0)
+                axes.plot(ranks[:cut], heights[:cut], color=theme.student, linewidth=2)
+                axes.axvline(cut + 0.5, color=theme.ink, linewidth=1, linestyle=(0, (3, 3)))
+            axes.set_yscale("log")
+            axes.set_ylim(max(FLOOR, float(heights.min()) * 0.6), 1.7)
+            _plain_log_ticks(axes.yaxis, subs=(1,))
+            axes.set_xlim(1, max(len(ranked), 2))
+            axes.set_xticks([len(ranked)] if kept is None else sorted({kept[index], len(ranked)}))
+            axes.set_title(_literal(layers[index]), fontsize=10, color=theme.ink, loc="left")
+            _style(axes, theme, grid="y")
+            axes.tick_params(labelsize=8.5)
+
+    rows = _panel_rows(len(scores))
+    return _render(draw, (WIDTH, 1.8 * rows), "Sorted channel scores per layer with the cut between kept and removed")
+
+
+def curves_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float | None]], alt: str) -> Chart:
+    """One panel per curve over training steps. Dense curves are drawn thin with a running median on top."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for (name, values), axes in zip(curves.items(), _panels(figure, len(curves), columns=4), strict=True):
+            known = [(x, y) for x, y in zip(steps, values, strict=True) if y is not None]
+            x, y = np.array(known, dtype=np.float64).T
+            dense = len(x) >= 40
+            axes.plot(
+                x, y, color=theme.soft if dense else theme.student, linewidth=1 if dense else 1.8,
+                marker="" if dense else "o", markersize=3,
+            )  # fmt: skip
+            if dense:
+                axes.plot(x, _running_median(y, len(y) // 20), color=theme.student, linewidth=1.8)
+            axes.set_title(_literal(name.replace("_", " ")), fontsize=10, color=theme.ink, loc="left")
+            axes.locator_params(axis="both", nbins=4)
+            _style(axes, theme, grid="y")
+            axes.tick_params(labelsize=8.5)
+
+    return _render(draw, (WIDTH, 1.95 * _panel_rows(len(curves), columns=4)), alt)
+
+
+def _render(draw: Callable[[Figure, Theme], None], inches: tuple[float, float], alt: str) -> Chart:
+    light, dark = (_svg(draw, inches, theme) for theme in (LIGHT, DARK))
+    return Chart(light, dark, round(inches[0] * 96), round(inches[1] * 96), alt)
+
+
+def _svg(draw: Callable[[Figure, Theme], None], inches: tuple[float, float], theme: Theme) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",  # text stays text: smaller, and in the reader's own font
+        "svg.hashsalt": "dcp-deploy",  # element ids that do not change from run to run
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "text.parse_math": False,  # a name with $ in it is a name
+        "text.color": theme.ink,
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=inches, layout="constrained")
+        draw(figure, theme)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue().replace("'DejaVu Sans'", FONTS)
+    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+
+
+def _panels(figure: Figure, count: int, columns: int = 5) -> list[Axes]:
+    rows = _panel_rows(count, columns)
+    return [figure.add_subplot(rows, min(columns, count), index + 1) for index in range(count)]
+
+
+def _panel_rows(count: int, columns: int = 5) -> int:
+    return math.ceil(count / columns)
+
+
+def _style(axes: Axes, theme: Theme, *, grid: Literal["x", "y"]) -> None:
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(side == "bottom")
+        axes.spines[side].set_color(theme.line)
+    axes.grid(axis=grid, color=theme.line, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", length=0, colors=theme.muted)
+    axes.xaxis.label.set_color(theme.muted)
+    axes.yaxis.label.set_color(theme.muted)
+
+
+def _plain_log_ticks(axis: Axis, *, subs: tuple[int, ...]) -> None:
+    """0.1, 1, 10 with ``subs`` of each decade, instead of powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _running_median(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
+    """Median over a window of 2 half + 1, cut at the ends."""
+    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+
+
+def _literal(name: str) -> str:
+    """A label matplotlib shows as it is; control characters would make the SVG invalid XML."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)

@@ -1,0 +1,102 @@
+"""The run in one sentence and in a few large figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import text
+from .run_directory import BenchRow, RunDirectory
+from .tables import worst_difference
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline figure; ``value`` None reads "not measured". ``tone``: "good", "bad" or ""."""
+
+    label: str
+    value: str | None
+    detail: str = ""
+    tone: str = ""
+
+
+def verdict(run: RunDirectory) -> str:
+    """The run in three short sentences: speed, parity, quality, each "not measured" when it was not."""
+    return f"{_speed_phrase(run)} {_parity_phrase(run)} {_quality_phrase(run)}"
+
+
+def _speed_phrase(run: RunDirectory) -> str:
+    best = fastest_student(run)
+    if best is None or best.speedup is None or run.bench is None:
+        return "Speed: not measured."
+    factor, same = text.times(best.speedup.value), text.times(same_backend_speedup(run, best))
+    likewise = f"; {same} with both on that backend" if same else ""
+    return f"The student is {factor} as fast as its teacher ({best.name} against {run.bench.baseline}{likewise})."
+
+
+def _parity_phrase(run: RunDirectory) -> str:
+    if run.parity is None or run.parity.passed is None:
+        return "Parity of the exported file: not measured."
+    if run.parity.passed:
+        return "The exported file draws the same images as the network."
+    return "The exported file does NOT draw the same images as the network: do not use it."
+
+
+def _quality_phrase(run: RunDirectory) -> str:
+    teacher, student = (text.plain(run.quality(name).fid, 2) for name in ("teacher", "student"))
+    if student is None:
+        return "Quality: not measured."
+    return f"FID {student} against {teacher or 'a teacher not measured'}" + (" of the teacher." if teacher else ".")
+
+
+def cards(run: RunDirectory) -> list[Card]:
+    """Headline figures of the student."""
+    return [
+        _speed_card(run),
+        _fewer_card(run, "macs", "fewer operations"),
+        _fewer_card(run, "parameters", "fewer parameters"),
+        _parity_card(run),
+        _quality_card(run, "fid", "FID", 2),
+        _quality_card(run, "mode_coverage", "mode coverage", 3),
+    ]
+
+
+def _speed_card(run: RunDirectory) -> Card:
+    best = fastest_student(run)
+    speedup = best.speedup if best else None
+    if best is None or speedup is None:
+        return Card("speedup", None)
+    known = speedup.low is not None and speedup.high is not None
+    bounds = f"{speedup.low:.2f} to {speedup.high:.2f} (95\u00a0%)" if known else ""
+    return Card("speedup", text.times(speedup.value), bounds)
+
+
+def _fewer_card(run: RunDirectory, key: str, label: str) -> Card:
+    teacher, student = (getattr(run.run.networks.get(name), key, None) for name in ("teacher", "student"))
+    detail = f"{text.amount(teacher)} → {text.amount(student)}" if teacher and student else ""
+    return Card(label, text.times(text.ratio(teacher, student)), detail)
+
+
+def _parity_card(run: RunDirectory) -> Card:
+    passed = run.parity.passed if run.parity else None
+    if passed is None:
+        return Card("parity", None)
+    return Card("parity", "passed" if passed else "FAILED", worst_difference(run), "good" if passed else "bad")
+
+
+def _quality_card(run: RunDirectory, key: str, label: str, digits: int) -> Card:
+    teacher, student = (text.plain(getattr(run.quality(name), key), digits) for name in ("teacher", "student"))
+    return Card(label, student, f"teacher {teacher}" if teacher else "")
+
+
+def fastest_student(run: RunDirectory) -> BenchRow | None:
+    """The student's row with the lowest median, None when no student was measured against a baseline."""
+    students = [row for row in run.bench_rows if row.label("model") == "student" and row.speedup is not None]
+    return min(students, key=lambda row: row.p50_ms, default=None)
+
+
+def same_backend_speedup(run: RunDirectory, student: BenchRow) -> float | None:
+    """Teacher over student on the student's own backend: what compression alone gained."""
+    for row in run.bench_rows:
+        if row.label("model") == "teacher" and row.label("backend") == student.label("backend") != "":
+            return row.p50_ms / student.p50_ms
+    return None

@@ -1,0 +1,99 @@
+"""From a run directory to one HTML file that needs nothing else: no network, no scripts, no other file."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from pydantic import JsonValue
+
+from .. import files
+from . import headline, pictures, tables
+from .run_directory import MODELS, Grid, RunDirectory, read_run_directory
+
+NOT_MEASURED = Markup('<span class="none">not measured</span>')
+
+_GRID_TITLES = {
+    "teacher": "Teacher",
+    "pruned": "Pruned, before distillation",
+    "student": "Student",
+    "real": "Images of the data set",
+}
+
+
+def write_report(run_dir: str | os.PathLike[str]) -> Path:
+    """Write ``report.html`` into a build's folder, from the files in it, and return its path.
+
+    What was not measured is printed as such. Raises InputError when the folder holds no ``run.json``,
+    CorruptFileError, naming the file, when one of its files is malformed.
+    """
+    folder = Path(run_dir)
+    page = render(read_run_directory(folder))
+    target = folder / "report.html"
+    with files.atomic_path(target) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return target
+
+
+def render(run: RunDirectory) -> str:
+    """The page. The same run gives the same text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("dcp_deploy.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["measured"] = _measured
+    return environment.get_template("report.html.jinja").render(_content(run))
+
+
+def _content(run: RunDirectory) -> dict[str, Any]:
+    dataset = run.run.config.get("dataset")
+    return {
+        "title": f"{dataset} student" if dataset else "Student",
+        "run": run.run,
+        "verdict": headline.verdict(run),
+        "cards": headline.cards(run),
+        "grids": [(_GRID_TITLES[name], _grid(grid)) for name, grid in _ordered(run.grids)],
+        "comparison": tables.comparison_table(run),
+        "latency": tables.latency_table(run),
+        "latency_chart": pictures.latency_picture(run),
+        "method": tables.mapping_table(run.bench.method if run.bench else {}),
+        "rare": tables.rare_table(run),
+        "parity": tables.parity_table(run),
+        "widths": tables.widths_table(run),
+        "widths_chart": pictures.widths_picture(run),
+        "scores_chart": pictures.scores_picture(run),
+        "loss_chart": pictures.loss_picture(run),
+        "quality_chart": pictures.quality_picture(run),
+        "engines": {name: tables.mapping_table(manifest) for name, manifest in run.engines.items()},
+        "stages": tables.stages_table(run),
+        "environment": tables.mapping_table(_environment(run)),
+        "config": tables.mapping_table({**run.run.config, **run.run.effort}),
+    }
+
+
+def _environment(run: RunDirectory) -> Mapping[str, JsonValue]:
+    """Of the build; else of the benchmark. Its own command is that of the page's head."""
+    found = run.run.environment or (run.bench.environment if run.bench else {})
+    return {key: value for key, value in found.items() if key != "command"}
+
+
+def _ordered(grids: Mapping[str, Grid]) -> list[tuple[str, Grid]]:
+    return [(name, grids[name]) for name in (*MODELS, "real") if name in grids]
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    uri = "data:image/png;base64," + base64.b64encode(grid.png).decode()
+    return {"uri": uri, "width": grid.width, "height": grid.height}
+
+
+def _measured(cell: str | None) -> str | Markup:
+    return NOT_MEASURED if cell is None else cell

@@ -1,0 +1,285 @@
+"""Reading what a build left: every file is optional but ``run.json``, and none is trusted.
+
+Unknown fields are ignored and missing ones are None, so that a report can be written at any stage of a build and by
+a version that knows less. A file that is there but cannot be what its name says is a CorruptFileError.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+
+from ..errors import CorruptFileError, InputError
+
+MODELS = ("teacher", "pruned", "student")
+
+
+class Record(BaseModel):
+    """Base of the records below: extra fields are ignored, NaN and infinity refused."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Tool(Record):
+    """Who wrote the run."""
+
+    name: str = "dcp-deploy"
+    version: str | None = None
+
+
+class Network(Record):
+    """One generator of the run. ``bytes`` is the size of its safetensors file, ``macs`` counts one image."""
+
+    kind: str | None = None
+    resolution: int | None = None
+    widths: list[int] = []
+    parameters: int | None = None
+    macs: int | None = None
+    bytes: int | None = None
+
+
+class Stage(Record):
+    """One step of the pipeline."""
+
+    status: str = "pending"
+    reused: bool = False
+    reason: str | None = None
+    seconds: float | None = None
+
+
+class Run(Record):
+    """``run.json``."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    tool: Tool = Tool()
+    command: str | None = None
+    status: str | None = None
+    started: str | None = None
+    finished: str | None = None
+    seconds: float | None = None
+    config: dict[str, JsonValue] = {}
+    effort: dict[str, JsonValue] = {}
+    environment: dict[str, JsonValue] = {}
+    networks: dict[str, Network] = {}
+    stages: dict[str, Stage] = {}
+
+
+class Measurable(Record):
+    """A document that may say that nothing was measured, and why."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    measured: bool = True
+    reason: str | None = None
+
+
+class Quality(Record):
+    """Distances to the data of one generator's samples. ``rare``: factor -> its frequency over the true one."""
+
+    fid: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    density: float | None = None
+    coverage: float | None = None
+    mode_coverage: float | None = None
+    frequency_error: float | None = None
+    rare: dict[str, float | None] = {}
+    samples: int | None = None
+    seed: int | None = None
+    psi: float | None = None
+    features: str | None = None
+
+
+class Metrics(Measurable):
+    """``metrics.json``."""
+
+    models: dict[str, Quality] = {}
+
+
+class Pair(Record):
+    """Parity of one exported file with its network, as ``ParityReport.to_dict`` writes it."""
+
+    passed: bool
+    checks: list[dict[str, JsonValue]] = []
+
+
+class Parity(Measurable):
+    """``parity.json``."""
+
+    passed: bool | None = None
+    pairs: dict[str, Pair] = {}
+
+
+class Speedup(Record):
+    """Ratio of medians with its interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Steadiness(Record):
+    """Agreement of the two halves of a run."""
+
+    verdict: str | None = None
+    drift: float | None = None
+
+
+class BenchRow(Record):
+    """One candidate, milliseconds."""
+
+    name: str
+    labels: dict[str, JsonValue] = {}
+    count: int | None = None
+    p50_ms: float = Field(gt=0)
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    p99_indicative: bool = False
+    mean_ms: float | None = None
+    std_ms: float | None = None
+    images_per_second: float | None = None
+    speedup: Speedup | None = None
+    stability: Steadiness = Steadiness()
+    samples_ms: list[float] = []
+
+    def label(self, key: str) -> str:
+        """A label as text, empty when absent."""
+        return str(self.labels.get(key) or "")
+
+
+class Bench(Measurable):
+    """``bench.json``."""
+
+    baseline: str | None = None
+    batch: int = 1
+    rows: list[BenchRow] = []
+    notes: list[str] = []
+    environment: dict[str, JsonValue] = {}
+    method: dict[str, JsonValue] = {}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A checked PNG and its size in pixels."""
+
+    png: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Everything the report draws from."""
+
+    run: Run
+    metrics: Metrics | None = None
+    parity: Parity | None = None
+    bench: Bench | None = None
+    history: tuple[dict[str, JsonValue], ...] = ()
+    scores: tuple[NDArray[np.float64], ...] = ()
+    engines: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
+    file_bytes: dict[str, int] = field(default_factory=dict)
+    """Sizes of the models lying in the directory: file name -> bytes."""
+
+    @property
+    def bench_rows(self) -> list[BenchRow]:
+        """Rows of the benchmark, none when there was none."""
+        return self.bench.rows if self.bench else []
+
+    def quality(self, model: str) -> Quality:
+        """Quality of one model; every field None when it was not measured."""
+        return (self.metrics.models if self.metrics else {}).get(model) or Quality()
+
+    def widths(self) -> tuple[list[int], list[int]]:
+        """Widths of teacher and student, both empty unless they describe the same layers."""
+        teacher, student = (self.run.networks.get(name, Network()).widths for name in ("teacher", "student"))
+        return (teacher, student) if len(teacher) == len(student) else ([], [])
+
+
+def layer_names(count: int) -> list[str]:
+    """Names of the widths' entries: the constant, then every convolution's output (GeneratorConfig.widths)."""
+    return ["const", *(f"b{4 * 2 ** (i // 2)}.conv{i % 2}" for i in range(1, count))]
+
+
+def read_run_directory(folder: Path) -> RunDirectory:
+    """Read a build's folder. InputError when there is no ``run.json``, CorruptFileError for a malformed file."""
+    run = _read(folder / "run.json", Run)
+    if run is None:
+        raise InputError(f"{folder} holds no run.json", "Give a folder that `dcp-deploy build` wrote.")
+    manifests = sorted((folder / "engines").glob("*.json"))
+    return RunDirectory(
+        run=run,
+        metrics=_read(folder / "metrics.json", Metrics),
+        parity=_read(folder / "parity.json", Parity),
+        bench=_read(folder / "bench.json", Bench),
+        history=tuple(_read(folder / "history.json", list[dict[str, JsonValue]]) or ()),
+        scores=_read_scores(folder / "scores.safetensors"),
+        engines={path.stem: _read(path, dict[str, JsonValue]) or {} for path in manifests},
+        grids={path.stem: _read_grid(path) for path in sorted((folder / "grids").glob("*.png"))},
+        file_bytes={p.name: p.stat().st_size for p in folder.glob("*") if p.suffix in (".onnx", ".safetensors")},
+    )
+
+
+T = TypeVar("T")
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """The file as ``kind``, None when it does not exist."""
+    if not path.is_file():
+        return None
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise _corrupt(path, f"{where}: {first['msg']}") from error
+
+
+def _read_scores(path: Path) -> tuple[NDArray[np.float64], ...]:
+    """One finite, non-empty vector per layer, in the order of the numbers in the tensors' names."""
+    if not path.is_file():
+        return ()
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(path.read_bytes())
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _corrupt(path, str(error)) from error
+    layers = []
+    for name in sorted(tensors, key=_by_number):
+        layer = tensors[name].astype(np.float64)
+        if layer.ndim != 1 or layer.size == 0 or not np.isfinite(layer).all():
+            raise _corrupt(path, f"tensor {name!r} is no vector of finite scores")
+        layers.append(layer)
+    return tuple(layers)
+
+
+def _by_number(name: str) -> list[Any]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def _read_grid(path: Path) -> Grid:
+    from PIL import Image
+
+    png = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            size = image.size
+            image.verify()
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a damaged PNG chunk
+        raise _corrupt(path, str(error)) from error
+    return Grid(png, *size)
+
+
+def _corrupt(path: Path, reason: str) -> CorruptFileError:
+    return CorruptFileError(
+        f"{path} cannot be read: {reason}", f"Delete it and run the build again; it makes {path.name} anew."
+    )

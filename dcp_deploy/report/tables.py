@@ -1,0 +1,216 @@
+"""The report's tables, from the files of a run. No HTML here.
+
+Every cell is a text or None, and None is printed as "not measured".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from . import text
+from .run_directory import MODELS, Pair, RunDirectory, layer_names
+
+Cell = str | None
+
+# Field of Quality -> heading, digits, whether more is better.
+QUALITY = {
+    "fid": ("FID (Fréchet distance)", 2, False),
+    "precision": ("precision", 3, True),
+    "recall": ("recall", 3, True),
+    "density": ("density", 3, True),
+    "coverage": ("coverage", 3, True),
+    "mode_coverage": ("mode coverage", 3, True),
+    "frequency_error": ("frequency error of factors", 3, False),
+}
+_BACKENDS = {"torch": "torch eager", "onnxruntime": "ONNX Runtime"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and rows of equal length; the first column names the row."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def comparison_table(run: RunDirectory) -> Table:
+    """Teacher, pruned and student side by side, with what the student gained over the teacher."""
+    networks = [run.run.networks.get(name) for name in MODELS]
+    onnx = [run.file_bytes.get(f"{name}.onnx") for name in MODELS]
+    rows = [
+        _gain_row("parameters", [getattr(n, "parameters", None) for n in networks], text.amount, "fewer"),
+        _gain_row("MACs per image", [getattr(n, "macs", None) for n in networks], text.amount, "fewer"),
+        _gain_row("weights file", [getattr(n, "bytes", None) for n in networks], text.size, "smaller"),
+        _gain_row("ONNX file", onnx, text.size, "smaller"),
+        *(_latency_row(run, backend) for backend in _measured_backends(run)),
+        *(_quality_row(run, key) for key in QUALITY),
+    ]
+    notes = ["“Pruned” is the student before distillation: same shape, so the same size and speed."]
+    if run.metrics and run.metrics.reason:
+        notes.append(f"Quality not measured: {run.metrics.reason}")
+    return Table(("", *MODELS, "student against teacher"), tuple(rows), tuple(notes))
+
+
+def _gain_row(
+    label: str, values: Sequence[int | None], show: Callable[[int | None], Cell], word: str
+) -> tuple[Cell, ...]:
+    gain = text.times(text.ratio(values[0], values[-1]))
+    return (label, *(show(value) for value in values), f"{gain} {word}" if gain else None)
+
+
+def _measured_backends(run: RunDirectory) -> list[str]:
+    return list(dict.fromkeys(row.label("backend") for row in run.bench_rows if row.label("backend"))) or [""]
+
+
+def _latency_row(run: RunDirectory, backend: str) -> tuple[Cell, ...]:
+    medians = {row.label("model"): row.p50_ms for row in run.bench_rows if row.label("backend") == backend}
+    label = f"median latency, {_BACKENDS.get(backend, backend)}" if backend else "median latency"
+    teacher, student = medians.get("teacher"), medians.get("student")
+    gain = text.times(text.ratio(teacher, student))
+    return (
+        label,
+        text.milliseconds(teacher),
+        text.milliseconds(medians.get("pruned")),
+        text.milliseconds(student),
+        f"{gain} faster" if gain else None,
+    )
+
+
+def _quality_row(run: RunDirectory, key: str) -> tuple[Cell, ...]:
+    label, digits, more_is_better = QUALITY[key]
+    values = [getattr(run.quality(name), key) for name in MODELS]
+    teacher, student = values[0], values[-1]
+    change = None
+    if teacher is not None and student is not None:
+        word = "same" if student == teacher else "better" if (student > teacher) == more_is_better else "worse"
+        change = f"{student - teacher:+.{digits}f} ({word})"
+    return (label, *(text.plain(value, digits) for value in values), change)
+
+
+def latency_table(run: RunDirectory) -> Table:
+    """Every candidate of the benchmark."""
+    rows: list[tuple[Cell, ...]] = []
+    for row in run.bench_rows:
+        p99 = text.milliseconds(row.p99_ms)
+        speedup = row.speedup
+        rows.append((
+            row.name,
+            text.milliseconds(row.p50_ms),
+            text.milliseconds(row.p90_ms),
+            f"~{p99}" if p99 and row.p99_indicative else p99,
+            f"{row.mean_ms:.2f} ± {row.std_ms:.2f} ms" if row.mean_ms is not None and row.std_ms is not None else None,
+            text.plain(row.images_per_second, 1),
+            "baseline" if speedup is None else _with_bounds(speedup.value, speedup.low, speedup.high),
+            row.stability.verdict,
+        ))  # fmt: skip
+    headings = ("candidate", "p50", "p90", "p99", "mean ± std", "images/s", "speedup", "run")
+    notes = list(run.bench.notes) if run.bench else []
+    if run.bench and run.bench.reason:
+        notes.append(run.bench.reason)
+    return Table(headings, tuple(rows), tuple(notes))
+
+
+def _with_bounds(value: float, low: float | None, high: float | None) -> str:
+    bounds = f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else ""
+    return f"{value:.2f}×{bounds}"
+
+
+def rare_table(run: RunDirectory) -> Table:
+    """How often each rare factor appears, over its true rate: 1 is right, 0 is a lost mode."""
+    models = [name for name in MODELS if run.quality(name).rare]
+    factors = list(dict.fromkeys(factor for name in models for factor in run.quality(name).rare))
+    rows = tuple(
+        (factor.replace("_", " "), *(text.plain(run.quality(name).rare.get(factor), 2) for name in models))
+        for factor in factors
+    )
+    return Table(("rare factor", *models), rows, tuple(_quality_settings(run)))
+
+
+def _quality_settings(run: RunDirectory) -> Iterable[str]:
+    student = run.quality("student")
+    if student.samples is not None:
+        yield (
+            f"Measured on {student.samples} samples, seed {student.seed}, ψ {student.psi}, "
+            f"features “{student.features or 'unnamed'}”. Figures compare only with others of the same features."
+        )
+
+
+def parity_table(run: RunDirectory) -> Table:
+    """Each check of the gate."""
+    pairs = run.parity.pairs if run.parity else {}
+    rows = [row for name, pair in pairs.items() for row in _parity_rows(name, pair)]
+    return Table(("exported file", "check", "measured", "allowed", "result"), tuple(rows))
+
+
+def _parity_rows(name: str, pair: Pair) -> Iterable[tuple[Cell, ...]]:
+    for check in pair.checks:
+        ok = check.get("passed")
+        yield (
+            name,
+            _scalar(check.get("name")),
+            _scalar(check.get("value")),
+            _scalar(check.get("limit")),
+            None if ok is None else "passed" if ok else "FAILED",
+        )
+
+
+def worst_difference(run: RunDirectory) -> str:
+    """The student's first check in words, empty when there is none."""
+    pair = run.parity.pairs.get("student") if run.parity else None
+    for row in _parity_rows("student", pair) if pair else ():
+        return f"{row[1]}: {row[2]}"
+    return ""
+
+
+def widths_table(run: RunDirectory) -> Table:
+    """Channels per layer before and after."""
+    teacher, student = run.widths()
+    rows = tuple(
+        (name, str(before), str(after), f"{after / before:.0%}")
+        for name, before, after in zip(layer_names(len(teacher)), teacher, student, strict=False)
+        if before
+    )
+    return Table(("layer", "teacher", "student", "kept"), rows)
+
+
+def stages_table(run: RunDirectory) -> Table:
+    """What each stage did and how long it took; the report's own stage is still running when this is written."""
+    stages = {name: stage for name, stage in run.run.stages.items() if name != "report"}
+    rows: list[tuple[Cell, ...]] = [
+        (name, "reused" if stage.reused else stage.status, stage.reason or "", text.seconds(stage.seconds))
+        for name, stage in stages.items()
+    ]
+    known = [stage.seconds for stage in stages.values() if stage.seconds is not None]
+    if known:
+        rows.append(("total", "", "", text.seconds(sum(known))))
+    return Table(("stage", "status", "", "time"), tuple(rows))
+
+
+def mapping_table(values: Mapping[str, JsonValue]) -> Table:
+    """A flat listing of a JSON object; nested ones by dotted names."""
+    return Table(("", ""), tuple((key, _scalar(value)) for key, value in flat(values)))
+
+
+def flat(values: Mapping[str, JsonValue], prefix: str = "") -> Iterable[tuple[str, JsonValue]]:
+    """Entries of a nested JSON object under dotted names."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _scalar(value: JsonValue) -> Cell:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(_scalar(item) or "none" for item in value)
+    return str(value)

@@ -1,0 +1,202 @@
+"""A run directory as a build leaves it, with figures of a believable size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from dcp_deploy.benchmarks import Candidate, benchmark
+
+TEACHER_WIDTHS = [256, 256, 256, 256, 256, 256, 192, 192, 128, 128]
+STUDENT_WIDTHS = [77, 77, 77, 77, 77, 77, 58, 58, 39, 39]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder of the fixture and short ways to change what lies in it."""
+
+    path: Path
+
+    def write(self, name: str, document: Any) -> None:
+        (self.path / name).parent.mkdir(exist_ok=True)
+        (self.path / name).write_text(json.dumps(document))
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text())
+
+    def change(self, name: str, **entries: Any) -> None:
+        self.write(name, {**self.read(name), **entries})
+
+
+def faces(columns: int, rows: int, softness: float) -> Image.Image:
+    """Discs on coloured grounds, with two eyes: enough to see scaling, colour and order."""
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    rng = np.random.default_rng(3)
+    tiles = []
+    for _ in range(columns * rows):
+        ground, skin, hair = rng.uniform(40, 235, (3, 3))
+        cx, cy = rng.uniform(-0.15, 0.15, 2)
+        image = np.broadcast_to(ground, (64, 64, 3)).copy()
+        for colour, dx, dy, radius in (
+            (hair, 0, -0.12, 0.72),
+            (skin, 0, 0.1, 0.58),
+            (0, -0.2, 0, 0.07),
+            (0, 0.2, 0, 0.07),
+        ):
+            inside = np.clip((radius - np.hypot(x - cx - dx, y - cy - dy)) / softness, 0, 1)[..., None]
+            image = image * (1 - inside) + inside * colour
+        tiles.append(image.astype(np.uint8))
+    strips = [np.concatenate(tiles[row * columns : (row + 1) * columns], axis=1) for row in range(rows)]
+    return Image.fromarray(np.concatenate(strips, axis=0))
+
+
+def bench_document() -> dict[str, Any]:
+    """A real report of the harness, run on a clock that the candidates move."""
+    now, rng = [0.0], np.random.default_rng(0)
+
+    def candidate(model: str, backend: str, milliseconds: float) -> Candidate:
+        def run() -> None:
+            now[0] += milliseconds * rng.lognormal(0, 0.06) / 1e3
+
+        return Candidate(run, model, backend, threads=2)
+
+    candidates = {
+        "teacher, torch eager": candidate("teacher", "torch", 46.0),
+        "student, torch eager": candidate("student", "torch", 17.0),
+        "teacher, ONNX Runtime": candidate("teacher", "onnxruntime", 21.0),
+        "student, ONNX Runtime": candidate("student", "onnxruntime", 4.6),
+    }
+    return benchmark(
+        candidates,
+        baseline="teacher, torch eager",
+        min_rounds=120,
+        min_seconds=0,
+        clock=lambda: now[0],
+        sleep=lambda _: None,
+    ).to_dict()
+
+
+def run_document() -> dict[str, Any]:
+    def network(widths: list[int], parameters: int, macs: int, size: int) -> dict[str, Any]:
+        return {
+            "kind": "stylegan2",
+            "resolution": 64,
+            "widths": widths,
+            "parameters": parameters,
+            "macs": macs,
+            "bytes": size,
+        }
+
+    timings = {
+        "teacher": (0.4, True, "the same teacher"), "score": (38.2, False, ""), "prune": (0.6, False, ""),
+        "distill": (291.0, False, ""), "export": (9.1, False, ""), "engine": (31.7, False, ""),
+        "verify": (22.4, False, ""), "evaluate": (64.0, False, ""), "bench": (31.3, False, ""),
+    }  # fmt: skip
+    small = network(STUDENT_WIDTHS, 1_004_212, 184_000_000, 4_020_000)
+    return {
+        "schema": 1,
+        "tool": {"name": "dcp-deploy", "version": "0.1.0"},
+        "command": "dcp-deploy build --dataset demo --ratio 0.7",
+        "status": "running",
+        "started": "2026-11-22T19:05:11+00:00",
+        "finished": None,
+        "seconds": 488.7,
+        "config": {"dataset": "demo", "ratio": 0.7, "align": 1, "score": "diversity", "seed": 0, "data": None},
+        "effort": {"score_latents": 500, "distill_steps": 1200},
+        "environment": {
+            "cpu": "AMD EPYC", "cores": 2, "usable_cores": 2, "memory_bytes": 8_323_551_232, "gpu": None,
+            "os": "Debian 12", "python": "3.11.9", "packages": {"torch": "2.13.0", "onnxruntime": "1.32.0"},
+        },
+        "networks": {
+            "teacher": network(TEACHER_WIDTHS, 6_812_344, 1_930_000_000, 13_650_000), "pruned": small, "student": small,
+        },
+        "stages": {
+            name: {"status": "done", "reused": reused, "reason": why, "seconds": seconds}
+            for name, (seconds, reused, why) in timings.items()
+        } | {"report": {"status": "running"}},
+    }  # fmt: skip
+
+
+def metrics_document() -> dict[str, Any]:
+    def quality(fid: float, coverage: float, modes: float, rare: dict[str, float]) -> dict[str, Any]:
+        return {
+            "fid": fid, "precision": 0.81 - fid / 900, "recall": coverage - 0.1, "density": 0.93, "coverage": coverage,
+            "mode_coverage": modes, "frequency_error": 0.02 + fid / 800, "rare": rare, "samples": 5000, "seed": 0,
+            "psi": 1.0, "features": "avatars",
+        }  # fmt: skip
+
+    return {
+        "schema": 1,
+        "measured": True,
+        "models": {
+            "teacher": quality(6.31, 0.87, 0.981, {"glasses_round": 0.97, "hat_beanie": 1.08, "hair_blue": 0.92}),
+            "pruned": quality(148.2, 0.11, 0.213, {"glasses_round": 0.02, "hat_beanie": 3.4, "hair_blue": 0.0}),
+            "student": quality(9.84, 0.81, 0.958, {"glasses_round": 0.83, "hat_beanie": 1.14, "hair_blue": 0.71}),
+        },
+    }
+
+
+def history_document() -> list[dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    entries: list[dict[str, Any]] = []
+    for step in range(10, 1210, 10):
+        decay = np.exp(-step / 250)
+        noise = rng.lognormal(0, 0.15, 4)
+        entry = {
+            "step": step, "seconds": 0.24 * step,
+            "gan": 0.7 + 0.6 * decay * noise[0], "l1": 0.05 + 0.2 * decay * noise[1],
+            "perceptual": 0.2 + 0.9 * decay * noise[2], "relation": 0.01 + 0.05 * decay * noise[3],
+        }  # fmt: skip
+        if step % 200 == 0:
+            entry |= {"fid": 9 + 90 * decay, "mode_coverage": 0.96 - 0.5 * decay}
+        entries.append(entry)
+    return entries
+
+
+def parity_document() -> dict[str, Any]:
+    checks = [
+        {"name": "largest difference, [-1, 1]", "value": 3.1e-3, "limit": 8.0e-3, "passed": True},
+        {"name": "largest difference, 8-bit steps", "value": 1, "limit": 1, "passed": True},
+        {"name": "PSNR, dB", "value": 61.7, "limit": 50.0, "passed": True},
+    ]
+    return {"schema": 1, "passed": True, "pairs": {"student": {"passed": True, "checks": checks}}}
+
+
+@pytest.fixture(scope="session")
+def _documents() -> dict[str, Any]:
+    return {
+        "run.json": run_document(),
+        "metrics.json": metrics_document(),
+        "parity.json": parity_document(),
+        "bench.json": bench_document(),
+        "history.json": history_document(),
+        "engines/student.json": {
+            "engine": "student.engine", "flavour": "tensorrt-rtx", "version": "1.7.1", "targets": ["sm89", "sm120"],
+            "profile": {"z": {"min": [1, 256], "opt": [8, 256], "max": [64, 256]}}, "onnx_sha256": "9f" * 32,
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, _documents: dict[str, Any]) -> RunFolder:
+    """A finished run, complete."""
+    folder = RunFolder(tmp_path)
+    for name, document in _documents.items():
+        folder.write(name, document)
+    rng = np.random.default_rng(2)
+    scores = {f"layer{i:02d}": rng.lognormal(0, 0.4 + 0.15 * i, width) for i, width in enumerate(TEACHER_WIDTHS)}
+    save_file(scores, tmp_path / "scores.safetensors", {"format": "dcp-deploy scores 1"})
+    (tmp_path / "grids").mkdir()
+    for name, softness in (("teacher", 0.05), ("pruned", 0.9), ("student", 0.12)):
+        faces(8, 2, softness).save(tmp_path / "grids" / f"{name}.png")
+    for name, size in (("teacher.onnx", 27_400_000), ("student.onnx", 4_090_000)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    return folder
