@@ -1,0 +1,22 @@
+"""From a teacher to a smaller student: score channels, plan and prune, distil."""
+
+from __future__ import annotations
+
+from .channel_scores import ChannelScores, load_scores, save_scores
+from .distillation import DistillResult, distill
+from .pruning import PruningPlan, plan, prune
+from .recipe import DistillConfig
+from .scoring import score
+
+__all__ = [
+    "ChannelScores",
+    "DistillConfig",
+    "DistillResult",
+    "PruningPlan",
+    "distill",
+    "load_scores",
+    "plan",
+    "prune",
+    "save_scores",
+    "score",
+]

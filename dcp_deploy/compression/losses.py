@@ -1,0 +1,138 @@
+"""The losses of distillation, each a plain function of tensors.
+
+GAN, L1, perceptual and relation losses with the weights 1, 3, 3 and 30 are the recipe of StyleKD (Xu et al.,
+"Mind the Gap in Distilling StyleGANs", ECCV 2022), which DCP-GAN trains with as well. All are means over the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..generators import Generator
+
+FeatureMaps = Callable[[Tensor], Sequence[Tensor]]
+"""Images [B, 3, R, R] in [-1, 1] to feature maps [B, C_i, H_i, W_i], fine to coarse."""
+
+DIRECTIONS_PER_BLOCK = 5
+OFFSET_LENGTH = 5.0
+
+# ---- adversarial ----
+
+
+def generator_gan_loss(fake_logits: Tensor) -> Tensor:
+    """Non-saturating logistic loss ``mean softplus(-D(G))`` (Goodfellow et al. 2014, section 3)."""
+    return F.softplus(-fake_logits).mean()
+
+
+def discriminator_gan_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Logistic loss ``mean softplus(-D(x)) + mean softplus(D(G))``."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
+    """``mean ||grad_x D(x)||^2`` (Mescheder et al. 2018, "Which Training Methods for GANs do actually
+    Converge?", equation 9).
+
+    ``real_images`` [B, 3, R, R] must require gradients and have led to ``real_logits`` [B].
+    """
+    (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+def path_lengths(images: Tensor, ws: Tensor, noise: Tensor) -> Tensor:
+    """How far images move per step in ``ws``, one number per sample [B] (Karras et al. 2020, StyleGAN2, section 3.2).
+
+    ``||J^T y||`` for a random image ``y = noise / sqrt(H W)``, noise ~ N(0, I) of the images' shape: squares are summed
+    over w_dim and averaged over the slots of ``ws`` [B, num_ws, w_dim], which must require gradients.
+    """
+    y = noise / math.sqrt(images.shape[2] * images.shape[3])
+    (gradient,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
+    return gradient.square().sum(dim=2).mean(dim=1).sqrt()
+
+
+# ---- the same image as the teacher ----
+
+
+def l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """``mean |student - teacher|`` over final images."""
+    return (student - teacher).abs().mean()
+
+
+def perceptual_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Distance between feature maps, each position's feature vector scaled to unit length first.
+
+    Squared difference summed over channels, mean over positions and batch, summed over maps: LPIPS (Zhang et al.
+    2018, "The Unreasonable Effectiveness of Deep Features", equation 1) with all channel weights equal to one.
+    """
+    distances = []
+    for a, b in zip(student, teacher, strict=True):
+        difference = F.normalize(a, dim=1, eps=1e-6) - F.normalize(b, dim=1, eps=1e-6)
+        distances.append(difference.square().sum(dim=1).mean())
+    return torch.stack(distances).sum()
+
+
+# ---- the same relations between images ----
+
+
+def relation_loss(
+    student: Mapping[str, Tensor],
+    student_moved: Mapping[str, Tensor],
+    teacher: Mapping[str, Tensor],
+    teacher_moved: Mapping[str, Tensor],
+) -> Tensor:
+    """Latent-direction relation loss of StyleKD: ``sum over layers of KL(P_teacher || P_student)``, batch mean.
+
+    Each argument maps block names to features [B, C, H, W], of the latents and of the same latents moved by an
+    offset. ``P[a, b]`` is the softmax over b of the cosine between image a's features and moved image b's. Only
+    B x B matrices are compared, so the student may have other channel counts. Its layers are those of ``teacher``.
+    """
+    divergences = []
+    for name in teacher:
+        target = F.log_softmax(_cosines(teacher[name], teacher_moved[name]), dim=1)
+        actual = F.log_softmax(_cosines(student[name], student_moved[name]), dim=1)
+        divergences.append(F.kl_div(actual, target, reduction="batchmean", log_target=True))
+    return torch.stack(divergences).sum()
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    return F.normalize(a.flatten(1), dim=1) @ F.normalize(b.flatten(1), dim=1).T
+
+
+def mimic_resolutions(resolution: int) -> list[int]:
+    """Resolutions whose features the relation loss compares: 16 to 128 px and at most half the image; 256 px: all four.
+
+    An image too small for any of them is compared at its own resolution.
+    """
+    return [r for r in (16, 32, 64, 128) if r <= resolution // 2] or [resolution]
+
+
+def offset_directions(teacher: Generator) -> Tensor:
+    """The pool of unit directions [n, w_dim] that the relation loss moves latents along.
+
+    For each block from 8 px to the last mimic resolution, the affine weights of its two convolutions side by side are
+    M [w_dim, 2C], every column (one style channel) scaled to unit length; the block gives the five leading
+    eigenvectors of M M^T: the directions in w that most styles of the block listen to (StyleKD's "main" directions).
+    """
+    last = mimic_resolutions(teacher.config.resolution)[-1]
+    pool = []
+    for resolution in teacher.config.resolutions:
+        if 4 < resolution <= last:
+            convs = [conv for name, conv in teacher.synthesis.convs() if name.startswith(f"b{resolution}.")]
+            rows = torch.cat([conv.affine.weight for conv in convs]).detach().to("cpu", torch.float64)
+            columns = F.normalize(rows, dim=1)  # [2C, w_dim]: the rows of M transposed
+            _, vectors = torch.linalg.eigh(columns.T @ columns)  # ascending
+            pool.append(vectors.flip(1).T[:DIRECTIONS_PER_BLOCK])
+    if not pool:
+        raise ValueError(f"a generator of {teacher.config.resolution} px has no block to take directions from")
+    return torch.cat(pool).to(torch.float32)
+
+
+def draw_offsets(directions: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    """One offset per sample, [batch, w_dim]: a direction drawn evenly from the pool, times N(0, 1) * 5."""
+    chosen = torch.randint(len(directions), (batch,), generator=generator)
+    return directions[chosen] * (OFFSET_LENGTH * torch.randn(batch, 1, generator=generator))

@@ -1,0 +1,155 @@
+"""Which channels to keep, and the generator that is left: uniform plans and weight slicing.
+
+Layer ``l`` of a plan is entry ``l`` of ``GeneratorConfig.widths``: the input channels of convolution ``l``, that is
+the output channels of convolution ``l - 1``; the last layer feeds only the last toRGB.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..generators import Generator, GeneratorConfig, count_macs, count_parameters
+from .channel_scores import ChannelScores, check_scores
+
+Refinement = Literal["none"]
+
+
+@dataclass(frozen=True, eq=False)
+class PruningPlan:
+    """Kept channels per layer, ascending int64 indices, with what the generator costs before and after.
+
+    ``str(plan)`` is a table. MACs are multiply-accumulates per image.
+    """
+
+    teacher: GeneratorConfig
+    kept: tuple[Tensor, ...]
+    ratio: float
+    align: int
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels left in each layer."""
+        return tuple(len(indices) for indices in self.kept)
+
+    @property
+    def config(self) -> GeneratorConfig:
+        """Config of the pruned generator."""
+        return replace(self.teacher, widths=self.widths)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Widths and costs, ready for JSON; without the indices."""
+        costs = {
+            name: {"widths": list(config.widths), "parameters": count_parameters(config), "macs": count_macs(config)}
+            for name, config in (("teacher", self.teacher), ("student", self.config))
+        }
+        return {"ratio": self.ratio, "align": self.align, **costs}
+
+    def __str__(self) -> str:
+        names = layer_names(self.teacher)
+        lines = [f"{'layer':<12} {'channels':>8} {'kept':>6} {'share':>7}"]
+        for name, before, after in zip(names, self.teacher.widths, self.widths, strict=True):
+            lines.append(f"{name:<12} {before:>8} {after:>6} {after / before:>7.1%}")
+        costs = self.to_dict()
+        for name in ("parameters", "macs"):
+            before, after = costs["teacher"][name], costs["student"][name]
+            lines.append(f"{name}: {before:,} -> {after:,} ({before / after:.2f}x fewer)")
+        return "\n".join(lines)
+
+
+def layer_names(config: GeneratorConfig) -> list[str]:
+    """What makes the channels of each layer: "b4.const", "b4.conv1", "b8.conv0", "b8.conv1", ..."""
+    convs = [f"b{resolution}.{conv}" for resolution in config.resolutions for conv in ("conv0", "conv1")]
+    return ["b4.const", *convs[1:]]
+
+
+def plan(
+    generator: Generator | GeneratorConfig, scores: ChannelScores, *, ratio: float = 0.7, align: int = 1
+) -> PruningPlan:
+    """Drop the ``floor(ratio * C)`` lowest-scored channels of every layer, the same share everywhere.
+
+    With ``align`` above 1 the number kept becomes the nearest multiple of it (half rounds up), but at least one such
+    group and never more than there are. Equal scores drop the lower index first. No weights are touched.
+
+    Raises UsageError when ``ratio`` is outside [0, 1), ``align`` below 1, or the scores belong to another generator.
+    """
+    config = generator if isinstance(generator, GeneratorConfig) else generator.config
+    if not 0 <= ratio < 1:
+        raise UsageError(f"the pruning ratio must be at least 0 and below 1, got {ratio}", "0.7 removes 70 percent")
+    if align < 1:
+        raise UsageError(f"align must be at least 1, got {align}", "8 keeps multiples of eight channels")
+    if scores.widths != config.widths:
+        raise UsageError(
+            f"the scores are for layers of {list(scores.widths)} channels, the generator has {list(config.widths)}",
+            "score this generator: dcp-deploy score TEACHER",
+        )
+    check_scores(scores)
+    kept = []
+    for layer in scores.scores:
+        width = kept_width(len(layer), ratio, align)
+        best = torch.argsort(layer, stable=True)[len(layer) - width :]
+        kept.append(best.sort().values)
+    return PruningPlan(config, tuple(kept), ratio, align)
+
+
+def kept_width(channels: int, ratio: float, align: int) -> int:
+    """How many of ``channels`` a plan keeps."""
+    # The tolerance makes 0.29 of 100 remove 29, which as binary fractions multiply to 28.999999999999996.
+    kept = channels - math.floor(ratio * channels + 1e-9)
+    if kept == channels or channels < align:
+        return channels
+    nearest = align * ((2 * kept + align) // (2 * align))
+    return min(max(nearest, align), channels // align * align)
+
+
+def prune(generator: Generator, plan: PruningPlan, *, refine: Refinement = "none") -> Generator:
+    """A new generator with only the planned channels; ``generator`` is left untouched.
+
+    What a dropped channel contributed is gone; all else computes as before. In particular each toRGB is scaled by
+    sqrt(C_new / C_old): it has no demodulation, so its 1 / sqrt(C) gain would otherwise grow as C shrinks. Mapping
+    network, noise maps and strengths are inherited. A plan that keeps everything gives back the teacher bit for bit.
+
+    Raises UsageError when the plan was made for another generator or ``refine`` is unknown.
+    """
+    if generator.config != plan.teacher:
+        raise UsageError(
+            f"the plan is for a generator of widths {list(plan.teacher.widths)}, this one has "
+            f"{list(generator.widths)} or differs in another setting",
+            "make the plan from this generator",
+        )
+    if refine != "none":
+        raise UsageError(f"unknown refinement {refine!r}", "choose: none")
+    device = next(generator.parameters()).device
+    kept = [indices.to(device) for indices in plan.kept]
+    state = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    state |= _sliced(generator, kept)
+    with torch.device("meta"):  # no memory or random numbers for weights that are replaced at once
+        student = Generator(plan.config)
+    student.load_state_dict(state, assign=True)
+    return student.train(generator.training)
+
+
+def _sliced(generator: Generator, kept: list[Tensor]) -> dict[str, Tensor]:
+    """The tensors of the synthesis network that carry channels, cut down to ``kept``."""
+    synthesis = generator.synthesis
+    state = {"synthesis.b4.const": synthesis.get_parameter("b4.const")[kept[0]]}
+    for layer, (name, conv) in enumerate(synthesis.convs()):
+        inputs, outputs = kept[layer], kept[layer + 1]
+        prefix = f"synthesis.{name}"
+        state[f"{prefix}.weight"] = conv.weight[outputs][:, inputs]
+        state[f"{prefix}.bias"] = conv.bias[outputs]
+        state[f"{prefix}.affine.weight"] = conv.affine.weight[inputs]
+        state[f"{prefix}.affine.bias"] = conv.affine.bias[inputs]
+    for level, (name, torgb) in enumerate(synthesis.torgbs()):
+        inputs = kept[2 * level + 1]
+        prefix = f"synthesis.{name}"
+        gain = math.sqrt(len(inputs) / torgb.weight.shape[1])
+        state[f"{prefix}.weight"] = torgb.weight[:, inputs] * gain
+        state[f"{prefix}.affine.weight"] = torgb.affine.weight[inputs]
+        state[f"{prefix}.affine.bias"] = torgb.affine.bias[inputs]
+    return {name: tensor.detach() for name, tensor in state.items()}

@@ -1,0 +1,74 @@
+"""How a student is distilled: every number of the recipe, and the recipes by effort."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import UsageError
+from ..generators import NoiseMode
+
+Effort = Literal["quick", "standard", "paper"]
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Settings of :func:`distill`. The defaults are StyleKD's, which DCP-GAN uses too (450,000 steps of 16 images).
+
+    Loss weights: ``gan``, ``l1``, ``perceptual``, ``relation`` act in every step, ``r1`` (gamma) every 16th step on
+    the discriminator, ``path_length`` every 4th on the generator; 0 switches a term off, ``gan`` 0 the discriminator.
+    """
+
+    steps: int = 450_000
+    batch: int = 16
+    seed: int = 0
+    lr: float = 0.002
+    lr_end: float = 1.0  # share of ``lr`` left at the last step, along a half cosine; 1 keeps it constant
+
+    gan: float = 1.0
+    l1: float = 3.0
+    perceptual: float = 3.0
+    relation: float = 30.0
+    r1: float = 10.0
+    path_length: float = 2.0
+
+    gan_start: int = 0  # before this step there is neither discriminator nor GAN loss
+    discriminator_width: float = 1.0  # channels, as a share of the full-size discriminator's
+    mixing: float = 0.9  # probability that a step mixes two latents, at one random slot
+    noise: NoiseMode = "random"  # "const" trains on the stored maps that an export ships
+    mirror: bool = False  # flip half of the real images left to right
+    ema_half_life: float = 5000.0  # images after which a weight counts half in the moving average
+
+    log_every: int = 100
+    checkpoint_every: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch < 2:
+            raise UsageError(f"batch must be at least 2, got {self.batch}", "relations are between images of a batch")
+        for name in ("gan", "l1", "perceptual", "relation", "r1", "path_length", "gan_start"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UsageError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
+        if not any((self.gan, self.l1, self.perceptual, self.relation)):
+            raise UsageError("all loss weights are 0, so there is nothing to train", "set l1, perceptual or gan")
+        for name in ("lr", "discriminator_width", "ema_half_life"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("mixing", "lr_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.noise not in ("const", "random", "none"):
+            raise UsageError(f"unknown noise {self.noise!r}", "choose const, random or none")
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step, before the correction for lazy regularisation."""
+        done = step / max(self.steps - 1, 1)
+        return self.lr * (self.lr_end + (1 - self.lr_end) * 0.5 * (1 + math.cos(math.pi * done)))
+
+    @property
+    def ema_decay(self) -> float:
+        """What the moving average keeps of itself per step."""
+        return math.pow(0.5, self.batch / self.ema_half_life)
