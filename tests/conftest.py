@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,6 +42,31 @@ def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
             return {key: archive[key] for key in archive.files}
 
     return load
+
+
+@pytest.fixture(scope="session")
+def golden_generator(golden: Callable[[str], Mapping[str, np.ndarray]]) -> Callable[[str], Generator]:
+    """``golden_generator("sg2ada_32")``: the StyleGAN2 whose weights a golden file holds."""
+
+    def build(name: str) -> Generator:
+        arrays = golden(name)
+        record = json.loads(str(arrays["config"]))
+        blocks = sorted(record["blocks"].items(), key=lambda item: int(item[0]))
+        config = GeneratorConfig(
+            resolution=record["img_resolution"],
+            widths=tuple(block["out_ch"] for _, block in blocks for _ in range(2)),
+            z_dim=record["z_dim"],
+            w_dim=record["w_dim"],
+            c_dim=record["c_dim"],
+            mapping_layers=record["mapping_layers"],
+            conv_clamp=blocks[0][1]["conv_clamp"],
+        )
+        state = {key[3:]: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("sd/")}
+        generator = Generator(config)
+        generator.load_state_dict({key: value for key, value in state.items() if not key.endswith("resample_filter")})
+        return generator.eval().requires_grad_(False)
+
+    return build
 
 
 @pytest.fixture

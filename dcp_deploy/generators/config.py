@@ -55,7 +55,9 @@ class GeneratorConfig:
         return tuple(4 << i for i in range(self.num_ws // 2))
 
     @classmethod
-    def stylegan2(cls, resolution: int, channel_base: int = 32768, channel_max: int = 512, **kw: Any) -> GeneratorConfig:
+    def stylegan2(
+        cls, resolution: int, channel_base: int = 32768, channel_max: int = 512, **kw: Any
+    ) -> GeneratorConfig:
         """The published family: min(channel_base / resolution, channel_max) channels at each resolution."""
         widths = [min(channel_base // (4 << i), channel_max) for i in range(int(math.log2(resolution)) - 1)]
         return cls(resolution=resolution, widths=tuple(w for width in widths for w in (width, width)), **kw)

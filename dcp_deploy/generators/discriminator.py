@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import cast
 
@@ -70,8 +71,7 @@ class Discriminator(nn.Module):
         self.config = config
         widths = config.widths
         self.fromrgb = Conv(3, widths[0], 1)
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.blocks = nn.Sequential(*(ResidualBlock(fan_in, fan_out) for fan_in, fan_out in pairs))
+        self.blocks = nn.Sequential(*(ResidualBlock(*pair) for pair in itertools.pairwise(widths)))
         self.conv = Conv(widths[-1] + 1, widths[-1], 3)
         self.fc = Dense(widths[-1] * 16, widths[-1], activate=True)
         self.out = Dense(widths[-1], widths[-1] if config.c_dim else 1)

@@ -1,0 +1,71 @@
+"""The fixed smooth map from the demo teacher's latents to the factors of a portrait.
+
+Each factor reads one direction of the normalised latent: ``u = Phi(<a_k, z>)`` with orthonormal ``a_k`` is uniform for
+Gaussian z, and uniforms become factors as in the data. So a teacher that follows the map draws every factor at its
+true rate by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..datasets.avatars import FACTORS, NUM_UNIFORMS, Factors, encode, factors_from_uniforms, render
+
+
+@dataclass(frozen=True)
+class LatentMap:
+    """z [B, z_dim] to uniforms [B, NUM_UNIFORMS] through fixed orthonormal directions."""
+
+    directions: Tensor
+
+    @classmethod
+    def create(cls, z_dim: int, seed: int = 0) -> LatentMap:
+        """Draw the directions: the first columns of a random orthogonal matrix."""
+        noise = torch.randn(z_dim, NUM_UNIFORMS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        return cls(torch.linalg.qr(noise).Q)
+
+    def uniforms(self, z: Tensor) -> NDArray[np.float64]:
+        """Uniform numbers of each latent. Only the direction of z counts, as in StyleGAN's mapping network."""
+        unit = z.double() / z.double().norm(dim=1, keepdim=True)
+        return np.asarray(_sphere_cdf(unit @ self.directions, z.shape[1]))
+
+
+def _sphere_cdf(x: Tensor, dim: int) -> NDArray[np.float64]:
+    """Distribution function of one coordinate of a uniform point on the unit sphere in ``dim`` dimensions.
+
+    (x + 1) / 2 follows a Beta((dim-1)/2, (dim-1)/2) law, so the uniforms are exact at any dimension.
+    """
+    from scipy.special import betainc
+
+    half = (dim - 1) / 2
+    uniform = betainc(half, half, (x.numpy() + 1) / 2)
+    return cast("NDArray[np.float64]", np.clip(uniform, 0.0, np.nextafter(1.0, 0.0)))
+
+
+def balanced_uniforms(count: int, rng: np.random.Generator, share: float = 0.5) -> NDArray[np.float64]:
+    """Uniforms [count, NUM_UNIFORMS] in which rare values come up more often.
+
+    In a ``share`` of the draws a categorical factor takes all its values with equal probability. Fitting sees rare
+    modes often enough to learn them; the map from z keeps their true rates.
+    """
+    u = rng.random((count, NUM_UNIFORMS))
+    for column, factor in enumerate(FACTORS):
+        if factor.kind == "categorical":
+            edges = np.concatenate([[0.0], np.cumsum(factor.probabilities)])
+            value = rng.integers(len(factor.values), size=count)
+            inside = edges[value] + rng.random(count) * (edges[value + 1] - edges[value])
+            u[:, column] = np.where(rng.random(count) < share, np.minimum(inside, 1 - 1e-12), u[:, column])
+    return u
+
+
+def targets(u: NDArray[np.float64]) -> tuple[Factors, Tensor, Tensor]:
+    """Factors of the uniforms, their encoding [B, E] and the images [B, 3, 64, 64] in [-1, 1]."""
+    factors = factors_from_uniforms(u)
+    images = torch.from_numpy(render(factors)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return factors, torch.from_numpy(encode(factors)), images.contiguous()

@@ -1,0 +1,44 @@
+"""The discriminator's shapes, its minibatch statistic and its derivatives."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dcp_deploy.generators import Discriminator, DiscriminatorConfig
+from dcp_deploy.generators.discriminator import minibatch_std
+
+
+def test_one_logit_for_each_image() -> None:
+    network = Discriminator(DiscriminatorConfig(16, (4, 6, 8)))
+    assert network(torch.randn(5, 3, 16, 16)).shape == (5,)
+
+
+def test_the_class_changes_the_logit() -> None:
+    network = Discriminator(DiscriminatorConfig(16, (4, 6, 8), c_dim=2))
+    images = torch.randn(1, 3, 16, 16).expand(2, -1, -1, -1)
+    logits = network(images, torch.eye(2))
+    assert logits[0] != logits[1]
+    with pytest.raises(ValueError, match="conditional"):
+        network(images)
+
+
+def test_minibatch_std_measures_the_spread_within_each_group() -> None:
+    x = torch.tensor([0.0, 5.0, 2.0, 5.0]).reshape(4, 1, 1, 1)  # groups of two: samples 0, 2 and 1, 3
+    added = minibatch_std(x, group=2)[:, 1].flatten()
+    assert added.tolist() == pytest.approx([1.0, 1e-4, 1.0, 1e-4])
+
+
+def test_an_indivisible_batch_is_one_group() -> None:
+    added = minibatch_std(torch.tensor([0.0, 1.0, 2.0]).reshape(3, 1, 1, 1), group=2)[:, 1].flatten()
+    assert added.tolist() == pytest.approx([math.sqrt(2 / 3)] * 3)
+
+
+def test_r1_can_be_differentiated_twice() -> None:
+    network = Discriminator(DiscriminatorConfig(8, (4, 6)))
+    images = torch.randn(4, 3, 8, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
+    gradient.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for n, p in network.named_parameters() if "weight" in n)

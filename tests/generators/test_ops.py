@@ -1,0 +1,47 @@
+"""The factorised operators against the papers' definition, over shapes and scales."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcp_deploy.generators import ops
+
+
+@given(
+    fan_in=st.integers(1, 9),
+    fan_out=st.integers(1, 9),
+    size=st.integers(1, 6),
+    up=st.sampled_from([1, 2]),
+    demodulate=st.booleans(),
+    scale=st.sampled_from([1e-2, 1.0, 1e3]),
+    seed=st.integers(0, 2**16),
+)
+def test_modulated_conv_equals_its_definition(
+    fan_in: int, fan_out: int, size: int, up: int, demodulate: bool, scale: float, seed: int
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(3, fan_in, size, size, generator=rng, dtype=torch.float64)
+    weight = torch.randn(fan_out, fan_in, 3, 3, generator=rng, dtype=torch.float64)
+    styles = scale * torch.randn(3, fan_in, generator=rng, dtype=torch.float64)
+    fast = ops.modulated_conv2d(x, weight, styles, demodulate=demodulate, up=up)
+    slow = ops.modulated_conv2d_by_definition(x, weight, styles, demodulate=demodulate, up=up)
+    torch.testing.assert_close(fast, slow, atol=1e-12 * scale, rtol=1e-9)  # float64: only the order of sums differs
+
+
+def test_upsampling_an_image_blends_neighbours_by_three_and_one_quarter() -> None:
+    image = torch.arange(4.0).reshape(1, 1, 1, 4).expand(1, 1, 4, 4)
+    middle = ops.upsample_image(image)[0, 0, 3]
+    assert middle[1:-1].tolist() == pytest.approx([0.25, 0.75, 1.25, 1.75, 2.25, 2.75])
+
+
+def test_upsampling_takes_zeros_outside_the_border() -> None:
+    corner = ops.upsample_image(torch.ones(1, 1, 2, 2))[0, 0]
+    assert corner[0].tolist() == pytest.approx([0.5625, 0.75, 0.75, 0.5625])
+
+
+def test_the_clamp_follows_the_gain() -> None:
+    y = ops.bias_act(torch.tensor([[10.0, -10.0, 0.1]]), torch.zeros(3), clamp=1.5)
+    assert y.tolist()[0] == pytest.approx([1.5, -1.5, 0.1 * ops.LRELU_GAIN])

@@ -1,0 +1,113 @@
+"""The readable generator against images of the reference implementation, and its own contracts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dcp_deploy.generators import Generator, GeneratorConfig
+
+# fp32 with sums in another order: the reference itself moves by 3e-6 between torch versions (images of magnitude 4).
+IMAGE_TOLERANCE = 2e-5
+ACTIVATION_TOLERANCE = 3e-5
+
+GOLDEN = ["sg2ada_32", "sg2ada_32_cond_clamp"]
+
+
+@pytest.fixture(params=GOLDEN)
+def reference(
+    request: pytest.FixtureRequest, golden: Callable[[str], Any], golden_generator: Callable[[str], Generator]
+) -> tuple[Generator, dict[str, Tensor]]:
+    arrays = golden(request.param)
+    return golden_generator(request.param), {k: torch.from_numpy(v) for k, v in arrays.items() if k != "config"}
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = IMAGE_TOLERANCE) -> None:
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
+
+
+@torch.no_grad()
+def test_mapping_gives_the_reference_codes(reference: tuple[Generator, dict[str, Tensor]]) -> None:
+    generator, data = reference
+    z, c = data["z"].float(), data.get("c")
+    close(generator.mapping(z, c), data["ws"])
+    close(generator.mapping(z, c, psi=0.7)[:, 0], data["w_psi0.7"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("image", "psi", "cutoff"),
+    [("img_const", 1.0, None), ("img_const_psi0.7", 0.7, None), ("img_const_psi0.7_cutoff3", 0.7, 3)],
+)
+def test_images_equal_the_reference(
+    reference: tuple[Generator, dict[str, Tensor]], image: str, psi: float, cutoff: int | None
+) -> None:
+    generator, data = reference
+    ws = generator.mapping(data["z"].float(), data.get("c"), psi=psi, cutoff=cutoff)
+    close(generator.synthesis(ws), data[image])
+
+
+@torch.no_grad()
+def test_style_mixing_uses_every_slot_as_the_reference_does(reference: tuple[Generator, dict[str, Tensor]]) -> None:
+    generator, data = reference
+    close(generator.synthesis(data["ws_mix"]), data["img_const_ws_mix"])
+
+
+@torch.no_grad()
+def test_without_noise_equals_the_reference(reference: tuple[Generator, dict[str, Tensor]]) -> None:
+    generator, data = reference
+    close(generator.synthesis(data["ws"], noise="none"), data["img_none"])
+
+
+@torch.no_grad()
+def test_block_outputs_equal_the_reference(
+    golden: Callable[[str], Any], golden_generator: Callable[[str], Generator]
+) -> None:
+    data = golden("sg2ada_32")
+    _, features = golden_generator("sg2ada_32").synthesis.features(torch.from_numpy(data["ws"][:1]))
+    assert list(features) == ["b4", "b8", "b16", "b32"]
+    for name, feature in features.items():
+        close(feature, torch.from_numpy(data[f"act/{name}.x"]), ACTIVATION_TOLERANCE)
+
+
+@torch.no_grad()
+def test_psi_per_sample_equals_one_number_for_all(tiny_generator: Generator) -> None:
+    z = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    psi = torch.tensor([0.0, 0.7, 1.0])
+    together = tiny_generator.mapping(z, psi=psi)
+    apart = torch.cat([tiny_generator.mapping(z[i : i + 1], psi=float(psi[i])) for i in range(3)])
+    close(together, apart, 1e-6)
+
+
+@torch.no_grad()
+def test_random_noise_follows_the_given_generator(tiny_generator: Generator) -> None:
+    ws = tiny_generator.mapping(torch.randn(2, 16, generator=torch.Generator().manual_seed(1)))
+    first, again, other = (
+        tiny_generator.synthesis(ws, noise="random", generator=torch.Generator().manual_seed(seed))
+        for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_unknown_noise_mode_is_refused(tiny_generator: Generator) -> None:
+    with pytest.raises(ValueError, match="'loud'"):
+        tiny_generator(torch.zeros(1, 16), noise="loud")  # type: ignore[arg-type]
+
+
+def test_ws_of_the_wrong_shape_are_refused(tiny_generator: Generator) -> None:
+    with pytest.raises(ValueError, match=r"\[2, 7, 16\]"):
+        tiny_generator.synthesis(torch.zeros(2, 7, 16))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("resolution", [4, 8, 16])
+def test_small_resolutions_and_ragged_widths_work(resolution: int) -> None:
+    widths = (3, 5, 7, 2, 9, 4)[: len(GeneratorConfig.stylegan2(resolution).widths)]
+    generator = Generator(GeneratorConfig(resolution, widths, z_dim=6, w_dim=5, mapping_layers=1))
+    assert generator(torch.randn(2, 6)).shape == (2, 3, resolution, resolution)
+    assert generator(torch.randn(0, 6)).shape == (0, 3, resolution, resolution)
