@@ -9,6 +9,7 @@ from .factors import (
     ENCODED_WIDTH,
     FACTOR_INDEX,
     FACTORS,
+    HIDDEN,
     NUM_UNIFORMS,
     Factor,
     Factors,
@@ -16,6 +17,7 @@ from .factors import (
     encode,
     factors_from_uniforms,
     sample_factors,
+    visible,
 )
 from .portrait import RESOLUTION, detail_mask, render
 
@@ -23,6 +25,7 @@ __all__ = [
     "ENCODED_WIDTH",
     "FACTORS",
     "FACTOR_INDEX",
+    "HIDDEN",
     "NUM_UNIFORMS",
     "RESOLUTION",
     "Factor",
@@ -34,6 +37,7 @@ __all__ = [
     "factors_from_uniforms",
     "render",
     "sample_factors",
+    "visible",
 ]
 
 

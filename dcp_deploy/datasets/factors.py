@@ -56,6 +56,13 @@ NUM_UNIFORMS: int = len(FACTORS)
 ENCODED_WIDTH: int = sum(factor.width for factor in FACTORS)
 FACTOR_INDEX: dict[str, int] = {factor.name: position for position, factor in enumerate(FACTORS)}
 
+# (factor, other factor, value): what a picture does not show when the other factor has that value.
+HIDDEN = (
+    ("eye_colour", "glasses", "sunglasses"),
+    ("hair_hue", "hair_style", "bald"),
+    ("hair_lightness", "hair_style", "bald"),
+)
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -152,6 +159,15 @@ def decode(encoded: NDArray[np.floating[Any]]) -> Factors:
         else:
             table[:, position] = np.argmax(part, axis=1)
     return Factors(table)
+
+
+def visible(factors: Factors, name: str) -> NDArray[np.bool_]:
+    """Rows [N] whose picture shows the factor ``name`` at all."""
+    shown = np.ones(len(factors), dtype=np.bool_)
+    for hidden, by, value in HIDDEN:
+        if hidden == name:
+            shown &= factors.labels(by) != FACTORS[FACTOR_INDEX[by]].values.index(value)
+    return shown
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

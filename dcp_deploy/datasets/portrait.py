@@ -51,7 +51,7 @@ def detail_mask(factors: Factors) -> Array:
     x, y, _ = _head_coordinates(factors)
     boxes = [(_box(x, 13.0) & _box(y, 4.5)), (_box(x, _MOUTH_HALF + 2.0) & _box(y - _MOUTH_Y, 5.5))]
     boxes.append(_box(x, 19.0) & _box(y, 8.0) & (factors.labels("glasses") > 0)[:, None, None])
-    boxes.append(_box(x, 24.0) & _box(y + 18.0, 12.0) & (factors.labels("hat") > 0)[:, None, None])
+    boxes.append(_box(x, 24.0) & _box(y + 18.5, 13.0) & (factors.labels("hat") > 0)[:, None, None])
     return np.asarray(np.logical_or.reduce(boxes), dtype=np.float32)
 
 

@@ -16,17 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..datasets.avatars import ENCODED_WIDTH, FACTOR_INDEX, FACTORS, RESOLUTION, Factors, decode
+from ..datasets.avatars import ENCODED_WIDTH, FACTORS, RESOLUTION, Factors, decode, visible
 from ..errors import CorruptFileError
 
 FEATURES = 96
 ASSET = "avatar_reader.safetensors"
-# (factor, other factor, value): what a picture does not show when the other factor has that value.
-HIDDEN = (
-    ("eye_colour", "glasses", "sunglasses"),
-    ("hair_hue", "hair_style", "bald"),
-    ("hair_lightness", "hair_style", "bald"),
-)
 
 
 class AvatarReader(nn.Module):
@@ -122,12 +116,3 @@ def reading_errors(predicted: Factors, true: Factors) -> dict[str, float]:
             difference = (difference > 0).astype(np.float64)
         errors[factor.name] = float(difference.mean()) if seen.any() else 0.0
     return errors
-
-
-def visible(factors: Factors, name: str) -> NDArray[np.bool_]:
-    """Rows [N] whose picture shows the factor ``name`` at all."""
-    shown = np.ones(len(factors), dtype=np.bool_)
-    for hidden, by, value in HIDDEN:
-        if hidden == name:
-            shown &= factors.labels(by) != FACTORS[FACTOR_INDEX[by]].values.index(value)
-    return shown

@@ -15,8 +15,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.avatars import FACTORS, Factor, Factors
-from .features import HIDDEN
+from ..datasets.avatars import FACTORS, HIDDEN, Factor, Factors
 
 CONTINUOUS_BINS = 4
 CIRCULAR_BINS = 6

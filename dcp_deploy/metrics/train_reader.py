@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..datasets.avatars import FACTORS, Factors, avatars, encode, factors_from_uniforms, render, sample_factors
+from ..datasets.avatars import FACTORS, Factors, avatars, encode, factors_from_uniforms, render, sample_factors, visible
 from ..files import atomic_path
-from .features import ASSET, AvatarReader, images_to_tensor, reading_errors, visible
+from .features import ASSET, AvatarReader, images_to_tensor, reading_errors
 
 _HELD_OUT_SEED = 0x5EED  # a stream of portraits apart from the training draws and from the evaluation set (seed 0)
 

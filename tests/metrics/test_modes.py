@@ -1,0 +1,102 @@
+"""Counting modes: what is all there, what is lost, and what only shifted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dcp_deploy.datasets.avatars import FACTOR_INDEX, FACTORS, Factors, sample_factors
+from dcp_deploy.metrics import mode_coverage, rare_ratios
+
+REAL = sample_factors(np.arange(10_000))
+FAKE = sample_factors(np.arange(20_000, 25_000))
+
+
+def replaced(factors: Factors, name: str, column: np.ndarray | float) -> Factors:
+    table = factors.table.copy()
+    table[:, FACTOR_INDEX[name]] = column
+    return Factors(table)
+
+
+def without(factors: Factors, name: str, value: int) -> Factors:
+    """Value ``value`` turned into the next one."""
+    labels = factors.labels(name)
+    return replaced(factors, name, np.where(labels == value, 1 if value == 0 else 0, labels))
+
+
+def test_the_data_cover_themselves() -> None:
+    report = mode_coverage(REAL, FAKE)
+    assert report.coverage == 1.0
+    assert report.frequency_error < 0.03  # sampling noise alone: about sqrt(cells / samples) / 2
+    assert report.cells > 550  # nearly all of the 653 less the hidden ones are frequent enough to count
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hair_style", 0), ("glasses", 2), ("hat", 2), ("beard", 1)], ids=lambda item: str(item)
+)
+def test_losing_one_rare_value_fails_the_95_percent_gate(name: str, value: int) -> None:
+    assert mode_coverage(REAL, without(FAKE, name, value)).coverage < 0.95
+
+
+def test_a_single_picture_covers_next_to_nothing() -> None:
+    collapsed = Factors(np.repeat(FAKE.table[:1], 5000, axis=0))
+    report = mode_coverage(REAL, collapsed)
+    assert report.coverage < 0.15
+    assert report.frequency_error > 0.5
+
+
+def test_losing_part_of_the_hue_circle_lowers_coverage() -> None:
+    hue = FAKE.column("background_hue") / 2.0
+    report = mode_coverage(REAL, replaced(FAKE, "background_hue", hue))
+    assert 0.85 < report.coverage < 0.97  # three of six bins of one of twelve partners
+    assert report.frequency_error > mode_coverage(REAL, FAKE).frequency_error + 0.02
+
+
+def test_a_quarter_of_a_cells_share_reaches_it_and_a_tenth_does_not() -> None:
+    sunglasses = np.flatnonzero(FAKE.labels("glasses") == 2)
+
+    def keep(share: float) -> float:
+        labels = FAKE.labels("glasses").copy()
+        labels[sunglasses[int(share * len(sunglasses)) :]] = 0
+        return mode_coverage(REAL, replaced(FAKE, "glasses", labels)).coverage
+
+    assert keep(0.6) > 0.99
+    assert keep(0.1) < 0.95
+
+
+def test_factors_that_a_picture_hides_do_not_count() -> None:
+    # Eyes behind sunglasses and the hair of bald heads may be read as anything.
+    behind = FAKE.labels("glasses") == 2
+    bald = FAKE.labels("hair_style") == 0
+    misread = replaced(FAKE, "eye_colour", np.where(behind, 0.9, FAKE.column("eye_colour")))
+    misread = replaced(misread, "hair_hue", np.where(bald, 0.1, FAKE.column("hair_hue")))
+    misread = replaced(misread, "hair_lightness", np.where(bald, 0.1, FAKE.column("hair_lightness")))
+    assert mode_coverage(REAL, misread).coverage == 1.0
+
+
+def test_values_at_the_ends_of_their_range_have_a_bin() -> None:
+    table = FAKE.table.copy()
+    for factor in FACTORS:
+        if factor.kind == "continuous":
+            table[:, FACTOR_INDEX[factor.name]] = np.sign(table[:, FACTOR_INDEX[factor.name]])
+    report = mode_coverage(Factors(table), Factors(table))
+    assert report.coverage == 1.0 and report.frequency_error == 0.0
+
+
+def test_rates_of_rare_values_are_about_one_on_the_data() -> None:
+    ratios = rare_ratios(REAL)
+    assert set(ratios) == {"hair_style=bald", "glasses=sunglasses", "hat=top_hat", "beard=full"}
+    for ratio in ratios.values():
+        assert ratio == pytest.approx(1.0, abs=0.2)  # 500 of 10,000: 4.4 % of standard error
+
+
+def test_the_rate_of_a_rare_value_follows_its_count() -> None:
+    labels = np.zeros(len(FAKE))
+    labels[:500] = 2
+    assert rare_ratios(replaced(FAKE, "hat", labels))["hat=top_hat"] == pytest.approx(2.0)
+    assert rare_ratios(without(FAKE, "hat", 2))["hat=top_hat"] == 0.0
+
+
+def test_too_few_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="too few samples"):
+        mode_coverage(REAL[:10], FAKE[:10])
