@@ -1,0 +1,208 @@
+"""What a build is told: one validated object, the effort levels, and their TOML form."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from .errors import CorruptFileError, InputError, UsageError
+from .presets import DATASETS, Dataset, find_dataset
+
+__all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_toml", "to_toml"]
+
+EffortName = Literal["quick", "standard", "paper"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to work. Counts of latents, steps and samples; seconds where it says so."""
+
+    score_latents: int
+    score_directions: int
+    distill_steps: int
+    distill_batch: int
+    checkpoint_every: int
+    """Steps between two checkpoints: what a kill costs at most."""
+    evaluation_samples: int
+    parity_latents: int
+    bench_rounds: int
+    bench_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+EFFORTS: dict[EffortName, Effort] = {
+    # The demo within ten minutes on two cores.
+    "quick": Effort(
+        score_latents=200,
+        score_directions=10,
+        distill_steps=600,
+        distill_batch=8,
+        checkpoint_every=50,
+        evaluation_samples=5000,
+        parity_latents=256,
+        bench_rounds=50,
+        bench_seconds=15.0,
+    ),
+    # An evening on one GPU. 1000 latents are said to rank channels about as 5000 do (DCP-GAN's README).
+    "standard": Effort(
+        score_latents=1000,
+        score_directions=10,
+        distill_steps=20_000,
+        distill_batch=16,
+        checkpoint_every=500,
+        evaluation_samples=10_000,
+        parity_latents=256,
+        bench_rounds=200,
+        bench_seconds=30.0,
+    ),
+    # The published numbers: 5000 latents, 450,000 steps of 16 images, FID of 50,000 samples.
+    "paper": Effort(
+        score_latents=5000,
+        score_directions=10,
+        distill_steps=450_000,
+        distill_batch=16,
+        checkpoint_every=2000,
+        evaluation_samples=50_000,
+        parity_latents=1024,
+        bench_rounds=1000,
+        bench_seconds=60.0,
+    ),
+}
+
+
+class BuildConfig(BaseModel):
+    """Everything ``build`` can be told. Construct it directly, or with :meth:`parse` for one-line UsageErrors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    dataset: str = "demo"
+    teacher: Path | None = None
+    """A generator file in place of the preset's own."""
+    data: Path | None = None
+    """Real images. Not read by this version; the field refuses rather than ignores them."""
+    out: Path | None = None
+    """Run directory; build/<dataset> when not given."""
+    ratio: float = Field(default=0.7, ge=0, lt=1)
+    """Share of the channels of every layer that goes."""
+    align: int = Field(default=8, ge=1)
+    """Kept channels become multiples of this."""
+    score: Literal["diversity", "random"] = "diversity"
+    refine: Literal["none"] = "none"
+    effort: EffortName = "quick"
+    steps: int | None = Field(default=None, ge=1)
+    """Distillation steps, in place of the effort's."""
+    seed: int = Field(default=0, ge=0, lt=2**32)  # what numpy's RandomState takes
+    device: str = "auto"
+    """Where to score, distil and measure quality: "auto", "cpu", "cuda", "cuda:1"."""
+    precision: Literal["fp32"] = "fp32"
+    target: str | None = None
+    """GPUs to build the engine for ("sm89", "RTX 4090,L4"), and then the build fails without one; None: a portable
+    engine where TensorRT-RTX is installed, else none."""
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, name: str) -> str:
+        try:
+            return find_dataset(name).name
+        except UsageError as error:
+            raise ValueError(f"{error.message}. {error.remedy}") from error
+
+    @field_validator("data")
+    @classmethod
+    def _no_images_yet(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            raise ValueError(
+                "this version reads no image folders; without --data the demo draws its own images, and any other "
+                "teacher's samples stand in for the real ones"
+            )
+        return None
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> BuildConfig:
+        """Validate plain values. Raises UsageError naming the flag, the value and what it may be."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+            raise UsageError("; ".join(map(_problem, problems)), "See dcp-deploy build --help.") from error
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> BuildConfig:
+        """Read a file as ``build`` writes it into its run directory (config.toml)."""
+        return cls.parse(read_toml(path))
+
+    @property
+    def preset(self) -> Dataset:
+        """The data set's preset."""
+        return DATASETS[self.dataset]
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return self.out if self.out is not None else Path("build") / self.dataset
+
+    @property
+    def work(self) -> Effort:
+        """The effort's numbers, ``steps`` applied."""
+        effort = EFFORTS[self.effort]
+        return effort if self.steps is None else Effort(**{**asdict(effort), "distill_steps": self.steps})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON, ``out`` resolved."""
+        return {**self.model_dump(mode="json"), "out": str(self.directory)}
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    flag = "--" + ".".join(str(part) for part in error["loc"][:1]).replace("_", "-")
+    if error["type"] == "extra_forbidden":
+        return f"unknown setting {flag[2:]!r}; known: {', '.join(BuildConfig.model_fields)}"
+    if error["type"] == "value_error":  # our own words are whole sentences
+        return f"{flag}: {error['ctx']['error']}"
+    return f"{flag} {error['input']}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+# ---- TOML ----
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A TOML file's table, dashes in keys read as underscores. Raises InputError or CorruptFileError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}", "Give --config a TOML file.") from error
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(f"{path} is no text file: {error}") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CorruptFileError(f"{path} is not valid TOML: {error}") from error
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """A flat table of text, numbers, booleans, paths and lists of those. None is left out: TOML has no word for it."""
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in values.items() if value is not None)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    # A TOML basic string is a JSON one, but for DEL, which TOML wants escaped.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+assert set(EFFORTS) == set(get_args(EffortName))

@@ -1,0 +1,99 @@
+"""What a build will take: seconds from a short measurement, bytes from counting. Estimates, and called so."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .config import Effort
+
+if TYPE_CHECKING:
+    from .compression import PruningPlan
+    from .generators import Generator
+
+_PROBE_SECONDS = 0.5
+_PROCESS_BYTES = 600_000_000  # Python, torch and ONNX Runtime before any work
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds per stage on this machine, and the most memory and disk that the build holds at once, in bytes."""
+
+    images_per_second: float
+    """Of the teacher, measured just now."""
+    seconds: dict[str, float]
+    memory_bytes: int
+    disk_bytes: int
+
+    @property
+    def total_seconds(self) -> float:
+        """All stages."""
+        return sum(self.seconds.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "total_seconds": self.total_seconds}
+
+
+def estimate(teacher: Generator, planned: PruningPlan, work: Effort) -> Estimate:
+    """Time the teacher for half a second and scale by multiplications; good to a factor of about two."""
+    rate = _images_per_second(teacher)
+    costs = planned.to_dict()
+    big, small = 1 / rate, costs["student"]["macs"] / costs["teacher"]["macs"] / rate  # seconds per image
+    seconds = {
+        # Per latent: one image with its graph, then per direction one image and one backward pass (two images' work).
+        "score": work.score_latents * big * (1 + 3 * work.score_directions),
+        # Per image: teacher and student with and without offset, the student's backward pass, and a discriminator
+        # that costs about as much as the teacher: on real, on fake, and for the generator, forwards and backwards.
+        "distill": work.distill_steps * work.distill_batch * (11 * big + 7 * small),
+        "export": 15.0,
+        "verify": 2 * 3 * work.parity_latents * (big + small),
+        "evaluate": work.evaluation_samples * (big + 2 * small) + 30.0,
+        "bench": work.bench_seconds + 10.0,
+    }
+    return Estimate(rate, seconds, memory_needed(planned, work), disk_needed(planned))
+
+
+def disk_needed(planned: PruningPlan) -> int:
+    """Bytes of a whole run directory: models, ONNX files, engine, and two checkpoints while one replaces the other."""
+    costs = planned.to_dict()
+    teacher, student = costs["teacher"]["parameters"], costs["student"]["parameters"]
+    models = 2 * teacher + 4 * student
+    checkpoint = 4 * student + 3 * teacher  # weights, two moments, EMA; the discriminator is about the teacher's size
+    return _FLOAT * (models + 2 * checkpoint) + 20_000_000
+
+
+def memory_needed(planned: PruningPlan, work: Effort) -> int:
+    """Bytes at the height of distillation: weights, gradients and moments, and the activations kept for backward."""
+    costs = planned.to_dict()
+    teacher, student = costs["teacher"]["parameters"], costs["student"]["parameters"]
+    weights = teacher + 5 * student + 4 * teacher
+    # Each convolution keeps about four maps of its output's size; the discriminator holds about the teacher's.
+    maps = (
+        4 * work.distill_batch * (2 * _pixels(planned, planned.widths) + 2 * _pixels(planned, planned.teacher.widths))
+    )
+    return _PROCESS_BYTES + _FLOAT * (weights + maps)
+
+
+def _pixels(planned: PruningPlan, widths: tuple[int, ...]) -> int:
+    """Numbers in all feature maps of one image."""
+    sizes = [resolution for resolution in planned.teacher.resolutions for _ in range(2)]
+    return sum(width * size * size for width, size in zip(widths, sizes, strict=True))
+
+
+def _images_per_second(generator: Generator, batch: int = 4) -> float:
+    import torch
+
+    config = generator.config
+    device = next(generator.parameters()).device
+    z = torch.randn(batch, config.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
+    c = torch.eye(config.c_dim, device=device)[[0] * batch] if config.c_dim else None
+    with torch.no_grad():
+        generator(z, c).sum().item()  # the first call pays for allocation
+        begin, count = time.perf_counter(), 0
+        while time.perf_counter() - begin < _PROBE_SECONDS:
+            generator(z, c).sum().item()
+            count += batch
+    return count / (time.perf_counter() - begin)

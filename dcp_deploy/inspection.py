@@ -1,0 +1,108 @@
+"""What a file is: architecture, sizes and origin, read without running anything from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import CorruptFileError, InputError
+from .files import sha256_file
+
+if TYPE_CHECKING:
+    from .generators import Generator
+
+LICENCE_NOTE = (
+    "A student inherits the terms of its teacher's weights and images; "
+    "NVIDIA's published networks are for research or evaluation only."
+)
+
+
+def inspect_file(path: str | Path) -> dict[str, Any]:
+    """Describe a native checkpoint, an ONNX file of ours, or an engine with its manifest.
+
+    The keys kind, format, resolution, widths, parameters, macs and sha256 are always there; None where the file does
+    not tell. Raises InputError when there is no such file, CorruptFileError for a damaged
+    one, UnknownFormatError for anything else.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"there is no file {file}", "Check the path.")
+    from .export.runners import sniff
+
+    facts = _READERS[sniff(file)](file)
+    unknown = dict.fromkeys(("kind", "format", "resolution", "widths", "parameters", "macs"))
+    size = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+    return {**unknown, **facts, "path": str(file), **size, "licence": LICENCE_NOTE}
+
+
+def describe(generator: Generator) -> dict[str, Any]:
+    """Architecture and costs of a generator, ready for JSON. MACs are per image."""
+    from .generators import count_macs, count_parameters
+
+    return {
+        **generator.config.to_dict(),
+        "num_ws": generator.config.num_ws,
+        "parameters": count_parameters(generator),
+        "macs": count_macs(generator),
+    }
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from .checkpoints import load_generator, read_metadata
+
+    generator = load_generator(path)  # reads every tensor, so a damaged file is found out
+    return {"format": "native", **describe(generator), "extra": read_metadata(path).get("extra", {})}
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    import onnx
+
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf, the checker and the file system each have their own exceptions
+        raise CorruptFileError(
+            f"{path} is no valid ONNX file: {str(error).splitlines()[0]}", "Export it again."
+        ) from error
+    told = {prop.key: prop.value for prop in model.metadata_props}
+    widths = json.loads(told["widths"]) if "widths" in told else None
+    resolution = int(told["resolution"]) if "resolution" in told else None
+    return {
+        "format": "onnx",
+        "kind": told.get("kind"),
+        "resolution": resolution,
+        "widths": widths,
+        **_costs(told),
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "nodes": len(model.graph.node),
+        "inputs": {value.name: _shape(value) for value in model.graph.input},
+        "outputs": {value.name: _shape(value) for value in model.graph.output},
+        "metadata": told,
+    }
+
+
+def _costs(told: dict[str, str]) -> dict[str, int]:
+    """Parameters and MACs of the network that an exported file was made from, when the file tells its config."""
+    from .generators import GeneratorConfig, count_macs, count_parameters
+
+    if "config" not in told:
+        return {}
+    config = GeneratorConfig.from_dict(json.loads(told["config"]))
+    return {"parameters": count_parameters(config), "macs": count_macs(config)}
+
+
+def _shape(value: Any) -> list[int | str]:
+    """Dimensions of a graph's input or output; a dynamic one by its name."""
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def _engine(path: Path) -> dict[str, Any]:
+    from .export import read_manifest
+
+    manifest = read_manifest(path)
+    told = {key: manifest[key] for key in ("resolution", "widths") if key in manifest}
+    return {"format": "engine", "kind": manifest.get("kind"), **told, "manifest": manifest}
+
+
+_READERS = {"checkpoint": _checkpoint, "onnx": _onnx, "engine": _engine}

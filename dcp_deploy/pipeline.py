@@ -1,0 +1,236 @@
+"""``build``: all stages in order, each only when it has to, resumable after any kill."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from . import __version__
+from .config import BuildConfig, to_toml
+from .doctor import free_space
+from .errors import InputError, MissingCapabilityError
+from .estimate import Estimate, disk_needed, estimate
+from .files import atomic_path, sha256_file
+from .progress import Reporter
+from .run_record import RunRecord, StageRecord, locked, now, stage_key, why_again
+from .stages import SOURCE, STAGES, Job, SkippedError, Stage, device_of
+
+REUSED = "reused because inputs, settings and version are unchanged"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished build."""
+
+    directory: Path
+    record: RunRecord
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.directory / "report.html"
+
+    def to_dict(self) -> dict[str, Any]:
+        """``run.json``, and where it lies."""
+        return {**self.record.to_dict(), "directory": str(self.directory), "report": str(self.report)}
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What ``build`` would do: ``table`` for people, ``facts`` for JSON."""
+
+    table: str
+    facts: dict[str, Any]
+    estimate: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**self.facts, "estimate": self.estimate.to_dict()}
+
+
+def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None = None) -> Run:
+    """Run every stage whose inputs, settings or outputs changed since the last time; ``force`` runs all of them.
+
+    Results lie in ``config.directory``. A build that was killed, or interrupted by KeyboardInterrupt, goes on where it
+    was when it is started again with the same config, and ends with the same bytes on a CPU.
+
+    Raises MissingCapabilityError before any work when something is missing that a later stage needs, UsageError when
+    another build holds the directory, ParityError when an exported file draws other images than its network (the
+    figures are in parity.json).
+    """
+    source = teacher_source(config)
+    _check_machine(config)
+    with locked(config.directory):
+        return _Builder(config, source, force, reporter or Reporter()).run()
+
+
+def plan_build(config: BuildConfig) -> BuildPlan:
+    """What ``build`` would make of this config, and about how long it would take. Writes nothing."""
+    from .checkpoints import load_generator
+    from .compression import plan, score
+
+    teacher = load_generator(teacher_source(config)).to(device_of(config)).requires_grad_(False)
+    # Widths depend on how many channels go, not on which: any scores will do.
+    planned = plan(teacher, score(teacher, method="random"), ratio=config.ratio, align=config.align)
+    guess = estimate(teacher, planned, config.work)
+    facts = {"config": config.to_dict(), "effort": config.work.to_dict(), **planned.to_dict()}
+    return BuildPlan(str(planned), facts, guess)
+
+
+def teacher_source(config: BuildConfig) -> Path:
+    """The file to start from: ``config.teacher``, else what ships for the preset.
+
+    Raises InputError when the given file does not exist, MissingCapabilityError when the preset's has to be brought.
+    """
+    if config.teacher is not None:
+        if not config.teacher.is_file():
+            raise InputError(f"there is no teacher file {config.teacher}", "Check the path given to --teacher.")
+        return config.teacher
+    preset = config.preset
+    if not preset.ready:
+        raise MissingCapabilityError(
+            f"the teacher of {preset.name!r} does not ship with dcp-deploy: {preset.teacher.file} from "
+            f"{preset.teacher.url} ({preset.teacher.licence})",
+            "Give --teacher FILE in the native safetensors format; this version does not read a "
+            f"{preset.teacher.format}.",
+        )
+    asset = Path(str(resources.files("dcp_deploy") / "assets" / preset.teacher.file))
+    if not asset.is_file():
+        raise MissingCapabilityError(
+            f"this installation lacks its demo teacher ({asset.name})",
+            "Install dcp-deploy again, or give --teacher FILE.",
+        )
+    return asset
+
+
+def _check_machine(config: BuildConfig) -> None:
+    """Find out now what would stop a stage after minutes of work."""
+    device_of(config)
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise MissingCapabilityError(
+            "build compares and measures the exported files with ONNX Runtime, which is not installed",
+            "pip install 'dcp-deploy[cpu]', or [gpu] in its place",
+        )
+    if config.target:
+        from .export.tensorrt import parse_targets
+
+        parse_targets(config.target)
+        if not any(map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt"))):
+            raise MissingCapabilityError(
+                f"--target {config.target} asks for an engine, and no TensorRT is installed",
+                "pip install 'dcp-deploy[rtx]', or leave --target out",
+            )
+
+
+class _Builder:
+    """One run of the stages, and its record."""
+
+    def __init__(self, config: BuildConfig, source: Path, force: bool, reporter: Reporter) -> None:
+        self.config, self.source, self.force, self.reporter = config, source, force, reporter
+        self.directory = config.directory
+        self.record = RunRecord.load(self.directory)
+        self.begin = time.monotonic()
+        self.checked_space = False
+
+    def run(self) -> Run:
+        self._open()
+        try:
+            for stage in STAGES:
+                self._stage(stage)
+        except BaseException as error:  # whatever ended the run, its record says so before the error goes on
+            self._close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        self._close("finished")
+        return Run(self.directory, self.record)
+
+    def _open(self) -> None:
+        from .benchmarks import capture_environment
+
+        record = self.record
+        record.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        record.started = now()
+        record.config, record.effort = self.config.to_dict(), self.config.work.to_dict()
+        record.environment = asdict(capture_environment())
+        record.stages = {stage.name: record.stages.get(stage.name, StageRecord()) for stage in STAGES}
+        with atomic_path(self.directory / "config.toml") as temporary:
+            temporary.write_text(to_toml(record.config), encoding="utf-8")
+        record.save()
+
+    def _close(self, status: Literal["finished", "interrupted", "failed"]) -> None:
+        self.record.status = status
+        self.record.finished, self.record.seconds = now(), round(time.monotonic() - self.begin, 3)
+        try:
+            self.record.save()
+        except OSError:
+            if status == "finished":
+                raise
+            # On a full disk the error that ended the run matters more than a record of it.
+
+    def _stage(self, stage: Stage) -> None:
+        """Use the stage's recorded result again, or run it."""
+        settings = stage.settings(self.config)
+        inputs = {name: self._sha256(name) for name in stage.inputs}
+        old = self.record.stages[stage.name]
+        reason = "--force" if self.force else why_again(old, self.directory, stage.name, settings, inputs)
+        if reason is None:
+            old.reused, old.reason = True, REUSED
+            self.record.save()
+            self.reporter.message(f"{stage.name}: {REUSED}")
+            return
+        self._check_space()
+        new = StageRecord("running", reason=f"ran because {reason}", version=__version__, started=now())
+        new.settings, new.inputs, new.key = settings, inputs, stage_key(stage.name, settings, inputs)
+        self.record.stages[stage.name] = new
+        self.directory.joinpath("report.html").unlink(missing_ok=True)  # it would describe other files than these
+        self.record.save()
+        self._work(stage, new)
+        self.record.save()
+
+    def _work(self, stage: Stage, record: StageRecord) -> None:
+        job = Job(self.config, self.directory, self.source, record.key, self.force, self.reporter, self.record.networks)
+        begin = time.monotonic()
+        try:
+            with self.reporter.task(stage.title) as progress:
+                written = stage.work(job, progress)
+        except SkippedError as skip:
+            record.status, record.reason = "skipped", str(skip)
+            self.reporter.message(f"{stage.name}: skipped: {skip}")
+            return
+        except BaseException as error:
+            record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            record.reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            record.seconds = round(time.monotonic() - begin, 3)
+        record.outputs = {name: sha256_file(self.directory / name) for name in written}
+        record.status = "done"
+        self.reporter.message(f"{stage.name}: done in {record.seconds:.1f} s")
+
+    def _check_space(self) -> None:
+        """Before the first stage that works: a disk that will be full in ten minutes is better known now."""
+        if self.checked_space:
+            return
+        self.checked_space = True
+        from .checkpoints import load_generator
+        from .compression import plan, score
+
+        teacher = load_generator(self.source)
+        planned = plan(teacher, score(teacher, method="random"), ratio=self.config.ratio, align=self.config.align)
+        there = sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
+        needed, free = disk_needed(planned) - there, free_space(self.directory)
+        if free < needed:
+            raise MissingCapabilityError(
+                f"no space for this build in {self.directory}: it needs about {needed / 1e6:.0f} MB more, "
+                f"{free / 1e6:.0f} MB are free",
+                "Free some space, or give another --out.",
+            )
+
+    def _sha256(self, name: str) -> str:
+        path = self.source if name == SOURCE else self.directory / name
+        return sha256_file(path) if path.is_file() else "absent"  # an engine that was skipped

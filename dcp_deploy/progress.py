@@ -1,0 +1,22 @@
+"""How long-running work says where it is. The library is silent; the command line draws bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[int, int], None]
+"""Called as ``progress(done, total)``, at any rate, in the caller's thread."""
+
+
+class Reporter:
+    """Receives messages and progress, and drops them."""
+
+    def message(self, text: str) -> None:
+        """One line for the user."""
+
+    @contextmanager
+    def task(self, title: str) -> Iterator[Progress]:
+        """Show ``title`` while the block runs; the yielded callback moves its bar."""
+        del title
+        yield lambda done, total: None

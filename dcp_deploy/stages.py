@@ -1,0 +1,348 @@
+"""The work of each stage of a build: files of the run directory in, files of the run directory out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import BuildConfig
+from .errors import MissingCapabilityError
+from .files import write_json
+from .progress import Progress, Reporter
+
+if TYPE_CHECKING:
+    from .generators import Generator
+
+MODELS = ("teacher", "pruned", "student")
+HISTORY_POINTS = 60  # on the report's curves
+GRID_SEEDS = tuple(range(16))
+PORTABLE = "sm80,sm86,sm89,sm120"  # all that TensorRT-RTX serves in fp32; it has no fp32 products for sm75
+SOURCE = "teacher file"  # stands for the file given by --teacher or shipped with the preset
+
+
+class SkippedError(Exception):
+    """A stage that cannot run here and that nobody insisted on; its text is the reason. Never leaves the pipeline."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's work is given."""
+
+    config: BuildConfig
+    directory: Path
+    source: Path
+    """The teacher's file, wherever it lies."""
+    key: str
+    force: bool
+    """Start over: nothing half-done may be continued."""
+    reporter: Reporter
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Facts about the generators of the run, for run.json; a stage that makes one describes it here."""
+
+    def path(self, name: str) -> Path:
+        """A file of the run directory."""
+        return self.directory / name
+
+    def load(self, model: str) -> Generator:
+        """A generator of the run on the working device, frozen."""
+        from .checkpoints import load_generator
+
+        generator = load_generator(self.path(f"{model}.safetensors"))
+        return generator.to(device_of(self.config)).eval().requires_grad_(False)
+
+    def save(self, generator: Generator, model: str) -> str:
+        """Write a generator into the run directory and describe it; returns the file's name."""
+        from .checkpoints import save_generator
+        from .inspection import describe
+
+        name = f"{model}.safetensors"
+        save_generator(generator.cpu(), self.path(name))
+        self.networks[model] = {**describe(generator), "bytes": self.path(name).stat().st_size}
+        return name
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: what it reads, which settings decide its result, and the work, which returns the files it wrote."""
+
+    name: str
+    title: str
+    inputs: tuple[str, ...]
+    settings: Callable[[BuildConfig], dict[str, Any]]
+    work: Callable[[Job, Progress], Sequence[str]]
+
+
+def device_of(config: BuildConfig) -> str:
+    """The torch device of a build. Raises MissingCapabilityError when it names one that is not there."""
+    import torch
+
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA answers with an AssertionError
+        reason = str(error).splitlines()[0]
+        message = f"device {config.device!r} cannot be used: {reason}"
+        raise MissingCapabilityError(message, "Use --device cpu.") from error
+    return config.device
+
+
+# ---- compression ----
+
+
+def _teacher(job: Job, progress: Progress) -> list[str]:
+    from .checkpoints import load_generator
+
+    return [job.save(load_generator(job.source), "teacher")]
+
+
+def _score(job: Job, progress: Progress) -> list[str]:
+    from .compression import save_scores, score
+
+    work = job.config.work
+    scores = score(
+        job.load("teacher"),
+        method=job.config.score,
+        latents=work.score_latents,
+        directions=work.score_directions,
+        seed=job.config.seed,
+        progress=progress,
+    )
+    save_scores(scores, job.path("scores.safetensors"))
+    return ["scores.safetensors"]
+
+
+def _prune(job: Job, progress: Progress) -> list[str]:
+    from .compression import load_scores, plan, prune
+
+    teacher = job.load("teacher")
+    scores = load_scores(job.path("scores.safetensors"))
+    planned = plan(teacher, scores, ratio=job.config.ratio, align=job.config.align)
+    return [job.save(prune(teacher, planned, refine=job.config.refine), "pruned")]
+
+
+def _distill(job: Job, progress: Progress) -> list[str]:
+    from .compression import DistillConfig, distill
+    from .datasets.avatars import avatars
+    from .metrics import load_avatar_reader
+
+    work = job.config.work
+    checkpoints = job.path("checkpoints") / job.key[:16]  # of these settings and inputs only
+    for folder in job.path("checkpoints").glob("*"):
+        if job.force or folder != checkpoints:
+            shutil.rmtree(folder)
+    teacher = job.load("teacher")
+    demo = not unmeasurable(job.config, job.networks["teacher"])  # else: no images, and no features that mean anything
+    perceptual = load_avatar_reader().pyramid if demo else None
+    result = distill(
+        job.load("pruned"),
+        teacher,
+        data=avatars if demo else None,
+        perceptual=perceptual,
+        config=DistillConfig(
+            steps=work.distill_steps,
+            batch=work.distill_batch,
+            perceptual=DistillConfig.perceptual if perceptual else 0.0,
+            checkpoint_every=work.checkpoint_every,
+            log_every=max(work.distill_steps // HISTORY_POINTS, 1),
+            seed=job.config.seed,
+        ),
+        checkpoint_dir=checkpoints,
+        progress=lambda done, total, _: progress(done, total),
+    )
+    write_json(job.path("history.json"), result.history)
+    return [job.save(result.generator, "student"), "history.json"]
+
+
+# ---- deployment ----
+
+
+def _export(job: Job, progress: Progress) -> list[str]:
+    from .export import export_onnx
+
+    written = []
+    for done, model in enumerate(("student", "teacher")):
+        progress(done, 2)
+        export_onnx(job.load(model).cpu(), job.path(f"{model}.onnx"))
+        written.append(f"{model}.onnx")
+    return written
+
+
+def _engine(job: Job, progress: Progress) -> list[str]:
+    from .export import build_engine
+
+    engine = job.path("engines/student.engine")
+    try:
+        build_engine(job.path("student.onnx"), engine, target=job.config.target or PORTABLE)
+    except MissingCapabilityError as error:
+        if job.config.target:
+            raise
+        raise SkippedError(f"{error.message} ({error.remedy})") from error
+    return ["engines/student.engine", "engines/student.json"]
+
+
+def _verify(job: Job, progress: Progress) -> list[str]:
+    from .export import verify
+
+    pairs = {}
+    for done, model in enumerate(("student", "teacher")):
+        progress(done, 2)
+        network, exported = job.load(model), job.path(f"{model}.onnx")
+        pairs[model] = verify(network, exported, latents=job.config.work.parity_latents, seed=job.config.seed)
+    passed = all(report.passed for report in pairs.values())
+    document = {"schema": 1, "passed": passed, "pairs": {name: report.to_dict() for name, report in pairs.items()}}
+    write_json(job.path("parity.json"), document)
+    for model, report in pairs.items():
+        if not report.passed:
+            report.save_worst(job.path(f"parity_{model}_worst.png"))
+            report.raise_for_failure()
+    return ["parity.json"]
+
+
+# ---- measurement ----
+
+
+def _evaluate(job: Job, progress: Progress) -> list[str]:
+    from .export import load_runner
+    from .sampling import sample_grid
+
+    written = []
+    for model in MODELS:
+        sample_grid(load_runner(job.load(model)), job.path(f"grids/{model}.png"), seeds=GRID_SEEDS)
+        written.append(f"grids/{model}.png")
+    reason = unmeasurable(job.config, job.networks["teacher"])
+    if reason:
+        document: dict[str, Any] = {"schema": 1, "measured": False, "reason": reason}
+    else:
+        written.append(_real_grid(job))
+        document = {"schema": 1, "measured": True, "models": _quality(job, progress)}
+    write_json(job.path("metrics.json"), document)
+    return [*written, "metrics.json"]
+
+
+def unmeasurable(config: BuildConfig, network: dict[str, Any]) -> str | None:
+    """Why the quality of this build cannot be measured; None when it can."""
+    from .datasets.avatars import RESOLUTION
+
+    if config.dataset != "demo":
+        return f"there are no real images of {config.dataset!r} here to compare with"
+    if network["resolution"] != RESOLUTION or network["c_dim"]:
+        return f"the demo's measures need an unconditional generator at {RESOLUTION} px"
+    return None
+
+
+def _quality(job: Job, progress: Progress) -> dict[str, Any]:
+    from .metrics import evaluate
+    from .metrics.evaluate import REFERENCE_SAMPLES
+
+    samples = min(job.config.work.evaluation_samples, REFERENCE_SAMPLES)
+    models = {}
+    for index, model in enumerate(MODELS):
+        before = index * samples
+        metrics = evaluate(
+            job.load(model),
+            samples=samples,
+            seed=job.config.seed,
+            progress=lambda done, _, before=before: progress(before + done, len(MODELS) * samples),
+        )
+        models[model] = metrics.to_dict()
+    return models
+
+
+def _real_grid(job: Job) -> str:
+    from .datasets.avatars import avatars
+    from .sampling import grid, save_png
+
+    save_png(grid(avatars(GRID_SEEDS)), job.path("grids/real.png"))
+    return "grids/real.png"
+
+
+def _bench(job: Job, progress: Progress) -> list[str]:
+    from .benchmarks import benchmark
+    from .benchmarks.candidates import BASELINE, generator_candidates
+
+    work = job.config.work
+    candidates = generator_candidates(
+        job.load("teacher").cpu(), job.load("student").cpu(), job.path("teacher.onnx"), job.path("student.onnx")
+    )
+    report = benchmark(
+        candidates,
+        baseline=BASELINE,
+        min_rounds=work.bench_rounds,
+        min_seconds=work.bench_seconds,
+        seed=job.config.seed,
+        progress=progress,
+    )
+    write_json(job.path("bench.json"), report.to_dict())
+    return ["bench.json"]
+
+
+def _report(job: Job, progress: Progress) -> list[str]:
+    from .report import write_report
+
+    write_report(job.directory)
+    return ["report.html"]
+
+
+# ---- the list ----
+
+
+def _nothing(config: BuildConfig) -> dict[str, Any]:
+    return {}
+
+
+def _of(*names: str) -> Callable[[BuildConfig], dict[str, Any]]:
+    """Settings made of these numbers of the effort and fields of the config."""
+
+    def settings(config: BuildConfig) -> dict[str, Any]:
+        values = {**config.to_dict(), **config.work.to_dict()}
+        return {name: device_of(config) if name == "device" else values[name] for name in names}
+
+    return settings
+
+
+_WEIGHTS = tuple(f"{model}.safetensors" for model in MODELS)
+_ENDS = ("student.safetensors", "teacher.safetensors", "student.onnx", "teacher.onnx")
+_DISTILLING = _of("distill_steps", "distill_batch", "dataset", "seed", "device")
+
+STAGES: tuple[Stage, ...] = (
+    Stage("teacher", "read the teacher", (SOURCE,), _nothing, _teacher),
+    Stage(
+        "score",
+        "score the teacher's channels",
+        ("teacher.safetensors",),
+        _of("score", "score_latents", "score_directions", "seed", "device"),
+        _score,
+    ),
+    Stage(
+        "prune",
+        "remove the lowest",
+        ("teacher.safetensors", "scores.safetensors"),
+        _of("ratio", "align", "refine"),
+        _prune,
+    ),
+    Stage("distill", "distil the student", ("pruned.safetensors", "teacher.safetensors"), _DISTILLING, _distill),
+    Stage("export", "export to ONNX", ("student.safetensors", "teacher.safetensors"), _of("precision"), _export),
+    Stage("engine", "build the TensorRT engine", ("student.onnx",), _of("target", "precision"), _engine),
+    Stage("verify", "compare exported and original images", _ENDS, _of("parity_latents", "seed"), _verify),
+    Stage("evaluate", "measure quality", _WEIGHTS, _of("dataset", "evaluation_samples", "seed"), _evaluate),
+    Stage("bench", "measure latency", _ENDS, _of("bench_rounds", "bench_seconds"), _bench),
+    Stage(
+        "report",
+        "write the report",
+        (
+            *_WEIGHTS,
+            "scores.safetensors",
+            "history.json",
+            "metrics.json",
+            "parity.json",
+            "bench.json",
+            "engines/student.json",
+        ),
+        BuildConfig.to_dict,
+        _report,
+    ),
+)
