@@ -26,12 +26,16 @@ PRECISION_K, COVERAGE_K = 3, 5
 
 
 class ImageRunner(Protocol):
-    """What any exported generator offers; see ``dcp_deploy.export.runners``."""
+    """What any exported generator offers: uint8 [B, H, W, 3] or float [B, 3, H, W] in [-1, 1], told by the type."""
 
-    z_dim: int
-    c_dim: int
-    resolution: int
-    image: Any  # "uint8": [B, H, W, 3], "float": [B, 3, H, W] in [-1, 1]
+    @property
+    def z_dim(self) -> int: ...
+
+    @property
+    def c_dim(self) -> int: ...
+
+    @property
+    def resolution(self) -> int: ...
 
     def __call__(self, *, z: NDArray[np.float32], psi: NDArray[np.float32]) -> NDArray[Any]: ...
 
