@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.compression import DistillConfig, distill, plan, prune, score
+from dcp_deploy.compression.training_state import TrainingState
+from dcp_deploy.errors import CorruptFileError, DcpDeployError, UsageError
+from dcp_deploy.generators import Generator
+
+TINY = {"resolution": 8, "widths": (10, 9, 8, 7)}
+
+# Everything switched on, with both lazy regularisers inside a few steps.
+CONFIG = DistillConfig(steps=6, batch=4, perceptual=0, log_every=2, checkpoint_every=2, gan_start=1, lr_end=0.5)
+
+
+@pytest.fixture
+def teacher(new_generator: Callable[..., Generator]) -> Generator:
+    """Smaller than elsewhere: these tests train."""
+    return new_generator(**TINY)
+
+
+def pruned(teacher: Generator) -> Generator:
+    return prune(teacher, plan(teacher, score(teacher, method="random"), ratio=0.4))
+
+
+def assert_same_weights(a: Generator, b: Generator) -> None:
+    other = b.state_dict()
+    different = [name for name, tensor in a.state_dict().items() if not torch.equal(tensor, other[name])]
+    assert not different
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*"))
+
+
+# ---- training ----
+
+
+def test_the_student_comes_closer_to_the_teacher(teacher: Generator) -> None:
+    config = DistillConfig(
+        steps=40, batch=4, perceptual=0, gan=0, path_length=0, noise="const", ema_half_life=20, lr=0.01
+    )
+    history = distill(pruned(teacher), teacher, config=config).history
+    assert history[-1]["l1_to_teacher"] < 0.7 * history[0]["l1_to_teacher"]
+
+
+def test_an_unpruned_student_starts_at_the_teacher(teacher: Generator) -> None:
+    config = replace(CONFIG, steps=1, gan=0, path_length=0, noise="const", mixing=0.0)
+    history = distill(teacher, teacher, config=config).history
+    assert history[0] == {"step": 0, "l1_to_teacher": 0.0}
+    assert history[1]["l1"] == 0.0
+    # The moved batch and the cosines go through float32 sums; equal inputs leave their rounding at most.
+    assert history[1]["relation"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_history_has_the_mean_of_every_loss(teacher: Generator) -> None:
+    seen: list[dict[str, float]] = []
+    result = distill(pruned(teacher), teacher, config=CONFIG, progress=lambda step, total, values: seen.append(values))
+    assert [entry["step"] for entry in result.history] == [0, 2, 4, 6]
+    assert set(seen[0]) == {"l1", "relation", "path_length", "total"}  # before gan_start
+    assert set(seen[1]) == {"l1", "relation", "gan", "discriminator", "total"}
+    assert set(seen[4]) == {"l1", "relation", "path_length", "gan", "discriminator", "total"}
+    assert result.history[1]["l1"] == pytest.approx((seen[0]["l1"] + seen[1]["l1"]) / 2)
+    assert result.history[1]["gan"] == seen[1]["gan"]
+
+
+def test_the_total_is_the_weighted_sum(teacher: Generator) -> None:
+    config = replace(CONFIG, steps=1, gan_start=0, perceptual=2.0)
+    values: dict[str, float] = {}
+    distill(
+        pruned(teacher), teacher, config=config, perceptual=lambda x: [x], progress=lambda s, t, v: values.update(v)
+    )
+    expected = values["gan"] + 3 * values["l1"] + 2 * values["perceptual"] + 30 * values["relation"]
+    assert values["total"] == pytest.approx(expected, rel=1e-5)
+    assert values["r1"] > 0
+
+
+def test_neither_argument_nor_the_global_random_state_changes(teacher: Generator) -> None:
+    student = pruned(teacher)
+    before = [{name: tensor.clone() for name, tensor in g.state_dict().items()} for g in (teacher, student)]
+    random_state = torch.get_rng_state()
+    distill(student, teacher, config=CONFIG)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    for generator, tensors in zip((teacher, student), before, strict=True):
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in generator.state_dict().items())
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in generator.parameters())
+
+
+def test_the_seed_decides_the_student(teacher: Generator) -> None:
+    student = pruned(teacher)
+    first = distill(student, teacher, config=CONFIG).generator
+    torch.manual_seed(123)
+    assert_same_weights(first, distill(student, teacher, config=CONFIG).generator)
+    other = distill(student, teacher, config=replace(CONFIG, seed=1)).generator
+    assert not torch.equal(first.synthesis.b4.const, other.synthesis.b4.const)
+
+
+def test_real_images_are_read_in_order_from_the_start_of_the_gan(teacher: Generator) -> None:
+    read: list[int] = []
+
+    def images(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        read.extend(indices.tolist())
+        return np.full((len(indices), 8, 8, 3), 127, np.uint8)
+
+    distill(pruned(teacher), teacher, data=images, config=CONFIG)
+    assert read == list(range(5 * 4))
+
+
+def test_truncation_centres_on_the_trained_mapping_network(teacher: Generator) -> None:
+    result = distill(pruned(teacher), teacher, config=CONFIG).generator
+    w = result.mapping.w(torch.randn(20_000, 8, generator=torch.Generator().manual_seed(5))).detach()
+    # Two means, of 10,000 and 20,000 codes: five standard errors of their difference.
+    tolerance = 5 * w.std(dim=0) * (1 / 10_000 + 1 / 20_000) ** 0.5
+    assert ((result.mapping.w_avg - w.mean(dim=0)).abs() < tolerance).all()
+
+
+def test_conditional_generators_can_be_distilled(new_generator: Callable[..., Generator]) -> None:
+    teacher = new_generator(c_dim=3, **TINY)
+    result = distill(pruned(teacher), teacher, config=CONFIG)
+    assert result.generator.config.c_dim == 3
+    assert len(result.history) == 4
+
+
+# ---- refusals ----
+
+
+def test_a_perceptual_weight_without_features_is_refused(teacher: Generator) -> None:
+    with pytest.raises(UsageError, match="perceptual loss has weight 3"):
+        distill(pruned(teacher), teacher, config=DistillConfig(steps=1))
+
+
+def test_a_student_of_another_family_is_refused(new_generator: Callable[..., Generator]) -> None:
+    with pytest.raises(UsageError, match="differ in more than their widths"):
+        distill(new_generator(z_dim=9), new_generator(), config=CONFIG)
+
+
+def test_a_gan_that_never_starts_cannot_be_the_only_loss(teacher: Generator) -> None:
+    config = replace(CONFIG, l1=0, relation=0, gan_start=6)
+    with pytest.raises(UsageError, match="starts at step 6 of 6"):
+        distill(pruned(teacher), teacher, config=config)
+
+
+def test_a_nan_loss_stops_and_names_the_last_good_checkpoint(tmp_path: Path, teacher: Generator) -> None:
+    config = replace(CONFIG, perceptual=1.0, checkpoint_every=1)
+    calls = 0
+
+    def features(x: torch.Tensor) -> list[torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        return [x * float("nan")] if calls > 4 else [x]  # two calls a step: the third step breaks
+
+    with pytest.raises(
+        DcpDeployError, match=r"perceptual loss became NaN or infinite at step 3; .*distill-\w+"
+    ) as error:
+        distill(pruned(teacher), teacher, config=config, perceptual=features, checkpoint_dir=tmp_path)
+    assert error.value.exit_code == 1
+    (checkpoint,) = files_in(tmp_path)
+    assert str(checkpoint) in str(error.value)
+
+    calls = -100  # the weather has cleared: the run goes on from step 2
+    steps: list[int] = []
+    result = distill(
+        pruned(teacher),
+        teacher,
+        config=config,
+        perceptual=features,
+        checkpoint_dir=tmp_path,
+        progress=lambda step, total, values: steps.append(step),
+    )
+    assert result.resumed_at == 2
+    assert steps == [3, 4, 5, 6]
+
+
+def test_weights_that_became_nan_never_replace_a_good_checkpoint(
+    tmp_path: Path, teacher: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = TrainingState.update_ema
+
+    def update_and_break(state: TrainingState, decay: float) -> None:
+        update(state, decay)
+        if state.step == 3:  # the fourth step: its losses were finite, and it ends with a checkpoint
+            with torch.no_grad():
+                state.student.get_parameter("synthesis.b8.conv1.weight")[0] = float("nan")
+
+    monkeypatch.setattr(TrainingState, "update_ema", update_and_break)
+    with pytest.raises(DcpDeployError, match=r"a weight became NaN or infinite at step 4; .*distill-\w+"):
+        distill(pruned(teacher), teacher, config=CONFIG, checkpoint_dir=tmp_path)
+    monkeypatch.undo()
+    assert distill(pruned(teacher), teacher, config=CONFIG, checkpoint_dir=tmp_path).resumed_at == 2
+
+
+# ---- resuming ----
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path, teacher: Generator, stop: int) -> None:
+    student = pruned(teacher)
+    config = replace(CONFIG, log_every=3)  # losses are averaged across the interruption too
+
+    def interrupt(step: int, total: int, values: dict[str, float]) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(student, teacher, config=config, checkpoint_dir=tmp_path, progress=interrupt)
+    resumed = distill(student, teacher, config=config, checkpoint_dir=tmp_path)
+    straight = distill(student, teacher, config=config)
+    assert resumed.resumed_at == stop // 2 * 2
+    assert_same_weights(resumed.generator, straight.generator)
+    assert resumed.history == straight.history
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, teacher: Generator) -> None:
+    student = pruned(teacher)
+    first = distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path)
+    again = distill(
+        student, teacher, config=CONFIG, checkpoint_dir=tmp_path, progress=lambda *_: pytest.fail("trained")
+    )
+    assert again.resumed_at == CONFIG.steps
+    assert_same_weights(first.generator, again.generator)
+    assert first.history == again.history
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.001}, {"steps": 7}, {"seed": 1}, {"noise": "const"}])
+def test_other_settings_start_a_checkpoint_of_their_own(
+    tmp_path: Path, teacher: Generator, change: dict[str, Any]
+) -> None:
+    student = pruned(teacher)
+    distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path)
+    (first,) = files_in(tmp_path)
+    before = first.read_bytes()
+    assert distill(student, teacher, config=replace(CONFIG, **change), checkpoint_dir=tmp_path).resumed_at == 0
+    assert len(files_in(tmp_path)) == 2
+    assert first.read_bytes() == before
+
+
+def test_how_often_to_save_does_not_start_over(tmp_path: Path, teacher: Generator) -> None:
+    student = pruned(teacher)
+    distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path)
+    config = replace(CONFIG, checkpoint_every=5)
+    assert distill(student, teacher, config=config, checkpoint_dir=tmp_path).resumed_at == CONFIG.steps
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, teacher: Generator) -> None:
+    student = pruned(teacher)
+    distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path)
+    (checkpoint,) = files_in(tmp_path)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-8])
+    with pytest.raises(CorruptFileError, match="delete it to start"):
+        distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+import torch
+from dcp_deploy.checkpoints import load_generator
+from dcp_deploy.compression import DistillConfig, distill, training_state
+
+folder, config, moment, threads = sys.argv[1], eval(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+torch.set_num_threads(threads)
+write = training_state.save_file
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def write_half(tensors, path, metadata):
+    write(tensors, path, metadata)
+    if metadata["step"] == "4":
+        os.truncate(path, os.path.getsize(path) // 2)
+        die()
+
+if moment == "while writing":
+    training_state.save_file = write_half
+student, teacher = (load_generator(f"{folder}/{name}.safetensors") for name in ("student", "teacher"))
+distill(student, teacher, config=config, checkpoint_dir=f"{folder}/checkpoints",
+        progress=lambda step, total, values: die() if step == 5 else None)
+"""
+
+
+@pytest.mark.parametrize(("moment", "resumed_at"), [("between checkpoints", 4), ("while writing", 2)])
+def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path, teacher: Generator, moment: str, resumed_at: int) -> None:
+    student = pruned(teacher)
+    save_generator(student, tmp_path / "student.safetensors")
+    save_generator(teacher, tmp_path / "teacher.safetensors")
+    # The same number of threads as here: another number sums in another order.
+    arguments = [str(tmp_path), repr(CONFIG), moment, str(torch.get_num_threads())]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, timeout=200)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+    resumed = distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path / "checkpoints")
+    straight = distill(student, teacher, config=CONFIG)
+    assert resumed.resumed_at == resumed_at
+    assert_same_weights(resumed.generator, straight.generator)
+    assert resumed.history == straight.history

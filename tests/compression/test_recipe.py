@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from dcp_deploy.compression import DistillConfig
+from dcp_deploy.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 0},
+        {"batch": 1},
+        {"checkpoint_every": 0},
+        {"l1": -1.0},
+        {"gan": float("nan")},
+        {"lr": 0.0},
+        {"lr": float("inf")},
+        {"mixing": 1.5},
+        {"ema_half_life": 0.0},
+        {"discriminator_width": 0.0},
+        {"noise": "loud"},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change: dict[str, object]) -> None:
+    (name,) = change
+    with pytest.raises(UsageError, match=name):
+        DistillConfig(**change)  # type: ignore[arg-type]
+
+
+def test_a_recipe_without_losses_is_refused() -> None:
+    with pytest.raises(UsageError, match="nothing to train"):
+        DistillConfig(gan=0, l1=0, perceptual=0, relation=0)
+
+
+def test_the_moving_average_has_the_published_decay() -> None:
+    # Published as 0.5 ** (32 / 10000) at batch 16.
+    assert DistillConfig(batch=16).ema_decay == pytest.approx(0.5 ** (32 / 10_000), rel=1e-12)
+
+
+def test_the_learning_rate_is_constant_by_default() -> None:
+    config = DistillConfig(steps=100)
+    assert {config.learning_rate(step) for step in range(100)} == {0.002}
+
+
+def test_the_learning_rate_falls_to_its_end_along_a_half_cosine() -> None:
+    config = DistillConfig(steps=101, lr=0.01, lr_end=0.2)
+    rates = [config.learning_rate(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[50] == pytest.approx(0.006)
+    assert rates[100] == pytest.approx(0.002)
+    assert rates == sorted(rates, reverse=True)

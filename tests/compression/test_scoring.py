@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dcp_deploy.compression import ChannelScores, PruningPlan, prune, score
+from dcp_deploy.compression.randomness import draw_latents, stream
+from dcp_deploy.compression.scoring import PCA_LATENTS, batch_sizes, principal_directions, scored_weights
+from dcp_deploy.errors import InputError, UsageError
+from dcp_deploy.generators import Generator
+
+FEW = {"latents": 7, "directions": 3, "batch": 3}
+
+
+def score_by_definition(generator: Generator, latents: int, directions: int, batch: int, alpha: float) -> list[Tensor]:
+    """The method as it is written down: for every direction both images anew, and the backward pass of their loss."""
+    weights = scored_weights(generator)
+    components, shares = principal_directions(generator, seed=0)
+    totals = [torch.zeros(width, dtype=torch.float64) for width in generator.widths]
+    for index, size in enumerate(batch_sizes(latents, batch)):
+        source = stream(0, "score", index)
+        z, _ = draw_latents(generator.config, size, source)
+        chosen = torch.multinomial(shares, directions, replacement=True, generator=source)
+        gradients: list[list[Tensor]] = [[] for _ in weights]
+        for component in components[chosen]:
+            ws = generator.mapping(z).detach()
+            image = generator.synthesis(ws, noise="const")
+            perturbed = generator.synthesis(ws + alpha * component, noise="const").detach()
+            generator.zero_grad()
+            (perturbed - image).abs().sum().backward()
+            for layer, weight in zip(gradients, weights, strict=True):
+                layer.append(weight.grad.abs().double().mean(dim=(0, 2, 3)))
+        for total, layer in zip(totals, gradients, strict=True):
+            total += torch.stack(layer).var(dim=0, unbiased=False) * directions
+    return totals
+
+
+def assert_same(a: ChannelScores, b: ChannelScores) -> None:
+    assert all(torch.equal(x, y) for x, y in zip(a.scores, b.scores, strict=True))
+
+
+def test_scores_follow_the_definition(teacher: Generator) -> None:
+    expected = score_by_definition(teacher, latents=7, directions=3, batch=3, alpha=2.0)
+    actual = score(teacher, alpha=2.0, **FEW)
+    for layer, reference in zip(actual.scores, expected, strict=True):
+        # The same operations on the same numbers: what is left is the rounding of the order of sums.
+        torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)
+
+
+def test_the_same_seed_gives_the_same_scores_whatever_the_global_random_state(teacher: Generator) -> None:
+    torch.manual_seed(1)
+    first = score(teacher, **FEW)
+    torch.manual_seed(2)
+    assert_same(first, score(teacher, **FEW))
+
+
+def test_scoring_draws_nothing_from_the_global_random_state(teacher: Generator) -> None:
+    before = torch.get_rng_state()
+    score(teacher, **FEW)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_gives_other_scores(teacher: Generator) -> None:
+    first, second = score(teacher, **FEW), score(teacher, seed=1, **FEW)
+    assert not torch.equal(first.scores[0], second.scores[0])
+
+
+def test_scoring_leaves_the_generator_untouched(teacher: Generator) -> None:
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    score(teacher, **FEW)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("layer", range(6))
+def test_a_channel_that_nothing_listens_to_scores_zero(teacher: Generator, layer: int) -> None:
+    modules = [*teacher.synthesis.convs(), teacher.synthesis.torgbs()[-1]]
+    affine = modules[layer][1].affine
+    with torch.no_grad():
+        affine.weight[3] = 0
+        affine.bias[3] = 0
+    scores = score(teacher, **FEW).scores
+    assert scores[layer][3] == 0
+    assert sum(int((s == 0).sum()) for s in scores) == 1
+
+
+def test_permuting_channels_permutes_the_scores(teacher: Generator) -> None:
+    orders = tuple(torch.randperm(width, generator=stream(5, width)) for width in teacher.widths)
+    permuted = prune(teacher, PruningPlan(teacher.config, orders, ratio=0.0, align=1))
+    for before, after, order in zip(score(teacher, **FEW).scores, score(permuted, **FEW).scores, orders, strict=True):
+        # Convolutions sum their channels in another order, in float32.
+        torch.testing.assert_close(after, before[order], rtol=1e-3, atol=0)
+
+
+def test_directions_are_the_principal_components_of_the_mapped_latents(teacher: Generator) -> None:
+    components, shares = principal_directions(teacher, seed=4)
+    z, _ = draw_latents(teacher.config, PCA_LATENTS, stream(4, "pca"))
+    w = teacher.mapping.w(z).detach().double().numpy()
+    _, singular, rows = np.linalg.svd(w - w.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(shares.numpy(), singular**2 / (singular**2).sum(), rtol=1e-6)
+    cosines = np.abs((components.double().numpy() * rows).sum(axis=1))
+    np.testing.assert_allclose(cosines, 1.0, atol=1e-5)
+
+
+def test_the_largest_entry_of_every_direction_is_positive(teacher: Generator) -> None:
+    components, _ = principal_directions(teacher, seed=0)
+    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
+    assert (largest > 0).all()
+
+
+@pytest.mark.parametrize(("latents", "batch", "sizes"), [(10, 5, [5, 5]), (12, 5, [5, 7]), (5, 5, [5]), (3, 5, [3])])
+def test_the_last_batch_takes_the_remainder(latents: int, batch: int, sizes: list[int]) -> None:
+    assert batch_sizes(latents, batch) == sizes
+
+
+def test_conditional_generators_can_be_scored(new_generator: Callable[..., Generator]) -> None:
+    scores = score(new_generator(c_dim=3), **FEW)
+    assert all((layer > 0).any() for layer in scores.scores)
+
+
+def test_truncation_changes_the_scores(teacher: Generator) -> None:
+    assert not torch.equal(score(teacher, **FEW).scores[0], score(teacher, psi=0.5, **FEW).scores[0])
+
+
+def test_progress_counts_latents(teacher: Generator) -> None:
+    calls: list[tuple[int, int]] = []
+    score(teacher, progress=lambda done, total: calls.append((done, total)), **FEW)
+    assert calls == [(3, 7), (7, 7)]
+
+
+def test_random_scores_depend_on_the_seed_alone(teacher: Generator) -> None:
+    first, second = (score(teacher, method="random", seed=seed) for seed in (0, 1))
+    assert_same(first, score(teacher, method="random", seed=0))
+    assert first.widths == teacher.widths
+    assert not torch.equal(first.scores[0], second.scores[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"method": "magic"}, "'magic'"),
+        ({"latents": 0}, "0 latents"),
+        ({"batch": 0}, "batch 0"),
+        ({"directions": 1}, "at least 2 directions"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"psi": 0.0}, "psi"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(teacher: Generator, settings: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        score(teacher, **settings)  # type: ignore[arg-type]
+
+
+def test_a_teacher_that_draws_nan_is_refused(teacher: Generator) -> None:
+    with torch.no_grad():
+        teacher.synthesis.convs()[1][1].bias[0] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        score(teacher, **FEW)
+
+
+def test_a_teacher_that_maps_to_nan_is_refused(teacher: Generator) -> None:
+    with torch.no_grad():
+        teacher.mapping.get_parameter("fc0.bias")[0] = float("inf")
+    with pytest.raises(InputError, match="infinity"):
+        score(teacher, **FEW)
+
+
+def test_settings_are_recorded(teacher: Generator) -> None:
+    expected = {"method": "diversity", "seed": 0, "alpha": 5.0, "psi": 1.0, **FEW}
+    assert score(teacher, **FEW).settings == expected
+
+
+def test_widths_come_from_the_scored_generator(new_generator: Callable[..., Generator]) -> None:
+    config = replace(new_generator().config, widths=(5, 4, 3, 6, 7, 2))
+    assert score(Generator(config), **FEW).widths == config.widths
