@@ -6,7 +6,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -34,6 +34,8 @@ class Effort:
     parity_latents: int
     bench_rounds: int
     bench_seconds: float
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Other fields of ``compression.DistillConfig`` that are not the published ones."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__
 from .config import BuildConfig, to_toml
@@ -20,6 +20,9 @@ from .files import atomic_path, sha256_file
 from .progress import Reporter
 from .run_record import RunRecord, StageRecord, locked, now, stage_key, why_again
 from .stages import SOURCE, STAGES, Job, SkippedError, Stage, device_of
+
+if TYPE_CHECKING:
+    from .compression import PruningPlan
 
 REUSED = "reused because inputs, settings and version are unchanged"
 
@@ -66,18 +69,18 @@ def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None
     """
     source = teacher_source(config)
     _check_machine(config)
+    planned = _planned(config, source)  # also finds a damaged teacher before anything is written
     with locked(config.directory):
-        return _Builder(config, source, force, reporter or Reporter()).run()
+        return _Builder(config, source, planned, force, reporter or Reporter()).run()
 
 
 def plan_build(config: BuildConfig) -> BuildPlan:
     """What ``build`` would make of this config, and about how long it would take. Writes nothing."""
     from .checkpoints import load_generator
-    from .compression import plan, score
 
-    teacher = load_generator(teacher_source(config)).to(device_of(config)).requires_grad_(False)
-    # Widths depend on how many channels go, not on which: any scores will do.
-    planned = plan(teacher, score(teacher, method="random"), ratio=config.ratio, align=config.align)
+    source = teacher_source(config)
+    planned = _planned(config, source)
+    teacher = load_generator(source).to(device_of(config)).requires_grad_(False)
     guess = estimate(teacher, planned, config.work)
     facts = {"config": config.to_dict(), "effort": config.work.to_dict(), **planned.to_dict()}
     return BuildPlan(str(planned), facts, guess)
@@ -97,8 +100,7 @@ def teacher_source(config: BuildConfig) -> Path:
         raise MissingCapabilityError(
             f"the teacher of {preset.name!r} does not ship with dcp-deploy: {preset.teacher.file} from "
             f"{preset.teacher.url} ({preset.teacher.licence})",
-            "Give --teacher FILE in the native safetensors format; this version does not read a "
-            f"{preset.teacher.format}.",
+            f"Give --teacher FILE in the native safetensors format; this version reads no {preset.teacher.format}.",
         )
     asset = Path(str(resources.files("dcp_deploy") / "assets" / preset.teacher.file))
     if not asset.is_file():
@@ -107,6 +109,15 @@ def teacher_source(config: BuildConfig) -> Path:
             "Install dcp-deploy again, or give --teacher FILE.",
         )
     return asset
+
+
+def _planned(config: BuildConfig, source: Path) -> PruningPlan:
+    """The plan's widths and costs. They depend on how many channels go, not on which: any scores will do."""
+    from .checkpoints import load_generator
+    from .compression import plan, score
+
+    teacher = load_generator(source)
+    return plan(teacher, score(teacher, method="random"), ratio=config.ratio, align=config.align)
 
 
 def _check_machine(config: BuildConfig) -> None:
@@ -131,8 +142,10 @@ def _check_machine(config: BuildConfig) -> None:
 class _Builder:
     """One run of the stages, and its record."""
 
-    def __init__(self, config: BuildConfig, source: Path, force: bool, reporter: Reporter) -> None:
-        self.config, self.source, self.force, self.reporter = config, source, force, reporter
+    def __init__(
+        self, config: BuildConfig, source: Path, planned: PruningPlan, force: bool, reporter: Reporter
+    ) -> None:
+        self.config, self.source, self.planned, self.force, self.reporter = config, source, planned, force, reporter
         self.directory = config.directory
         self.record = RunRecord.load(self.directory)
         self.begin = time.monotonic()
@@ -217,13 +230,8 @@ class _Builder:
         if self.checked_space:
             return
         self.checked_space = True
-        from .checkpoints import load_generator
-        from .compression import plan, score
-
-        teacher = load_generator(self.source)
-        planned = plan(teacher, score(teacher, method="random"), ratio=self.config.ratio, align=self.config.align)
         there = sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
-        needed, free = disk_needed(planned) - there, free_space(self.directory)
+        needed, free = disk_needed(self.planned) - there, free_space(self.directory)
         if free < needed:
             raise MissingCapabilityError(
                 f"no space for this build in {self.directory}: it needs about {needed / 1e6:.0f} MB more, "

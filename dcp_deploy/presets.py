@@ -73,7 +73,7 @@ class Dataset:
         """One line: usable now, or what is missing."""
         if self.ready:
             return "ready"
-        return f"needs --teacher FILE in the native format: this version does not read a {self.teacher.format}"
+        return f"needs --teacher FILE in the native format ({self.teacher.format}: not read by this version)"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

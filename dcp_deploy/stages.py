@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import BuildConfig
-from .errors import MissingCapabilityError
+from .errors import MissingCapabilityError, UsageError
 from .files import write_json
 from .progress import Progress, Reporter
 
 if TYPE_CHECKING:
+    from .compression import DistillResult
     from .generators import Generator
 
 MODELS = ("teacher", "pruned", "student")
@@ -76,18 +77,30 @@ class Stage:
 
 
 def device_of(config: BuildConfig) -> str:
-    """The torch device of a build. Raises MissingCapabilityError when it names one that is not there."""
+    """The torch device of a build."""
+    return torch_device(config.device)
+
+
+def torch_device(name: str) -> str:
+    """A torch device by name, "auto" for the GPU if there is one.
+
+    Raises MissingCapabilityError when it is not there, UsageError when it is no device's name.
+    """
     import torch
 
-    if config.device == "auto":
+    if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=config.device)
+        if torch.device(name).type not in ("cpu", "cuda"):
+            raise UsageError(f"device {name!r} is not supported", "Use auto, cpu, cuda or cuda:N.")
+    except RuntimeError as error:
+        raise UsageError(f"{name!r} is no device", "Use auto, cpu, cuda or cuda:N.") from error
+    try:
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA answers with an AssertionError
         reason = str(error).splitlines()[0]
-        message = f"device {config.device!r} cannot be used: {reason}"
-        raise MissingCapabilityError(message, "Use --device cpu.") from error
-    return config.device
+        raise MissingCapabilityError(f"device {name!r} cannot be used: {reason}", "Use --device cpu.") from error
+    return name
 
 
 # ---- compression ----
@@ -125,36 +138,54 @@ def _prune(job: Job, progress: Progress) -> list[str]:
 
 
 def _distill(job: Job, progress: Progress) -> list[str]:
-    from .compression import DistillConfig, distill
-    from .datasets.avatars import avatars
-    from .metrics import load_avatar_reader
-
-    work = job.config.work
     checkpoints = job.path("checkpoints") / job.key[:16]  # of these settings and inputs only
     for folder in job.path("checkpoints").glob("*"):
         if job.force or folder != checkpoints:
             shutil.rmtree(folder)
-    teacher = job.load("teacher")
-    demo = not unmeasurable(job.config, job.networks["teacher"])  # else: no images, and no features that mean anything
-    perceptual = load_avatar_reader().pyramid if demo else None
-    result = distill(
-        job.load("pruned"),
-        teacher,
-        data=avatars if demo else None,
-        perceptual=perceptual,
-        config=DistillConfig(
-            steps=work.distill_steps,
-            batch=work.distill_batch,
-            perceptual=DistillConfig.perceptual if perceptual else 0.0,
-            checkpoint_every=work.checkpoint_every,
-            log_every=max(work.distill_steps // HISTORY_POINTS, 1),
-            seed=job.config.seed,
-        ),
-        checkpoint_dir=checkpoints,
-        progress=lambda done, total, _: progress(done, total),
+    demo = unmeasurable(job.config, job.networks["teacher"]) is None
+    result = distill_student(
+        job.load("pruned"), job.load("teacher"), job.config, demo=demo, checkpoints=checkpoints, progress=progress
     )
     write_json(job.path("history.json"), result.history)
     return [job.save(result.generator, "student"), "history.json"]
+
+
+def distill_student(
+    student: Generator,
+    teacher: Generator,
+    config: BuildConfig,
+    *,
+    demo: bool,
+    checkpoints: Path,
+    progress: Progress | None = None,
+) -> DistillResult:
+    """Distil by the effort, steps and seed of ``config``.
+
+    ``demo`` brings the demo's images, and its features for the perceptual loss. Without it the teacher's own samples
+    are the real images, and there is no perceptual loss: no features of ours mean anything for other images.
+    """
+    from .compression import DistillConfig, distill
+    from .datasets.avatars import avatars
+    from .metrics import load_avatar_reader
+
+    work = config.work
+    recipe: dict[str, Any] = {**work.recipe} if demo else {**work.recipe, "perceptual": 0.0}
+    return distill(
+        student,
+        teacher,
+        data=avatars if demo else None,
+        perceptual=load_avatar_reader().pyramid if demo else None,
+        config=DistillConfig(
+            steps=work.distill_steps,
+            batch=work.distill_batch,
+            checkpoint_every=work.checkpoint_every,
+            log_every=max(work.distill_steps // HISTORY_POINTS, 1),
+            seed=config.seed,
+            **recipe,
+        ),
+        checkpoint_dir=checkpoints,
+        progress=None if progress is None else lambda done, total, _: progress(done, total),
+    )
 
 
 # ---- deployment ----
@@ -261,8 +292,7 @@ def _real_grid(job: Job) -> str:
 
 
 def _bench(job: Job, progress: Progress) -> list[str]:
-    from .benchmarks import benchmark
-    from .benchmarks.candidates import BASELINE, generator_candidates
+    from .benchmarks import BASELINE, benchmark, generator_candidates
 
     work = job.config.work
     candidates = generator_candidates(
@@ -306,7 +336,7 @@ def _of(*names: str) -> Callable[[BuildConfig], dict[str, Any]]:
 
 _WEIGHTS = tuple(f"{model}.safetensors" for model in MODELS)
 _ENDS = ("student.safetensors", "teacher.safetensors", "student.onnx", "teacher.onnx")
-_DISTILLING = _of("distill_steps", "distill_batch", "dataset", "seed", "device")
+_DISTILLING = _of("distill_steps", "distill_batch", "recipe", "dataset", "seed", "device")
 
 STAGES: tuple[Stage, ...] = (
     Stage("teacher", "read the teacher", (SOURCE,), _nothing, _teacher),

@@ -1,0 +1,145 @@
+"""The verbs that look at models: compare, time, draw, measure quality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_output import ConfigFile, Debug, Json, Output, Quiet, Seed, verb, write_settings
+from .cli_stages import whole_numbers
+from .errors import UsageError
+
+ReportFile = Annotated[Path | None, typer.Option("--out", "-o", help="Also write the JSON document to this file.")]
+
+
+@verb
+def verify(
+    context: typer.Context,
+    a: Annotated[Path, typer.Argument(help="The reference: a checkpoint or an ONNX file.")],
+    b: Annotated[Path, typer.Argument(help="What should draw the same.")],
+    latents: Annotated[int, typer.Option(help="How many seeds, each at every psi.")] = 256,
+    psi: Annotated[str, typer.Option(help="Truncations.")] = "0.5,0.7,1",
+    worst: Annotated[Path | None, typer.Option(help="Write the worst sample as a picture.")] = None,
+    out: ReportFile = None,
+    seed: Seed = 0,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The parity gate: do two artefacts draw the same images? Exit code 5 when not."""
+    from . import export
+    from .cli_tables import checks_table
+
+    output = Output(as_json=as_json, quiet=quiet)
+    with output.task("verify"):
+        report = export.verify(a, b, latents=latents, psis=numbers("--psi", psi), seed=seed)
+    if worst is not None:
+        report.save_worst(worst)
+    _report(context, output, out, report.to_dict(), checks_table(report))
+    report.raise_for_failure()
+
+
+@verb
+def bench(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help="A checkpoint or an ONNX file.")],
+    teacher: Annotated[Path | None, typer.Option(help="The baseline to compare with.")] = None,
+    batch: Annotated[int, typer.Option(help="Images per call.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of every call; all by default.")] = None,
+    rounds: Annotated[int, typer.Option(help="At least this many calls of each.")] = 100,
+    seconds: Annotated[float, typer.Option(help="At least this long in all.")] = 10.0,
+    out: ReportFile = None,
+    seed: Seed = 0,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Time a model, interleaved with its teacher when one is given."""
+    from . import benchmarks
+
+    output = Output(as_json=as_json, quiet=quiet)
+    files = {"model": model} if teacher is None else {"teacher": teacher, "model": model}
+    candidates = benchmarks.file_candidates(files, threads=threads, batch=batch, seed=seed)
+    with output.task("bench") as progress:
+        report = benchmarks.benchmark(
+            candidates,
+            baseline=next(iter(candidates)),
+            batch=batch,
+            min_rounds=rounds,
+            min_seconds=seconds,
+            seed=seed,
+            progress=progress,
+        )
+    _report(context, output, out, report.to_dict(), report.to_table(), *report.notes)
+
+
+@verb
+def sample(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help="A checkpoint or an ONNX file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("sample.png"),
+    seeds: Annotated[str, typer.Option(help="Seeds: 0-15, or 3,5,8.")] = "0-15",
+    psi: Annotated[str, typer.Option(help="Truncations; with several, a row each.")] = "1",
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw a grid of images for seeds and truncations. Seeds mean what they mean in NVIDIA's scripts."""
+    from .export import load_runner
+    from .sampling import sample_grid
+
+    output = Output(as_json=as_json, quiet=quiet)
+    runner = load_runner(model)
+    with output.task("sample") as progress:
+        sample_grid(runner, out, seeds=whole_numbers("--seeds", seeds), psis=numbers("--psi", psi), progress=progress)
+    settings = write_settings(context, out)
+    output.result({"path": str(out), "backend": runner.backend, "settings": str(settings)}, str(out))
+
+
+@verb
+def evaluate(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help="A checkpoint or an ONNX file of the demo's kind.")],
+    samples: Annotated[int, typer.Option(help="Images to draw.")] = 5000,
+    psi: Annotated[float, typer.Option(help="Truncation.")] = 1.0,
+    out: ReportFile = None,
+    seed: Seed = 0,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure quality against the demo's images: FID, precision, recall, density, coverage, modes."""
+    from . import metrics
+    from .cli_tables import facts_lines
+    from .export import load_runner
+
+    output = Output(as_json=as_json, quiet=quiet)
+    runner = load_runner(model)
+    with output.task("eval") as progress:
+        measured = metrics.evaluate(runner, samples=samples, seed=seed, psi=psi, progress=progress)
+    _report(context, output, out, measured.to_dict(), *facts_lines(measured.to_dict()))
+
+
+def numbers(flag: str, text: str) -> tuple[float, ...]:
+    """ "0.5,0.7,1" -> (0.5, 0.7, 1.0). Raises UsageError naming the flag."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no list of numbers", "Write for instance 0.5,0.7,1.") from None
+
+
+def _report(
+    context: typer.Context, output: Output, out: Path | None, document: dict[str, object], *shown: object
+) -> None:
+    from .files import write_json
+
+    if out is not None:
+        write_json(out, {"schema": 1, **document})
+        write_settings(context, out)
+    output.result(document, *shown)

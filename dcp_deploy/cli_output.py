@@ -1,0 +1,215 @@
+"""What a verb prints and how it ends: results on stdout, the rest on stderr, errors as exit codes."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, ParamSpec
+
+import typer
+from rich.console import Console
+
+from .config import read_toml, to_toml
+from .errors import DcpDeployError, MissingCapabilityError, UsageError
+from .files import atomic_path
+from .progress import Progress, Reporter
+
+SCHEMA = 1
+INTERRUPTED = 130
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+PLAIN_SECONDS = 15.0  # between two lines of progress where there is no terminal
+WIDE = 160  # columns of a table that no terminal cuts
+
+P = ParamSpec("P")
+
+
+class Output(Reporter):
+    """Where a verb's words go, by its --json and --quiet."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json, self.quiet = as_json, quiet
+        self.stdout = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+        self.stderr = Console(stderr=True, highlight=False)
+
+    def result(self, document: dict[str, Any], *shown: Any) -> None:
+        """The verb's answer: ``document`` for machines, ``shown`` (text or rich tables) for people."""
+        if self.as_json:
+            print(json.dumps({"schema": SCHEMA, **document}, indent=2, allow_nan=False))
+            return
+        for part in shown:
+            self.stdout.print(part, markup=False, soft_wrap=isinstance(part, str))
+
+    def message(self, text: str) -> None:
+        """One line on stderr; nothing with --quiet."""
+        if not self.quiet:
+            self.stderr.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def task(self, title: str) -> Iterator[Progress]:
+        """A bar with the time left on a terminal, a line now and then elsewhere, nothing with --quiet."""
+        if self.quiet:
+            yield lambda done, total: None
+        elif self.stderr.is_terminal:
+            with self._bar(title) as progress:
+                yield progress
+        else:
+            yield _PlainProgress(title, self.message)
+
+    @contextmanager
+    def _bar(self, title: str) -> Iterator[Progress]:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+        with Bars(*columns, console=self.stderr, transient=True) as bars:
+            task = bars.add_task(title, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+class _PlainProgress:
+    """``title: 120 of 600, about 4 min left``, not more often than every fifteen seconds."""
+
+    def __init__(self, title: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.title, self.say, self.clock = title, say, clock
+        self.begin = self.last = clock()
+        self.first: int | None = None  # a resumed task does not begin at zero
+
+    def __call__(self, done: int, total: int) -> None:
+        now = self.clock()
+        if self.first is None:
+            self.first, self.begin = done, now
+        if now - self.last < PLAIN_SECONDS or done >= total:
+            return
+        self.last = now
+        moved = done - self.first
+        left = f", about {duration((now - self.begin) / moved * (total - done))} left" if moved > 0 else ""
+        self.say(f"{self.title}: {done} of {total}{left}")
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``4 min``, ``3.1 h``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
+# ---- errors ----
+
+
+def verb(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn every way a verb can end into its exit code and one clear message on stderr."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        as_json = bool(kwargs.get("as_json"))
+        try:
+            function(*args, **kwargs)
+        except DcpDeployError as error:
+            _end(error.exit_code, error.message, error.remedy, as_json)
+        except KeyboardInterrupt:
+            _end(INTERRUPTED, "interrupted", _resume_hint(), as_json)
+        except BrokenPipeError:  # the reader of our output had enough; nothing may be written at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if is_disk_full(error):
+                remedy = "Free some space, then run the same command again."
+                _end(MissingCapabilityError.exit_code, f"no space left on the disk: {error}", remedy, as_json)
+            remedy = "This is a bug: run again with --debug and report what it shows."
+            _end(1, f"unexpected error: {type(error).__name__}: {error}", remedy, as_json)
+
+    return run
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a full disk, also where a library turned the number into words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return True
+        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _end(code: int, message: str, remedy: str, as_json: bool) -> NoReturn:
+    if os.environ.get("DCP_DEPLOY_DEBUG", "") not in ("", "0"):
+        traceback.print_exc()
+    console = Console(stderr=True, highlight=False)
+    console.print(f"error: {message}", markup=False, soft_wrap=True)
+    if remedy:
+        console.print(remedy, markup=False, soft_wrap=True)
+    if as_json:
+        document = {"schema": SCHEMA, "error": {"exit_code": code, "message": message, "remedy": remedy}}
+        print(json.dumps(document, indent=2))
+    raise typer.Exit(code)
+
+
+def _resume_hint() -> str:
+    if "build" in sys.argv[1:2]:
+        again = " without --force" if "--force" in sys.argv else ""
+        return f"Run the same command again{again} to resume."
+    return "Nothing was written; run the same command again."
+
+
+# ---- flags that every verb has ----
+
+
+def _load_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Read --config before the other flags and make its values their defaults."""
+    if path is None:
+        return None
+    known = {str(parameter.name) for parameter in context.command.params if parameter.name != "config"}
+    try:
+        values = read_toml(path)
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UsageError(f"{path}: {context.info_name} has no setting {unknown[0]!r}", f"Known: {sorted(known)}.")
+    except DcpDeployError as error:
+        _end(error.exit_code, error.message, error.remedy, "--json" in sys.argv)
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+def _set_debug(on: bool) -> None:
+    if on:
+        os.environ["DCP_DEPLOY_DEBUG"] = "1"
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages; results and errors only.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_set_debug)]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        callback=_load_config,
+        help="TOML file with the flags' names as keys; flags on the command line win.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of all random draws.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+
+NOT_SETTINGS = ("config", "debug", "as_json", "quiet")
+
+
+def write_settings(context: typer.Context, beside: Path) -> Path:
+    """Write a verb's resolved flags as ``<result>.toml``, which its own --config reads back."""
+    path = beside.with_name(f"{beside.name}.toml")
+    values = {name: value for name, value in context.params.items() if name not in NOT_SETTINGS}
+    with atomic_path(path) as temporary:
+        temporary.write_text(f"# dcp-deploy {context.info_name}\n{to_toml(values)}", encoding="utf-8")
+    return path

@@ -1,0 +1,233 @@
+"""The verbs that make files: one stage of the pipeline each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb, write_settings
+from .errors import UsageError
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
+
+
+@verb
+def convert(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A teacher. This version reads native files only.")],
+    out: Out,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Rewrite a teacher as a native safetensors file, in float32."""
+    from .checkpoints import load_generator, save_generator
+
+    _wants_suffix(out, ".safetensors")
+    save_generator(load_generator(file), out)
+    _written(context, Output(as_json=as_json, quiet=quiet), out)
+
+
+@verb
+def score(
+    context: typer.Context,
+    teacher: Annotated[Path, typer.Argument(help="The generator whose channels to score.")],
+    out: Out,
+    method: Annotated[str, typer.Option(help="diversity or random.")] = "diversity",
+    latents: Annotated[int, typer.Option(help="How many latents; 1000 rank about as 5000 do.")] = 1000,
+    directions: Annotated[int, typer.Option(help="Directions per batch of latents.")] = 10,
+    alpha: Annotated[float, typer.Option(help="How far along each direction.")] = 5.0,
+    psi: Annotated[float, typer.Option(help="Truncation of the latents.")] = 1.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score every channel of a teacher by what it does for the diversity of the images."""
+    from . import compression
+    from .checkpoints import load_generator
+    from .stages import torch_device
+
+    output = Output(as_json=as_json, quiet=quiet)
+    _wants_suffix(out, ".safetensors")
+    generator = load_generator(teacher)
+    with output.task("score") as progress:
+        scores = compression.score(
+            generator,
+            method=method,  # type: ignore[arg-type]  # score() refuses what it does not know
+            latents=latents,
+            directions=directions,
+            alpha=alpha,
+            psi=psi,
+            seed=seed,
+            device=torch_device(device),
+            progress=progress,
+        )
+    compression.save_scores(scores, out)
+    _written(context, output, out)
+
+
+@verb
+def prune(
+    context: typer.Context,
+    teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
+    out: Out,
+    scores: Annotated[Path | None, typer.Option(help="A file that dcp-deploy score wrote.")] = None,
+    score: Annotated[str | None, typer.Option(help="Compute scores now instead: diversity or random.")] = None,
+    ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = 0.7,
+    align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 8,
+    refine: Annotated[str, typer.Option(help="Adjust weights after pruning: none.")] = "none",
+    seed: Seed = 0,
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Remove the lowest-scored channels of a teacher."""
+    from . import compression
+    from .checkpoints import load_generator, save_generator
+    from .stages import torch_device
+
+    output = Output(as_json=as_json, quiet=quiet)
+    _wants_suffix(out, ".safetensors")
+    if (scores is None) == (score is None):
+        raise UsageError("prune needs scores, from one place", "Give either --scores FILE or --score METHOD.")
+    generator = load_generator(teacher)
+    if scores is not None:
+        found = compression.load_scores(scores)
+    else:
+        with output.task("score") as progress:
+            found = compression.score(
+                generator, method=score, seed=seed, device=torch_device(device), progress=progress  # type: ignore[arg-type]
+            )  # fmt: skip
+    plan = compression.plan(generator, found, ratio=ratio, align=align)
+    pruned = compression.prune(generator, plan, refine=refine)  # type: ignore[arg-type]
+    if dry_run:
+        output.result(plan.to_dict(), str(plan))
+        return
+    save_generator(pruned, out)
+    output.message(str(plan))
+    _written(context, output, out, plan=plan.to_dict())
+
+
+@verb
+def distill(
+    context: typer.Context,
+    student: Annotated[Path, typer.Argument(help="The pruned generator.")],
+    teacher: Annotated[Path, typer.Option(help="The generator it was pruned from.")],
+    out: Out,
+    dataset: Annotated[
+        str, typer.Option(help="demo: real images and features of the demo; else the teacher's own.")
+    ] = "",
+    effort: Annotated[str, typer.Option(help="quick, standard or paper.")] = "quick",
+    steps: Annotated[int | None, typer.Option(help="Steps instead of the effort's.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a pruned generator after its teacher. A killed run goes on where it was."""
+    from .checkpoints import load_generator, save_generator
+    from .config import BuildConfig
+    from .stages import distill_student, torch_device
+
+    output = Output(as_json=as_json, quiet=quiet)
+    _wants_suffix(out, ".safetensors")
+    settings = BuildConfig.parse({"effort": effort, "steps": steps, "seed": seed})
+    chosen = torch_device(device)
+    with output.task("distil") as progress:
+        result = distill_student(
+            load_generator(student).to(chosen),
+            load_generator(teacher).to(chosen),
+            settings,
+            demo=dataset == "demo",
+            checkpoints=out.with_name(f"{out.name}.checkpoints"),
+            progress=progress,
+        )
+    save_generator(result.generator.cpu(), out)
+    _written(context, output, out, history=result.history, resumed_at=result.resumed_at)
+
+
+@verb
+def export(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help="A native checkpoint.")],
+    out: Out,
+    image: Annotated[
+        str, typer.Option(help="uint8: [B, H, W, 3], to send on; float: [B, 3, H, W] in [-1, 1].")
+    ] = "uint8",
+    upsample: Annotated[str, typer.Option(help="transposed or polyphase: two exact forms.")] = "transposed",
+    noise: Annotated[str, typer.Option(help="const or none.")] = "const",
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a generator as one ONNX file: z and psi in, images out."""
+    from .checkpoints import load_generator
+    from .export import export_onnx
+
+    output = Output(as_json=as_json, quiet=quiet)
+    generator = load_generator(model)
+    with output.task("export"):
+        export_onnx(generator, out, image=image, upsample=upsample, noise=noise)  # type: ignore[arg-type]
+    _written(context, output, out)
+
+
+@verb
+def engine(
+    context: typer.Context,
+    onnx: Annotated[Path, typer.Argument(help="A file that dcp-deploy export wrote.")],
+    out: Out,
+    target: Annotated[str, typer.Option(help='GPUs: "sm89", "RTX 4090,L4"; auto: the one present.')] = "auto",
+    flavour: Annotated[str, typer.Option(help="tensorrt-rtx (no GPU needed), tensorrt, or auto.")] = "auto",
+    batch: Annotated[str, typer.Option(help="Smallest, best-served and largest batch.")] = "1,8,64",
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Build a TensorRT engine, with its manifest beside it."""
+    from dataclasses import asdict
+
+    from .export import build_engine
+
+    output = Output(as_json=as_json, quiet=quiet)
+    sizes = whole_numbers("--batch", batch)
+    with output.task("engine"):
+        built = build_engine(onnx, out, target=target, flavour=flavour, batch=sizes)  # type: ignore[arg-type]
+    _written(context, output, built.path, manifest=asdict(built.manifest))
+
+
+def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    """ "1,8,64" -> (1, 8, 64); ranges too: "0-3" -> (0, 1, 2, 3). Raises UsageError naming the flag."""
+    numbers: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.strip().partition("-")
+            numbers += range(int(first), int(last) + 1) if dash else [int(first)]
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no list of whole numbers", "Write for instance 1,8,64 or 0-7.") from None
+    return tuple(numbers)
+
+
+def _wants_suffix(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise UsageError(f"--out {path} does not end in {suffix}", f"Name it {path.with_suffix(suffix)}.")
+
+
+def _written(context: typer.Context, output: Output, path: Path, **facts: object) -> None:
+    from .files import sha256_file
+
+    settings = write_settings(context, path)
+    about = {"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_file(path), "settings": str(settings)}
+    output.result({**about, **facts}, str(path))

@@ -1,0 +1,93 @@
+"""Results as a person reads them on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from .cli_output import duration
+from .presets import Dataset
+from .summary import as_lines
+
+if TYPE_CHECKING:
+    from .doctor import Diagnosis
+    from .estimate import Estimate
+    from .export import ParityReport
+
+_COLOURS = {"ok": "green", "limited": "yellow", "missing": "red"}
+
+
+def facts_lines(facts: Mapping[str, Any], indent: str = "") -> list[str]:
+    """One line per fact, name and value; the facts of a fact below it, indented."""
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            lines += [f"{indent}{name}", *facts_lines(value, f"{indent}  ")]
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            lines += [f"{indent}{name}", *(f"{indent}  {', '.join(map(_words, part.values()))}" for part in value)]
+        else:
+            lines.append(f"{indent}{name:<{20 - len(indent)}} {_words(value)}")
+    return lines
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "not known"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if value >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple | Mapping):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def summary_lines(facts: dict[str, Any]) -> list[str]:
+    """The end of a build."""
+    return [f"{name:<12} {words}" for name, words in as_lines(facts)]
+
+
+def plan_lines(estimate: Estimate) -> list[str]:
+    """Time, memory and disk below the plan's table."""
+    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in estimate.seconds.items())
+    return [
+        f"time: about {duration(estimate.total_seconds)} ({stages}), "
+        f"from the teacher's {estimate.images_per_second:.1f} images/s measured just now",
+        f"memory: about {estimate.memory_bytes / 1e9:.1f} GB; disk: about {estimate.disk_bytes / 1e6:.0f} MB",
+    ]
+
+
+def checks_table(report: ParityReport) -> Table:
+    """One row per check of the parity gate."""
+    table = Table("check", "", "measured", box=box.SIMPLE_HEAD)
+    for check in report.checks:
+        verdict = Text("passed", "green") if check.passed else Text("FAILED", "bold red")
+        table.add_row(check.name, verdict, Text(check.detail))
+    return table
+
+
+def datasets_table(presets: Sequence[Dataset]) -> Table:
+    """One row per preset."""
+    table = Table("name", "px", "images", "teacher", "status", box=box.SIMPLE_HEAD)
+    for preset in presets:
+        status = Text("ready", "green") if preset.ready else Text(f"needs --teacher ({preset.teacher.format})")
+        table.add_row(preset.name, str(preset.resolution), preset.title, preset.teacher.file, status)
+    return table
+
+
+def doctor_table(diagnosis: Diagnosis) -> Table:
+    """One row per capability, the remedy below what is not there."""
+    table = Table("", "", "found", "for", box=box.SIMPLE_HEAD)
+    for finding in diagnosis.findings:
+        found = Text(finding.found)
+        if finding.verdict != "ok" and finding.fix:
+            found.append(f"\n{finding.fix}", "dim")
+        verdict = Text(finding.verdict, _COLOURS[finding.verdict])
+        table.add_row(finding.name, verdict, found, Text(finding.purpose))
+    return table
