@@ -1,0 +1,25 @@
+"""From a Generator to what a service runs: fused form, ONNX, engines, runners, and the gate between them."""
+
+from __future__ import annotations
+
+from .fused import FusedGenerator
+from .onnx import export_onnx
+from .parity import ParityReport, Tolerance, verify
+from .runners import Runner, classes_of, latents_of, load_runner
+from .tensorrt import Engine, build_engine, check_engine, read_manifest
+
+__all__ = [
+    "Engine",
+    "FusedGenerator",
+    "ParityReport",
+    "Runner",
+    "Tolerance",
+    "build_engine",
+    "check_engine",
+    "classes_of",
+    "export_onnx",
+    "latents_of",
+    "load_runner",
+    "read_manifest",
+    "verify",
+]

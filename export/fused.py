@@ -1,8 +1,8 @@
 """The deployable generator: the same function as the readable one, with constant weights.
 
-A StyleGAN2 layer is y = act(demod(conv(W * s, x)) + noise + b) with a style s per sample (Karras et al. 2020, "Analyzing
-and Improving the Image Quality of StyleGAN", section 2.2). Written like that, every sample has its own weights. Three
-identities make the weights constant:
+A StyleGAN2 layer is y = act(demod(conv(W * s, x)) + noise + b) with a style s per sample (Karras et al. 2020,
+"Analyzing and Improving the Image Quality of StyleGAN", section 2.2). Written like that, every sample has its own
+weights. Three identities make the weights constant:
 
     conv(W * s, x)   = conv(W, s * x)                                         the style scales the input
     demodulation     = rsqrt(s^2 Q^T + eps),  Q[o, i] = sum_k W[o, i, k]^2    a scale of the output, [B, Co]
@@ -43,8 +43,8 @@ class FusedGenerator(nn.Module):
 
     ``forward(z [B, z_dim], psi [B], c [B, c_dim] if conditional)`` draws float32 [B, 3, R, R], not clamped
     (``image="float"``), or uint8 [B, R, R, 3] (``image="uint8"``). ``upsample`` is one of two exact forms, see
-    :func:`polyphase_weight`. It keeps constants only: nothing in it trains, and ``generator`` is copied, not referenced.
-    Raises UsageError for an unknown option.
+    :func:`polyphase_weight`. It keeps constants only: nothing in it trains, and ``generator`` is copied, not
+    referenced. Raises UsageError for an unknown option.
     """
 
     const: Tensor
@@ -88,8 +88,11 @@ class FusedGenerator(nn.Module):
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """[B, 3, H, W], nominally in [-1, 1], to uint8 [B, H, W, 3]: clip(127.5 x + 128, 0, 255), truncated as NVIDIA's."""
-    return (image * 127.5 + 128.0).clamp(0.0, 255.0).to(torch.uint8).permute(0, 2, 3, 1)
+    """[B, 3, H, W], nominally in [-1, 1], to uint8 [B, H, W, 3]: clip(127.5 x + 128, 0, 255), truncated as NVIDIA's.
+
+    The cast comes last because TensorRT allows uint8 for inputs and outputs, not between operators.
+    """
+    return (image * 127.5 + 128.0).clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
 
 # ---- z to styles ----

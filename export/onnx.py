@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,20 +51,20 @@ def export_onnx(
 
     Inputs: ``z`` float32 [batch, z_dim], ``psi`` float32 [batch] and, for a class-conditional generator, ``c`` float32
     [batch, c_dim]. Output ``image``: uint8 [batch, R, R, 3], or float32 [batch, 3, R, R] not clamped. The batch is
-    dynamic. ``metadata`` is added to the file's own (see :func:`describe`), for instance ``teacher_sha256`` or ``licence``.
-    The file is checked by ``onnx.checker`` with shape inference before it appears under its name. UsageError for an
-    unknown option.
+    dynamic. ``metadata`` is added to the file's own (see :func:`describe`), for instance ``teacher_sha256`` or
+    ``licence``. The file is checked by ``onnx.checker`` with shape inference before it appears under its name.
+    UsageError for an unknown option.
     """
     import onnx
 
     fused = FusedGenerator(generator, image=image, upsample=upsample, noise=noise)
     model = _trace(fused)
+    modules = _module_names(model)
     _strip_traces(model)
-    _name_by_module(model)
+    _rename(model, modules)
     model.producer_name, model.producer_version = "dcp-deploy", __version__
     facts = {**describe(generator), "image": image, "upsample": upsample, "noise": noise, **(metadata or {})}
     onnx.helper.set_model_props(model, {key: str(value) for key, value in sorted(facts.items())})
-    del model.graph.value_info[:]
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as temporary:
@@ -78,6 +78,8 @@ def describe(generator: Generator) -> dict[str, str]:
     return {
         "tool": f"dcp-deploy {__version__}",
         "torch": torch.__version__,
+        "config": json.dumps(config.to_dict(), sort_keys=True),
+        "config": json.dumps(config.to_dict(), sort_keys=True),
         "kind": config.kind,
         "resolution": str(config.resolution),
         "widths": json.dumps(list(config.widths)),
@@ -140,45 +142,53 @@ def _quiet_exporter() -> Iterator[None]:
 # ---- a graph that reads well and is the same on every machine ----
 
 
-def _name_by_module(model: onnx.ModelProto) -> None:
-    """Name nodes after the module that made them (``b64.conv0/Conv``), values after their node, as the weights are.
-
-    Constants that the exporter made up are named after their first reader.
-    """
-    renamed: dict[str, str] = {}
-    outputs = {value.name for value in model.graph.output}
-    weights = {tensor.name for tensor in model.graph.initializer}
-    taken: Counter[str] = Counter()
+def _module_names(model: onnx.ModelProto) -> list[str]:
+    """The innermost module that made each node: b4.conv1, where the exporter noted ['', 'b4', 'b4.conv1', 'conv2d']."""
+    names = []
     for node in model.graph.node:
-        name = f"{_scope(node.doc_string)}/{node.op_type}".lstrip("/")
-        taken[name] += 1
-        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
-        node.doc_string = ""
-        for index, value in enumerate(node.input):
-            if value in weights and re.fullmatch(r"[a-z]+(_\d+)?", value) and value != "const":
-                renamed.setdefault(value, f"{node.name}.input{index}")
-        for index, value in enumerate(node.output):
-            if value and value not in outputs:
-                renamed[value] = node.name if len(node.output) == 1 else f"{node.name}.{index}"
-    for node in model.graph.node:
-        node.input[:] = [renamed.get(value, value) for value in node.input]
-        node.output[:] = [renamed.get(value, value) for value in node.output]
-    for tensor in model.graph.initializer:
-        tensor.name = renamed.get(tensor.name, tensor.name)
-
-
-def _scope(name_scopes: str) -> str:
-    """The innermost module of the exporter's list, "['', 'b4', 'b4.conv1', 'conv2d']" -> "b4.conv1"."""
-    modules: list[str] = re.findall(r"'([^']*)'", name_scopes)[:-1]
-    return modules[-1] if modules else ""
+        scopes = [prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
+        names.append(re.findall(r"'([^']*)'", scopes[0])[-2] if scopes else "")
+    return names
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes, which hold paths of this machine; a node keeps its scopes for :func:`_name_by_module`."""
-    for node in model.graph.node:
-        scopes = [prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
-        node.doc_string = scopes[0] if scopes else ""
+    """Drop the exporter's notes: stack traces with paths of this machine, the torch graph, its signature."""
     holders: list[Any] = [model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output]
     for holder in [*holders, *model.graph.initializer]:
         del holder.metadata_props[:]
+    del model.graph.value_info[:]
     model.doc_string = model.graph.doc_string = ""
+
+
+def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
+    """Name nodes after the module that made them (``b64.conv0/Conv``) and values after their node, as the weights are.
+
+    A constant that the exporter made up is named after its reader, or numbered when it has several.
+    """
+    graph = model.graph
+    kept = {value.name for value in [*graph.input, *graph.output]}
+    made_up = {tensor.name for tensor in graph.initializer if not _is_weight(tensor.name)}
+    readers = Counter(value for node in graph.node for value in node.input)
+    taken: Counter[str] = Counter()
+    renamed: dict[str, str] = {}
+    for node, module in zip(graph.node, modules, strict=True):
+        name = f"{module}/{node.op_type}".lstrip("/")
+        taken[name] += 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        for index, value in enumerate(node.input):
+            if value in made_up and value not in renamed:
+                taken["constant"] += readers[value] > 1
+                renamed[value] = f"{node.name}.input{index}" if readers[value] == 1 else f"constant_{taken['constant']}"
+        for index, value in enumerate(node.output):
+            if value not in kept:
+                renamed[value] = node.name if len(node.output) == 1 else f"{node.name}.{index}"
+    for node in graph.node:
+        node.input[:] = [renamed.get(value, value) for value in node.input]
+        node.output[:] = [renamed.get(value, value) for value in node.output]
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+
+
+def _is_weight(name: str) -> bool:
+    """Whether a name is a buffer of our modules ("const", "b4.conv1.weight") and not made up ("val_12", "expand_3")."""
+    return name == "const" or "." in name

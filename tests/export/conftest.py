@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -32,7 +33,7 @@ def golden_generator(name: str) -> Generator:
 
 
 def random_generator(widths: tuple[int, ...], *, seed: int = 0, scale: float = 1.0, **config: object) -> Generator:
-    """A generator of any widths in which noise, biases and the mean code all matter; ``scale`` multiplies its styles."""
+    """A generator in which noise, biases and the mean code all matter; ``scale`` multiplies the styles of the convs."""
     torch.manual_seed(seed)
     resolution = 2 ** (len(widths) // 2 + 1)
     sizes: dict[str, object] = {"z_dim": 12, "w_dim": 16, "mapping_layers": 2, **config}

@@ -1,0 +1,243 @@
+"""One interface over everything that draws: z (and psi, and a class) in, images out, as numpy arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
+from ..generators import Generator
+from .fused import FusedGenerator, ImageForm
+
+Array = npt.NDArray[Any]
+Backend = Literal["auto", "torch", "fused", "onnxruntime"]
+Draw = Callable[[Array, Array, Array | None], Array]
+
+BACKENDS = ("auto", "torch", "fused", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Something that draws images. Call it: ``runner(z=..., psi=..., c=None)``.
+
+    ``image`` says what comes back: "float" is float32 [B, 3, R, R], nominally in [-1, 1] and not clamped; "uint8" is
+    [B, R, R, 3]. ``c_dim`` 0 means unconditional.
+    """
+
+    name: str
+    backend: str
+    z_dim: int
+    c_dim: int
+    resolution: int
+    image: ImageForm
+    draw: Draw = field(repr=False)  # arrays already checked
+
+    def __call__(self, z: Array, psi: Array | float = 1.0, c: Array | None = None) -> Array:
+        """Draw one image per row of z [B, z_dim].
+
+        ``psi``: one number or one per row, [B]. ``c`` [B, c_dim], needed exactly when the model is class-conditional.
+        Any B is allowed, 0 too. UsageError when a shape or a type does not fit or a value is not finite.
+        """
+        z = _floats("z", z, (None, self.z_dim))
+        psi = _floats("psi", np.full(len(z), float(psi)) if np.ndim(psi) == 0 else psi, (len(z),))
+        if c is None and self.c_dim:
+            raise UsageError(f"{self.name} is class-conditional", f"give c, one row of {self.c_dim} numbers per image")
+        if c is not None and not self.c_dim:
+            raise UsageError(f"{self.name} is not class-conditional, but c was given", "leave c out")
+        labels = None if c is None else _floats("c", c, (len(z), self.c_dim))
+        if len(z) == 0:
+            size = self.resolution
+            empty = (0, size, size, 3) if self.image == "uint8" else (0, 3, size, size)
+            return np.zeros(empty, np.uint8 if self.image == "uint8" else np.float32)
+        return self.draw(z, psi, labels)
+
+
+def load_runner(
+    source: str | os.PathLike[str] | Generator, *, backend: Backend = "auto", threads: int | None = None
+) -> Runner:
+    """Make a Runner of a Generator, a checkpoint or an ONNX file. The content decides what a file is, not its name.
+
+    ``backend`` for a generator: "torch" (the readable network, which "auto" means) or "fused" (the deployable form,
+    still in torch); for ONNX "onnxruntime". ``threads``: CPU threads of one call, all cores by default. Raises
+    UsageError for a backend that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file
+    that is no generator of ours, MissingCapabilityError for a TensorRT engine without a GPU or an ONNX file without
+    onnxruntime.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}", "use 1 or more")
+    if isinstance(source, Generator):
+        return _torch_runner(source, f"{source.config.kind} {source.config.resolution}px", backend, threads)
+    path = Path(source)
+    kind = sniff(path)
+    if kind == "engine":
+        raise MissingCapabilityError(_why_no_engine(path), "run the ONNX file it was built from, with onnxruntime")
+    if kind == "onnx":
+        if backend not in ("auto", "onnxruntime"):
+            raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", "use onnxruntime")
+        return _onnx_runner(path, threads)
+    from ..checkpoints import load_generator
+
+    return _torch_runner(load_generator(path), path.name, backend, threads)
+
+
+def sniff(path: Path) -> Literal["engine", "onnx", "checkpoint"]:
+    """What a file holds, by its first bytes. InputError when it cannot be read, CorruptFileError when it is empty."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(9)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    if not head:
+        raise CorruptFileError(f"{path} is empty", "make or copy it again")
+    if head[1:4] == b"trt":  # "ptrt" and "ftrt" by TensorRT, "vtrt" by TensorRT for RTX
+        return "engine"
+    if head[8:] == b"{":  # safetensors: the header's length, whose first byte may be anything, then its JSON
+        return "checkpoint"
+    if head[:1] == b"\x08":  # field 1 of an ONNX ModelProto, ir_version, which every writer puts first
+        return "onnx"
+    return "checkpoint"
+
+
+def latents_of(seeds: Sequence[int], z_dim: int) -> npt.NDArray[np.float32]:
+    """The latent of each seed, [N, z_dim], as NVIDIA's scripts draw it: ``RandomState(seed).randn``."""
+    rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
+    return np.stack(rows).astype(np.float32) if rows else np.zeros((0, z_dim), np.float32)
+
+
+def classes_of(seeds: Sequence[int], c_dim: int) -> npt.NDArray[np.float32] | None:
+    """Class ``seed % c_dim`` for each seed, [N, c_dim]; None for an unconditional model."""
+    return np.eye(c_dim, dtype=np.float32)[np.asarray(seeds, int) % c_dim] if c_dim else None
+
+
+def _floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
+    array = np.asarray(values)
+    expected = "[" + ", ".join("B" if size is None else str(size) for size in shape) + "]"
+    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+    if not fits:
+        raise UsageError(f"{name} has shape {list(array.shape)}, expected {expected}")
+    if array.dtype.kind != "f":
+        raise UsageError(f"{name} is an array of {array.dtype}, expected floating point numbers")
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
+        array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise UsageError(f"{name} holds {np.count_nonzero(~np.isfinite(array))} values that are not finite in float32")
+    return array
+
+
+# ---- torch ----
+
+
+def _torch_runner(generator: Generator, name: str, backend: str, threads: int | None) -> Runner:
+    if backend == "onnxruntime":
+        raise UsageError(f"backend 'onnxruntime' cannot run {name}, a torch network", "export it to ONNX first")
+    backend = "torch" if backend == "auto" else backend
+    device = next(generator.parameters()).device
+    network: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+    if backend == "fused":
+        network = FusedGenerator(generator).to(device)
+    else:
+
+        def network(z: torch.Tensor, psi: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+            return cast(torch.Tensor, generator(z, c, psi=psi))
+
+    def draw(z: Array, psi: Array, c: Array | None) -> Array:
+        labels = None if c is None else torch.from_numpy(c).to(device)
+        with torch.inference_mode(), _torch_threads(threads):
+            images = network(torch.from_numpy(z).to(device), torch.from_numpy(psi).to(device), labels)
+        return cast(Array, images.cpu().numpy())
+
+    config = generator.config
+    return Runner(name, backend, config.z_dim, config.c_dim, config.resolution, "float", draw)
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Torch's thread count is global: set it for one call and put it back."""
+    before = torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- ONNX Runtime ----
+
+
+def _onnx_runner(path: Path, threads: int | None) -> Runner:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingCapabilityError(
+            f"running {path} needs onnxruntime, which is not installed",
+            "pip install 'dcp-deploy[cpu]' (or [gpu] on a machine with one; the two exclude each other)",
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own exception types share no base
+        reason = str(error).splitlines()[0]
+        raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "export it again") from error
+    inputs = {value.name: (value.type, value.shape) for value in session.get_inputs()}
+    outputs = {value.name: (value.type, value.shape) for value in session.get_outputs()}
+    z_dim, c_dim, resolution, image = _interface(path, inputs, outputs)
+
+    def draw(z: Array, psi: Array, c: Array | None) -> Array:
+        feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
+        try:
+            return cast(Array, session.run(["image"], feeds)[0])
+        except Exception as error:  # its own exception types share no base
+            reason = str(error).splitlines()[0]
+            raise InputError(f"onnxruntime cannot run {path} on a batch of {len(z)}: {reason}") from error
+
+    return Runner(path.name, "onnxruntime", z_dim, c_dim, resolution, image, draw)
+
+
+def _interface(
+    path: Path, inputs: dict[str, tuple[str, list[Any]]], outputs: dict[str, tuple[str, list[Any]]]
+) -> tuple[int, int, int, ImageForm]:
+    """(z_dim, c_dim, resolution, image form) of an ONNX file, or an InputError that names all that is unlike ours."""
+    problems = []
+    ranks = {"z": 2, "psi": 1, "c": 2}
+    for name in sorted({"z", "psi"} - set(inputs)):
+        problems.append(f"input {name!r} is missing")
+    for name, (kind, shape) in inputs.items():
+        if name not in ranks:
+            problems.append(f"input {name!r} is not known")
+        elif kind != "tensor(float)" or len(shape) != ranks[name] or not all(isinstance(n, int) for n in shape[1:]):
+            problems.append(f"input {name!r} is {kind} {shape}, not float with {ranks[name]} dimensions")
+        elif isinstance(shape[0], int):
+            problems.append(f"the batch of input {name!r} is fixed to {shape[0]}")
+    kind, shape = outputs.get("image", ("missing", [None] * 4))
+    image: ImageForm = "uint8" if kind == "tensor(uint8)" else "float"
+    size, channels = (shape[1:3], shape[3:]) if image == "uint8" else (shape[2:], shape[1:2])
+    if kind not in ("tensor(uint8)", "tensor(float)") or channels != [3] or len(set(size)) != 1 or len(size) != 2:
+        problems.append(f"output 'image' is {kind} {shape}, not uint8 [B, R, R, 3] or float [B, 3, R, R]")
+    if problems:
+        raise InputError(f"{path} is not a generator of ours: {'; '.join(problems)}", "make it with: dcp-deploy export")
+    return inputs["z"][1][1], inputs["c"][1][1] if "c" in inputs else 0, size[0], image
+
+
+# ---- TensorRT ----
+
+
+def _why_no_engine(path: Path) -> str:
+    if not torch.cuda.is_available():
+        return f"{path} is a TensorRT engine; running it needs an NVIDIA GPU and its driver, and this machine has none"
+    return f"{path} is a TensorRT engine; this version builds and checks engines but does not run them"
