@@ -47,9 +47,9 @@ class Recipe:
     w_dim: int = 256
     mapping_layers: int = 4
     batch: int = 16
-    fit_steps: int = 9_000
-    map_steps: int = 10_000
-    adversarial_steps: int = 2_500
+    fit_steps: int = 5_000
+    map_steps: int = 5_000
+    adversarial_steps: int = 1_500
     fit_lr: float = 6e-3
     adversarial_lr: float = 1e-3
     anchor: float = 10.0
