@@ -47,6 +47,11 @@ def test_the_make_targets_exist() -> None:
     assert {arguments[0] for arguments in commands("make")} <= targets
 
 
+def test_ci_runs_the_commands_that_a_contributor_is_told_to_run() -> None:
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line for line in script if line.startswith("make ")] == ["make test", "make check"]
+
+
 @pytest.mark.parametrize("arguments", commands("dcp-deploy"), ids=" ".join)
 def test_the_commands_exist_with_their_flags(arguments: list[str]) -> None:
     verb, *rest = arguments
