@@ -79,7 +79,6 @@ def describe(generator: Generator) -> dict[str, str]:
         "tool": f"dcp-deploy {__version__}",
         "torch": torch.__version__,
         "config": json.dumps(config.to_dict(), sort_keys=True),
-        "config": json.dumps(config.to_dict(), sort_keys=True),
         "kind": config.kind,
         "resolution": str(config.resolution),
         "widths": json.dumps(list(config.widths)),
