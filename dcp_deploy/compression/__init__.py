@@ -5,10 +5,11 @@ from __future__ import annotations
 from .channel_scores import ChannelScores, load_scores, save_scores
 from .distillation import DistillResult, distill
 from .pruning import PruningPlan, plan, prune
-from .recipe import DistillConfig
+from .recipe import RECIPES, DistillConfig
 from .scoring import score
 
 __all__ = [
+    "RECIPES",
     "ChannelScores",
     "DistillConfig",
     "DistillResult",

@@ -139,7 +139,7 @@ def _train_step(state: TrainingState, run: _Run) -> dict[str, float]:
     """Update discriminator, student and average once; returns the step's losses by name."""
     config, step = run.config, state.step
     batch = _draw_batch(run, step)
-    gan = config.gan > 0 and step >= config.gan_start
+    gan = config.gan > 0 and step >= config.first_gan_step
     with torch.no_grad():
         target, target_features, target_moved = _draw(run.teacher, batch, run, "teacher", step)
     image, features, moved = _draw(state.student, batch, run, "student", step)
@@ -267,7 +267,7 @@ def _update(optimizer: torch.optim.Adam, loss: Tensor, rate: float) -> None:
 def _real_images(run: _Run, step: int) -> Tensor:
     assert run.data is not None
     config = run.config
-    position = (step - config.gan_start) * config.batch
+    position = (step - config.first_gan_step) * config.batch
     images = real_batch(
         run.data,
         position,
@@ -295,8 +295,6 @@ def _check_networks(
             f"the perceptual loss has weight {config.perceptual:g} but no network to compare features with",
             "pass perceptual=load_avatar_reader().pyramid (the demo's images), or set its weight to 0",
         )
-    if config.gan_start >= config.steps and not any((config.l1, config.perceptual, config.relation)):
-        raise UsageError(f"the only loss, GAN, starts at step {config.gan_start} of {config.steps}", "lower gan_start")
 
 
 def _fixed_parts(

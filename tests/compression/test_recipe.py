@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcp_deploy.compression import DistillConfig
+from dcp_deploy.compression import RECIPES, DistillConfig
 from dcp_deploy.errors import UsageError
 
 
@@ -17,6 +17,7 @@ from dcp_deploy.errors import UsageError
         {"lr": 0.0},
         {"lr": float("inf")},
         {"mixing": 1.5},
+        {"gan_start": 1.0},
         {"ema_half_life": 0.0},
         {"discriminator_width": 0.0},
         {"noise": "loud"},
@@ -31,6 +32,25 @@ def test_settings_that_cannot_work_are_refused(change: dict[str, object]) -> Non
 def test_a_recipe_without_losses_is_refused() -> None:
     with pytest.raises(UsageError, match="nothing to train"):
         DistillConfig(gan=0, l1=0, perceptual=0, relation=0)
+
+
+def test_a_first_part_without_any_loss_is_refused() -> None:
+    with pytest.raises(UsageError, match="starts at step 50"):
+        DistillConfig(steps=100, l1=0, perceptual=0, relation=0, gan_start=0.5)
+
+
+def test_the_discriminator_joins_after_its_share_of_the_steps() -> None:
+    assert DistillConfig(steps=100).first_gan_step == 0
+    assert DistillConfig(steps=101, gan_start=0.75).first_gan_step == 75
+    # However large the share, the last step has one.
+    assert DistillConfig(steps=1, gan_start=0.999).first_gan_step == 0
+
+
+def test_the_paper_recipe_is_the_published_one() -> None:
+    recipe = RECIPES["paper"]
+    assert (recipe.gan, recipe.l1, recipe.perceptual, recipe.relation) == (1, 3, 3, 30)
+    assert (recipe.r1, recipe.path_length, recipe.mixing, recipe.lr) == (10, 2, 0.9, 0.002)
+    assert (recipe.steps, recipe.batch, recipe.noise, recipe.gan_start) == (450_000, 16, "random", 0)
 
 
 def test_the_moving_average_has_the_published_decay() -> None:
