@@ -20,6 +20,7 @@ from ..datasets.avatars import ENCODED_WIDTH, FACTORS, RESOLUTION, Factors, deco
 from ..errors import CorruptFileError
 
 FEATURES = 96
+DEFECTS = 2  # softness and grain, see train_reader.degrade
 ASSET = "avatar_reader.safetensors"
 
 
@@ -27,7 +28,8 @@ class AvatarReader(nn.Module):
     """A small convolutional network from images [B, 3, 64, 64] in [-1, 1] to the encoded factors.
 
     Group normalisation, not batch normalisation: a picture's features must not depend on the batch it comes in. The
-    last map is flattened, not averaged, because head position is one of the factors.
+    last map is flattened, not averaged, because head position is one of the factors. Two more outputs tell how soft and
+    how grainy the picture is: without them the features would learn to ignore just what makes a picture poor.
     """
 
     def __init__(self) -> None:
@@ -41,7 +43,7 @@ class AvatarReader(nn.Module):
             ]
         )
         self.neck = nn.Linear(64 * 16, FEATURES)
-        self.head = nn.Linear(FEATURES, ENCODED_WIDTH)
+        self.head = nn.Linear(FEATURES, ENCODED_WIDTH + DEFECTS)
 
     def pyramid(self, x: Tensor) -> list[Tensor]:
         """Maps [B, 24, 32, 32], [B, 48, 16, 16], [B, 80, 8, 8], [B, 64, 4, 4] of about unit scale, differentiable."""
@@ -58,14 +60,14 @@ class AvatarReader(nn.Module):
         return nn.functional.leaky_relu(self.neck(self.pyramid(x)[-1].flatten(1)), 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Head outputs [B, ENCODED_WIDTH], laid out as ``encode``: values, (sin, cos), or logits by factor."""
+        """Outputs [B, ENCODED_WIDTH + DEFECTS]: values, (sin, cos), logits in the order of ``encode``; then defects."""
         return cast(Tensor, self.head(self.features(x)))
 
     @torch.no_grad()
     def features_and_factors(self, x: Tensor) -> tuple[NDArray[np.float32], Factors]:
         """Features [B, FEATURES] and the most likely factors of images [B, 3, 64, 64] in [-1, 1], in one pass."""
         features = self.features(x)
-        return features.float().cpu().numpy(), decode(self.head(features).float().cpu().numpy())
+        return features.float().cpu().numpy(), decode(self.head(features)[:, :ENCODED_WIDTH].float().cpu().numpy())
 
     def read(self, x: Tensor) -> Factors:
         """The most likely factors of images [B, 3, 64, 64] in [-1, 1]."""
@@ -100,7 +102,7 @@ def load_avatar_reader() -> AvatarReader:
 
 def images_to_tensor(images: NDArray[np.uint8]) -> Tensor:
     """uint8 [N, H, W, 3] to float32 [N, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    return torch.tensor(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def reading_errors(predicted: Factors, true: Factors) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 It learns from endless fresh portraits, half of them with every value of a categorical factor equally likely (else the
 rare values would hardly be seen), under blur, noise and small changes of brightness, so that it also reads the slightly
-soft pictures of a generator. The held-out errors go into the file's metadata.
+soft pictures of a generator; and it learns to tell how soft and grainy they are, so that its features see that too. The
+held-out errors go into the file's metadata.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from ..datasets.avatars import FACTORS, Factors, avatars, encode, factors_from_uniforms, render, sample_factors, visible
 from ..files import atomic_path
-from .features import ASSET, AvatarReader, images_to_tensor, reading_errors
+from .features import ASSET, DEFECTS, AvatarReader, images_to_tensor, reading_errors
 
 _HELD_OUT_SEED = 0x5EED  # a stream of portraits apart from the training draws and from the evaluation set (seed 0)
 
@@ -35,8 +36,10 @@ def train_reader(*, steps: int = 1500, batch: int = 64, lr: float = 2e-3, seed: 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
     for step in range(steps):
         factors = _draw_factors(rng, batch)
-        images = degrade(images_to_tensor(render(factors)), rng)
-        loss = reading_loss(reader(images), factors)
+        images, defects = degrade(images_to_tensor(render(factors)), rng)
+        outputs = reader(images)
+        blemish = (outputs[:, -DEFECTS:] - defects).square().sum(dim=1).mean()
+        loss = reading_loss(outputs, factors) + blemish
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
@@ -65,9 +68,9 @@ def reading_loss(outputs: Tensor, factors: Factors) -> Tensor:
     return total
 
 
-def degrade(images: Tensor, rng: np.random.Generator) -> Tensor:
+def degrade(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Soften images [B, 3, H, W]: each a random mix of itself, a blurred and a half-resolution copy, then brightness,
-    contrast and noise. A quarter stays as it is."""
+    contrast and noise. A quarter stays as it is. Also the defects [B, 2]: softness and grain, 0 (none) to 1."""
     count = images.shape[0]
 
     def uniform(low: float, high: float) -> Tensor:
@@ -75,11 +78,14 @@ def degrade(images: Tensor, rng: np.random.Generator) -> Tensor:
 
     blurred = nn.functional.avg_pool2d(nn.functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     halved = nn.functional.interpolate(nn.functional.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
-    soft = images.lerp(blurred, uniform(0.0, 1.0)).lerp(halved, uniform(0.0, 0.6))
+    softness, grain = uniform(0.0, 1.0), uniform(0.0, 1.0)
+    soft = images.lerp(blurred, softness).lerp(halved, 0.6 * softness * uniform(0.0, 1.0))
     soft = soft * uniform(0.92, 1.08) + uniform(-0.06, 0.06)
-    grain = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32))
-    soft = (soft + grain * uniform(0.0, 0.08)).clamp(-1.0, 1.0)
-    return torch.where(uniform(0.0, 1.0) < 0.25, images, soft)
+    noise = torch.from_numpy(rng.standard_normal(images.shape, dtype=np.float32))
+    soft = (soft + 0.08 * grain * noise).clamp(-1.0, 1.0)
+    spared = uniform(0.0, 1.0) < 0.25
+    defects = torch.cat([softness, grain], dim=1).flatten(1).masked_fill(spared.flatten(1), 0.0)
+    return torch.where(spared, images, soft), defects
 
 
 def held_out_errors(reader: AvatarReader, count: int = 2000) -> dict[str, float]:

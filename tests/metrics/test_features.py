@@ -12,7 +12,7 @@ import torch
 from dcp_deploy.datasets.avatars import ENCODED_WIDTH, FACTORS, Factors, avatars, sample_factors
 from dcp_deploy.errors import CorruptFileError
 from dcp_deploy.metrics import AvatarReader, features, load_avatar_reader
-from dcp_deploy.metrics.features import ASSET, FEATURES, images_to_tensor, reading_errors
+from dcp_deploy.metrics.features import ASSET, DEFECTS, FEATURES, images_to_tensor, reading_errors
 from dcp_deploy.metrics.train_reader import degrade
 
 HELD_OUT = np.arange(10**6, 10**6 + 600)  # far from any index that a figure is computed on
@@ -34,7 +34,7 @@ def test_reads_every_factor_of_unseen_portraits(images: torch.Tensor) -> None:
 
 
 def test_still_reads_slightly_soft_portraits(images: torch.Tensor) -> None:
-    soft = degrade(images, np.random.default_rng(0))
+    soft, _ = degrade(images, np.random.default_rng(0))
     errors = reading_errors(load_avatar_reader().read(soft), sample_factors(HELD_OUT))
     assert {name: value for name, value in errors.items() if value > 1.5 * limit(kind_of(name))} == {}
 
@@ -83,7 +83,15 @@ def test_the_shipped_file_is_small() -> None:
 
 
 def test_outputs_are_laid_out_as_the_code_of_the_factors(images: torch.Tensor) -> None:
-    assert load_avatar_reader()(images[:3]).shape == (3, ENCODED_WIDTH)
+    assert load_avatar_reader()(images[:3]).shape == (3, ENCODED_WIDTH + DEFECTS)
+
+
+def test_tells_how_soft_and_how_grainy_a_portrait_is(images: torch.Tensor) -> None:
+    worse, defects = degrade(images, np.random.default_rng(1))
+    told = load_avatar_reader()(worse)[:, -DEFECTS:]
+    for column in range(DEFECTS):
+        pair = torch.stack([told[:, column], defects[:, column]])
+        assert torch.corrcoef(pair)[0, 1] > 0.8
 
 
 def test_images_of_another_size_are_refused() -> None:

@@ -50,7 +50,9 @@ def test_eyes_behind_sunglasses_are_not_asked_for() -> None:
 
 def test_degrading_keeps_the_range_and_spares_a_quarter() -> None:
     images = torch.rand(400, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    soft = degrade(images, np.random.default_rng(0))
+    soft, defects = degrade(images, np.random.default_rng(0))
     assert soft.abs().max() <= 1.0
-    spared = (soft == images).all(dim=3).all(dim=2).all(dim=1).float().mean().item()
-    assert spared == pytest.approx(0.25, abs=0.1)
+    spared = (soft == images).all(dim=3).all(dim=2).all(dim=1)
+    assert spared.float().mean().item() == pytest.approx(0.25, abs=0.1)
+    assert torch.equal(spared, (defects == 0.0).all(dim=1))
+    assert defects.shape == (400, 2) and defects.min() >= 0.0 and 0.9 < defects.max() <= 1.0

@@ -1,0 +1,143 @@
+"""Whole evaluations: the noise floor of the data, what worse pictures do to it, and what cannot be measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from dcp_deploy.datasets.avatars import FACTOR_INDEX, Factors, avatars, factors_from_uniforms, render, sample_factors
+from dcp_deploy.errors import QualityError, UsageError
+from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.metrics import evaluate, evaluate_images
+from dcp_deploy.metrics.evaluate import _to_8_bit
+from dcp_deploy.metrics.features import images_to_tensor
+
+COUNT = 2000
+FRESH = np.arange(50_000, 50_000 + COUNT)  # disjoint from the reference images 0 .. 9999
+FID_FLOOR = 0.4  # 0.27 measured at 2000 fresh images; the features' total variance is 68
+
+
+@dataclass
+class FakeRunner:
+    """Draws avatars whose uniforms are the latents' cumulative normal probabilities; counts its calls."""
+
+    image: str = "uint8"
+    z_dim: int = 15
+    c_dim: int = 0
+    resolution: int = 64
+    spoil: float = 0.0
+    calls: int = 0
+
+    def __call__(self, *, z: np.ndarray, psi: np.ndarray) -> np.ndarray:
+        from scipy.special import ndtr
+
+        assert z.dtype == np.float32 and psi.dtype == np.float32 and psi.shape == (len(z),)
+        self.calls += 1
+        images = render(factors_from_uniforms(ndtr((z * psi[:, None]).astype(np.float64))))
+        if self.image == "uint8":
+            return images
+        return images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0 + self.spoil
+
+
+def test_the_data_themselves_score_near_perfect() -> None:
+    metrics = evaluate_images(avatars(FRESH))
+    assert metrics.fid < FID_FLOOR
+    assert metrics.precision > 0.8 and metrics.recall > 0.8
+    assert metrics.density == pytest.approx(1.0, abs=0.1)
+    assert metrics.coverage > 0.93
+    assert metrics.mode_coverage > 0.99
+    assert metrics.frequency_error < 0.05
+    assert all(0.6 < ratio < 1.4 for ratio in metrics.rare.values())  # 100 of 2000: 10 % of standard error
+
+
+def test_a_lost_mode_shows_in_its_rate_and_in_mode_coverage() -> None:
+    table = sample_factors(FRESH).table.copy()
+    table[:, FACTOR_INDEX["hat"]] = 0.0
+    metrics = evaluate_images(render(Factors(table)))
+    assert metrics.rare["hat=top_hat"] < 0.05
+    assert metrics.mode_coverage < 0.95
+
+
+def test_a_little_noise_or_blur_already_shows_in_the_distance() -> None:
+    images = images_to_tensor(avatars(FRESH))
+    noise = 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    blurred = torch.lerp(images, torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1), 0.5)
+    for worse in (images + noise, blurred):
+        as_bytes = ((worse.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1)
+        assert evaluate_images(as_bytes.numpy()).fid > 3 * FID_FLOOR
+
+
+def test_other_pictures_than_portraits_have_no_precision() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, size=(500, 64, 64, 3), dtype=np.uint8)
+    metrics = evaluate_images(noise)
+    assert metrics.fid > 30 * FID_FLOOR
+    assert metrics.precision < 0.05 and metrics.coverage < 0.05
+
+
+def test_batch_size_does_not_change_the_latents() -> None:
+    first, second = FakeRunner(), FakeRunner()
+    small, large = evaluate(first, samples=500, batch=64), evaluate(second, samples=500, batch=500)
+    assert (first.calls, second.calls) == (8, 1)
+    assert small.fid == pytest.approx(large.fid, rel=1e-4)  # rounding of the reader's kernels only
+    assert small.rare == large.rare
+
+
+def test_float_and_byte_outputs_measure_the_same() -> None:
+    as_bytes, as_floats = evaluate(FakeRunner(), samples=500), evaluate(FakeRunner("float"), samples=500)
+    assert as_bytes == as_floats
+
+
+def test_the_seed_draws_other_images() -> None:
+    assert evaluate(FakeRunner(), samples=500, seed=0).fid != evaluate(FakeRunner(), samples=500, seed=1).fid
+
+
+def test_truncation_costs_diversity() -> None:
+    full, tight = evaluate(FakeRunner(), samples=500), evaluate(FakeRunner(), samples=500, psi=0.5)
+    assert tight.psi == 0.5
+    assert tight.coverage < full.coverage and tight.fid > full.fid
+
+
+def test_a_torch_generator_is_measured_and_progress_told() -> None:
+    config = GeneratorConfig(resolution=64, z_dim=8, w_dim=8, mapping_layers=1, widths=(4,) * 10)
+    torch.manual_seed(0)
+    told: list[tuple[int, int]] = []
+    metrics = evaluate(
+        Generator(config), samples=500, batch=200, progress=lambda done, total: told.append((done, total))
+    )
+    assert told == [(200, 500), (400, 500), (500, 500)]
+    assert metrics.fid > 10 * FID_FLOOR  # untrained
+
+
+def test_metrics_are_json_without_nan() -> None:
+    text = json.dumps(evaluate(FakeRunner(), samples=500).to_dict(), allow_nan=False)
+    assert json.loads(text)["features"] == "avatars"
+
+
+@pytest.mark.parametrize("settings", [{"samples": 10}, {"samples": 10**6}, {"batch": 0}], ids=str)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(UsageError):
+        evaluate(FakeRunner(), **settings)
+
+
+@pytest.mark.parametrize(("field", "value"), [("resolution", 256), ("c_dim", 3)])
+def test_models_of_other_data_are_refused(field: str, value: int) -> None:
+    runner = FakeRunner()
+    setattr(runner, field, value)
+    with pytest.raises(UsageError, match="64 px"):
+        evaluate(runner, samples=500)
+
+
+def test_nan_images_are_refused() -> None:
+    with pytest.raises(QualityError, match="NaN"):
+        evaluate(FakeRunner("float", spoil=float("nan")), samples=500)
+
+
+def test_rounding_to_8_bits_keeps_every_level() -> None:
+    levels = torch.arange(256).float() / 127.5 - 1.0
+    assert torch.equal(_to_8_bit(levels), levels)
+    assert torch.equal(_to_8_bit(levels + 0.003), levels)  # less than half a step of 0.0078
+    assert _to_8_bit(torch.tensor([-3.0, 3.0])).tolist() == [-1.0, 1.0]
