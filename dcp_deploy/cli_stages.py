@@ -197,15 +197,13 @@ def engine(
     debug: Debug = False,
 ) -> None:
     """Build a TensorRT engine, with its manifest beside it."""
-    from dataclasses import asdict
-
     from .export import build_engine
 
     output = Output(as_json=as_json, quiet=quiet)
     sizes = whole_numbers("--batch", batch)
     with output.task("engine"):
         built = build_engine(onnx, out, target=target, flavour=flavour, batch=sizes)  # type: ignore[arg-type]
-    _written(context, output, built.path, manifest=asdict(built.manifest))
+    _written(context, output, built.path, manifest=built.manifest)
 
 
 def whole_numbers(flag: str, text: str) -> tuple[int, ...]:

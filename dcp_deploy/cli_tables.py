@@ -36,7 +36,7 @@ def facts_lines(facts: Mapping[str, Any], indent: str = "") -> list[str]:
 
 def _words(value: Any) -> str:
     if value is None:
-        return "not known"
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

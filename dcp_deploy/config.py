@@ -6,7 +6,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,20 +22,14 @@ EffortName = Literal["quick", "standard", "paper"]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to work. Counts of latents, steps and samples; seconds where it says so."""
+    """How long to score and measure; how long to distil is in ``compression.RECIPES``. Counts, and seconds."""
 
     score_latents: int
     score_directions: int
-    distill_steps: int
-    distill_batch: int
-    checkpoint_every: int
-    """Steps between two checkpoints: what a kill costs at most."""
     evaluation_samples: int
     parity_latents: int
     bench_rounds: int
     bench_seconds: float
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    """Other fields of ``compression.DistillConfig`` that are not the published ones."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -47,9 +41,6 @@ EFFORTS: dict[EffortName, Effort] = {
     "quick": Effort(
         score_latents=200,
         score_directions=10,
-        distill_steps=600,
-        distill_batch=8,
-        checkpoint_every=50,
         evaluation_samples=5000,
         parity_latents=256,
         bench_rounds=50,
@@ -59,21 +50,15 @@ EFFORTS: dict[EffortName, Effort] = {
     "standard": Effort(
         score_latents=1000,
         score_directions=10,
-        distill_steps=20_000,
-        distill_batch=16,
-        checkpoint_every=500,
         evaluation_samples=10_000,
         parity_latents=256,
         bench_rounds=200,
         bench_seconds=30.0,
     ),
-    # The published numbers: 5000 latents, 450,000 steps of 16 images, FID of 50,000 samples.
+    # The published numbers: 5000 latents, FID of 50,000 samples.
     "paper": Effort(
         score_latents=5000,
         score_directions=10,
-        distill_steps=450_000,
-        distill_batch=16,
-        checkpoint_every=2000,
         evaluation_samples=50_000,
         parity_latents=1024,
         bench_rounds=1000,
@@ -155,9 +140,8 @@ class BuildConfig(BaseModel):
 
     @property
     def work(self) -> Effort:
-        """The effort's numbers, ``steps`` applied."""
-        effort = EFFORTS[self.effort]
-        return effort if self.steps is None else Effort(**{**asdict(effort), "distill_steps": self.steps})
+        """The effort's numbers, but for distillation's."""
+        return EFFORTS[self.effort]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON, ``out`` resolved."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .config import Effort
 
 if TYPE_CHECKING:
-    from .compression import PruningPlan
+    from .compression import DistillConfig, PruningPlan
     from .generators import Generator
 
 _PROBE_SECONDS = 0.5
@@ -37,44 +37,47 @@ class Estimate:
         return {**asdict(self), "total_seconds": self.total_seconds}
 
 
-def estimate(teacher: Generator, planned: PruningPlan, work: Effort) -> Estimate:
+def estimate(teacher: Generator, planned: PruningPlan, work: Effort, recipe: DistillConfig) -> Estimate:
     """Time the teacher for half a second and scale by multiplications; good to a factor of about two."""
     rate = _images_per_second(teacher)
     costs = planned.to_dict()
     big, small = 1 / rate, costs["student"]["macs"] / costs["teacher"]["macs"] / rate  # seconds per image
+    discriminator = recipe.discriminator_width**2 * (1 - recipe.gan_start) if recipe.gan else 0.0
     seconds = {
         # Per latent: one image with its graph, then per direction one image and one backward pass (two images' work).
         "score": work.score_latents * big * (1 + 3 * work.score_directions),
         # Per image: teacher and student with and without offset, the student's backward pass, and a discriminator
-        # that costs about as much as the teacher: on real, on fake, and for the generator, forwards and backwards.
-        "distill": work.distill_steps * work.distill_batch * (11 * big + 7 * small),
+        # that at full width costs about as much as the teacher: on real, on fake, and for the student, both ways.
+        "distill": recipe.steps * recipe.batch * (2 * big + 7 * small + 9 * big * discriminator),
         "export": 15.0,
         "verify": 2 * 3 * work.parity_latents * (big + small),
         "evaluate": work.evaluation_samples * (big + 2 * small) + 30.0,
         "bench": work.bench_seconds + 10.0,
     }
-    return Estimate(rate, seconds, memory_needed(planned, work), disk_needed(planned))
+    return Estimate(rate, seconds, memory_needed(planned, recipe), disk_needed(planned))
 
 
 def disk_needed(planned: PruningPlan) -> int:
     """Bytes of a whole run directory: models, ONNX files, engine, and two checkpoints while one replaces the other."""
-    costs = planned.to_dict()
-    teacher, student = costs["teacher"]["parameters"], costs["student"]["parameters"]
+    teacher, student = _parameters(planned)
     models = 2 * teacher + 4 * student
     checkpoint = 4 * student + 3 * teacher  # weights, two moments, EMA; the discriminator is about the teacher's size
     return _FLOAT * (models + 2 * checkpoint) + 20_000_000
 
 
-def memory_needed(planned: PruningPlan, work: Effort) -> int:
+def memory_needed(planned: PruningPlan, recipe: DistillConfig) -> int:
     """Bytes at the height of distillation: weights, gradients and moments, and the activations kept for backward."""
-    costs = planned.to_dict()
-    teacher, student = costs["teacher"]["parameters"], costs["student"]["parameters"]
+    teacher, student = _parameters(planned)
     weights = teacher + 5 * student + 4 * teacher
     # Each convolution keeps about four maps of its output's size; the discriminator holds about the teacher's.
-    maps = (
-        4 * work.distill_batch * (2 * _pixels(planned, planned.widths) + 2 * _pixels(planned, planned.teacher.widths))
-    )
-    return _PROCESS_BYTES + _FLOAT * (weights + maps)
+    maps = 2 * (_pixels(planned, planned.widths) + _pixels(planned, planned.teacher.widths))
+    return _PROCESS_BYTES + _FLOAT * (weights + 4 * recipe.batch * maps)
+
+
+def _parameters(planned: PruningPlan) -> tuple[int, int]:
+    """Of teacher and student."""
+    costs = planned.to_dict()
+    return int(costs["teacher"]["parameters"]), int(costs["student"]["parameters"])
 
 
 def _pixels(planned: PruningPlan, widths: tuple[int, ...]) -> int:

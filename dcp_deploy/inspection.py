@@ -66,14 +66,16 @@ def _onnx(path: Path) -> dict[str, Any]:
             f"{path} is no valid ONNX file: {str(error).splitlines()[0]}", "Export it again."
         ) from error
     told = {prop.key: prop.value for prop in model.metadata_props}
-    widths = json.loads(told["widths"]) if "widths" in told else None
-    resolution = int(told["resolution"]) if "resolution" in told else None
+    try:
+        resolution, widths, config = (json.loads(told.get(key, "null")) for key in ("resolution", "widths", "config"))
+    except ValueError as error:
+        raise CorruptFileError(f"the metadata of {path} is damaged: {error}", "Export it again.") from error
     return {
         "format": "onnx",
         "kind": told.get("kind"),
         "resolution": resolution,
         "widths": widths,
-        **_costs(told),
+        **_costs(config),
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "nodes": len(model.graph.node),
         "inputs": {value.name: _shape(value) for value in model.graph.input},
@@ -82,14 +84,17 @@ def _onnx(path: Path) -> dict[str, Any]:
     }
 
 
-def _costs(told: dict[str, str]) -> dict[str, int]:
-    """Parameters and MACs of the network that an exported file was made from, when the file tells its config."""
+def _costs(config: Any) -> dict[str, int]:
+    """Parameters and MACs of the network that a file was made from, when the file tells its config."""
     from .generators import GeneratorConfig, count_macs, count_parameters
 
-    if "config" not in told:
+    if config is None:
         return {}
-    config = GeneratorConfig.from_dict(json.loads(told["config"]))
-    return {"parameters": count_parameters(config), "macs": count_macs(config)}
+    try:
+        network = GeneratorConfig.from_dict(config)
+    except (TypeError, ValueError) as error:
+        raise CorruptFileError(f"the config in its metadata is not usable: {error}", "Make the file again.") from error
+    return {"parameters": count_parameters(network), "macs": count_macs(network)}
 
 
 def _shape(value: Any) -> list[int | str]:
@@ -101,8 +106,8 @@ def _engine(path: Path) -> dict[str, Any]:
     from .export import read_manifest
 
     manifest = read_manifest(path)
-    told = {key: manifest[key] for key in ("resolution", "widths") if key in manifest}
-    return {"format": "engine", "kind": manifest.get("kind"), **told, "manifest": manifest}
+    told = {key: manifest.get(key) for key in ("kind", "resolution", "widths")}
+    return {"format": "engine", **told, **_costs(manifest.get("config")), "manifest": manifest}
 
 
 _READERS = {"checkpoint": _checkpoint, "onnx": _onnx, "engine": _engine}

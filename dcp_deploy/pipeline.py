@@ -19,7 +19,7 @@ from .estimate import Estimate, disk_needed, estimate
 from .files import atomic_path, sha256_file
 from .progress import Reporter
 from .run_record import RunRecord, StageRecord, locked, now, stage_key, why_again
-from .stages import SOURCE, STAGES, Job, SkippedError, Stage, device_of
+from .stages import SOURCE, STAGES, Job, SkippedError, Stage, device_of, numbers, recipe_of
 
 if TYPE_CHECKING:
     from .compression import PruningPlan
@@ -81,8 +81,8 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     source = teacher_source(config)
     planned = _planned(config, source)
     teacher = load_generator(source).to(device_of(config)).requires_grad_(False)
-    guess = estimate(teacher, planned, config.work)
-    facts = {"config": config.to_dict(), "effort": config.work.to_dict(), **planned.to_dict()}
+    guess = estimate(teacher, planned, config.work, recipe_of(config))
+    facts = {"config": config.to_dict(), "effort": numbers(config), **planned.to_dict()}
     return BuildPlan(str(planned), facts, guess)
 
 
@@ -168,7 +168,7 @@ class _Builder:
         record = self.record
         record.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         record.started = now()
-        record.config, record.effort = self.config.to_dict(), self.config.work.to_dict()
+        record.config, record.effort = self.config.to_dict(), numbers(self.config)
         record.environment = asdict(capture_environment())
         record.stages = {stage.name: record.stages.get(stage.name, StageRecord()) for stage in STAGES}
         with atomic_path(self.directory / "config.toml") as temporary:

@@ -9,6 +9,11 @@ Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)``, at any rate, in the caller's thread."""
 
 
+def shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """The progress of a part, ``before`` steps into a whole of ``total``."""
+    return None if progress is None else lambda done, _: progress(before + done, total)
+
+
 class Reporter:
     """Receives messages and progress, and drops them."""
 

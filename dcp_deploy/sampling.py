@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .errors import QualityError, UsageError
 from .files import atomic_path
+from .progress import Progress, shifted
 
 if TYPE_CHECKING:
     from .export.runners import Runner
@@ -21,7 +22,7 @@ BATCH = 8
 
 
 def draw(
-    runner: Runner, seeds: Sequence[int], *, psi: float = 1.0, progress: Callable[[int, int], None] | None = None
+    runner: Runner, seeds: Sequence[int], *, psi: float = 1.0, progress: Progress | None = None
 ) -> NDArray[np.uint8]:
     """One image per seed, uint8 [N, H, W, 3], constant noise, truncation ``psi``.
 
@@ -75,7 +76,7 @@ def sample_grid(
     *,
     seeds: Sequence[int],
     psis: Sequence[float] = (1.0,),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write a PNG: one row per psi and one column per seed; a single psi wraps after eight.
 
@@ -88,10 +89,6 @@ def sample_grid(
         raise UsageError(f"seed {wrong[0]} is outside 0 .. 4294967295")
     rows = []
     for row, psi in enumerate(psis):
-        report = _offset(progress, row * len(seeds), len(psis) * len(seeds))
+        report = shifted(progress, row * len(seeds), len(psis) * len(seeds))
         rows.append(draw(runner, seeds, psi=psi, progress=report))
     return save_png(grid(np.concatenate(rows), COLUMNS if len(psis) == 1 else len(seeds)), path)
-
-
-def _offset(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, _: progress(before + done, total)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import BuildConfig
 from .errors import MissingCapabilityError, UsageError
 from .files import write_json
-from .progress import Progress, Reporter
+from .progress import Progress, Reporter, shifted
 
 if TYPE_CHECKING:
-    from .compression import DistillResult
+    from .compression import DistillConfig, DistillResult
     from .generators import Generator
 
 MODELS = ("teacher", "pruned", "student")
-HISTORY_POINTS = 60  # on the report's curves
 GRID_SEEDS = tuple(range(16))
 PORTABLE = "sm80,sm86,sm89,sm120"  # all that TensorRT-RTX serves in fp32; it has no fp32 products for sm75
 SOURCE = "teacher file"  # stands for the file given by --teacher or shipped with the preset
@@ -159,33 +158,38 @@ def distill_student(
     checkpoints: Path,
     progress: Progress | None = None,
 ) -> DistillResult:
-    """Distil by the effort, steps and seed of ``config``.
+    """Distil by the recipe of ``config``.
 
     ``demo`` brings the demo's images, and its features for the perceptual loss. Without it the teacher's own samples
     are the real images, and there is no perceptual loss: no features of ours mean anything for other images.
     """
-    from .compression import DistillConfig, distill
+    from .compression import distill
     from .datasets.avatars import avatars
     from .metrics import load_avatar_reader
 
-    work = config.work
-    recipe: dict[str, Any] = {**work.recipe} if demo else {**work.recipe, "perceptual": 0.0}
+    recipe = recipe_of(config)
     return distill(
         student,
         teacher,
         data=avatars if demo else None,
-        perceptual=load_avatar_reader().pyramid if demo else None,
-        config=DistillConfig(
-            steps=work.distill_steps,
-            batch=work.distill_batch,
-            checkpoint_every=work.checkpoint_every,
-            log_every=max(work.distill_steps // HISTORY_POINTS, 1),
-            seed=config.seed,
-            **recipe,
-        ),
+        perceptual=load_avatar_reader().to(next(teacher.parameters()).device).pyramid if demo else None,
+        config=recipe if demo else replace(recipe, perceptual=0.0),
         checkpoint_dir=checkpoints,
         progress=None if progress is None else lambda done, total, _: progress(done, total),
     )
+
+
+def recipe_of(config: BuildConfig) -> DistillConfig:
+    """How to distil: the effort's recipe with the seed and, when given, the number of steps of ``config``."""
+    from .compression import RECIPES
+
+    recipe = RECIPES[config.effort]
+    return replace(recipe, seed=config.seed, steps=config.steps or recipe.steps)
+
+
+def numbers(config: BuildConfig) -> dict[str, Any]:
+    """Every number of the effort, the recipe's with "distill_" before their names."""
+    return {**config.work.to_dict(), **{f"distill_{name}": value for name, value in asdict(recipe_of(config)).items()}}
 
 
 # ---- deployment ----
@@ -272,13 +276,8 @@ def _quality(job: Job, progress: Progress) -> dict[str, Any]:
     samples = min(job.config.work.evaluation_samples, REFERENCE_SAMPLES)
     models = {}
     for index, model in enumerate(MODELS):
-        before = index * samples
-        metrics = evaluate(
-            job.load(model),
-            samples=samples,
-            seed=job.config.seed,
-            progress=lambda done, _, before=before: progress(before + done, len(MODELS) * samples),
-        )
+        part = shifted(progress, index * samples, len(MODELS) * samples)
+        metrics = evaluate(job.load(model), samples=samples, seed=job.config.seed, progress=part)
         models[model] = metrics.to_dict()
     return models
 
@@ -334,9 +333,14 @@ def _of(*names: str) -> Callable[[BuildConfig], dict[str, Any]]:
     return settings
 
 
+def _distilling(config: BuildConfig) -> dict[str, Any]:
+    recipe = asdict(recipe_of(config))
+    del recipe["checkpoint_every"]  # decides what a kill costs, not what comes out
+    return {**recipe, **_of("dataset", "device")(config)}
+
+
 _WEIGHTS = tuple(f"{model}.safetensors" for model in MODELS)
 _ENDS = ("student.safetensors", "teacher.safetensors", "student.onnx", "teacher.onnx")
-_DISTILLING = _of("distill_steps", "distill_batch", "recipe", "dataset", "seed", "device")
 
 STAGES: tuple[Stage, ...] = (
     Stage("teacher", "read the teacher", (SOURCE,), _nothing, _teacher),
@@ -354,7 +358,7 @@ STAGES: tuple[Stage, ...] = (
         _of("ratio", "align", "refine"),
         _prune,
     ),
-    Stage("distill", "distil the student", ("pruned.safetensors", "teacher.safetensors"), _DISTILLING, _distill),
+    Stage("distill", "distil the student", ("pruned.safetensors", "teacher.safetensors"), _distilling, _distill),
     Stage("export", "export to ONNX", ("student.safetensors", "teacher.safetensors"), _of("precision"), _export),
     Stage("engine", "build the TensorRT engine", ("student.onnx",), _of("target", "precision"), _engine),
     Stage("verify", "compare exported and original images", _ENDS, _of("parity_latents", "seed"), _verify),

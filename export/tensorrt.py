@@ -48,7 +48,8 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
 class Engine:
     """A TensorRT engine file and its manifest, the content of ``<name>.json`` beside ``<name>.engine``.
 
-    The manifest says what the engine was built from (``onnx``, ``onnx_sha256``, ``kind``, ``resolution``, ``widths``),
+    The manifest says what the engine was built from (``onnx``, ``onnx_sha256``, ``kind``, ``resolution``, ``widths``,
+    ``config``),
     by what (``flavour``, ``flavour_version``, ``build_flags``, ``tool``, ``build_seconds``), for what (``targets``,
     ``precision``, ``profile``: min, opt and max shape of every input), and what came out (``engine_sha256``,
     ``size_bytes``). ``rebuild`` is the command that makes it again.
@@ -100,6 +101,7 @@ def build_engine(
         "kind": told.get("kind"),
         "resolution": json.loads(told.get("resolution", "null")),
         "widths": json.loads(told.get("widths", "null")),
+        "config": json.loads(told.get("config", "null")),
         "flavour": chosen,
         "flavour_version": str(_import(chosen).__version__),
         "targets": list(targets),

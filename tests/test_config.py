@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from dcp_deploy.config import EFFORTS, BuildConfig, read_toml, to_toml
+from dcp_deploy.errors import CorruptFileError, InputError, UsageError
+from dcp_deploy.presets import DATASETS, find_dataset
+
+SCALARS = st.text() | st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("dataset", "nope", "'nope'"),
+        ("ratio", 1.0, "--ratio 1.0"),
+        ("ratio", -0.1, "--ratio -0.1"),
+        ("ratio", float("nan"), "--ratio nan"),
+        ("align", 0, "--align 0"),
+        ("steps", 0, "--steps 0"),
+        ("seed", -1, "--seed -1"),
+        ("seed", 2**32, "--seed 4294967296"),
+        ("score", "taylor", "--score taylor"),
+        ("refine", "svs", "--refine svs"),
+        ("precision", "fp16", "--precision fp16"),
+        ("effort", "heroic", "--effort heroic"),
+        ("data", "photos", "reads no image folders"),
+        ("ration", 0.5, "unknown setting 'ration'"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_a_usage_error_that_names_it(field: str, value: Any, named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        BuildConfig.parse({field: value})
+    assert named in caught.value.message
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        BuildConfig.parse({"ratio": 2, "align": -1})
+    assert "--ratio 2" in caught.value.message and "--align -1" in caught.value.message
+
+
+def test_constructed_directly_it_refuses_unknown_fields_as_pydantic_does() -> None:
+    with pytest.raises(ValidationError, match="ration"):
+        BuildConfig(ration=0.5)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("fhq", "ffhq"), ("demoo", "demo"), ("metface", "metfaces")])
+def test_an_unknown_data_set_gets_the_closest_name_and_the_list(typed: str, meant: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        find_dataset(typed)
+    assert f"Did you mean {meant}?" in caught.value.remedy
+    assert all(name in caught.value.remedy for name in DATASETS)
+
+
+def test_the_directory_follows_the_data_set_unless_it_is_given() -> None:
+    assert BuildConfig(dataset="ffhq").directory == Path("build/ffhq")
+    assert BuildConfig(dataset="ffhq", out=Path("elsewhere")).directory == Path("elsewhere")
+
+
+def test_the_paper_s_effort_is_the_published_one() -> None:
+    paper = EFFORTS["paper"]
+    assert (paper.score_latents, paper.score_directions, paper.evaluation_samples) == (5000, 10, 50_000)
+
+
+def test_only_the_demo_is_ready_and_the_others_say_what_is_missing() -> None:
+    assert [name for name, preset in DATASETS.items() if preset.ready] == ["demo"]
+    for preset in DATASETS.values():
+        assert preset.ready or ("--teacher FILE" in preset.status and preset.teacher.url)
+        assert preset.resolution in (64, 256, 512, 1024)
+
+
+# ---- TOML ----
+
+
+def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
+    config = BuildConfig(dataset="ffhq", teacher=Path('odd "name"\\x.st'), ratio=0.55, steps=3, target="sm89,L4")
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config.to_dict()), encoding="utf-8")
+    back = BuildConfig.from_toml(path)
+    assert back.to_dict() == config.to_dict()
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), SCALARS | st.lists(SCALARS, max_size=3)))
+def test_any_flat_table_survives_toml(values: dict[str, Any]) -> None:
+    # TOML text is Unicode scalar values; lone surrogates cannot be written in any encoding of it.
+    if any("\ud800" <= char <= "\udfff" for char in str(values)):
+        return
+    assert tomllib.loads(to_toml(values)) == values
+
+
+def test_none_is_left_out_of_toml() -> None:
+    assert to_toml({"a": None, "b": 1}) == "b = 1\n"
+
+
+def test_dashes_in_toml_keys_are_the_flags_spelling(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("dry-run = true\n")
+    assert read_toml(tmp_path / "c.toml") == {"dry_run": True}
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [(None, InputError), (b"ratio = ", CorruptFileError), (b"\xff\xfe", CorruptFileError)],
+    ids=["missing", "no TOML", "no text"],
+)
+def test_a_bad_configuration_file_is_a_bad_input(tmp_path: Path, content: bytes | None, error: type[Exception]) -> None:
+    path = tmp_path / "c.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error, match=r"c\.toml"):
+        read_toml(path)
