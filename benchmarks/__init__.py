@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from .candidates import BASELINE, file_candidates, generator_candidates
 from .environment import Environment, capture_environment
 from .latency import Candidate, benchmark
 from .results import BenchReport, BenchRow
 
-__all__ = ["BenchReport", "BenchRow", "Candidate", "Environment", "benchmark", "capture_environment"]
+__all__ = [
+    "BASELINE",
+    "BenchReport",
+    "BenchRow",
+    "Candidate",
+    "Environment",
+    "benchmark",
+    "capture_environment",
+    "file_candidates",
+    "generator_candidates",
+]

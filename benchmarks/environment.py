@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -69,6 +70,30 @@ def capture_environment() -> Environment:
         load_average=_guard(lambda: round(os.getloadavg()[0], 2)),
         git_commit=_guard(_git_commit),
     )
+
+
+class LoadMeter:
+    """How many cores' worth of time other processes, and other guests of the host, take from now on."""
+
+    SHORTEST = 1.0  # seconds; the kernel counts in steps of 10 ms, so less says nothing
+
+    def __init__(self) -> None:
+        self._begin = _guard(_busy_seconds)
+
+    def others(self) -> float | None:
+        """Cores taken since the meter was made; None when that is too short ago or not known here."""
+        now = _guard(_busy_seconds)
+        if now is None or self._begin is None or now[0] - self._begin[0] < self.SHORTEST:
+            return None
+        elapsed, machine, own = (after - before for after, before in zip(now, self._begin, strict=True))
+        return max(0.0, (machine - own) / elapsed)
+
+
+def _busy_seconds() -> tuple[float, float, float]:
+    """(now, busy time of all cores, our own processor time). Time stolen by other guests counts as busy."""
+    cpu, process = psutil.cpu_times(), psutil.Process().cpu_times()
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")  # guest time is part of user
+    return time.monotonic(), sum(getattr(cpu, kind, 0.0) for kind in kinds), process.user + process.system
 
 
 def _guard(probe: Callable[[], T]) -> T | None:

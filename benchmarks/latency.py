@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
-from .environment import Environment, capture_environment
+from .environment import Environment, LoadMeter, capture_environment
 from .results import BenchReport, BenchRow, Method
 from .statistics import Interval, needed_count, ratio_of_medians, stability, summarise
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)``."""
 
-_BUSY = 0.25  # share of the usable cores that others may take before a note says so
+_BUSY = 0.1  # share of the usable cores that others may take before a note says so
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ def benchmark(
     image batch of another size than ``batch``.
     """
     _check_settings(candidates, baseline, batch, min_rounds, pause_seconds)
-    environment = capture_environment()  # before our own load shows in it
+    environment = capture_environment()
     warmed = {
         name: _warm_up(name, call, batch, warmup_calls, warmup_seconds, clock) for name, call in candidates.items()
     }
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    order = random.Random(seed)
+    order, meter = random.Random(seed), LoadMeter()
     begin, rounds, elapsed = clock(), 0, 0.0
     while rounds < min_rounds or elapsed < min_seconds:
         _measure_round(candidates, samples, order, pause_seconds, clock, sleep)
@@ -102,7 +102,8 @@ def benchmark(
         _row(name, call, warmed[name], samples[name], batch, _speedup(name, samples, baseline, seed))
         for name, call in candidates.items()
     )
-    return BenchReport(baseline, batch, rows, method, environment, _notes(rows, environment))
+    others = meter.others()
+    return BenchReport(baseline, batch, rows, method, environment, others, _notes(rows, environment, others))
 
 
 def _check_settings(
@@ -170,7 +171,7 @@ def _row(
     )
 
 
-def _notes(rows: tuple[BenchRow, ...], environment: Environment) -> tuple[str, ...]:
+def _notes(rows: tuple[BenchRow, ...], environment: Environment, others: float | None) -> tuple[str, ...]:
     notes = []
     drifting = [row for row in rows if row.stability.verdict == "drifting"]
     if drifting:
@@ -181,7 +182,7 @@ def _notes(rows: tuple[BenchRow, ...], environment: Environment) -> tuple[str, .
     if any(row.summary.p99_indicative for row in rows):
         count = rows[0].summary.count
         notes.append(f"p99 is indicative (~): {count} samples, and a bound on it needs {needed_count(0.99)}.")
-    load, cores = environment.load_average, environment.usable_cores
-    if load is not None and cores is not None and load > _BUSY * cores:
-        notes.append(f"Other load: the load average was {load:.2f} on {cores} usable cores when the run began.")
+    cores = environment.usable_cores
+    if others is not None and cores is not None and others > _BUSY * cores:
+        notes.append(f"Other load: other processes took {others:.1f} of {cores} cores during the run.")
     return tuple(notes)

@@ -91,6 +91,8 @@ class BenchReport:
     rows: tuple[BenchRow, ...]
     method: Method
     environment: Environment
+    other_load: float | None = None
+    """Cores' worth of time that other processes took while measuring; None when not known."""
     notes: tuple[str, ...] = field(default=())
     """What a reader should know before trusting a figure: unstable rows, other load, few samples."""
 
@@ -113,6 +115,7 @@ class BenchReport:
             "baseline": self.baseline,
             "batch": self.batch,
             "stable": self.stable,
+            "other_load": self.other_load,
             "notes": list(self.notes),
             "rows": [row.to_dict() for row in self.rows],
             "method": asdict(self.method),

@@ -1,4 +1,4 @@
-"""The report's charts: drawn twice, for light and dark pages, and embedded as SVG.
+"""The report's charts as SVG, for light and dark pages.
 
 matplotlib's object interface only (no pyplot, no global figures), and the same bytes for the same numbers.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,7 +19,6 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH = 10.4  # inches; at 72 points each, about the page's column in CSS pixels
@@ -74,7 +75,7 @@ def latency_chart(samples: Mapping[str, Sequence[float]]) -> Chart:
         axes.set_yticks(range(len(samples)), labels=[_literal(name) for name in samples])
         axes.set_ylim(len(samples) - 0.4, -0.75)  # downwards, with room for the first row's figure
         axes.set_xlabel("milliseconds per call, logarithmic")
-        _plain_log_ticks(axes.xaxis, subs=(1, 2, 5))
+        _plain_log_ticks(axes)
         _style(axes, theme, grid="x")
         axes.tick_params(axis="y", labelcolor=theme.ink, labelsize=11)
 
@@ -96,7 +97,9 @@ def widths_chart(layers: Sequence[str], before: Sequence[int], after: Sequence[i
                     str(count), (place, count), xytext=(0, 2), textcoords="offset points",
                     ha="center", va="bottom", color=colour, fontsize=9,
                 )  # fmt: skip
-        axes.set_xticks(places, labels=list(layers), rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_xticks(
+            places, labels=[_literal(layer) for layer in layers], rotation=40, ha="right", rotation_mode="anchor"
+        )
         axes.set_ylabel("channels")
         axes.margins(x=0.01, y=0.1)
         axes.legend(frameon=False, labelcolor=theme.ink, fontsize=10, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
@@ -112,17 +115,17 @@ def scores_chart(layers: Sequence[str], scores: Sequence[NDArray[np.float64]], k
         for index, axes in enumerate(_panels(figure, len(scores))):
             ranked = np.sort(scores[index])[::-1]
             top = ranked[0] if ranked[0] > 0 else 1.0
-            heights = np.clip(ranked / top, FLOOR, None)
-            ranks = np.arange(1, len(ranked) + 1)
-            axes.plot(ranks, heights, color=theme.teacher, linewidth=1.4)
+            decades = np.log10(np.clip(ranked / top, FLOOR, None))  # a linear axis of logarithms: quick to lay out
+            low, ranks = float(decades.min()) - 0.25, np.arange(1, len(ranked) + 1)
+            axes.plot(ranks, decades, color=theme.teacher, linewidth=1.4)
             if kept is not None:
                 cut = kept[index]
-                axes.fill_between(ranks[:cut], heights[:cut], FLOOR, color=theme.soft, linewidth=0)
-                axes.plot(ranks[:cut], heights[:cut], color=theme.student, linewidth=2)
+                axes.fill_between(ranks[:cut], decades[:cut], low, color=theme.soft, linewidth=0)
+                axes.plot(ranks[:cut], decades[:cut], color=theme.student, linewidth=2)
                 axes.axvline(cut + 0.5, color=theme.ink, linewidth=1, linestyle=(0, (3, 3)))
-            axes.set_yscale("log")
-            axes.set_ylim(max(FLOOR, float(heights.min()) * 0.6), 1.7)
-            _plain_log_ticks(axes.yaxis, subs=(1,))
+            axes.set_ylim(low, 0.25)
+            ticks = range(math.ceil(low), 1)
+            axes.set_yticks(ticks, labels=[f"{10.0**tick:g}" for tick in ticks])
             axes.set_xlim(1, max(len(ranked), 2))
             axes.set_xticks([len(ranked)] if kept is None else sorted({kept[index], len(ranked)}))
             axes.set_title(_literal(layers[index]), fontsize=10, color=theme.ink, loc="left")
@@ -156,11 +159,18 @@ def curves_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float | N
 
 
 def _render(draw: Callable[[Figure, Theme], None], inches: tuple[float, float], alt: str) -> Chart:
-    light, dark = (_svg(draw, inches, theme) for theme in (LIGHT, DARK))
-    return Chart(light, dark, round(inches[0] * 96), round(inches[1] * 96), alt)
+    """Draw in the light theme; the dark form is the same picture with every colour exchanged for its counterpart."""
+    light = _svg(draw, inches)
+    exchange = dict(zip(astuple(LIGHT), astuple(DARK), strict=True))
+    dark = re.sub("|".join(exchange), lambda found: exchange[found[0]], light)
+    return Chart(_data_uri(light), _data_uri(dark), round(inches[0] * 96), round(inches[1] * 96), alt)
 
 
-def _svg(draw: Callable[[Figure, Theme], None], inches: tuple[float, float], theme: Theme) -> str:
+def _data_uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _svg(draw: Callable[[Figure, Theme], None], inches: tuple[float, float]) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -170,15 +180,16 @@ def _svg(draw: Callable[[Figure, Theme], None], inches: tuple[float, float], the
         "font.family": "DejaVu Sans",
         "font.size": 10,
         "text.parse_math": False,  # a name with $ in it is a name
-        "text.color": theme.ink,
+        "text.color": LIGHT.ink,
     }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # Widths are estimated with a font that lacks some scripts; the reader's own font draws them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=inches, layout="constrained")
-        draw(figure, theme)
+        draw(figure, LIGHT)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = stream.getvalue().replace("'DejaVu Sans'", FONTS)
-    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+    return stream.getvalue().replace("'DejaVu Sans'", FONTS)
 
 
 def _panels(figure: Figure, count: int, columns: int = 5) -> list[Axes]:
@@ -201,13 +212,13 @@ def _style(axes: Axes, theme: Theme, *, grid: Literal["x", "y"]) -> None:
     axes.yaxis.label.set_color(theme.muted)
 
 
-def _plain_log_ticks(axis: Axis, *, subs: tuple[int, ...]) -> None:
-    """0.1, 1, 10 with ``subs`` of each decade, instead of powers of ten."""
+def _plain_log_ticks(axes: Axes) -> None:
+    """1, 2, 5, 10, ... on the x axis instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=subs, numticks=8))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _running_median(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from .charts import Chart, curves_chart, latency_chart, scores_chart, widths_cha
 from .run_directory import RunDirectory, layer_names
 from .tables import QUALITY, flat
 
+_QUALITY_CURVES = {*QUALITY, "l1_to_teacher"}
 _NOT_CURVES = {"step", "seconds", "images", "images_per_second", "lr", "seed"}
 
 
@@ -37,12 +38,12 @@ def scores_picture(run: RunDirectory) -> Chart | None:
 
 def loss_picture(run: RunDirectory) -> Chart | None:
     """Every loss of the distillation."""
-    return _curves(run, lambda name: name not in QUALITY, "Distillation losses over training steps")
+    return _curves(run, lambda name: name not in _QUALITY_CURVES, "Distillation losses over training steps")
 
 
 def quality_picture(run: RunDirectory) -> Chart | None:
-    """Quality measured while distilling."""
-    return _curves(run, lambda name: name in QUALITY, "Quality over training steps")
+    """What was measured of the averaged student while distilling, its distance from the teacher above all."""
+    return _curves(run, lambda name: name in _QUALITY_CURVES, "Quality over training steps")
 
 
 def _curves(run: RunDirectory, wanted: Callable[[str], bool], alt: str) -> Chart | None:

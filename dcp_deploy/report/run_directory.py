@@ -102,11 +102,32 @@ class Metrics(Measurable):
     models: dict[str, Quality] = {}
 
 
+class Check(Record):
+    """One reason to pass or fail: ``value``, None when not finite, may be at most ``limit``."""
+
+    name: str
+    value: float | None = None
+    limit: float | None = None
+    passed: bool
+    detail: str = ""
+
+
 class Pair(Record):
-    """Parity of one exported file with its network, as ``ParityReport.to_dict`` writes it."""
+    """Parity of one exported file with its network (``ParityReport.to_dict``).
+
+    ``max_abs``, ``mean_abs`` in [-1, 1]; ``max_steps``, ``mean_steps`` in 8-bit steps; ``differing``: share of values.
+    """
 
     passed: bool
-    checks: list[dict[str, JsonValue]] = []
+    checks: list[Check] = []
+    images: int | None = None
+    psis: list[float] = []
+    max_abs: float | None = None
+    mean_abs: float | None = None
+    max_steps: float | None = None
+    mean_steps: float | None = None
+    differing: float | None = None
+    psnr_db: float | None = None
 
 
 class Parity(Measurable):

@@ -140,30 +140,68 @@ def _quality_settings(run: RunDirectory) -> Iterable[str]:
 
 
 def parity_table(run: RunDirectory) -> Table:
-    """Each check of the gate."""
+    """How far each exported file's images are from those of its network."""
     pairs = run.parity.pairs if run.parity else {}
-    rows = [row for name, pair in pairs.items() for row in _parity_rows(name, pair)]
-    return Table(("exported file", "check", "measured", "allowed", "result"), tuple(rows))
-
-
-def _parity_rows(name: str, pair: Pair) -> Iterable[tuple[Cell, ...]]:
-    for check in pair.checks:
-        ok = check.get("passed")
-        yield (
+    headings = (
+        "exported file",
+        "images",
+        "largest",
+        "mean",
+        "largest, 8-bit",
+        "mean, 8-bit",
+        "differing",
+        "PSNR",
+        "gate",
+    )
+    rows = tuple(
+        (
             name,
-            _scalar(check.get("name")),
-            _scalar(check.get("value")),
-            _scalar(check.get("limit")),
-            None if ok is None else "passed" if ok else "FAILED",
+            text.plain(pair.images, 0),
+            text.short(pair.max_abs),
+            text.short(pair.mean_abs),
+            text.short(pair.max_steps),
+            text.short(pair.mean_steps),
+            None if pair.differing is None else f"{pair.differing:.3%}",
+            _psnr(pair),
+            "passed" if pair.passed else "FAILED",
         )
+        for name, pair in pairs.items()
+    )
+    psis = next((pair.psis for pair in pairs.values() if pair.psis), [])
+    notes = [
+        f"Each latent at ψ {', '.join(f'{psi:g}' for psi in psis)}. Largest and mean difference in images of [-1, 1], "
+        "and of their 8-bit values; the share of 8-bit values that differ at all."
+    ] if psis else []  # fmt: skip
+    if run.parity and run.parity.reason:
+        notes.append(run.parity.reason)
+    return Table(headings, rows, tuple(notes))
+
+
+def _psnr(pair: Pair) -> Cell:
+    if pair.psnr_db is not None:
+        return f"{pair.psnr_db:.1f} dB"
+    return "identical" if pair.max_abs == 0 else None
+
+
+def checks_table(run: RunDirectory) -> Table:
+    """Every check of the gate, the failed ones first."""
+    pairs = run.parity.pairs if run.parity else {}
+    checks = [(name, check) for name, pair in pairs.items() for check in pair.checks]
+    rows = tuple(
+        (name, check.name, text.short(check.value), text.short(check.limit), "passed" if check.passed else "FAILED")
+        for name, check in sorted(checks, key=lambda entry: entry[1].passed)
+    )
+    return Table(("exported file", "check", "measured", "at most", "result"), rows)
 
 
 def worst_difference(run: RunDirectory) -> str:
-    """The student's first check in words, empty when there is none."""
+    """The student's largest 8-bit difference in words, empty when not known."""
     pair = run.parity.pairs.get("student") if run.parity else None
-    for row in _parity_rows("student", pair) if pair else ():
-        return f"{row[1]}: {row[2]}"
-    return ""
+    if pair is None or pair.max_steps is None:
+        return ""
+    if pair.max_steps == 0:
+        return "identical 8-bit images"
+    return f"at most {pair.max_steps:g} of 255 apart, {pair.differing or 0:.2%} of values"
 
 
 def widths_table(run: RunDirectory) -> Table:

@@ -51,6 +51,11 @@ def plain(value: float | None, digits: int = 3) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
 
 
+def short(value: float | None) -> str | None:
+    """Three significant digits: ``3.1e-05``, ``0.0125``, ``1``."""
+    return None if value is None else f"{value:.3g}"
+
+
 def ratio(over: float | None, under: float | None) -> float | None:
     """over / under, None when either is missing or the quotient is not defined."""
     return None if over is None or under is None or under == 0 else over / under

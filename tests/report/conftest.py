@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from dcp_deploy.benchmarks import Candidate, benchmark
+from dcp_deploy.report import write_report
 
 TEACHER_WIDTHS = [256, 256, 256, 256, 256, 256, 192, 192, 128, 128]
 STUDENT_WIDTHS = [77, 77, 77, 77, 77, 77, 58, 58, 39, 39]
@@ -152,21 +153,35 @@ def history_document() -> list[dict[str, Any]]:
         entry = {
             "step": step, "seconds": 0.24 * step,
             "gan": 0.7 + 0.6 * decay * noise[0], "l1": 0.05 + 0.2 * decay * noise[1],
+            "l1_to_teacher": 0.03 + 0.2 * decay,
             "perceptual": 0.2 + 0.9 * decay * noise[2], "relation": 0.01 + 0.05 * decay * noise[3],
         }  # fmt: skip
-        if step % 200 == 0:
-            entry |= {"fid": 9 + 90 * decay, "mode_coverage": 0.96 - 0.5 * decay}
         entries.append(entry)
     return entries
 
 
 def parity_document() -> dict[str, Any]:
-    checks = [
-        {"name": "largest difference, [-1, 1]", "value": 3.1e-3, "limit": 8.0e-3, "passed": True},
-        {"name": "largest difference, 8-bit steps", "value": 1, "limit": 1, "passed": True},
-        {"name": "PSNR, dB", "value": 61.7, "limit": 50.0, "passed": True},
-    ]
-    return {"schema": 1, "passed": True, "pairs": {"student": {"passed": True, "checks": checks}}}
+    """As ParityReport.to_dict gives it, for a float network against a uint8 file."""
+
+    def pair(max_steps: int, differing: float) -> dict[str, Any]:
+        checks = [
+            {"name": "largest 8-bit difference", "value": max_steps, "limit": 1, "passed": True, "detail": ""},
+            {
+                "name": "share of 8-bit values that differ",
+                "value": differing,
+                "limit": 5e-3,
+                "passed": True,
+                "detail": "",
+            },
+            {"name": "images of b of one colour", "value": 0, "limit": 0, "passed": True, "detail": ""},
+        ]
+        return {
+            "passed": True, "checks": checks, "images": 768, "psis": [0.5, 0.7, 1.0], "max_steps": max_steps,
+            "mean_steps": differing, "differing": differing, "max_abs": max_steps / 127.5,
+            "mean_abs": differing / 127.5, "psnr_db": 82.4 if max_steps else None,
+        }  # fmt: skip
+
+    return {"schema": 1, "passed": True, "pairs": {"student": pair(1, 3.1e-4), "teacher": pair(0, 0.0)}}
 
 
 @pytest.fixture(scope="session")
@@ -184,19 +199,42 @@ def _documents() -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture
-def run_folder(tmp_path: Path, _documents: dict[str, Any]) -> RunFolder:
+def fill(folder: RunFolder, documents: dict[str, Any]) -> RunFolder:
     """A finished run, complete."""
-    folder = RunFolder(tmp_path)
-    for name, document in _documents.items():
+    for name, document in documents.items():
         folder.write(name, document)
     rng = np.random.default_rng(2)
     scores = {f"layer{i:02d}": rng.lognormal(0, 0.4 + 0.15 * i, width) for i, width in enumerate(TEACHER_WIDTHS)}
-    save_file(scores, tmp_path / "scores.safetensors", {"format": "dcp-deploy scores 1"})
-    (tmp_path / "grids").mkdir()
+    save_file(scores, folder.path / "scores.safetensors", {"format": "dcp-deploy scores 1"})
+    (folder.path / "grids").mkdir()
     for name, softness in (("teacher", 0.05), ("pruned", 0.9), ("student", 0.12)):
-        faces(8, 2, softness).save(tmp_path / "grids" / f"{name}.png")
+        faces(8, 2, softness).save(folder.path / "grids" / f"{name}.png")
     for name, size in (("teacher.onnx", 27_400_000), ("student.onnx", 4_090_000)):
-        with (tmp_path / name).open("wb") as file:
+        with (folder.path / name).open("wb") as file:
             file.truncate(size)
+    return folder
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, _documents: dict[str, Any]) -> RunFolder:
+    """A complete run directory that the test may change."""
+    return fill(RunFolder(tmp_path), _documents)
+
+
+@pytest.fixture
+def run_without_charts(run_folder: RunFolder) -> RunFolder:
+    """The same without what charts are drawn from: drawing takes seconds, and these tests look at words."""
+    (run_folder.path / "scores.safetensors").unlink()
+    (run_folder.path / "history.json").unlink()
+    bench, run = run_folder.read("bench.json"), run_folder.read("run.json")
+    run_folder.change("bench.json", rows=[{**row, "samples_ms": []} for row in bench["rows"]])
+    run_folder.change("run.json", networks={k: {**v, "widths": []} for k, v in run["networks"].items()})
+    return run_folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, _documents: dict[str, Any]) -> RunFolder:
+    """A complete run directory with its report, for tests that only look."""
+    folder = fill(RunFolder(tmp_path_factory.mktemp("run")), _documents)
+    write_report(folder.path)
     return folder

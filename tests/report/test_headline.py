@@ -1,0 +1,57 @@
+"""The verdict and the large figures."""
+
+from __future__ import annotations
+
+from dcp_deploy.report.headline import cards, fastest_student, same_backend_speedup, verdict
+from dcp_deploy.report.run_directory import Bench, BenchRow, Run, RunDirectory
+
+
+def rows(*entries):
+    """(model, backend, p50, speedup or None) each."""
+    return [
+        BenchRow(
+            name=f"{model}, {backend}",
+            labels={"model": model, "backend": backend},
+            p50_ms=p50,
+            speedup=None if speedup is None else {"value": speedup, "low": speedup - 1, "high": speedup + 1},
+        )
+        for model, backend, p50, speedup in entries
+    ]
+
+
+def run_with(*entries):
+    return RunDirectory(run=Run(), bench=Bench(baseline="teacher, torch", rows=rows(*entries)))
+
+
+FOUR = (
+    ("teacher", "torch", 80.0, None),
+    ("student", "torch", 40.0, 2.0),
+    ("teacher", "onnxruntime", 24.0, 80 / 24),
+    ("student", "onnxruntime", 8.0, 10.0),
+)
+
+
+def test_the_fastest_student_makes_the_headline():
+    assert fastest_student(run_with(*FOUR)).name == "student, onnxruntime"
+    assert cards(run_with(*FOUR))[0].value == "10.0×"
+
+
+def test_the_verdict_also_says_what_compression_alone_gained():
+    words = verdict(run_with(*FOUR))
+    assert "10.0× as fast as its teacher (student, onnxruntime against teacher, torch; 3.00× with both" in words
+
+
+def test_without_a_teacher_on_that_backend_there_is_no_like_for_like_figure():
+    run = run_with(FOUR[0], FOUR[3])
+    assert same_backend_speedup(run, fastest_student(run)) is None
+    assert "with both" not in verdict(run)
+
+
+def test_a_fast_teacher_is_no_student():
+    assert fastest_student(run_with(*FOUR[::2])) is None
+
+
+def test_nothing_measured():
+    run = RunDirectory(run=Run())
+    assert verdict(run) == "Speed: not measured. Parity of the exported file: not measured. Quality: not measured."
+    assert all(card.value is None for card in cards(run))

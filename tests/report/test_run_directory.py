@@ -1,0 +1,76 @@
+"""Reading a run directory: tolerant of what is missing, strict with what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from dcp_deploy.errors import CorruptFileError
+from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.report.run_directory import layer_names, read_run_directory
+
+
+def test_unknown_fields_are_ignored(run_folder):
+    run_folder.change("metrics.json", novelty={"a": 1})
+    assert read_run_directory(run_folder.path).quality("student").fid == 9.84
+
+
+def test_what_is_missing_is_none(run_folder):
+    for path in run_folder.path.rglob("*"):
+        if path.is_file() and path.name != "run.json":
+            path.unlink()
+    run = read_run_directory(run_folder.path)
+    assert run.metrics is run.parity is run.bench is None
+    assert run.quality("student").fid is None
+    assert run.history == run.scores == ()
+    assert run.engines == run.grids == run.file_bytes == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("run.json", "[]", r"run\.json cannot be read"),
+        ("run.json", '{"schema": 2}', "schema"),
+        ("run.json", '{"networks": {"teacher": {"parameters": "many"}}}', r"networks\.teacher\.parameters"),
+        ("bench.json", "", "Invalid JSON"),
+        ("bench.json", '{"rows": [{"name": "a", "p50_ms": 0}]}', r"rows\.0\.p50_ms"),
+        ("bench.json", '{"rows": [{"p50_ms": 1}]}', r"rows\.0\.name"),
+        ("metrics.json", '{"models": {"student": {"fid": NaN}}}', r"models\.student\.fid"),
+        ("parity.json", '{"pairs": {"student": {}}}', r"pairs\.student\.passed"),
+        ("history.json", '{"step": 1}', r"history\.json"),
+        ("engines/student.json", "7", r"student\.json"),
+        ("scores.safetensors", "rubbish", r"scores\.safetensors"),
+        ("grids/student.png", "no picture", r"student\.png"),
+    ],
+)
+def test_a_malformed_file_is_named_with_what_is_wrong(run_folder, name, content, words):
+    (run_folder.path / name).write_text(content)
+    with pytest.raises(CorruptFileError, match=words) as caught:
+        read_run_directory(run_folder.path)
+    assert name.rpartition("/")[2] in caught.value.message
+    assert "run the build again" in caught.value.remedy
+
+
+def test_a_truncated_picture_is_refused(run_folder):
+    path = run_folder.path / "grids" / "student.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CorruptFileError, match=r"student\.png"):
+        read_run_directory(run_folder.path)
+
+
+@pytest.mark.parametrize("layer", [np.zeros((2, 2)), np.zeros(0), np.array([1.0, np.nan])])
+def test_scores_that_are_no_finite_vectors_are_refused(run_folder, layer):
+    save_file({"layer00": layer}, run_folder.path / "scores.safetensors")
+    with pytest.raises(CorruptFileError, match="layer00"):
+        read_run_directory(run_folder.path)
+
+
+def test_score_layers_come_in_the_order_of_their_numbers(run_folder):
+    save_file({f"layer{i}": np.full(i + 1, 1.0) for i in range(12)}, run_folder.path / "scores.safetensors")
+    assert [len(layer) for layer in read_run_directory(run_folder.path).scores] == list(range(1, 13))
+
+
+def test_layer_names_are_those_of_the_network():
+    generator = Generator(GeneratorConfig(resolution=32, z_dim=4, w_dim=4, mapping_layers=1, widths=(2,) * 8))
+    assert layer_names(8) == ["const", *(name for name, _ in generator.synthesis.convs())]

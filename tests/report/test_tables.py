@@ -1,0 +1,106 @@
+"""Tables and the numbers in them."""
+
+from __future__ import annotations
+
+import pytest
+
+from dcp_deploy.report import tables, text
+from dcp_deploy.report.run_directory import read_run_directory
+
+
+def row(table, name):
+    return next(row for row in table.rows if row[0] == name)
+
+
+def test_gains_and_losses_of_the_student(run_folder):
+    table = tables.comparison_table(read_run_directory(run_folder.path))
+    assert row(table, "parameters") == ("parameters", "6.81 M", "1.00 M", "1.00 M", "6.78× fewer")
+    assert row(table, "ONNX file") == ("ONNX file", "27.40 MB", None, "4.09 MB", "6.70× smaller")
+    assert row(table, "FID (Fréchet distance)")[1:] == ("6.31", "148.20", "9.84", "+3.53 (worse)")
+    assert row(table, "mode coverage")[-1] == "-0.023 (worse)"
+
+
+def test_every_row_has_a_cell_for_every_heading(run_folder):
+    run = read_run_directory(run_folder.path)
+    for make in (
+        tables.comparison_table,
+        tables.latency_table,
+        tables.rare_table,
+        tables.parity_table,
+        tables.checks_table,
+        tables.widths_table,
+        tables.stages_table,
+    ):
+        table = make(run)
+        assert table.rows
+        assert {len(row) for row in table.rows} == {len(table.headings)}
+
+
+def test_more_coverage_is_better_and_more_frequency_error_is_not(run_folder):
+    metrics = run_folder.read("metrics.json")
+    metrics["models"]["student"] |= {"coverage": 0.9, "frequency_error": 0.5, "density": 0.93}
+    run_folder.write("metrics.json", metrics)
+    table = tables.comparison_table(read_run_directory(run_folder.path))
+    assert row(table, "coverage")[-1] == "+0.030 (better)"
+    assert row(table, "frequency error of factors")[-1].endswith("(worse)")
+    assert row(table, "density")[-1] == "+0.000 (same)"
+
+
+def test_a_model_without_figures_is_not_measured_rather_than_zero(run_folder):
+    metrics = run_folder.read("metrics.json")
+    del metrics["models"]["teacher"]
+    run_folder.write("metrics.json", metrics)
+    table = tables.comparison_table(read_run_directory(run_folder.path))
+    assert row(table, "recall")[1] is None
+    assert row(table, "recall")[-1] is None
+
+
+def test_failed_checks_come_first(run_folder):
+    parity = run_folder.read("parity.json")
+    parity["pairs"]["teacher"]["checks"][2]["passed"] = False
+    run_folder.write("parity.json", parity)
+    table = tables.checks_table(read_run_directory(run_folder.path))
+    assert table.rows[0][0] == "teacher"
+    assert [row[-1] for row in table.rows].count("FAILED") == 1
+
+
+def test_the_report_stage_itself_is_not_listed(run_folder):
+    table = tables.stages_table(read_run_directory(run_folder.path))
+    names = [row[0] for row in table.rows]
+    assert "report" not in names
+    assert row(table, "teacher")[1:3] == ("reused", "the same teacher")
+    assert row(table, "total")[-1] == "8 min 09 s"
+
+
+def test_nested_settings_get_dotted_names():
+    table = tables.mapping_table({"a": {"b": [1, None], "c": True}, "d": None})
+    assert table.rows == (("a.b", "1, none"), ("a.c", "yes"), ("d", None))
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (text.amount(30_034_338), "30.03 M"),
+        (text.amount(45_124_673_536), "45.12 G"),
+        (text.amount(999), "999"),
+        (text.size(4_090_000), "4.09 MB"),
+        (text.size(12), "12 B"),
+        (text.milliseconds(541.3), "541 ms"),
+        (text.milliseconds(56.24), "56.2 ms"),
+        (text.milliseconds(0.4312), "0.431 ms"),
+        (text.seconds(0.42), "0.42 s"),
+        (text.seconds(59.7), "1 min 00 s"),
+        (text.seconds(3840), "1 h 04 min"),
+        (text.times(5.389), "5.39×"),
+        (text.times(10.94), "10.9×"),
+        (text.ratio(1, 0), None),
+    ],
+)
+def test_numbers_as_people_read_them(shown, expected):
+    assert shown == expected
+
+
+def test_what_is_missing_stays_missing():
+    assert [f(None) for f in (text.amount, text.size, text.milliseconds, text.seconds, text.times, text.short)] == [
+        None
+    ] * 6
