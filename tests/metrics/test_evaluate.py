@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -13,12 +15,23 @@ from dcp_deploy.datasets.avatars import FACTOR_INDEX, Factors, avatars, factors_
 from dcp_deploy.errors import QualityError, UsageError
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.metrics import evaluate, evaluate_images
-from dcp_deploy.metrics.evaluate import _to_8_bit
 from dcp_deploy.metrics.features import images_to_tensor
+
+evaluation = import_module("dcp_deploy.metrics.evaluate")  # the package's name for it is the function
 
 COUNT = 2000
 FRESH = np.arange(50_000, 50_000 + COUNT)  # disjoint from the reference images 0 .. 9999
-FID_FLOOR = 0.4  # 0.27 measured at 2000 fresh images; the features' total variance is 68
+FID_FLOOR = 0.5  # 0.3 measured for 2000 fresh images against 3000; the features' total variance is 61
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_reference() -> Iterator[None]:
+    """3000 real images in place of 10,000: a quarter of the time, and enough for these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "REFERENCE_SAMPLES", 3000)
+        evaluation._reference.cache_clear()
+        yield
+    evaluation._reference.cache_clear()
 
 
 @dataclass
@@ -138,6 +151,6 @@ def test_nan_images_are_refused() -> None:
 
 def test_rounding_to_8_bits_keeps_every_level() -> None:
     levels = torch.arange(256).float() / 127.5 - 1.0
-    assert torch.equal(_to_8_bit(levels), levels)
-    assert torch.equal(_to_8_bit(levels + 0.003), levels)  # less than half a step of 0.0078
-    assert _to_8_bit(torch.tensor([-3.0, 3.0])).tolist() == [-1.0, 1.0]
+    assert torch.equal(evaluation._to_8_bit(levels), levels)
+    assert torch.equal(evaluation._to_8_bit(levels + 0.003), levels)  # less than half a step of 0.0078
+    assert evaluation._to_8_bit(torch.tensor([-3.0, 3.0])).tolist() == [-1.0, 1.0]
