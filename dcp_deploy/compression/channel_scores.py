@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import CorruptFileError, InputError
@@ -40,7 +40,7 @@ def save_scores(scores: ChannelScores, path: str | os.PathLike[str]) -> Path:
     tensors = {f"layer{i:02d}": layer.contiguous() for i, layer in enumerate(scores.scores)}
     metadata = {"format": _FORMAT, "settings": json.dumps(scores.settings, sort_keys=True, allow_nan=False)}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(save(tensors, metadata))  # a full disk is an OSError this way
     return Path(path)
 
 

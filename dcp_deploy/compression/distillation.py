@@ -113,6 +113,8 @@ def distill(
     if checkpoint_dir is not None:
         key = run_key(_identity(run), {"student": student, "teacher": teacher, **_perceptual_network(perceptual)})
         checkpoint = Path(checkpoint_dir) / f"distill-{key[:12]}.safetensors"
+        for remnant in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):  # of a run killed while writing
+            remnant.unlink()
         if checkpoint.exists():
             load_state(state, checkpoint, key)
     resumed_at = state.step

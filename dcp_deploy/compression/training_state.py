@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import CorruptFileError
@@ -68,10 +68,10 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
         "history": json.dumps(state.history, allow_nan=False),
         "sums": json.dumps(state.sums, allow_nan=False),
     }
-    # Copies: safetensors refuses tensors that share memory, and a tensor must be contiguous.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.tensors().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        # Written by Python, so that a full disk is an OSError; safetensors' own writer raises an error of its own.
+        temporary.write_bytes(save(tensors, metadata))
 
 
 def load_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> None:

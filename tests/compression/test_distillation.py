@@ -258,25 +258,27 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, teacher: Generator) -> 
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 import torch
 from dcp_deploy.checkpoints import load_generator
-from dcp_deploy.compression import DistillConfig, distill, training_state
+from dcp_deploy.compression import DistillConfig, distill
 
 folder, config, moment, threads = sys.argv[1], eval(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 torch.set_num_threads(threads)
-write = training_state.save_file
+write_bytes, writes = Path.write_bytes, []
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def write_half(tensors, path, metadata):
-    write(tensors, path, metadata)
-    if metadata["step"] == "4":
-        os.truncate(path, os.path.getsize(path) // 2)
+def write_half(path, content):
+    writes.append(path)
+    if len(writes) == 2:
+        write_bytes(path, content[: len(content) // 2])
         die()
+    write_bytes(path, content)
 
 if moment == "while writing":
-    training_state.save_file = write_half
+    Path.write_bytes = write_half
 student, teacher = (load_generator(f"{folder}/{name}.safetensors") for name in ("student", "teacher"))
 distill(student, teacher, config=config, checkpoint_dir=f"{folder}/checkpoints",
         progress=lambda step, total, values: die() if step == 5 else None)
@@ -296,5 +298,6 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path, teacher: Generator
     resumed = distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path / "checkpoints")
     straight = distill(student, teacher, config=CONFIG)
     assert resumed.resumed_at == resumed_at
+    assert len(files_in(tmp_path / "checkpoints")) == 1  # the half-written file is gone
     assert_same_weights(resumed.generator, straight.generator)
     assert resumed.history == straight.history

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,21 @@ def test_a_checkpoint_of_other_shapes_is_refused(tmp_path: Path, new_generator: 
     save_state(make_state(new_generator(), train=False), path, KEY)
     with pytest.raises(CorruptFileError, match="size mismatch"):
         load_state(make_state(new_generator(widths=(12, 10, 11, 9, 8, 8)), train=False), path, KEY)
+
+
+def test_a_full_disk_is_an_os_error_and_keeps_the_old_checkpoint(tmp_path: Path, teacher: Generator) -> None:
+    state, path = make_state(teacher, train=False), tmp_path / "s.safetensors"
+    save_state(state, path, KEY)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # no file may grow larger
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_state(state, path, KEY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("part", ["student", "ema", "discriminator", "student_optimizer"])
