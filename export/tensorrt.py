@@ -74,7 +74,8 @@ def build_engine(
     RTX when it serves all targets. The precision is that of the graph (both flavours are strongly typed). The bytes of
     an engine differ from build to build; its manifest's ``onnx_sha256`` says whether it is up to date.
 
-    Raises UsageError (target or batch), InputError (ONNX file), MissingCapabilityError (package or GPU).
+    Raises UsageError (target or batch), InputError (ONNX file), MissingCapabilityError (package, GPU, or a target that
+    the flavour cannot build this graph for).
     """
     onnx, path = Path(onnx), Path(path)
     targets = parse_targets(target)
@@ -296,7 +297,12 @@ def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes) -> tuple[byt
     config.add_optimization_profile(shapes)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise InputError(f"TensorRT for RTX cannot build {path} for {', '.join(targets)}: {_joined(lines)}")
+        turing = (
+            "leave sm75 out: TensorRT for RTX 1.7 has no float32 matrix product for it" if "sm75" in targets else ""
+        )
+        raise MissingCapabilityError(
+            f"TensorRT for RTX cannot build {path} for {', '.join(targets)}: {_joined(lines)}", turing
+        )
     flags = trt.BuilderFlag.__members__.items()
     return bytes(plan), tuple(sorted(name for name, flag in flags if config.get_flag(flag)))
 

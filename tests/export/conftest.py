@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dcp_deploy.export import export_onnx
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -57,3 +58,16 @@ def unconditional() -> Generator:
 @pytest.fixture(scope="session")
 def conditional() -> Generator:
     return golden_generator("sg2ada_32_cond_clamp")
+
+
+@pytest.fixture(scope="session")
+def float_onnx(unconditional: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unconditional golden generator, float output, transposed up-sampling."""
+    path = tmp_path_factory.mktemp("onnx") / "float.onnx"
+    return export_onnx(unconditional, path, image="float", upsample="transposed", metadata={"licence": "none needed"})
+
+
+@pytest.fixture(scope="session")
+def uint8_onnx(conditional: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The class-conditional golden generator, uint8 output, polyphase up-sampling."""
+    return export_onnx(conditional, tmp_path_factory.mktemp("onnx") / "uint8.onnx", image="uint8", upsample="polyphase")

@@ -121,7 +121,9 @@ def test_uint8_is_the_truncated_image_channels_last(unconditional: Generator) ->
 
 
 def test_uint8_ends_are_reached_and_not_wrapped() -> None:
-    image = torch.tensor([-5.0, -1.0, -0.5 / 127.5, 0.0, 126.9 / 127.5, 1.0, 5.0]).reshape(1, 1, 1, 7).expand(1, 3, 1, 7)
+    image = (
+        torch.tensor([-5.0, -1.0, -0.5 / 127.5, 0.0, 126.9 / 127.5, 1.0, 5.0]).reshape(1, 1, 1, 7).expand(1, 3, 1, 7)
+    )
     assert to_uint8(image)[0, 0, :, 0].tolist() == [0, 0, 127, 128, 254, 255, 255]
 
 
