@@ -45,7 +45,9 @@ def _quality_phrase(run: RunDirectory) -> str:
     teacher, student = (text.plain(run.quality(name).fid, 2) for name in ("teacher", "student"))
     if student is None:
         return "Quality: not measured."
-    return f"FID {student} against {teacher or 'a teacher not measured'}" + (" of the teacher." if teacher else ".")
+    words = f"FID {student}, its teacher's {teacher or 'not measured'}"
+    features = run.quality("student").features
+    return f"{words} ({features} features)." if features else f"{words}."
 
 
 def cards(run: RunDirectory) -> list[Card]:

@@ -17,7 +17,7 @@ Cell = str | None
 
 # Field of Quality -> heading, digits, whether more is better.
 QUALITY = {
-    "fid": ("FID (Fréchet distance)", 2, False),
+    "fid": ("FID", 2, False),
     "precision": ("precision", 3, True),
     "recall": ("recall", 3, True),
     "density": ("density", 3, True),
@@ -52,6 +52,7 @@ def comparison_table(run: RunDirectory) -> Table:
     notes = ["“Pruned” is the student before distillation: same shape, so the same size and speed."]
     if run.metrics and run.metrics.reason:
         notes.append(f"Quality not measured: {run.metrics.reason}")
+    notes += _quality_settings(run)
     return Table(("", *MODELS, "student against teacher"), tuple(rows), tuple(notes))
 
 
@@ -127,15 +128,15 @@ def rare_table(run: RunDirectory) -> Table:
         (factor.replace("_", " "), *(text.plain(run.quality(name).rare.get(factor), 2) for name in models))
         for factor in factors
     )
-    return Table(("rare factor", *models), rows, tuple(_quality_settings(run)))
+    return Table(("rare factor", *models), rows)
 
 
 def _quality_settings(run: RunDirectory) -> Iterable[str]:
     student = run.quality("student")
     if student.samples is not None:
         yield (
-            f"Measured on {student.samples} samples, seed {student.seed}, ψ {student.psi}, "
-            f"features “{student.features or 'unnamed'}”. Figures compare only with others of the same features."
+            f"Quality is measured on {student.samples} samples, seed {student.seed}, ψ {student.psi}, in the feature "
+            f"space “{student.features or 'unnamed'}”: FID and its like compare only within one feature space."
         )
 
 

@@ -60,3 +60,15 @@ def test_a_package_installed_below_somebodys_checkout_has_no_commit(tmp_path, mo
     (tmp_path / "installed.py").write_text("untracked")
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "installed.py"))
     assert environment.capture_environment().git_commit is None
+
+
+def test_other_processes_load_is_the_machines_time_less_our_own(monkeypatch):
+    readings = iter([(100.0, 50.0, 7.0), (110.0, 68.0, 10.0)])  # (clock, busy seconds of all cores, our own)
+    monkeypatch.setattr(environment, "_busy_seconds", lambda: next(readings))
+    assert environment.LoadMeter().others() == 1.5  # 18 busy, 3 of them ours, in 10 seconds
+
+
+def test_a_moment_is_too_short_to_know_the_load(monkeypatch):
+    readings = iter([(100.0, 50.0, 7.0), (100.5, 51.0, 7.0)])
+    monkeypatch.setattr(environment, "_busy_seconds", lambda: next(readings))
+    assert environment.LoadMeter().others() is None

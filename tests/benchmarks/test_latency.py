@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dcp_deploy.benchmarks import Candidate, benchmark
+from dcp_deploy.benchmarks import Candidate, benchmark, capture_environment, latency
 from dcp_deploy.errors import UsageError
 
 
@@ -128,6 +129,16 @@ def test_drift_is_noted():
     )
     assert not report.stable
     assert any("a (+20.0%)" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(("others", "noted"), [(None, False), (0.1, False), (1.4, True)])
+def test_other_load_is_noted_when_it_is_more_than_a_tenth_of_the_cores(monkeypatch, others, noted):
+    monkeypatch.setattr(latency.LoadMeter, "others", lambda meter: others)
+    monkeypatch.setattr(latency, "capture_environment", lambda: replace(capture_environment(), usable_cores=2))
+    machine = Machine()
+    report = machine.benchmark({"a": machine.candidate("a", 5)}, baseline="a")
+    assert report.other_load == others
+    assert ("Other load: other processes took 1.4 of 2 cores during the run." in report.notes) == noted
 
 
 def test_an_indicative_p99_is_noted_and_marked():

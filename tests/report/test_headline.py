@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dcp_deploy.report.headline import cards, fastest_student, same_backend_speedup, verdict
-from dcp_deploy.report.run_directory import Bench, BenchRow, Run, RunDirectory
+from dcp_deploy.report.run_directory import Bench, BenchRow, Metrics, Run, RunDirectory
 
 
 def rows(*entries):
@@ -49,6 +49,12 @@ def test_without_a_teacher_on_that_backend_there_is_no_like_for_like_figure():
 
 def test_a_fast_teacher_is_no_student():
     assert fastest_student(run_with(*FOUR[::2])) is None
+
+
+def test_quality_is_named_with_its_feature_space():
+    models = {"teacher": {"fid": 6.31}, "student": {"fid": 9.84, "features": "avatars"}}
+    run = RunDirectory(run=Run(), metrics=Metrics.model_validate({"models": models}))
+    assert verdict(run).endswith("FID 9.84, its teacher's 6.31 (avatars features).")
 
 
 def test_nothing_measured():
