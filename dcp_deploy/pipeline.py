@@ -203,6 +203,9 @@ class _Builder:
         self.directory.joinpath("report.html").unlink(missing_ok=True)  # it would describe other files than these
         self.record.save()
         self._work(stage, new)
+        if new.status == "skipped":  # what it made for other inputs would look like its result
+            for name in old.outputs:
+                (self.directory / name).unlink(missing_ok=True)
         self.record.save()
 
     def _work(self, stage: Stage, record: StageRecord) -> None:
