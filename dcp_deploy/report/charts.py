@@ -101,6 +101,7 @@ def widths_chart(layers: Sequence[str], before: Sequence[int], after: Sequence[i
             places, labels=[_literal(layer) for layer in layers], rotation=40, ha="right", rotation_mode="anchor"
         )
         axes.set_ylabel("channels")
+        axes.locator_params(axis="y", integer=True)
         axes.margins(x=0.01, y=0.1)
         axes.legend(frameon=False, labelcolor=theme.ink, fontsize=10, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
         _style(axes, theme, grid="y")

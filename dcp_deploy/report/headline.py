@@ -30,7 +30,16 @@ def _speed_phrase(run: RunDirectory) -> str:
         return "Speed: not measured."
     factor, same = text.times(best.speedup.value), text.times(same_backend_speedup(run, best))
     likewise = f"; {same} with both on that backend" if same else ""
-    return f"The student is {factor} as fast as its teacher ({best.name} against {run.bench.baseline}{likewise})."
+    caveat = "" if _steady(run, best) else " The machine was not steady while measuring: read this as a hint."
+    return (
+        f"The student is {factor} as fast as its teacher ({best.name} against {run.bench.baseline}{likewise}).{caveat}"
+    )
+
+
+def _steady(run: RunDirectory, best: BenchRow) -> bool:
+    """Whether neither the figure nor its baseline drifted."""
+    compared = [row for row in run.bench_rows if row is best or row.speedup is None]
+    return all(row.stability.verdict != "drifting" for row in compared)
 
 
 def _parity_phrase(run: RunDirectory) -> str:
@@ -69,7 +78,10 @@ def _speed_card(run: RunDirectory) -> Card:
         return Card("speedup", None)
     known = speedup.low is not None and speedup.high is not None
     bounds = f"{speedup.low:.2f} to {speedup.high:.2f} (95\u00a0%)" if known else ""
-    return Card("speedup", text.times(speedup.value), bounds)
+    steady = _steady(run, best)
+    return Card(
+        "speedup", text.times(speedup.value), bounds if steady else f"{bounds}, unsteady", "" if steady else "bad"
+    )
 
 
 def _fewer_card(run: RunDirectory, key: str, label: str) -> Card:

@@ -202,7 +202,10 @@ def worst_difference(run: RunDirectory) -> str:
         return ""
     if pair.max_steps == 0:
         return "identical 8-bit images"
-    return f"at most {pair.max_steps:g} of 255 apart, {pair.differing or 0:.2%} of values"
+    share = pair.differing or 0.0
+    return (
+        f"at most {pair.max_steps:g} of 255 apart, in {f'{share:.1%}' if share >= 1e-3 else 'under 0.1%'} of the values"
+    )
 
 
 def widths_table(run: RunDirectory) -> Table:

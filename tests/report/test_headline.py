@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from dcp_deploy.report.headline import cards, fastest_student, same_backend_speedup, verdict
-from dcp_deploy.report.run_directory import Bench, BenchRow, Metrics, Run, RunDirectory
+from dcp_deploy.report.run_directory import Bench, BenchRow, Metrics, Run, RunDirectory, Steadiness
 
 
 def rows(*entries):
@@ -45,6 +49,20 @@ def test_without_a_teacher_on_that_backend_there_is_no_like_for_like_figure():
     run = run_with(FOUR[0], FOUR[3])
     assert same_backend_speedup(run, fastest_student(run)) is None
     assert "with both" not in verdict(run)
+
+
+@pytest.mark.parametrize(
+    ("drifting", "hint"), [("student, onnxruntime", True), ("teacher, torch", True), ("student, torch", False)]
+)
+def test_a_figure_from_an_unsteady_machine_is_a_hint(drifting, hint):
+    run = run_with(*FOUR)
+    measured = [
+        row.model_copy(update={"stability": Steadiness(verdict="drifting" if row.name == drifting else "stable")})
+        for row in run.bench_rows
+    ]
+    run = replace(run, bench=run.bench.model_copy(update={"rows": measured}))
+    assert ("read this as a hint" in verdict(run)) == hint
+    assert ("unsteady" in cards(run)[0].detail) == hint
 
 
 def test_a_fast_teacher_is_no_student():
