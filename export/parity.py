@@ -26,7 +26,7 @@ Source = Runner | Generator | str | os.PathLike[str]
 Pair = tuple[int, float]  # (seed, psi)
 
 STEP = 1 / 127.5  # one 8-bit step in units of [-1, 1]
-WILD = 3.0  # an image is nominally within [-1, 1]; networks overshoot a little
+WILD = 10.0  # nominal is [-1, 1]; trained networks overshoot a little, untrained ones reach 5, a 0..255 image 255
 WILD_SHARE = 0.05
 SATURATED_SHARE = 0.95
 AMPLIFIED_PEAK = 255  # the largest difference in the picture of the worst sample is drawn this bright
