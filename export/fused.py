@@ -193,6 +193,8 @@ class FusedConv(nn.Module):
     ``upsample`` None keeps the size; otherwise the output is twice as large, by one of two forms of the same function:
     "transposed" (stride-2 transposed convolution, then the FIR) does a quarter of the multiplications of "polyphase"
     (one ordinary convolution to 4 Co channels, then depth to space), which in turn never stores the unfiltered image.
+    "transposed" is the default because ONNX Runtime 1.32 runs the demo's teacher 1.6 times and its student 1.3 times as
+    fast with it (64 px, batch 1, one thread, median of interleaved calls on a two-core x86 machine).
     """
 
     weight: Tensor
