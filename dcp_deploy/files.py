@@ -28,7 +28,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private; results are to be shared
+        temporary.chmod(0o644)  # mkstemp makes it private; results are to be shared
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

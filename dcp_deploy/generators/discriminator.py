@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
         self.skip = Conv(fan_in, fan_out, 1, down=True, activate=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.conv1(self.conv0(x)) + self.skip(x)) * math.sqrt(0.5)
+        return cast(Tensor, self.conv1(self.conv0(x)) + self.skip(x)) * math.sqrt(0.5)
 
 
 def minibatch_std(x: Tensor, group: int) -> Tensor:
@@ -87,4 +87,4 @@ class Discriminator(nn.Module):
         if c is None:
             raise ValueError(f"this discriminator is conditional: c must be a [B, {self.config.c_dim}] tensor")
         embedding = normalize_second_moment(self.embed(c))
-        return (x * embedding).sum(dim=1) / math.sqrt(x.shape[1])
+        return cast(Tensor, x * embedding).sum(dim=1) / math.sqrt(x.shape[1])
