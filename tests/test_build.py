@@ -149,7 +149,7 @@ def test_a_build_killed_again_and_again_ends_with_the_same_student(
     moments: list[Callable[[], bool]] = [
         lambda: (tmp_path / "run.json").exists(),
         *(lambda stage=stage: stage_status(tmp_path, stage) == "running" for stage in ("score", "distill")),
-        *[lambda: any(tmp_path.glob("checkpoints/*/*.safetensors"))] * 4,
+        *[lambda: any(tmp_path.glob("checkpoints/*/*.safetensors"))] * 3,
     ]
     chance = random.Random(0)
     killed_at = []

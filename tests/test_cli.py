@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dcp_deploy import errors, pipeline
+from dcp_deploy.checkpoints import load_generator, save_generator
+from dcp_deploy.cli import app
+from dcp_deploy.cli_measure import numbers
+from dcp_deploy.cli_output import PLAIN_SECONDS, Output, _PlainProgress, duration, is_disk_full
+from dcp_deploy.cli_stages import whole_numbers
+from dcp_deploy.config import read_toml
+from dcp_deploy.errors import UsageError
+from dcp_deploy.generators import Generator, GeneratorConfig
+
+VERBS = ("build", "inspect", "convert", "score", "prune", "distill", "export", "engine", "verify", "bench", "sample",
+         "eval", "datasets", "doctor")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def dcp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """``dcp("inspect", path)``: the command in this process, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DCP_DEPLOY_DEBUG", raising=False)
+
+    def run(*words: object) -> Ended:
+        arguments = [str(word) for word in words]
+        monkeypatch.setattr(sys, "argv", ["dcp-deploy", *arguments])
+        with pytest.raises(SystemExit) as end:
+            app(arguments, prog_name="dcp-deploy")
+        out, err = capfd.readouterr()
+        return Ended(int(end.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a 16 px teacher, ``t.safetensors``, and its export ``t.onnx``."""
+    folder = tmp_path_factory.mktemp("models")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        generator = Generator(GeneratorConfig(16, (8,) * 6, z_dim=8, w_dim=8, mapping_layers=2)).eval()
+        for _, torgb in generator.synthesis.torgbs():
+            torgb.weight.data.mul_(0.2)  # colours within range, as the parity gate wants them
+    save_generator(generator, folder / "t.safetensors")
+    with pytest.raises(SystemExit) as end:  # seconds of work: once for all tests, by the verb itself
+        app(["export", str(folder / "t.safetensors"), "--out", str(folder / "t.onnx"), "--quiet"])
+    assert not end.value.code
+    return folder
+
+
+def fail_build_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def build(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, "build", build)
+
+
+# ---- how a verb ends ----
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UsageError("m", "r"), 2),
+        (errors.CorruptFileError("m", "r"), 3),
+        (errors.MissingCapabilityError("m", "r"), 4),
+        (errors.ParityError("m", "r"), 5),
+        (errors.StaleArtifactError("m", "r"), 6),
+        (errors.DcpDeployError("m", "r"), 1),
+        (OSError(errno.ENOSPC, "m"), 4),
+        (OSError(errno.EDQUOT, "m"), 4),
+        (RuntimeError("m: No space left on device (os error 28)"), 4),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("m"), 1),
+        (OSError(errno.EACCES, "m"), 1),
+    ],
+    ids=repr,
+)
+def test_every_error_has_its_exit_code_and_no_traceback(
+    dcp: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    fail_build_with(monkeypatch, error)
+    ended = dcp("build")
+    assert ended.code == code
+    assert ended.err.startswith("error: ") and "Traceback" not in ended.err
+    assert ended.out == ""
+
+
+def test_an_interrupted_build_says_how_to_go_on(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_build_with(monkeypatch, KeyboardInterrupt())
+    assert "Run the same command again to resume." in dcp("build").err
+    assert "Run the same command again without --force to resume." in dcp("build", "--force").err
+
+
+def test_debug_shows_the_traceback(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DCP_DEPLOY_DEBUG", "0")  # so that what the flag sets is undone after the test
+    fail_build_with(monkeypatch, ZeroDivisionError("here"))
+    assert "Traceback" in dcp("build", "--debug").err
+
+
+def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
+    ended = dcp("build", "--dataset", "nope", "--json")
+    assert ended.code == 2
+    assert ended.json["schema"] == 1
+    assert ended.json["error"]["exit_code"] == 2 and "'nope'" in ended.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (["build", "--dataset", "nope"], 2, "'nope'"),
+        (["build", "--dataset", "fhq"], 2, "Did you mean ffhq?"),
+        (["build", "--ratio", "1.2"], 2, "--ratio 1.2"),
+        (["build", "--precision", "int8"], 2, "--precision int8"),
+        (["build", "--refine", "svs"], 2, "--refine svs"),
+        (["build", "--data", "photos"], 2, "--data"),
+        (["build", "--dataset", "ffhq"], 4, "--teacher FILE"),
+        (["build", "--teacher", "gone.st"], 3, "gone.st"),
+        (["build", "--teacher", "empty.st"], 3, "empty"),
+        (["build", "--ration", "0.7"], 2, "--ration"),
+        (["biuld"], 2, "biuld"),
+        (["inspect"], 2, "file"),
+        (["inspect", "gone.st"], 3, "gone.st"),
+        (["inspect", "empty.st"], 3, "empty"),
+        (["convert", "text.st", "-o", "x.safetensors"], 3, "text.st"),
+        (["convert", "text.st", "-o", "x.pt"], 2, "x.pt"),
+        (["prune", "text.st", "-o", "x.safetensors"], 2, "--scores FILE or --score METHOD"),
+        (["sample", "text.st", "--seeds", "a-b"], 3, "text.st"),
+        (["datasets", "demoo"], 2, "Did you mean demo?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)  # fmt: skip
+def test_a_mistake_is_one_message_that_names_it_and_writes_nothing(
+    dcp: Command, tmp_path: Path, words: list[str], code: int, named: str
+) -> None:
+    (tmp_path / "empty.st").touch()
+    (tmp_path / "text.st").write_text("not a model at all")
+    ended = dcp(*words)
+    assert ended.code == code
+    assert named in ended.err and "Traceback" not in ended.err
+    assert {path.name for path in tmp_path.iterdir()} == {"empty.st", "text.st"}
+
+
+def test_help_and_version_work_with_no_package_beyond_the_command_line_s() -> None:
+    script = f"""
+import sys
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"torch", "numpy", "onnx", "onnxruntime", "onnxscript", "safetensors", "PIL", "scipy",
+                                  "sklearn", "matplotlib", "jinja2", "tensorrt_rtx", "tensorrt", "psutil"}}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Bare())
+from dcp_deploy.cli import app
+for words in [["--help"], ["--version"], *([verb, "--help"] for verb in {VERBS})]:
+    try:
+        app(words)
+    except SystemExit as end:
+        assert not end.code, words
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+def test_output_into_a_closed_pipe_ends_quietly() -> None:
+    command = f"{sys.executable} -m dcp_deploy datasets --json | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, ""), True),
+        (OSError(errno.ENOENT, ""), False),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), True),
+        (RuntimeError("no space"), False),
+    ],
+    ids=repr,
+)
+def test_a_full_disk_is_known_by_number_or_by_words(error: Exception, full: bool) -> None:
+    assert is_disk_full(error) is full
+    wrapped = ValueError("writing failed")
+    wrapped.__cause__ = error
+    assert is_disk_full(wrapped) is full
+
+
+# ---- settings from a file ----
+
+
+def test_a_file_gives_defaults_and_flags_win(dcp: Command, tmp_path: Path, models: Path) -> None:
+    (tmp_path / "c.toml").write_text(f'dataset = "ffhq"\nalign = 1\nseed = 3\nteacher = "{models}/t.safetensors"\n')
+    ended = dcp("build", "--config", "c.toml", "--seed", "4", "--dry-run", "--json")
+    config = ended.json["config"]
+    assert (config["dataset"], config["align"], config["seed"]) == ("ffhq", 1, 4)
+    assert ended.json["student"]["parameters"] < ended.json["teacher"]["parameters"]
+
+
+def test_an_unknown_setting_in_a_file_is_refused(dcp: Command, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("ration = 0.5\n")
+    ended = dcp("build", "--config", "c.toml")
+    assert ended.code == 2 and "'ration'" in ended.err
+
+
+def test_a_setting_of_the_wrong_type_in_a_file_is_refused(dcp: Command, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('ratio = "much"\n')
+    assert dcp("build", "--config", "c.toml").code == 2
+
+
+def test_the_settings_beside_a_result_make_it_again(dcp: Command, tmp_path: Path, models: Path) -> None:
+    first = dcp("sample", models / "t.safetensors", "-o", "a.png", "--seeds", "5,7", "--psi", "0.5,1", "--json").json
+    settings = read_toml(first["settings"])
+    assert settings["seeds"] == "5,7" and "as_json" not in settings
+    before = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").unlink()
+    del settings["model"]  # an argument is given by its place
+    assert dcp("sample", models / "t.safetensors", "--config", first["settings"]).code == 0
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+# ---- each verb at work ----
+
+
+def test_inspect_as_text_and_as_json(dcp: Command, models: Path) -> None:
+    assert "stylegan2" in dcp("inspect", models / "t.safetensors").out
+    facts = dcp("inspect", models / "t.onnx", "--json").json
+    assert facts["format"] == "onnx" and facts["widths"] == [8] * 6 and facts["macs"] > 0
+
+
+def test_convert_writes_the_same_network(dcp: Command, tmp_path: Path, models: Path) -> None:
+    assert dcp("convert", models / "t.safetensors", "-o", "c.safetensors").code == 0
+    before, after = load_file(models / "t.safetensors"), load_file(tmp_path / "c.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_score_then_prune_keeps_what_the_plan_says(dcp: Command, tmp_path: Path, models: Path) -> None:
+    teacher = models / "t.safetensors"
+    assert dcp("score", teacher, "-o", "s.safetensors", "--latents", 10, "--directions", 2, "--quiet").err == ""
+    plan = dcp("prune", teacher, "--scores", "s.safetensors", "-o", "p.safetensors", "--align", 2, "--json").json[
+        "plan"
+    ]
+    assert load_generator(tmp_path / "p.safetensors").widths == tuple(plan["student"]["widths"]) == (4,) * 6
+
+
+def test_prune_by_a_method_may_only_plan(dcp: Command, tmp_path: Path, models: Path) -> None:
+    words = ("--score", "random", "--ratio", "0.5", "--align", "1", "-o", "p.safetensors", "--dry-run")
+    ended = dcp("prune", models / "t.safetensors", *words)
+    assert "fewer" in ended.out
+    assert not (tmp_path / "p.safetensors").exists()
+
+
+def test_distill_trains_after_the_teacher(dcp: Command, tmp_path: Path, models: Path) -> None:
+    teacher = models / "t.safetensors"
+    dcp("prune", teacher, "--score", "random", "--align", "1", "-o", "p.safetensors")
+    ended = dcp("distill", "p.safetensors", "--teacher", teacher, "-o", "d.safetensors", "--steps", 2, "--json")
+    assert [entry["step"] for entry in ended.json["history"]] == [0, 2]
+    assert load_generator(tmp_path / "d.safetensors").widths == load_generator(tmp_path / "p.safetensors").widths
+
+
+def test_what_export_wrote_verifies(dcp: Command, models: Path) -> None:
+    words = ("--latents", 4, "--psi", "1", "-o", "v.json", "--json")
+    ended = dcp("verify", models / "t.safetensors", models / "t.onnx", *words)
+    assert ended.code == 0 and ended.json["passed"] is True
+    assert json.loads(Path("v.json").read_text())["passed"] is True
+
+
+def test_export_leaves_its_settings_beside_the_file(models: Path) -> None:
+    settings = read_toml(models / "t.onnx.toml")
+    assert (settings["image"], settings["upsample"], settings["noise"]) == ("uint8", "transposed", "const")
+
+
+def test_verify_fails_with_its_figures_when_images_differ(dcp: Command, tmp_path: Path, models: Path) -> None:
+    other = load_generator(models / "t.safetensors")
+    other.synthesis.b4.conv1.weight.data.mul_(-1)
+    save_generator(other, tmp_path / "o.safetensors")
+    words = ("--latents", 4, "-o", "v.json", "--worst", "worst.png")
+    ended = dcp("verify", "o.safetensors", models / "t.onnx", *words)
+    assert ended.code == 5
+    assert "differ" in ended.err and "FAILED" in ended.out
+    assert json.loads((tmp_path / "v.json").read_text())["passed"] is False
+    assert (tmp_path / "worst.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_engine_builds_for_a_named_gpu_without_one(dcp: Command, tmp_path: Path, models: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is an extra")
+    ended = dcp("engine", models / "t.onnx", "-o", "t.engine", "--target", "RTX 4090", "--batch", "1,2,4", "--json")
+    assert ended.json["manifest"]["targets"] == ["sm89"]
+    facts = dcp("inspect", "t.engine", "--json").json
+    assert facts["format"] == "engine" and facts["widths"] == [8] * 6 and facts["parameters"] > 0
+
+
+def test_bench_compares_with_the_teacher(dcp: Command, models: Path) -> None:
+    words = ("--teacher", models / "t.safetensors", "--rounds", 3, "--seconds", 0, "--json")
+    document = dcp("bench", models / "t.onnx", *words).json
+    teacher, model = document["rows"]
+    assert (teacher["labels"]["backend"], model["labels"]["backend"]) == ("torch", "onnxruntime")
+    assert document["baseline"] == teacher["name"] and model["speedup"]["value"] > 0
+
+
+def test_eval_refuses_what_its_features_cannot_read(dcp: Command, models: Path) -> None:
+    ended = dcp("eval", models / "t.onnx")
+    assert ended.code == 2 and "16 px" in ended.err
+
+
+def test_datasets_lists_all_and_tells_one_in_full(dcp: Command) -> None:
+    assert "ffhq256" in dcp("datasets").out
+    assert len(dcp("datasets", "--json").json["datasets"]) > 10
+    assert dcp("datasets", "ffhq", "--json").json["teacher"]["url"].startswith("https://")
+
+
+def test_doctor_ends_well_here(dcp: Command) -> None:
+    assert dcp("doctor", "--json").json["healthy"] is True
+    assert "torch" in dcp("doctor").out
+
+
+# ---- words and numbers ----
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("3", (3,)), ("1,8,64", (1, 8, 64)), ("0-3", (0, 1, 2, 3)), ("0-1, 5", (0, 1, 5))]
+)
+def test_lists_of_whole_numbers(text: str, meant: tuple[int, ...]) -> None:
+    assert whole_numbers("--seeds", text) == meant
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "1.5", "-3"])
+def test_what_is_no_list_of_whole_numbers_names_the_flag(text: str) -> None:
+    with pytest.raises(UsageError, match="--seeds"):
+        whole_numbers("--seeds", text)
+
+
+def test_lists_of_numbers() -> None:
+    assert numbers("--psi", "0.5, 1") == (0.5, 1.0)
+    with pytest.raises(UsageError, match="--psi"):
+        numbers("--psi", "half")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 s"), (99, "99 s"), (99.6, "2 min"), (3600, "60 min"), (8000, "2.2 h")]
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
+    said: list[str] = []
+    now = 0.0
+    progress = _PlainProgress("distil", said.append, clock=lambda: now)
+    progress(100, 200)  # resumed in the middle
+    for step in range(101, 201):
+        now += PLAIN_SECONDS / 10
+        progress(step, 200)
+    assert said[0] == "distil: 110 of 200, about 2 min left"
+    assert len(said) == 9  # one each ten steps, none for the last
+
+
+def test_quiet_drops_messages_and_progress(capfd: pytest.CaptureFixture[str]) -> None:
+    output = Output(quiet=True)
+    output.message("hello")
+    with output.task("work") as progress:
+        progress(1, 2)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_refused_write_reaches_the_user_as_a_full_disk(
+    dcp: Command, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    ended = dcp("sample", models / "t.safetensors", "-o", "a.png", "--seeds", "0")
+    assert ended.code == 4 and "no space left" in ended.err
+    assert not list(Path().iterdir())
