@@ -39,9 +39,9 @@ class Effort:
 EFFORTS: dict[EffortName, Effort] = {
     # The demo within ten minutes on two cores.
     "quick": Effort(
-        score_latents=200,
+        score_latents=120,
         score_directions=10,
-        evaluation_samples=5000,
+        evaluation_samples=3000,
         parity_latents=256,
         bench_rounds=50,
         bench_seconds=15.0,
