@@ -86,18 +86,21 @@ class DistillConfig:
 
 
 RECIPES: dict[Effort, DistillConfig] = {
-    # A few minutes on two cores at 64 px. A discriminator costs there three times what all else does, so a narrower
-    # one joins at the end; path length regularisation, a second derivative, is left out.
+    # A few minutes on two cores at 64 px. There a full-size discriminator costs two and a half times what all else
+    # does, so a narrower one joins at the end; path length regularisation, a second derivative, is left out. The
+    # learning rate is measured: after 300 steps on a half-trained demo teacher, without GAN, the L1 distance to it
+    # had come from 0.251 down to 0.098 (0.002, constant), 0.099 (0.003), 0.086 (0.006) and 0.088 (0.012).
     "quick": DistillConfig(
         steps=800,
         batch=8,
+        lr=0.006,
         lr_end=0.1,
         r1=1.0,
         path_length=0.0,
         gan_start=0.75,
         discriminator_width=0.5,
         noise="const",
-        ema_half_life=500.0,
+        ema_half_life=200.0,
         log_every=40,
         checkpoint_every=50,
     ),
