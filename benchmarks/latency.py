@@ -75,8 +75,8 @@ def benchmark(
     candidates: name -> function without arguments that makes ``batch`` images; a ``Candidate`` adds its labels.
     warmup_calls, warmup_seconds: every candidate is first called until both are reached; those calls are discarded.
     min_rounds, min_seconds: rounds go on until both are reached; seconds count the rounds of all candidates together.
-    pause_seconds: idle time before each timed call. Thread pools keep spinning for some milliseconds after their
-        last task, and would take the cores from the candidate that follows.
+    pause_seconds: idle time before each timed call, for thread pools to go to sleep after their last task: one that
+        still spins takes the cores from the candidate that follows.
     seed: of the order within rounds and of the bootstrap.
     progress: called after each round, as progress(percent, 100).
 
