@@ -89,8 +89,9 @@ RECIPES: dict[Effort, DistillConfig] = {
     # A few minutes on two cores at 64 px. There the relation loss and a discriminator cost more than all else and give
     # less than the steps they take the place of. Measured on the demo, one seed each: 1800 steps without either ended
     # at FID 3.5 and mode coverage 0.87 after 292 s; 800 with relation, and half a discriminator for the last quarter,
-    # at 5.7 and 0.86 after 235 s, and the L1 distance to the teacher grew while the discriminator took part. The learning rate is measured too: after 300 steps on a half-trained demo teacher the L1 distance to it
-    # had come from 0.251 down to 0.098 (0.002, constant), 0.099 (0.003), 0.086 (0.006) and 0.088 (0.012).
+    # at 5.7 and 0.86 after 235 s, and the L1 distance to the teacher grew while the discriminator took part. The
+    # learning rate is measured too: after 300 steps on a half-trained demo teacher the L1 distance to it had come from
+    # 0.251 down to 0.098 (0.002, constant), 0.099 (0.003), 0.086 (0.006) and 0.088 (0.012).
     "quick": DistillConfig(
         steps=1800,
         batch=8,
