@@ -20,7 +20,7 @@ from typing import Any, Literal
 Verdict = Literal["ok", "limited", "missing"]
 
 BASE_PACKAGES = ("numpy", "safetensors", "onnx", "onnxscript", "rich", "pydantic", "jinja2", "matplotlib", "pillow")
-_MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "onnxruntime-gpu": "onnxruntime"}
+_MODULES = {"pillow": "PIL", "onnxruntime-gpu": "onnxruntime"}
 
 MEMORY_NEEDED = 4_000_000_000  # what the demo may use
 DISK_NEEDED = 1_000_000_000  # a demo's run directory, with room for its temporary files

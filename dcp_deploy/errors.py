@@ -1,6 +1,6 @@
 """Every error a user can cause, with the exit code the command line returns for it.
 
-    DcpDeployError              1   unexpected; the common base, never raised by itself
+    DcpDeployError              1   the common base; by itself: a training that diverged
       UsageError                2   a flag, a value or a combination that cannot work
       InputError                3   a file that is bad, unsafe or corrupt
         UnsafeFileError             would have to run code to be read

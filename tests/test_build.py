@@ -60,8 +60,8 @@ for line in sys.stdin:
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
             os._exit(1)
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
+    print("started", child, flush=True)
+    print("ended", os.waitpid(child, 0)[1], flush=True)
 """
 
 
@@ -116,12 +116,18 @@ class Builds:
         settings = {"dataset": "ffhq", "teacher": str(self.teacher), "out": str(out), "steps": STEPS, "device": "cpu"}
         self.server.stdin.write(json.dumps(settings) + "\n")
         self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+        return self.answer("started")
 
     def status(self) -> int:
         """The wait status of the build under way: 0 when it finished, the signal when it was killed."""
+        return self.answer("ended")
+
+    def answer(self, expected: str) -> int:
+        """The number in the server's next line. It must be the expected one: killing process 0 ends our own group."""
         assert self.server.stdout
-        return int(self.server.stdout.readline())
+        word, number = self.server.stdout.readline().split()
+        assert word == expected
+        return int(number)
 
 
 @pytest.fixture(scope="module")
@@ -146,17 +152,20 @@ def undisturbed(builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_build_killed_again_and_again_ends_with_the_same_student(
     builds: Builds, undisturbed: Path, tmp_path: Path
 ) -> None:
-    moments: list[Callable[[], bool]] = [
-        lambda: (tmp_path / "run.json").exists(),
-        *(lambda stage=stage: stage_status(tmp_path, stage) == "running" for stage in ("score", "distill")),
-        *[lambda: any(tmp_path.glob("checkpoints/*/*.safetensors"))] * 3,
+    # Each condition stays true once it is: a stage may be over before anybody looks.
+    student = tmp_path / "student.safetensors"
+    moments: list[tuple[Callable[[], bool], float]] = [
+        (lambda: (tmp_path / "run.json").exists(), 0.15),
+        (lambda: stage_status(tmp_path, "score") in ("running", "done"), 0.15),
+        (lambda: stage_status(tmp_path, "distill") in ("running", "done"), 0.0),
+        *[(lambda: any(tmp_path.glob("checkpoints/*/*.safetensors")) or student.exists(), 0.01)] * 3,
     ]
     chance = random.Random(0)
     killed_at = []
-    for moment in moments:
+    for moment, longest in moments:
         process = builds.start(tmp_path)
         wait_until(moment, "the moment to kill")
-        time.sleep(chance.uniform(0, 0.15))
+        time.sleep(chance.uniform(0, longest))
         os.kill(process, signal.SIGKILL)
         if builds.status() == 0:
             break  # it was done before the signal came
@@ -164,7 +173,7 @@ def test_a_build_killed_again_and_again_ends_with_the_same_student(
     assert {"score": "done", "distill": "running"} in killed_at  # in the middle of distillation, at least once
     builds.start(tmp_path)
     assert builds.status() == 0
-    assert sha256(tmp_path / "student.safetensors") == sha256(undisturbed / "student.safetensors")
+    assert sha256(student) == sha256(undisturbed / "student.safetensors")
     assert (tmp_path / "history.json").read_bytes() == (undisturbed / "history.json").read_bytes()
 
 

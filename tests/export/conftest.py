@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,26 +10,6 @@ from dcp_deploy.export import export_onnx
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-
-
-def golden_generator(name: str) -> Generator:
-    """A random-weight StyleGAN2 whose every parameter is non-trivial, from the golden file ``name``."""
-    data = np.load(GOLDEN / f"{name}.npz")
-    record = json.loads(str(data["config"]))
-    blocks = sorted(record["blocks"].items(), key=lambda item: int(item[0]))
-    config = GeneratorConfig(
-        resolution=record["init_kwargs"]["img_resolution"],
-        widths=tuple(block["out_ch"] for _, block in blocks for _ in range(2)),
-        z_dim=record["z_dim"],
-        w_dim=record["w_dim"],
-        c_dim=record["c_dim"],
-        mapping_layers=record["mapping_layers"],
-        conv_clamp=blocks[0][1]["conv_clamp"],
-    )
-    state = {key[3:]: torch.from_numpy(data[key]) for key in data.files if key.startswith("sd/")}
-    generator = Generator(config)
-    generator.load_state_dict({key: value for key, value in state.items() if not key.endswith("resample_filter")})
-    return generator.eval().requires_grad_(False)
 
 
 def random_generator(widths: tuple[int, ...], *, seed: int = 0, scale: float = 1.0, **config: object) -> Generator:
@@ -51,12 +30,12 @@ def random_generator(widths: tuple[int, ...], *, seed: int = 0, scale: float = 1
 
 
 @pytest.fixture(scope="session")
-def unconditional() -> Generator:
+def unconditional(golden_generator: Callable[[str], Generator]) -> Generator:
     return golden_generator("sg2ada_32")
 
 
 @pytest.fixture(scope="session")
-def conditional() -> Generator:
+def conditional(golden_generator: Callable[[str], Generator]) -> Generator:
     return golden_generator("sg2ada_32_cond_clamp")
 
 

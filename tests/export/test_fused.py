@@ -25,11 +25,11 @@ def inputs(generator: Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor
 
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("upsample", FORMS)
-@pytest.mark.parametrize("golden", ["unconditional", "conditional"])
+@pytest.mark.parametrize("network", ["unconditional", "conditional"])
 def test_draws_what_the_readable_generator_draws(
-    golden: str, upsample: Upsample, batch: int, request: pytest.FixtureRequest
+    network: str, upsample: Upsample, batch: int, request: pytest.FixtureRequest
 ) -> None:
-    generator: Generator = request.getfixturevalue(golden)
+    generator: Generator = request.getfixturevalue(network)
     z, c = inputs(generator, batch)
     fused = FusedGenerator(generator, upsample=upsample)
     for psi in (0.0, 0.5, 0.7, 1.0, 1.3):
@@ -38,10 +38,10 @@ def test_draws_what_the_readable_generator_draws(
 
 
 @pytest.mark.parametrize("upsample", FORMS)
-@pytest.mark.parametrize("golden", ["sg2ada_32", "sg2ada_32_cond_clamp"])
-def test_draws_the_golden_images(golden: str, upsample: Upsample, request: pytest.FixtureRequest) -> None:
-    generator: Generator = request.getfixturevalue("conditional" if "cond" in golden else "unconditional")
-    data = np.load(GOLDEN / f"{golden}.npz")
+@pytest.mark.parametrize("network", ["sg2ada_32", "sg2ada_32_cond_clamp"])
+def test_draws_the_golden_images(network: str, upsample: Upsample, request: pytest.FixtureRequest) -> None:
+    generator: Generator = request.getfixturevalue("conditional" if "cond" in network else "unconditional")
+    data = np.load(GOLDEN / f"{network}.npz")
     z = torch.from_numpy(data["z"]).float()
     c = torch.from_numpy(data["c"]).float() if "c" in data.files else None
     fused = FusedGenerator(generator, upsample=upsample)
