@@ -83,7 +83,13 @@ def _parameters(planned: PruningPlan) -> tuple[int, int]:
 
 def _pixels(planned: PruningPlan, widths: tuple[int, ...]) -> int:
     """Numbers in all feature maps of one image."""
-    sizes = [resolution for resolution in planned.teacher.resolutions for _ in range(2)]
+    from .generators import layer_specs
+
+    config = planned.teacher
+    sizes = [resolution for resolution in config.resolutions for _ in range(2)]
+    if config.layout is not None:  # the leaky ReLU works on maps of a higher rate
+        specs = layer_specs(config.resolution, config.layout)
+        sizes = [spec.in_size * spec.tmp_rate // spec.in_rate for spec in specs]
     return sum(width * size * size for width, size in zip(widths, sizes, strict=True))
 
 

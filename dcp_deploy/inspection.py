@@ -43,6 +43,7 @@ def describe(generator: Generator) -> dict[str, Any]:
     return {
         **generator.config.to_dict(),
         "num_ws": generator.config.num_ws,
+        "layers": list(generator.config.layer_names),
         "parameters": count_parameters(generator),
         "macs": count_macs(generator),
     }

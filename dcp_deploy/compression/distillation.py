@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DcpDeployError, UsageError
-from ..generators import Discriminator, DiscriminatorConfig, Generator, SynthesisNetwork
+from ..generators import Discriminator, DiscriminatorConfig, Generator
 from . import losses
 from .randomness import draw_latents, stream
 from .real_images import ImageSequence, ImageSource, real_batch
@@ -199,25 +199,9 @@ def _draw(
     image, features = generator.synthesis.features(ws, noise=config.noise, generator=source)
     if not config.relation:
         return image, {}, {}
-    names = [f"b{resolution}" for resolution in losses.mimic_resolutions(generator.config.resolution)]
-    moved = _features_until(generator.synthesis, ws + batch.offset, names[-1], run, source)
+    names = losses.mimic_layers(generator.config)
+    moved = generator.synthesis.features_until(ws + batch.offset, names[-1], noise=config.noise, generator=source)
     return image, {name: features[name] for name in names}, {name: moved[name] for name in names}
-
-
-def _features_until(
-    synthesis: SynthesisNetwork, ws: Tensor, last: str, run: _Run, source: torch.Generator
-) -> dict[str, Tensor]:
-    """What ``synthesis.features`` returns, without images and without the blocks after ``last``."""
-    noise = run.config.noise
-    x = synthesis.get_parameter("b4.const").expand(ws.shape[0], -1, -1, -1)
-    outputs: dict[str, Tensor] = {}
-    for slot, (name, conv) in enumerate(synthesis.convs()):
-        x = conv(x, ws[:, slot], noise, source)
-        block = name.split(".")[0]
-        outputs[block] = x
-        if name == f"{last}.conv1":
-            break
-    return outputs
 
 
 def _train_discriminator(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..generators import Generator
+from ..generators import Generator, GeneratorConfig
 
 FeatureMaps = Callable[[Tensor], Sequence[Tensor]]
 """Images [B, 3, R, R] in [-1, 1] to feature maps [B, C_i, H_i, W_i], fine to coarse."""
@@ -103,32 +103,40 @@ def _cosines(a: Tensor, b: Tensor) -> Tensor:
     return F.normalize(a.flatten(1), dim=1) @ F.normalize(b.flatten(1), dim=1).T
 
 
-def mimic_resolutions(resolution: int) -> list[int]:
-    """Resolutions whose features the relation loss compares: 16 to 128 px and at most half the image; 256 px: all four.
+def mimic_layers(config: GeneratorConfig) -> list[str]:
+    """Outputs that the relation loss compares, by their names in ``synthesis.features``.
 
-    An image too small for any of them is compared at its own resolution.
+    StyleGAN2: blocks of 16 to 128 px and at most half the image (256 px: all four); an image too small for any of them
+    is compared at its own resolution. StyleGAN3: L1 and L2, as DCP-GAN's authors do.
     """
-    return [r for r in (16, 32, 64, 128) if r <= resolution // 2] or [resolution]
+    if config.layout is not None:
+        return [f"L{i}" for i in (1, 2) if i < config.layout.num_layers]
+    return [f"b{r}" for r in (16, 32, 64, 128) if r <= config.resolution // 2] or [f"b{config.resolution}"]
 
 
 def offset_directions(teacher: Generator) -> Tensor:
     """The pool of unit directions [n, w_dim] that the relation loss moves latents along.
 
-    For each block from 8 px to the last mimic resolution, the affine weights of its two convolutions side by side are
-    M [w_dim, 2C], every column (one style channel) scaled to unit length; the block gives the five leading
-    eigenvectors of M M^T: the directions in w that most styles of the block listen to (StyleKD's "main" directions).
+    For each block from 8 px to the last mimic layer (StyleGAN3: each layer up to it), the affine weights of its
+    convolutions side by side are M [w_dim, C], every column (one style channel) scaled to unit length; the block gives
+    the five leading eigenvectors of M M^T: the directions in w that most styles of the block listen to (StyleKD's
+    "main" directions).
     """
-    last = mimic_resolutions(teacher.config.resolution)[-1]
-    pool = []
-    for resolution in teacher.config.resolutions:
-        if 4 < resolution <= last:
-            convs = [conv for name, conv in teacher.synthesis.convs() if name.startswith(f"b{resolution}.")]
-            rows = torch.cat([conv.affine.weight for conv in convs]).detach().to("cpu", torch.float64)
-            columns = F.normalize(rows, dim=1)  # [2C, w_dim]: the rows of M transposed
-            _, vectors = torch.linalg.eigh(columns.T @ columns)  # ascending
-            pool.append(vectors.flip(1).T[:DIRECTIONS_PER_BLOCK])
-    if not pool:
+    last = mimic_layers(teacher.config)[-1]
+    blocks: dict[str, list[Tensor]] = {}
+    for name, layer in teacher.synthesis.scored()[:-1]:  # without toRGB
+        block = name.split(".")[0]
+        if blocks and block not in blocks and last in blocks:
+            break
+        blocks.setdefault(block, []).append(layer.affine.weight.detach())
+    blocks.pop("b4", None)
+    if not blocks:
         raise ValueError(f"a generator of {teacher.config.resolution} px has no block to take directions from")
+    pool = []
+    for weights in blocks.values():
+        columns = F.normalize(torch.cat(weights).to("cpu", torch.float64), dim=1)  # [C, w_dim]: M transposed
+        _, vectors = torch.linalg.eigh(columns.T @ columns)  # ascending
+        pool.append(vectors.flip(1).T[:DIRECTIONS_PER_BLOCK])
     return torch.cat(pool).to(torch.float32)
 
 

@@ -14,7 +14,17 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..generators import Generator, GeneratorConfig, count_macs, count_parameters
+from ..generators import (
+    Generator,
+    GeneratorConfig,
+    StyledConv,
+    StyleGAN2Synthesis,
+    StyleGAN3Synthesis,
+    SynthesisLayer,
+    ToRGB,
+    count_macs,
+    count_parameters,
+)
 from .channel_scores import ChannelScores, check_scores
 
 Refinement = Literal["none"]
@@ -51,7 +61,7 @@ class PruningPlan:
         return {"ratio": self.ratio, "align": self.align, **costs}
 
     def __str__(self) -> str:
-        names = layer_names(self.teacher)
+        names = self.teacher.layer_names
         lines = [f"{'layer':<12} {'channels':>8} {'kept':>6} {'share':>7}"]
         for name, before, after in zip(names, self.teacher.widths, self.widths, strict=True):
             lines.append(f"{name:<12} {before:>8} {after:>6} {after / before:>7.1%}")
@@ -60,12 +70,6 @@ class PruningPlan:
             before, after = costs["teacher"][name], costs["student"][name]
             lines.append(f"{name}: {before:,} -> {after:,} ({before / after:.2f}x fewer)")
         return "\n".join(lines)
-
-
-def layer_names(config: GeneratorConfig) -> list[str]:
-    """What makes the channels of each layer: "b4.const", "b4.conv1", "b8.conv0", "b8.conv1", ..."""
-    convs = [f"b{resolution}.{conv}" for resolution in config.resolutions for conv in ("conv0", "conv1")]
-    return ["b4.const", *convs[1:]]
 
 
 def plan(
@@ -112,7 +116,8 @@ def prune(generator: Generator, plan: PruningPlan, *, refine: Refinement = "none
 
     What a dropped channel contributed is gone; all else computes as before. In particular each toRGB is scaled by
     sqrt(C_new / C_old): it has no demodulation, so its 1 / sqrt(C) gain would otherwise grow as C shrinks. Mapping
-    network, noise maps and strengths are inherited. A plan that keeps everything gives back the teacher bit for bit.
+    network, noise maps and strengths, and StyleGAN3's input gains (``magnitude_ema``) are inherited. A plan that keeps
+    everything gives back the teacher bit for bit.
 
     Raises UsageError when the plan was made for another generator or ``refine`` is unknown.
     """
@@ -136,20 +141,42 @@ def prune(generator: Generator, plan: PruningPlan, *, refine: Refinement = "none
 
 def _sliced(generator: Generator, kept: list[Tensor]) -> dict[str, Tensor]:
     """The tensors of the synthesis network that carry channels, cut down to ``kept``."""
-    synthesis = generator.synthesis
-    state = {"synthesis.b4.const": synthesis.get_parameter("b4.const")[kept[0]]}
-    for layer, (name, conv) in enumerate(synthesis.convs()):
-        inputs, outputs = kept[layer], kept[layer + 1]
-        prefix = f"synthesis.{name}"
-        state[f"{prefix}.weight"] = conv.weight[outputs][:, inputs]
-        state[f"{prefix}.bias"] = conv.bias[outputs]
-        state[f"{prefix}.affine.weight"] = conv.affine.weight[inputs]
-        state[f"{prefix}.affine.bias"] = conv.affine.bias[inputs]
-    for level, (name, torgb) in enumerate(synthesis.torgbs()):
-        inputs = kept[2 * level + 1]
-        prefix = f"synthesis.{name}"
-        gain = math.sqrt(len(inputs) / torgb.weight.shape[1])
-        state[f"{prefix}.weight"] = torgb.weight[:, inputs] * gain
-        state[f"{prefix}.affine.weight"] = torgb.affine.weight[inputs]
-        state[f"{prefix}.affine.bias"] = torgb.affine.bias[inputs]
-    return {name: tensor.detach() for name, tensor in state.items()}
+    network = generator.synthesis
+    cut = _sliced_stylegan2 if isinstance(network, StyleGAN2Synthesis) else _sliced_stylegan3
+    return {f"synthesis.{name}": tensor.detach() for name, tensor in cut(network, kept).items()}  # type: ignore[arg-type]
+
+
+def _sliced_stylegan2(network: StyleGAN2Synthesis, kept: list[Tensor]) -> dict[str, Tensor]:
+    state = {"b4.const": network.get_parameter("b4.const")[kept[0]]}
+    for layer, (name, conv) in enumerate(network.convs()):
+        state |= _sliced_inputs(name, conv, kept[layer])
+        outputs = kept[layer + 1]
+        state[f"{name}.weight"] = state[f"{name}.weight"][outputs]
+        state[f"{name}.bias"] = conv.bias[outputs]
+    for level, (name, torgb) in enumerate(network.torgbs()):
+        state |= _sliced_torgb(name, torgb, kept[2 * level + 1])
+    return state
+
+
+def _sliced_stylegan3(network: StyleGAN3Synthesis, kept: list[Tensor]) -> dict[str, Tensor]:
+    state = {"input.weight": network.input.weight[kept[0]]}  # the waves that it mixes all stay
+    *layers, (last, torgb) = network.layers()
+    for (name, layer), inputs, outputs in zip(layers, kept[:-1], kept[1:], strict=True):
+        state |= _sliced_inputs(name, layer, inputs)
+        state[f"{name}.weight"] = state[f"{name}.weight"][outputs]
+        state[f"{name}.bias"] = layer.bias[outputs]
+    return state | _sliced_torgb(last, torgb, kept[-1])
+
+
+def _sliced_torgb(name: str, torgb: ToRGB | SynthesisLayer, inputs: Tensor) -> dict[str, Tensor]:
+    state = _sliced_inputs(name, torgb, inputs)
+    state[f"{name}.weight"] = state[f"{name}.weight"] * math.sqrt(len(inputs) / torgb.weight.shape[1])
+    return state
+
+
+def _sliced_inputs(name: str, layer: StyledConv | ToRGB | SynthesisLayer, inputs: Tensor) -> dict[str, Tensor]:
+    return {
+        f"{name}.weight": layer.weight[:, inputs],
+        f"{name}.affine.weight": layer.affine.weight[inputs],
+        f"{name}.affine.bias": layer.affine.bias[inputs],
+    }

@@ -94,9 +94,11 @@ def score(
 
 
 def scored_weights(generator: Generator) -> list[Tensor]:
-    """The weights whose *input* channels are scored: every 3x3 convolution, then the last toRGB only."""
-    _, last = generator.synthesis.torgbs()[-1]
-    return [*(conv.weight for _, conv in generator.synthesis.convs()), last.weight]
+    """The weights whose *input* channels are scored.
+
+    StyleGAN2: every 3x3 convolution, then the last toRGB only. StyleGAN3: every layer, toRGB included.
+    """
+    return [layer.weight for _, layer in generator.synthesis.scored()]
 
 
 def gradient_profiles(generator: Generator, weights: list[Tensor], ws: Tensor, offsets: Tensor) -> list[Tensor]:

@@ -5,18 +5,26 @@ from __future__ import annotations
 from .config import DiscriminatorConfig, GeneratorConfig
 from .counting import count_macs, count_parameters, layer_macs
 from .discriminator import Discriminator
-from .stylegan2 import Generator, NoiseMode, StyledConv, SynthesisNetwork, ToRGB
+from .generator import Generator
+from .schedule import LayerSpec, StyleGAN3Layout, layer_specs
+from .stylegan2 import NoiseMode, StyledConv, StyleGAN2Synthesis, ToRGB
+from .stylegan3 import StyleGAN3Synthesis, SynthesisLayer
 
 __all__ = [
     "Discriminator",
     "DiscriminatorConfig",
     "Generator",
     "GeneratorConfig",
+    "LayerSpec",
     "NoiseMode",
+    "StyleGAN2Synthesis",
+    "StyleGAN3Layout",
+    "StyleGAN3Synthesis",
     "StyledConv",
-    "SynthesisNetwork",
+    "SynthesisLayer",
     "ToRGB",
     "count_macs",
     "count_parameters",
     "layer_macs",
+    "layer_specs",
 ]

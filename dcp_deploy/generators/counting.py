@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from .config import GeneratorConfig
-from .stylegan2 import Generator
+from .generator import Generator
+from .schedule import layer_specs
 
 
 def count_parameters(generator: Generator | GeneratorConfig) -> int:
@@ -21,11 +22,17 @@ def layer_macs(config: GeneratorConfig) -> dict[str, int]:
 
     The convention behind the published "45.1B" (256 px) and "74.3B" (1024 px): convolutions, toRGB, mapping and
     affine layers; an up-sampling convolution counts at its *input* resolution, as a transposed convolution works;
-    FIR filters, demodulation, noise and biases count nothing.
+    FIR filters, demodulation, noise and biases count nothing. StyleGAN3's convolutions count at every position
+    they are evaluated at, the margin included; so does the mixing of its Fourier features.
     """
     w = config.w_dim
     fan_in = config.z_dim + (w if config.c_dim else 0)
     macs = {"mapping": config.c_dim * w + fan_in * w + (config.mapping_layers - 1) * w * w}
+    return macs | (_stylegan2_macs(config) if config.layout is None else _stylegan3_macs(config))
+
+
+def _stylegan2_macs(config: GeneratorConfig) -> dict[str, int]:
+    w, macs = config.w_dim, {}
     for level, resolution in enumerate(config.resolutions):
         if level:
             entry, conv0, conv1 = config.widths[2 * level - 1 : 2 * level + 2]
@@ -34,6 +41,16 @@ def layer_macs(config: GeneratorConfig) -> dict[str, int]:
             conv0, conv1 = config.widths[:2]
         macs[f"b{resolution}.conv1"] = 9 * conv0 * conv1 * resolution**2 + w * conv0
         macs[f"b{resolution}.torgb"] = 3 * conv1 * resolution**2 + w * conv1
+    return macs
+
+
+def _stylegan3_macs(config: GeneratorConfig) -> dict[str, int]:
+    assert config.layout is not None
+    w, specs = config.w_dim, layer_specs(config.resolution, config.layout)
+    macs = {"input": config.layout.fourier_features * config.widths[0] * specs[0].in_size ** 2 + 4 * w}
+    for spec, fan_in, fan_out in zip(specs, config.widths, (*config.widths[1:], 3), strict=True):
+        positions = (spec.in_size + spec.kernel - 1) ** 2
+        macs[spec.name] = spec.kernel**2 * fan_in * fan_out * positions + w * fan_in
     return macs
 
 

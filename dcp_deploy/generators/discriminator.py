@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import DiscriminatorConfig
+from .mapping import Dense
 from .ops import bias_act, filter2d, fir_kernel, normalize_second_moment
-from .stylegan2 import Dense
 
 
 class Conv(nn.Module):

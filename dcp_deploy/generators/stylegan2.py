@@ -1,4 +1,4 @@
-"""StyleGAN2 (Karras et al. 2020) for inference and training: mapping, synthesis with skip connections.
+"""StyleGAN2's synthesis network (Karras et al. 2020) for inference and training: skip connections, noise.
 
 Parameters carry the key names and shapes of NVIDIA's PyTorch networks, so their tensors load as they are.
 """
@@ -12,73 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .config import GeneratorConfig
-from .ops import bias_act, modulated_conv2d, normalize_second_moment, upsample_image
+from .mapping import Dense
+from .ops import bias_act, modulated_conv2d, upsample_image
 
 NoiseMode = Literal["const", "random", "none"]
-
-
-class Dense(nn.Module):
-    """Fully connected layer with equalised learning rate: ``x @ (W * lr / sqrt(in)).T + b * lr``, then lrelu or not."""
-
-    def __init__(
-        self, fan_in: int, fan_out: int, *, activate: bool = False, lr_multiplier: float = 1.0, bias_init: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(fan_out, fan_in) / lr_multiplier)
-        self.bias = nn.Parameter(torch.full((fan_out,), bias_init / lr_multiplier))
-        self.activate = activate
-        self.lr_multiplier = lr_multiplier
-        self.weight_gain = lr_multiplier / math.sqrt(fan_in)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x @ (self.weight * self.weight_gain).T
-        bias = self.bias * self.lr_multiplier
-        return bias_act(y, bias) if self.activate else y + bias
-
-
-class MappingNetwork(nn.Module):
-    """z, and the class if there is one, to the style codes ``ws``."""
-
-    w_avg: Tensor
-
-    def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        self.config = config
-        lr = config.mapping_lr_multiplier
-        if config.c_dim:
-            self.embed = Dense(config.c_dim, config.w_dim)
-        fan_in = config.z_dim + (config.w_dim if config.c_dim else 0)
-        for i in range(config.mapping_layers):
-            layer = Dense(fan_in if i == 0 else config.w_dim, config.w_dim, activate=True, lr_multiplier=lr)
-            self.add_module(f"fc{i}", layer)
-        self.register_buffer("w_avg", torch.zeros(config.w_dim))
-
-    def w(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """The un-truncated code of each latent: [B, z_dim] (and [B, c_dim]) -> [B, w_dim]."""
-        x = normalize_second_moment(z)
-        if self.config.c_dim:
-            if c is None:
-                raise ValueError(f"this generator is conditional: c must be a [B, {self.config.c_dim}] tensor")
-            x = torch.cat([x, normalize_second_moment(self.embed(c))], dim=1)
-        for i in range(self.config.mapping_layers):
-            x = self.get_submodule(f"fc{i}")(x)
-        return x
-
-    def forward(
-        self, z: Tensor, c: Tensor | None = None, *, psi: float | Tensor = 1.0, cutoff: int | None = None
-    ) -> Tensor:
-        """[B, z_dim] -> ws [B, num_ws, w_dim].
-
-        ``psi`` (a number or one per sample, [B]) pulls the first ``cutoff`` slots (all by default) towards the mean
-        code: ``w_avg + psi * (w - w_avg)``. Exactly the identity for the number 1.
-        """
-        ws = self.w(z, c)[:, None].repeat(1, self.config.num_ws, 1)
-        if isinstance(psi, Tensor):
-            psi = psi.reshape(-1, 1, 1)
-        elif psi == 1:
-            return ws
-        truncated = self.w_avg + psi * (ws[:, :cutoff] - self.w_avg)
-        return truncated if cutoff is None else torch.cat([truncated, ws[:, cutoff:]], dim=1)
 
 
 class StyledConv(nn.Module):
@@ -150,7 +87,7 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGB(conv1, w_dim=config.w_dim, clamp=config.conv_clamp)
 
 
-class SynthesisNetwork(nn.Module):
+class StyleGAN2Synthesis(nn.Module):
     """``ws`` to images: a learned constant grown through the blocks, each adding its colours to a skip image."""
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -173,6 +110,10 @@ class SynthesisNetwork(nn.Module):
         """("b4.torgb", module), ("b8.torgb", module), ..."""
         return [(f"{name}.torgb", block.torgb) for name, block in self.blocks()]
 
+    def scored(self) -> list[tuple[str, StyledConv | ToRGB]]:
+        """The layers whose input channels ``config.widths`` counts: every 3x3 convolution, then the last toRGB."""
+        return [*self.convs(), self.torgbs()[-1]]
+
     def features(
         self, ws: Tensor, *, noise: NoiseMode = "const", generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -194,6 +135,19 @@ class SynthesisNetwork(nn.Module):
             outputs[name] = x
         return cast(Tensor, image), outputs
 
+    def features_until(
+        self, ws: Tensor, last: str, *, noise: NoiseMode = "const", generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """What :meth:`features` returns beside images, without the blocks after ``last``, and without any toRGB."""
+        x = self.get_parameter("b4.const").expand(ws.shape[0], -1, -1, -1)
+        outputs: dict[str, Tensor] = {}
+        for slot, (name, conv) in enumerate(self.convs()):
+            block = name.split(".")[0]
+            x = outputs[block] = conv(x, ws[:, slot], noise, generator)
+            if name == f"{last}.conv1":
+                break
+        return outputs
+
     def forward(self, ws: Tensor, *, noise: NoiseMode = "const", generator: torch.Generator | None = None) -> Tensor:
         """ws [B, num_ws, w_dim] -> images [B, 3, R, R], nominally in [-1, 1] and not clamped.
 
@@ -201,24 +155,3 @@ class SynthesisNetwork(nn.Module):
         nothing. Different codes per slot mix styles.
         """
         return self.features(ws, noise=noise, generator=generator)[0]
-
-
-class Generator(nn.Module):
-    """A StyleGAN2 generator: ``mapping`` (z -> ws) and ``synthesis`` (ws -> image)."""
-
-    def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.synthesis = SynthesisNetwork(config)
-        self.mapping = MappingNetwork(config)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channel counts, as in the config."""
-        return self.config.widths
-
-    def forward(
-        self, z: Tensor, c: Tensor | None = None, *, psi: float | Tensor = 1.0, noise: NoiseMode = "const"
-    ) -> Tensor:
-        """Latents [B, z_dim] to images [B, 3, R, R], nominally in [-1, 1]."""
-        return cast(Tensor, self.synthesis(self.mapping(z, c, psi=psi), noise=noise))

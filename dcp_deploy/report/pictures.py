@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pydantic import JsonValue
 
 from .charts import Chart, curves_chart, latency_chart, scores_chart, widths_chart
-from .run_directory import RunDirectory, layer_names
+from .run_directory import RunDirectory
 from .tables import QUALITY, flat
 
 _QUALITY_CURVES = {*QUALITY, "l1_to_teacher"}
@@ -23,7 +23,7 @@ def latency_picture(run: RunDirectory) -> Chart | None:
 def widths_picture(run: RunDirectory) -> Chart | None:
     """Bars of the plan."""
     teacher, student = run.widths()
-    return widths_chart(layer_names(len(teacher)), teacher, student) if teacher else None
+    return widths_chart(run.layer_names(len(teacher)), teacher, student) if teacher else None
 
 
 def scores_picture(run: RunDirectory) -> Chart | None:
@@ -33,7 +33,7 @@ def scores_picture(run: RunDirectory) -> Chart | None:
     student = run.run.networks.get("student")
     kept = student.widths if student else []
     fits = len(kept) == len(run.scores) and all(0 < k <= len(s) for k, s in zip(kept, run.scores, strict=True))
-    return scores_chart(layer_names(len(run.scores)), run.scores, kept if fits else None)
+    return scores_chart(run.layer_names(len(run.scores)), run.scores, kept if fits else None)
 
 
 def loss_picture(run: RunDirectory) -> Chart | None:

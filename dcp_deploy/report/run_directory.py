@@ -40,6 +40,8 @@ class Network(Record):
     kind: str | None = None
     resolution: int | None = None
     widths: list[int] = []
+    layers: list[str] = []
+    """Name of each entry of ``widths``."""
     parameters: int | None = None
     macs: int | None = None
     bytes: int | None = None
@@ -223,10 +225,10 @@ class RunDirectory:
         teacher, student = (self.run.networks.get(name, Network()).widths for name in ("teacher", "student"))
         return (teacher, student) if len(teacher) == len(student) else ([], [])
 
-
-def layer_names(count: int) -> list[str]:
-    """Names of the widths' entries: the constant, then every convolution's output (GeneratorConfig.widths)."""
-    return ["const", *(f"b{4 * 2 ** (i // 2)}.conv{i % 2}" for i in range(1, count))]
+    def layer_names(self, count: int) -> list[str]:
+        """Names of the teacher's prunable layers; numbers where the run does not tell."""
+        names = self.run.networks.get("teacher", Network()).layers
+        return names if len(names) == count else [f"layer {i}" for i in range(count)]
 
 
 def read_run_directory(folder: Path) -> RunDirectory:

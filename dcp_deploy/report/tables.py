@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from . import text
-from .run_directory import MODELS, Pair, RunDirectory, layer_names
+from .run_directory import MODELS, Pair, RunDirectory
 
 Cell = str | None
 
@@ -213,7 +213,7 @@ def widths_table(run: RunDirectory) -> Table:
     teacher, student = run.widths()
     rows = tuple(
         (name, str(before), str(after), f"{after / before:.0%}")
-        for name, before, after in zip(layer_names(len(teacher)), teacher, student, strict=False)
+        for name, before, after in zip(run.layer_names(len(teacher)), teacher, student, strict=False)
         if before
     )
     return Table(("layer", "teacher", "student", "kept"), rows)

@@ -31,7 +31,7 @@ from ..checkpoints import load_generator, save_generator
 from ..datasets.avatars import ENCODED_WIDTH, avatars, detail_mask, encode, factors_from_uniforms
 from ..files import atomic_path
 from ..generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from ..generators.stylegan2 import Dense
+from ..generators.mapping import Dense
 from ..metrics import load_avatar_reader
 from .latent_map import LatentMap, balanced_uniforms, targets
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dcp_deploy.compression import losses
 from dcp_deploy.compression.randomness import stream
-from dcp_deploy.generators import Generator
+from dcp_deploy.generators import Generator, GeneratorConfig
 
 from .conftest import make_generator
 
@@ -124,8 +124,12 @@ def test_relation_loss_is_zero_for_the_same_relations_in_other_channels() -> Non
     ("resolution", "layers"),
     [(1024, [16, 32, 64, 128]), (256, [16, 32, 64, 128]), (64, [16, 32]), (16, [16]), (8, [8])],
 )
-def test_mimic_resolutions(resolution: int, layers: list[int]) -> None:
-    assert losses.mimic_resolutions(resolution) == layers
+def test_mimic_layers_of_stylegan2(resolution: int, layers: list[int]) -> None:
+    assert losses.mimic_layers(GeneratorConfig.stylegan2(resolution)) == [f"b{layer}" for layer in layers]
+
+
+def test_mimic_layers_of_stylegan3() -> None:
+    assert losses.mimic_layers(GeneratorConfig.stylegan3(256)) == ["L1", "L2"]
 
 
 def test_offset_directions_are_the_leading_eigenvectors_of_each_block() -> None:

@@ -88,6 +88,7 @@ def run_document() -> dict[str, Any]:
     def network(widths: list[int], parameters: int, macs: int, size: int) -> dict[str, Any]:
         return {
             "kind": "stylegan2",
+            "layers": ["b4.const", "b4.conv1", *(f"b{8 << i}.conv{j}" for i in range(4) for j in range(2))],
             "resolution": 64,
             "widths": widths,
             "parameters": parameters,

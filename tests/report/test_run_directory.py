@@ -7,8 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from dcp_deploy.errors import CorruptFileError
-from dcp_deploy.generators import Generator, GeneratorConfig
-from dcp_deploy.report.run_directory import layer_names, read_run_directory
+from dcp_deploy.report.run_directory import read_run_directory
 
 
 def test_unknown_fields_are_ignored(run_folder):
@@ -71,6 +70,9 @@ def test_score_layers_come_in_the_order_of_their_numbers(run_folder):
     assert [len(layer) for layer in read_run_directory(run_folder.path).scores] == list(range(1, 13))
 
 
-def test_layer_names_are_those_of_the_network():
-    generator = Generator(GeneratorConfig(resolution=32, z_dim=4, w_dim=4, mapping_layers=1, widths=(2,) * 8))
-    assert layer_names(8) == ["const", *(name for name, _ in generator.synthesis.convs())]
+def test_layer_names_are_those_that_the_run_tells(run_folder):
+    networks = run_folder.read("run.json")["networks"]
+    run_folder.change("run.json", networks={**networks, "teacher": {**networks["teacher"], "layers": ["input", "L0"]}})
+    run = read_run_directory(run_folder.path)
+    assert run.layer_names(2) == ["input", "L0"]
+    assert run.layer_names(3) == ["layer 0", "layer 1", "layer 2"]

@@ -1,0 +1,52 @@
+"""From a config and tensors of any origin to a generator, or to a list of what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import CorruptFileError
+from ..generators import Generator, GeneratorConfig
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_SHOWN = 8
+
+
+def expected_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a generator's state dict."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Generator(config).state_dict().items()}
+
+
+def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Raise CorruptFileError that lists missing, unexpected and ill-shaped tensors."""
+    problems = [f"missing {name} {list(expected[name])}" for name in expected.keys() - found.keys()]
+    problems += [f"unexpected {name} {list(found[name])}" for name in found.keys() - expected.keys()]
+    problems += [
+        f"{name} is {list(found[name])}, the config needs {list(expected[name])}"
+        for name in expected.keys() & found.keys()
+        if tuple(found[name]) != expected[name]
+    ]
+    if problems:
+        shown = "\n  ".join(sorted(problems)[:_SHOWN])
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise CorruptFileError(f"{source}: the tensors do not fit the config:\n  {shown}{more}")
+
+
+def fitted_generator(config: GeneratorConfig, state: Mapping[str, Tensor], source: str) -> Generator:
+    """A generator of these tensors, as float32, in evaluation mode and trainable.
+
+    Raises CorruptFileError when names or shapes are not those of ``config``, or a tensor is not of finite floats.
+    """
+    check_shapes(expected_shapes(config), {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
+    for name, tensor in state.items():
+        if tensor.dtype not in _FLOATS:
+            raise CorruptFileError(f"{source}: {name} is stored as {tensor.dtype}, floats were expected")
+        if not torch.isfinite(tensor).all():
+            raise CorruptFileError(f"{source}: {name} holds values that are not finite")
+    with torch.device("meta"):  # no memory or random numbers for weights that are replaced at once
+        generator = Generator(config)
+    generator.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
+    return generator.eval().requires_grad_(True)

@@ -1,0 +1,75 @@
+"""The mapping network, which StyleGAN2 and StyleGAN3 share, and the fully connected layer that all networks use."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .config import GeneratorConfig
+from .ops import bias_act, normalize_second_moment
+
+
+class Dense(nn.Module):
+    """Fully connected layer with equalised learning rate: ``x @ (W * lr / sqrt(in)).T + b * lr``, then lrelu or not."""
+
+    def __init__(
+        self, fan_in: int, fan_out: int, *, activate: bool = False, lr_multiplier: float = 1.0, bias_init: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((fan_out,), bias_init / lr_multiplier))
+        self.activate = activate
+        self.lr_multiplier = lr_multiplier
+        self.weight_gain = lr_multiplier / math.sqrt(fan_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ (self.weight * self.weight_gain).T
+        bias = self.bias * self.lr_multiplier
+        return bias_act(y, bias) if self.activate else y + bias
+
+
+class MappingNetwork(nn.Module):
+    """z, and the class if there is one, to the style codes ``ws``."""
+
+    w_avg: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        lr = config.mapping_lr_multiplier
+        if config.c_dim:
+            self.embed = Dense(config.c_dim, config.w_dim)
+        fan_in = config.z_dim + (config.w_dim if config.c_dim else 0)
+        for i in range(config.mapping_layers):
+            layer = Dense(fan_in if i == 0 else config.w_dim, config.w_dim, activate=True, lr_multiplier=lr)
+            self.add_module(f"fc{i}", layer)
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+
+    def w(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """The un-truncated code of each latent: [B, z_dim] (and [B, c_dim]) -> [B, w_dim]."""
+        x = normalize_second_moment(z)
+        if self.config.c_dim:
+            if c is None:
+                raise ValueError(f"this generator is conditional: c must be a [B, {self.config.c_dim}] tensor")
+            x = torch.cat([x, normalize_second_moment(self.embed(c))], dim=1)
+        for i in range(self.config.mapping_layers):
+            x = self.get_submodule(f"fc{i}")(x)
+        return x
+
+    def forward(
+        self, z: Tensor, c: Tensor | None = None, *, psi: float | Tensor = 1.0, cutoff: int | None = None
+    ) -> Tensor:
+        """[B, z_dim] -> ws [B, num_ws, w_dim].
+
+        ``psi`` (a number or one per sample, [B]) pulls the first ``cutoff`` slots (all by default) towards the mean
+        code: ``w_avg + psi * (w - w_avg)``. Exactly the identity for the number 1.
+        """
+        ws = self.w(z, c)[:, None].repeat(1, self.config.num_ws, 1)
+        if isinstance(psi, Tensor):
+            psi = psi.reshape(-1, 1, 1)
+        elif psi == 1:
+            return ws
+        truncated = self.w_avg + psi * (ws[:, :cutoff] - self.w_avg)
+        return truncated if cutoff is None else torch.cat([truncated, ws[:, cutoff:]], dim=1)
