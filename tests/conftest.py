@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
-from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 
 DATA = Path(__file__).parent / "data"
 
@@ -46,27 +48,45 @@ def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
 
 @pytest.fixture(scope="session")
 def golden_generator(golden: Callable[[str], Mapping[str, np.ndarray]]) -> Callable[[str], Generator]:
-    """``golden_generator("sg2ada_32")``: the StyleGAN2 whose weights a golden file holds."""
+    """``golden_generator("sg2ada_32")``: the StyleGAN2 or StyleGAN3 whose weights a golden file holds."""
 
     def build(name: str) -> Generator:
         arrays = golden(name)
         record = json.loads(str(arrays["config"]))
-        blocks = sorted(record["blocks"].items(), key=lambda item: int(item[0]))
-        config = GeneratorConfig(
-            resolution=record["img_resolution"],
-            widths=tuple(block["out_ch"] for _, block in blocks for _ in range(2)),
-            z_dim=record["z_dim"],
-            w_dim=record["w_dim"],
-            c_dim=record["c_dim"],
-            mapping_layers=record["mapping_layers"],
-            conv_clamp=blocks[0][1]["conv_clamp"],
-        )
-        state = {key[3:]: torch.from_numpy(arrays[key]) for key in arrays if key.startswith("sd/")}
+        config = _golden_stylegan3(record) if "layers" in record else _golden_stylegan2(record)
+        # NVIDIA's names of StyleGAN3 layers end in their size and width.
+        state = {
+            re.sub(r"(?<=synthesis\.)(L\d+)_\d+_\d+", r"\1", key[3:]): torch.from_numpy(arrays[key])
+            for key in arrays
+            if key.startswith("sd/") and not key.endswith("resample_filter")
+        }
         generator = Generator(config)
-        generator.load_state_dict({key: value for key, value in state.items() if not key.endswith("resample_filter")})
+        generator.load_state_dict(state)
         return generator.eval().requires_grad_(False)
 
     return build
+
+
+def _golden_stylegan2(record: Mapping[str, Any]) -> GeneratorConfig:
+    blocks = sorted(record["blocks"].items(), key=lambda item: int(item[0]))
+    return GeneratorConfig(
+        resolution=record["img_resolution"],
+        widths=tuple(block["out_ch"] for _, block in blocks for _ in range(2)),
+        conv_clamp=blocks[0][1]["conv_clamp"],
+        **{name: record[name] for name in ("z_dim", "w_dim", "c_dim", "mapping_layers")},
+    )
+
+
+def _golden_stylegan3(record: Mapping[str, Any]) -> GeneratorConfig:
+    first = record["layers"][0]
+    return GeneratorConfig(
+        resolution=record["img_resolution"],
+        widths=tuple(layer["in_ch"] for layer in record["layers"]),
+        conv_clamp=first["clamp"],
+        kind="stylegan3",
+        layout=StyleGAN3Layout(record["input"]["channels"], conv_kernel=first["kernel"], radial=first["radial"]),
+        **{name: record[name] for name in ("z_dim", "w_dim", "c_dim", "mapping_layers")},
+    )
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
-from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 
 
 def make_generator(seed: int = 0, **changes: Any) -> Generator:
@@ -25,6 +25,33 @@ def make_generator(seed: int = 0, **changes: Any) -> Generator:
                     parameter.fill_(0.1)
             generator.mapping.w_avg.normal_(std=0.3)
     return generator
+
+
+def make_stylegan3(variant: Literal["t", "r"] = "t", c_dim: int = 0) -> Generator:
+    """A 16 px StyleGAN3 of six layers and uneven widths, with random biases, input gains, mean code and motion."""
+    layout = StyleGAN3Layout(9, conv_kernel=3 if variant == "t" else 1, radial=variant == "r", num_layers=5, margin=4)
+    config = GeneratorConfig(
+        16, (8, 7, 9, 6, 7, 5), z_dim=8, w_dim=8, c_dim=c_dim, mapping_layers=2, conv_clamp=256.0,
+        kind="stylegan3", layout=layout,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = Generator(config).eval()
+        with torch.no_grad():
+            for name, tensor in generator.synthesis.state_dict().items():
+                if name.endswith("bias"):
+                    tensor.add_(0.2 * torch.randn_like(tensor))
+                elif name.endswith("magnitude_ema"):
+                    tensor.fill_(1.3)
+            generator.synthesis.get_parameter("input.affine.weight").normal_(std=0.3)
+            generator.mapping.w_avg.normal_(std=0.3)
+    return generator
+
+
+@pytest.fixture(params=["t", "r"])
+def stylegan3(request: pytest.FixtureRequest) -> Generator:
+    """A small StyleGAN3-t or -r: see :func:`make_stylegan3`."""
+    return make_stylegan3(request.param)
 
 
 @pytest.fixture

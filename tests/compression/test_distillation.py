@@ -19,6 +19,8 @@ from dcp_deploy.compression.training_state import TrainingState
 from dcp_deploy.errors import CorruptFileError, DcpDeployError, UsageError
 from dcp_deploy.generators import Generator
 
+from .conftest import make_stylegan3
+
 TINY = {"resolution": 8, "widths": (10, 9, 8, 7)}
 
 # Everything switched on, with both lazy regularisers inside a few steps.
@@ -54,6 +56,29 @@ def test_the_student_comes_closer_to_the_teacher(teacher: Generator) -> None:
     )
     history = distill(pruned(teacher), teacher, config=config).history
     assert history[-1]["l1_to_teacher"] < 0.7 * history[0]["l1_to_teacher"]
+
+
+def test_a_stylegan3_student_comes_closer_to_its_teacher(stylegan3: Generator) -> None:
+    config = DistillConfig(steps=20, batch=4, perceptual=0, gan=0, path_length=0, ema_half_life=10, lr=0.01)
+    history = distill(pruned(stylegan3), stylegan3, config=config).history
+    assert history[-1]["l1_to_teacher"] < 0.8 * history[0]["l1_to_teacher"]
+
+
+def test_a_stylegan3_is_distilled_with_every_loss_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    teacher = make_stylegan3(c_dim=2)
+    student, config = pruned(teacher), replace(CONFIG, steps=4)
+
+    def interrupt(step: int, total: int, values: dict[str, float]) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(student, teacher, config=config, checkpoint_dir=tmp_path, progress=interrupt)
+    resumed = distill(student, teacher, config=config, checkpoint_dir=tmp_path)
+    straight = distill(student, teacher, config=config)
+    assert resumed.resumed_at == 2
+    assert_same_weights(resumed.generator, straight.generator)
+    assert {"gan", "l1", "relation", "path_length", "r1"} <= straight.history[-1].keys() | straight.history[1].keys()
 
 
 def test_an_unpruned_student_starts_at_the_teacher(teacher: Generator) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -163,6 +164,35 @@ def test_slicing_equals_zeroing_the_consumers_weights(
             torgb.weight[:, dropped[2 * level + 1]] = 0
     # Float32 sums of other lengths: some rounding steps on images of magnitude about 3.
     torch.testing.assert_close(images(prune(teacher, planned)), images(zeroed), rtol=1e-5, atol=2e-5)
+
+
+def test_keeping_all_channels_reproduces_a_stylegan3_bit_for_bit(stylegan3: Generator) -> None:
+    student = prune(stylegan3, plan(stylegan3, score(stylegan3, method="random"), ratio=0))
+    assert all(torch.equal(tensor, stylegan3.state_dict()[name]) for name, tensor in student.state_dict().items())
+    assert torch.equal(images(student), images(stylegan3))
+
+
+def test_slicing_a_stylegan3_equals_zeroing_the_consumers_weights(stylegan3: Generator) -> None:
+    planned = plan(stylegan3, random_scores(stylegan3.config), ratio=0.6)
+    zeroed = copy.deepcopy(stylegan3)
+    with torch.no_grad():
+        for (_, layer), width, kept in zip(zeroed.synthesis.scored(), stylegan3.widths, planned.kept, strict=True):
+            layer.weight[:, [c for c in range(width) if c not in kept]] = 0
+    # Float32 sums of other lengths, and the epsilon of demodulation sees weights normed over fewer channels.
+    torch.testing.assert_close(images(prune(stylegan3, planned)), images(zeroed), rtol=1e-5, atol=2e-5)
+
+
+def test_permuting_the_channels_of_a_stylegan3_changes_nothing(stylegan3: Generator) -> None:
+    orders = tuple(torch.randperm(width, generator=stream(3, i)) for i, width in enumerate(stylegan3.widths))
+    permuted = prune(stylegan3, PruningPlan(stylegan3.config, orders, ratio=0.0, align=1))
+    # Sums over channels run in another order, in float32.
+    torch.testing.assert_close(images(permuted), images(stylegan3), rtol=1e-5, atol=2e-5)
+
+
+def test_pruning_a_stylegan3_keeps_its_waves(stylegan3: Generator) -> None:
+    student = prune(stylegan3, plan(stylegan3, random_scores(stylegan3.config), ratio=0.5))
+    assert torch.equal(student.synthesis.get_buffer("input.freqs"), stylegan3.synthesis.get_buffer("input.freqs"))
+    assert student.synthesis.get_parameter("input.weight").shape == (student.widths[0], 9)
 
 
 def test_permuting_channels_changes_nothing(teacher: Generator) -> None:

@@ -52,6 +52,14 @@ def test_scores_follow_the_definition(teacher: Generator) -> None:
         torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)
 
 
+def test_scores_of_a_stylegan3_follow_the_definition(stylegan3: Generator) -> None:
+    expected = score_by_definition(stylegan3, latents=7, directions=3, batch=3, alpha=2.0)
+    actual = score(stylegan3, alpha=2.0, **FEW)
+    assert actual.widths == stylegan3.widths
+    for layer, reference in zip(actual.scores, expected, strict=True):
+        torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)  # the rounding of the order of sums
+
+
 def test_the_same_seed_gives_the_same_scores_whatever_the_global_random_state(teacher: Generator) -> None:
     torch.manual_seed(1)
     first = score(teacher, **FEW)

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from dcp_deploy.generators import DiscriminatorConfig, GeneratorConfig
+from dcp_deploy.generators import DiscriminatorConfig, Generator, GeneratorConfig, StyleGAN3Layout
 
 
 def test_a_config_survives_the_round_trip_through_plain_values() -> None:
     config = GeneratorConfig(8, (4, 5, 6, 7), c_dim=3, conv_clamp=256.0)
     assert GeneratorConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_stylegan3_config_survives_the_round_trip_through_json() -> None:
+    config = GeneratorConfig.stylegan3(32, "r", channel_base=256, channel_max=16, c_dim=2)
+    assert GeneratorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_layers_are_named_after_what_makes_their_channels(tiny_generator: Generator) -> None:
+    names = tiny_generator.config.layer_names
+    assert names == ("b4.const", *(name for name, _ in tiny_generator.synthesis.convs()))  # type: ignore[operator]
+    third = GeneratorConfig.stylegan3(32)
+    assert third.layer_names == ("input", *(f"L{i}" for i in range(14)))
+    assert len(third.layer_names) == len(third.widths)
 
 
 @pytest.mark.parametrize(
@@ -21,12 +36,24 @@ def test_a_config_survives_the_round_trip_through_plain_values() -> None:
         ({"kind": "biggan"}, "biggan"),
         ({"conv_clamp": -1.0}, "-1.0"),
         ({"w_dim": 0}, "w_dim"),
+        ({"mapping_layers": 10**9}, "1000000000"),
+        ({"z_dim": 2.5}, "2.5"),
+        ({"widths": (4, 4, 4, "4")}, "positive"),
+        ({"kind": "stylegan3"}, "layout"),
+        ({"layout": StyleGAN3Layout(4)}, "layout"),
     ],
 )
 def test_impossible_configs_are_refused_by_value(changes: dict[str, object], message: str) -> None:
     values = {"resolution": 8, "widths": (4, 4, 4, 4), **changes}
     with pytest.raises(ValueError, match=message):
         GeneratorConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", [{"fourier_features": 4, "colour": 1}, {"fourier_features": "4"}, "r"])
+def test_layouts_that_are_none_are_refused(layout: object) -> None:
+    values = {**GeneratorConfig.stylegan3(32).to_dict(), "layout": layout}
+    with pytest.raises(ValueError, match=r"colour|fourier_features|mapping"):
+        GeneratorConfig.from_dict(values)
 
 
 def test_unknown_entries_are_refused_by_name() -> None:
@@ -37,3 +64,8 @@ def test_unknown_entries_are_refused_by_name() -> None:
 def test_the_discriminator_mirrors_the_generator() -> None:
     config = DiscriminatorConfig.mirror(GeneratorConfig(16, (9, 8, 7, 6, 5, 4), c_dim=2))
     assert (config.resolution, config.widths, config.c_dim) == (16, (4, 6, 8), 2)
+
+
+def test_the_discriminator_of_stylegan3_has_the_widths_of_its_sampling_rates() -> None:
+    config = DiscriminatorConfig.mirror(GeneratorConfig.stylegan3(256, channel_base=16384))
+    assert config.widths == (64, 181, 512, 512, 512, 512, 512)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dcp_deploy.generators import ops
@@ -45,3 +45,32 @@ def test_upsampling_takes_zeros_outside_the_border() -> None:
 def test_the_clamp_follows_the_gain() -> None:
     y = ops.bias_act(torch.tensor([[10.0, -10.0, 0.1]]), torch.zeros(3), clamp=1.5)
     assert y.tolist()[0] == pytest.approx([1.5, -1.5, 0.1 * ops.LRELU_GAIN])
+
+
+@given(
+    size=st.integers(1, 9),
+    up=st.integers(1, 4),
+    before=st.integers(-6, 12),
+    after=st.integers(-6, 12),
+    half=st.integers(1, 8),
+    seed=st.integers(0, 99),
+)
+def test_upsampling_equals_its_definition(size: int, up: int, before: int, after: int, half: int, seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    taps = torch.rand(half, generator=rng, dtype=torch.float64)
+    kernel = torch.cat([taps, taps.flip(0)])
+    assume(size * up + before + after >= len(kernel) and size * up + min(before, 0) + min(after, 0) > 0)
+    x = torch.randn(2, 3, size, size, generator=rng, dtype=torch.float64)
+    fast = ops.upsample2d(x, kernel, up, (before, after))
+    slow = ops.upsample2d_by_definition(x, kernel, up, (before, after))
+    torch.testing.assert_close(fast, slow, atol=1e-12, rtol=1e-12)  # float64: only the order of sums differs
+
+
+@pytest.mark.parametrize("down", [1, 2, 4])
+def test_downsampling_filters_and_then_drops(down: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 20, 20, generator=rng, dtype=torch.float64)
+    taps = torch.rand(6, generator=rng, dtype=torch.float64)
+    expected = ops.filter2d(x, torch.outer(taps, taps))[:, :, ::down, ::down]
+    for kernel in (taps, torch.outer(taps, taps)):  # separable and not
+        torch.testing.assert_close(ops.downsample2d(x, kernel, down), expected, atol=1e-12, rtol=1e-12)
