@@ -1,1 +1,1 @@
-"""Images to train and measure on: the procedural ``avatars``, which need no download."""
+"""Images to train and measure on: the procedural ``avatars``, which need no download, and ``images`` from files."""

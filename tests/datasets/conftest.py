@@ -1,0 +1,101 @@
+"""Real sets of images in every container, made of the same random pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+RESOLUTION = 8
+
+
+def encoded(pixels: NDArray[Any], suffix: str = ".png") -> bytes:
+    """The bytes of an image file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format={".jpg": "JPEG"}.get(suffix, suffix[1:].upper()), quality=95)
+    return stream.getvalue()
+
+
+def make_pictures(count: int, resolution: int = RESOLUTION) -> NDArray[np.uint8]:
+    """Random pixels, uint8 [count, R, R, 3]."""
+    return np.random.default_rng(count).integers(0, 256, (count, resolution, resolution, 3), np.uint8)
+
+
+def nvidia_name(index: int) -> str:
+    """What NVIDIA's tool calls its images."""
+    return f"{index // 1000:05}/img{index:08}.png"
+
+
+def make_files(count: int, labels: Sequence[Any] | None = None) -> dict[str, bytes]:
+    """Names and content as NVIDIA's tool writes them; ``labels`` None writes that there are none."""
+    files = {nvidia_name(index): encoded(image) for index, image in enumerate(make_pictures(count))}
+    pairs = None if labels is None else [[nvidia_name(index), label] for index, label in enumerate(labels)]
+    return {**files, "dataset.json": json.dumps({"labels": pairs}).encode()}
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def write_zip(path: Path, files: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write_lmdb(path: Path, values: Mapping[bytes, bytes], **options: Any) -> Path:
+    with lmdb.open(str(path), map_size=2**26, **options) as database, database.begin(write=True) as transaction:
+        for key, value in values.items():
+            transaction.put(key, value)
+    return path
+
+
+@pytest.fixture
+def image_file() -> Callable[..., bytes]:
+    """``image_file(pixels, suffix)``: see :func:`encoded`."""
+    return encoded
+
+
+@pytest.fixture
+def pictures() -> Callable[..., NDArray[np.uint8]]:
+    """``pictures(count, resolution)``: what the sets below hold."""
+    return make_pictures
+
+
+@pytest.fixture
+def nvidia_files() -> Callable[..., dict[str, bytes]]:
+    """``nvidia_files(count, labels)``: see :func:`make_files`."""
+    return make_files
+
+
+@pytest.fixture
+def new_folder(tmp_path: Path) -> Callable[..., Path]:
+    """``new_folder(files, name)`` writes them below a folder."""
+    return lambda files, name="images": write_folder(tmp_path / name, files)
+
+
+@pytest.fixture
+def new_zip(tmp_path: Path) -> Callable[..., Path]:
+    """``new_zip(files, name, compression)``."""
+    return lambda files, name="images.zip", compression=zipfile.ZIP_STORED: write_zip(
+        tmp_path / name, files, compression
+    )
+
+
+@pytest.fixture
+def new_lmdb(tmp_path: Path) -> Callable[..., Path]:
+    """``new_lmdb(values, name, **options of lmdb.open)``: written by the LMDB library itself."""
+    return lambda values, name="lmdb", **options: write_lmdb(tmp_path / name, values, **options)

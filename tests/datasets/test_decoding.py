@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcp_deploy.datasets.decoding import FORMATS, UnusableImageError, decode
+
+ImageFile = Callable[..., bytes]
+
+
+def saved(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=format, **options)
+    return stream.getvalue()
+
+
+def flat(mode: str, colour: Any, size: int = 4) -> Image.Image:
+    return Image.new(mode, (size, size), colour)
+
+
+def colour_of(content: bytes, size: int = 4) -> list[int]:
+    """The one colour of an image."""
+    image = decode(content, resolution=size, resize="error")
+    assert image.shape == (size, size, 3) and image.dtype == np.uint8
+    assert (image == image[0, 0]).all()
+    return [int(value) for value in image[0, 0]]
+
+
+# ---- colours ----
+
+
+@pytest.mark.parametrize(
+    ("image", "colour"),
+    [
+        (flat("RGB", (1, 2, 3)), [1, 2, 3]),
+        (flat("L", 77), [77, 77, 77]),
+        (flat("1", 1), [255, 255, 255]),
+        (flat("LA", (77, 255)), [77, 77, 77]),
+        (flat("LA", (77, 0)), [255, 255, 255]),
+        (flat("RGBA", (10, 20, 30, 255)), [10, 20, 30]),
+        (flat("RGBA", (10, 20, 30, 0)), [255, 255, 255]),  # what lies under a hole is anything
+        (flat("I;16", 65535), [255, 255, 255]),
+        (flat("I;16", 257 * 100), [100, 100, 100]),
+        (flat("I;16", 257 * 100 + 128), [100, 100, 100]),
+        (flat("I;16", 257 * 100 + 129), [101, 101, 101]),
+    ],
+    ids=str,
+)
+def test_png_colours(image: Image.Image, colour: list[int]) -> None:
+    assert colour_of(saved(image)) == colour
+
+
+def test_half_transparent_is_half_white() -> None:
+    # 200/255 of black and 55/255 of white.
+    assert colour_of(saved(flat("RGBA", (0, 0, 0, 200)))) == [55, 55, 55]
+
+
+def test_a_palette_gives_its_colours_and_its_transparent_entry_is_white() -> None:
+    image = flat("P", 1)
+    image.putpalette([9, 9, 9, 50, 60, 70])
+    assert colour_of(saved(image)) == [50, 60, 70]
+    assert colour_of(saved(image, transparency=1)) == [255, 255, 255]
+
+
+def test_cmyk_is_converted() -> None:
+    # No ink is white, full black ink is black.
+    assert colour_of(saved(flat("CMYK", (0, 0, 0, 0)), "TIFF")) == [255, 255, 255]
+    assert colour_of(saved(flat("CMYK", (0, 0, 0, 255)), "TIFF")) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("image", [flat("F", 0.5), flat("I", 70_000), flat("I", -1)], ids=str)
+def test_pixels_without_a_known_white_are_refused(image: Image.Image) -> None:
+    with pytest.raises(UnusableImageError, match="pixel"):
+        decode(saved(image, "TIFF"), resolution=4, resize="error")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_read(name: str) -> None:
+    options = {"lossless": True} if name == "WEBP" else {"irreversible": False} if name == "JPEG2000" else {}
+    colour = colour_of(saved(flat("RGB", (200, 100, 50), 16), name, **options), 16)
+    # JPEG keeps luma and chroma in whole numbers: a step of each is up to two of a colour.
+    assert np.abs(np.subtract(colour, [200, 100, 50])).max() <= (2 if name == "JPEG" else 0)
+
+
+def test_a_cameras_orientation_is_applied() -> None:
+    pixels = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the right-hand side is up: turn clockwise
+    turned = decode(saved(Image.fromarray(pixels), exif=exif), resolution=4, resize="error")
+    assert np.array_equal(turned, np.rot90(pixels, -1))
+
+
+# ---- sizes ----
+
+
+def test_crop_takes_the_centred_square() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 11, 3), np.uint8)
+    wide, tall = Image.fromarray(pixels), Image.fromarray(pixels.swapaxes(0, 1))
+    assert np.array_equal(decode(saved(wide), resolution=6, resize="crop"), pixels[:, 2:8])
+    assert np.array_equal(decode(saved(tall), resolution=6, resize="crop"), pixels[:, 2:8].swapaxes(0, 1))
+
+
+def test_scaling_down_is_lanczos() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8))
+    expected = np.asarray(image.crop((4, 0, 16, 12)).resize((4, 4), Image.Resampling.LANCZOS))
+    assert np.array_equal(decode(saved(image), resolution=4, resize="crop"), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "told"),
+    [
+        ((8, 8), "error", "is 8x8 px, not 4x4"),
+        ((4, 5), "error", "is 4x5 px, not 4x4"),
+        ((9, 3), "crop", "is 9x3 px, smaller than 4"),
+    ],
+)
+def test_another_size_is_refused(size: tuple[int, int], resize: Any, told: str) -> None:
+    with pytest.raises(UnusableImageError, match=told) as caught:
+        decode(saved(Image.new("RGB", size)), resolution=4, resize=resize)
+    assert caught.value.wrong_size
+
+
+# ---- damage ----
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that promises much and holds nothing."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("side", [10_000, 100_000], ids=["Pillow warns", "Pillow refuses"])
+def test_a_decompression_bomb_is_refused(side: int) -> None:
+    with pytest.raises(UnusableImageError, match=r"exceeds limit|Pillow allows"):
+        decode(png_of_size(side, side), resolution=4, resize="crop")
+
+
+def test_a_bomb_that_only_makes_pillow_warn_is_refused_without_strict_warnings_too() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UnusableImageError, match="has 10000x10000 px, more than the 89,478,485 Pillow allows"):
+            decode(png_of_size(10_000, 10_000), resolution=4, resize="crop")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>404</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", b"\x89PNG\r\n\x1a\n"],
+    ids=["empty", "a page", "a program for Ghostscript", "a bare signature"],
+)
+def test_what_is_no_image_is_refused(content: bytes) -> None:
+    with pytest.raises(UnusableImageError):
+        decode(content, resolution=4, resize="error")
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "BMP"])
+def test_half_an_image_is_refused(name: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    content = saved(Image.fromarray(pixels), name)
+    with pytest.raises(UnusableImageError):
+        decode(content[: len(content) // 2], resolution=64, resize="error")
+
+
+def test_damage_anywhere_is_a_reason_or_an_image(image_file: ImageFile) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+    for suffix in (".png", ".jpg", ".webp", ".bmp", ".gif", ".tiff"):
+        content = np.frombuffer(image_file(pixels, suffix), np.uint8)
+        for _ in range(100):
+            damaged = content.copy()
+            damaged[rng.integers(0, len(damaged), 4)] = rng.integers(0, 256, 4)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's word on strange metadata
+                try:
+                    image = decode(damaged.tobytes(), resolution=16, resize="error")
+                except UnusableImageError as error:
+                    assert str(error)
+                else:
+                    assert image.shape == (16, 16, 3) and image.dtype == np.uint8
