@@ -16,19 +16,25 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
 @verb
 def convert(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A teacher. This version reads native files only.")],
+    file: Annotated[Path, typer.Argument(help="A teacher: NVIDIA .pkl, rosinality .pt, TensorFlow .pkl or native.")],
     out: Out,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Rewrite a teacher as a native safetensors file, in float32."""
-    from .checkpoints import load_generator, save_generator
+    """Rewrite a teacher as a native safetensors file, in float32, without running anything from it."""
+    from .checkpoints import provenance, read_checkpoint, save_generator
 
+    output = Output(as_json=as_json, quiet=quiet)
     _wants_suffix(out, ".safetensors")
-    save_generator(load_generator(file), out)
-    _written(context, Output(as_json=as_json, quiet=quiet), out)
+    checkpoint = read_checkpoint(file)
+    for line in (*checkpoint.notes, checkpoint.licence):
+        if line:
+            output.message(f"{file.name}: {line}")
+    save_generator(checkpoint.generator, out, extra=provenance(checkpoint, file))
+    facts = {"format": checkpoint.format, "notes": list(checkpoint.notes), "licence": checkpoint.licence}
+    _written(context, output, out, source=facts)
 
 
 @verb

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,15 +31,27 @@ class Effort:
     parity_latents: int
     bench_rounds: int
     bench_seconds: float
+    full_up_to: float = math.inf
+    """MACs of the largest teacher that gets these counts. Of a larger one, fewer latents are scored and compared."""
+
+    def for_teacher(self, macs: int) -> Effort:
+        """The counts for a teacher of so many MACs per image: in proportion above ``full_up_to``, down to a floor."""
+        share = min(self.full_up_to / macs, 1.0)
+        fewer = {
+            name: max(round(getattr(self, name) * share), min(getattr(self, name), floor))
+            for name, floor in (("score_latents", 10), ("parity_latents", 16))
+        }
+        return replace(self, **fewer)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
+        """The counts, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "full_up_to"}
 
 
 EFFORTS: dict[EffortName, Effort] = {
-    # The demo within ten minutes on two cores.
+    # The demo within ten minutes on two cores; a teacher of 256 px (45 G) still scored within ten more.
     "quick": Effort(
+        full_up_to=1e9,
         score_latents=120,
         score_directions=10,
         evaluation_samples=3000,

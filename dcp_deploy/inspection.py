@@ -19,7 +19,7 @@ LICENCE_NOTE = (
 
 
 def inspect_file(path: str | Path) -> dict[str, Any]:
-    """Describe a native checkpoint, an ONNX file of ours, or an engine with its manifest.
+    """Describe a generator's file in any format that is read, an ONNX file of ours, or an engine with its manifest.
 
     The keys kind, format, resolution, widths, parameters, macs and sha256 are always there; None where the file does
     not tell. Raises InputError when there is no such file, CorruptFileError for a damaged
@@ -33,7 +33,7 @@ def inspect_file(path: str | Path) -> dict[str, Any]:
     facts = _READERS[sniff(file)](file)
     unknown = dict.fromkeys(("kind", "format", "resolution", "widths", "parameters", "macs"))
     size = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
-    return {**unknown, **facts, "path": str(file), **size, "licence": LICENCE_NOTE}
+    return {**unknown, **facts, "path": str(file), **size, "licence": facts.get("licence") or LICENCE_NOTE}
 
 
 def describe(generator: Generator) -> dict[str, Any]:
@@ -50,10 +50,17 @@ def describe(generator: Generator) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from .checkpoints import load_generator, read_metadata
+    from .checkpoints import read_checkpoint
 
-    generator = load_generator(path)  # reads every tensor, so a damaged file is found out
-    return {"format": "native", **describe(generator), "extra": read_metadata(path).get("extra", {})}
+    checkpoint = read_checkpoint(path)  # reads every tensor, so a damaged file is found out
+    return {
+        "format": checkpoint.format,
+        **describe(checkpoint.generator),
+        "notes": list(checkpoint.notes),
+        "globals": list(checkpoint.globals),
+        "extra": checkpoint.extra,
+        "licence": checkpoint.licence,
+    }
 
 
 def _onnx(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import BuildConfig
+from .config import BuildConfig, Effort
 from .errors import MissingCapabilityError, UsageError
 from .files import write_json
 from .progress import Progress, Reporter, shifted
@@ -35,6 +35,8 @@ class Job:
     directory: Path
     source: Path
     """The teacher's file, wherever it lies."""
+    work: Effort
+    """The effort's counts for this teacher."""
     key: str
     force: bool
     """Start over: nothing half-done may be continued."""
@@ -53,13 +55,18 @@ class Job:
         generator = load_generator(self.path(f"{model}.safetensors"))
         return generator.to(device_of(self.config)).eval().requires_grad_(False)
 
-    def save(self, generator: Generator, model: str) -> str:
-        """Write a generator into the run directory and describe it; returns the file's name."""
-        from .checkpoints import save_generator
+    def save(self, generator: Generator, model: str, extra: dict[str, Any] | None = None) -> str:
+        """Write a generator into the run directory and describe it; returns the file's name.
+
+        ``extra`` travels in the file; by default what the run's teacher says of its origin and terms.
+        """
+        from .checkpoints import read_metadata, save_generator
         from .inspection import describe
 
         name = f"{model}.safetensors"
-        save_generator(generator.cpu(), self.path(name))
+        if extra is None:
+            extra = read_metadata(self.path("teacher.safetensors"))["extra"]
+        save_generator(generator.cpu(), self.path(name), extra=extra)
         self.networks[model] = {**describe(generator), "bytes": self.path(name).stat().st_size}
         return name
 
@@ -106,15 +113,19 @@ def torch_device(name: str) -> str:
 
 
 def _teacher(job: Job, progress: Progress) -> list[str]:
-    from .checkpoints import load_generator
+    from .checkpoints import provenance, read_checkpoint
 
-    return [job.save(load_generator(job.source), "teacher")]
+    checkpoint = read_checkpoint(job.source)
+    for line in (*checkpoint.notes, checkpoint.licence):
+        if line:
+            job.reporter.message(f"{job.source.name}: {line}")
+    return [job.save(checkpoint.generator, "teacher", provenance(checkpoint, job.source))]
 
 
 def _score(job: Job, progress: Progress) -> list[str]:
     from .compression import save_scores, score
 
-    work = job.config.work
+    work = job.work
     scores = score(
         job.load("teacher"),
         method=job.config.score,
@@ -187,9 +198,10 @@ def recipe_of(config: BuildConfig) -> DistillConfig:
     return replace(recipe, seed=config.seed, steps=config.steps or recipe.steps)
 
 
-def numbers(config: BuildConfig) -> dict[str, Any]:
-    """Every number of the effort, the recipe's with "distill_" before their names."""
-    return {**config.work.to_dict(), **{f"distill_{name}": value for name, value in asdict(recipe_of(config)).items()}}
+def numbers(config: BuildConfig, macs: int = 0) -> dict[str, Any]:
+    """Every number of the effort for a teacher of so many MACs, the recipe's with "distill_" before their names."""
+    work = config.work.for_teacher(macs).to_dict() if macs else config.work.to_dict()
+    return {**work, **{f"distill_{name}": value for name, value in asdict(recipe_of(config)).items()}}
 
 
 # ---- deployment ----
@@ -226,7 +238,7 @@ def _verify(job: Job, progress: Progress) -> list[str]:
     for done, model in enumerate(("student", "teacher")):
         progress(done, 2)
         network, exported = job.load(model), job.path(f"{model}.onnx")
-        pairs[model] = verify(network, exported, latents=job.config.work.parity_latents, seed=job.config.seed)
+        pairs[model] = verify(network, exported, latents=job.work.parity_latents, seed=job.config.seed)
     passed = all(report.passed for report in pairs.values())
     document = {"schema": 1, "passed": passed, "pairs": {name: report.to_dict() for name, report in pairs.items()}}
     write_json(job.path("parity.json"), document)
@@ -273,7 +285,7 @@ def _quality(job: Job, progress: Progress) -> dict[str, Any]:
     from .metrics import evaluate
     from .metrics.evaluate import REFERENCE_SAMPLES
 
-    samples = min(job.config.work.evaluation_samples, REFERENCE_SAMPLES)
+    samples = min(job.work.evaluation_samples, REFERENCE_SAMPLES)
     models = {}
     for index, model in enumerate(MODELS):
         part = shifted(progress, index * samples, len(MODELS) * samples)
@@ -293,7 +305,7 @@ def _real_grid(job: Job) -> str:
 def _bench(job: Job, progress: Progress) -> list[str]:
     from .benchmarks import BASELINE, benchmark, generator_candidates
 
-    work = job.config.work
+    work = job.work
     candidates = generator_candidates(
         job.load("teacher").cpu(), job.load("student").cpu(), job.path("teacher.onnx"), job.path("student.onnx")
     )

@@ -116,3 +116,19 @@ def test_a_bad_configuration_file_is_a_bad_input(tmp_path: Path, content: bytes 
         path.write_bytes(content)
     with pytest.raises(error, match=r"c\.toml"):
         read_toml(path)
+
+
+# ---- effort ----
+
+
+def test_a_large_teacher_gets_fewer_latents_in_proportion_down_to_a_floor() -> None:
+    quick = EFFORTS["quick"]
+    assert quick.for_teacher(228_000_000) == quick
+    assert quick.for_teacher(2_000_000_000).score_latents == quick.score_latents // 2
+    largest = quick.for_teacher(74_266_894_336)
+    assert (largest.score_latents, largest.parity_latents) == (10, 16)
+    assert largest.score_directions == quick.score_directions
+
+
+def test_the_published_numbers_hold_for_every_teacher() -> None:
+    assert EFFORTS["paper"].for_teacher(74_266_894_336) == EFFORTS["paper"]

@@ -14,6 +14,7 @@ from dcp_deploy.files import sha256_file, write_json
 from dcp_deploy.generators import Generator, count_macs, count_parameters
 from dcp_deploy.inspection import inspect_file
 
+DATA = Path(__file__).parent / "data"
 ALWAYS = {"kind", "format", "resolution", "widths", "parameters", "macs", "sha256"}
 
 
@@ -121,3 +122,22 @@ def test_a_file_that_is_none_of_ours_is_refused_by_its_class(
 def test_damaged_metadata_is_a_corrupt_file(tmp_path: Path, told: dict[str, Any]) -> None:
     with pytest.raises(CorruptFileError, match="metadata"):
         inspect_file(small_onnx(tmp_path / "g.onnx", **told))
+
+
+@pytest.mark.parametrize(
+    ("name", "format_", "kind", "named"),
+    [
+        ("sg2ada_32_uncond_torch171.pkl", "nvidia", "stylegan2", "torch_utils.persistence._reconstruct_persistent_obj"),
+        ("sg3t_32_torch213.pkl", "nvidia", "stylegan3", "dnnlib.util.EasyDict"),
+        ("tf_stylegan2_v4_32.pkl", "tensorflow", "stylegan2", "dnnlib.tflib.network.Network"),
+        ("ros_training_zip_torch213.pt", "rosinality", "stylegan2", "argparse.Namespace"),
+        ("dcp_pruned_torch213.pt", "rosinality", "stylegan2", "torch._utils._rebuild_tensor_v2"),
+    ],
+)
+def test_every_foreign_format_is_described(name: str, format_: str, kind: str, named: str) -> None:
+    facts = inspect_file(DATA / "checkpoints" / name)
+    assert facts.keys() >= ALWAYS
+    assert (facts["format"], facts["kind"], facts["resolution"]) == (format_, kind, 32)
+    assert named in facts["globals"]
+    assert ("NVIDIA" in facts["licence"]) and facts["parameters"] > 0
+    json.dumps(facts, allow_nan=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from ..files import sha256_file
 from ..generators import Generator
 
 NVIDIA_LICENCE = (
@@ -28,3 +31,21 @@ class Checkpoint:
     globals: tuple[str, ...] = ()
     licence: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def provenance(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``extra`` to save a converted generator with: what it was read from, and under which terms.
+
+    A native file hands on what it says itself, so that converting twice loses nothing.
+    """
+    if checkpoint.format == "native":
+        return checkpoint.extra
+    source = {
+        "file": Path(path).name,
+        "format": checkpoint.format,
+        "sha256": sha256_file(path),
+        "licence": checkpoint.licence,
+        "notes": list(checkpoint.notes),
+        **checkpoint.extra,
+    }
+    return {"source": source}
