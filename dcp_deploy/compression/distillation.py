@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..datasets.images import ImageSet
 from ..errors import DcpDeployError, UsageError
 from ..generators import Discriminator, DiscriminatorConfig, Generator
 from . import losses
 from .randomness import draw_latents, stream
-from .real_images import ImageSequence, ImageSource, real_batch
+from .real_images import ImageSequence, ImageSource, check_labels, real_batch
 from .recipe import DistillConfig
 from .training_state import TrainingState, load_state, run_key, save_state
 
@@ -92,10 +93,11 @@ def distill(
 ) -> DistillResult:
     """Train a copy of ``student`` after ``teacher``; neither argument is changed.
 
-    ``data`` are real images for the discriminator, a sequence of uint8 [R, R, 3] or a function from indices [N] to
-    uint8 [N, R, R, 3]; without it the teacher's own samples are the real images. ``perceptual`` gives the feature
-    maps that the perceptual loss compares (for the demo ``load_avatar_reader().pyramid``) and must be there when
-    that loss has a weight. ``progress`` is called after each step with (steps done, steps in all, losses).
+    ``data`` are real images for the discriminator: an ``ImageSet`` (for a conditional teacher one with labels), a
+    sequence of uint8 [R, R, 3] or a function from indices [N] to uint8 [N, R, R, 3]; without it the teacher's own
+    samples are the real images. ``perceptual`` gives the feature maps that the perceptual loss compares (for the demo
+    ``load_avatar_reader().pyramid``) and must be there when that loss has a weight. ``progress`` is
+    called after each step with (steps done, steps in all, losses).
 
     With ``checkpoint_dir`` the whole state is written there every ``config.checkpoint_every`` steps, under a name made
     of everything that decides the result. A run killed at any moment and started again with the same arguments ends
@@ -107,6 +109,8 @@ def distill(
     """
     device = torch.device(device) if device is not None else next(teacher.parameters()).device
     _check_networks(student, teacher, config, perceptual)
+    if data is not None and config.gan:
+        check_labels(data, teacher.config.c_dim)
     run = _fixed_parts(teacher, config, data, perceptual, device)
     state = _initial_state(student, run)
     checkpoint = None
@@ -148,8 +152,8 @@ def _train_step(state: TrainingState, run: _Run) -> dict[str, float]:
 
     values: dict[str, Tensor] = {}
     if gan:
-        real = target if run.data is None else _real_images(run, step)
-        values |= _train_discriminator(state, run, real, image.detach(), batch.c)
+        real, real_c = (target, batch.c) if run.data is None else _real_images(run, run.data, step)
+        values |= _train_discriminator(state, run, (real, real_c), (image.detach(), batch.c))
         state.discriminator.requires_grad_(False)
         values["gan"] = losses.generator_gan_loss(state.discriminator(image, batch.c))
         state.discriminator.requires_grad_(True)
@@ -205,14 +209,15 @@ def _draw(
 
 
 def _train_discriminator(
-    state: TrainingState, run: _Run, real: Tensor, fake: Tensor, c: Tensor | None
+    state: TrainingState, run: _Run, real_and_c: tuple[Tensor, Tensor | None], drawn_and_c: tuple[Tensor, Tensor | None]
 ) -> dict[str, Tensor]:
     """One update on real and drawn images; every 16th step with the R1 penalty, weighted to make up for the rest."""
     config = run.config
     penalise = config.r1 > 0 and state.step % R1_INTERVAL == 0
+    real, real_c = real_and_c
     real = real.detach().requires_grad_(penalise)
-    real_logits = state.discriminator(real, c)
-    loss = losses.discriminator_gan_loss(real_logits, state.discriminator(fake, c))
+    real_logits = state.discriminator(real, real_c)
+    loss = losses.discriminator_gan_loss(real_logits, state.discriminator(*drawn_and_c))
     values = {"discriminator": loss}
     if penalise:
         values["r1"] = losses.r1_penalty(real, real_logits)
@@ -250,19 +255,19 @@ def _update(optimizer: torch.optim.Adam, loss: Tensor, rate: float) -> None:
     optimizer.step()
 
 
-def _real_images(run: _Run, step: int) -> Tensor:
-    assert run.data is not None
+def _real_images(run: _Run, data: ImageSource, step: int) -> tuple[Tensor, Tensor | None]:
+    """The step's real images and their labels; an unconditional discriminator gets none."""
     config = run.config
     position = (step - config.first_gan_step) * config.batch
-    images = real_batch(
-        run.data,
+    images, c = real_batch(
+        data,
         position,
         config.batch,
         seed=config.seed,
         resolution=run.teacher.config.resolution,
         mirror=config.mirror,
     )
-    return images.to(run.device)
+    return images.to(run.device), None if c is None or not run.teacher.config.c_dim else c.to(run.device)
 
 
 # ---- before and after ----
@@ -380,9 +385,12 @@ def _diverged(what: str, step: int, checkpoint: Path | None) -> DcpDeployError:
 def _identity(run: _Run) -> dict[str, Any]:
     """All settings that decide the result, for the checkpoint's key; how often it is saved does not."""
     settings = {name: value for name, value in asdict(run.config).items() if name != "checkpoint_every"}
-    data = "teacher samples" if run.data is None else getattr(run.data, "__qualname__", type(run.data).__qualname__)
-    if isinstance(run.data, ImageSequence):
-        data = f"{data}[{len(run.data)}]"
+    data: Any = "teacher samples"
+    if isinstance(run.data, ImageSet):
+        data = run.data.identity
+    elif run.data is not None:
+        data = getattr(run.data, "__qualname__", type(run.data).__qualname__)
+        data += f"[{len(run.data)}]" if isinstance(run.data, ImageSequence) else ""
     return {"config": settings, "data": data, "torch": torch.__version__, "device": run.device.type}
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import io
+import json
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.compression import DistillConfig, distill, plan, prune, score
 from dcp_deploy.compression.training_state import TrainingState
+from dcp_deploy.datasets.images import open_images
 from dcp_deploy.errors import CorruptFileError, DcpDeployError, UsageError
-from dcp_deploy.generators import Generator
+from dcp_deploy.generators import Discriminator, Generator
 
 from .conftest import make_stylegan3
 
@@ -149,6 +154,69 @@ def test_truncation_centres_on_the_trained_mapping_network(teacher: Generator) -
     # Two means, of 10,000 and 20,000 codes: five standard errors of their difference.
     tolerance = 5 * w.std(dim=0) * (1 / 10_000 + 1 / 20_000) ** 0.5
     assert ((result.mapping.w_avg - w.mean(dim=0)).abs() < tolerance).all()
+
+
+def image_zip(path: Path, value: int, count: int = 6) -> Path:
+    """8 px images with labels of three classes; class k is grey with ``value`` + k."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(count):
+            png = io.BytesIO()
+            Image.new("RGB", (8, 8), (value + index % 3,) * 3).save(png, "PNG")
+            archive.writestr(f"00000/img{index:08}.png", png.getvalue())
+        labels = [[f"00000/img{index:08}.png", index % 3] for index in range(count)]
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    return path
+
+
+def test_real_images_come_to_the_discriminator_with_their_labels(
+    tmp_path: Path, new_generator: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = new_generator(c_dim=3, **TINY)
+    data = open_images(image_zip(tmp_path / "images.zip", 100), resolution=8, c_dim=3)
+    pairs: list[tuple[float, torch.Tensor]] = []
+    forward = Discriminator.forward
+
+    def watched(self: Discriminator, image: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        assert c is not None
+        flat = image.flatten(1)
+        if (flat == flat[:, :1]).all():  # no generator draws one grey
+            pairs.extend(zip(((flat[:, 0] + 1) * 127.5).tolist(), c, strict=True))
+        return forward(self, image, c)
+
+    monkeypatch.setattr(Discriminator, "forward", watched)
+    result = distill(pruned(teacher), teacher, data=data, config=CONFIG)
+    assert len(pairs) == 5 * CONFIG.batch
+    assert all(torch.equal(c, torch.eye(3)[round(grey) - 100]) for grey, c in pairs)
+    assert result.generator.config.c_dim == 3 and "discriminator" in result.history[-1]
+
+
+def test_an_unconditional_teacher_passes_over_labels(tmp_path: Path, teacher: Generator) -> None:
+    data = open_images(image_zip(tmp_path / "images.zip", 100), resolution=8)
+    assert data.c_dim == 3
+    assert distill(pruned(teacher), teacher, data=data, config=CONFIG).history[-1]["discriminator"] > 0
+
+
+def test_real_images_without_labels_are_refused_for_a_conditional_teacher(
+    new_generator: Callable[..., Generator],
+) -> None:
+    teacher, data = new_generator(c_dim=3, **TINY), [np.zeros((8, 8, 3), np.uint8)]
+    with pytest.raises(UsageError, match="conditional on 3 classes"):
+        distill(pruned(teacher), teacher, data=data, config=CONFIG)
+    distill(pruned(teacher), teacher, data=data, config=replace(CONFIG, steps=1, gan=0))  # they are not looked at
+
+
+def test_another_data_set_starts_a_checkpoint_of_its_own(tmp_path: Path, teacher: Generator) -> None:
+    student = pruned(teacher)
+
+    def resumed_at(archive: Path) -> int:
+        data = open_images(archive, resolution=8, c_dim=0)
+        return distill(student, teacher, data=data, config=CONFIG, checkpoint_dir=tmp_path / "kept").resumed_at
+
+    first = image_zip(tmp_path / "a.zip", 100)
+    assert resumed_at(first) == 0
+    assert resumed_at(first.rename(tmp_path / "moved.zip")) == CONFIG.steps
+    assert resumed_at(image_zip(tmp_path / "b.zip", 101)) == 0
+    assert len(files_in(tmp_path / "kept")) == 2
 
 
 def test_conditional_generators_can_be_distilled(new_generator: Callable[..., Generator]) -> None:
