@@ -28,7 +28,7 @@ from .tensors import Storage, TensorView, read_legacy, storage_of, storage_stand
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number that the older format starts with, pickled
 
-_ENTRIES = 100_000
+_DIRECTORY = 4 << 20  # bytes of an archive's list of entries; enough for 40,000, where a training file has 2,000
 _BROKEN_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError, struct.error)
 
 
@@ -140,11 +140,14 @@ class _Stream(io.RawIOBase):
             raise ValueError("a position before the start")
         return self.at
 
-    def readinto(self, buffer: Any) -> int:
-        taken = self.data[self.at : self.at + len(buffer)]
-        buffer[: len(taken)] = taken
+    def read(self, size: int = -1) -> bytes:
+        """zipfile reads the list of entries at once, and makes an object of each."""
+        end = len(self.data) if size < 0 else min(self.at + size, len(self.data))
+        if end - self.at > _DIRECTORY:
+            raise ValueError(f"a list of entries of {end - self.at:,} bytes")
+        taken = bytes(self.data[self.at : end])
         self.at += len(taken)
-        return len(taken)
+        return taken
 
 
 def _read_zip(data: memoryview, load: Load) -> TorchFile:
@@ -196,8 +199,8 @@ def _entries(data: memoryview, load: Load) -> tuple[str, dict[str, zipfile.ZipIn
         raise UnknownFormatError(
             f"{load.source}: {kind}: {len(entries)} entries: {shown}", "save a state dict with torch.save"
         )
-    if len(entries) != len(found) or len(found) > _ENTRIES:
-        raise load.damaged("entries of the archive share a name, or are more than any checkpoint has")
+    if len(entries) != len(found):
+        raise load.damaged("entries of the archive share a name")
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in found):
         raise load.damaged("entries of the archive are compressed or encrypted, which torch.save never does")
     if any(entry.compress_size != entry.file_size for entry in found):

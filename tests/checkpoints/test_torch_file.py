@@ -214,6 +214,16 @@ def test_entries_that_overlap_are_refused() -> None:
         read(stream.getvalue())
 
 
+def test_a_list_of_entries_that_would_fill_the_memory_is_refused() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a/data.pkl", b"")
+        archive.filelist[0].comment = b"." * 60_000
+        archive.filelist += archive.filelist * 80
+    with pytest.raises(CorruptFileError, match="a list of entries of"):
+        read(stream.getvalue())
+
+
 def test_big_endian_storages_are_refused() -> None:
     big = rewritten(saved({"x": torch.ones(3)}), lambda name, data: b"big" if name.endswith("byteorder") else data)
     with pytest.raises(UnknownFormatError, match="little-endian"):

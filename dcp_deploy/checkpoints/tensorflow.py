@@ -1,0 +1,324 @@
+"""NVIDIA's TensorFlow StyleGAN2 networks: pickles of (G, D, Gs), each a dnnlib.tflib.network.Network.
+
+Version 4 is StyleGAN2, version 5 StyleGAN2-ADA. A network is its options, its variables as arrays, and source text that
+their own loader runs; here that text is never looked at. A variable becomes one of our tensors by moving axes, by
+turning the kernels of up-sampling convolutions round, and by adding 1 to the biases of the style layers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UnknownFormatError
+from ..generators import GeneratorConfig
+from .checkpoint import NVIDIA_LICENCE, Checkpoint
+from .fitting import check_shapes, expected_shapes, fitted_generator
+from .numpy_values import NUMPY_BUILDABLE, ArrayRecord, numpy_stand_ins
+from .pickle_machine import run_pickle
+from .pickle_values import Global, Load, printable
+from .python_values import OrderedRecord, python_stand_ins
+
+VERSIONS = {4: "StyleGAN2", 5: "StyleGAN2-ADA"}
+
+_READS = "what is read: StyleGAN2 of configuration e or f and StyleGAN2-ADA, both with skip connections"
+# Options that change what is computed, with what we compute; that is their default too.
+_FIXED: dict[str, Any] = {
+    "architecture": "skip",
+    "nonlinearity": "lrelu",
+    "mapping_nonlinearity": "lrelu",
+    "normalize_latents": True,
+    "num_channels": 3,
+    "resample_kernel": [1, 3, 3, 1],
+    "use_noise": True,
+}
+# Options that go into the config, that the shapes of variables tell better, that only training looks at, or that choose
+# between ways to compute the same.
+_HARMLESS = {
+    "components", "conv_clamp", "dlatent_avg_beta", "dlatent_broadcast", "dlatent_size", "dtype", "fmap_base",
+    "fmap_const", "fmap_decay", "fmap_max", "fmap_min", "fused_modconv", "is_template_graph", "is_training",
+    "is_validation", "label_size", "latent_size", "mapping_fmaps", "mapping_func", "mapping_layers", "mapping_lrmul",
+    "num_fp16_res", "randomize_noise", "resolution", "resolution_h", "resolution_w", "return_dlatents",
+    "style_mixing_prob", "synthesis_func", "truncation_cutoff", "truncation_cutoff_val", "truncation_psi",
+    "truncation_psi_val",
+}  # fmt: skip
+_BLOCK = re.compile(r"synthesis/([0-9]{1,5})x\1/")
+_DENSE = re.compile(r"mapping/Dense[0-9]{1,3}/weight")
+_REVISED = "G_synthesis_stylegan_revised"
+# Variables of networks that compute something else.
+_OTHERS = re.compile(r"mapping/LabelConcat/.*|synthesis/.*(ToRGB_lod[0-9]+|Skip|StyleMod)/.*")
+
+
+class NetworkRecord:
+    """One network of the pickle: its state, of which only options and variables are used."""
+
+    def __init__(self) -> None:
+        self.state: Mapping[Any, Any] = {}
+
+    def build(self, state: Any) -> None:
+        if not isinstance(state, dict):
+            raise ValueError("a network's state is no dictionary")
+        self.state = state
+
+
+class Origin(NamedTuple):
+    """Where a tensor of ours comes from: the variable, the order of its axes, and what else is done to it."""
+
+    name: str
+    axes: tuple[int, ...]
+    leading: int = 0  # axes of length one in front
+    turned: bool = False
+    plus: float = 0.0
+
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """The variable's shape for one of ours."""
+        moved = (1,) * self.leading + ours
+        return tuple(moved[self.axes.index(axis)] for axis in range(len(moved)))
+
+    def tensor(self, variable: Tensor) -> Tensor:
+        """Our tensor for a variable of that shape."""
+        moved = variable.permute(self.axes)
+        turned = moved.flip(2, 3) if self.turned else moved
+        return turned.reshape(turned.shape[self.leading :]) + self.plus
+
+
+def read_tensorflow(data: memoryview, source: str) -> Checkpoint:
+    """Read Gs, the moving average, of a TensorFlow StyleGAN2 pickle. Executes nothing of it.
+
+    Raises UnsafeFileError for a pickle that names anything but networks and arrays, UnknownFormatError for versions
+    and architectures that compute something else, CorruptFileError for whatever is damaged or contradicts itself.
+    """
+    load = Load.of(source, len(data))
+    value, _ = run_pickle(data, load=load, allowed=stand_ins(load).get, buildable=BUILDABLE)
+    return tensorflow_checkpoint(value, load)
+
+
+def tensorflow_checkpoint(value: Any, load: Load) -> Checkpoint:
+    """The checkpoint in the value that such a pickle gives. Raises as :func:`read_tensorflow` does."""
+    smoothed = _smoothed(value, load)
+    version = _version(smoothed, load.source)
+    networks = {"": smoothed, **_components(smoothed, load)}
+    options = _options(networks.values(), load)
+    variables = {
+        prefix + name: tensor for prefix, network in networks.items() for name, tensor in _variables(network, load)
+    }
+    functions = [options.get("synthesis_func"), networks["synthesis/"].state.get("build_func_name")]
+    _refuse_other_architectures(options, functions, variables, load.source)
+    config = _config(options, variables, load)
+    generator = fitted_generator(config, _state(config, variables, load.source), load.source)
+    extra = {"version": version, "trained_with": VERSIONS[version]}
+    names = tuple(map(str, load.globals))
+    return Checkpoint(generator, "tensorflow", _notes(load.source, config), names, NVIDIA_LICENCE, extra)
+
+
+def stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
+    """Every name that such a pickle may mention, made afresh for every load. ``BUILDABLE`` take BUILD."""
+
+    def options() -> OrderedRecord:
+        return OrderedRecord()
+
+    easy = dict.fromkeys((Global("dnnlib.util", "EasyDict"), Global("dnnlib", "EasyDict")), options)
+    network = {Global("dnnlib.tflib.network", "Network"): NetworkRecord}
+    return {**python_stand_ins(load), **numpy_stand_ins(load), **easy, **network}
+
+
+BUILDABLE = (NetworkRecord, OrderedRecord, *NUMPY_BUILDABLE)
+
+
+def origins(config: GeneratorConfig) -> dict[str, Origin]:
+    """Name of each tensor of a StyleGAN2 generator -> the variable of Gs that it comes from."""
+    table = {
+        "mapping.w_avg": Origin("dlatent_avg", (0,)),
+        "synthesis.b4.const": Origin("synthesis/4x4/Const/const", (0, 1, 2, 3), leading=1),
+    }
+    dense = {f"fc{i}": f"Dense{i}" for i in range(config.mapping_layers)}
+    for ours, theirs in {**dense, **({"embed": "LabelEmbed"} if config.c_dim else {})}.items():
+        table[f"mapping.{ours}.weight"] = Origin(f"mapping/{theirs}/weight", (1, 0))
+        table[f"mapping.{ours}.bias"] = Origin(f"mapping/{theirs}/bias", (0,))
+    for level, resolution in enumerate(config.resolutions):
+        block, layer = f"synthesis.b{resolution}", f"synthesis/{resolution}x{resolution}"
+        if level:
+            table |= _conv_origins(f"{block}.conv0", f"{layer}/Conv0_up", 2 * level - 1, turned=True)
+        table |= _conv_origins(f"{block}.conv1", f"{layer}/{'Conv1' if level else 'Conv'}", 2 * level)
+        table |= _layer_origins(f"{block}.torgb", f"{layer}/ToRGB")
+    return table
+
+
+def _conv_origins(ours: str, theirs: str, noise: int, *, turned: bool = False) -> dict[str, Origin]:
+    return {
+        **_layer_origins(ours, theirs, turned=turned),
+        f"{ours}.noise_strength": Origin(f"{theirs}/noise_strength", ()),
+        f"{ours}.noise_const": Origin(f"synthesis/noise{noise}", (0, 1, 2, 3), leading=2),
+    }
+
+
+def _layer_origins(ours: str, theirs: str, *, turned: bool = False) -> dict[str, Origin]:
+    return {
+        f"{ours}.weight": Origin(f"{theirs}/weight", (3, 2, 0, 1), turned=turned),
+        f"{ours}.bias": Origin(f"{theirs}/bias", (0,)),
+        f"{ours}.affine.weight": Origin(f"{theirs}/mod_weight", (1, 0)),
+        f"{ours}.affine.bias": Origin(f"{theirs}/mod_bias", (0,), plus=1.0),
+    }
+
+
+# ---- what the pickle holds ----
+
+
+def _smoothed(value: Any, load: Load) -> NetworkRecord:
+    if type(value) is tuple and len(value) == 3 and all(type(network) is NetworkRecord for network in value):
+        smoothed: NetworkRecord = value[2]
+        return smoothed
+    raise UnknownFormatError(f"{load.source}: a pickle, but not of three TensorFlow networks (G, D, Gs)", _READS)
+
+
+def _version(network: NetworkRecord, source: str) -> int:
+    version = network.state.get("version")
+    if type(version) is not int or version not in VERSIONS:
+        raise UnknownFormatError(
+            f"{source}: a TensorFlow network of version {_shown(version)}; versions below 4 are of StyleGAN and older",
+            _READS,
+        )
+    return version
+
+
+def _components(network: NetworkRecord, load: Load) -> dict[str, NetworkRecord]:
+    """The two networks inside Gs, by the prefix of their variables."""
+    found = network.state.get("components")
+    components: dict[str, NetworkRecord] = {}
+    for name in ("mapping", "synthesis"):
+        component = found.get(name) if isinstance(found, dict) else None
+        if type(component) is not NetworkRecord:
+            raise load.damaged(f"Gs has no {name} network")
+        components[f"{name}/"] = component
+    return components
+
+
+def _options(networks: Iterable[NetworkRecord], load: Load) -> dict[str, Any]:
+    """What the networks were made with; where they differ, the inner one knows better."""
+    merged: dict[str, Any] = {}
+    for network in networks:
+        options = network.state.get("static_kwargs")
+        if not isinstance(options, dict) or not all(type(name) is str for name in options):
+            raise load.damaged("the options of a network are no dictionary of names")
+        merged |= options
+    return merged
+
+
+def _variables(network: NetworkRecord, load: Load) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of each variable of one network."""
+    pairs = network.state.get("variables")
+    if type(pairs) is not list:
+        raise load.damaged("the variables of a network are no list")
+    for pair in pairs:
+        if type(pair) is not tuple or len(pair) != 2 or type(pair[0]) is not str:
+            raise load.damaged("the variables of a network are no list of names and arrays")
+        name, value = pair
+        if name == "lod":  # how far progressive growing got
+            continue
+        if type(value) is ArrayRecord:
+            if value.dtype.kind != "f":
+                raise load.damaged(f"variable {printable(name)} is stored as {value.dtype}, floats were expected")
+            yield printable(name), torch.from_numpy(value.array(load))
+        elif type(value) in (int, float):  # a scalar that was fetched as a numpy number
+            yield printable(name), torch.tensor(float(value))
+        else:
+            raise load.damaged(f"variable {printable(name)} is no array of numbers")
+
+
+# ---- the network ----
+
+
+def _refuse_other_architectures(
+    options: Mapping[str, Any], functions: list[Any], variables: Iterable[str], source: str
+) -> None:
+    wrong = [f"{name} {_shown(options[name])}" for name, ours in _FIXED.items() if not _same(options, name, ours)]
+    if _REVISED in functions:
+        wrong.append(f"{_REVISED} (configurations b to d)")
+    wrong += [f"unknown option {printable(name)}" for name in options.keys() - _FIXED.keys() - _HARMLESS]
+    wrong += [f"variable {name}" for name in variables if _OTHERS.fullmatch(name)]
+    if wrong:
+        shown = ", ".join(wrong[:6])
+        raise UnknownFormatError(f"{source}: a TensorFlow network that computes something else: {shown}", _READS)
+
+
+def _same(options: Mapping[str, Any], name: str, ours: Any) -> bool:
+    value = options.get(name, ours)
+    value = list(value) if type(value) is tuple else value
+    return type(value) is type(ours) and bool(value == ours)
+
+
+def _shown(value: Any) -> str:
+    """A value from the file for a message; nested ones may be endless, so only their type is told."""
+    plain = (str, int, float, bool, type(None))
+    flat = type(value) in (list, tuple) and len(value) <= 8 and all(type(entry) in plain for entry in value)
+    return printable(repr(value)) if flat or type(value) in plain else f"of type {type(value).__name__}"
+
+
+def _config(options: Mapping[str, Any], variables: Mapping[str, Tensor], load: Load) -> GeneratorConfig:
+    """Resolution, widths and depth from the variables, the rest from the options."""
+    blocks = sorted({int(found[1]) for found in map(_BLOCK.match, variables) if found})
+    convs = ["4x4/Conv", *(f"{size}x{size}/{conv}" for size in blocks[1:] for conv in ("Conv0_up", "Conv1"))]
+    embed = variables.get("mapping/LabelEmbed/weight")
+    try:
+        first_in, w_dim = variables["mapping/Dense0/weight"].shape
+        c_dim = 0 if embed is None else embed.shape[0]
+        config = GeneratorConfig(
+            resolution=max(blocks, default=0),
+            widths=(
+                variables["synthesis/4x4/Const/const"].shape[1],
+                *(variables[f"synthesis/{conv}/weight"].shape[3] for conv in convs),
+            ),
+            z_dim=first_in - (w_dim if c_dim else 0),
+            w_dim=w_dim,
+            c_dim=c_dim,
+            mapping_layers=sum(_DENSE.fullmatch(name) is not None for name in variables),
+            **_numbers(options, load),
+        )
+    except KeyError as error:
+        raise load.damaged(f"variable {error.args[0]} is missing") from error
+    except (IndexError, ValueError) as error:
+        raise load.damaged(f"no generator has these shapes: {printable(str(error))}") from error
+    sizes = dict.fromkeys(("resolution", "resolution_h", "resolution_w"), config.resolution)
+    for name, found in {**sizes, "label_size": config.c_dim}.items():
+        if not _same(options, name, found):
+            raise load.damaged(f"{name} is {_shown(options[name])} in the options and {found} by the variables")
+    return config
+
+
+def _numbers(options: Mapping[str, Any], load: Load) -> dict[str, Any]:
+    """What only the options tell: entries of the config."""
+    multiplier = options.get("mapping_lrmul", 0.01)
+    clamp = options.get("conv_clamp")
+    halves = options.get("num_fp16_res", 0)
+    for name, value, valid in (
+        ("mapping_lrmul", multiplier, type(multiplier) in (int, float) and 0 < multiplier < math.inf),
+        ("conv_clamp", clamp, clamp is None or (type(clamp) in (int, float) and 0 < clamp < math.inf)),
+        ("num_fp16_res", halves, type(halves) is int and halves >= 0),
+    ):
+        if not valid:
+            raise load.damaged(f"{name} is {_shown(value)} in the options")
+    return {"mapping_lr_multiplier": float(multiplier), "conv_clamp": clamp, "num_fp16_res": halves}
+
+
+def _state(config: GeneratorConfig, variables: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Our state dict, once every variable was found with the shape that the config demands."""
+    ours, table = expected_shapes(config), origins(config)
+    check_shapes(
+        {origin.name: origin.shape(ours[name]) for name, origin in table.items()},
+        {name: tuple(tensor.shape) for name, tensor in variables.items()},
+        source,
+    )
+    return {name: origin.tensor(variables[origin.name]) for name, origin in table.items()}
+
+
+def _notes(source: str, config: GeneratorConfig) -> tuple[str, ...]:
+    words = re.findall("[a-z]+", PurePath(source).name.lower())
+    if config.resolution == 512 and {"car", "cars", "lsuncar"} & set(words):
+        return ("LSUN car: the images are 512x384, with black bars above and below to make them 512x512",)
+    return ()
