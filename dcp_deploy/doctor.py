@@ -19,7 +19,10 @@ from typing import Any, Literal
 
 Verdict = Literal["ok", "limited", "missing"]
 
-BASE_PACKAGES = ("numpy", "safetensors", "onnx", "onnxscript", "rich", "pydantic", "jinja2", "matplotlib", "pillow")
+BASE_PACKAGES = (
+    "numpy", "safetensors", "onnx", "onnxscript", "rich", "pydantic", "jinja2", "matplotlib", "pillow", "httpx",
+    "filelock", "platformdirs",
+)  # fmt: skip
 _MODULES = {"pillow": "PIL", "onnxruntime-gpu": "onnxruntime"}
 
 MEMORY_NEEDED = 4_000_000_000  # what the demo may use
@@ -117,7 +120,7 @@ def _torch() -> Finding:
 
 def _base_packages() -> Finding:
     gone = [package for package in BASE_PACKAGES if version(package) is None]
-    purpose = "files, tables, pictures, the report"
+    purpose = "files, tables, pictures, the report, downloads"
     if gone:
         return Finding(
             "base packages",
