@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from .native import load_generator, read_metadata, save_generator
+from .checkpoint import Checkpoint, provenance
+from .loading import load_generator, read_checkpoint, sniff
+from .native import read_metadata, save_generator
 
-__all__ = ["load_generator", "read_metadata", "save_generator"]
+__all__ = ["Checkpoint", "load_generator", "provenance", "read_checkpoint", "read_metadata", "save_generator", "sniff"]

@@ -156,8 +156,12 @@ class Machine:
 
     def check_key(self, key: Any, already: int) -> None:
         """Only scalars are hashed: a nested tuple would be hashed by recursion."""
-        if type(key) is not str and (type(key) not in (int, bool, type(None)) or already >= _NUMBER_KEYS):
-            self.fail(f"a {type(key).__name__} is used as a key")
+        if type(key) is str:
+            return
+        if type(key) not in (int, bool, type(None)):
+            self.fail(f"a key is of type {type(key).__name__}")
+        if already >= _NUMBER_KEYS:
+            self.fail(f"more than {_NUMBER_KEYS:,} keys are numbers")
 
     def symbol(self, module: Any, name: Any) -> Symbol:
         if type(module) is not str or type(name) is not str:
