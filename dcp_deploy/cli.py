@@ -114,16 +114,18 @@ def datasets(
     debug: Debug = False,
 ) -> None:
     """List the presets of --dataset and where their teachers and images come from."""
-    from .cli_tables import datasets_table, facts_lines
+    from .cli_tables import DATASETS_NOTE, datasets_table, facts_lines
+    from .downloads import cached_path
     from .presets import DATASETS, find_dataset
 
     output = Output(as_json=as_json, quiet=quiet)
+    listed = [find_dataset(name)] if name is not None else list(DATASETS.values())
+    here = {preset.name: str(path) for preset in listed if (path := cached_path(preset.teacher)) is not None}
+    facts = [{**preset.to_dict(), "cached": here.get(preset.name)} for preset in listed]
     if name is not None:
-        facts = find_dataset(name).to_dict()
-        output.result(facts, *facts_lines(facts))
+        output.result(facts[0], *facts_lines(facts[0]))
         return
-    listed = list(DATASETS.values())
-    output.result({"datasets": [preset.to_dict() for preset in listed]}, datasets_table(listed))
+    output.result({"datasets": facts}, datasets_table(listed, here), DATASETS_NOTE)
 
 
 @verb

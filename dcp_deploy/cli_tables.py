@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -28,10 +28,14 @@ def facts_lines(facts: Mapping[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, Mapping) and value:
             lines += [f"{indent}{name}", *facts_lines(value, f"{indent}  ")]
         elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
-            lines += [f"{indent}{name}", *(f"{indent}  {', '.join(map(_words, part.values()))}" for part in value)]
+            lines += [f"{indent}{name}", *(f"{indent}  {_pairs(part)}" for part in value)]
         else:
             lines.append(f"{indent}{name:<{20 - len(indent)}} {_words(value)}")
     return lines
+
+
+def _pairs(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_words(value)}" for name, value in facts.items() if value is not None)
 
 
 def _words(value: Any) -> str:
@@ -53,8 +57,10 @@ def summary_lines(facts: dict[str, Any]) -> list[str]:
     return [f"{name:<12} {words}" for name, words in as_lines(facts)]
 
 
-def plan_lines(estimate: Estimate) -> list[str]:
-    """Time, memory and disk below the plan's table."""
+def plan_lines(estimate: Estimate | None) -> list[str]:
+    """Time, memory and disk below the plan's table; nothing where nothing could be estimated."""
+    if estimate is None:
+        return []
     stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in estimate.seconds.items())
     return [
         f"time: about {duration(estimate.total_seconds)} ({stages}), "
@@ -72,13 +78,29 @@ def checks_table(report: ParityReport) -> Table:
     return table
 
 
-def datasets_table(presets: Sequence[Dataset]) -> Table:
-    """One row per preset."""
-    table = Table("name", "px", "images", "teacher", "status", box=box.SIMPLE_HEAD)
+def datasets_table(presets: Sequence[Dataset], here: Collection[str]) -> Table:
+    """One row per preset; ``here`` names those whose teacher lies in the cache."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("name", no_wrap=True)
+    table.add_column("px", justify="right")
+    table.add_column("images")
+    table.add_column("teacher", no_wrap=True)
     for preset in presets:
-        status = Text("ready", "green") if preset.ready else Text(f"needs --teacher ({preset.teacher.format})")
-        table.add_row(preset.name, str(preset.resolution), preset.title, preset.teacher.file, status)
+        if preset.ready:
+            teacher = Text("in the package", "green")
+        elif preset.name in here:
+            teacher = Text("in the cache", "green")
+        else:
+            megabytes = preset.teacher.megabytes
+            teacher = Text(f"{megabytes} MB to fetch" if megabytes else "to fetch")
+        table.add_row(preset.name, str(preset.resolution), preset.title, teacher)
     return table
+
+
+DATASETS_NOTE = """\
+build fetches a teacher that is not here, once it has said what, how large, from
+where and under which licence (NVIDIA's: research only). --teacher FILE: yours.
+dcp-deploy datasets NAME: addresses, licences and published figures of one."""
 
 
 def doctor_table(diagnosis: Diagnosis) -> Table:

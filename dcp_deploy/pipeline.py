@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import __version__
 from .config import BuildConfig, to_toml
 from .doctor import free_space
+from .downloads import Fetched, announcement, cached, fetch
 from .errors import InputError, MissingCapabilityError
 from .estimate import Estimate, disk_needed, estimate
 from .files import atomic_path, sha256_file
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
     from .compression import PruningPlan
 
 REUSED = "reused because inputs, settings and version are unchanged"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The teacher's file, and where it came from (``origin``, for run.json)."""
+
+    path: Path
+    origin: dict[str, Any]
+
+    @classmethod
+    def of(cls, fetched: Fetched) -> Source:
+        """A file of the cache."""
+        return cls(fetched.path, fetched.to_dict())
 
 
 @dataclass(frozen=True)
@@ -46,15 +60,18 @@ class Run:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What ``build`` would do: ``table`` for people, ``facts`` for JSON."""
+    """What ``build`` would do: ``table`` for people, ``facts`` for JSON.
+
+    ``estimate`` is None as long as the teacher has yet to be fetched: then the plan says no more than that.
+    """
 
     table: str
     facts: dict[str, Any]
-    estimate: Estimate
+    estimate: Estimate | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {**self.facts, "estimate": self.estimate.to_dict()}
+        return {**self.facts, "estimate": None if self.estimate is None else self.estimate.to_dict()}
 
 
 def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None = None) -> Run:
@@ -63,60 +80,93 @@ def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None
     Results lie in ``config.directory``. A build that was killed, or interrupted by KeyboardInterrupt, goes on where it
     was when it is started again with the same config, and ends with the same bytes on a CPU.
 
+    Without ``config.teacher`` the preset's is fetched, after saying so, or taken from the cache.
+
     Raises MissingCapabilityError before any work when something is missing that a later stage needs, UsageError when
     another build holds the directory, ParityError when an exported file draws other images than its network (the
     figures are in parity.json).
     """
-    source = teacher_source(config)
+    reporter = reporter or Reporter()
     _check_machine(config)
+    source = teacher_source(config, reporter)
     planned = _planned(config, source)  # also finds a damaged teacher before anything is written
     with locked(config.directory):
-        return _Builder(config, source, planned, force, reporter or Reporter()).run()
+        return _Builder(config, source, planned, force, reporter).run()
 
 
 def plan_build(config: BuildConfig) -> BuildPlan:
-    """What ``build`` would make of this config, and about how long it would take. Writes nothing."""
+    """What ``build`` would make of this config, and about how long it would take. Writes and fetches nothing."""
     from .checkpoints import load_generator
 
-    source = teacher_source(config)
+    source = _teacher_here(config)
+    if source is None:
+        there = cached(config.preset.teacher)
+        source = Source.of(there) if there is not None else None
+    if source is None:
+        return _plan_to_fetch(config)
     planned = _planned(config, source)
-    teacher = load_generator(source).to(device_of(config)).requires_grad_(False)
+    teacher = load_generator(source.path).to(device_of(config)).requires_grad_(False)
     guess = estimate(teacher, planned, config.work, recipe_of(config))
-    facts = {"config": config.to_dict(), "effort": numbers(config), **planned.to_dict()}
+    facts = {"config": config.to_dict(), "effort": numbers(config), "fetch": None, **planned.to_dict()}
     return BuildPlan(str(planned), facts, guess)
 
 
-def teacher_source(config: BuildConfig) -> Path:
-    """The file to start from: ``config.teacher``, else what ships for the preset.
+def _plan_to_fetch(config: BuildConfig) -> BuildPlan:
+    """The plan while the teacher is somewhere else: its widths, and all that follows from them, are not known yet."""
+    teacher = config.preset.teacher
+    fetching = {"file": teacher.file, "url": teacher.url, "megabytes": teacher.megabytes, "licence": teacher.licence}
+    return BuildPlan(
+        f"build would fetch {announcement(teacher)}.\nWidths, parameters, time and memory can be told once it is here, "
+        "or of another teacher with --teacher FILE.",
+        {"config": config.to_dict(), "effort": numbers(config), "fetch": fetching},
+        None,
+    )
 
-    Raises InputError when the given file does not exist, MissingCapabilityError when the preset's has to be brought.
+
+def teacher_source(config: BuildConfig, reporter: Reporter) -> Source:
+    """The file to start from: ``config.teacher``, else what ships for the preset, else what can be fetched for it.
+
+    Raises InputError when the given file does not exist, MissingCapabilityError when the preset's cannot be had here,
+    CorruptFileError when what came is not what it should be.
     """
+    here = _teacher_here(config)
+    if here is not None:
+        return here
+    teacher = config.preset.teacher
+    with reporter.task(f"fetch {teacher.file}, MB") as progress:
+        return Source.of(fetch(teacher, say=reporter.message, progress=progress))
+
+
+def _teacher_here(config: BuildConfig) -> Source | None:
+    """The teacher that needs no download; None when the preset's has to be fetched, or lies in the cache."""
     if config.teacher is not None:
         if not config.teacher.is_file():
             raise InputError(f"there is no teacher file {config.teacher}", "Check the path given to --teacher.")
-        return config.teacher
-    preset = config.preset
-    if not preset.ready:
-        raise MissingCapabilityError(
-            f"the teacher of {preset.name!r} does not ship with dcp-deploy: {preset.teacher.file} from "
-            f"{preset.teacher.url} ({preset.teacher.licence})",
-            f"Give --teacher FILE in the native safetensors format; this version reads no {preset.teacher.format}.",
-        )
-    asset = Path(str(resources.files("dcp_deploy") / "assets" / preset.teacher.file))
+        return Source(config.teacher, {"origin": "file", "path": str(config.teacher)})
+    teacher = config.preset.teacher
+    if teacher.url is not None:
+        return None
+    asset = Path(str(resources.files("dcp_deploy") / "assets" / teacher.file))
     if not asset.is_file():
         raise MissingCapabilityError(
             f"this installation lacks its demo teacher ({asset.name})",
             "Install dcp-deploy again, or give --teacher FILE.",
         )
-    return asset
+    return Source(asset, {"origin": "package", "path": str(asset), "licence": teacher.licence})
 
 
-def _planned(config: BuildConfig, source: Path) -> PruningPlan:
+def _planned(config: BuildConfig, source: Source) -> PruningPlan:
     """The plan's widths and costs. They depend on how many channels go, not on which: any scores will do."""
     from .checkpoints import load_generator
     from .compression import plan, score
 
-    teacher = load_generator(source)
+    try:
+        teacher = load_generator(source.path)
+    except InputError as error:
+        if "url" not in source.origin:
+            raise
+        again = f"It came from {source.origin['url']}: delete {source.path.parent} to fetch it anew."
+        raise type(error)(error.message, f"{error.remedy} {again}".strip()) from error
     return plan(teacher, score(teacher, method="random"), ratio=config.ratio, align=config.align)
 
 
@@ -143,9 +193,10 @@ class _Builder:
     """One run of the stages, and its record."""
 
     def __init__(
-        self, config: BuildConfig, source: Path, planned: PruningPlan, force: bool, reporter: Reporter
+        self, config: BuildConfig, source: Source, planned: PruningPlan, force: bool, reporter: Reporter
     ) -> None:
-        self.config, self.source, self.planned, self.force, self.reporter = config, source, planned, force, reporter
+        self.config, self.planned, self.force, self.reporter = config, planned, force, reporter
+        self.source, self.origin = source.path, source.origin
         self.directory = config.directory
         self.record = RunRecord.load(self.directory)
         self.begin = time.monotonic()
@@ -170,6 +221,7 @@ class _Builder:
         record.started = now()
         record.config, record.effort = self.config.to_dict(), numbers(self.config)
         record.environment = asdict(capture_environment())
+        record.teacher = self.origin
         record.stages = {stage.name: record.stages.get(stage.name, StageRecord()) for stage in STAGES}
         with atomic_path(self.directory / "config.toml") as temporary:
             temporary.write_text(to_toml(record.config), encoding="utf-8")

@@ -158,6 +158,7 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip
+@pytest.mark.usefixtures("offline")
 def test_a_mistake_is_one_message_that_names_it_and_writes_nothing(
     dcp: Command, tmp_path: Path, words: list[str], code: int, named: str
 ) -> None:
@@ -175,7 +176,8 @@ import sys
 class Bare:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {{"torch", "numpy", "onnx", "onnxruntime", "onnxscript", "safetensors", "PIL", "scipy",
-                                  "sklearn", "matplotlib", "jinja2", "tensorrt_rtx", "tensorrt", "psutil"}}:
+                                  "sklearn", "matplotlib", "jinja2", "tensorrt_rtx", "tensorrt", "psutil",
+                                  "httpx", "filelock", "platformdirs"}}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Bare())
 from dcp_deploy.cli import app

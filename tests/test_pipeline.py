@@ -331,15 +331,17 @@ def test_a_finished_build_needs_no_space(toys: Toys, config: BuildConfig, monkey
     build(config)
 
 
+@pytest.mark.usefixtures("offline")
 def test_a_preset_without_its_teacher_names_the_flag_and_the_source() -> None:
     with pytest.raises(MissingCapabilityError) as caught:
-        teacher_source(BuildConfig(dataset="lsunchurch"))
+        teacher_source(BuildConfig(dataset="lsunchurch"), Reporter())
     assert "--teacher FILE" in caught.value.remedy
     assert "stylegan2-church-config-f.pkl" in caught.value.message
 
 
 def test_the_demo_s_teacher_ships() -> None:
-    assert teacher_source(BuildConfig()).is_file()
+    source = teacher_source(BuildConfig(), Reporter())
+    assert source.path.is_file() and source.origin["origin"] == "package"
 
 
 def test_a_plan_writes_nothing(config: BuildConfig, tmp_path: Path) -> None:
