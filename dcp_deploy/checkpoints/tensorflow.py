@@ -85,7 +85,8 @@ class Origin(NamedTuple):
         """Our tensor for a variable of that shape."""
         moved = variable.permute(self.axes)
         turned = moved.flip(2, 3) if self.turned else moved
-        return turned.reshape(turned.shape[self.leading :]) + self.plus
+        ours = turned.reshape(turned.shape[self.leading :]).contiguous()
+        return ours + self.plus if self.plus else ours
 
 
 def read_tensorflow(data: memoryview, source: str) -> Checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from dcp_deploy.checkpoints.checkpoint import Checkpoint
 from dcp_deploy.checkpoints.rosinality import read_rosinality
-from dcp_deploy.errors import CorruptFileError, UnknownFormatError
+from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 FILES = Path(__file__).parents[1] / "data" / "checkpoints"
@@ -127,7 +128,7 @@ def test_any_widths_come_back_bit_for_bit(
     generator = Generator(config)
     generator.mapping.w_avg.normal_()
     named = {prefix + name: tensor for name, tensor in rosinality_writer.rosinality_state(generator).items()}
-    mean = {"latent_avg": generator.mapping.w_avg}
+    mean = {"latent_avg": generator.mapping.w_avg if bare else generator.mapping.w_avg[None]}
     loaded = read({**named, **mean} if bare else {"g_ema": named, **mean}, zipped=zipped).generator
     assert loaded.config == config
     for name, tensor in generator.state_dict().items():
@@ -291,3 +292,17 @@ def test_a_resolution_beyond_all_models_is_refused_before_noise_is_drawn(
     many = {f"convs.{i}.conv.weight": torch.zeros(1, 1, 1, 3, 3) for i in range(60)}
     with pytest.raises(CorruptFileError, match="60 convolutions after the first: no StyleGAN2 of up to 2048 px"):
         read({"g_ema": {**state, **many}})
+
+
+@settings(max_examples=100)
+@given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damaged_files_are_read_or_refused_and_nothing_else(
+    rosinality_writer: ModuleType, changes: list[tuple[float, int]]
+) -> None:
+    """In the older format, which has no checksums, so that damage goes through to the names and shapes."""
+    generator = Generator(GeneratorConfig(resolution=4, widths=(2, 2), z_dim=2, w_dim=2, mapping_layers=1))
+    damaged = bytearray(rosinality_writer.torch_bytes(rosinality_writer.converted(generator), zipped=False))
+    for place, value in changes:
+        damaged[int(place * len(damaged))] = value
+    with contextlib.suppress(InputError):
+        read_rosinality(memoryview(bytes(damaged)), "model.pt")

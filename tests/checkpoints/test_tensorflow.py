@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from dcp_deploy.checkpoints.checkpoint import NVIDIA_LICENCE, Checkpoint
 from dcp_deploy.checkpoints.tensorflow import read_tensorflow
-from dcp_deploy.errors import CorruptFileError, UnknownFormatError, UnsafeFileError
+from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 FILES = Path(__file__).parents[1] / "data" / "checkpoints"
@@ -75,6 +76,7 @@ def assert_same(loaded: Generator, generator: Generator) -> None:
     for name, tensor in generator.state_dict().items():
         tolerance = 1e-6 if name.startswith("synthesis") and name.endswith("affine.bias") else 0
         torch.testing.assert_close(loaded.state_dict()[name], tensor, atol=tolerance, rtol=0, msg=name)
+        assert loaded.state_dict()[name].is_contiguous(), name
 
 
 # ---- what is read ----
@@ -285,3 +287,16 @@ def test_truncated_files_are_refused(share: float, changed: Callable[..., bytes]
     data = changed()
     with pytest.raises(CorruptFileError):
         read(data[: int(share * len(data))])
+
+
+@settings(max_examples=100)
+@given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damaged_files_are_read_or_refused_and_nothing_else(
+    tensorflow_writer: ModuleType, changes: list[tuple[float, int]]
+) -> None:
+    generator = Generator(GeneratorConfig(resolution=4, widths=(2, 2), z_dim=2, w_dim=2, c_dim=1, mapping_layers=1))
+    damaged = bytearray(tensorflow_writer.tensorflow_bytes(tensorflow_writer.tensorflow_networks(generator)))
+    for place, value in changes:
+        damaged[int(place * len(damaged))] = value
+    with contextlib.suppress(InputError):
+        read(bytes(damaged))
