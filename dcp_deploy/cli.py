@@ -50,7 +50,9 @@ def build(
     context: typer.Context,
     dataset: Annotated[str, typer.Option(help="A preset; see dcp-deploy datasets.")] = _DEFAULT.dataset,
     teacher: Annotated[Path | None, typer.Option(help="Start from this generator instead of the preset's.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Real images. Not read by this version.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Real images: a folder, a zip file or an LMDB.")] = None,
+    resize: Annotated[str, typer.Option(help="Images of another size: error; crop to the centre.")] = _DEFAULT.resize,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Flip half of the real images.")] = _DEFAULT.mirror,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory [build/<dataset>].")] = None,
     ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = _DEFAULT.ratio,
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = _DEFAULT.align,
@@ -78,11 +80,13 @@ def build(
     output = Output(as_json=as_json, quiet=quiet)
     from . import pipeline
     from .cli_tables import plan_lines, summary_lines
+    from .real_data import real_words
     from .summary import summarise
 
     if dry_run:
         plan = pipeline.plan_build(settings)
-        output.result(plan.to_dict(), plan.table, *plan_lines(plan.estimate))
+        real = [f"real images: {real_words(plan.facts['images'])}"] if plan.facts.get("images") else []
+        output.result(plan.to_dict(), plan.table, *plan_lines(plan.estimate), *real)
         return
     run = pipeline.build(settings, force=force, reporter=output)
     facts = summarise(run.directory)

@@ -132,6 +132,9 @@ def distill(
     dataset: Annotated[
         str, typer.Option(help="demo: real images and features of the demo; else the teacher's own.")
     ] = "",
+    data: Annotated[Path | None, typer.Option(help="Real images: a folder, a zip file or an LMDB.")] = None,
+    resize: Annotated[str, typer.Option(help="Images of another size: error; crop to the centre.")] = "error",
+    mirror: Annotated[bool, typer.Option("--mirror", help="Flip half of the real images left to right.")] = False,
     effort: Annotated[str, typer.Option(help="quick, standard or paper.")] = "quick",
     steps: Annotated[int | None, typer.Option(help="Steps instead of the effort's.")] = None,
     seed: Seed = 0,
@@ -144,23 +147,31 @@ def distill(
     """Train a pruned generator after its teacher. A killed run goes on where it was."""
     from .checkpoints import load_generator, save_generator
     from .config import BuildConfig
-    from .stages import distill_student, torch_device
+    from .real_data import open_data, real_facts, real_words
+    from .stages import distill_student, recipe_of, torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
     _wants_suffix(out, ".safetensors")
-    settings = BuildConfig.parse({"effort": effort, "steps": steps, "seed": seed})
+    fields = ("effort", "steps", "seed", "data", "resize", "mirror")
+    settings = BuildConfig.parse({name: context.params[name] for name in fields})
     chosen = torch_device(device)
+    network = load_generator(teacher)
+    images = open_data(settings, network.config)
+    if images is not None:
+        output.message(f"real images: {real_words(real_facts(images, recipe_of(settings), demo=False))}")
     with output.task("distil") as progress:
         result = distill_student(
             load_generator(student).to(chosen),
-            load_generator(teacher).to(chosen),
+            network.to(chosen),
             settings,
             demo=dataset == "demo",
+            images=images,
             checkpoints=out.with_name(f"{out.name}.checkpoints"),
             progress=progress,
         )
     save_generator(result.generator.cpu(), out)
-    _written(context, output, out, history=result.history, resumed_at=result.resumed_at)
+    real = real_facts(images, recipe_of(settings), demo=dataset == "demo")
+    _written(context, output, out, history=result.history, resumed_at=result.resumed_at, images=real)
 
 
 @verb

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from .errors import CorruptFileError, InputError, UsageError
 from .presets import DATASETS, Dataset, find_dataset
@@ -89,7 +89,11 @@ class BuildConfig(BaseModel):
     teacher: Path | None = None
     """A generator file in place of the preset's own."""
     data: Path | None = None
-    """Real images. Not read by this version; the field refuses rather than ignores them."""
+    """Real images: a folder, a zip file or an LMDB. None: the demo's, or the teacher's own samples."""
+    resize: Literal["error", "crop"] = "error"
+    """Images of ``data`` that have another size: refuse them, or take the centred square, scaled down."""
+    mirror: bool = False
+    """Flip half of the images of ``data`` left to right."""
     out: Path | None = None
     """Run directory; build/<dataset> when not given."""
     ratio: float = Field(default=0.7, ge=0, lt=1)
@@ -117,15 +121,12 @@ class BuildConfig(BaseModel):
         except UsageError as error:
             raise ValueError(f"{error.message}. {error.remedy}") from error
 
-    @field_validator("data")
+    @field_validator("resize", "mirror")
     @classmethod
-    def _no_images_yet(cls, path: Path | None) -> Path | None:
-        if path is not None:
-            raise ValueError(
-                "this version reads no image folders; without --data the demo draws its own images, and any other "
-                "teacher's samples stand in for the real ones"
-            )
-        return None
+    def _only_with_data(cls, value: str | bool, about: ValidationInfo) -> str | bool:
+        if value not in ("error", False) and about.data.get("data") is None:
+            raise ValueError("it is about the images of --data, and none are given")
+        return value
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> BuildConfig:

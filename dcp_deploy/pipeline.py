@@ -19,11 +19,13 @@ from .errors import InputError, MissingCapabilityError
 from .estimate import Estimate, disk_needed, estimate
 from .files import atomic_path, sha256_file
 from .progress import Reporter
+from .real_data import data_settings, open_data, real_facts, real_words
 from .run_record import RunRecord, StageRecord, locked, now, stage_key, why_again
-from .stages import SOURCE, STAGES, Job, SkippedError, Stage, device_of, numbers, recipe_of
+from .stages import SOURCE, STAGES, Job, SkippedError, Stage, device_of, numbers, recipe_of, unmeasurable
 
 if TYPE_CHECKING:
     from .compression import PruningPlan
+    from .datasets.images import ImageSet
 
 REUSED = "reused because inputs, settings and version are unchanged"
 
@@ -90,13 +92,15 @@ def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None
     _check_machine(config)
     source = teacher_source(config, reporter)
     planned = _planned(config, source)  # also finds a damaged teacher before anything is written
+    images = open_data(config, planned.teacher)
     with locked(config.directory):
-        return _Builder(config, source, planned, force, reporter).run()
+        return _Builder(config, source, planned, images, force, reporter).run()
 
 
 def plan_build(config: BuildConfig) -> BuildPlan:
     """What ``build`` would make of this config, and about how long it would take. Writes and fetches nothing."""
     from .checkpoints import load_generator
+    from .generators import count_macs
 
     source = _teacher_here(config)
     if source is None:
@@ -106,8 +110,11 @@ def plan_build(config: BuildConfig) -> BuildPlan:
         return _plan_to_fetch(config)
     planned = _planned(config, source)
     teacher = load_generator(source.path).to(device_of(config)).requires_grad_(False)
-    guess = estimate(teacher, planned, config.work, recipe_of(config))
-    facts = {"config": config.to_dict(), "effort": numbers(config), "fetch": None, **planned.to_dict()}
+    macs = count_macs(planned.teacher)
+    guess = estimate(teacher, planned, config.work.for_teacher(macs), recipe_of(config))
+    real = _real(config, planned, open_data(config, planned.teacher))
+    facts = {"config": config.to_dict(), "effort": numbers(config, macs), "images": real, "fetch": None}
+    facts |= planned.to_dict()
     return BuildPlan(str(planned), facts, guess)
 
 
@@ -157,11 +164,11 @@ def _teacher_here(config: BuildConfig) -> Source | None:
 
 def _planned(config: BuildConfig, source: Source) -> PruningPlan:
     """The plan's widths and costs. They depend on how many channels go, not on which: any scores will do."""
-    from .checkpoints import load_generator
+    from .checkpoints import read_checkpoint
     from .compression import plan, score
 
     try:
-        teacher = load_generator(source.path)
+        teacher = read_checkpoint(source.path).generator  # what it lacks is said by the stage that reads it for good
     except InputError as error:
         if "url" not in source.origin:
             raise
@@ -170,9 +177,16 @@ def _planned(config: BuildConfig, source: Source) -> PruningPlan:
     return plan(teacher, score(teacher, method="random"), ratio=config.ratio, align=config.align)
 
 
+def _real(config: BuildConfig, planned: PruningPlan, images: ImageSet | None) -> dict[str, Any]:
+    """What the real images are, of a build that is about to start."""
+    demo = unmeasurable(config, {"resolution": planned.teacher.resolution, "c_dim": planned.teacher.c_dim}) is None
+    return real_facts(images, recipe_of(config), demo=demo)
+
+
 def _check_machine(config: BuildConfig) -> None:
     """Find out now what would stop a stage after minutes of work."""
     device_of(config)
+    data_settings(config)  # that there are images; whether they fit is known once the teacher is
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingCapabilityError(
             "build compares and measures the exported files with ONNX Runtime, which is not installed",
@@ -193,10 +207,19 @@ class _Builder:
     """One run of the stages, and its record."""
 
     def __init__(
-        self, config: BuildConfig, source: Source, planned: PruningPlan, force: bool, reporter: Reporter
+        self,
+        config: BuildConfig,
+        source: Source,
+        planned: PruningPlan,
+        images: ImageSet | None,
+        force: bool,
+        reporter: Reporter,
     ) -> None:
+        from .generators import count_macs
+
         self.config, self.planned, self.force, self.reporter = config, planned, force, reporter
-        self.source, self.origin = source.path, source.origin
+        self.source, self.origin, self.images = source.path, source.origin, images
+        self.macs = count_macs(planned.teacher)
         self.directory = config.directory
         self.record = RunRecord.load(self.directory)
         self.begin = time.monotonic()
@@ -219,9 +242,12 @@ class _Builder:
         record = self.record
         record.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         record.started = now()
-        record.config, record.effort = self.config.to_dict(), numbers(self.config)
+        record.config, record.effort = self.config.to_dict(), numbers(self.config, self.macs)
         record.environment = asdict(capture_environment())
         record.teacher = self.origin
+        record.images = _real(self.config, self.planned, self.images)
+        if self.images is not None:
+            self.reporter.message(f"real images: {real_words(record.images)}")
         record.stages = {stage.name: record.stages.get(stage.name, StageRecord()) for stage in STAGES}
         with atomic_path(self.directory / "config.toml") as temporary:
             temporary.write_text(to_toml(record.config), encoding="utf-8")
@@ -229,6 +255,7 @@ class _Builder:
 
     def _close(self, status: Literal["finished", "interrupted", "failed"]) -> None:
         self.record.status = status
+        self.record.images = _real(self.config, self.planned, self.images)  # training may have found more bad ones
         self.record.finished, self.record.seconds = now(), round(time.monotonic() - self.begin, 3)
         try:
             self.record.save()
@@ -261,7 +288,17 @@ class _Builder:
         self.record.save()
 
     def _work(self, stage: Stage, record: StageRecord) -> None:
-        job = Job(self.config, self.directory, self.source, record.key, self.force, self.reporter, self.record.networks)
+        job = Job(
+            config=self.config,
+            directory=self.directory,
+            source=self.source,
+            work=self.config.work.for_teacher(self.macs),
+            key=record.key,
+            force=self.force,
+            reporter=self.reporter,
+            networks=self.record.networks,
+            images=self.images,
+        )
         begin = time.monotonic()
         try:
             with self.reporter.task(stage.title) as progress:

@@ -57,6 +57,8 @@ class RunRecord:
     config: dict[str, Any] = field(default_factory=dict)
     effort: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
+    """What the real images were."""
     teacher: dict[str, Any] = field(default_factory=dict)
     """Where the teacher's file came from; of a fetched one the address, size, sha256 and licence."""
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -8,13 +8,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .config import BuildConfig, Effort
 from .errors import MissingCapabilityError, UsageError
 from .files import write_json
 from .progress import Progress, Reporter, shifted
+from .real_data import data_settings
 
 if TYPE_CHECKING:
     from .compression import DistillConfig, DistillResult
+    from .datasets.images import ImageSet
     from .generators import Generator
 
 MODELS = ("teacher", "pruned", "student")
@@ -43,6 +47,8 @@ class Job:
     reporter: Reporter
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Facts about the generators of the run, for run.json; a stage that makes one describes it here."""
+    images: ImageSet | None = None
+    """The images of --data."""
 
     def path(self, name: str) -> Path:
         """A file of the run directory."""
@@ -154,7 +160,13 @@ def _distill(job: Job, progress: Progress) -> list[str]:
             shutil.rmtree(folder)
     demo = unmeasurable(job.config, job.networks["teacher"]) is None
     result = distill_student(
-        job.load("pruned"), job.load("teacher"), job.config, demo=demo, checkpoints=checkpoints, progress=progress
+        job.load("pruned"),
+        job.load("teacher"),
+        job.config,
+        demo=demo,
+        images=job.images,
+        checkpoints=checkpoints,
+        progress=progress,
     )
     write_json(job.path("history.json"), result.history)
     return [job.save(result.generator, "student"), "history.json"]
@@ -166,13 +178,15 @@ def distill_student(
     config: BuildConfig,
     *,
     demo: bool,
+    images: ImageSet | None = None,
     checkpoints: Path,
     progress: Progress | None = None,
 ) -> DistillResult:
     """Distil by the recipe of ``config``.
 
-    ``demo`` brings the demo's images, and its features for the perceptual loss. Without it the teacher's own samples
-    are the real images, and there is no perceptual loss: no features of ours mean anything for other images.
+    ``images`` are the real images. Without them ``demo`` brings the demo's, and else the teacher's own samples are the
+    real ones. ``demo`` also brings features for the perceptual loss, which is off without it: no features of ours mean
+    anything for other teachers' images.
     """
     from .compression import distill
     from .datasets.avatars import avatars
@@ -182,7 +196,7 @@ def distill_student(
     return distill(
         student,
         teacher,
-        data=avatars if demo else None,
+        data=images if images is not None else avatars if demo else None,
         perceptual=load_avatar_reader().to(next(teacher.parameters()).device).pyramid if demo else None,
         config=recipe if demo else replace(recipe, perceptual=0.0),
         checkpoint_dir=checkpoints,
@@ -191,11 +205,11 @@ def distill_student(
 
 
 def recipe_of(config: BuildConfig) -> DistillConfig:
-    """How to distil: the effort's recipe with the seed and, when given, the number of steps of ``config``."""
+    """How to distil: the effort's recipe with the seed, the mirroring and, when given, the steps of ``config``."""
     from .compression import RECIPES
 
     recipe = RECIPES[config.effort]
-    return replace(recipe, seed=config.seed, steps=config.steps or recipe.steps)
+    return replace(recipe, seed=config.seed, steps=config.steps or recipe.steps, mirror=config.mirror)
 
 
 def numbers(config: BuildConfig, macs: int = 0) -> dict[str, Any]:
@@ -261,10 +275,13 @@ def _evaluate(job: Job, progress: Progress) -> list[str]:
         sample_grid(load_runner(job.load(model)), job.path(f"grids/{model}.png"), seeds=GRID_SEEDS)
         written.append(f"grids/{model}.png")
     reason = unmeasurable(job.config, job.networks["teacher"])
+    if job.images is not None or not reason:
+        written.append(_real_grid(job))
+    else:  # the images that an earlier run was given
+        job.path("grids/real.png").unlink(missing_ok=True)
     if reason:
         document: dict[str, Any] = {"schema": 1, "measured": False, "reason": reason}
     else:
-        written.append(_real_grid(job))
         document = {"schema": 1, "measured": True, "models": _quality(job, progress)}
     write_json(job.path("metrics.json"), document)
     return [*written, "metrics.json"]
@@ -274,6 +291,8 @@ def unmeasurable(config: BuildConfig, network: dict[str, Any]) -> str | None:
     """Why the quality of this build cannot be measured; None when it can."""
     from .datasets.avatars import RESOLUTION
 
+    if config.data is not None and (config.dataset != "demo" or config.teacher is not None):
+        return "this version measures no quality against the images of --data"
     if config.dataset != "demo":
         return f"there are no real images of {config.dataset!r} here to compare with"
     if network["resolution"] != RESOLUTION or network["c_dim"]:
@@ -298,7 +317,12 @@ def _real_grid(job: Job) -> str:
     from .datasets.avatars import avatars
     from .sampling import grid, save_png
 
-    save_png(grid(avatars(GRID_SEEDS)), job.path("grids/real.png"))
+    if job.images is None:
+        real = avatars(GRID_SEEDS)
+    else:
+        places = np.linspace(0, len(job.images) - 1, min(len(GRID_SEEDS), len(job.images)), dtype=int)
+        real = np.stack([sample.image for sample in job.images.samples(places.tolist())])
+    save_png(grid(real), job.path("grids/real.png"))
     return "grids/real.png"
 
 
@@ -348,7 +372,12 @@ def _of(*names: str) -> Callable[[BuildConfig], dict[str, Any]]:
 def _distilling(config: BuildConfig) -> dict[str, Any]:
     recipe = asdict(recipe_of(config))
     del recipe["checkpoint_every"]  # decides what a kill costs, not what comes out
-    return {**recipe, **_of("dataset", "device")(config)}
+    data = data_settings(config) if recipe["gan"] else {}  # without a discriminator nothing looks at them
+    return {**recipe, **data, **_of("dataset", "device")(config)}
+
+
+def _evaluating(config: BuildConfig) -> dict[str, Any]:
+    return {**data_settings(config), **_of("dataset", "evaluation_samples", "seed")(config)}
 
 
 _WEIGHTS = tuple(f"{model}.safetensors" for model in MODELS)
@@ -374,7 +403,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("export", "export to ONNX", ("student.safetensors", "teacher.safetensors"), _of("precision"), _export),
     Stage("engine", "build the TensorRT engine", ("student.onnx",), _of("target", "precision"), _engine),
     Stage("verify", "compare exported and original images", _ENDS, _of("parity_latents", "seed"), _verify),
-    Stage("evaluate", "measure quality", _WEIGHTS, _of("dataset", "evaluation_samples", "seed"), _evaluate),
+    Stage("evaluate", "measure quality", _WEIGHTS, _evaluating, _evaluate),
     Stage("bench", "measure latency", _ENDS, _of("bench_rounds", "bench_seconds"), _bench),
     Stage(
         "report",

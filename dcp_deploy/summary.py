@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .real_data import DATA, real_words
 from .report.headline import fastest_student, same_backend_speedup
 from .report.run_directory import RunDirectory, read_run_directory
 from .report.tables import worst_difference
@@ -30,6 +31,7 @@ def summarise(directory: Path) -> dict[str, Any]:
             name: {"fid": run.quality(name).fid, "mode_coverage": run.quality(name).mode_coverage}
             for name in ("teacher", "student")
         },
+        "images": run.run.images or None,
         "not_measured": run.metrics.reason if run.metrics else None,
         "networks": {
             name: {"parameters": network.parameters, "macs": network.macs, "bytes": network.bytes}
@@ -58,12 +60,18 @@ def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("speedup", _speedup_words(facts)),
         ("parity", _parity_words(facts["parity"])),
         ("quality", _quality_words(facts)),
+        *_real_images(facts["images"]),
         ("parameters", f"{amount(teacher.get('parameters'))} -> {amount(student.get('parameters'))}"),
         ("MACs", f"{amount(teacher.get('macs'))} -> {amount(student.get('macs'))}"),
         ("size", ", ".join(sizes)),
         ("engine", facts["engine"] or f"none: {facts['no_engine']}"),
         ("report", facts["report"]),
     ]
+
+
+def _real_images(facts: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """A line about the images that the user brought."""
+    return [("real images", real_words(facts))] if facts and facts.get("real") == DATA else []
 
 
 def _speedup_words(facts: dict[str, Any]) -> str:

@@ -22,8 +22,8 @@ OPEN = {"errors", "files"}
 GROUND = {"generators", "checkpoints", "datasets", "metrics", "kernels"}
 STAGES = {"compression", "export", "benchmarks", "report"}
 BUILD = {
-    "config", "doctor", "downloads", "estimate", "inspection", "pipeline", "presets", "progress", "run_record",
-    "sampling", "stages", "summary", "transfer",
+    "config", "doctor", "downloads", "estimate", "inspection", "pipeline", "presets", "progress", "real_data",
+    "run_record", "sampling", "stages", "summary", "transfer",
 }  # fmt: skip
 CLI = {"cli", "cli_measure", "cli_output", "cli_stages", "cli_tables"}
 MAY_IMPORT: dict[str, set[str]] = {

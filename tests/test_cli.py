@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from dcp_deploy import errors, pipeline
@@ -141,7 +142,8 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
         (["build", "--ratio", "1.2"], 2, "--ratio 1.2"),
         (["build", "--precision", "int8"], 2, "--precision int8"),
         (["build", "--refine", "svs"], 2, "--refine svs"),
-        (["build", "--data", "photos"], 2, "--data"),
+        (["build", "--data", "photos"], 3, "there is no photos"),
+        (["build", "--mirror"], 2, "--mirror"),
         (["build", "--dataset", "ffhq"], 4, "--teacher FILE"),
         (["build", "--teacher", "gone.st"], 3, "gone.st"),
         (["build", "--teacher", "empty.st"], 3, "empty"),
@@ -286,6 +288,22 @@ def test_distill_trains_after_the_teacher(dcp: Command, tmp_path: Path, models: 
     ended = dcp("distill", "p.safetensors", "--teacher", teacher, "-o", "d.safetensors", "--steps", 2, "--json")
     assert [entry["step"] for entry in ended.json["history"]] == [0, 2]
     assert load_generator(tmp_path / "d.safetensors").widths == load_generator(tmp_path / "p.safetensors").widths
+
+
+def test_distill_against_images_says_what_they_are(dcp: Command, tmp_path: Path, models: Path) -> None:
+    teacher, folder = models / "t.safetensors", tmp_path / "photos"
+    folder.mkdir()
+    for index in range(4):
+        Image.new("RGB", (24, 20), (index,) * 3).save(folder / f"{index}.png")
+    dcp("prune", teacher, "--score", "random", "--align", "1", "-o", "p.safetensors")
+    words = ("distill", "p.safetensors", "--teacher", teacher, "-o", "d.safetensors", "--steps", 1, "--data", folder)
+    refused = dcp(*words)
+    assert refused.code == 2 and "is 24x20 px, not 16x16" in refused.err and "--resize crop" in refused.err
+    ended = dcp(*words, "--resize", "crop", "--mirror", "--json")
+    assert ended.json["images"]["images"] == 4 and ended.json["images"]["kind"] == "folder"
+    assert ended.json["images"]["mirrored"] is True and ended.json["images"]["in_training"] is False
+    assert "4 of the folder" in ended.err and "training does not look at them" in ended.err
+    assert read_toml(tmp_path / "d.safetensors.toml")["data"] == str(folder)
 
 
 def test_what_export_wrote_verifies(dcp: Command, models: Path) -> None:

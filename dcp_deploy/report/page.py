@@ -79,6 +79,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "stages": tables.stages_table(run),
         "environment": tables.mapping_table(_environment(run)),
         "config": tables.mapping_table({**run.run.config, **run.run.effort}),
+        "images": tables.mapping_table(run.run.images),
     }
 
 

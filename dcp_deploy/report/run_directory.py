@@ -69,6 +69,7 @@ class Run(Record):
     config: dict[str, JsonValue] = {}
     effort: dict[str, JsonValue] = {}
     environment: dict[str, JsonValue] = {}
+    images: dict[str, JsonValue] = {}
     networks: dict[str, Network] = {}
     stages: dict[str, Stage] = {}
 

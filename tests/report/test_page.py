@@ -75,6 +75,13 @@ def test_the_page_is_well_formed_and_shows_the_figures_of_the_files(finished_run
         assert text in page.text, text
 
 
+def test_the_page_says_what_the_real_images_were(run_without_charts):
+    assert "Real images" not in page_of(run_without_charts)
+    run_without_charts.change("run.json", images={"real": "--data", "path": "/data/ffhq.zip", "images": 70_000})
+    text = Page(page_of(run_without_charts)).text
+    assert "Real images" in text and "/data/ffhq.zip" in text
+
+
 def test_the_page_needs_no_network_no_script_and_no_other_file(finished_run):
     text = report_of(finished_run)
     page = Page(text)
