@@ -41,6 +41,14 @@ def verbs() -> dict[str, set[str]]:
     }
 
 
+def test_every_proof_that_the_documents_name_is_a_test() -> None:
+    named = {name for path in DOCUMENTS for name in re.findall(r"`(tests/[\w/]+\.py::\w+)`", path.read_text("utf-8"))}
+    assert len(named) >= 15
+    for name in named:
+        file, _, function = name.partition("::")
+        assert f"\ndef {function}(" in (ROOT / file).read_text(encoding="utf-8"), name
+
+
 def test_the_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
     assert {arguments[0] for arguments in commands("make")} == {"demo", "test", "check", "format"}
