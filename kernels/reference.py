@@ -1,24 +1,96 @@
-"""What follows a modulated convolution, in plain torch. Slow and obvious: tests trust it."""
+"""What surrounds the convolutions of the fused generator, in plain torch. Slow and obvious: tests trust it.
+
+Features are stored in float32, float16 or bfloat16, everything else in float32; arithmetic is float32, and a result is
+rounded once, to the type of the features.
+"""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 LEAKY_SLOPE = 0.2
+FIR = (1.0, 3.0, 3.0, 1.0)  # the up-sampling low-pass per axis; outer(FIR, FIR) / 16 has the gain 4 of zero insertion
 
 
 def modconv_epilogue(
-    x: Tensor, scale: Tensor, noise: Tensor | None, bias: Tensor, *, clamp: float | None = None
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    *,
+    clamp: float | None = None,
+    next_scale: Tensor | None = None,
+    depth_to_space: bool = False,
 ) -> Tensor:
-    """``clamp(lrelu(x * scale + noise + bias))``: everything between one modulated convolution and the next.
+    """``clamp(lrelu(x * scale + noise + bias)) * next_scale``: all between one modulated convolution and the next.
 
-    x [B, C, H, W] is the convolution's output, scale [B, C] its demodulation, noise [H, W] (None: no noise) is the
-    same for every channel, bias [C]. The clamp is symmetric and comes last. There is no gain: leaky ReLU is positively
-    homogeneous, so the caller folds StyleGAN2's sqrt(2) into scale, noise and bias.
+    x [B, C, H, W] is the convolution's output, scale [B, C] its demodulation, noise (None: no noise) [H, W] or
+    [B, 1, H, W] the same for every channel, bias [C], next_scale [B, C] the styles of the layer that follows. With
+    ``depth_to_space`` x is [B, 4 C, H / 2, W / 2] and channel 4 c + 2 p + q holds the pixels (2 i + p, 2 j + q) of c.
+    The clamp is symmetric. There is no gain: leaky ReLU is positively homogeneous, so the caller folds StyleGAN2's
+    sqrt(2) into scale, noise and bias.
     """
+    stored = x.dtype
+    if depth_to_space:
+        x = F.pixel_shuffle(x, 2)
     x = x * scale[:, :, None, None]
     if noise is not None:
         x = x + noise
     x = F.leaky_relu(x + bias[:, None, None], LEAKY_SLOPE)
-    return x if clamp is None else x.clamp(-clamp, clamp)
+    if clamp is not None:
+        x = x.clamp(-clamp, clamp)
+    if next_scale is not None:
+        x = x * next_scale[:, :, None, None]
+    return x if x.dtype == stored else x.to(stored)
+
+
+def fir_epilogue(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    *,
+    clamp: float | None = None,
+    next_scale: Tensor | None = None,
+) -> Tensor:
+    """The FIR after a stride-2 transposed convolution, then :func:`modconv_epilogue`.
+
+    [B, C, H + 1, W + 1] -> [B, C, H, W]: 4x4 taps of gain 4, padding 1, zeros outside the border.
+    """
+    channels = x.shape[1]
+    kernel = _fir_kernel(x.device).expand(channels, 1, 4, 4)
+    filtered = F.conv2d(x.float(), kernel, padding=1, groups=channels)
+    y = modconv_epilogue(filtered, scale, noise, bias, clamp=clamp, next_scale=next_scale)
+    return y.to(x.dtype)
+
+
+def to_rgb(
+    x: Tensor, styles: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None = None, *, clamp: float | None = None
+) -> Tensor:
+    """``clamp(sum_c x[c] styles[c] weight[o, c] + bias[o]) + up-sampled skip``: the image so far, float32 [B, 3, H, W].
+
+    x [B, C, H, W], styles [B, C], weight [3, C], bias [3], skip [B, 3, H / 2, W / 2] (None at the first resolution).
+    Up-sampling puts zeros between pixels and filters, with zeros outside the border.
+    """
+    image = torch.einsum("bchw,bc,oc->bohw", x.float(), styles, weight) + bias[:, None, None]
+    if clamp is not None:
+        image = image.clamp(-clamp, clamp)
+    if skip is not None:
+        kernel = _fir_kernel(x.device).expand(3, 1, 4, 4)
+        image = image + F.conv_transpose2d(skip, kernel, stride=2, padding=1, groups=3)
+    return image
+
+
+def to_rgb_bytes(
+    x: Tensor, styles: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None = None, *, clamp: float | None = None
+) -> Tensor:
+    """:func:`to_rgb` of the last resolution, as uint8 [B, H, W, 3]: clip(127.5 v + 128, 0, 255), truncated."""
+    image = to_rgb(x, styles, weight, bias, skip, clamp=clamp)
+    return (image * 127.5 + 128.0).clamp(0.0, 255.0).permute(0, 2, 3, 1).contiguous().to(torch.uint8)
+
+
+def _fir_kernel(device: torch.device) -> Tensor:
+    taps = torch.tensor(FIR, device=device)
+    return torch.outer(taps, taps) / 16.0

@@ -1,0 +1,221 @@
+"""From tensors to a kernel call: which kernel, how many blocks, which arguments.
+
+The same calls run on a GPU (:mod:`.launch`) and, in the tests, on the host emulator. Nothing here touches a device.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+
+Form = Literal["fast", "naive"]
+Argument = Tensor | int | None
+
+TAGS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+
+# The constants of the same names in the sources: change them together.
+BLOCK = 256  # storage.cuh
+VISITS, SHUFFLE_VISITS = 4, 2  # modconv_epilogue.cu
+TILE_WIDTH, RUN, ROWS = 64, 8, 2  # fir_epilogue.cu
+GROUP, PIXELS = 4, 2  # to_rgb.cu
+
+MAX_GRID_Y = 65535  # kernels walk on from there
+MAX_SAMPLE = 2**31 - 1 - BLOCK  # elements: within a sample, indices are 32 bits wide
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One launch: ``kernel`` of ``source``.cu on a ``grid`` of rows of BLOCK threads."""
+
+    source: str
+    kernel: str
+    grid: tuple[int, int]
+    arguments: tuple[Argument, ...]
+
+
+def modconv_epilogue_call(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    y: Tensor,
+    *,
+    clamp: float | None = None,
+    next_scale: Tensor | None = None,
+    depth_to_space: bool = False,
+    form: Form = "fast",
+) -> KernelCall | None:
+    """The call that fills ``y`` [B, C, H, W], of x's type and layout; None when it is empty.
+
+    Arguments as in :func:`.reference.modconv_epilogue`. Raises UsageError for tensors that the kernel cannot take.
+    """
+    batch, channels, height, width = y.shape
+    expected = (batch, 4 * channels, height // 2, width // 2) if depth_to_space else tuple(y.shape)
+    if depth_to_space:
+        _require(height % 2 == 0 and width % 2 == 0, f"depth to space makes even sizes, not {height}x{width}")
+    arguments = _epilogue_arguments(x, expected, scale, noise, bias, next_scale, clamp, y)
+    last = channels_last(x)
+    lanes = _lanes(x, arguments, channels if last else width // 2 if depth_to_space else height * width, form)
+    if form == "naive":
+        threads = channels * height * width
+    elif depth_to_space:
+        visits = math.ceil(channels / SHUFFLE_VISITS)
+        threads = channels // lanes * (height * width // 4) if last else width // 2 // lanes * height * visits
+    elif last:
+        threads = channels // lanes * math.ceil(height * width / VISITS)
+    else:
+        threads = height * width // lanes * math.ceil(channels / VISITS)
+    name = "modconv_d2s" if depth_to_space else "modconv"
+    return _call("modconv_epilogue", name, x, lanes, form, math.ceil(threads / BLOCK), arguments)
+
+
+def fir_epilogue_call(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    y: Tensor,
+    *,
+    clamp: float | None = None,
+    next_scale: Tensor | None = None,
+    form: Form = "fast",
+) -> KernelCall | None:
+    """The call that fills ``y`` [B, C, H, W] from x [B, C, H + 1, W + 1]; otherwise as for the epilogue alone."""
+    batch, channels, height, width = y.shape
+    arguments = _epilogue_arguments(
+        x, (batch, channels, height + 1, width + 1), scale, noise, bias, next_scale, clamp, y
+    )
+    last = channels_last(x)
+    lanes = _lanes(x, arguments, channels if last else width, form)
+    if form == "naive":
+        blocks = math.ceil(channels * height * width / BLOCK)
+    elif last:
+        blocks = math.ceil(channels // lanes * math.ceil(width / RUN) * math.ceil(height / ROWS) / BLOCK)
+    else:
+        blocks = channels * math.ceil(width / TILE_WIDTH) * math.ceil(height / (BLOCK * lanes // TILE_WIDTH))
+    return _call("fir_epilogue", "fir", x, lanes, form, blocks, arguments)
+
+
+def to_rgb_call(
+    x: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None,
+    image: Tensor,
+    *,
+    clamp: float | None = None,
+    form: Form = "fast",
+) -> KernelCall | None:
+    """The call that fills ``image``: float32 [B, 3, H, W], or uint8 [B, H, W, 3]."""
+    batch, channels, height, width = x.shape
+    as_bytes = image.dtype == torch.uint8
+    _check("image", image, (batch, height, width, 3) if as_bytes else (batch, 3, height, width), image.dtype)
+    _require(as_bytes or image.dtype == torch.float32, f"the image is {image.dtype}, not uint8 or float32")
+    _check("styles", styles, (batch, channels))
+    _check("weight", weight, (3, channels))
+    _check("bias", bias, (3,))
+    if skip is not None:
+        _require(height % 2 == 0 and width % 2 == 0, f"a skip image doubles to even sizes, not {height}x{width}")
+        _check("skip", skip, (batch, 3, height // 2, width // 2))
+    _require(x.dtype in TAGS, f"x is {x.dtype}: float32, float16 or bfloat16 are stored")
+    _require(max(channels, 3) * height * width <= MAX_SAMPLE, f"a sample of {list(x.shape[1:])} is too large")
+    numbers = (batch, channels, height, width, int(skip is not None), int(as_bytes), _float_bits(clamp))
+    arguments = (x, styles, weight, bias, skip, *numbers, image)
+    last = channels_last(x)
+    lanes = _lanes(x, arguments, channels if last else width, form)
+    if form == "naive":
+        blocks = math.ceil(3 * height * width / BLOCK)
+    elif last:
+        blocks = math.ceil(height * width / (BLOCK // GROUP * PIXELS))
+    else:
+        blocks = math.ceil(height * (width // lanes) / BLOCK)
+    return _call("to_rgb", "rgb", x, lanes, form, blocks if image.numel() else 0, arguments)
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether x [B, C, H, W] lies in memory as [B, H, W, C]; False where it lies as it reads, UsageError otherwise."""
+    if x.is_contiguous():
+        return False
+    _require(
+        x.is_contiguous(memory_format=torch.channels_last),
+        f"a tensor of shape {list(x.shape)} and strides {list(x.stride())} is neither NCHW nor NHWC in memory",
+    )
+    return True
+
+
+def _epilogue_arguments(
+    x: Tensor,
+    expected: tuple[int, ...],
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    next_scale: Tensor | None,
+    clamp: float | None,
+    y: Tensor,
+) -> tuple[Argument, ...]:
+    """In the order of EPILOGUE_PARAMETERS in epilogue.cuh, once they fit together."""
+    batch, channels, height, width = y.shape
+    _require(tuple(x.shape) == expected, f"x is {list(x.shape)}, the output needs {list(expected)}")
+    _require(x.dtype in TAGS, f"x is {x.dtype}: float32, float16 or bfloat16 are stored")
+    _require(x.dtype == y.dtype and channels_last(x) == _lies_as(x, y), "input and output differ in type or layout")
+    _require(max(x[:1].numel(), y[:1].numel()) <= MAX_SAMPLE, f"a sample of {list(x.shape[1:])} is too large")
+    _check("scale", scale, (batch, channels))
+    _check("bias", bias, (channels,))
+    kind = 0
+    if noise is not None:
+        kind = 1 if noise.ndim == 2 else 2
+        _check("noise", noise, (height, width) if kind == 1 else (batch, 1, height, width))
+    if next_scale is not None:
+        _check("next_scale", next_scale, (batch, channels))
+    numbers = (batch, channels, height, width, kind, int(next_scale is not None), _float_bits(clamp))
+    return (x, scale, noise, bias, next_scale, *numbers, y)
+
+
+def _lies_as(x: Tensor, y: Tensor) -> bool:
+    """Whether y is channels-last, in favour of x's layout where y is both (one channel, or one pixel)."""
+    last = channels_last(x)
+    memory_format = torch.channels_last if last else torch.contiguous_format
+    return last if y.is_contiguous(memory_format=memory_format) else not last
+
+
+def _lanes(x: Tensor, arguments: tuple[Argument, ...], row: int, form: Form) -> int:
+    """Elements per access: 16 bytes where rows are whole multiples of that and every tensor starts at one, else one."""
+    lanes = 16 // x.element_size()
+    starts = all(tensor.data_ptr() % 16 == 0 for tensor in arguments if isinstance(tensor, Tensor))
+    return lanes if form == "fast" and row % lanes == 0 and starts else 1
+
+
+def _call(
+    source: str, name: str, x: Tensor, lanes: int, form: Form, blocks: int, arguments: tuple[Argument, ...]
+) -> KernelCall | None:
+    batch = x.shape[0]
+    if batch == 0 or blocks == 0:
+        return None
+    layout = "nhwc" if channels_last(x) else "nchw"
+    variant = "naive" if form == "naive" else "wide" if lanes > 1 else "narrow"
+    return KernelCall(source, f"{name}_{layout}_{variant}_{TAGS[x.dtype]}", (blocks, min(batch, MAX_GRID_Y)), arguments)
+
+
+def _float_bits(clamp: float | None) -> int:
+    """The clamp as an int32 with the bits of its float32; none is infinity."""
+    bits: int = struct.unpack("<i", struct.pack("<f", math.inf if clamp is None else clamp))[0]
+    return bits
+
+
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
+    _require(tuple(tensor.shape) == shape, f"{name} is {list(tensor.shape)}, not {list(shape)}")
+    _require(tensor.dtype == dtype, f"{name} is {tensor.dtype}, not {dtype}")
+    _require(tensor.is_contiguous(), f"{name} is not contiguous")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UsageError(message, "see the shapes in dcp_deploy.kernels.reference")

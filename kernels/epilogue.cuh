@@ -1,0 +1,82 @@
+// What follows a modulated convolution at one element: demodulation scale, noise, bias, leaky ReLU, clamp and the
+// style scale of the next layer. Shared by the kernels that differ in where that element comes from.
+#pragma once
+
+#include "storage.cuh"
+
+constexpr float kLeakySlope = 0.2f;
+
+enum NoiseKind { kNoNoise = 0, kNoiseShared = 1, kNoisePerSample = 2 };  // absent, [H, W], [B, 1, H, W]
+
+// What depends on sample and channel only.
+struct ChannelTerms {
+    float scale, bias, next;
+};
+
+struct Epilogue {
+    const float* scale;       // [B, C]
+    const float* noise;       // by noise_kind
+    const float* bias;        // [C]
+    const float* next_scale;  // [B, C], read when scales_next
+    int batch, channels, height, width;  // of the output
+    int noise_kind, scales_next;
+    float clamp;  // infinity: none
+
+    __device__ int pixels() const { return height * width; }
+
+    __device__ size_t sample_offset(int sample) const {
+        return static_cast<size_t>(sample) * channels * pixels();
+    }
+
+    __device__ ChannelTerms terms(int sample, int channel) const {
+        const size_t at = static_cast<size_t>(sample) * channels + channel;
+        return {scale[at], bias[channel], scales_next ? next_scale[at] : 1.0f};
+    }
+
+    __device__ float noise_at(int sample, int pixel) const {
+        if (noise_kind == kNoNoise) return 0.0f;
+        const size_t plane = noise_kind == kNoisePerSample ? sample : 0;
+        return noise[plane * pixels() + pixel];
+    }
+
+    // Of N neighbouring pixels.
+    template <int N>
+    __device__ void noise_of(int sample, int pixel, float (&values)[N]) const {
+#pragma unroll
+        for (int lane = 0; lane < N; ++lane) values[lane] = 0.0f;
+        if (noise_kind == kNoNoise) return;
+        const size_t plane = noise_kind == kNoisePerSample ? sample : 0;
+        load_floats(noise + plane * pixels() + pixel, values);
+    }
+
+    // Of N neighbouring channels.
+    template <int N>
+    __device__ void terms_of(int sample, int channel, ChannelTerms (&values)[N]) const {
+        const size_t at = static_cast<size_t>(sample) * channels + channel;
+        float scales[N], biases[N], nexts[N];
+#pragma unroll
+        for (int lane = 0; lane < N; ++lane) nexts[lane] = 1.0f;
+        load_floats(scale + at, scales);
+        load_floats(bias + channel, biases);
+        if (scales_next) load_floats(next_scale + at, nexts);
+#pragma unroll
+        for (int lane = 0; lane < N; ++lane) values[lane] = {scales[lane], biases[lane], nexts[lane]};
+    }
+
+    __device__ float operator()(float x, const ChannelTerms& term, float noise_value) const {
+        float value = x * term.scale + noise_value + term.bias;
+        value = value > 0.0f ? value : value * kLeakySlope;
+        return clamped(value, clamp) * term.next;
+    }
+};
+
+// Flat parameters: inputs, integers, outputs, the order that TensorRT hands to an ahead-of-time plugin, which knows no
+// other scalars than int32 (so the clamp travels as its bits) and no absent inputs (so noise_kind and scales_next).
+#define EPILOGUE_PARAMETERS(T)                                                                                        \
+    (const T* __restrict__ x, const float* __restrict__ scale, const float* __restrict__ noise,                       \
+     const float* __restrict__ bias, const float* __restrict__ next_scale, int batch, int channels, int height,       \
+     int width, int noise_kind, int scales_next, int clamp_bits, T* __restrict__ y)
+
+#define EPILOGUE_ARGUMENTS                                                                                            \
+    x, Epilogue{scale, noise, bias, next_scale, batch, channels, height, width, noise_kind, scales_next,              \
+                bits_to_float(clamp_bits)}, y

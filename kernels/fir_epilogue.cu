@@ -1,0 +1,165 @@
+// The up-sampling FIR of the transposed form, then the epilogue: x [B, C, H + 1, W + 1] -> y [B, C, H, W].
+//
+// The filter is outer(t, t) / 16 with t = [1, 3, 3, 1] (4x4, gain 4), zeros outside the border, padding 1. Floor: x
+// read once and y written once. An input is wanted by up to 16 outputs: NCHW shares it through a tile in shared memory;
+// channels-last, where a pixel's channels fill whole sectors, slides along a row and leaves the rest to the L1 cache.
+#include "epilogue.cuh"
+
+constexpr float kFirGain = 1.0f / 16.0f;
+
+__device__ inline float fir_tap(int index) { return index == 1 || index == 2 ? 3.0f : 1.0f; }
+
+// ---- naive: one thread per output element ----
+
+template <class T, bool kChannelsLast>
+__device__ inline void fir_naive(const T* x, const Epilogue& epilogue, T* y) {
+    const int index = blockIdx.x * kBlock + threadIdx.x;
+    const int channels = epilogue.channels, pixels = epilogue.pixels();
+    const int rows = epilogue.height + 1, columns = epilogue.width + 1;
+    if (index >= channels * pixels) return;
+    const int channel = kChannelsLast ? index % channels : index / pixels;
+    const int pixel = kChannelsLast ? index / channels : index % pixels;
+    for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
+        const T* source = x + static_cast<size_t>(sample) * channels * rows * columns;
+        float sum = 0.0f;
+        for (int i = 0; i < 4; ++i) {
+            for (int j = 0; j < 4; ++j) {
+                const int row = pixel / epilogue.width - 1 + i, column = pixel % epilogue.width - 1 + j;
+                if (row < 0 || row >= rows || column < 0 || column >= columns) continue;
+                const int at = kChannelsLast ? (row * columns + column) * channels + channel
+                                             : (channel * rows + row) * columns + column;
+                sum += fir_tap(i) * fir_tap(j) * to_float(source[at]);
+            }
+        }
+        const ChannelTerms term = epilogue.terms(sample, channel);
+        from_float(epilogue(sum * kFirGain, term, epilogue.noise_at(sample, pixel)),
+                   y[epilogue.sample_offset(sample) + index]);
+    }
+}
+
+// ---- channels last ----
+
+constexpr int kRun = 8;   // outputs per thread along a row
+constexpr int kRows = 2;  // rows per thread: five inputs serve both where four serve one
+
+// A thread has L channels of kRows x kRun outputs. Per column it sums the rows; a column's sum enters four outputs of
+// its row, so three unfinished ones wait in registers.
+template <class T, int L>
+__device__ inline void fir_nhwc(const T* x, const Epilogue& epilogue, T* y) {
+    const int channels = epilogue.channels, rows = epilogue.height + 1, columns = epilogue.width + 1;
+    const int slots = channels / L, runs = ceil_div(epilogue.width, kRun);
+    const int thread = blockIdx.x * kBlock + threadIdx.x;
+    const int channel = thread % slots * L, site = thread / slots;
+    const int left = site % runs * kRun, top = site / runs * kRows;
+    if (top >= epilogue.height) return;
+    for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
+        const T* source = x + static_cast<size_t>(sample) * channels * rows * columns + channel;
+        T* target = y + epilogue.sample_offset(sample) + channel;
+        ChannelTerms terms[L];
+        epilogue.terms_of(sample, channel, terms);
+        float pending[kRows][3][L] = {};
+#pragma unroll 1  // eleven copies of the body would not fit the instruction cache
+        for (int step = 0; step < kRun + 3; ++step) {
+            const int source_column = left - 1 + step, column = left - 3 + step;
+            if (column >= epilogue.width) break;
+            float sums[kRows][L] = {};
+#pragma unroll
+            for (int i = 0; i < kRows + 3; ++i) {
+                const int source_row = top - 1 + i;
+                if (source_row < 0 || source_row >= rows || source_column < 0 || source_column >= columns) continue;
+                float values[L];
+                load_lanes(source + (static_cast<size_t>(source_row) * columns + source_column) * channels, values);
+#pragma unroll
+                for (int row = 0; row < kRows; ++row) {
+                    if (i < row || i > row + 3) continue;
+#pragma unroll
+                    for (int lane = 0; lane < L; ++lane) sums[row][lane] += fir_tap(i - row) * values[lane];
+                }
+            }
+#pragma unroll
+            for (int row = 0; row < kRows; ++row) {
+                float values[L];
+#pragma unroll
+                for (int lane = 0; lane < L; ++lane) {
+                    const float sum = sums[row][lane];
+                    values[lane] = (pending[row][0][lane] + sum) * kFirGain;
+                    pending[row][0][lane] = pending[row][1][lane] + 3.0f * sum;
+                    pending[row][1][lane] = pending[row][2][lane] + 3.0f * sum;
+                    pending[row][2][lane] = sum;
+                }
+                if (step < 3 || top + row >= epilogue.height) continue;
+                const int pixel = (top + row) * epilogue.width + column;
+                const float noise = epilogue.noise_at(sample, pixel);
+#pragma unroll
+                for (int lane = 0; lane < L; ++lane) values[lane] = epilogue(values[lane], terms[lane], noise);
+                store_lanes(target + static_cast<size_t>(pixel) * channels, values);
+            }
+        }
+    }
+}
+
+// ---- NCHW ----
+
+constexpr int kTileWidth = 64;
+
+template <int L>
+constexpr int kTileHeight = kBlock * L / kTileWidth;  // so that each thread ends with one store
+
+// A block has one tile of one plane. Input rows are of odd length (2 W + 1), so few start at 16 bytes: they are read
+// element by element, neighbours by neighbours, and only the output goes in 16-byte accesses.
+template <class T, int L>
+__device__ inline void fir_nchw(const T* x, const Epilogue& epilogue, T* y) {
+    constexpr int H = kTileHeight<L>, kSlots = kTileWidth / L;
+    __shared__ float tile[H + 3][kTileWidth + 3];
+    const int rows = epilogue.height + 1, columns = epilogue.width + 1;
+    const int across = ceil_div(epilogue.width, kTileWidth), down = ceil_div(epilogue.height, H);
+    const int left = blockIdx.x % across * kTileWidth, top = blockIdx.x / across % down * H;
+    const int channel = blockIdx.x / (across * down);
+    const int row = threadIdx.x / kSlots, slot = threadIdx.x % kSlots * L;
+    const int pixel = (top + row) * epilogue.width + left + slot;
+    const bool in_plane = top + row < epilogue.height && left + slot < epilogue.width;
+    for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
+        const T* source = x + (static_cast<size_t>(sample) * epilogue.channels + channel) * rows * columns;
+        __syncthreads();  // the last sample's tile has been read
+        for (int k = threadIdx.x; k < (H + 3) * (kTileWidth + 3); k += kBlock) {
+            const int i = k / (kTileWidth + 3), j = k % (kTileWidth + 3);
+            const int from_row = top - 1 + i, from_column = left - 1 + j;
+            const bool inside = from_row >= 0 && from_row < rows && from_column >= 0 && from_column < columns;
+            tile[i][j] = inside ? to_float(source[from_row * columns + from_column]) : 0.0f;
+        }
+        __syncthreads();
+        if (!in_plane) continue;
+        float sums[L + 3];
+#pragma unroll
+        for (int j = 0; j < L + 3; ++j) {
+            sums[j] = tile[row][slot + j] + 3.0f * (tile[row + 1][slot + j] + tile[row + 2][slot + j]) +
+                      tile[row + 3][slot + j];
+        }
+        const ChannelTerms term = epilogue.terms(sample, channel);
+        float noise[L], values[L];
+        epilogue.noise_of(sample, pixel, noise);
+#pragma unroll
+        for (int lane = 0; lane < L; ++lane) {
+            const float sum = sums[lane] + 3.0f * (sums[lane + 1] + sums[lane + 2]) + sums[lane + 3];
+            values[lane] = epilogue(sum * kFirGain, term, noise[lane]);
+        }
+        store_lanes(y + epilogue.sample_offset(sample) + static_cast<size_t>(channel) * epilogue.pixels() + pixel,
+                    values);
+    }
+}
+
+// ---- what Python calls ----
+
+#define FIR_FORM(T, tag, form, L)                                                                                     \
+    KERNEL(fir_nchw_##form##_##tag, EPILOGUE_PARAMETERS(T), fir_nchw<T, L>(EPILOGUE_ARGUMENTS))                       \
+    KERNEL(fir_nhwc_##form##_##tag, EPILOGUE_PARAMETERS(T), fir_nhwc<T, L>(EPILOGUE_ARGUMENTS))
+
+#define FIR_KERNELS(T, tag)                                                                                           \
+    FIR_FORM(T, tag, wide, kLanes<T>)                                                                                 \
+    FIR_FORM(T, tag, narrow, 1)                                                                                       \
+    KERNEL(fir_nchw_naive_##tag, EPILOGUE_PARAMETERS(T), fir_naive<T, false>(EPILOGUE_ARGUMENTS))                     \
+    KERNEL(fir_nhwc_naive_##tag, EPILOGUE_PARAMETERS(T), fir_naive<T, true>(EPILOGUE_ARGUMENTS))
+
+FIR_KERNELS(float, f32)
+FIR_KERNELS(Half, f16)
+FIR_KERNELS(BFloat16, bf16)

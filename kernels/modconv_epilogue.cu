@@ -1,0 +1,182 @@
+// y = clamp(lrelu(x * scale + noise + bias)) * next_scale, optionally with depth-to-space before it.
+//
+// Floor: x read once and y written once. All else is small (noise H W, scale B C) but is wanted at every element, so a
+// thread keeps whatever runs along its 16 bytes in registers and walks across the other axis. grid.y runs over
+// samples; within one a 32-bit index is enough. height and width are the output's, in every form.
+#include "epilogue.cuh"
+
+constexpr int kVisits = 4;         // rows of 16 bytes per thread
+constexpr int kShuffleVisits = 2;  // depth-to-space in NCHW: each visit is two loads and two stores
+
+// ---- naive: one thread per output element ----
+
+template <class T, bool kChannelsLast, bool kDepthToSpace>
+__device__ inline void modconv_naive(const T* x, const Epilogue& epilogue, T* y) {
+    const int index = blockIdx.x * kBlock + threadIdx.x;
+    const int channels = epilogue.channels, pixels = epilogue.pixels(), width = epilogue.width;
+    if (index >= channels * pixels) return;
+    const int channel = kChannelsLast ? index % channels : index / pixels;
+    const int pixel = kChannelsLast ? index / channels : index % pixels;
+    int source = index;
+    if (kDepthToSpace) {
+        const int row = pixel / width, column = pixel % width;
+        const int source_channel = 4 * channel + 2 * (row % 2) + column % 2;
+        const int source_pixel = row / 2 * (width / 2) + column / 2;
+        source = kChannelsLast ? source_pixel * 4 * channels + source_channel
+                               : source_channel * (pixels / 4) + source_pixel;
+    }
+    for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
+        const size_t offset = epilogue.sample_offset(sample);
+        const float value = to_float(x[offset + source]);
+        const float result = epilogue(value, epilogue.terms(sample, channel), epilogue.noise_at(sample, pixel));
+        from_float(result, y[offset + index]);
+    }
+}
+
+// ---- same size ----
+
+// A thread keeps the noise of its pixels and visits channels.
+template <class T, int L>
+__device__ inline void modconv_nchw(const T* x, const Epilogue& epilogue, T* y) {
+    const int channels = epilogue.channels, pixels = epilogue.pixels();
+    const int slots = pixels / L, stride = ceil_div(channels, kVisits);
+    const int thread = blockIdx.x * kBlock + threadIdx.x;
+    const int pixel = thread % slots * L, first = thread / slots;
+    if (first >= stride) return;
+    for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
+        const size_t offset = epilogue.sample_offset(sample) + pixel;
+        float noise[L], values[kVisits][L];
+#pragma unroll  // every load is under way before the first is used
+        for (int visit = 0; visit < kVisits; ++visit) {
+            const int channel = first + visit * stride;
+            if (channel < channels) load_lanes(x + offset + static_cast<size_t>(channel) * pixels, values[visit]);
+        }
+        epilogue.noise_of(sample, pixel, noise);
+#pragma unroll
+        for (int visit = 0; visit < kVisits; ++visit) {
+            const int channel = first + visit * stride;
+            if (channel >= channels) break;
+            const ChannelTerms term = epilogue.terms(sample, channel);
+#pragma unroll
+            for (int lane = 0; lane < L; ++lane) values[visit][lane] = epilogue(values[visit][lane], term, noise[lane]);
+            store_lanes(y + offset + static_cast<size_t>(channel) * pixels, values[visit]);
+        }
+    }
+}
+
+// A thread keeps scale, bias and next style of its channels and visits pixels.
+template <class T, int L>
+__device__ inline void modconv_nhwc(const T* x, const Epilogue& epilogue, T* y) {
+    const int channels = epilogue.channels, pixels = epilogue.pixels();
+    const int slots = channels / L, stride = ceil_div(pixels, kVisits);
+    const int thread = blockIdx.x * kBlock + threadIdx.x;
+    const int channel = thread % slots * L, first = thread / slots;
+    if (first >= stride) return;
+    for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
+        const size_t offset = epilogue.sample_offset(sample) + channel;
+        ChannelTerms terms[L];
+        float values[kVisits][L];
+#pragma unroll
+        for (int visit = 0; visit < kVisits; ++visit) {
+            const int pixel = first + visit * stride;
+            if (pixel < pixels) load_lanes(x + offset + static_cast<size_t>(pixel) * channels, values[visit]);
+        }
+        epilogue.terms_of(sample, channel, terms);
+#pragma unroll
+        for (int visit = 0; visit < kVisits; ++visit) {
+            const int pixel = first + visit * stride;
+            if (pixel >= pixels) break;
+            const float noise = epilogue.noise_at(sample, pixel);
+#pragma unroll
+            for (int lane = 0; lane < L; ++lane) values[visit][lane] = epilogue(values[visit][lane], terms[lane], noise);
+            store_lanes(y + offset + static_cast<size_t>(pixel) * channels, values[visit]);
+        }
+    }
+}
+
+// ---- depth-to-space: input channel 4 c + 2 p + q at (i, j) is output channel c at (2 i + p, 2 j + q) ----
+
+// A thread has L input columns of one output row: two phases that interleave to 2 L neighbours.
+template <class T, int L>
+__device__ inline void modconv_d2s_nchw(const T* x, const Epilogue& epilogue, T* y) {
+    const int channels = epilogue.channels, width = epilogue.width, columns = width / 2;
+    const int slots = columns / L, sites = slots * epilogue.height;
+    const int stride = ceil_div(channels, kShuffleVisits), source_pixels = epilogue.pixels() / 4;
+    const int thread = blockIdx.x * kBlock + threadIdx.x;
+    const int site = thread % sites, first = thread / sites;
+    if (first >= stride) return;
+    const int row = site / slots, column = site % slots * L;
+    const int pixel = row * width + 2 * column;
+    for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
+        float noise[2 * L];
+        epilogue.noise_of(sample, pixel, noise);
+#pragma unroll
+        for (int visit = 0; visit < kShuffleVisits; ++visit) {
+            const int channel = first + visit * stride;
+            if (channel >= channels) break;
+            const T* source = x + epilogue.sample_offset(sample) + row / 2 * columns + column +
+                              (4 * static_cast<size_t>(channel) + 2 * (row % 2)) * source_pixels;
+            float phases[2][L], values[2][L];
+            load_lanes(source, phases[0]);
+            load_lanes(source + source_pixels, phases[1]);
+            const ChannelTerms term = epilogue.terms(sample, channel);
+#pragma unroll
+            for (int k = 0; k < 2 * L; ++k) values[k / L][k % L] = epilogue(phases[k % 2][k / 2], term, noise[k]);
+            T* target = y + epilogue.sample_offset(sample) + static_cast<size_t>(channel) * epilogue.pixels() + pixel;
+            store_lanes(target, values[0]);
+            store_lanes(target + L, values[1]);
+        }
+    }
+}
+
+// A thread has L output channels of one input pixel: 4 L neighbours, transposed in registers.
+template <class T, int L>
+__device__ inline void modconv_d2s_nhwc(const T* x, const Epilogue& epilogue, T* y) {
+    const int channels = epilogue.channels, columns = epilogue.width / 2;
+    const int slots = channels / L;
+    const int thread = blockIdx.x * kBlock + threadIdx.x;
+    const int channel = thread % slots * L, site = thread / slots;
+    if (site >= epilogue.pixels() / 4) return;
+    for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
+        const size_t offset = epilogue.sample_offset(sample);
+        const T* source = x + offset + (static_cast<size_t>(site) * channels + channel) * 4;
+        float read[4][L];
+#pragma unroll
+        for (int part = 0; part < 4; ++part) load_lanes(source + part * L, read[part]);
+        ChannelTerms terms[L];
+        epilogue.terms_of(sample, channel, terms);
+#pragma unroll
+        for (int phase = 0; phase < 4; ++phase) {
+            const int row = site / columns * 2 + phase / 2, column = site % columns * 2 + phase % 2;
+            const int pixel = row * epilogue.width + column;
+            const float noise = epilogue.noise_at(sample, pixel);
+            float values[L];
+#pragma unroll
+            for (int lane = 0; lane < L; ++lane) {
+                const int flat = 4 * lane + phase;
+                values[lane] = epilogue(read[flat / L][flat % L], terms[lane], noise);
+            }
+            store_lanes(y + offset + static_cast<size_t>(pixel) * channels + channel, values);
+        }
+    }
+}
+
+// ---- what Python calls ----
+
+#define MODCONV_FORM(T, tag, form, L)                                                                                 \
+    KERNEL(modconv_nchw_##form##_##tag, EPILOGUE_PARAMETERS(T), modconv_nchw<T, L>(EPILOGUE_ARGUMENTS))               \
+    KERNEL(modconv_nhwc_##form##_##tag, EPILOGUE_PARAMETERS(T), modconv_nhwc<T, L>(EPILOGUE_ARGUMENTS))               \
+    KERNEL(modconv_d2s_nchw_##form##_##tag, EPILOGUE_PARAMETERS(T), modconv_d2s_nchw<T, L>(EPILOGUE_ARGUMENTS))       \
+    KERNEL(modconv_d2s_nhwc_##form##_##tag, EPILOGUE_PARAMETERS(T), modconv_d2s_nhwc<T, L>(EPILOGUE_ARGUMENTS))
+
+#define MODCONV_KERNELS(T, tag)                                                                                       \
+    MODCONV_FORM(T, tag, wide, kLanes<T>)                                                                             \
+    MODCONV_FORM(T, tag, narrow, 1)                                                                                   \
+    KERNEL(modconv_nchw_naive_##tag, EPILOGUE_PARAMETERS(T), modconv_naive<T, false, false>(EPILOGUE_ARGUMENTS))      \
+    KERNEL(modconv_nhwc_naive_##tag, EPILOGUE_PARAMETERS(T), modconv_naive<T, true, false>(EPILOGUE_ARGUMENTS))       \
+    KERNEL(modconv_d2s_nchw_naive_##tag, EPILOGUE_PARAMETERS(T), modconv_naive<T, false, true>(EPILOGUE_ARGUMENTS))   \
+    KERNEL(modconv_d2s_nhwc_naive_##tag, EPILOGUE_PARAMETERS(T), modconv_naive<T, true, true>(EPILOGUE_ARGUMENTS))
+
+MODCONV_KERNELS(float, f32)
+MODCONV_KERNELS(Half, f16)
+MODCONV_KERNELS(BFloat16, bf16)

@@ -1,0 +1,166 @@
+// Storage types and 16-byte accesses. Everything is stored as T and computed in float.
+//
+// A kernel is written once and compiled three ways: NVRTC and nvcc make PTX and cubin, a host compiler makes the
+// emulated form that the tests compare with torch (tests/kernels/emulator.hpp defines the CUDA words it needs).
+// No CUDA header is included, so the NVRTC library alone is enough.
+#pragma once
+
+#if defined(__CUDACC__)
+#define KERNEL(name, parameters, ...) \
+    extern "C" __global__ void __launch_bounds__(kBlock, kBlocks) name parameters { __VA_ARGS__; }
+#else
+#include "emulator.hpp"
+#endif
+
+constexpr int kBlock = 256;  // threads per block of every kernel here; Python launches with the same number
+constexpr int kBlocks = 2;   // per multiprocessor at least, so up to 128 registers per thread: enough to spill none
+
+struct Half {
+    unsigned short bits;
+};
+
+struct BFloat16 {
+    unsigned short bits;
+};
+
+// ---- one element ----
+
+__device__ inline float bits_to_float(unsigned bits) {
+#if defined(__CUDACC__)
+    return __uint_as_float(bits);
+#else
+    return emulator::cast<float>(bits);
+#endif
+}
+
+__device__ inline unsigned float_to_bits(float value) {
+#if defined(__CUDACC__)
+    return __float_as_uint(value);
+#else
+    return emulator::cast<unsigned>(value);
+#endif
+}
+
+__device__ inline float to_float(float value) { return value; }
+
+__device__ inline float to_float(BFloat16 value) { return bits_to_float(static_cast<unsigned>(value.bits) << 16); }
+
+__device__ inline float to_float(Half value) {
+#if defined(__CUDACC__)
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+    return wide;
+#else
+    return emulator::half_to_float(value.bits);
+#endif
+}
+
+__device__ inline void from_float(float value, float& stored) { stored = value; }
+
+// Round to nearest, ties to even, as torch does; too large becomes infinity.
+__device__ inline void from_float(float value, Half& stored) {
+#if defined(__CUDACC__)
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(stored.bits) : "f"(value));
+#else
+    stored.bits = emulator::float_to_half(value);
+#endif
+}
+
+// In integers, because sm75 has no instruction for it: add half a unit of the last place kept, less one at even.
+// NaN is set apart, or the sum could carry into its sign.
+__device__ inline void from_float(float value, BFloat16& stored) {
+    const unsigned bits = float_to_bits(value);
+    const unsigned rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    stored.bits = static_cast<unsigned short>(value == value ? rounded >> 16 : 0x7fc0u);
+}
+
+// ---- 16 bytes at once ----
+
+template <class T>
+constexpr int kLanes = 16 / static_cast<int>(sizeof(T));
+
+struct alignas(16) Words {
+    unsigned word[4];
+};
+
+__device__ inline void unpack(const Words& words, int lane, float& value) { value = bits_to_float(words.word[lane]); }
+
+template <class T>
+__device__ inline void unpack(const Words& words, int lane, T& value) {
+    value.bits = static_cast<unsigned short>(words.word[lane / 2] >> (16 * (lane % 2)));
+}
+
+__device__ inline void pack(float value, int lane, Words& words) { words.word[lane] = float_to_bits(value); }
+
+template <class T>
+__device__ inline void pack(T value, int lane, Words& words) {
+    if (lane % 2 == 0) {
+        words.word[lane / 2] = value.bits;
+    } else {
+        words.word[lane / 2] |= static_cast<unsigned>(value.bits) << 16;
+    }
+}
+
+// L neighbours as floats: kLanes in one 16-byte access, or a single one. Kernels exist for both: the wide form where
+// every row starts at a multiple of 16 bytes and holds whole groups, which the caller checks, the narrow one for any
+// other shape. So neither has tails, and neighbouring threads touch neighbouring memory in both.
+template <class T, int L>
+__device__ inline void load_lanes(const T* from, float (&values)[L]) {
+    static_assert(L == 1 || L == kLanes<T>, "one element or sixteen bytes");
+    if constexpr (L == 1) {
+        values[0] = to_float(*from);
+    } else {
+        const Words words = *reinterpret_cast<const Words*>(from);
+#pragma unroll
+        for (int lane = 0; lane < L; ++lane) {
+            T stored;
+            unpack(words, lane, stored);
+            values[lane] = to_float(stored);
+        }
+    }
+}
+
+template <class T, int L>
+__device__ inline void store_lanes(T* to, const float (&values)[L]) {
+    static_assert(L == 1 || L == kLanes<T>, "one element or sixteen bytes");
+    if constexpr (L == 1) {
+        from_float(values[0], *to);
+    } else {
+        Words words;
+#pragma unroll
+        for (int lane = 0; lane < L; ++lane) {
+            T stored;
+            from_float(values[lane], stored);
+            pack(stored, lane, words);
+        }
+        *reinterpret_cast<Words*>(to) = words;
+    }
+}
+
+// N neighbours of a float array, four at a time where N allows. The wide forms hold its address to 16 bytes as well.
+template <int N>
+__device__ inline void load_floats(const float* from, float (&values)[N]) {
+    if constexpr (N == kLanes<float>) {
+        load_lanes(from, values);
+    } else if constexpr (N % kLanes<float> == 0) {
+#pragma unroll
+        for (int first = 0; first < N; first += kLanes<float>) {
+            float part[kLanes<float>];
+            load_lanes(from + first, part);
+#pragma unroll
+            for (int lane = 0; lane < kLanes<float>; ++lane) values[first + lane] = part[lane];
+        }
+    } else {
+#pragma unroll
+        for (int lane = 0; lane < N; ++lane) values[lane] = from[lane];
+    }
+}
+
+// ---- arithmetic that all kernels share ----
+
+__device__ inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// Symmetric, and NaN passes through as in torch.clamp: fminf and fmaxf would hide it.
+__device__ inline float clamped(float value, float limit) {
+    return value > limit ? limit : (value < -limit ? -limit : value);
+}

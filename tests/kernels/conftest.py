@@ -1,0 +1,79 @@
+"""The host emulator: kernels/*.cu compiled by the machine's C++ compiler and called on torch's CPU tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from dcp_deploy import kernels
+from dcp_deploy.kernels.calls import BLOCK, KernelCall
+
+SOURCES = ("modconv_epilogue", "fir_epilogue", "to_rgb")
+FOLDER = Path(kernels.__file__).parent
+HERE = Path(__file__).parent
+Run = Callable[..., None]
+
+
+def compile_for_host(folder: Path, *flags: str) -> dict[str, Path]:
+    """One shared object per source, all compilers at work at once; warnings are errors."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C++ compiler ({compiler}) to build the kernels for the host")
+    # nvcc's pragmas and intrinsics are unknown to it; everything else it has to say counts.
+    options = (
+        "-std=c++17",
+        "-x",
+        "c++",
+        "-O1",
+        "-fPIC",
+        "-shared",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+    )
+    built = {name: folder / f"{name}.so" for name in SOURCES}
+    running = {
+        name: subprocess.Popen(
+            [compiler, *options, *flags, f"-I{HERE}", "-o", str(path), str(FOLDER / f"{name}.cu")],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, path in built.items()
+    }
+    for name, process in running.items():
+        _, errors = process.communicate()
+        assert process.returncode == 0, f"{name}.cu does not compile for the host:\n{errors}"
+    return built
+
+
+def pointer_or_number(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_int:
+    if isinstance(argument, int):
+        return ctypes.c_int(argument)
+    return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """``emulator(call, order=0)``: what ``launch`` does on a GPU, thread by thread here. Fails on deadlocks."""
+    built = compile_for_host(tmp_path_factory.mktemp("host"))
+    libraries = {name: ctypes.CDLL(str(path)) for name, path in built.items()}
+
+    def run(call: KernelCall | None, order: int = 0) -> None:
+        if call is None:
+            return
+        library = libraries[call.source]
+        library.emulator_shape(*call.grid, BLOCK, order)
+        kernel = getattr(library, call.kernel)
+        kernel.restype = ctypes.c_char_p
+        problem = kernel(*map(pointer_or_number, call.arguments))
+        assert problem is None, f"{call.kernel}: {problem.decode()}"
+
+    return run
