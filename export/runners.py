@@ -91,21 +91,23 @@ def load_runner(
 
 
 def sniff(path: Path) -> Literal["engine", "onnx", "checkpoint"]:
-    """What a file holds, by its first bytes. InputError when it cannot be read, CorruptFileError when it is empty."""
+    """What a file holds, by its content. InputError when it cannot be read, CorruptFileError when it is empty.
+
+    Whatever is neither an engine nor ONNX is left to the readers of checkpoints, which say what they read.
+    """
     try:
         with path.open("rb") as stream:
-            head = stream.read(9)
+            head = stream.read(4)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
     if not head:
         raise CorruptFileError(f"{path} is empty", "make or copy it again")
     if head[1:4] == b"trt":  # "ptrt" and "ftrt" by TensorRT, "vtrt" by TensorRT for RTX
         return "engine"
-    if head[8:] == b"{":  # safetensors: the header's length, whose first byte may be anything, then its JSON
-        return "checkpoint"
-    if head[:1] == b"\x08":  # field 1 of an ONNX ModelProto, ir_version, which every writer puts first
-        return "onnx"
-    return "checkpoint"
+    from ..checkpoints import sniff as sniff_checkpoint
+
+    # Field 1 of an ONNX ModelProto, ir_version, which every writer puts first; a safetensors header may be that long.
+    return "onnx" if head[:1] == b"\x08" and sniff_checkpoint(path) == "other" else "checkpoint"
 
 
 def latents_of(seeds: Sequence[int], z_dim: int) -> npt.NDArray[np.float32]:

@@ -26,6 +26,11 @@ def assembler() -> ModuleType:
     return _beside("assembler")
 
 
+@pytest.fixture(scope="session")
+def small_files() -> ModuleType:
+    return _beside("small_files")
+
+
 # ---- NVIDIA's snapshots ----
 
 

@@ -1,0 +1,48 @@
+"""Whatever happens to a file of any format, reading it gives a generator or one of our errors, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from types import ModuleType
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcp_deploy.checkpoints import read_checkpoint
+from dcp_deploy.errors import InputError
+
+FORMATS = ["nvidia stylegan2", "nvidia stylegan3", "tensorflow", "torch legacy", "torch zip", "native"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz") / "file"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_small_files_are_whole(small_files: ModuleType, place: Path, form: str) -> None:
+    place.write_bytes(small_files.whole(form, small_files.small_files()[form]))
+    assert form.startswith(read_checkpoint(place).format.replace("rosinality", "torch"))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_damaged_files_raise_nothing_but_our_errors(small_files: ModuleType, place: Path, form: str, seed: int) -> None:
+    contents = small_files.small_files()
+    damaged = small_files.damaged(contents[form], list(contents.values()), Random(seed))
+    place.write_bytes(small_files.whole(form, damaged))
+    try:
+        read_checkpoint(place)
+    except InputError as error:
+        assert error.exit_code == 3
+        assert str(place) in error.message
+
+
+@given(st.binary(max_size=300))
+def test_noise_is_refused(place: Path, content: bytes) -> None:
+    place.write_bytes(content)
+    with pytest.raises(InputError):
+        read_checkpoint(place)

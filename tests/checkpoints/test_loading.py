@@ -1,0 +1,157 @@
+"""Every format is known by its content, loads into the same kind of generator, and tells what had to be made up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from dcp_deploy.checkpoints import Checkpoint, load_generator, read_checkpoint, save_generator, sniff
+from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError
+from dcp_deploy.export.runners import load_runner
+from dcp_deploy.generators import Generator
+
+DATA = Path(__file__).parents[1] / "data" / "checkpoints"
+
+FORMATS = {
+    "native": "native",
+    "nvidia": "nvidia",
+    "tensorflow": "tensorflow",
+    "torch zip": "torch",
+    "torch legacy": "torch",
+}
+Write = Callable[[str, Generator], Path]
+
+
+@pytest.fixture
+def written(
+    nvidia_writer: ModuleType, rosinality_writer: ModuleType, tensorflow_writer: ModuleType, tmp_path: Path
+) -> Write:
+    """``written("nvidia", generator)``: a file of that format with a name that says nothing."""
+
+    def write(form: str, generator: Generator) -> Path:
+        path = tmp_path / "teacher.bin"
+        if form == "native":
+            return save_generator(generator, path)
+        if form == "nvidia":
+            path.write_bytes(nvidia_writer.nvidia_pickle(generator))
+        elif form == "tensorflow":
+            path.write_bytes(tensorflow_writer.tensorflow_bytes(tensorflow_writer.tensorflow_networks(generator)))
+        else:
+            document = rosinality_writer.converted(generator)
+            path.write_bytes(rosinality_writer.torch_bytes(document, zipped=form == "torch zip"))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_is_known_and_gives_the_same_generator(
+    written: Write, tiny_generator: Generator, form: str
+) -> None:
+    path = written(form, tiny_generator)
+    assert sniff(path) == FORMATS[form]
+    checkpoint = read_checkpoint(path)
+    assert isinstance(checkpoint, Checkpoint)
+    assert checkpoint.format == {"torch": "rosinality"}.get(FORMATS[form], FORMATS[form])
+    generator = checkpoint.generator
+    assert not generator.training
+    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in generator.parameters())
+    z = torch.randn(2, 16)
+    with torch.no_grad():
+        # TensorFlow files store the style biases less one, which costs their last bit.
+        torch.testing.assert_close(generator(z, psi=0.7), tiny_generator(z, psi=0.7), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_can_be_run(written: Write, tiny_generator: Generator, form: str) -> None:
+    runner = load_runner(written(form, tiny_generator))
+    z = np.random.RandomState(0).randn(1, 16)
+    with torch.no_grad():
+        expected = tiny_generator(torch.from_numpy(z).float())
+    np.testing.assert_allclose(runner(z), expected.numpy(), atol=2e-5)
+
+
+def test_the_content_of_a_native_file_tells_where_it_came_from(tiny_generator: Generator, tmp_path: Path) -> None:
+    path = save_generator(tiny_generator, tmp_path / "g.safetensors", extra={"teacher": "ffhq"})
+    assert read_checkpoint(path).extra == {"teacher": "ffhq"}
+
+
+def test_notes_are_logged_when_a_generator_is_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    path = DATA / "ros_training_zip_torch213.pt"
+    notes = read_checkpoint(path).notes
+    with caplog.at_level(logging.WARNING, logger="dcp_deploy"):
+        load_generator(path)
+    assert notes
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: {note}" for note in notes]
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b'{"requestStatus": {"statusCode": "NOT_FOUND"}}', "JSON"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"(dp0\nS'G_ema'\n.", "none of the formats"),
+        (b"\x00" * 100, "none of the formats"),
+        (b"\x80", "none of the formats"),
+    ],
+)
+def test_other_content_is_refused_with_a_guess_at_what_it_is(tmp_path: Path, content: bytes, hint: str) -> None:
+    path = tmp_path / "network.pkl"
+    path.write_bytes(content)
+    assert sniff(path) == "other"
+    with pytest.raises(UnknownFormatError, match=hint):
+        read_checkpoint(path)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.pkl").touch()
+    for act in (sniff, read_checkpoint, load_generator):
+        with pytest.raises(CorruptFileError, match="empty"):
+            act(tmp_path / "empty.pkl")
+        for path in (tmp_path, tmp_path / "nowhere.pkl"):
+            with pytest.raises(InputError, match="no such file"):
+                act(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "secret.pkl"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    with pytest.raises(InputError, match="Permission denied"):
+        read_checkpoint(path)
+
+
+MEASURED = """
+import resource, sys
+from dcp_deploy.checkpoints import read_checkpoint
+
+read_checkpoint(sys.argv[1])  # everything is imported and warm
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read_checkpoint(sys.argv[2])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def test_what_is_not_asked_for_is_not_read(tiny_generator: Generator, nvidia_file: Callable[..., Path]) -> None:
+    """A snapshot with a large discriminator costs the memory of its small generator."""
+    network = nvidia_file(
+        tiny_generator,
+        change=lambda document: document["D"].state["_parameters"].update(large=torch.zeros(12_500_000)),
+    )
+    assert network.stat().st_size > 50_000_000
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(DATA / "trojan_module_src.pkl"), str(network)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(done.stdout) < 20_000_000
