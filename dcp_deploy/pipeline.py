@@ -173,7 +173,7 @@ def _planned(config: BuildConfig, source: Source) -> PruningPlan:
         if "url" not in source.origin:
             raise
         again = f"It came from {source.origin['url']}: delete {source.path.parent} to fetch it anew."
-        raise type(error)(error.message, f"{error.remedy} {again}".strip()) from error
+        raise type(error)(error.message, f"{error.remedy}\n{again}".strip()) from error
     return plan(teacher, score(teacher, method="random"), ratio=config.ratio, align=config.align)
 
 

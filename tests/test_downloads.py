@@ -305,6 +305,19 @@ def test_build_fetches_its_teacher_once_and_records_where_it_is_from(
     assert again.stages["teacher"].reused and len(dataset.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["sg2ada_32_uncond_torch171.pkl", "ros_training_zip_torch213.pt", "tf_stylegan2_v4_32.pkl"]
+)
+def test_a_teacher_is_read_by_what_is_in_it_whatever_it_is_called(
+    dataset: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(pipeline, "STAGES", stages.STAGES[:1])
+    dataset.body = (Path(__file__).parent / "data" / "checkpoints" / name).read_bytes()
+    pipeline.build(BuildConfig(dataset="ffhq", out=tmp_path / "run"))
+    assert load_generator(tmp_path / "run" / "teacher.safetensors").config.resolution == 32
+    assert dataset.sent == len(dataset.body)
+
+
 def test_what_would_stop_the_build_is_found_before_the_download(
     dataset: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
