@@ -67,6 +67,12 @@ class _Part:
         """What a server can compare its file with; empty when it gave nothing of the kind."""
         return self.etag or self.modified
 
+    @property
+    def plausible(self) -> bool:
+        """Whether the values are what they should be: notes lie on disks, where anything may happen to them."""
+        total = self.total is None or (type(self.total) is int and self.total >= self.size)
+        return total and all(isinstance(text, str) and _fits_a_header(text) for text in (self.etag, self.modified))
+
     def same_file(self, other: _Part) -> bool:
         """Whether nothing that both know of their file differs."""
         pairs = ((self.total, other.total), (self.etag, other.etag), (self.modified, other.modified))
@@ -143,13 +149,11 @@ class _Transfer:
     def begun(self) -> _Part:
         """What an earlier attempt left, as far as it can be used: it must be told what file that belongs to."""
         try:
-            size = self.part.stat().st_size
-            kept = _Part(**{**read_json(self.note), "size": size})
-            too_long = kept.total is not None and size > kept.total
+            kept = _Part(**{**read_json(self.note), "size": self.part.stat().st_size})
         except (OSError, ValueError, TypeError):
             return _Part()
-        usable = kept.complete or kept.version or self.pinned
-        return kept if usable and not too_long else _Part()
+        usable = kept.plausible and (kept.complete or kept.version or self.pinned)
+        return kept if usable else _Part()
 
     def drop(self) -> None:
         """Forget what was begun."""
@@ -175,7 +179,7 @@ class _Transfer:
                 headers={"User-Agent": f"dcp-deploy/{__version__}", "Accept-Encoding": "identity"},
                 event_hooks={"request": [only_as_safe_as_the_first]},
             )
-        except (ImportError, ValueError, ssl.SSLError, OSError) as error:  # a proxy or certificates it cannot use
+        except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:  # a proxy or certificates it cannot use
             raise self.refusal(f"the proxy or certificate settings of this machine do not work: {error}") from error
         with client:
             yield client
@@ -319,8 +323,14 @@ def _described(response: httpx.Response, total: int | None = None) -> _Part:
     length = response.headers.get("content-length")
     if response.status_code == 200 and length is not None:
         total = int(length)
-    etag = response.headers.get("etag", "")
-    return _Part(0, total, "" if etag.startswith("W/") else etag, response.headers.get("last-modified", ""))
+    etag, modified = (response.headers.get(name, "") for name in ("etag", "last-modified"))
+    strong = _fits_a_header(etag) and not etag.startswith("W/")
+    return _Part(0, total, etag if strong else "", modified if _fits_a_header(modified) else "")
+
+
+def _fits_a_header(text: str) -> bool:
+    """Whether a request may carry it: some servers send what a client must not send back."""
+    return text.isascii() and text.isprintable()
 
 
 def _is_page(begin: bytes) -> bool:
@@ -357,7 +367,7 @@ def _retry_after(response: httpx.Response) -> float | None:
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dcp_deploy import transfer as transfer_module
 from dcp_deploy.errors import MissingCapabilityError
@@ -190,6 +192,13 @@ def test_a_file_that_changed_is_begun_anew(file_server: Server, fetch: Fetching,
     assert any("starting over" in words for words in fetch.said)
 
 
+def test_a_version_that_no_request_may_carry_is_none(file_server: Server, fetch: Fetching) -> None:
+    file_server.etag = '"\xe9"'
+    fetch.interrupted()
+    fetch()
+    assert fetch.whole and "Range" not in file_server.asked[0]
+
+
 @pytest.mark.parametrize(
     "lie",
     [
@@ -240,7 +249,10 @@ def test_a_part_that_is_whole_needs_no_server(file_server: Server, fetch: Fetchi
     assert file_server.asked == []
 
 
-@pytest.mark.parametrize("note", [None, "", "[]", '{"total": "many"}', '{"total": 5}', '{"colour": 5}'], ids=repr)
+NOTES = ("", "[]", "{", '{"total": "many"}', '{"total": 5}', '{"colour": 5}', '{"etag": 5}', '{"etag": "a\\nb"}')
+
+
+@pytest.mark.parametrize("note", [None, *NOTES], ids=repr)
 def test_a_part_whose_note_cannot_be_read_is_begun_anew(file_server: Server, fetch: Fetching, note: str | None) -> None:
     fetch.interrupted()
     note_of(fetch.part).unlink()
@@ -315,6 +327,21 @@ def test_nobody_listening_is_given_up(fetch: Fetching) -> None:
 def test_a_name_without_an_address_is_told_at_once(fetch: Fetching) -> None:
     patience = Patience(pause=1000, longest_pause=2000)  # a second attempt would be noticed
     assert "no network" in fetch.refused(url="https://weights.invalid/teacher.pkl", patience=patience).message
+
+
+class Answer:
+    """As much of a response as its headers."""
+
+    def __init__(self, **headers: str) -> None:
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@given(
+    st.text() | st.datetimes().map(lambda moment: moment.strftime("%a, %d %b %Y %H:%M:%S GMT")) | st.integers().map(str)
+)
+def test_whatever_a_server_asks_to_wait_is_a_time_or_nothing(value: str) -> None:
+    wait = transfer_module._retry_after(Answer(retry_after=value))  # type: ignore[arg-type]
+    assert wait is None or wait >= 0
 
 
 # ---- answers that are not the file ----
@@ -410,7 +437,12 @@ def test_a_certificate_nobody_signed_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("ALL_PROXY", "socks9://127.0.0.1:1"), ("SSL_CERT_FILE", "/nowhere/at-all.pem")]
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks9://127.0.0.1:1"),
+        ("ALL_PROXY", "http://127.0.0.1:port"),
+        ("SSL_CERT_FILE", "/nowhere/at-all.pem"),
+    ],
 )
 def test_settings_of_the_machine_that_do_not_work_are_told(
     fetch: Fetching, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
