@@ -57,7 +57,7 @@ def build(
     ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = _DEFAULT.ratio,
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = _DEFAULT.align,
     score: Annotated[str, typer.Option(help="diversity or random.")] = _DEFAULT.score,
-    refine: Annotated[str, typer.Option(help="Adjust weights after pruning: none.")] = _DEFAULT.refine,
+    refine: Annotated[str, typer.Option(help=cli_stages.REFINE_HELP)] = _DEFAULT.refine,
     effort: Annotated[str, typer.Option(help=f"How long to work: {', '.join(EFFORTS)}.")] = _DEFAULT.effort,
     steps: Annotated[int | None, typer.Option(help="Distillation steps instead of the effort's.")] = None,
     precision: Annotated[str, typer.Option(help="Of the exported graph: fp32.")] = _DEFAULT.precision,

@@ -11,6 +11,7 @@ from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, ve
 from .errors import UsageError
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
+REFINE_HELP = "Adjust weights after pruning: none, reconstruct, svs or svs+reconstruct."
 
 
 @verb
@@ -87,7 +88,7 @@ def prune(
     score: Annotated[str | None, typer.Option(help="Compute scores now instead: diversity or random.")] = None,
     ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = 0.7,
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 8,
-    refine: Annotated[str, typer.Option(help="Adjust weights after pruning: none.")] = "none",
+    refine: Annotated[str, typer.Option(help=REFINE_HELP)] = "reconstruct",
     seed: Seed = 0,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
@@ -105,20 +106,20 @@ def prune(
     _wants_suffix(out, ".safetensors")
     if (scores is None) == (score is None):
         raise UsageError("prune needs scores, from one place", "Give either --scores FILE or --score METHOD.")
-    generator = load_generator(teacher)
+    generator, chosen = load_generator(teacher), torch_device(device)
     if scores is not None:
         found = compression.load_scores(scores)
     else:
         with output.task("score") as progress:
             found = compression.score(
-                generator, method=score, seed=seed, device=torch_device(device), progress=progress  # type: ignore[arg-type]
+                generator, method=score, seed=seed, device=chosen, progress=progress  # type: ignore[arg-type]
             )  # fmt: skip
     plan = compression.plan(generator, found, ratio=ratio, align=align)
-    pruned = compression.prune(generator, plan, refine=refine)  # type: ignore[arg-type]
     if dry_run:
         output.result(plan.to_dict(), str(plan))
         return
-    save_generator(pruned, out)
+    pruned = compression.prune(generator.to(chosen), plan, refine=refine, seed=seed)  # type: ignore[arg-type]
+    save_generator(pruned.cpu(), out)
     output.message(str(plan))
     _written(context, output, out, plan=plan.to_dict())
 

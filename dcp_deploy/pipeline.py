@@ -111,7 +111,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     planned = _planned(config, source)
     teacher = load_generator(source.path).to(device_of(config)).requires_grad_(False)
     macs = count_macs(planned.teacher)
-    guess = estimate(teacher, planned, config.work.for_teacher(macs), recipe_of(config))
+    guess = estimate(teacher, planned, config.work.for_teacher(macs), recipe_of(config), refine=config.refine)
     real = _real(config, planned, open_data(config, planned.teacher))
     facts = {"config": config.to_dict(), "effort": numbers(config, macs), "images": real, "fetch": None}
     facts |= planned.to_dict()

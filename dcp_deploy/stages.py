@@ -150,7 +150,7 @@ def _prune(job: Job, progress: Progress) -> list[str]:
     teacher = job.load("teacher")
     scores = load_scores(job.path("scores.safetensors"))
     planned = plan(teacher, scores, ratio=job.config.ratio, align=job.config.align)
-    return [job.save(prune(teacher, planned, refine=job.config.refine), "pruned")]
+    return [job.save(prune(teacher, planned, refine=job.config.refine, seed=job.config.seed), "pruned")]
 
 
 def _distill(job: Job, progress: Progress) -> list[str]:
@@ -396,7 +396,7 @@ STAGES: tuple[Stage, ...] = (
         "prune",
         "remove the lowest",
         ("teacher.safetensors", "scores.safetensors"),
-        _of("ratio", "align", "refine"),
+        _of("ratio", "align", "refine", "seed", "device"),
         _prune,
     ),
     Stage("distill", "distil the student", ("pruned.safetensors", "teacher.safetensors"), _distilling, _distill),

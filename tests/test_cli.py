@@ -141,7 +141,7 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
         (["build", "--dataset", "fhq"], 2, "Did you mean ffhq?"),
         (["build", "--ratio", "1.2"], 2, "--ratio 1.2"),
         (["build", "--precision", "int8"], 2, "--precision int8"),
-        (["build", "--refine", "svs"], 2, "--refine svs"),
+        (["build", "--refine", "polish"], 2, "--refine polish"),
         (["build", "--data", "photos"], 3, "there is no photos"),
         (["build", "--mirror"], 2, "--mirror"),
         (["build", "--dataset", "ffhq"], 4, "--teacher FILE"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,8 +26,9 @@ from ..generators import (
     count_parameters,
 )
 from .channel_scores import ChannelScores, check_scores
+from .refinement import reconstruct, scale_singular_values
 
-Refinement = Literal["none"]
+Refinement = Literal["none", "svs", "reconstruct", "svs+reconstruct"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +112,17 @@ def kept_width(channels: int, ratio: float, align: int) -> int:
     return min(max(nearest, align), channels // align * align)
 
 
-def prune(generator: Generator, plan: PruningPlan, *, refine: Refinement = "none") -> Generator:
+def prune(generator: Generator, plan: PruningPlan, *, refine: Refinement = "none", seed: int = 0) -> Generator:
     """A new generator with only the planned channels; ``generator`` is left untouched.
 
     What a dropped channel contributed is gone; all else computes as before. In particular each toRGB is scaled by
     sqrt(C_new / C_old): it has no demodulation, so its 1 / sqrt(C) gain would otherwise grow as C shrinks. Mapping
     network, noise maps and strengths, and StyleGAN3's input gains (``magnitude_ema``) are inherited. A plan that keeps
     everything gives back the teacher bit for bit.
+
+    ``refine`` then adjusts the weights that are left (:mod:`.refinement`): "reconstruct" fits them to the teacher's
+    features of latents drawn by ``seed``, "svs" levels their singular values, and "svs+reconstruct" does one after
+    the other.
 
     Raises UsageError when the plan was made for another generator or ``refine`` is unknown.
     """
@@ -127,8 +132,8 @@ def prune(generator: Generator, plan: PruningPlan, *, refine: Refinement = "none
             f"{list(generator.widths)} or differs in another setting",
             "make the plan from this generator",
         )
-    if refine != "none":
-        raise UsageError(f"unknown refinement {refine!r}", "choose: none")
+    if refine not in get_args(Refinement):
+        raise UsageError(f"unknown refinement {refine!r}", f"choose one of: {', '.join(get_args(Refinement))}")
     device = next(generator.parameters()).device
     kept = [indices.to(device) for indices in plan.kept]
     state = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
@@ -136,6 +141,10 @@ def prune(generator: Generator, plan: PruningPlan, *, refine: Refinement = "none
     with torch.device("meta"):  # no memory or random numbers for weights that are replaced at once
         student = Generator(plan.config)
     student.load_state_dict(state, assign=True)
+    if "svs" in refine:
+        scale_singular_values(student)
+    if "reconstruct" in refine:
+        reconstruct(student, generator, tuple(kept), seed=seed)
     return student.train(generator.training)
 
 
