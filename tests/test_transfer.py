@@ -233,8 +233,11 @@ def test_416_for_a_part_that_is_the_whole_file_means_done(file_server: Server, f
     assert fetch.whole and file_server.sent == 0
 
 
-def test_416_for_a_longer_part_starts_over(file_server: Server, fetch: Fetching) -> None:
+@pytest.mark.parametrize("told", [True, False], ids=["size told", "size not told"])
+def test_416_for_a_longer_part_starts_over(file_server: Server, fetch: Fetching, told: bool) -> None:
     fetch.interrupted()
+    if not told:
+        note_of(fetch.part).write_text(json.dumps({"etag": file_server.etag}))
     file_server.body = file_server.body[: CUT // 2]
     past_the_end = partial(file_server.answer, status=416, content_range=f"bytes */{CUT // 2}")
     file_server.script = [past_the_end, file_server.send]
