@@ -49,9 +49,9 @@ def real_words(facts: Mapping[str, Any]) -> str:
     """Those facts in one line."""
     words = str(facts["real"])
     if words == DATA:
-        left_out = [f"{facts['skipped']} bad ones skipped"] if facts["skipped"] else []
-        left_out += [f"{facts['ignored_files']} other files passed over"] if facts["ignored_files"] else []
-        words = ", ".join([f"{facts['images']} of the {facts['kind']} {facts['path']}", *left_out])
+        left_out = [f"{facts['skipped']} of them bad and skipped"] if facts["skipped"] else []
+        left_out += [f"files that are none: {facts['ignored_files']}"] if facts["ignored_files"] else []
+        words = ", ".join([f"{facts['images']} of {facts['path']} ({facts['kind']})", *left_out])
         if not facts["in_training"]:
             words += (
                 "; training does not look at them, for this recipe has no discriminator (--effort standard has): they "

@@ -302,7 +302,7 @@ def test_distill_against_images_says_what_they_are(dcp: Command, tmp_path: Path,
     ended = dcp(*words, "--resize", "crop", "--mirror", "--json")
     assert ended.json["images"]["images"] == 4 and ended.json["images"]["kind"] == "folder"
     assert ended.json["images"]["mirrored"] is True and ended.json["images"]["in_training"] is False
-    assert "4 of the folder" in ended.err and "training does not look at them" in ended.err
+    assert f"4 of {folder} (folder)" in ended.err and "training does not look at them" in ended.err
     assert read_toml(tmp_path / "d.safetensors.toml")["data"] == str(folder)
 
 

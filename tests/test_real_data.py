@@ -108,7 +108,7 @@ def test_a_conditional_build_trains_against_labelled_images(
         "fingerprint": record["stages"]["distill"]["settings"]["--data"]["fingerprint"],
     }  # fmt: skip
     assert record["stages"]["distill"]["settings"]["mirror"] is True
-    assert f"real images: 20 of the zip {config.data}, 1 other files passed over" in listener.said
+    assert f"real images: 20 of {config.data} (zip), files that are none: 1" in listener.said
     assert "against the images of --data" in read_json(config.directory / "metrics.json")["reason"]
 
     with Image.open(config.directory / "grids" / "real.png") as grid:
@@ -236,4 +236,4 @@ def test_bad_images_are_counted_in_the_words(
     (folder / "00000" / "img00000003.png").write_bytes(b"")
     images = open_data(new_config(data=folder), GeneratorConfig(R, (8,) * 6))
     words = real_words(real_facts(images, recipe.RECIPES["standard"], demo=False))
-    assert words == f"120 of the folder {folder}, 1 bad ones skipped, 1 other files passed over"
+    assert words == f"120 of {folder} (folder), 1 of them bad and skipped, files that are none: 1"

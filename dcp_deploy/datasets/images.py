@@ -21,7 +21,7 @@ from .decoding import Resize, UnusableImageError, decode
 from .labels import Labels, read_labels
 
 UNUSABLE_SHARE = 0.01  # of a set that may be damaged; more is another problem than a few bad files
-FIRST_LOOK = 2**28  # what the first look may cost, in pixels drawn plus twice the bytes read: a few seconds
+FIRST_LOOK = 2**27  # what the first look may cost, in pixels drawn plus twice the bytes read: some two seconds
 FEWEST = 16  # images of the first look, however large they are
 NAMED = 5  # bad images told by name
 THREADS = min(8, os.cpu_count() or 1)
