@@ -56,7 +56,7 @@ def build(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory [build/<dataset>].")] = None,
     ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = _DEFAULT.ratio,
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = _DEFAULT.align,
-    score: Annotated[str, typer.Option(help="diversity or random.")] = _DEFAULT.score,
+    score: Annotated[str, typer.Option(help=cli_stages.SCORE_HELP)] = _DEFAULT.score,
     refine: Annotated[str, typer.Option(help=cli_stages.REFINE_HELP)] = _DEFAULT.refine,
     effort: Annotated[str, typer.Option(help=f"How long to work: {', '.join(EFFORTS)}.")] = _DEFAULT.effort,
     steps: Annotated[int | None, typer.Option(help="Distillation steps instead of the effort's.")] = None,

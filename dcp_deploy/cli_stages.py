@@ -11,6 +11,7 @@ from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, ve
 from .errors import UsageError
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
+SCORE_HELP = "diversity, gradient, activation, style, weight-in, weight-out or random."
 REFINE_HELP = "Adjust weights after pruning: none, reconstruct, svs or svs+reconstruct."
 
 
@@ -43,11 +44,15 @@ def score(
     context: typer.Context,
     teacher: Annotated[Path, typer.Argument(help="The generator whose channels to score.")],
     out: Out,
-    method: Annotated[str, typer.Option(help="diversity or random.")] = "diversity",
-    latents: Annotated[int, typer.Option(help="How many latents; 1000 rank about as 5000 do.")] = 1000,
+    method: Annotated[str, typer.Option(help=SCORE_HELP)] = "diversity",
+    latents: Annotated[str, typer.Option(help="How many; auto: until two halves agree on what to keep.")] = "1000",
+    batch: Annotated[int, typer.Option(help="Latents per batch, a part of the definition.")] = 5,
     directions: Annotated[int, typer.Option(help="Directions per batch of latents.")] = 10,
     alpha: Annotated[float, typer.Option(help="How far along each direction.")] = 5.0,
     psi: Annotated[float, typer.Option(help="Truncation of the latents.")] = 1.0,
+    released: Annotated[
+        bool, typer.Option("--released", help="As the published code: gradients through both images, random noise.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     config: ConfigFile = None,
@@ -55,7 +60,7 @@ def score(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Score every channel of a teacher by what it does for the diversity of the images."""
+    """Score every channel of a teacher by what it does for the diversity of the images. Resumable."""
     from . import compression
     from .checkpoints import load_generator
     from .stages import torch_device
@@ -67,16 +72,25 @@ def score(
         scores = compression.score(
             generator,
             method=method,  # type: ignore[arg-type]  # score() refuses what it does not know
-            latents=latents,
+            latents="auto" if latents == "auto" else whole_number("--latents", latents),
             directions=directions,
             alpha=alpha,
+            batch=batch,
             psi=psi,
+            released=released,
             seed=seed,
             device=torch_device(device),
+            state=out.with_name(f"{out.name}.partial"),
             progress=progress,
         )
     compression.save_scores(scores, out)
-    _written(context, output, out)
+    shares = scores.settings.get("stability")
+    if shares:
+        output.message(
+            f"two halves of the {scores.settings['latents']} latents keep {sum(shares) / len(shares):.0%} of the same "
+            f"channels (70 % pruned), {min(shares):.0%} in the least certain layer"
+        )
+    _written(context, output, out, scoring=scores.settings)
 
 
 @verb
@@ -85,7 +99,7 @@ def prune(
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
     out: Out,
     scores: Annotated[Path | None, typer.Option(help="A file that dcp-deploy score wrote.")] = None,
-    score: Annotated[str | None, typer.Option(help="Compute scores now instead: diversity or random.")] = None,
+    score: Annotated[str | None, typer.Option(help=f"Compute scores now instead: {SCORE_HELP}")] = None,
     ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = 0.7,
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 8,
     refine: Annotated[str, typer.Option(help=REFINE_HELP)] = "reconstruct",
@@ -234,6 +248,14 @@ def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
     except ValueError:
         raise UsageError(f"{flag} {text!r} is no list of whole numbers", "Write for instance 1,8,64 or 0-7.") from None
     return tuple(numbers)
+
+
+def whole_number(flag: str, text: str) -> int:
+    """A number; raises UsageError naming the flag."""
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no whole number", "Write for instance 1000, or auto.") from None
 
 
 def _wants_suffix(path: Path, suffix: str) -> None:

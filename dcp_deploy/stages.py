@@ -132,12 +132,16 @@ def _score(job: Job, progress: Progress) -> list[str]:
     from .compression import save_scores, score
 
     work = job.work
+    partial = job.path("scores.partial")  # of a run that was killed
+    if job.force:
+        partial.unlink(missing_ok=True)
     scores = score(
         job.load("teacher"),
         method=job.config.score,
         latents=work.score_latents,
         directions=work.score_directions,
         seed=job.config.seed,
+        state=partial,
         progress=progress,
     )
     save_scores(scores, job.path("scores.safetensors"))

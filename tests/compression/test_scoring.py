@@ -2,16 +2,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from dcp_deploy.compression import ChannelScores, PruningPlan, prune, score
+from dcp_deploy.compression import ChannelScores, PruningPlan, prune, score, score_sums, scoring
 from dcp_deploy.compression.randomness import draw_latents, stream
-from dcp_deploy.compression.scoring import PCA_LATENTS, batch_sizes, principal_directions, scored_weights
-from dcp_deploy.errors import InputError, UsageError
+from dcp_deploy.compression.scoring import (
+    PCA_LATENTS,
+    batch_sizes,
+    gradient_profiles,
+    principal_directions,
+    scored_weights,
+)
+from dcp_deploy.compression.stability import kept_in_common
+from dcp_deploy.errors import CorruptFileError, InputError, UsageError
 from dcp_deploy.generators import Generator
 
 FEW = {"latents": 7, "directions": 3, "batch": 3}
@@ -180,8 +188,110 @@ def test_a_teacher_that_maps_to_nan_is_refused(teacher: Generator) -> None:
 
 
 def test_settings_are_recorded(teacher: Generator) -> None:
-    expected = {"method": "diversity", "seed": 0, "alpha": 5.0, "psi": 1.0, **FEW}
-    assert score(teacher, **FEW).settings == expected
+    expected = {"method": "diversity", "seed": 0, "alpha": 5.0, "psi": 1.0, "released": False, **FEW}
+    settings = score(teacher, **FEW).settings
+    assert len(settings.pop("stability")) == len(teacher.widths)
+    assert settings == expected
+
+
+# ---- switches ----
+
+
+def test_the_released_code_s_scores_follow_its_definition(teacher: Generator) -> None:
+    """Both images with gradients and noise of their own, one backward pass per direction."""
+    weights = scored_weights(teacher)
+    components, shares = principal_directions(teacher, seed=0)
+    source = stream(0, "score", 0)
+    z, _ = draw_latents(teacher.config, 4, source)
+    chosen = torch.multinomial(shares, 3, replacement=True, generator=source)
+    profiles: list[list[Tensor]] = [[] for _ in weights]
+    for component in components[chosen]:
+        ws = teacher.mapping(z).detach()
+        teacher.zero_grad()
+        image = teacher.synthesis(ws, noise="random", generator=source)
+        (teacher.synthesis(ws + 2 * component, noise="random", generator=source) - image).abs().sum().backward()
+        for profile, weight in zip(profiles, weights, strict=True):
+            profile.append(weight.grad.abs().double().mean(dim=(0, 2, 3)))
+    actual = score(teacher, latents=4, batch=4, directions=3, alpha=2.0, released=True)
+    for layer, profile in zip(actual.scores, profiles, strict=True):
+        expected = torch.stack(profile).var(dim=0, unbiased=False) * 3
+        torch.testing.assert_close(layer, expected, rtol=1e-4, atol=0)  # float32 sums in another order
+
+
+def test_the_gradient_score_is_the_sum_that_the_variance_is_of(teacher: Generator) -> None:
+    weights = scored_weights(teacher)
+    components, shares = principal_directions(teacher, seed=0)
+    source = stream(0, "score", 0)
+    z, _ = draw_latents(teacher.config, 3, source)
+    chosen = torch.multinomial(shares, 2, replacement=True, generator=source)
+    profiles = gradient_profiles(teacher, weights, teacher.mapping(z).detach(), 5 * components[chosen])
+    actual = score(teacher, method="gradient", latents=3, batch=3, directions=2)
+    for layer, profile in zip(actual.scores, profiles, strict=True):
+        torch.testing.assert_close(layer, profile.sum(dim=0), rtol=1e-4, atol=0)
+
+
+# ---- stability, and killed runs ----
+
+
+def test_auto_stops_when_the_halves_agree_and_says_after_how_many(
+    teacher: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "_FIRST_LOOK", 6)
+    monkeypatch.setattr(scoring, "MOST_LATENTS", 24)
+    wanted = {"directions": 2, "batch": 2}
+    monkeypatch.setattr(scoring, "STABLE", 0.0)
+    eager = score(teacher, latents="auto", **wanted)
+    monkeypatch.setattr(scoring, "STABLE", 1.1)
+    never = score(teacher, latents="auto", **wanted)
+    assert (eager.settings["latents"], never.settings["latents"]) == (6, 24)
+    assert_same(never, score(teacher, latents=24, **wanted))
+
+
+def test_a_killed_run_goes_on_to_the_same_scores(
+    teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_sums, "_SECONDS", 0.0)
+    state, whole = tmp_path / "state", score(teacher, latents=8, directions=2, batch=2)
+    calls: list[int] = []
+
+    def killed(done: int, total: int) -> None:
+        calls.append(done)
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(teacher, latents=8, directions=2, batch=2, state=state, progress=killed)
+    assert state.exists()
+    resumed = score(teacher, latents=8, directions=2, batch=2, state=state, progress=killed)
+    assert calls == [2, 4, 6, 8]  # nothing twice
+    assert_same(resumed, whole)
+    assert resumed.settings == whole.settings
+    assert not state.exists()
+
+
+def test_other_settings_do_not_go_on_from_the_file(
+    teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_sums, "_SECONDS", 0.0)
+    monkeypatch.setattr(score_sums.ScoreSums, "discard", lambda self: None)
+    state = tmp_path / "state"
+    score(teacher, latents=8, directions=2, batch=2, state=state)
+    other = {"latents": 8, "directions": 2, "batch": 2, "alpha": 4.0}
+    assert_same(score(teacher, state=state, **other), score(teacher, **other))
+
+
+def test_a_damaged_state_is_refused(teacher: Generator, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.write_bytes(b"nothing")
+    with pytest.raises(CorruptFileError, match="delete it"):
+        score(teacher, state=state, **FEW)
+
+
+def test_kept_in_common_counts_the_channels_that_both_keep() -> None:
+    first = [torch.arange(10).double()]  # keeps 7, 8, 9
+    second = [torch.tensor([0, 1, 2, 3, 4, 5, 9, 6, 8, 7]).double()]  # keeps 6, 8, 9
+    assert kept_in_common(first, second) == [pytest.approx(2 / 3)]
+    assert kept_in_common(first, first) == [1.0]
 
 
 def test_widths_come_from_the_scored_generator(new_generator: Callable[..., Generator]) -> None:

@@ -1,0 +1,27 @@
+"""Whether enough latents were scored: two halves of the sample, scored apart, should keep the same channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+RATIO = 0.7  # at which the halves are compared, whatever is pruned later
+STABLE = 0.9  # mean share of kept channels in common that ends ``latents="auto"``
+
+
+def kept_in_common(first: Sequence[Tensor], second: Sequence[Tensor], *, ratio: float = RATIO) -> list[float]:
+    """For each layer, the share of the channels kept by one score that the other keeps too.
+
+    Chance alone gives about ``1 - ratio``, equal orders 1. Each half has half the latents, so the order of the whole
+    sample is more certain than the two agree.
+    """
+    return [_common(a, b, ratio) for a, b in zip(first, second, strict=True)]
+
+
+def _common(a: Tensor, b: Tensor, ratio: float) -> float:
+    width = len(a) - math.floor(ratio * len(a) + 1e-9)
+    kept = (set(torch.argsort(scores, stable=True)[len(a) - width :].tolist()) for scores in (a, b))
+    return len(set.intersection(*kept)) / width
