@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format clean
+.PHONY: help demo test fuzz check lint types format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,11 @@ demo: $(READY) ## build the demo: prune, distil, export, verify and benchmark a 
 
 test: $(READY) ## all tests
 	$(BIN)/pytest
+
+# atheris has wheels for Linux only, so it is no part of the environment.
+fuzz: $(READY) ## look for files that break the readers: SECONDS=60 for each format, FORMATS="native tensorflow" for some
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3.0'
+	$(BIN)/python tests/fuzz/fuzz_checkpoints.py --seconds $(or $(SECONDS),60) $(FORMATS)
 
 check: lint types ## everything but the tests: lint, format, types
 

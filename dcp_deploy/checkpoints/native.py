@@ -21,6 +21,7 @@ from ..files import atomic_path
 from ..generators import Generator, GeneratorConfig
 from .checkpoint import Checkpoint
 from .fitting import check_shapes, expected_shapes, fitted_generator
+from .pickle_values import printable
 
 FORMAT = "dcp-deploy.generator"
 FORMAT_VERSION = 1
@@ -69,10 +70,10 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         version = document["version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptFileError(f"{path}: the metadata is not the JSON document it should be: {error!r}") from error
+    if type(version) is not int:
+        raise CorruptFileError(f"{path}: the metadata is not the JSON document it should be: its version is no number")
     if version != FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format version {version!r}, this release reads {FORMAT_VERSION}", "update dcp-deploy"
-        )
+        raise InputError(f"{path}: format version {version}, this release reads {FORMAT_VERSION}", "update dcp-deploy")
     return dict(document)
 
 
@@ -86,14 +87,15 @@ def read_native(path: str | os.PathLike[str]) -> Checkpoint:
         config = GeneratorConfig.from_dict(document["config"])
         expected = expected_shapes(config)
     except _UNUSABLE as error:
-        raise CorruptFileError(f"{source}: the config in the metadata is not usable: {error}") from error
+        what = printable(str(error), 400)
+        raise CorruptFileError(f"{source}: the config in the metadata is not usable: {what}") from error
     extra = document.get("extra", {})
     if not isinstance(extra, dict):
         raise CorruptFileError(f"{source}: the metadata is not the JSON document it should be: extra is no object")
     try:
         with safe_open(source, framework="pt") as stream:
-            shapes = {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118
-            check_shapes(expected, shapes, str(source))
+            names = stream.keys()
+            check_shapes(expected, {printable(name): _shape(stream, name) for name in names}, str(source))
             state = {name: stream.get_tensor(name) for name in expected}
     except (SafetensorError, OSError) as error:
         raise CorruptFileError(f"{source}: not a readable safetensors file: {error}") from error
@@ -101,3 +103,7 @@ def read_native(path: str | os.PathLike[str]) -> Checkpoint:
     licence = origin.get("licence") if isinstance(origin, dict) else None
     generator = fitted_generator(config, state, str(source))
     return Checkpoint(generator, "native", licence=licence if isinstance(licence, str) else None, extra=extra)
+
+
+def _shape(stream: Any, name: str) -> tuple[int, ...]:
+    return tuple(stream.get_slice(name).get_shape())

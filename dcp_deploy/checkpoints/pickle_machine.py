@@ -177,10 +177,12 @@ class Machine:
         return Symbol(found, function)
 
     def call(self, symbol: Any, arguments: Any) -> Any:
-        """The stand-in's answer; what it has to read of lists and tuples is paid for before."""
+        """The stand-in's answer; what it has to read of texts, lists and tuples is paid for before."""
         if type(symbol) is not Symbol or type(arguments) is not tuple:
             self.fail("something is called that is no global")
-        self.load.spend(steps=len(arguments) + sum(len(one) for one in arguments if type(one) in _CONTAINERS))
+        texts = sum(len(one) // 1024 for one in arguments if type(one) is str)
+        items = sum(len(one) for one in arguments if type(one) in _CONTAINERS)
+        self.load.spend(steps=len(arguments) + items + texts)
         try:
             return symbol.function(*arguments)
         except (TypeError, ValueError, ArithmeticError, LookupError) as error:

@@ -100,6 +100,10 @@ def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
             raise load.damaged("a torch.Size is made of something that is no list")
         return tuple(sizes)
 
+    def namespace() -> NamespaceRecord:
+        """Made empty: a dictionary's own constructor would hash whatever keys it is given."""
+        return NamespaceRecord()
+
     types = [Global("torch", str(kind).removeprefix("torch.")) for kind in _TYPES]
     return {
         **python_stand_ins(load),
@@ -108,7 +112,7 @@ def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
         **tensor_stand_ins(load),
         **dict.fromkeys([*types, Global("torch", "device")], named),
         Global("torch", "Size"): size,
-        Global("argparse", "Namespace"): NamespaceRecord,
+        Global("argparse", "Namespace"): namespace,
     }
 
 

@@ -50,21 +50,21 @@ def stylegan3() -> Generator:
 
 @cache
 def small_files() -> dict[str, bytes]:
-    """Format to content. "torch zip" and "native" are what :func:`whole` wraps: the pickle, and the header."""
+    """Format to content. "torch-zip" and "native" are what :func:`whole` wraps: the pickle, and the header."""
     nvidia, rosinality, tensorflow = map(_beside, ("nvidia_writer", "rosinality_writer", "tensorflow_writer"))
     return {
-        "nvidia stylegan2": nvidia.nvidia_pickle(stylegan2(), keys=("D", "G_ema", "training_set_kwargs")),
-        "nvidia stylegan3": nvidia.nvidia_pickle(stylegan3(), keys=("G_ema",), protocol=3),
+        "nvidia-stylegan2": nvidia.nvidia_pickle(stylegan2(), keys=("D", "G_ema", "training_set_kwargs")),
+        "nvidia-stylegan3": nvidia.nvidia_pickle(stylegan3(), keys=("G_ema",), protocol=3),
         "tensorflow": tensorflow.tensorflow_bytes(tensorflow.tensorflow_networks(unconditional()), protocol=2),
-        "torch legacy": rosinality.torch_bytes(rosinality.converted(unconditional()), zipped=False),
-        "torch zip": _entries(_torch_zip())["archive/data.pkl"],
+        "torch-legacy": rosinality.torch_bytes(rosinality.converted(unconditional()), zipped=False),
+        "torch-zip": _entries(_torch_zip())["archive/data.pkl"],
         "native": _native_header(),
     }
 
 
 def whole(form: str, content: bytes) -> bytes:
     """A file with this content where its format has it: lengths and checksums around it are right."""
-    if form == "torch zip":
+    if form == "torch-zip":
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as archive:
             for name, data in {**_entries(_torch_zip()), "archive/data.pkl": content}.items():

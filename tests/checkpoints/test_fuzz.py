@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dcp_deploy.checkpoints import read_checkpoint
 from dcp_deploy.errors import InputError
 
-FORMATS = ["nvidia stylegan2", "nvidia stylegan3", "tensorflow", "torch legacy", "torch zip", "native"]
+FORMATS = ["nvidia-stylegan2", "nvidia-stylegan3", "tensorflow", "torch-legacy", "torch-zip", "native"]
 
 
 @pytest.fixture(scope="module")

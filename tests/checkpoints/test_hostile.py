@@ -200,6 +200,8 @@ def test_the_last_of_two_equal_keys_counts_as_in_python(
     assert load_generator(path).widths == tiny_generator.widths
 
 
+NESTED = pickle.EMPTY_TUPLE + pickle.TUPLE1 * 400_000  # hashing it overflows the stack of the interpreter
+
 # ---- bombs: in a process that may take half a gigabyte and ten seconds more than an idle one ----
 
 
@@ -267,10 +269,20 @@ BOMBS: dict[str, Make] = {
     "a text of an exabyte": lambda a, _: a.PROTO + pickle.BINUNICODE8 + struct.pack("<Q", 1 << 60),
     "bytes of an exabyte": lambda a, _: a.PROTO + pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 60),
     "an integer of two gigabytes": lambda a, _: a.PROTO + pickle.LONG4 + struct.pack("<I", (1 << 31) - 1),
-    "ten million sets in a list": lambda a, _: a.whole(a.listed(pickle.EMPTY_SET * 10_000_000)),
+    "a million sets in a list": lambda a, _: a.whole(a.listed(pickle.EMPTY_SET * 1_000_000)),
     "a hundred thousand nested lists": lambda a, _: a.whole(pickle.EMPTY_LIST * 100_000 + pickle.APPEND * 99_999),
     "a nested tuple as a key": lambda a, _: a.whole(
-        a.mapped((pickle.EMPTY_TUPLE + pickle.TUPLE1 * 100_000, a.number(1)))
+        a.mapped((pickle.EMPTY_TUPLE + pickle.TUPLE1 * 50_000, a.number(1)))
+    ),
+    "a nested tuple as the name of an option": lambda a, _: in_torch_zip(
+        a, a.call(a.name("argparse", "Namespace"), a.listed(a.tupled(NESTED, a.number(1))))
+    ),
+    "one long text for a hundred thousand devices": lambda a, _: in_torch_zip(
+        a,
+        a.text("x" * 1_000_000)
+        + pickle.BINPUT
+        + b"\x00"
+        + (a.name("torch", "device") + pickle.BINGET + b"\x00" + pickle.TUPLE1 + pickle.REDUCE + pickle.POP) * 100_000,
     ),
     "a tree of pairs": lambda a, _: a.snapshot(
         a.number(1) + (pickle.BINPUT + b"\x00" + pickle.BINGET + b"\x00" + pickle.TUPLE2) * 10_000
