@@ -63,7 +63,7 @@ def new_config(tmp_path: Path) -> Callable[..., BuildConfig]:
             network = Generator(GeneratorConfig(R, (12,) * 6, z_dim=8, w_dim=8, mapping_layers=2, c_dim=c_dim))
         teacher = save_generator(network, tmp_path / f"teacher{c_dim}.safetensors")
         defaults = {"dataset": "ffhq", "teacher": teacher, "out": tmp_path / "run", "effort": "standard", "steps": 3}
-        return BuildConfig(**{**defaults, "device": "cpu", **settings})
+        return BuildConfig(**{**defaults, "score": "random", "refine": "none", "device": "cpu", **settings})
 
     return make
 
