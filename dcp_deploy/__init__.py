@@ -29,6 +29,7 @@ __all__ = [
     "export_onnx",
     "load_generator",
     "load_runner",
+    "open_images",
     "plan",
     "prune",
     "save_generator",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .checkpoints import load_generator, save_generator
     from .compression import distill, plan, prune, score
     from .config import BuildConfig
+    from .datasets.images import open_images
     from .export import build_engine, export_onnx, load_runner, verify
     from .generators import Generator, GeneratorConfig, count_macs, count_parameters
     from .metrics import evaluate
@@ -55,6 +57,7 @@ else:
         "prune": "compression",
         "score": "compression",
         "BuildConfig": "config",
+        "open_images": "datasets.images",
         "build_engine": "export",
         "export_onnx": "export",
         "load_runner": "export",
