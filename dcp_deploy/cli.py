@@ -56,6 +56,8 @@ def build(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory [build/<dataset>].")] = None,
     ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = _DEFAULT.ratio,
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = _DEFAULT.align,
+    target_macs: Annotated[float | None, typer.Option(help=cli_stages.MACS_HELP)] = None,
+    target_params: Annotated[float | None, typer.Option(help=cli_stages.PARAMS_HELP)] = None,
     score: Annotated[str, typer.Option(help=cli_stages.SCORE_HELP)] = _DEFAULT.score,
     refine: Annotated[str, typer.Option(help=cli_stages.REFINE_HELP)] = _DEFAULT.refine,
     effort: Annotated[str, typer.Option(help=f"How long to work: {', '.join(EFFORTS)}.")] = _DEFAULT.effort,

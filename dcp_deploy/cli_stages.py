@@ -12,6 +12,8 @@ from .errors import UsageError
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
 SCORE_HELP = "diversity, gradient, activation, style, weight-in, weight-out or random."
+MACS_HELP = "Share of the teacher's MACs to keep, with the best widths for it; instead of --ratio."
+PARAMS_HELP = "The same for parameters."
 REFINE_HELP = "Adjust weights after pruning: none, reconstruct, svs or svs+reconstruct."
 
 
@@ -102,6 +104,8 @@ def prune(
     score: Annotated[str | None, typer.Option(help=f"Compute scores now instead: {SCORE_HELP}")] = None,
     ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = 0.7,
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 8,
+    target_macs: Annotated[float | None, typer.Option(help=MACS_HELP)] = None,
+    target_params: Annotated[float | None, typer.Option(help=PARAMS_HELP)] = None,
     refine: Annotated[str, typer.Option(help=REFINE_HELP)] = "reconstruct",
     seed: Seed = 0,
     device: Device = "auto",
@@ -128,7 +132,9 @@ def prune(
             found = compression.score(
                 generator, method=score, seed=seed, device=chosen, progress=progress  # type: ignore[arg-type]
             )  # fmt: skip
-    plan = compression.plan(generator, found, ratio=ratio, align=align)
+    plan = compression.plan(
+        generator, found, ratio=ratio, align=align, target_macs=target_macs, target_params=target_params
+    )
     if dry_run:
         output.result(plan.to_dict(), str(plan))
         return

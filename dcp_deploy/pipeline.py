@@ -174,7 +174,7 @@ def _planned(config: BuildConfig, source: Source) -> PruningPlan:
             raise
         again = f"It came from {source.origin['url']}: delete {source.path.parent} to fetch it anew."
         raise type(error)(error.message, f"{error.remedy}\n{again}".strip()) from error
-    return plan(teacher, score(teacher, method="random"), ratio=config.ratio, align=config.align)
+    return plan(teacher, score(teacher, method="random"), **config.widths_wanted)
 
 
 def _real(config: BuildConfig, planned: PruningPlan, images: ImageSet | None) -> dict[str, Any]:

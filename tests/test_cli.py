@@ -282,6 +282,19 @@ def test_prune_by_a_method_may_only_plan(dcp: Command, tmp_path: Path, models: P
     assert not (tmp_path / "p.safetensors").exists()
 
 
+def test_prune_to_a_target_stays_within_it(dcp: Command, models: Path) -> None:
+    words = ("--score", "weight-out", "--target-macs", "0.5", "--align", "1", "-o", "p.safetensors", "--dry-run")
+    plan = dcp("prune", models / "t.safetensors", *words, "--json").json
+    assert plan["target"] == "macs 0.5"
+    assert 0.4 < plan["student"]["macs"] / plan["teacher"]["macs"] <= 0.5
+
+
+def test_score_says_how_far_two_halves_agree(dcp: Command, models: Path) -> None:
+    words = ("--latents", 12, "--directions", 2, "--batch", 3, "--released", "-o", "s.safetensors")
+    ended = dcp("score", models / "t.safetensors", *words)
+    assert "two halves of the 12 latents keep" in ended.err
+
+
 def test_distill_trains_after_the_teacher(dcp: Command, tmp_path: Path, models: Path) -> None:
     teacher = models / "t.safetensors"
     dcp("prune", teacher, "--score", "random", "--align", "1", "-o", "p.safetensors")

@@ -25,6 +25,7 @@ from ..generators import (
     count_macs,
     count_parameters,
 )
+from .budget import macs_cost, parameters_cost, widths_within
 from .channel_scores import ChannelScores, check_scores
 from .refinement import reconstruct, scale_singular_values
 
@@ -41,7 +42,10 @@ class PruningPlan:
     teacher: GeneratorConfig
     kept: tuple[Tensor, ...]
     ratio: float
+    """Share of the channels that goes: as asked for, or what a target came to."""
     align: int
+    target: str | None = None
+    """The budget, such as "macs 0.09"; None for the same ratio everywhere."""
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -59,7 +63,7 @@ class PruningPlan:
             name: {"widths": list(config.widths), "parameters": count_parameters(config), "macs": count_macs(config)}
             for name, config in (("teacher", self.teacher), ("student", self.config))
         }
-        return {"ratio": self.ratio, "align": self.align, **costs}
+        return {"ratio": self.ratio, "align": self.align, "target": self.target, **costs}
 
     def __str__(self) -> str:
         names = self.teacher.layer_names
@@ -74,14 +78,24 @@ class PruningPlan:
 
 
 def plan(
-    generator: Generator | GeneratorConfig, scores: ChannelScores, *, ratio: float = 0.7, align: int = 1
+    generator: Generator | GeneratorConfig,
+    scores: ChannelScores,
+    *,
+    ratio: float = 0.7,
+    align: int = 1,
+    target_macs: float | None = None,
+    target_params: float | None = None,
 ) -> PruningPlan:
     """Drop the ``floor(ratio * C)`` lowest-scored channels of every layer, the same share everywhere.
 
     With ``align`` above 1 the number kept becomes the nearest multiple of it (half rounds up), but at least one such
     group and never more than there are. Equal scores drop the lower index first. No weights are touched.
 
-    Raises UsageError when ``ratio`` is outside [0, 1), ``align`` below 1, or the scores belong to another generator.
+    ``target_macs`` or ``target_params``, a share of the teacher's such as 0.09, takes the place of ``ratio``: each
+    layer then gets the width by which the network keeps the most of its scores within that cost (:mod:`.budget`).
+
+    Raises UsageError when ``ratio`` is outside [0, 1), ``align`` below 1, a target outside (0, 1] or out of reach, or
+    the scores belong to another generator.
     """
     config = generator if isinstance(generator, GeneratorConfig) else generator.config
     if not 0 <= ratio < 1:
@@ -94,12 +108,30 @@ def plan(
             "score this generator: dcp-deploy score TEACHER",
         )
     check_scores(scores)
+    target = None
+    widths = tuple(kept_width(len(layer), ratio, align) for layer in scores.scores)
+    if target_macs is not None or target_params is not None:
+        target, widths = _within_target(config, scores, align, target_macs, target_params)
+        ratio = 1 - sum(widths) / sum(config.widths)
     kept = []
-    for layer in scores.scores:
-        width = kept_width(len(layer), ratio, align)
+    for layer, width in zip(scores.scores, widths, strict=True):
         best = torch.argsort(layer, stable=True)[len(layer) - width :]
         kept.append(best.sort().values)
-    return PruningPlan(config, tuple(kept), ratio, align)
+    return PruningPlan(config, tuple(kept), ratio, align, target)
+
+
+def _within_target(
+    config: GeneratorConfig, scores: ChannelScores, align: int, macs: float | None, params: float | None
+) -> tuple[str, tuple[int, ...]]:
+    """The target in words, and the widths within it."""
+    if macs is not None and params is not None:
+        raise UsageError(f"two targets, {macs} of the MACs and {params} of the parameters", "give one of them")
+    name, share = ("parameters", params) if macs is None else ("macs", macs)
+    assert share is not None
+    if not 0 < share <= 1:
+        raise UsageError(f"a target is a share of the teacher's {name}, above 0 and at most 1, got {share}")
+    cost = macs_cost(config) if name == "macs" else parameters_cost(config)
+    return f"{name} {share:g}", widths_within(scores.scores, cost, share * cost(config.widths), align)
 
 
 def kept_width(channels: int, ratio: float, align: int) -> int:
