@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # What every installation has and what is quick to import; the rest is imported where it is used.
 AT_THE_TOP = {"markupsafe", "numpy", "PIL", "psutil", "pydantic", "rich", "safetensors", "torch", "typer"}
-DISTRIBUTION = {"PIL": "pillow", "markupsafe": "jinja2"}  # whose name to install is another
+DISTRIBUTION = {"PIL": "pillow", "cuda": "cuda-bindings", "markupsafe": "jinja2"}  # whose name to install is another
 
 
 def modules() -> list[Path]:

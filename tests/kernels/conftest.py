@@ -63,7 +63,8 @@ def pointer_or_number(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """``emulator(call, order=0)``: what ``launch`` does on a GPU, thread by thread here. Fails on deadlocks."""
-    built = compile_for_host(tmp_path_factory.mktemp("host"))
+    flags = os.environ.get("KERNEL_HOST_FLAGS", "").split()  # the sanitizers, see test_sanitizers.py
+    built = compile_for_host(tmp_path_factory.mktemp("host"), *flags)
     libraries = {name: ctypes.CDLL(str(path)) for name, path in built.items()}
 
     def run(call: KernelCall | None, order: int = 0) -> None:

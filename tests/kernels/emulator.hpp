@@ -44,10 +44,11 @@ struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack{new char[kStack]};
     State state = State::done;
+    unsigned shuffles = 0;
 };
 
 inline std::vector<Fiber> fibers;
-inline std::vector<float> lanes;  // what each thread offers to the shuffle under way
+inline std::vector<float> lanes;  // what each thread offers to a shuffle: two sets, for even and odd ones
 inline ucontext_t scheduler;
 inline std::function<void()> body;
 inline int order = ascending;
@@ -165,7 +166,7 @@ inline const char* run_block() {
 inline const char* run(const std::function<void()>& kernel) {
     if (blockDim.x % kWarp != 0 || blockDim.y != 1 || blockDim.z != 1) return "blocks are rows of whole warps here";
     if (fibers.size() != blockDim.x) create_fibers(blockDim.x);
-    lanes.assign(blockDim.x, 0.0f);
+    lanes.assign(2 * blockDim.x, 0.0f);
     body = kernel;
     for (unsigned y = 0; y < gridDim.y; ++y) {
         for (unsigned x = 0; x < gridDim.x; ++x) {
@@ -187,11 +188,11 @@ inline void __syncthreads() { emulator::wait(emulator::State::at_block_barrier);
 
 // All lanes must take part: the mask is always full in these kernels.
 inline float __shfl_xor_sync(unsigned, float value, int lane_mask) {
-    emulator::lanes[threadIdx.x] = value;
+    // A lane may write its next value before others read this one, but not the one after: so two sets are enough.
+    float* set = emulator::lanes.data() + emulator::fibers[threadIdx.x].shuffles++ % 2 * blockDim.x;
+    set[threadIdx.x] = value;
     emulator::wait(emulator::State::at_warp_barrier);
-    const float received = emulator::lanes[threadIdx.x ^ static_cast<unsigned>(lane_mask)];
-    emulator::wait(emulator::State::at_warp_barrier);  // nobody writes the next value before all have read this one
-    return received;
+    return set[threadIdx.x ^ static_cast<unsigned>(lane_mask)];
 }
 
 // ---- what the tests call before a kernel ----

@@ -162,8 +162,8 @@ CHECKS: dict[str, tuple[Callable[[Run, Case], None], tuple[tuple[int, int, int],
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_shape_and_option(emulator: Run, name: str, dtype: torch.dtype, last: bool, form: Form) -> None:
     check, shapes = CHECKS[name]
-    options_here = OPTIONS if form == "fast" else OPTIONS[::3]
-    for number, (shape, batch, options) in enumerate(itertools.product(shapes, BATCHES, options_here)):
+    options_here, batches = (OPTIONS, BATCHES) if form == "fast" else (OPTIONS[::3], BATCHES[1:])
+    for number, (shape, batch, options) in enumerate(itertools.product(shapes, batches, options_here)):
         check(emulator, Case(dtype, last, batch, shape, options, form, order=number % 3, seed=number))
 
 
@@ -178,8 +178,8 @@ def test_an_empty_batch_needs_no_launch(emulator: Run, name: str) -> None:
 def test_a_batch_beyond_the_grid_is_walked(emulator: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MAX_GRID_Y", 2)
     check, shapes = CHECKS[name]
-    for dtype, last, form in itertools.product(TYPES, (False, True), FORMS):
-        check(emulator, Case(dtype, last, 5, shapes[0], OPTIONS[2], form, order=1))
+    for dtype, last, form, shape in itertools.product(TYPES[:2], (False, True), FORMS, shapes[:4:3]):
+        check(emulator, Case(dtype, last, 3, shape, OPTIONS[3], form, order=1))
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -190,7 +190,7 @@ def test_a_tensor_that_starts_off_its_16_bytes(emulator: Run, name: str) -> None
 
 
 @pytest.mark.parametrize("name", CHECKS)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_shape_that_hypothesis_thinks_of(emulator: Run, name: str, data: st.DataObject) -> None:
     check, _ = CHECKS[name]

@@ -1,0 +1,206 @@
+"""The kernels as torch operators, ``torch.ops.dcp_deploy.*``: the reference on a CPU, CUDA on a GPU, fakes to trace.
+
+Importing this module registers them. They have no derivative: training uses the readable generator. Features may lie
+in memory as NCHW or NHWC, and results lie as their first argument does; what lies otherwise is copied to NCHW.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .calls import channels_last, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
+from .launch import launch
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+
+
+def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """Of x's batch, type, device and layout."""
+    memory_format = torch.channels_last if channels_last(_dense(x)) else torch.contiguous_format
+    shape = (x.shape[0], channels, height, width)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+def _like_empty(result: Tensor, empty: Tensor) -> Tensor:
+    """``result`` in the layout of ``empty``: what a trace expects and what the kernels return."""
+    return result if result.stride() == empty.stride() else empty.copy_(result)
+
+
+# ---- epilogue ----
+
+
+@torch.library.custom_op("dcp_deploy::modconv_epilogue", mutates_args=(), device_types="cpu")
+def modconv_epilogue(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+    depth_to_space: bool = False,
+) -> Tensor:
+    """:func:`.reference.modconv_epilogue`."""
+    result = reference.modconv_epilogue(
+        x, scale, noise, bias, clamp=clamp, next_scale=next_scale, depth_to_space=depth_to_space
+    )
+    return _like_empty(result, _modconv_shape(x, scale, noise, bias, next_scale, clamp, depth_to_space))
+
+
+def _modconv_shape(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+    depth_to_space: bool = False,
+) -> Tensor:
+    _, channels, height, width = x.shape
+    if depth_to_space:
+        return _empty(x, channels // 4, 2 * height, 2 * width)
+    return _empty(x, channels, height, width)
+
+
+def _modconv_on_cuda(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+    depth_to_space: bool = False,
+) -> Tensor:
+    y = _modconv_shape(x, scale, noise, bias, next_scale, clamp, depth_to_space)
+    call = modconv_epilogue_call(
+        _dense(x),
+        scale.contiguous(),
+        None if noise is None else noise.contiguous(),
+        bias.contiguous(),
+        y,
+        clamp=clamp,
+        next_scale=None if next_scale is None else next_scale.contiguous(),
+        depth_to_space=depth_to_space,
+    )
+    launch(call, x.device)
+    return y
+
+
+# ---- FIR and epilogue ----
+
+
+@torch.library.custom_op("dcp_deploy::fir_epilogue", mutates_args=(), device_types="cpu")
+def fir_epilogue(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    """:func:`.reference.fir_epilogue`."""
+    result = reference.fir_epilogue(x, scale, noise, bias, clamp=clamp, next_scale=next_scale)
+    return _like_empty(result, _fir_shape(x, scale, noise, bias, next_scale, clamp))
+
+
+def _fir_shape(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    _, channels, height, width = x.shape
+    return _empty(x, channels, height - 1, width - 1)
+
+
+def _fir_on_cuda(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    y = _fir_shape(x, scale, noise, bias, next_scale, clamp)
+    call = fir_epilogue_call(
+        _dense(x),
+        scale.contiguous(),
+        None if noise is None else noise.contiguous(),
+        bias.contiguous(),
+        y,
+        clamp=clamp,
+        next_scale=None if next_scale is None else next_scale.contiguous(),
+    )
+    launch(call, x.device)
+    return y
+
+
+# ---- toRGB ----
+
+
+@torch.library.custom_op("dcp_deploy::to_rgb", mutates_args=(), device_types="cpu")
+def to_rgb(
+    x: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None = None,
+    clamp: float | None = None,
+    as_bytes: bool = False,
+) -> Tensor:
+    """:func:`.reference.to_rgb`, or with ``as_bytes`` :func:`.reference.to_rgb_bytes`."""
+    image = reference.to_rgb_bytes if as_bytes else reference.to_rgb
+    return image(x, styles, weight, bias, skip, clamp=clamp).contiguous()
+
+
+def _rgb_shape(
+    x: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None = None,
+    clamp: float | None = None,
+    as_bytes: bool = False,
+) -> Tensor:
+    batch, _, height, width = x.shape
+    if as_bytes:
+        return x.new_empty((batch, height, width, 3), dtype=torch.uint8)
+    return x.new_empty((batch, 3, height, width), dtype=torch.float32)
+
+
+def _rgb_on_cuda(
+    x: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor | None = None,
+    clamp: float | None = None,
+    as_bytes: bool = False,
+) -> Tensor:
+    image = _rgb_shape(x, styles, weight, bias, skip, clamp, as_bytes)
+    call = to_rgb_call(
+        _dense(x),
+        styles.contiguous(),
+        weight.contiguous(),
+        bias.contiguous(),
+        None if skip is None else skip.contiguous(),
+        image,
+        clamp=clamp,
+    )
+    launch(call, x.device)
+    return image
+
+
+# ---- registration: by call, for a decorator would hide the types of what it decorates ----
+
+modconv_epilogue.register_fake(_modconv_shape)
+modconv_epilogue.register_kernel("cuda")(_modconv_on_cuda)
+fir_epilogue.register_fake(_fir_shape)
+fir_epilogue.register_kernel("cuda")(_fir_on_cuda)
+to_rgb.register_fake(_rgb_shape)
+to_rgb.register_kernel("cuda")(_rgb_on_cuda)
