@@ -23,7 +23,9 @@ BASE_PACKAGES = (
     "numpy", "safetensors", "onnx", "onnxscript", "rich", "pydantic", "jinja2", "matplotlib", "pillow", "httpx",
     "filelock", "platformdirs",
 )  # fmt: skip
-_MODULES = {"pillow": "PIL", "onnxruntime-gpu": "onnxruntime"}
+_MODULES = {
+    "cuda-bindings": "cuda", "nvidia-cuda-nvrtc": "nvidia", "onnxruntime-gpu": "onnxruntime", "pillow": "PIL",
+}  # fmt: skip
 
 MEMORY_NEEDED = 4_000_000_000  # what the demo may use
 DISK_NEEDED = 1_000_000_000  # a demo's run directory, with room for its temporary files
@@ -225,14 +227,16 @@ def _gpu() -> Finding:
 
 def _cuda_compiler() -> Finding:
     purpose = "compiling CUDA kernels"
-    nvcc = shutil.which("nvcc")
+    nvcc, nvrtc = shutil.which("nvcc"), version("nvidia-cuda-nvrtc")
+    if nvrtc and version("cuda-bindings"):
+        return Finding("CUDA compiler", "ok", f"NVRTC {nvrtc}", purpose)
     if nvcc is None:
         return Finding(
             "CUDA compiler",
             "missing",
-            "nvcc not found",
+            "neither NVRTC nor nvcc found",
             purpose,
-            "Only for work on kernels: install the CUDA toolkit and put its bin folder on PATH.",
+            "Only for our kernels in torch on a GPU: pip install 'dcp-deploy[kernels]'",
         )
     lines = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     release = next((line.strip() for line in lines.splitlines() if "release" in line), "version unknown")

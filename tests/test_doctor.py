@@ -117,3 +117,12 @@ def test_little_space_or_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_free_space_of_a_folder_that_does_not_exist_yet_is_its_parent_s(tmp_path: Path) -> None:
     assert doctor.free_space(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.2)
+
+
+def test_nvrtc_alone_compiles_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    pretend_versions(monkeypatch, nvidia_cuda_nvrtc="13.0.88", cuda_bindings="13.0.3")
+    assert found("CUDA compiler").found == "NVRTC 13.0.88"
+    pretend_versions(monkeypatch, nvidia_cuda_nvrtc=None)
+    assert found("CUDA compiler").verdict == "missing"
+    assert "dcp-deploy[kernels]" in found("CUDA compiler").fix
