@@ -55,6 +55,7 @@ def score(
     released: Annotated[
         bool, typer.Option("--released", help="As the published code: gradients through both images, random noise.")
     ] = False,
+    shard: Annotated[str | None, typer.Option(help="Only a part, for several GPUs: 0/4, 1/4, 2/4, 3/4.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     config: ConfigFile = None,
@@ -80,6 +81,7 @@ def score(
             batch=batch,
             psi=psi,
             released=released,
+            shard=None if shard is None else _shard(shard),
             seed=seed,
             device=torch_device(device),
             state=out.with_name(f"{out.name}.partial"),
@@ -100,7 +102,9 @@ def prune(
     context: typer.Context,
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
     out: Out,
-    scores: Annotated[Path | None, typer.Option(help="A file that dcp-deploy score wrote.")] = None,
+    scores: Annotated[
+        list[Path] | None, typer.Option(help="A file that dcp-deploy score wrote; every shard, if it was in shards.")
+    ] = None,
     score: Annotated[str | None, typer.Option(help=f"Compute scores now instead: {SCORE_HELP}")] = None,
     ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = 0.7,
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 8,
@@ -122,11 +126,13 @@ def prune(
 
     output = Output(as_json=as_json, quiet=quiet)
     _wants_suffix(out, ".safetensors")
-    if (scores is None) == (score is None):
+    if bool(scores) == (score is not None):
         raise UsageError("prune needs scores, from one place", "Give either --scores FILE or --score METHOD.")
     generator, chosen = load_generator(teacher), torch_device(device)
-    if scores is not None:
-        found = compression.load_scores(scores)
+    if scores:
+        parts = [compression.load_scores(path) for path in scores]
+        sharded = len(parts) > 1 or "shard" in parts[0].settings
+        found = compression.merge_scores(parts) if sharded else parts[0]
     else:
         with output.task("score") as progress:
             found = compression.score(
@@ -262,6 +268,15 @@ def whole_number(flag: str, text: str) -> int:
         return int(text)
     except ValueError:
         raise UsageError(f"{flag} {text!r} is no whole number", "Write for instance 1000, or auto.") from None
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """ "1/4" -> (1, 4)."""
+    first, _, count = text.partition("/")
+    try:
+        return int(first), int(count)
+    except ValueError:
+        raise UsageError(f"--shard {text!r} is no part of a whole", "Write 0/4, 1/4, 2/4 and 3/4.") from None
 
 
 def _wants_suffix(path: Path, suffix: str) -> None:

@@ -282,6 +282,16 @@ def test_prune_by_a_method_may_only_plan(dcp: Command, tmp_path: Path, models: P
     assert not (tmp_path / "p.safetensors").exists()
 
 
+def test_prune_puts_shards_together(dcp: Command, models: Path) -> None:
+    for i in (0, 1):
+        words = ("--latents", 8, "--directions", 2, "--batch", 2, "--shard", f"{i}/2", "-o", f"{i}.safetensors")
+        dcp("score", models / "t.safetensors", *words)
+    both = ("--scores", "0.safetensors", "--scores", "1.safetensors", "--align", 1, "-o", "p.safetensors")
+    assert dcp("prune", models / "t.safetensors", *both, "--dry-run").code == 0
+    ended = dcp("prune", models / "t.safetensors", *both[2:], "--dry-run")
+    assert ended.code == 2 and "no 1 shards" in ended.err
+
+
 def test_prune_to_a_target_stays_within_it(dcp: Command, models: Path) -> None:
     words = ("--score", "weight-out", "--target-macs", "0.5", "--align", "1", "-o", "p.safetensors", "--dry-run")
     plan = dcp("prune", models / "t.safetensors", *words, "--json").json

@@ -6,7 +6,7 @@ from .channel_scores import ChannelScores, load_scores, save_scores
 from .distillation import DistillResult, distill
 from .pruning import PruningPlan, plan, prune
 from .recipe import RECIPES, DistillConfig
-from .scoring import score
+from .scoring import merge_scores, score
 
 __all__ = [
     "RECIPES",
@@ -16,6 +16,7 @@ __all__ = [
     "PruningPlan",
     "distill",
     "load_scores",
+    "merge_scores",
     "plan",
     "prune",
     "save_scores",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -52,6 +52,7 @@ def score(
     batch: int = 5,
     psi: float = 1.0,
     released: bool = False,
+    shard: tuple[int, int] | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -70,6 +71,9 @@ def score(
 
     ``released`` is the parity mode: gradients through both images, and fresh random noise in each, as the published
     code computes where its paper describes a fixed perturbed image.
+
+    ``shard`` (i, n) does every n-th batch only, from batch i on: for n processes or machines, whose files
+    :func:`merge_scores` puts together.
 
     Other methods, to compare with: "gradient" is the mean of that gradient instead of its variance; for the rest see
     :mod:`.rival_scores`. ``psi`` truncates the latents. Conditional generators are scored over uniformly drawn classes.
@@ -99,10 +103,14 @@ def score(
         return _finished(layers, settings | {"latents": latents, "psi": psi})
     settings |= {"latents": latents, "directions": directions, "alpha": alpha, "batch": batch, "psi": psi}
     settings |= {"released": released}
+    if shard is not None:
+        _check_shard(shard, latents)
+        settings["shard"] = list(shard)
     sums = _sums(generator, settings, most, state, progress)
     if sums.done > 1:
         settings["stability"] = kept_in_common(sums.halves[0], sums.halves[1])
-    settings["latents"] = sums.latents
+    if shard is None:
+        settings["latents"] = sums.latents
     return _finished([even + odd for even, odd in zip(*sums.halves, strict=True)], settings)
 
 
@@ -134,15 +142,18 @@ def _sums(
         weight.requires_grad_(True)
     components, shares = principal_directions(generator, settings["seed"])
     looks = {_FIRST_LOOK << i for i in range(10)} if settings["latents"] == "auto" else set()
-    for index, size in enumerate(batch_sizes(most, settings["batch"])):
-        if index >= sums.done:
+    first, step = settings.get("shard", (0, 1))
+    batches = list(enumerate(batch_sizes(most, settings["batch"])))[first::step]
+    total = sum(size for _, size in batches)
+    for count, (index, size) in enumerate(batches):
+        if count >= sums.done:
             profiles = _batch_profiles(generator, weights, components, shares, index, size, settings)
             sums.add([_spread(profile, settings["method"]).cpu() for profile in profiles], size)
             sums.save_sometimes()
             if progress:
-                progress(sums.latents, most)
+                progress(sums.latents, total)
         # A look always falls on the same batch, so a resumed run stops where an unbroken one does.
-        if sums.done == index + 1 and _passed(looks, sums.latents, size) and _stable(sums):
+        if sums.done == count + 1 and _passed(looks, sums.latents, size) and _stable(sums):
             break
     sums.discard()
     return sums
@@ -261,6 +272,39 @@ def batch_sizes(latents: int, batch: int) -> list[int]:
     if latents < batch:
         return [latents]
     return [batch] * (latents // batch - 1) + [batch + latents % batch]
+
+
+def _check_shard(shard: tuple[int, int], latents: int | Literal["auto"]) -> None:
+    first, count = shard
+    if not 0 <= first < count:
+        raise UsageError(f"there is no shard {first} of {count}", "shards count from 0: 0/4, 1/4, 2/4, 3/4")
+    if latents == "auto":
+        raise UsageError("a shard cannot see whether all of them agree", "give a number of latents")
+
+
+def merge_scores(parts: Sequence[ChannelScores]) -> ChannelScores:
+    """The scores of all batches from those of every shard: the sum, the same as of one run but for its rounding.
+
+    Their stability is told anew, between the even and the odd shards. Raises UsageError unless these are all shards
+    of one run, each once.
+    """
+    settings = {name: value for name, value in parts[0].settings.items() if name not in ("shard", "stability")}
+    shards = [part.settings.get("shard") for part in parts]
+    if sorted(map(str, shards)) != sorted(str([i, len(parts)]) for i in range(len(parts))):
+        raise UsageError(f"these are no {len(parts)} shards of one run but {shards}", "give each of its files once")
+    for part in parts:
+        same = {name: value for name, value in part.settings.items() if name not in ("shard", "stability")}
+        if same != settings or part.widths != parts[0].widths:
+            raise UsageError(f"these shards were scored with different settings: {settings} and {same}")
+    ordered = [part.scores for part in sorted(parts, key=lambda part: int(part.settings["shard"][0]))]
+    halves = [[torch.stack(layers).sum(dim=0) for layers in zip(*half, strict=True)] for half in _even_odd(ordered)]
+    if len(halves) > 1:
+        settings["stability"] = kept_in_common(halves[0], halves[1])
+    return ChannelScores(tuple(torch.stack(layers).sum(dim=0) for layers in zip(*halves, strict=True)), settings)
+
+
+def _even_odd(ordered: list[tuple[Tensor, ...]]) -> list[list[tuple[Tensor, ...]]]:
+    return [half for half in (ordered[::2], ordered[1::2]) if half]
 
 
 def _check_settings(latents: int, directions: int, alpha: float, batch: int, psi: float) -> None:

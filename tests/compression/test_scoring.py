@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcp_deploy.compression import ChannelScores, PruningPlan, prune, score, score_sums, scoring
+from dcp_deploy.compression import ChannelScores, PruningPlan, merge_scores, prune, score, score_sums, scoring
 from dcp_deploy.compression.randomness import draw_latents, stream
 from dcp_deploy.compression.scoring import (
     PCA_LATENTS,
@@ -285,6 +285,36 @@ def test_a_damaged_state_is_refused(teacher: Generator, tmp_path: Path) -> None:
     state.write_bytes(b"nothing")
     with pytest.raises(CorruptFileError, match="delete it"):
         score(teacher, state=state, **FEW)
+
+
+# ---- shards ----
+
+
+def test_shards_add_up_to_the_whole(teacher: Generator) -> None:
+    settings = {"latents": 11, "directions": 2, "batch": 2}
+    parts = [score(teacher, shard=(i, 3), **settings) for i in range(3)]
+    merged, whole = merge_scores(parts[::-1]), score(teacher, **settings)
+    for a, b in zip(merged.scores, whole.scores, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)  # float64 sums in another order
+    assert merged.settings.keys() == whole.settings.keys()
+    assert {**merged.settings, "stability": 0} == {**whole.settings, "stability": 0}
+
+
+def test_shards_that_do_not_belong_together_are_refused(teacher: Generator) -> None:
+    first, second = (score(teacher, shard=(i, 2), **FEW) for i in (0, 1))
+    other = score(teacher, shard=(1, 2), **{**FEW, "alpha": 3.0})
+    with pytest.raises(UsageError, match="no 2 shards of one run"):
+        merge_scores([first, first])
+    with pytest.raises(UsageError, match="no 1 shards"):
+        merge_scores([second])
+    with pytest.raises(UsageError, match="different settings"):
+        merge_scores([first, other])
+
+
+@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0)])
+def test_a_shard_that_does_not_exist_is_refused(teacher: Generator, shard: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match="no shard"):
+        score(teacher, shard=shard, **FEW)
 
 
 def test_kept_in_common_counts_the_channels_that_both_keep() -> None:
