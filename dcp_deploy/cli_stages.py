@@ -110,6 +110,9 @@ def prune(
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 8,
     target_macs: Annotated[float | None, typer.Option(help=MACS_HELP)] = None,
     target_params: Annotated[float | None, typer.Option(help=PARAMS_HELP)] = None,
+    target_latency: Annotated[
+        str | None, typer.Option(help="The same for the time of one image in torch on this device: 3ms.")
+    ] = None,
     refine: Annotated[str, typer.Option(help=REFINE_HELP)] = "reconstruct",
     seed: Seed = 0,
     device: Device = "auto",
@@ -138,13 +141,18 @@ def prune(
             found = compression.score(
                 generator, method=score, seed=seed, device=chosen, progress=progress  # type: ignore[arg-type]
             )  # fmt: skip
+    generator = generator.to(chosen)
     plan = compression.plan(
-        generator, found, ratio=ratio, align=align, target_macs=target_macs, target_params=target_params
-    )
+        generator, found, ratio=ratio, align=align, target_macs=target_macs, target_params=target_params,
+        target_latency=None if target_latency is None else _milliseconds(target_latency),
+    )  # fmt: skip
     if dry_run:
-        output.result(plan.to_dict(), str(plan))
+        cost = compression.latency_cost(generator)
+        before, after = cost(generator.widths), cost(plan.widths)
+        words = f"latency: {before:.2f} -> {after:.2f} ms (predicted: one image, torch on {chosen})"
+        output.result({**plan.to_dict(), "latency_ms": {"teacher": before, "student": after}}, str(plan), words)
         return
-    pruned = compression.prune(generator.to(chosen), plan, refine=refine, seed=seed)  # type: ignore[arg-type]
+    pruned = compression.prune(generator, plan, refine=refine, seed=seed)  # type: ignore[arg-type]
     save_generator(pruned.cpu(), out)
     output.message(str(plan))
     _written(context, output, out, plan=plan.to_dict())
@@ -268,6 +276,14 @@ def whole_number(flag: str, text: str) -> int:
         return int(text)
     except ValueError:
         raise UsageError(f"{flag} {text!r} is no whole number", "Write for instance 1000, or auto.") from None
+
+
+def _milliseconds(text: str) -> float:
+    """ "3ms" or "3" -> 3.0."""
+    try:
+        return float(text.removesuffix("ms"))
+    except ValueError:
+        raise UsageError(f"--target-latency {text!r} is no time", "Write for instance 3ms or 0.5ms.") from None
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -278,8 +278,14 @@ def test_score_then_prune_keeps_what_the_plan_says(dcp: Command, tmp_path: Path,
 def test_prune_by_a_method_may_only_plan(dcp: Command, tmp_path: Path, models: Path) -> None:
     words = ("--score", "random", "--ratio", "0.5", "--align", "1", "-o", "p.safetensors", "--dry-run")
     ended = dcp("prune", models / "t.safetensors", *words)
-    assert "fewer" in ended.out
+    assert "fewer" in ended.out and "latency: " in ended.out
     assert not (tmp_path / "p.safetensors").exists()
+
+
+def test_a_latency_is_planned_in_milliseconds(dcp: Command, models: Path) -> None:
+    words = ("prune", models / "t.safetensors", "--score", "random", "--align", "1", "-o", "p.safetensors", "--dry-run")
+    assert dcp(*words, "--target-latency", "1000ms", "--json").json["target"] == "latency 1000 ms"
+    assert "'soon' is no time" in dcp(*words, "--target-latency", "soon").err
 
 
 def test_prune_puts_shards_together(dcp: Command, models: Path) -> None:

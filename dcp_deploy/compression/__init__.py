@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .channel_scores import ChannelScores, load_scores, save_scores
 from .distillation import DistillResult, distill
+from .layer_times import latency_cost
 from .pruning import PruningPlan, plan, prune
 from .recipe import RECIPES, DistillConfig
 from .scoring import merge_scores, score
@@ -15,6 +16,7 @@ __all__ = [
     "DistillResult",
     "PruningPlan",
     "distill",
+    "latency_cost",
     "load_scores",
     "merge_scores",
     "plan",

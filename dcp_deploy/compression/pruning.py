@@ -27,6 +27,7 @@ from ..generators import (
 )
 from .budget import macs_cost, parameters_cost, widths_within
 from .channel_scores import ChannelScores, check_scores
+from .layer_times import latency_cost
 from .refinement import reconstruct, scale_singular_values
 
 Refinement = Literal["none", "svs", "reconstruct", "svs+reconstruct"]
@@ -85,6 +86,7 @@ def plan(
     align: int = 1,
     target_macs: float | None = None,
     target_params: float | None = None,
+    target_latency: float | None = None,
 ) -> PruningPlan:
     """Drop the ``floor(ratio * C)`` lowest-scored channels of every layer, the same share everywhere.
 
@@ -93,6 +95,8 @@ def plan(
 
     ``target_macs`` or ``target_params``, a share of the teacher's such as 0.09, takes the place of ``ratio``: each
     layer then gets the width by which the network keeps the most of its scores within that cost (:mod:`.budget`).
+    ``target_latency``, in milliseconds, does the same for the time of one image on the device that the generator is
+    on, as :mod:`.layer_times` predicts it. It is measured anew in every call, so its plans differ a little.
 
     Raises UsageError when ``ratio`` is outside [0, 1), ``align`` below 1, a target outside (0, 1] or out of reach, or
     the scores belong to another generator.
@@ -110,8 +114,10 @@ def plan(
     check_scores(scores)
     target = None
     widths = tuple(kept_width(len(layer), ratio, align) for layer in scores.scores)
-    if target_macs is not None or target_params is not None:
-        target, widths = _within_target(config, scores, align, target_macs, target_params)
+    targets = {"macs": target_macs, "parameters": target_params, "latency": target_latency}
+    targets = {name: value for name, value in targets.items() if value is not None}
+    if targets:
+        target, widths = _within_target(generator, scores, align, targets)
         ratio = 1 - sum(widths) / sum(config.widths)
     kept = []
     for layer, width in zip(scores.scores, widths, strict=True):
@@ -121,17 +127,21 @@ def plan(
 
 
 def _within_target(
-    config: GeneratorConfig, scores: ChannelScores, align: int, macs: float | None, params: float | None
+    generator: Generator | GeneratorConfig, scores: ChannelScores, align: int, targets: dict[str, float | None]
 ) -> tuple[str, tuple[int, ...]]:
     """The target in words, and the widths within it."""
-    if macs is not None and params is not None:
-        raise UsageError(f"two targets, {macs} of the MACs and {params} of the parameters", "give one of them")
-    name, share = ("parameters", params) if macs is None else ("macs", macs)
-    assert share is not None
-    if not 0 < share <= 1:
-        raise UsageError(f"a target is a share of the teacher's {name}, above 0 and at most 1, got {share}")
+    if len(targets) > 1:
+        raise UsageError(f"several targets: {', '.join(targets)}", "give one of them")
+    (name, value), config = targets.popitem(), generator if isinstance(generator, GeneratorConfig) else generator.config
+    assert value is not None
+    if name == "latency":
+        if isinstance(generator, GeneratorConfig) or not (math.isfinite(value) and value > 0):
+            raise UsageError(f"a latency of {value} ms cannot be planned", "give a positive time and a generator")
+        return f"latency {value:g} ms", widths_within(scores.scores, latency_cost(generator), value, align)
+    if not 0 < value <= 1:
+        raise UsageError(f"a target is a share of the teacher's {name}, above 0 and at most 1, got {value}")
     cost = macs_cost(config) if name == "macs" else parameters_cost(config)
-    return f"{name} {share:g}", widths_within(scores.scores, cost, share * cost(config.widths), align)
+    return f"{name} {value:g}", widths_within(scores.scores, cost, value * cost(config.widths), align)
 
 
 def kept_width(channels: int, ratio: float, align: int) -> int:

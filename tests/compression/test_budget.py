@@ -112,7 +112,7 @@ def test_a_target_that_is_no_share_is_refused(share: float) -> None:
 
 
 def test_two_targets_are_refused() -> None:
-    with pytest.raises(UsageError, match="two targets"):
+    with pytest.raises(UsageError, match="several targets: macs, parameters"):
         plan(SG2, random_scores(SG2), target_params=0.5, target_macs=0.5)
 
 
