@@ -61,7 +61,7 @@ def modconv_epilogue_call(
     if depth_to_space:
         _require(height % 2 == 0 and width % 2 == 0, f"depth to space makes even sizes, not {height}x{width}")
     arguments = _epilogue_arguments(x, expected, scale, noise, bias, next_scale, clamp, y)
-    last = channels_last(x)
+    last = _channels_last(x, y)
     lanes = _lanes(x, arguments, channels if last else width // 2 if depth_to_space else height * width, form)
     if form == "naive":
         threads = channels * height * width
@@ -73,7 +73,7 @@ def modconv_epilogue_call(
     else:
         threads = height * width // lanes * math.ceil(channels / VISITS)
     name = "modconv_d2s" if depth_to_space else "modconv"
-    return _call("modconv_epilogue", name, x, lanes, form, math.ceil(threads / BLOCK), arguments)
+    return _call("modconv_epilogue", name, x, last, lanes, form, math.ceil(threads / BLOCK), arguments)
 
 
 def fir_epilogue_call(
@@ -92,7 +92,7 @@ def fir_epilogue_call(
     arguments = _epilogue_arguments(
         x, (batch, channels, height + 1, width + 1), scale, noise, bias, next_scale, clamp, y
     )
-    last = channels_last(x)
+    last = _channels_last(x, y)
     lanes = _lanes(x, arguments, channels if last else width, form)
     if form == "naive":
         blocks = math.ceil(channels * height * width / BLOCK)
@@ -100,7 +100,7 @@ def fir_epilogue_call(
         blocks = math.ceil(channels // lanes * math.ceil(width / RUN) * math.ceil(height / ROWS) / BLOCK)
     else:
         blocks = channels * math.ceil(width / TILE_WIDTH) * math.ceil(height / (BLOCK * lanes // TILE_WIDTH))
-    return _call("fir_epilogue", "fir", x, lanes, form, blocks, arguments)
+    return _call("fir_epilogue", "fir", x, last, lanes, form, blocks, arguments)
 
 
 def to_rgb_call(
@@ -137,7 +137,7 @@ def to_rgb_call(
         blocks = math.ceil(height * width / (BLOCK // GROUP * PIXELS))
     else:
         blocks = math.ceil(height * (width // lanes) / BLOCK)
-    return _call("to_rgb", "rgb", x, lanes, form, blocks if image.numel() else 0, arguments)
+    return _call("to_rgb", "rgb", x, last, lanes, form, blocks if image.numel() else 0, arguments)
 
 
 def channels_last(x: Tensor) -> bool:
@@ -165,7 +165,7 @@ def _epilogue_arguments(
     batch, channels, height, width = y.shape
     _require(tuple(x.shape) == expected, f"x is {list(x.shape)}, the output needs {list(expected)}")
     _require(x.dtype in TAGS, f"x is {x.dtype}: float32, float16 or bfloat16 are stored")
-    _require(x.dtype == y.dtype and channels_last(x) == _lies_as(x, y), "input and output differ in type or layout")
+    _require(x.dtype == y.dtype, "input and output differ in type or layout")
     _require(max(x[:1].numel(), y[:1].numel()) <= MAX_SAMPLE, f"a sample of {list(x.shape[1:])} is too large")
     _check("scale", scale, (batch, channels))
     _check("bias", bias, (channels,))
@@ -179,11 +179,13 @@ def _epilogue_arguments(
     return (x, scale, noise, bias, next_scale, *numbers, y)
 
 
-def _lies_as(x: Tensor, y: Tensor) -> bool:
-    """Whether y is channels-last, in favour of x's layout where y is both (one channel, or one pixel)."""
-    last = channels_last(x)
-    memory_format = torch.channels_last if last else torch.contiguous_format
-    return last if y.is_contiguous(memory_format=memory_format) else not last
+def _channels_last(x: Tensor, y: Tensor) -> bool:
+    """Whether input and output both lie as [B, H, W, C]; either may lie both ways (one channel, or one pixel)."""
+    if x.is_contiguous() and y.is_contiguous():
+        return False
+    both = all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, y))
+    _require(both, "input and output differ in type or layout")
+    return True
 
 
 def _lanes(x: Tensor, arguments: tuple[Argument, ...], row: int, form: Form) -> int:
@@ -194,12 +196,12 @@ def _lanes(x: Tensor, arguments: tuple[Argument, ...], row: int, form: Form) -> 
 
 
 def _call(
-    source: str, name: str, x: Tensor, lanes: int, form: Form, blocks: int, arguments: tuple[Argument, ...]
+    source: str, name: str, x: Tensor, last: bool, lanes: int, form: Form, blocks: int, arguments: tuple[Argument, ...]
 ) -> KernelCall | None:
     batch = x.shape[0]
     if batch == 0 or blocks == 0:
         return None
-    layout = "nhwc" if channels_last(x) else "nchw"
+    layout = "nhwc" if last else "nchw"
     variant = "naive" if form == "naive" else "wide" if lanes > 1 else "narrow"
     return KernelCall(source, f"{name}_{layout}_{variant}_{TAGS[x.dtype]}", (blocks, min(batch, MAX_GRID_Y)), arguments)
 

@@ -51,6 +51,14 @@ def test_a_layout_is_told_by_its_strides() -> None:
         channels_last(x.transpose(2, 3))
 
 
+def test_one_pixel_lies_both_ways_so_the_output_decides() -> None:
+    x, tensors = torch.zeros(1, 8, 1, 1), (torch.ones(1, 2), None, torch.zeros(2))
+    for layout, kernel in ((torch.contiguous_format, "nchw"), (torch.channels_last, "nhwc")):
+        y = torch.zeros(1, 2, 2, 2).contiguous(memory_format=layout)
+        call = modconv_epilogue_call(x, *tensors, y, depth_to_space=True)
+        assert name(call) == f"modconv_d2s_{kernel}_narrow_f32"
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
