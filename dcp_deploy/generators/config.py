@@ -10,7 +10,8 @@ from typing import Any, Literal
 from .schedule import StyleGAN3Layout, bands, layer_specs
 
 # Beyond these a file lies about its network, and building it would only take time and memory.
-_MOST = {"z_dim": 1 << 16, "w_dim": 1 << 16, "mapping_layers": 64}
+_WIDEST = 1 << 16
+_MOST = {"z_dim": _WIDEST, "w_dim": _WIDEST, "mapping_layers": 64}
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,12 @@ class GeneratorConfig:
         for name, most in _MOST.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be from 1 to {most}, got {getattr(self, name)}")
-        if not all(type(width) is int and width >= 1 for width in self.widths) or self.c_dim < 0:
-            raise ValueError(f"widths must be positive and c_dim not negative, got {self.widths}, c_dim {self.c_dim}")
+        if not all(type(width) is int and 1 <= width <= _WIDEST for width in self.widths):
+            raise ValueError(f"widths must be positive whole numbers up to {_WIDEST}, got {self.widths}")
+        if not 0 <= self.c_dim <= _WIDEST:
+            raise ValueError(f"c_dim must not be negative, nor above {_WIDEST}, got {self.c_dim}")
+        if not (isinstance(self.mapping_lr_multiplier, int | float) and 0 < self.mapping_lr_multiplier < math.inf):
+            raise ValueError(f"mapping_lr_multiplier must be a positive number, got {self.mapping_lr_multiplier!r}")
         if self.conv_clamp is not None and not self.conv_clamp > 0:
             raise ValueError(f"conv_clamp must be positive or None, got {self.conv_clamp}")
         if self.layout is not None:

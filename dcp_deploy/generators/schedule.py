@@ -41,7 +41,7 @@ class StyleGAN3Layout:
                 raise ValueError(f"{name} must be a whole number from 1, got {getattr(self, name)}")
         if self.num_critical >= self.num_layers or not 0 <= self.margin <= 64:
             raise ValueError(f"impossible schedule: {self}")
-        if self.num_layers > 64 or self.filter_size > 64 or self.lrelu_upsampling > 8:
+        if self.num_layers > 64 or self.filter_size > 16 or self.lrelu_upsampling > 4:
             raise ValueError(f"no network has such a schedule: {self}")
         for name in ("first_cutoff", "first_stopband", "last_stopband_rel", "output_scale"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
