@@ -97,13 +97,13 @@ def build(
 
 @verb
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A native checkpoint, an ONNX file or an engine.")],
+    file: Annotated[Path, typer.Argument(help="A teacher or student in any format, an ONNX file or an engine.")],
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a file is: architecture, widths, parameters, MACs, sha256."""
+    """Say what a file is: architecture, widths, parameters, MACs, sha256. Nothing in it is run."""
     from .cli_tables import facts_lines
     from .inspection import inspect_file
 
