@@ -36,6 +36,7 @@ TINY = Effort(
 # A build with little work and many checkpoints; otherwise as a user starts it.
 SHORT = f"""
 from dataclasses import replace
+from math import inf
 from dcp_deploy import config
 from dcp_deploy.compression import recipe
 config.EFFORTS["quick"] = config.{TINY}
