@@ -23,7 +23,8 @@ import torch
 from .. import __version__
 from ..files import atomic_path
 from ..generators import Generator
-from .fused import BakedNoise, FusedGenerator, ImageForm, Upsample
+from .fused import FusedGenerator, ImageForm
+from .fused_stylegan2 import BakedNoise, Upsample
 
 if TYPE_CHECKING:
     import onnx
@@ -63,7 +64,7 @@ def export_onnx(
     _strip_traces(model)
     _rename(model, modules)
     model.producer_name, model.producer_version = "dcp-deploy", __version__
-    facts = {**describe(generator), "image": image, "upsample": upsample, "noise": noise, **(metadata or {})}
+    facts = {**describe(generator), **fused.baked, **(metadata or {})}
     onnx.helper.set_model_props(model, {key: str(value) for key, value in sorted(facts.items())})
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     onnx.checker.check_model(model, full_check=True)
@@ -160,9 +161,10 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 
 
 def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
-    """Name nodes after the module that made them (``b64.conv0/Conv``) and values after their node, as the weights are.
+    """Name nodes after the module that made them (``synthesis.b64.conv0/Conv``) and values after their node.
 
-    A constant that the exporter made up is named after its reader, or numbered when it has several.
+    Weights are named after their module already. A constant that the exporter made up is named after its reader, or
+    numbered when it has several.
     """
     graph = model.graph
     kept = {value.name for value in [*graph.input, *graph.output]}
@@ -189,5 +191,5 @@ def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
 
 
 def _is_weight(name: str) -> bool:
-    """Whether a name is a buffer of our modules ("const", "b4.conv1.weight") and not made up ("val_12", "expand_3")."""
-    return name == "const" or "." in name
+    """Whether a name is a buffer of our modules ("synthesis.b4.conv1.bias") and not made up ("val_12", "expand_3")."""
+    return "." in name

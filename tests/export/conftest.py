@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dcp_deploy.export import export_onnx
-from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
@@ -25,6 +25,32 @@ def random_generator(widths: tuple[int, ...], *, seed: int = 0, scale: float = 1
             torch.nn.init.normal_(parameter, 0.0, 0.3)
         elif ".conv" in name and ".affine." in name:
             parameter.data *= scale
+    torch.nn.init.normal_(generator.mapping.w_avg)
+    return generator.eval().requires_grad_(False)
+
+
+def random_stylegan3(
+    widths: tuple[int, ...], *, seed: int = 0, scale: float = 1.0, radial: bool = False, **config: object
+) -> Generator:
+    """A 32 px StyleGAN3 of few layers in which every parameter matters: 3x3 convolutions, or 1x1 and radial filters.
+
+    Four layers have all there is: a size that stays, one that grows by up-sampling of four, a critical layer, toRGB.
+    """
+    torch.manual_seed(seed)
+    layout = StyleGAN3Layout(
+        fourier_features=7, conv_kernel=1 if radial else 3, radial=radial, num_layers=len(widths) - 1, num_critical=1
+    )
+    sizes: dict[str, object] = {"z_dim": 12, "w_dim": 16, "mapping_layers": 2, **config}
+    generator = Generator(GeneratorConfig(32, widths, kind="stylegan3", layout=layout, **sizes))  # type: ignore[arg-type]
+    for name, tensor in generator.state_dict().items():
+        if name.startswith("synthesis.L") and name.endswith(".bias") and "affine" not in name:
+            tensor.normal_(0.0, 0.3)
+        elif name.endswith("magnitude_ema"):
+            tensor.uniform_(0.3, 3.0)
+        elif name.startswith("synthesis.input.affine"):
+            tensor.add_(0.2 * torch.randn_like(tensor))
+        elif ".affine." in name and f"L{layout.num_layers}" not in name:
+            tensor.mul_(scale)
     torch.nn.init.normal_(generator.mapping.w_avg)
     return generator.eval().requires_grad_(False)
 
@@ -50,3 +76,27 @@ def float_onnx(unconditional: Generator, tmp_path_factory: pytest.TempPathFactor
 def uint8_onnx(conditional: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The class-conditional golden generator, uint8 output, polyphase up-sampling."""
     return export_onnx(conditional, tmp_path_factory.mktemp("onnx") / "uint8.onnx", image="uint8", upsample="polyphase")
+
+
+@pytest.fixture(scope="session")
+def translating() -> Generator:
+    """A small StyleGAN3-t."""
+    return random_stylegan3((6, 5, 8, 7, 5))
+
+
+@pytest.fixture(scope="session")
+def rotating() -> Generator:
+    """A small class-conditional StyleGAN3-r whose clamp clips."""
+    return random_stylegan3((6, 5, 8, 7, 5), seed=1, radial=True, c_dim=3, conv_clamp=1.0)
+
+
+@pytest.fixture(scope="session")
+def translating_onnx(translating: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Float output."""
+    return export_onnx(translating, tmp_path_factory.mktemp("onnx") / "translating.onnx", image="float")
+
+
+@pytest.fixture(scope="session")
+def rotating_onnx(rotating: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """uint8 output."""
+    return export_onnx(rotating, tmp_path_factory.mktemp("onnx") / "rotating.onnx", image="uint8")

@@ -78,16 +78,56 @@ def test_interface_is_named_and_typed(float_onnx: Path, uint8_onnx: Path) -> Non
 def test_nodes_and_weights_are_named_after_modules(float_onnx: Path) -> None:
     graph = onnx.load(float_onnx).graph
     names = [node.name for node in graph.node]
-    assert {"b4.conv1/Conv", "b32.conv0/ConvTranspose", "mapping.fc0/Gemm"} <= set(names)
+    assert {"synthesis.b4.conv1/Conv", "synthesis.b32.conv0/ConvTranspose", "mapping.fc0/Gemm"} <= set(names)
     assert len(names) == len(set(names))
-    assert {"const", "b32.conv1.weight", "b8.conv0.noise"} <= {tensor.name for tensor in graph.initializer}
+    weights = {"synthesis.const", "synthesis.b32.conv1.weight", "synthesis.b8.conv0.noise"}
+    assert weights <= {tensor.name for tensor in graph.initializer}
 
 
-def test_standard_operators_only(float_onnx: Path, uint8_onnx: Path) -> None:
-    for path in (float_onnx, uint8_onnx):
-        model = onnx.load(path)
-        assert {node.domain for node in model.graph.node} == {""}
-        assert not model.functions
+@pytest.mark.parametrize("name", ["float_onnx", "uint8_onnx", "translating_onnx", "rotating_onnx"])
+def test_standard_operators_only(name: str, request: pytest.FixtureRequest) -> None:
+    model = onnx.load(request.getfixturevalue(name))
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not model.functions
+
+
+def test_stylegan3_draws_a_batch_of_any_size(translating: Generator, translating_onnx: Path) -> None:
+    z = np.random.default_rng(0).standard_normal((4, 12))
+    expected = translating(torch.from_numpy(z).float(), psi=0.7).numpy()
+    for batch in (1, 4):
+        image = draw(translating_onnx, z=z[:batch], psi=np.full(batch, 0.7))
+        assert np.abs(image - expected[:batch]).max() < 1e-5  # other order of summation
+
+
+def test_stylegan3_with_classes_and_radial_filters_draws_uint8(rotating: Generator, rotating_onnx: Path) -> None:
+    z = np.random.default_rng(0).standard_normal((3, 12))
+    expected = rotating(torch.from_numpy(z).float(), torch.eye(3)).permute(0, 2, 3, 1).numpy()
+    image = draw(rotating_onnx, z=z, psi=np.ones(3), c=np.eye(3))
+    steps = np.abs(image.astype(int) - np.clip(expected * 127.5 + 128, 0, 255).astype(np.uint8))
+    # Truncation makes a step of a rounding of 1e-5 in 127.5 * 1e-5 = 0.13 % of the values at most.
+    assert steps.max() <= 1
+    assert (steps > 0).mean() < 0.0013
+
+
+def test_stylegan3_is_named_after_its_layers(translating_onnx: Path) -> None:
+    graph = onnx.load(translating_onnx).graph
+    names = {node.name for node in graph.node}
+    assert {
+        "synthesis.input/Conv",
+        "synthesis.L2.conv/Conv",
+        "synthesis.L2.lrelu/MatMul",
+        "synthesis.torgb/Conv",
+    } <= names
+    weights = {"synthesis.L2.conv.weight", "synthesis.L2.lrelu.up", "synthesis.input.phases", "synthesis.torgb.weight"}
+    assert weights <= {tensor.name for tensor in graph.initializer}
+
+
+def test_stylegan3_says_what_it_is(translating_onnx: Path, translating: Generator) -> None:
+    told = metadata(translating_onnx)
+    assert GeneratorConfig.from_dict(json.loads(told["config"])) == translating.config
+    assert (told["kind"], told["widths"]) == ("stylegan3", "[6, 5, 8, 7, 5]")
+    assert (told["image"], told["noise"]) == ("float", "none")
+    assert "upsample" not in told  # which is a form of StyleGAN2
 
 
 def test_convolution_weights_are_constants(uint8_onnx: Path) -> None:

@@ -61,14 +61,23 @@ def set_nan(values: np.ndarray) -> np.ndarray:
 
 
 MISTAKES = {
-    "flipped convolution": edit("b16.conv0.weight", lambda w: w[:, :, ::-1, ::-1]),
-    "shifted low-pass filter": edit("b32.conv0.fir", lambda w: np.roll(w, 1, axis=3)),
-    "dropped noise": edit("b32.conv1.noise", np.zeros_like),
-    "no demodulation of one layer": edit("b8.conv1.energy", np.ones_like),
+    "flipped convolution": edit("synthesis.b16.conv0.weight", lambda w: w[:, :, ::-1, ::-1]),
+    "shifted low-pass filter": edit("synthesis.b32.conv0.fir", lambda w: np.roll(w, 1, axis=3)),
+    "dropped noise": edit("synthesis.b32.conv1.noise", np.zeros_like),
+    "no demodulation of one layer": edit("synthesis.b8.conv1.energy", np.ones_like),
     "psi of another sample": ignore_psi,
-    "swapped colours": edit("b32.torgb.weight", lambda w: w[::-1]),
-    "NaN in a weight": edit("b8.conv0.weight", set_nan),
-    "constant input lost": edit("const", np.zeros_like),
+    "swapped colours": edit("synthesis.b32.torgb.weight", lambda w: w[::-1]),
+    "NaN in a weight": edit("synthesis.b8.conv0.weight", set_nan),
+    "constant input lost": edit("synthesis.const", np.zeros_like),
+}
+
+MISTAKES_OF_STYLEGAN3 = {
+    "phases lost": edit("synthesis.input.phases", np.zeros_like),
+    "turned the other way": edit("synthesis.input.along_sine", np.negative),
+    "flipped convolution": edit("synthesis.L0.conv.weight", lambda w: w[:, :, ::-1, ::-1]),
+    "magnitude of one layer lost": edit("synthesis.L1.conv.energy", lambda energy: energy * 2),
+    "up-sampling a sample late": edit("synthesis.L2.lrelu.up", lambda u: np.roll(u, 1, axis=0)),
+    "image scale lost": edit("synthesis.torgb.weight", lambda w: 4 * w),
 }
 
 
@@ -85,6 +94,26 @@ def test_a_uint8_export_passes_against_float(conditional: Generator, uint8_onnx:
     report = verify(conditional, uint8_onnx, latents=FEW)
     assert report.passed, failed(report)
     assert report.max_steps <= 1
+
+
+def test_an_export_of_stylegan3_passes(translating: Generator, translating_onnx: Path) -> None:
+    report = verify(translating, translating_onnx, latents=FEW)
+    assert report.passed, failed(report)
+    assert 0 < report.max_abs < 2e-5  # two orders of summation in float32
+
+
+def test_a_uint8_export_of_stylegan3_with_radial_filters_passes(rotating: Generator, rotating_onnx: Path) -> None:
+    report = verify(rotating, rotating_onnx, latents=FEW)
+    assert report.passed, failed(report)
+    assert report.max_steps <= 1
+
+
+@pytest.mark.parametrize("mistake", MISTAKES_OF_STYLEGAN3)
+def test_a_broken_export_of_stylegan3_fails(
+    mistake: str, translating: Generator, translating_onnx: Path, tmp_path: Path
+) -> None:
+    path = broken(translating_onnx, tmp_path / "broken.onnx", MISTAKES_OF_STYLEGAN3[mistake])
+    assert "largest difference" in failed(verify(translating, path, latents=2))
 
 
 def test_identical_sides_have_no_distance(unconditional: Generator) -> None:

@@ -68,6 +68,16 @@ def test_the_float_form_builds_too(float_onnx: Path, tmp_path: Path) -> None:
     assert check_engine(built.path, float_onnx) == built.manifest
 
 
+@pytest.mark.parametrize("name", ["translating_onnx", "rotating_onnx"])
+def test_stylegan3_builds_for_every_generation_at_once(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="the extra 'rtx' is not installed")
+    built = build_engine(request.getfixturevalue(name), tmp_path / "x.engine", target="sm80,sm86,sm89,sm120")
+    assert (built.manifest["kind"], built.manifest["precision"]) == ("stylegan3", "fp32")
+    assert built.path.stat().st_size > 10_000
+
+
 def test_a_fresh_engine_fits(engine: Engine, uint8_onnx: Path) -> None:
     assert check_engine(engine.path, uint8_onnx) == engine.manifest
 
