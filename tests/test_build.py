@@ -20,7 +20,7 @@ import torch
 from dcp_deploy import config as config_module
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.config import BuildConfig, Effort
-from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 from dcp_deploy.pipeline import REUSED, build
 
 STEPS = 24
@@ -264,3 +264,30 @@ def test_the_next_run_reuses_everything_and_touches_no_result(
     for name, stage in run.record.stages.items():
         assert name in skipped or (stage.reused and stage.reason == REUSED)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.slow
+def test_a_stylegan3_is_built_to_a_verified_file_an_engine_and_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = StyleGAN3Layout(12, num_layers=5, margin=4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        config = GeneratorConfig(
+            16, (12,) * 6, z_dim=8, w_dim=8, mapping_layers=2, conv_clamp=256.0, kind="stylegan3", layout=layout
+        )
+        generator = Generator(config).requires_grad_(False)
+        for name, tensor in generator.state_dict().items():
+            if name.endswith((".bias", ".w_avg")):
+                tensor.add_(0.1 * torch.randn_like(tensor))
+            if name == "synthesis.L5.weight":  # so small a random network draws hardly more than one colour
+                tensor.mul_(4.0)
+    teacher = save_generator(generator, tmp_path / "teacher.safetensors")
+    monkeypatch.setitem(config_module.EFFORTS, "quick", TINY)
+    out = tmp_path / "run"
+    run = build(BuildConfig(dataset="stylegan3-t-ffhqu", teacher=teacher, out=out, ratio=0.4, align=1, steps=3))
+    statuses = {name: stage.status for name, stage in run.record.stages.items()}
+    assert statuses.pop("engine") in ("done", "skipped")  # without TensorRT-RTX there is none
+    assert set(statuses.values()) == {"done"}
+    assert json.loads((out / "parity.json").read_text())["passed"]
+    assert "L3" in (out / "report.html").read_text(encoding="utf-8")
