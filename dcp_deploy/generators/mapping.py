@@ -73,3 +73,9 @@ class MappingNetwork(nn.Module):
             return ws
         truncated = self.w_avg + psi * (ws[:, :cutoff] - self.w_avg)
         return truncated if cutoff is None else torch.cat([truncated, ws[:, cutoff:]], dim=1)
+
+
+def check_ws(ws: Tensor, config: GeneratorConfig) -> None:
+    """Raise ValueError unless ``ws`` is [B, num_ws, w_dim]."""
+    if ws.ndim != 3 or tuple(ws.shape[1:]) != (config.num_ws, config.w_dim):
+        raise ValueError(f"ws must be [B, {config.num_ws}, {config.w_dim}], got {list(ws.shape)}")

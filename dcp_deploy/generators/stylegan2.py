@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import GeneratorConfig
-from .mapping import Dense
+from .mapping import Dense, check_ws
 from .ops import bias_act, modulated_conv2d, upsample_image
 
 NoiseMode = Literal["const", "random", "none"]
@@ -118,9 +118,7 @@ class StyleGAN2Synthesis(nn.Module):
         self, ws: Tensor, *, noise: NoiseMode = "const", generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Images [B, 3, R, R] and the output of every block, [B, C, r, r] under "b4", "b8", ..."""
-        expected = (self.config.num_ws, self.config.w_dim)
-        if ws.ndim != 3 or tuple(ws.shape[1:]) != expected:
-            raise ValueError(f"ws must be [B, {expected[0]}, {expected[1]}], got {list(ws.shape)}")
+        check_ws(ws, self.config)
         outputs: dict[str, Tensor] = {}
         x = image = None
         for level, (name, block) in enumerate(self.blocks()):

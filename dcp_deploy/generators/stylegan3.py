@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import GeneratorConfig
-from .mapping import Dense
+from .mapping import Dense, check_ws
 from .ops import bias_act, downsample2d, modulated_conv2d, upsample2d
 from .schedule import LayerSpec, layer_specs, lowpass
 from .stylegan2 import NoiseMode
@@ -151,9 +151,7 @@ class StyleGAN3Synthesis(nn.Module):
         self, ws: Tensor, *, noise: NoiseMode = "const", generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Images [B, 3, R, R] and the output of the input and of every layer before toRGB, under "input", "L0", ..."""
-        expected = (self.config.num_ws, self.config.w_dim)
-        if ws.ndim != 3 or tuple(ws.shape[1:]) != expected:
-            raise ValueError(f"ws must be [B, {expected[0]}, {expected[1]}], got {list(ws.shape)}")
+        check_ws(ws, self.config)
         names = [name for name, _ in self.layers()]
         outputs = self.features_until(ws, names[-1])
         assert self.config.layout is not None
