@@ -31,15 +31,16 @@ class Effort:
     parity_latents: int
     bench_rounds: int
     bench_seconds: float
+    refine_latents: int = 64
     full_up_to: float = math.inf
-    """MACs of the largest teacher that gets these counts. Of a larger one, fewer latents are scored and compared."""
+    """MACs of the largest teacher that gets these counts. For a larger one, fewer latents score, refine and compare."""
 
     def for_teacher(self, macs: int) -> Effort:
         """The counts for a teacher of so many MACs per image: in proportion above ``full_up_to``, down to a floor."""
         share = min(self.full_up_to / macs, 1.0)
         fewer = {
             name: max(round(getattr(self, name) * share), min(getattr(self, name), floor))
-            for name, floor in (("score_latents", 10), ("parity_latents", 16))
+            for name, floor in (("score_latents", 10), ("refine_latents", 8), ("parity_latents", 16))
         }
         return replace(self, **fewer)
 
@@ -49,7 +50,7 @@ class Effort:
 
 
 EFFORTS: dict[EffortName, Effort] = {
-    # The demo within ten minutes on two cores; a teacher of 256 px (45 G) still scored within ten more.
+    # The demo within ten minutes on two cores; a teacher of 256 px (45 G) still scored and refined within fifteen.
     "quick": Effort(
         full_up_to=1e9,
         score_latents=120,

@@ -49,7 +49,8 @@ def estimate(
     seconds = {
         # Per latent: one image with its graph, then per direction one image and one backward pass (two images' work).
         "score": work.score_latents * big * (1 + 3 * work.score_directions),
-        "prune": _reconstruction(planned, big + small) if "reconstruct" in refine else 1.0,
+        # For every layer of both networks all layers before it are drawn anew; covariances take about as long.
+        "prune": work.refine_latents * len(planned.widths) * (big + small) if "reconstruct" in refine else 1.0,
         # Per image: teacher and student with and without offset, the student's backward pass, and a discriminator
         # that at full width costs about as much as the teacher: on real, on fake, and for the student, both ways.
         "distill": recipe.steps * recipe.batch * (2 * big + 7 * small + 9 * big * discriminator),
@@ -59,13 +60,6 @@ def estimate(
         "bench": work.bench_seconds + 10.0,
     }
     return Estimate(rate, seconds, memory_needed(planned, recipe), disk_needed(planned))
-
-
-def _reconstruction(planned: PruningPlan, seconds_per_image: float) -> float:
-    """For every layer of both networks all layers before it are drawn anew, and covariances take about as long."""
-    from .compression.refinement import LATENTS
-
-    return LATENTS * len(planned.widths) * seconds_per_image
 
 
 def disk_needed(planned: PruningPlan) -> int:

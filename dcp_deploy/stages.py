@@ -154,7 +154,8 @@ def _prune(job: Job, progress: Progress) -> list[str]:
     teacher = job.load("teacher")
     scores = load_scores(job.path("scores.safetensors"))
     planned = plan(teacher, scores, **job.config.widths_wanted)
-    return [job.save(prune(teacher, planned, refine=job.config.refine, seed=job.config.seed), "pruned")]
+    student = prune(teacher, planned, refine=job.config.refine, latents=job.work.refine_latents, seed=job.config.seed)
+    return [job.save(student, "pruned")]
 
 
 def _distill(job: Job, progress: Progress) -> list[str]:
@@ -400,7 +401,7 @@ STAGES: tuple[Stage, ...] = (
         "prune",
         "remove the lowest",
         ("teacher.safetensors", "scores.safetensors"),
-        _of("ratio", "align", "target_macs", "target_params", "refine", "seed", "device"),
+        _of("ratio", "align", "target_macs", "target_params", "refine", "refine_latents", "seed", "device"),
         _prune,
     ),
     Stage("distill", "distil the student", ("pruned.safetensors", "teacher.safetensors"), _distilling, _distill),

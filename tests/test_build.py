@@ -27,6 +27,7 @@ STEPS = 24
 TINY = Effort(
     score_latents=10,
     score_directions=2,
+    refine_latents=8,
     evaluation_samples=500,
     parity_latents=4,
     bench_rounds=3,

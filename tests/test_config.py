@@ -129,7 +129,7 @@ def test_a_large_teacher_gets_fewer_latents_in_proportion_down_to_a_floor() -> N
     assert quick.for_teacher(228_000_000) == quick
     assert quick.for_teacher(2_000_000_000).score_latents == quick.score_latents // 2
     largest = quick.for_teacher(74_266_894_336)
-    assert (largest.score_latents, largest.parity_latents) == (10, 16)
+    assert (largest.score_latents, largest.refine_latents, largest.parity_latents) == (10, 8, 16)
     assert largest.score_directions == quick.score_directions
 
 

@@ -28,6 +28,7 @@ from ..generators import (
 from .budget import macs_cost, parameters_cost, widths_within
 from .channel_scores import ChannelScores, check_scores
 from .layer_times import latency_cost
+from .refinement import LATENTS as REFINE_LATENTS
 from .refinement import reconstruct, scale_singular_values
 
 Refinement = Literal["none", "svs", "reconstruct", "svs+reconstruct"]
@@ -154,7 +155,14 @@ def kept_width(channels: int, ratio: float, align: int) -> int:
     return min(max(nearest, align), channels // align * align)
 
 
-def prune(generator: Generator, plan: PruningPlan, *, refine: Refinement = "none", seed: int = 0) -> Generator:
+def prune(
+    generator: Generator,
+    plan: PruningPlan,
+    *,
+    refine: Refinement = "none",
+    latents: int = REFINE_LATENTS,
+    seed: int = 0,
+) -> Generator:
     """A new generator with only the planned channels; ``generator`` is left untouched.
 
     What a dropped channel contributed is gone; all else computes as before. In particular each toRGB is scaled by
@@ -163,8 +171,8 @@ def prune(generator: Generator, plan: PruningPlan, *, refine: Refinement = "none
     everything gives back the teacher bit for bit.
 
     ``refine`` then adjusts the weights that are left (:mod:`.refinement`): "reconstruct" fits them to the teacher's
-    features of latents drawn by ``seed``, "svs" levels their singular values, and "svs+reconstruct" does one after
-    the other.
+    features of ``latents`` latents drawn by ``seed``, "svs" levels their singular values, and "svs+reconstruct" does
+    one after the other.
 
     Raises UsageError when the plan was made for another generator or ``refine`` is unknown.
     """
@@ -186,7 +194,7 @@ def prune(generator: Generator, plan: PruningPlan, *, refine: Refinement = "none
     if "svs" in refine:
         scale_singular_values(student)
     if "reconstruct" in refine:
-        reconstruct(student, generator, tuple(kept), seed=seed)
+        reconstruct(student, generator, tuple(kept), latents=latents, seed=seed)
     return student.train(generator.training)
 
 
