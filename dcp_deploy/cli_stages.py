@@ -113,7 +113,7 @@ def prune(
     target_latency: Annotated[
         str | None, typer.Option(help="The same for the time of one image in torch on this device: 3ms.")
     ] = None,
-    refine: Annotated[str, typer.Option(help=REFINE_HELP)] = "reconstruct",
+    refine: Annotated[str, typer.Option(help=REFINE_HELP)] = "none",
     seed: Seed = 0,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
