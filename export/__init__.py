@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from .fused import FusedGenerator
 from .onnx import export_onnx
-from .parity import ParityReport, Tolerance, verify
+from .parity import ParityReport, verify
 from .runners import Runner, classes_of, latents_of, load_runner
 from .tensorrt import Engine, build_engine, check_engine, read_manifest
+from .tolerance import Tolerance, tolerance_for
 
 __all__ = [
     "Engine",
@@ -21,5 +22,6 @@ __all__ = [
     "latents_of",
     "load_runner",
     "read_manifest",
+    "tolerance_for",
     "verify",
 ]

@@ -21,6 +21,7 @@ from ..errors import ParityError, UsageError
 from ..files import atomic_path
 from ..generators import Generator
 from .runners import Array, Runner, classes_of, latents_of, load_runner
+from .tolerance import Tolerance
 
 Source = Runner | Generator | str | os.PathLike[str]
 Pair = tuple[int, float]  # (seed, psi)
@@ -30,21 +31,6 @@ WILD = 10.0  # nominal is [-1, 1]; trained networks overshoot a little, untraine
 WILD_SHARE = 0.05
 SATURATED_SHARE = 0.95
 AMPLIFIED_PEAK = 255  # the largest difference in the picture of the worst sample is drawn this bright
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far two images may be apart. Distances are on the image clamped to [-1, 1]; 8-bit step = 1 / 127.5.
-
-    The defaults are for float32 on both sides. Two orders of summation differ by about 1e-5 at 64 px and 4e-5 at 256 px
-    for images of magnitude 4 to 6 (the readable against the fused generator, random weights); 2e-4 leaves a factor five
-    for deeper networks and is a fortieth of an 8-bit step. Truncation to 8 bits turns a difference d into a whole step
-    for a share of 127.5 d of the values, so an average of 4e-5 explains 0.5 % of them, and never more than one step.
-    """
-
-    max_abs: float = 2e-4
-    max_steps: int = 1
-    differing: float = 5e-3
 
 
 @dataclass(frozen=True)
