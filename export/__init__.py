@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .bisect import Bisection
 from .fused import FusedGenerator
 from .onnx import export_onnx
 from .parity import ParityReport, verify
@@ -10,6 +11,7 @@ from .tensorrt import Engine, build_engine, check_engine, read_manifest
 from .tolerance import Tolerance, tolerance_for
 
 __all__ = [
+    "Bisection",
     "Engine",
     "FusedGenerator",
     "ParityReport",

@@ -1,8 +1,8 @@
 """How far the images of two artefacts may be apart, by the precision in which one of them computes.
 
 Where the limits of half precision come from: every convolution's weight, input and output rounded to that type, all
-else float32, on two networks, in both forms of up-sampling, at psi 0.5, 0.7 and 1. Figures of the worst image, distances
-in [-1, 1]; "layer" is the root mean square error of a layer's features over their root mean square, the worst layer.
+else float32, on two networks, in both forms of up-sampling, at psi 0.5, 0.7 and 1. Figures of the worst image, in
+[-1, 1]; "layer" is the root mean square error of a layer's features over their root mean square, the worst layer.
 
     network                        type      max      p99.9    mean     PSNR     SSIM     layer
     demo teacher, 64 px, 16 seeds  float16   5.1e-3   2.4e-3   2.1e-4   73 dB    0.99999  6e-4
@@ -21,6 +21,7 @@ break them have to stay in float: the random network above may not be all int8.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -58,6 +59,31 @@ class Tolerance:
         limits = {name: value for name, value in asdict(self).items() if name != "layer"}
         if all(value is None for value in limits.values()):
             raise UsageError("a tolerance without any limit passes everything", f"set one of: {', '.join(limits)}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One reason to pass or fail: ``value`` may be at most, or must be at least (``bound``), ``limit``.
+
+    A value of None is not finite: not a number, or the PSNR of identical images.
+    """
+
+    name: str
+    value: float | None
+    limit: float
+    passed: bool
+    detail: str
+    bound: Literal["at most", "at least"] = "at most"
+
+    @classmethod
+    def at_most(cls, name: str, value: float, limit: float, detail: str) -> Check:
+        """Compare; NaN does not pass."""
+        return cls(name, value if math.isfinite(value) else None, limit, value <= limit, detail)
+
+    @classmethod
+    def at_least(cls, name: str, value: float, limit: float, detail: str) -> Check:
+        """Compare; NaN does not pass."""
+        return cls(name, value if math.isfinite(value) else None, limit, value >= limit, detail, "at least")
 
 
 _ROUNDED: dict[Precision, Tolerance] = {
