@@ -219,6 +219,9 @@ def export(
     ] = "uint8",
     upsample: Annotated[str, typer.Option(help="transposed or polyphase: two exact forms.")] = "transposed",
     noise: Annotated[str, typer.Option(help="const or none.")] = "const",
+    precision: Annotated[
+        str, typer.Option(help="fp32; fp16, bf16: where measured ranges allow; int8: where the images allow.")
+    ] = "fp32",
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -226,13 +229,16 @@ def export(
 ) -> None:
     """Write a generator as one ONNX file: z and psi in, images out."""
     from .checkpoints import load_generator
-    from .export import export_onnx
+    from .export import export_onnx, precision_report
 
     output = Output(as_json=as_json, quiet=quiet)
     generator = load_generator(model)
+    options = {"image": image, "upsample": upsample, "noise": noise, "precision": precision}
     with output.task("export"):
-        export_onnx(generator, out, image=image, upsample=upsample, noise=noise)  # type: ignore[arg-type]
-    _written(context, output, out)
+        export_onnx(generator, out, **options)  # type: ignore[arg-type]
+    if report := precision_report(out):
+        output.message(report)
+    _written(context, output, out, precision=precision)
 
 
 @verb

@@ -232,7 +232,7 @@ def _export(job: Job, progress: Progress) -> list[str]:
     written = []
     for done, model in enumerate(("student", "teacher")):
         progress(done, 2)
-        export_onnx(job.load(model).cpu(), job.path(f"{model}.onnx"))
+        export_onnx(job.load(model).cpu(), job.path(f"{model}.onnx"), precision=job.config.precision)
         written.append(f"{model}.onnx")
     return written
 

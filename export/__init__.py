@@ -6,6 +6,7 @@ from .bisect import Bisection
 from .fused import FusedGenerator
 from .onnx import export_onnx
 from .parity import ParityReport, verify
+from .quantization import precision_report
 from .runners import Runner, classes_of, latents_of, load_runner
 from .tensorrt import Engine, build_engine, check_engine, read_manifest
 from .tolerance import Tolerance, tolerance_for
@@ -23,6 +24,7 @@ __all__ = [
     "export_onnx",
     "latents_of",
     "load_runner",
+    "precision_report",
     "read_manifest",
     "tolerance_for",
     "verify",

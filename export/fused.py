@@ -36,8 +36,8 @@ class FusedGenerator(nn.Module):
     in which a convolution keeps its weight, its input and its output (float32 where left out); styles, demodulation,
     noise, biases, toRGB and the image are float32 always.
 
-    StyleGAN3 has neither these choices nor noise: ``noise`` changes nothing there, and the others are refused. Raises
-    UsageError for that, for an unknown option and for a layer that does not exist.
+    StyleGAN3 has neither forms of up-sampling nor noise: ``noise`` changes nothing there, and ``upsample`` is refused.
+    Raises UsageError for that, for an unknown option and for a layer that does not exist.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class FusedGenerator(nn.Module):
         self.styles = FusedStyles(weights, config)
         self.synthesis: FusedStyleGAN2Synthesis | FusedStyleGAN3Synthesis
         self.baked: dict[str, str]  # the options that had an effect
+        types = {layer: str(kind).removeprefix("torch.") for layer, kind in kept.items()}
         if config.layout is None:
             self.synthesis = FusedStyleGAN2Synthesis(
                 weights, config, upsample=forms, noise=noise, storage=kept, as_bytes=image == "uint8"
             )
-            types = {layer: str(kind).removeprefix("torch.") for layer, kind in kept.items()}
             self.baked = {"image": image, "noise": noise, "upsample": json.dumps(forms), "storage": json.dumps(types)}
         else:
-            self.synthesis = FusedStyleGAN3Synthesis(weights, config)
-            self.baked = {"image": image, "noise": "none"}
+            self.synthesis = FusedStyleGAN3Synthesis(weights, config, storage=kept)
+            self.baked = {"image": image, "noise": "none", "storage": json.dumps(types)}
         self.eval().requires_grad_(False)
 
     def forward(self, z: Tensor, psi: Tensor, c: Tensor | None = None) -> Tensor:
@@ -102,8 +102,8 @@ def upsample_forms(config: GeneratorConfig, upsample: Upsample | Mapping[str, Up
 
 
 def storage_types(config: GeneratorConfig, storage: Mapping[str, torch.dtype]) -> dict[str, torch.dtype]:
-    """The storage type of every convolution of a StyleGAN2, in the order of computation; empty for a StyleGAN3."""
-    layers = conv_layers(config)
+    """The storage type of every convolution, in the order of computation."""
+    layers = conv_layers(config) if config.layout is None else list(config.layer_names[1:])  # the first is the input
     for kind in storage.values():
         _require("storage", kind, STORAGE)
     _require_layers("storage", storage, layers)

@@ -26,11 +26,16 @@ from ..generators import Generator
 from .fused import FusedGenerator, ImageForm
 from .fused_stylegan2 import BakedNoise, Upsample
 from .onnx_functions import add_functions, translations
+from .precision import decide, measure_ranges
+from .quantization import plan_int8, quantize
+from .tolerance import Precision, tolerance_for
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET = 18  # the exporter's own; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime from 1.14 read it
+
+BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
 
 # Said by torch and onnxscript about themselves, not about our model. (category, start of the message)
 _EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
@@ -47,6 +52,7 @@ def export_onnx(
     image: ImageForm = "uint8",
     upsample: Upsample | Mapping[str, Upsample] = "transposed",
     noise: BakedNoise = "const",
+    precision: Precision = "fp32",
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``generator`` to ``path`` as ONNX and return the path.
@@ -55,20 +61,27 @@ def export_onnx(
     [batch, c_dim]. Output ``image``: uint8 [batch, R, R, 3], or float32 [batch, 3, R, R] not clamped. The batch is
     dynamic. ``metadata`` is added to the file's own (see :func:`describe`), for instance ``teacher_sha256`` or
     ``licence``. The file is checked by ``onnx.checker`` with shape inference before it appears under its name.
-    UsageError for an unknown option.
+
+    ``precision``: "fp16" and "bf16" store the convolutions in that type, but for the islands that measured ranges ask
+    for; "int8" quantises those that the gate bears (:mod:`.precision`, :mod:`.quantization`). The file says what was
+    measured and chosen, see :func:`~.quantization.precision_report`.
+
+    UsageError for an unknown option, ParityError when no layer can be int8.
     """
     import onnx
 
-    fused = FusedGenerator(generator, image=image, upsample=upsample, noise=noise)
-    model = _trace(fused)
-    modules = _module_names(model)
-    _strip_traces(model)
-    _rename(model, modules)
-    add_functions(model)
-    model.producer_name, model.producer_version = "dcp-deploy", __version__
-    facts = {**describe(generator), **fused.baked, **(metadata or {})}
+    tolerance = tolerance_for(precision)
+    ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)
+    storage, facts = decide(ranges, precision)
+    fused = FusedGenerator(generator, image=image, upsample=upsample, noise=noise, storage=storage)
+    model = _model(fused, BFLOAT16_OPSET if precision == "bf16" else OPSET)
+    if precision == "int8":
+        assert ranges is not None
+        plan = plan_int8(model, ranges, tolerance)
+        model = quantize(model, ranges, plan.layers)
+        facts["int8"] = json.dumps(plan.to_dict())
+    facts = {**describe(generator), **fused.baked, **facts, **(metadata or {})}
     onnx.helper.set_model_props(model, {key: str(value) for key, value in sorted(facts.items())})
-    model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
@@ -104,7 +117,20 @@ def weights_sha256(generator: Generator) -> str:
 # ---- torch to ONNX ----
 
 
-def _trace(fused: FusedGenerator) -> onnx.ModelProto:
+def _model(fused: FusedGenerator, opset: int) -> onnx.ModelProto:
+    """``fused`` as a graph that reads well, with our functions and all shapes, without metadata."""
+    import onnx
+
+    model = _trace(fused, opset)
+    modules = _module_names(model)
+    _strip_traces(model)
+    _rename(model, modules)
+    add_functions(model)
+    model.producer_name, model.producer_version = "dcp-deploy", __version__
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+def _trace(fused: FusedGenerator, opset: int) -> onnx.ModelProto:
     """Run torch's exporter on two samples, with the batch left open."""
     batch = torch.export.Dim("batch", min=1)
     samples = {"z": torch.randn(2, fused.config.z_dim), "psi": torch.full((2,), 0.7)}
@@ -115,7 +141,7 @@ def _trace(fused: FusedGenerator) -> onnx.ModelProto:
             fused,
             kwargs=samples,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=list(samples),
             output_names=["image"],
             dynamic_shapes={name: {0: batch} for name in samples},
