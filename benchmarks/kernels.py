@@ -4,8 +4,8 @@
     repeat: for each of them, shuffled: time it, and a device copy that moves as many bytes
 
 The kernels do next to no arithmetic per byte, so the copy is their limit: a kernel that takes as long as the copy of
-the same number of bytes cannot be made faster. Bytes are those that must move, each input read once and each output written
-once; what a kernel reads twice counts against it.
+the same number of bytes cannot be made faster. Bytes are those that must move, each input read once and each output
+written once; what a kernel reads twice counts against it.
 """
 
 from __future__ import annotations
