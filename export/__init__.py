@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from .fused import FusedGenerator
+from .manifest import Engine, check_engine, read_manifest
 from .onnx import export_onnx
 from .parity import ParityReport, Tolerance, verify
 from .runners import Runner, classes_of, latents_of, load_runner
-from .tensorrt import Engine, build_engine, check_engine, read_manifest
+from .tensorrt import EngineOptions, build_engine
 
 __all__ = [
     "Engine",
+    "EngineOptions",
     "FusedGenerator",
     "ParityReport",
     "Runner",
