@@ -23,8 +23,8 @@ TAGS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 # The constants of the same names in the sources: change them together.
 BLOCK = 256  # storage.cuh
 VISITS, SHUFFLE_VISITS = 4, 2  # modconv_epilogue.cu
-TILE_WIDTH, RUN, ROWS = 64, 8, 2  # fir_epilogue.cu
-GROUP, PIXELS = 4, 2  # to_rgb.cu
+TILE_WIDTH, ROWS = 64, 2  # fir_epilogue.cu, and fir_run
+GROUP, PIXELS = 4, 4  # to_rgb.cuh, to_rgb.cu
 
 MAX_GRID_Y = 65535  # kernels walk on from there
 MAX_SAMPLE = 2**31 - 1 - BLOCK  # elements: within a sample, indices are 32 bits wide
@@ -97,10 +97,15 @@ def fir_epilogue_call(
     if form == "naive":
         blocks = math.ceil(channels * height * width / BLOCK)
     elif last:
-        blocks = math.ceil(channels // lanes * math.ceil(width / RUN) * math.ceil(height / ROWS) / BLOCK)
+        blocks = math.ceil(channels // lanes * math.ceil(width / fir_run(width)) * math.ceil(height / ROWS) / BLOCK)
     else:
         blocks = channels * math.ceil(width / TILE_WIDTH) * math.ceil(height / (BLOCK * lanes // TILE_WIDTH))
     return _call("fir_epilogue", "fir", x, last, lanes, form, blocks, arguments)
+
+
+def fir_run(width: int) -> int:
+    """Outputs per thread along a row of the channels-last FIR: run_length of fir_epilogue.cu."""
+    return 4 if width < 64 else min(width // 16, 16)
 
 
 def to_rgb_call(

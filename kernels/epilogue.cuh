@@ -64,9 +64,8 @@ struct Epilogue {
     }
 
     __device__ float operator()(float x, const ChannelTerms& term, float noise_value) const {
-        float value = x * term.scale + noise_value + term.bias;
-        value = value > 0.0f ? value : value * kLeakySlope;
-        return clamped(value, clamp) * term.next;
+        const float value = x * term.scale + noise_value + term.bias;
+        return clamped(fmaxf(value, value * kLeakySlope), clamp) * term.next;  // both are NaN when one is
     }
 };
 

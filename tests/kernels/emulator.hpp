@@ -9,6 +9,7 @@
 
 #include <ucontext.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <functional>
