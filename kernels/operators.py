@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .calls import channels_last, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
+from .calls import channels_last, epilogue_rgb_call, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
 from .launch import launch
 
 
@@ -196,6 +196,89 @@ def _rgb_on_cuda(
     return image
 
 
+# ---- epilogue and toRGB ----
+
+
+@torch.library.custom_op("dcp_deploy::epilogue_rgb", mutates_args=(), device_types="cpu")
+def epilogue_rgb(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    rgb_bias: Tensor,
+    skip: Tensor | None = None,
+    clamp: float | None = None,
+    rgb_clamp: float | None = None,
+    as_bytes: bool = False,
+    keep: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """:func:`.reference.epilogue_rgb`: (y, image). Without ``keep`` an empty tensor takes the place of y.
+
+    On a GPU one kernel does it where x is channels last, else two, one after the other.
+    """
+    y, image = reference.epilogue_rgb(
+        x, scale, noise, bias, styles, weight, rgb_bias, skip, clamp=clamp, rgb_clamp=rgb_clamp, as_bytes=as_bytes
+    )
+    return _like_empty(y, _empty(x, *x.shape[1:])) if keep else x.new_empty(0), image.contiguous()
+
+
+def _both_shapes(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    rgb_bias: Tensor,
+    skip: Tensor | None = None,
+    clamp: float | None = None,
+    rgb_clamp: float | None = None,
+    as_bytes: bool = False,
+    keep: bool = True,
+) -> tuple[Tensor, Tensor]:
+    y = _empty(x, *x.shape[1:]) if keep else x.new_empty(0)
+    return y, _rgb_shape(x, styles, weight, rgb_bias, skip, rgb_clamp, as_bytes)
+
+
+def _both_on_cuda(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    rgb_bias: Tensor,
+    skip: Tensor | None = None,
+    clamp: float | None = None,
+    rgb_clamp: float | None = None,
+    as_bytes: bool = False,
+    keep: bool = True,
+) -> tuple[Tensor, Tensor]:
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        y = _modconv_on_cuda(x, scale, noise, bias, None, clamp)
+        image = _rgb_on_cuda(y, styles, weight, rgb_bias, skip, rgb_clamp, as_bytes)
+        return y if keep else x.new_empty(0), image
+    y, image = _both_shapes(x, scale, noise, bias, styles, weight, rgb_bias, skip, clamp, rgb_clamp, as_bytes, keep)
+    call = epilogue_rgb_call(
+        x,
+        scale.contiguous(),
+        None if noise is None else noise.contiguous(),
+        bias.contiguous(),
+        styles.contiguous(),
+        weight.contiguous(),
+        rgb_bias.contiguous(),
+        None if skip is None else skip.contiguous(),
+        y if keep else None,
+        image,
+        clamp=clamp,
+        rgb_clamp=rgb_clamp,
+    )
+    launch(call, x.device)
+    return y, image
+
+
 # ---- registration: by call, for a decorator would hide the types of what it decorates ----
 
 modconv_epilogue.register_fake(_modconv_shape)
@@ -204,3 +287,5 @@ fir_epilogue.register_fake(_fir_shape)
 fir_epilogue.register_kernel("cuda")(_fir_on_cuda)
 to_rgb.register_fake(_rgb_shape)
 to_rgb.register_kernel("cuda")(_rgb_on_cuda)
+epilogue_rgb.register_fake(_both_shapes)
+epilogue_rgb.register_kernel("cuda")(_both_on_cuda)

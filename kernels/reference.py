@@ -91,6 +91,26 @@ def to_rgb_bytes(
     return (image * 127.5 + 128.0).clamp(0.0, 255.0).permute(0, 2, 3, 1).contiguous().to(torch.uint8)
 
 
+def epilogue_rgb(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    rgb_bias: Tensor,
+    skip: Tensor | None = None,
+    *,
+    clamp: float | None = None,
+    rgb_clamp: float | None = None,
+    as_bytes: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(y, image): :func:`modconv_epilogue`, and :func:`to_rgb` or :func:`to_rgb_bytes` of y as it is stored."""
+    y = modconv_epilogue(x, scale, noise, bias, clamp=clamp)
+    colours = to_rgb_bytes if as_bytes else to_rgb
+    return y, colours(y, styles, weight, rgb_bias, skip, clamp=rgb_clamp)
+
+
 def _fir_kernel(device: torch.device) -> Tensor:
     taps = torch.tensor(FIR, device=device)
     return torch.outer(taps, taps) / 16.0

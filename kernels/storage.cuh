@@ -154,15 +154,17 @@ __device__ inline void pack(const float (&values)[L], Words& words) {
 // every row starts at a multiple of 16 bytes and holds whole groups, which the caller checks, the narrow one for any
 // other shape. So neither has tails, and neighbouring threads touch neighbouring memory in both.
 //
-// A Packed is what was read, in a half or a quarter of the registers that the floats take.
+// A Packed is what is read or written; of 16-bit types it takes half the registers that the floats take.
 template <class T, int L>
 struct Packed {
     static_assert(L == kLanes<T>, "one element or sixteen bytes");
     Words words;
 
     __device__ void load(const T* from) { words = *reinterpret_cast<const Words*>(from); }
+    __device__ void store(T* to) const { *reinterpret_cast<Words*>(to) = words; }
     __device__ void clear() { words = Words{}; }
     __device__ void floats(float (&values)[L]) const { unpack<T>(words, values); }
+    __device__ void round(const float (&values)[L]) { pack<T>(values, words); }
 };
 
 template <class T>
@@ -170,8 +172,10 @@ struct Packed<T, 1> {
     T element;
 
     __device__ void load(const T* from) { element = *from; }
+    __device__ void store(T* to) const { *to = element; }
     __device__ void clear() { element = T{}; }
     __device__ void floats(float (&values)[1]) const { values[0] = to_float(element); }
+    __device__ void round(const float (&values)[1]) { from_float(values[0], element); }
 };
 
 template <class T, int L>
@@ -183,14 +187,9 @@ __device__ inline void load_lanes(const T* from, float (&values)[L]) {
 
 template <class T, int L>
 __device__ inline void store_lanes(T* to, const float (&values)[L]) {
-    static_assert(L == 1 || L == kLanes<T>, "one element or sixteen bytes");
-    if constexpr (L == 1) {
-        from_float(values[0], *to);
-    } else {
-        Words words;
-        pack<T>(values, words);
-        *reinterpret_cast<Words*>(to) = words;
-    }
+    Packed<T, L> packed;
+    packed.round(values);
+    packed.store(to);
 }
 
 // N neighbours of a float array, four at a time where N allows. The wide forms hold its address to 16 bytes as well.

@@ -70,6 +70,29 @@ def test_bytes_are_channels_last_and_truncated() -> None:
     assert set(results.values()) == {"SUCCESS"}
 
 
+def both_arguments(dtype: torch.dtype, layout: str, device: str = "cpu") -> tuple[Any, ...]:
+    """Of ``epilogue_rgb``, up to the skip image."""
+    _, _, (x, scale, noise, bias), _ = examples(dtype, LAYOUTS[layout], device)["modconv"]
+    _, _, (_, styles, weight, rgb_bias, skip), _ = examples(dtype, LAYOUTS[layout], device)["rgb"]
+    return x, scale, noise, bias, styles, weight, rgb_bias, skip
+
+
+@pytest.mark.parametrize("options", [{}, {"clamp": 0.8, "rgb_clamp": 2.0, "as_bytes": True, "keep": False}], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_epilogue_and_colours_are_the_two_operators_in_turn(layout: str, options: dict[str, Any]) -> None:
+    x, scale, noise, bias, *colours = both_arguments(torch.float16, layout)
+    y, image = operators.epilogue_rgb(x, scale, noise, bias, *colours, **options)
+    expected = operators.modconv_epilogue(x, scale, noise, bias, clamp=options.get("clamp"))
+    as_bytes = options.get("as_bytes", False)
+    assert torch.equal(image, operators.to_rgb(expected, *colours, clamp=options.get("rgb_clamp"), as_bytes=as_bytes))
+    if options.get("keep", True):
+        assert torch.equal(y, expected) and y.stride() == x.stride()
+    else:
+        assert y.numel() == 0
+    results = torch.library.opcheck(operators.epilogue_rgb, (x, scale, noise, bias, *colours), options)
+    assert set(results.values()) == {"SUCCESS"}
+
+
 def test_there_is_no_derivative() -> None:
     operator, _, tensors, options = examples(torch.float32, torch.contiguous_format)["modconv"]
     x = tensors[0].requires_grad_(True)
@@ -94,3 +117,18 @@ def test_on_a_gpu_it_is_the_reference(name: str, layout: str, dtype: torch.dtype
     torch.cuda.synchronize()
     step = torch.finfo(result.dtype).eps
     torch.testing.assert_close(result.cpu().float(), expected.float(), rtol=step, atol=2e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_on_a_gpu_epilogue_and_colours_are_the_reference(layout: str, dtype: torch.dtype, keep: bool) -> None:
+    y, image = operators.epilogue_rgb(*both_arguments(dtype, layout, "cuda"), clamp=0.8, keep=keep)
+    expected_y, expected = operators.epilogue_rgb(*both_arguments(dtype, layout), clamp=0.8, keep=keep)
+    step = torch.finfo(dtype).eps
+    torch.testing.assert_close(y.cpu().float(), expected_y.float(), rtol=step, atol=2e-5)
+    # Eight features below one, each times a weight of a few units, and each may be rounded to its other neighbour.
+    torch.testing.assert_close(
+        image.cpu(), expected, rtol=1e-5, atol=2e-5 + (0 if dtype == torch.float32 else 8 * step)
+    )
