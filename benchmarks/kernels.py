@@ -136,8 +136,10 @@ class Buffers:
         skip = self._ones(case.batch, 3, half, half)
         if case.operator.startswith("rgb"):
             return to_rgb_call(x, *colours, skip, image, clamp=256.0)
-        kept = None if as_bytes else y
-        return epilogue_rgb_call(x, *terms, *colours, skip, kept, image, clamp=256.0, rgb_clamp=256.0)
+        kept, next_scale = (None, None) if as_bytes else (y, self._ones(case.batch, case.channels))
+        return epilogue_rgb_call(
+            x, *terms, *colours, skip, kept, image, next_scale=next_scale, clamp=256.0, rgb_clamp=256.0
+        )
 
     def _ones(self, *shape: int) -> Tensor:
         return torch.ones(shape, device=self.device)

@@ -147,23 +147,24 @@ def epilogue_rgb_call(
     y: Tensor | None,
     image: Tensor,
     *,
+    next_scale: Tensor | None = None,
     clamp: float | None = None,
     rgb_clamp: float | None = None,
     form: Form = "fast",
 ) -> KernelCall | None:
-    """The call that fills ``y`` as :func:`modconv_epilogue_call` does (None: stores none) and ``image`` from it.
+    """The call that fills ``y`` (None: stores none) and ``image``, see :func:`.reference.epilogue_rgb`.
 
     x and y lie as [B, H, W, C].
     """
     batch, channels, height, width = x.shape
     nhwc = all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, x if y is None else y))
     _require(nhwc, "x and y must be channels last")
-    kind = _check_epilogue(x, tuple(x.shape), scale, noise, bias, None, x if y is None else y)
+    kind = _check_epilogue(x, tuple(x.shape), scale, noise, bias, next_scale, x if y is None else y)
     as_bytes = _check_rgb(x, styles, weight, rgb_bias, skip, image)
     sizes = (batch, channels, height, width)
-    numbers = (*sizes, kind, int(skip is not None), int(as_bytes), int(y is not None))
+    numbers = (*sizes, kind, int(next_scale is not None), int(skip is not None), int(as_bytes), int(y is not None))
     clamps = (_float_bits(clamp), _float_bits(rgb_clamp))
-    arguments = (x, scale, noise, bias, styles, weight, rgb_bias, skip, *numbers, *clamps, y, image)
+    arguments = (x, scale, noise, bias, next_scale, styles, weight, rgb_bias, skip, *numbers, *clamps, y, image)
     lanes = _lanes(x, arguments, channels, form)
     per_block = BLOCK / 3 if form == "naive" else BLOCK // GROUP * PIXELS
     blocks = math.ceil(height * width / per_block) if image.numel() else 0

@@ -1,8 +1,8 @@
-// A resolution's last epilogue and its colours in one pass, channels last: y = clamp(lrelu(x * scale + noise + bias)),
-// image = clamp(sum_c y[c] styles[c] weight[o, c] + rgb_bias[o]) + the up-sampled image so far.
+// A resolution's last epilogue and its colours in one pass, channels last: v = clamp(lrelu(x * scale + noise + bias)),
+// y = v * next_scale, image = clamp(sum_c v[c] styles[c] weight[o, c] + rgb_bias[o]) + the up-sampled image so far.
 //
-// Floor: x read once and y written once, where the two kernels it replaces read y again. At the last resolution nobody
-// else wants y: it is not stored, and x is all that moves. The colours are those of y as it is stored, rounded.
+// Floor: x read once and y written once, where the two kernels it replaces read it again, and a third one multiplies it
+// by the styles of the next layer. At the last resolution nobody else wants y: it is not stored, and x is all that moves.
 #include "epilogue.cuh"
 #include "to_rgb.cuh"
 
@@ -21,10 +21,9 @@ __device__ inline void epilogue_rgb_naive(const T* x, const Epilogue& epilogue, 
         float sum = 0.0f;
         for (int channel = 0; channel < channels; ++channel) {
             const ChannelTerms terms = epilogue.terms(sample, channel);
-            T stored;
-            from_float(epilogue(to_float(x[offset + channel]), terms, epilogue.noise_at(sample, pixel)), stored);
-            if (keeps && colour == 0) y[offset + channel] = stored;
-            sum += to_float(stored) * rgb.weighted_style(sample, colour, channel);
+            const float value = epilogue.unscaled(to_float(x[offset + channel]), terms, epilogue.noise_at(sample, pixel));
+            if (keeps && colour == 0) from_float(value * terms.next, y[offset + channel]);
+            sum += value * rgb.weighted_style(sample, colour, channel);
         }
         const float skip = rgb.upsampled_skip(sample, colour, pixel / rgb.width, pixel % rgb.width);
         rgb.put(image, sample, colour, pixel, rgb.finished(sum, colour) + skip);
@@ -37,6 +36,7 @@ __device__ inline void epilogue_rgb_naive(const T* x, const Epilogue& epilogue, 
 struct Constants {
     alignas(16) float scale[kTile];
     alignas(16) float bias[kTile];
+    alignas(16) float next[kTile];
     alignas(16) float weight[kColours][kTile];
 
     __device__ void fill(const Epilogue& epilogue, const ToRGB& rgb, int sample, int first) {
@@ -46,6 +46,7 @@ struct Constants {
             const ChannelTerms terms = epilogue.terms(sample, first + k);
             scale[k] = terms.scale;
             bias[k] = terms.bias;
+            next[k] = terms.next;
         }
         __syncthreads();
     }
@@ -77,9 +78,10 @@ __device__ inline void epilogue_rgb(const T* x, const Epilogue& epilogue, const 
                     if (inside) features[p].load(x + at + static_cast<size_t>(p * kGroups) * channels);
                     if (!inside) features[p].clear();
                 }
-                float scale[L], bias[L], weight[kColours][L];
+                float scale[L], bias[L], next[L], weight[kColours][L];
                 load_floats(&constants.scale[k], scale);
                 load_floats(&constants.bias[k], bias);
+                load_floats(&constants.next[k], next);
 #pragma unroll
                 for (int colour = 0; colour < kColours; ++colour) load_floats(&constants.weight[colour][k], weight[colour]);
 #pragma unroll
@@ -88,17 +90,16 @@ __device__ inline void epilogue_rgb(const T* x, const Epilogue& epilogue, const 
                     features[p].floats(values);
 #pragma unroll
                     for (int lane = 0; lane < L; ++lane) {
-                        values[lane] = epilogue(values[lane], {scale[lane], bias[lane], 1.0f}, noise[p]);
-                    }
-                    features[p].round(values);
-                    const bool stores = keeps && first_pixel + p * kGroups < pixels;
-                    if (stores) features[p].store(y + at + static_cast<size_t>(p * kGroups) * channels);
-                    features[p].floats(values);
+                        const ChannelTerms terms{scale[lane], bias[lane], next[lane]};
+                        values[lane] = epilogue.unscaled(values[lane], terms, noise[p]);
 #pragma unroll
-                    for (int colour = 0; colour < kColours; ++colour) {
-#pragma unroll
-                        for (int lane = 0; lane < L; ++lane) sums[p][colour] += values[lane] * weight[colour][lane];
+                        for (int colour = 0; colour < kColours; ++colour) {
+                            sums[p][colour] += values[lane] * weight[colour][lane];
+                        }
+                        values[lane] *= next[lane];
                     }
+                    if (!keeps || first_pixel + p * kGroups >= pixels) continue;
+                    store_lanes(y + at + static_cast<size_t>(p * kGroups) * channels, values);
                 }
             }
         }
@@ -112,13 +113,13 @@ __device__ inline void epilogue_rgb(const T* x, const Epilogue& epilogue, const 
 // Inputs, integers, outputs, as in epilogue.cuh and for the same reason.
 #define BOTH_PARAMETERS(T)                                                                                            \
     (const T* __restrict__ x, const float* __restrict__ scale, const float* __restrict__ noise,                       \
-     const float* __restrict__ bias, const float* __restrict__ styles, const float* __restrict__ weight,              \
-     const float* __restrict__ rgb_bias, const float* __restrict__ skip, int batch, int channels, int height,         \
-     int width, int noise_kind, int has_skip, int as_bytes, int keeps, int clamp_bits, int rgb_clamp_bits,            \
-     T* __restrict__ y, void* __restrict__ image)
+     const float* __restrict__ bias, const float* __restrict__ next_scale, const float* __restrict__ styles,          \
+     const float* __restrict__ weight, const float* __restrict__ rgb_bias, const float* __restrict__ skip, int batch, \
+     int channels, int height, int width, int noise_kind, int scales_next, int has_skip, int as_bytes, int keeps,     \
+     int clamp_bits, int rgb_clamp_bits, T* __restrict__ y, void* __restrict__ image)
 
 #define BOTH_ARGUMENTS                                                                                                \
-    x, Epilogue{scale, noise, bias, nullptr, batch, channels, height, width, noise_kind, 0,                           \
+    x, Epilogue{scale, noise, bias, next_scale, batch, channels, height, width, noise_kind, scales_next,              \
                 bits_to_float(clamp_bits)},                                                                           \
         ToRGB{styles, weight, rgb_bias, skip, batch, channels, height, width, has_skip, as_bytes,                     \
               bits_to_float(rgb_clamp_bits)},                                                                         \

@@ -209,6 +209,7 @@ def epilogue_rgb(
     weight: Tensor,
     rgb_bias: Tensor,
     skip: Tensor | None = None,
+    next_scale: Tensor | None = None,
     clamp: float | None = None,
     rgb_clamp: float | None = None,
     as_bytes: bool = False,
@@ -216,10 +217,21 @@ def epilogue_rgb(
 ) -> tuple[Tensor, Tensor]:
     """:func:`.reference.epilogue_rgb`: (y, image). Without ``keep`` an empty tensor takes the place of y.
 
-    On a GPU one kernel does it where x is channels last, else two, one after the other.
+    On a GPU one kernel does it where x is channels last; else the epilogue's runs twice, before toRGB's in float32.
     """
     y, image = reference.epilogue_rgb(
-        x, scale, noise, bias, styles, weight, rgb_bias, skip, clamp=clamp, rgb_clamp=rgb_clamp, as_bytes=as_bytes
+        x,
+        scale,
+        noise,
+        bias,
+        styles,
+        weight,
+        rgb_bias,
+        skip,
+        next_scale=next_scale,
+        clamp=clamp,
+        rgb_clamp=rgb_clamp,
+        as_bytes=as_bytes,
     )
     return _like_empty(y, _empty(x, *x.shape[1:])) if keep else x.new_empty(0), image.contiguous()
 
@@ -233,6 +245,7 @@ def _both_shapes(
     weight: Tensor,
     rgb_bias: Tensor,
     skip: Tensor | None = None,
+    next_scale: Tensor | None = None,
     clamp: float | None = None,
     rgb_clamp: float | None = None,
     as_bytes: bool = False,
@@ -251,16 +264,26 @@ def _both_on_cuda(
     weight: Tensor,
     rgb_bias: Tensor,
     skip: Tensor | None = None,
+    next_scale: Tensor | None = None,
     clamp: float | None = None,
     rgb_clamp: float | None = None,
     as_bytes: bool = False,
     keep: bool = True,
 ) -> tuple[Tensor, Tensor]:
+    y, image = _both_shapes(
+        x, scale, noise, bias, styles, weight, rgb_bias, skip, next_scale, clamp, rgb_clamp, as_bytes, keep
+    )
     if not x.is_contiguous(memory_format=torch.channels_last):
-        y = _modconv_on_cuda(x, scale, noise, bias, None, clamp)
-        image = _rgb_on_cuda(y, styles, weight, rgb_bias, skip, rgb_clamp, as_bytes)
-        return y if keep else x.new_empty(0), image
-    y, image = _both_shapes(x, scale, noise, bias, styles, weight, rgb_bias, skip, clamp, rgb_clamp, as_bytes, keep)
+        image = _rgb_on_cuda(
+            _modconv_on_cuda(x.float(), scale, noise, bias, None, clamp),
+            styles,
+            weight,
+            rgb_bias,
+            skip,
+            rgb_clamp,
+            as_bytes,
+        )
+        return _modconv_on_cuda(x, scale, noise, bias, next_scale, clamp) if keep else y, image
     call = epilogue_rgb_call(
         x,
         scale.contiguous(),
@@ -272,6 +295,7 @@ def _both_on_cuda(
         None if skip is None else skip.contiguous(),
         y if keep else None,
         image,
+        next_scale=None if next_scale is None else next_scale.contiguous(),
         clamp=clamp,
         rgb_clamp=rgb_clamp,
     )

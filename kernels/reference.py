@@ -101,14 +101,20 @@ def epilogue_rgb(
     rgb_bias: Tensor,
     skip: Tensor | None = None,
     *,
+    next_scale: Tensor | None = None,
     clamp: float | None = None,
     rgb_clamp: float | None = None,
     as_bytes: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(y, image): :func:`modconv_epilogue`, and :func:`to_rgb` or :func:`to_rgb_bytes` of y as it is stored."""
-    y = modconv_epilogue(x, scale, noise, bias, clamp=clamp)
+    """(y, image): the last epilogue of a resolution, and :func:`to_rgb` or :func:`to_rgb_bytes` of what it makes.
+
+    The colours see the features before ``next_scale`` and before they are rounded to the type of x.
+    """
+    features = modconv_epilogue(x.float(), scale, noise, bias, clamp=clamp)
     colours = to_rgb_bytes if as_bytes else to_rgb
-    return y, colours(y, styles, weight, rgb_bias, skip, clamp=rgb_clamp)
+    image = colours(features, styles, weight, rgb_bias, skip, clamp=rgb_clamp)
+    y = features if next_scale is None else features * next_scale[:, :, None, None]
+    return y.to(x.dtype), image
 
 
 def _fir_kernel(device: torch.device) -> Tensor:

@@ -41,7 +41,8 @@ def test_bytes_are_each_tensor_once(operator: str, expected: int) -> None:
     case = Case(operator, torch.float32, True, True, channels=8, size=4, batch=2)  # type: ignore[arg-type]
     call = Buffers([case], torch.device("cpu")).call(case)
     terms, next_scale, colours = 2 * 8 + 8 + 16, 2 * 8, 2 * 8 + 3 * 8 + 3
-    small = {"rgb": colours, "epilogue": terms + colours}.get(operator.split("_")[0], terms + next_scale)
+    before = terms if operator == "epilogue_rgb_bytes" else terms + next_scale
+    small = colours if operator.startswith("rgb") else before + colours * operator.startswith("epilogue")
     assert bytes_of(call) == 4 * (expected + small)
 
 
