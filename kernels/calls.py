@@ -24,6 +24,7 @@ TAGS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 BLOCK = 256  # storage.cuh
 VISITS, SHUFFLE_VISITS = 4, 2  # modconv_epilogue.cu
 TILE_WIDTH, ROWS = 64, 2  # fir_epilogue.cu, and fir_run
+SAMPLES = 4  # modulation.cu
 GROUP, PIXELS = 4, 4  # to_rgb.cuh; to_rgb.cu, epilogue_rgb.cu
 
 MAX_GRID_Y = 65535  # kernels walk on from there
@@ -169,6 +170,31 @@ def epilogue_rgb_call(
     per_block = BLOCK / 3 if form == "naive" else BLOCK // GROUP * PIXELS
     blocks = math.ceil(height * width / per_block) if image.numel() else 0
     return _call("epilogue_rgb", "epilogue_rgb", x, True, lanes, form, blocks, arguments)
+
+
+def modulation_call(
+    styles: Tensor,
+    energy: Tensor,
+    root_eps: Tensor,
+    layers: Tensor,
+    blocks: Tensor,
+    directions: Tensor,
+    scales: Tensor,
+    *,
+    form: Form = "fast",
+) -> KernelCall | None:
+    """The call that fills the flat ``directions`` and ``scales``, see :func:`.reference.modulation`."""
+    batch, row = styles.shape
+    _check("styles", styles, (batch, row))
+    _check("energy", energy, (energy.numel(),))
+    _check("root_eps", root_eps, (len(layers),))
+    _check("layers", layers, (len(layers), 6), torch.int32)
+    _check("blocks", blocks, (len(blocks), 2), torch.int32)
+    if batch == 0 or len(blocks) == 0:
+        return None
+    groups = math.ceil(batch / SAMPLES) if form == "fast" else batch
+    arguments = (styles, energy, root_eps, layers, blocks, batch, row, directions, scales)
+    return KernelCall("modulation", f"modulation_{form}_f32", (len(blocks), min(groups, MAX_GRID_Y)), arguments)
 
 
 def channels_last(x: Tensor) -> bool:

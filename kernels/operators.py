@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .calls import channels_last, epilogue_rgb_call, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
+from .calls import (
+    channels_last,
+    epilogue_rgb_call,
+    fir_epilogue_call,
+    modconv_epilogue_call,
+    modulation_call,
+    to_rgb_call,
+)
 from .launch import launch
 
 
@@ -303,6 +310,50 @@ def _both_on_cuda(
     return y, image
 
 
+# ---- styles of all layers ----
+
+
+@torch.library.custom_op("dcp_deploy::modulation", mutates_args=(), device_types="cpu")
+def modulation(
+    styles: Tensor,
+    energy: Tensor,
+    root_eps: Tensor,
+    layers: Tensor,
+    blocks: Tensor,
+    direction_size: int,
+    scale_size: int,
+) -> tuple[Tensor, Tensor]:
+    """:func:`.reference.modulation`: (directions, scales), flat. The tables are those of StyledLayers."""
+    return reference.modulation(styles, energy, root_eps, layers, direction_size, scale_size)
+
+
+def _modulation_shapes(
+    styles: Tensor,
+    energy: Tensor,
+    root_eps: Tensor,
+    layers: Tensor,
+    blocks: Tensor,
+    direction_size: int,
+    scale_size: int,
+) -> tuple[Tensor, Tensor]:
+    batch = styles.shape[0]
+    return styles.new_empty(batch * direction_size), styles.new_empty(batch * scale_size)
+
+
+def _modulation_on_cuda(
+    styles: Tensor,
+    energy: Tensor,
+    root_eps: Tensor,
+    layers: Tensor,
+    blocks: Tensor,
+    direction_size: int,
+    scale_size: int,
+) -> tuple[Tensor, Tensor]:
+    directions, scales = _modulation_shapes(styles, energy, root_eps, layers, blocks, direction_size, scale_size)
+    launch(modulation_call(styles.contiguous(), energy, root_eps, layers, blocks, directions, scales), styles.device)
+    return directions, scales
+
+
 # ---- registration: by call, for a decorator would hide the types of what it decorates ----
 
 modconv_epilogue.register_fake(_modconv_shape)
@@ -313,3 +364,5 @@ to_rgb.register_fake(_rgb_shape)
 to_rgb.register_kernel("cuda")(_rgb_on_cuda)
 epilogue_rgb.register_fake(_both_shapes)
 epilogue_rgb.register_kernel("cuda")(_both_on_cuda)
+modulation.register_fake(_modulation_shapes)
+modulation.register_kernel("cuda")(_modulation_on_cuda)

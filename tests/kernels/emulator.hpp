@@ -185,6 +185,8 @@ inline const char* run(const std::function<void()>& kernel) {
 
 // ---- what kernels call ----
 
+inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
+
 inline void __syncthreads() { emulator::wait(emulator::State::at_block_barrier); }
 
 // All lanes must take part: the mask is always full in these kernels.
