@@ -18,10 +18,10 @@ from ..generators import Generator
 from .fused import FusedGenerator, ImageForm
 
 Array = npt.NDArray[Any]
-Backend = Literal["auto", "torch", "fused", "onnxruntime"]
+Backend = Literal["auto", "torch", "fused", "cuda", "onnxruntime"]
 Draw = Callable[[Array, Array, Array | None], Array]
 
-BACKENDS = ("auto", "torch", "fused", "onnxruntime")
+BACKENDS = ("auto", "torch", "fused", "cuda", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def load_runner(
 ) -> Runner:
     """Make a Runner of a Generator, a checkpoint or an ONNX file. The content decides what a file is, not its name.
 
-    ``backend`` for a generator: "torch" (the readable network, which "auto" means) or "fused" (the deployable form,
-    still in torch); for ONNX "onnxruntime". ``threads``: CPU threads of one call, all cores by default. Raises
-    UsageError for a backend that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file
-    that is no generator of ours, MissingCapabilityError for a TensorRT engine without a GPU or an ONNX file without
-    onnxruntime.
+    ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable form, still
+    in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime". ``threads``: CPU threads of
+    one call, all cores by default. Raises UsageError for a backend that cannot run the source, InputError
+    (CorruptFileError, UnknownFormatError) for a file that is no generator of ours, MissingCapabilityError for a
+    TensorRT engine or backend "cuda" without a GPU, or an ONNX file without onnxruntime.
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
@@ -146,6 +146,10 @@ def _floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> 
 def _torch_runner(generator: Generator, name: str, backend: str, threads: int | None) -> Runner:
     if backend == "onnxruntime":
         raise UsageError(f"backend 'onnxruntime' cannot run {name}, a torch network", "export it to ONNX first")
+    if backend == "cuda":
+        from .cuda_runner import cuda_runner
+
+        return cuda_runner(generator, name=name)
     backend = "torch" if backend == "auto" else backend
     device = next(generator.parameters()).device
     network: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
