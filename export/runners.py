@@ -90,7 +90,11 @@ def load_runner(
     path = Path(source)
     kind = sniff(path)
     if kind == "engine":
-        raise MissingCapabilityError(_why_no_engine(path), "run the ONNX file it was built from, with onnxruntime")
+        if backend != "auto":
+            raise UsageError(f"backend {backend!r} cannot run the TensorRT engine {path}", "leave it at auto")
+        from .engine_runner import engine_runner
+
+        return engine_runner(path)
     if kind == "onnx":
         if backend in _TORCH:
             raise UsageError(
@@ -292,12 +296,3 @@ def _interface(
     if problems:
         raise InputError(f"{path} is not a generator of ours: {'; '.join(problems)}", "make it with: dcp-deploy export")
     return inputs["z"][1][1], inputs["c"][1][1] if "c" in inputs else 0, size[0], image
-
-
-# ---- TensorRT ----
-
-
-def _why_no_engine(path: Path) -> str:
-    if not torch.cuda.is_available():
-        return f"{path} is a TensorRT engine; running it needs an NVIDIA GPU and its driver, and this machine has none"
-    return f"{path} is a TensorRT engine; this version builds and checks engines but does not run them"

@@ -76,6 +76,21 @@ def shifted(axis: int, size: int) -> Step:
     return gather(axis, [size - 1, *range(size - 1)])
 
 
+def filter_of(layer: str, change: Callable[[np.ndarray], np.ndarray]) -> Damage:
+    """The low-pass filter of one up-sampling layer changed; it lies in the body of the layer's operator."""
+
+    def damage(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.name.startswith(f"synthesis.{layer}/FirEpilogue"))
+        function = onnx.FunctionProto()
+        function.CopyFrom(next(function for function in model.functions if function.name == node.op_type))
+        node.op_type = function.name = f"{node.op_type}Broken"
+        taps = next(node for node in function.node if node.output[0] == "tap").attribute[0].t
+        taps.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(taps))))
+        model.functions.append(function)
+
+    return damage
+
+
 ENDS = [np.array([number], np.int64) for number in (-1, np.iinfo(np.int64).min, 0, -1)]  # start, end, axis, step
 SWAPPED_SAMPLES: Step = ("Slice", ENDS, {})
 OVERFLOWING = (times(1e6), cast(TensorProto.FLOAT16), cast(TensorProto.FLOAT), times(1e-6))

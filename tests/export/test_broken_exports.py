@@ -12,15 +12,15 @@ from dcp_deploy.export import FusedGenerator, ParityReport, verify
 from dcp_deploy.generators import Generator
 
 from . import breaking
-from .breaking import Damage, after, broken, edit, gather, shifted, times
+from .breaking import Damage, after, broken, edit, filter_of, gather, shifted, times
 
 FEW = 4  # latents; times three psi, in batches of 1, 3 and 8
 
 # Mistake -> (what is done to the file, where the values part from the reference's).
 MISTAKES: dict[str, tuple[Damage, str]] = {
     "flipped convolution": (edit("synthesis.b16.conv0.weight", lambda w: w[:, :, ::-1, ::-1]), "b16.conv0"),
-    "filter moved by a pixel": (edit("synthesis.b32.conv0.fir", lambda f: np.roll(f, 1, axis=3)), "b32.conv0"),
-    "filter of gain 1": (edit("synthesis.b16.conv0.fir", lambda f: f / 4), "b16.conv0"),
+    "filter moved by a pixel": (filter_of("b32.conv0", lambda f: np.roll(f, 1, axis=3)), "b32.conv0"),
+    "filter of gain 1": (filter_of("b16.conv0", lambda f: f / 4), "b16.conv0"),
     "dropped noise": (edit("synthesis.b32.conv1.noise", np.zeros_like), "b32.conv1"),
     "no demodulation of one layer": (edit("synthesis.b8.conv1.energy", np.ones_like), "b8.conv1"),
     "constant input lost": (edit("synthesis.const", np.zeros_like), "b4.conv1"),
