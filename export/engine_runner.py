@@ -60,7 +60,8 @@ def runner_of(name: str, manifest: Mapping[str, Any], session: EngineSession) ->
         return cast(Array, np.concatenate(parts))
 
     c_dim = profile["c"]["min"][1] if "c" in profile else 0
-    return Runner(name, "tensorrt", profile["z"]["min"][1], c_dim, manifest["resolution"], image, draw)
+    z_dim, facts = profile["z"]["min"][1], {"precision": str(manifest["precision"])}
+    return Runner(name, "tensorrt", z_dim, c_dim, manifest["resolution"], image, draw, facts=facts, batch=(least, most))
 
 
 def _filled(rows: Array, least: int) -> Array:
