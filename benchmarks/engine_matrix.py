@@ -1,8 +1,8 @@
 """Sizes, build times and memory of full-size engines: ``python -m dcp_deploy.benchmarks.engine_matrix FOLDER``.
 
-Networks with random weights, 256 and 1024 px, teacher and 70 % student, are exported and built by the command line as a
-user would, one process for each step, ahead of time for two generations of GPUs. A cell that was measured is not measured
-again, so a run that was stopped goes on. FOLDER keeps ``engine_matrix.json``; the table is printed.
+Networks with random weights, 256 and 1024 px, teacher and 70 % student, are exported and built by the command line, as
+users do it, one process for each step, ahead of time for two generations of GPUs. A cell that was measured is not
+measured again, so a run that was stopped goes on. FOLDER keeps ``engine_matrix.json``; the table is printed.
 """
 
 from __future__ import annotations

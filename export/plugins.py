@@ -2,9 +2,9 @@
 
 TensorRT's parser puts a registered plugin in place of each ONNX node of the same operator type that carries our plugin
 namespace; the function body in the file is what everyone else uses. The kernel goes into the engine as PTX with its
-launch geometry in symbols of the batch, so the engine needs neither Python nor this package when it runs. TensorRT times
-the tactics (16 bytes at once or one element, 256 or 128 threads, the naive form) in each layout that it considers and
-keeps the fastest.
+launch geometry in symbols of the batch, so the engine needs neither Python nor this package when it runs. TensorRT
+times the tactics (16 bytes at once or one element, 256 or 128 threads, the naive form) in each layout that it considers
+and keeps the fastest.
 
 Held to the Python bindings of TensorRT 10.16 and 11.4, in which the whole cycle runs over stub libraries; it has not
 been run on TensorRT hardware by this project yet.
