@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -85,11 +85,10 @@ def plugin_call(
     batch, channels, height, width = output_shape(operator, inputs["x"])
     if operator.is_rgb:
         image = _meta((batch, channels, height, width), torch.uint8 if operator.as_bytes else torch.float32)
-        styles, weight, bias, skip = rest
-        return to_rgb_call(x, *_given(styles, weight, bias), skip, image, clamp=clamp, form=form, block=block)
+        styles, weight, bias = map(_given, rest[:3])
+        return to_rgb_call(x, styles, weight, bias, rest[3], image, clamp=clamp, form=form, block=block)
     y = _meta((batch, channels, height, width), dtype, layout)
-    scale, noise, bias, next_scale = rest
-    scale, bias = _given(scale, bias)
+    scale, noise, bias, next_scale = _given(rest[0]), rest[1], _given(rest[2]), rest[3]
     if operator.name.startswith("FirEpilogue"):
         return fir_epilogue_call(x, scale, noise, bias, y, clamp=clamp, next_scale=next_scale, form=form, block=block)
     return modconv_epilogue_call(
@@ -190,6 +189,7 @@ def _meta(shape: Sequence[int], dtype: torch.dtype = torch.float32, layout: Layo
     return torch.empty(tuple(shape), dtype=dtype, device="meta", memory_format=memory_format)
 
 
-def _given(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Those every operator has."""
-    return tuple(cast(Tensor, tensor) for tensor in tensors)
+def _given(tensor: Tensor | None) -> Tensor:
+    """One that every operator has."""
+    assert tensor is not None
+    return tensor

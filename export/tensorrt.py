@@ -229,7 +229,7 @@ def _build_tensorrt(
 ) -> Plan:
     """TF32 is on, as in TensorRT itself (Polygraphy's default is off)."""
     gpu = gpus.present_gpu()
-    if tuple(targets) != (gpu,):
+    if gpu is None or tuple(targets) != (gpu,):
         raise MissingCapabilityError(
             f"TensorRT builds on the GPU it builds for, {', '.join(targets)}; this machine has {gpu or 'none'}",
             f"on that machine: pip install 'dcp-deploy[gpu]' && {command}",

@@ -174,7 +174,9 @@ def test_the_options_are_flags_of_the_command() -> None:
     assert (every.flags(), EngineOptions().flags()) == (named, [])
 
 
-def test_tensorrt_is_asked_for_what_the_options_say(tensorrt_bindings: Path, float_onnx: Path, tmp_path: Path) -> None:
+def test_tensorrt_is_asked_for_what_the_options_say(
+    tensorrt_bindings: Path, float_onnx: Path, unconditional: Generator, tmp_path: Path
+) -> None:
     pytest.importorskip("polygraphy", reason="polygraphy, of the extra 'gpu', is not installed")
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("tensorrt_build.py")), str(float_onnx), str(tmp_path / "times")],
