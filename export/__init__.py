@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from .bisect import Bisection
 from .fused import FusedGenerator
 from .manifest import Engine, check_engine, read_manifest
 from .onnx import export_onnx
-from .parity import ParityReport, Tolerance, verify
+from .parity import ParityReport, verify
 from .runners import Runner, classes_of, latents_of, load_runner
 from .tensorrt import EngineOptions, build_engine
+from .tolerance import Tolerance, tolerance_for
 
 __all__ = [
+    "Bisection",
     "Engine",
     "EngineOptions",
     "FusedGenerator",
@@ -23,5 +26,6 @@ __all__ = [
     "latents_of",
     "load_runner",
     "read_manifest",
+    "tolerance_for",
     "verify",
 ]
