@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from typing import Literal
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ..kernels.calls import BLOCK, Form, KernelCall, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
 from ..kernels.library import ptx_of, source_texts
+from .onnx_functions import inputs_of, operator_types, parts_of
 
 Layout = Literal["nchw", "nhwc"]
 
@@ -47,21 +47,12 @@ class Operator:
         return self.name.startswith("ToRGB")
 
 
-def _operators() -> dict[str, Operator]:
-    """Every combination of the suffixes, in the order in which a name carries them."""
-    found = []
-    for base, shuffle in (("ModConvEpilogue", "Shuffle"), ("ModConvEpilogue", ""), ("FirEpilogue", "")):
-        for noise, following, clamp in product(("Noise", ""), ("Next", ""), ("Clamp", "")):
-            inputs = ("x", "scale", *(["noise"] * bool(noise)), "bias", *(["next_scale"] * bool(following)))
-            name = base + shuffle + noise + following + clamp
-            found.append(Operator(name, inputs, bool(clamp), shuffles=bool(shuffle)))
-    for skip, clamp, as_bytes in product(("Skip", ""), ("Clamp", ""), ("Bytes", "")):
-        inputs = ("x", "styles", "weight", "bias", *(["skip"] * bool(skip)))
-        found.append(Operator("ToRGB" + skip + clamp + as_bytes, inputs, bool(clamp), as_bytes=bool(as_bytes)))
-    return {operator.name: operator for operator in found}
+def _operator(name: str) -> Operator:
+    _, parts = parts_of(name)
+    return Operator(name, tuple(inputs_of(name)), "Clamp" in parts, "Shuffle" in parts, "Bytes" in parts)
 
 
-OPERATORS = _operators()
+OPERATORS = {name: _operator(name) for name in operator_types()}
 
 
 def plugin_call(

@@ -23,10 +23,11 @@ import torch
 from ..errors import MissingCapabilityError
 from ..kernels.launch import build_target
 from ..kernels.library import compiler_version
+from .onnx_functions import DOMAIN
 from .plugin_kernels import OPERATORS, TACTICS, Operator, kernel_ptx, legal_tactics, output_shape, plugin_call
 from .targets import import_flavour
 
-NAMESPACE = "dcp_deploy"
+NAMESPACE = DOMAIN  # the parser asks by namespace and operator type
 MAX_BATCH_ROWS = 65535  # grid.y; kernels walk on from there, as kernels/calls.py has it
 
 # Layouts of TensorRT that are ours: HWC8 pads the channels to eight, which is nothing where they are whole eights.

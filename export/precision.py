@@ -214,13 +214,17 @@ class _Recorder(TorchFunctionMode):
             self._note(layer, "result", result)
             if self.rounding:
                 for name, twins in self.twins.items():
-                    moved = (twins[layer](*args).float() - result).square().mean().sqrt() / result.square().mean().sqrt()
+                    moved = (
+                        twins[layer](*args).float() - result
+                    ).square().mean().sqrt() / result.square().mean().sqrt()
                     self.moves[layer][name] = float(moved.nan_to_num(math.inf, math.inf))
 
         return hook
 
     def _note(self, layer: str, what: str, values: Tensor) -> None:
-        self.maxima[layer][what] = max(self.maxima[layer][what], float(values.abs().max().nan_to_num(math.inf, math.inf)))
+        self.maxima[layer][what] = max(
+            self.maxima[layer][what], float(values.abs().max().nan_to_num(math.inf, math.inf))
+        )
 
     def row(self, layer: str) -> LayerRange:
         """All that was recorded of one layer."""

@@ -81,9 +81,7 @@ def test_onnxruntime_runs_integer_convolutions(all_int8: onnx.ModelProto, tmp_pa
     assert sum(node.op_type == "QLinearConv" for node in optimized) == len(CONV1)
 
 
-def test_weights_have_a_scale_per_channel_and_no_zero_points(
-    exact: onnx.ModelProto, all_int8: onnx.ModelProto
-) -> None:
+def test_weights_have_a_scale_per_channel_and_no_zero_points(exact: onnx.ModelProto, all_int8: onnx.ModelProto) -> None:
     before, after = constants(exact), constants(all_int8)
     for layer in CONV1:
         name = f"synthesis.{layer}.weight"
@@ -138,9 +136,7 @@ def test_every_layer_is_in_the_list_most_sensitive_first(plan: Int8Plan) -> None
     assert plan.left_out == ()
 
 
-def test_sensitivity_is_what_the_layer_alone_costs(
-    exact: onnx.ModelProto, ranges: RangeTable, plan: Int8Plan
-) -> None:
+def test_sensitivity_is_what_the_layer_alone_costs(exact: onnx.ModelProto, ranges: RangeTable, plan: Int8Plan) -> None:
     z, psi = latents_of([SENSITIVITY_SEED] * 3, 12), np.float32([0.5, 0.7, 1.0])
     for row in plan.sensitivity:
         alone = psnr(draw(exact, z, psi), draw(quantize(exact, ranges, [row.layer]), z, psi))
