@@ -76,7 +76,8 @@ def _run(arguments: Sequence[str]) -> dict[str, float]:
         [sys.executable, "-m", "dcp_deploy", *arguments, "--quiet"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     assert process.stderr is not None
-    said = process.stderr.read().decode()
+    with process.stderr as stream:
+        said = stream.read().decode()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
