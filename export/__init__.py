@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from .bisect import Bisection
 from .fused import FusedGenerator
+from .manifest import Engine, check_engine, read_manifest
 from .onnx import export_onnx
 from .parity import ParityReport, verify
 from .quantization import precision_report
 from .runners import Runner, classes_of, latents_of, load_runner
-from .tensorrt import Engine, build_engine, check_engine, read_manifest
+from .tensorrt import EngineOptions, build_engine
 from .tolerance import Tolerance, tolerance_for
 
 __all__ = [
     "Bisection",
     "Engine",
+    "EngineOptions",
     "FusedGenerator",
     "ParityReport",
     "Runner",

@@ -123,8 +123,8 @@ def ssim(a: Array, b: Array) -> npt.NDArray[np.float64]:
     """Structural similarity of each image pair, [B, R, R, 3] in [-1, 1] -> [B] (Wang et al. 2004, "Image Quality
     Assessment: From Error Visibility to Structural Similarity": Gaussian window 11x11 of 1.5, K 0.01 and 0.03).
 
-    Images above 256 px are averaged over squares down to about that, the scale its authors recommend to look at. NaN
-    for images smaller than the window.
+    Windows at the border see the image mirrored. Images above 256 px are averaged over squares down to about that, the
+    scale its authors recommend to look at. NaN for images smaller than the window.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 

@@ -24,6 +24,7 @@ from ..errors import InputError, UsageError
 from ..generators import Generator, GeneratorConfig
 from ..generators.ops import upsample_image
 from .fused import FusedGenerator
+from .fused_stylegan2 import FusedConv
 from .fused_styles import styled_layers
 from .runners import Array, Runner, onnx_session
 
@@ -97,8 +98,10 @@ class _Record:
         }
 
     def _keeper(self, name: str, gain: float = 1.0) -> Any:
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             self.found[name] = output * gain
+            if isinstance(module, FusedConv) and inputs[2:] not in ((), (None,)):  # the next layer's styles
+                self.styled.add(name)
 
         return keep
 
@@ -175,7 +178,7 @@ def _config(path: Path, runner: Runner) -> GeneratorConfig:
 
 def _places(model: onnx.ModelProto, config: GeneratorConfig) -> dict[str, tuple[str, bool]]:
     """Name of the value in the graph, and whether it is styled, of everything but the image that the file shows."""
-    made: dict[str, tuple[str, bool]] = {}  # by module: the last node's output
+    made: dict[str, tuple[str, bool]] = {}  # by layer: the last node's output, and whether one of its nodes styles it
     layers = [layer for layer, _ in styled_layers(config)]
     places: dict[str, tuple[str, bool]] = {}
     for node in model.graph.node:
@@ -183,7 +186,9 @@ def _places(model: onnx.ModelProto, config: GeneratorConfig) -> dict[str, tuple[
         if node.op_type == "Split" and node.input[0].startswith("styles") and len(node.output) == len(layers):
             places.update({f"styles.{layer}": (value, False) for layer, value in zip(layers, node.output, strict=True)})
         if module and node.output:
-            made[_owner(module, layers)] = (node.output[0], "Next" in node.op_type)
+            owner = _owner(module, layers)
+            styled = "Next" in node.op_type or (owner in made and made[owner][1])
+            made[owner] = (node.output[0], styled)
     places.update(made)
     return {name: places[name] for name in value_names(config)[:-1] if name in places and places[name][0] != "image"}
 

@@ -164,12 +164,16 @@ def _identity(runner: Runner) -> dict[str, Any]:
 
 
 def _precision(*runners: Runner) -> Precision:
-    """The coarser of what the two declare. InputError for a word that is no precision of ours."""
-    declared = [runner.facts.get("precision", "fp32") for runner in runners]
-    for runner, word in zip(runners, declared, strict=True):
-        if word not in PRECISIONS:
-            raise InputError(f"{runner.name} says that its precision is {word!r}", "say which limits hold: --precision")
-    return coarser(*declared)
+    """The coarsest of what they declare ("fp16+fp32" is both). InputError for a word that is no precision of ours."""
+    found: Precision = "fp32"
+    for runner in runners:
+        for word in runner.facts.get("precision", "fp32").split("+"):
+            if word not in PRECISIONS:
+                raise InputError(
+                    f"{runner.name} says that its precision is {word!r}", "say whose limits hold: --precision"
+                )
+            found = coarser(found, word)
+    return found
 
 
 def _batches(*runners: Runner) -> tuple[int, ...]:
