@@ -202,7 +202,7 @@ def distill_student(
         student,
         teacher,
         data=images if images is not None else avatars if demo else None,
-        perceptual=load_avatar_reader().to(next(teacher.parameters()).device).pyramid if demo else None,
+        perceptual=load_avatar_reader(str(next(teacher.parameters()).device)).pyramid if demo else None,
         config=recipe if demo else replace(recipe, perceptual=0.0),
         checkpoint_dir=checkpoints,
         progress=None if progress is None else lambda done, total, _: progress(done, total),
