@@ -25,15 +25,18 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..checkpoints import load_generator
-from ..compression import RECIPES, ChannelScores, distill, load_scores, plan, prune, save_scores, score
+from ..compression import RECIPES, ChannelScores, DistillConfig, distill, load_scores, plan, prune, save_scores, score
 from ..compression.pruning import Refinement
 from ..compression.scoring import ScoreMethod
 from ..files import write_json
 from ..generators import Generator
 from ..metrics import evaluate, load_avatar_reader
+from ..sampling import as_uint8, grid, save_png
 from .environment import capture_environment
 
 RATIOS = (0.7, 0.85)
@@ -43,6 +46,7 @@ SEEDS = (0, 1, 2)
 SCORE_LATENTS = 240
 SAMPLES = 3000
 MEASURED = (0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # shares of the steps
+PICTURES = 10
 _SAVED = 4  # checkpoints in a cell's course
 _BATCH = 250  # images drawn at once to measure
 
@@ -76,8 +80,8 @@ class Experiment:
 
     def settings(self) -> dict[str, Any]:
         """Everything that a cell's figures depend on beside the cell, ready for JSON."""
-        recipe = replace(RECIPES["quick"], steps=self.steps)
-        return {"steps": self.steps, "samples": self.samples, "score_latents": SCORE_LATENTS, "recipe": asdict(recipe)}
+        numbers = {"steps": self.steps, "samples": self.samples, "score_latents": SCORE_LATENTS}
+        return {**numbers, "recipe": asdict(recipe(self.steps, 0))}
 
 
 class OutOfTimeError(Exception):
@@ -127,28 +131,26 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     teacher = experiment.teacher
     planned = plan(teacher, scores_of(experiment, cell.score, cell.seed), ratio=cell.ratio, align=8)
     student = prune(teacher, planned, refine=cell.refine, seed=cell.seed)
-    recipe = replace(
-        RECIPES["quick"],
-        steps=experiment.steps,
-        seed=cell.seed,
-        log_every=experiment.steps,
-        checkpoint_every=max(experiment.steps // _SAVED, 1),
-    )
 
     def watch(step: int, total: int, losses: Mapping[str, float]) -> None:
         if time.monotonic() >= experiment.deadline and step < total:
             raise OutOfTimeError
 
+    def measure(generator: Generator) -> dict[str, float]:
+        elapsed = time.monotonic() - begin
+        return {**figures(generator, experiment.samples, cell.seed), "seconds": round(elapsed, 3)}
+
     result = distill(
         student,
         teacher,
-        config=recipe,
+        config=recipe(experiment.steps, cell.seed),
         perceptual=load_avatar_reader(experiment.device).pyramid,
         checkpoint_dir=_partial(experiment, cell),
         progress=watch,
-        measure=lambda generator: figures(generator, experiment.samples, cell.seed),
+        measure=measure,
         measure_at=sorted({round(share * experiment.steps) for share in MEASURED}),
     )
+    save_png(pictures(result.generator), experiment.out / "pictures" / f"{cell.name}.png")
     return {
         "schema": 1,
         "cell": asdict(cell),
@@ -158,6 +160,12 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         "seconds": round(time.monotonic() - begin, 2),
         "environment": asdict(capture_environment()),
     }
+
+
+def recipe(steps: int, seed: int) -> DistillConfig:
+    """The quick recipe over so many steps."""
+    saved = max(steps // _SAVED, 1)
+    return replace(RECIPES["quick"], steps=steps, seed=seed, log_every=steps, checkpoint_every=saved)
 
 
 def figures(generator: Generator, samples: int, seed: int) -> dict[str, float]:
@@ -170,6 +178,14 @@ def figures(generator: Generator, samples: int, seed: int) -> dict[str, float]:
         "rare_recall": sum(rare) / len(rare),
         **{f"rare {name}": rate for name, rate in metrics.rare.items()},
     }
+
+
+@torch.no_grad()
+def pictures(generator: Generator) -> NDArray[np.uint8]:
+    """Images of the first latents, the same for every cell, in a row [H, W, 3]."""
+    z = torch.randn(PICTURES, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
+    images = generator(z.to(next(generator.parameters()).device))
+    return grid(as_uint8(images.cpu().numpy()), columns=PICTURES)
 
 
 _SCORING = threading.Lock()
@@ -207,7 +223,7 @@ def _own_stream(device: str) -> Iterator[None]:
     if torch.device(device).type != "cuda":
         yield
         return
-    with torch.cuda.stream(torch.cuda.Stream(device)):
+    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
         yield
 
 

@@ -40,9 +40,7 @@ class StepGraph:
         batch = draw_batch(run, state.step)
         if self._graph is None:
             self._capture(state, run, batch.to(run.device))
-        for name, part in batch.parts().items():
-            if part is not None:
-                self._inputs.parts()[name].copy_(part)  # type: ignore[union-attr]
+        self._inputs.copy_(batch)
         set_rates(state, run)
         assert self._graph is not None
         self._graph.replay()
@@ -51,7 +49,7 @@ class StepGraph:
 
     def _plain_step(self, state: TrainingState, run: Run) -> dict[str, float]:
         """On a stream beside the caller's, as capturing needs it."""
-        caller, stream = torch.cuda.current_stream(run.device), torch.cuda.Stream(run.device)
+        caller, stream = torch.cuda.current_stream(run.device), torch.cuda.Stream(run.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(caller)
         with torch.cuda.stream(stream):
             values = train_step(state, run)
@@ -62,7 +60,7 @@ class StepGraph:
         """Record a step that reads ``inputs``; nothing is computed yet."""
         self._inputs = inputs
         state.student_optimizer.zero_grad(set_to_none=True)
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(run.device)
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(run.device)  # type: ignore[no-untyped-call]
         with _ONE_AT_A_TIME, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self._values: dict[str, Tensor] = update_all(state, run, self._inputs)
             state.update_ema(run.config.ema_decay)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -50,11 +50,14 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """A copy there."""
-        return Batch(**{name: None if part is None else part.to(device) for name, part in self.parts().items()})
+        z, mixed, crossover, offset = (x.to(device) for x in (self.z, self.z_mixed, self.crossover, self.offset))
+        return Batch(z, mixed, None if self.c is None else self.c.to(device), crossover, offset)
 
-    def parts(self) -> dict[str, Tensor | None]:
-        """By name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    def copy_(self, other: Batch) -> None:
+        """Take over the values of a batch of the same shape."""
+        for name in ("z", "z_mixed", "c", "crossover", "offset"):
+            if getattr(self, name) is not None:
+                getattr(self, name).copy_(getattr(other, name))
 
 
 def draw_batch(run: Run, step: int) -> Batch:
