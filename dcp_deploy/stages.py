@@ -257,7 +257,7 @@ def _verify(job: Job, progress: Progress) -> list[str]:
     for done, model in enumerate(("student", "teacher")):
         progress(done, 2)
         network, exported = job.load(model), job.path(f"{model}.onnx")
-        pairs[model] = verify(network, exported, latents=job.work.parity_latents, seed=job.config.seed)
+        pairs[model] = verify(network, exported, latents=job.work.parity_latents, seed=job.config.seed, bisect=True)
     passed = all(report.passed for report in pairs.values())
     document = {"schema": 1, "passed": passed, "pairs": {name: report.to_dict() for name, report in pairs.items()}}
     write_json(job.path("parity.json"), document)

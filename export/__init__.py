@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from .bisect import Bisection
 from .fused import FusedGenerator
+from .manifest import Engine, check_engine, read_manifest
 from .onnx import export_onnx
-from .parity import ParityReport, Tolerance, verify
+from .parity import ParityReport, verify
 from .runners import Runner, classes_of, latents_of, load_runner
-from .tensorrt import Engine, build_engine, check_engine, read_manifest
+from .tensorrt import EngineOptions, build_engine
+from .tolerance import Tolerance, tolerance_for
 
 __all__ = [
+    "Bisection",
     "Engine",
+    "EngineOptions",
     "FusedGenerator",
     "ParityReport",
     "Runner",
@@ -21,5 +26,6 @@ __all__ = [
     "latents_of",
     "load_runner",
     "read_manifest",
+    "tolerance_for",
     "verify",
 ]

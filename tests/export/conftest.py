@@ -1,14 +1,28 @@
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
+import onnx
 import pytest
 import torch
 
-from dcp_deploy.export import export_onnx
+from dcp_deploy.export import Engine, build_engine, export_onnx
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 
+
+def _stubs() -> ModuleType:
+    """The module beside this file; pytest's import mode puts no folder of tests on the path."""
+    spec = importlib.util.spec_from_file_location("stub_tensorrt", Path(__file__).with_name("stub_tensorrt.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+STUBS = _stubs()
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 
@@ -100,3 +114,39 @@ def translating_onnx(translating: Generator, tmp_path_factory: pytest.TempPathFa
 def rotating_onnx(rotating: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """uint8 output."""
     return export_onnx(rotating, tmp_path_factory.mktemp("onnx") / "rotating.onnx", image="uint8")
+
+
+@pytest.fixture(scope="session", params=STUBS.VERSIONS)
+def tensorrt_bindings(request: pytest.FixtureRequest) -> Path:
+    """A folder for PYTHONPATH with the real Python bindings of one version of TensorRT, over stub libraries."""
+    cache = Path(request.config.cache.mkdir("tensorrt-bindings"))  # type: ignore[union-attr]
+    try:
+        folder: Path = STUBS.stub_tensorrt(cache, request.param)
+    except STUBS.Unavailable as error:
+        pytest.skip(str(error))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(uint8_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    pytest.importorskip("tensorrt_rtx", reason="the extra 'rtx' is not installed")
+    return build_engine(
+        uint8_onnx, tmp_path_factory.mktemp("engine") / "x.engine", target="sm89, RTX 5090", batch=(1, 4, 16)
+    )
+
+
+@pytest.fixture
+def copy(engine: Engine, tmp_path: Path) -> Path:
+    """The engine and its manifest, to be spoiled."""
+    for suffix in (".engine", ".json"):
+        (tmp_path / "x").with_suffix(suffix).write_bytes(engine.path.with_suffix(suffix).read_bytes())
+    return tmp_path / "x.engine"
+
+
+@pytest.fixture
+def external_onnx(float_onnx: Path, tmp_path: Path) -> Path:
+    """The same with its weights in a file beside it."""
+    path = tmp_path / "external.onnx"
+    model = onnx.load(float_onnx)
+    onnx.save(model, path, save_as_external_data=True, location="external.data", size_threshold=64)
+    return path
