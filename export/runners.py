@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -223,7 +224,19 @@ def _onnx_runner(path: Path, backend: str, threads: int | None) -> Runner:
             reason = str(error).splitlines()[0]
             raise InputError(f"onnxruntime cannot run {path} on a batch of {len(z)}: {reason}") from error
 
-    return Runner(path.name, backend, z_dim, c_dim, resolution, image, draw, facts=facts, source=path)
+    bounds = _batch_bounds(path, facts)
+    return Runner(path.name, backend, z_dim, c_dim, resolution, image, draw, facts=facts, batch=bounds, source=path)
+
+
+def _batch_bounds(path: Path, facts: Mapping[str, str]) -> tuple[int, int] | None:
+    """The batches that a file was exported for: "[1, 16]" under "batch", when it says so."""
+    if "batch" not in facts:
+        return None
+    try:
+        least, most = (int(number) for number in json.loads(facts["batch"]))
+    except (ValueError, TypeError) as error:
+        raise CorruptFileError(f"{path}: its batch bounds are {facts['batch']!r}", "export it again") from error
+    return least, most
 
 
 def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | None) -> Any:
