@@ -243,18 +243,38 @@ def engine(
     target: Annotated[str, typer.Option(help='GPUs: "sm89", "RTX 4090,L4"; auto: the one present.')] = "auto",
     flavour: Annotated[str, typer.Option(help="tensorrt-rtx (no GPU needed), tensorrt, or auto.")] = "auto",
     batch: Annotated[str, typer.Option(help="Smallest, best-served and largest batch.")] = "1,8,64",
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="For later versions of the same major TensorRT too; slower.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="For every GPU from Ampere on; slower. TensorRT only.")
+    ] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Weights can be replaced later.")] = False,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="Remembers kernels' times from build to build. TensorRT only.")
+    ] = None,
+    plugins: Annotated[bool, typer.Option(help="Our CUDA kernels in the engine. TensorRT only.")] = True,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Build a TensorRT engine, with its manifest beside it."""
-    from .export import build_engine
+    from .export import EngineOptions, build_engine
 
     output = Output(as_json=as_json, quiet=quiet)
     sizes = whole_numbers("--batch", batch)
+    cache = None if timing_cache is None else str(timing_cache)
+    options = EngineOptions(version_compatible, hardware_compatible, refit, cache, plugins)
     with output.task("engine"):
-        built = build_engine(onnx, out, target=target, flavour=flavour, batch=sizes)  # type: ignore[arg-type]
+        built = build_engine(
+            onnx,
+            out,
+            target=target,
+            flavour=flavour,  # type: ignore[arg-type]
+            batch=sizes,  # type: ignore[arg-type]
+            options=options,
+        )
     _written(context, output, built.path, manifest=built.manifest)
 
 

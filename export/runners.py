@@ -20,11 +20,11 @@ from ..generators import Generator
 from .fused import FusedGenerator, ImageForm
 
 Array = npt.NDArray[Any]
-Backend = Literal["auto", "torch", "fused", "onnxruntime", "onnxruntime-cuda"]
+Backend = Literal["auto", "torch", "fused", "cuda", "onnxruntime", "onnxruntime-cuda"]
 Draw = Callable[[Array, Array, Array | None], Array]
 
-BACKENDS = ("auto", "torch", "fused", "onnxruntime", "onnxruntime-cuda")
-_TORCH = ("torch", "fused")
+BACKENDS = ("auto", "torch", "fused", "cuda", "onnxruntime", "onnxruntime-cuda")
+_TORCH = ("torch", "fused", "cuda")
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def load_runner(
 ) -> Runner:
     """Make a Runner of a Generator, a checkpoint or an ONNX file. The content decides what a file is, not its name.
 
-    ``backend`` for a generator: "torch" (the readable network, which "auto" means) or "fused" (the deployable form,
-    still in torch); for ONNX "onnxruntime" (on the CPU) or "onnxruntime-cuda". ``threads``: CPU threads of one call,
-    all cores by default. ``device``: where torch computes what runs in torch ("cpu", "cuda:1"), on a copy; by default
-    where the generator is. Raises UsageError for a backend or device that cannot run the source, InputError
-    (CorruptFileError, UnknownFormatError) for a file that is no generator of ours, MissingCapabilityError for what the
-    machine lacks: a GPU, onnxruntime, or its CUDA provider.
+    ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable form, still
+    in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" (on the CPU) or
+    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes what
+    runs in torch ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend or
+    device that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is no generator
+    of ours, MissingCapabilityError for what the machine lacks: a GPU, onnxruntime, or its CUDA provider.
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
@@ -159,6 +159,10 @@ def _floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> 
 def _torch_runner(generator: Generator, name: str, backend: str, threads: int | None, wanted: str | None) -> Runner:
     if backend not in ("auto", *_TORCH):
         raise UsageError(f"backend {backend!r} cannot run {name}, a torch network", "export it to ONNX first")
+    if backend == "cuda":
+        from .cuda_runner import cuda_runner
+
+        return cuda_runner(generator, name=name)
     backend = "torch" if backend == "auto" else backend
     device = next(generator.parameters()).device if wanted is None else _torch_device(wanted)
     network: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]

@@ -232,7 +232,7 @@ OWNERS = {"runtime": "Runtime", "engine": "ICudaEngine", "context": "IExecutionC
 
 
 def used_names() -> dict[str, set[str]]:
-    """What the module reads of TensorRT, by class: ``self.context.x`` is IExecutionContext's, ``trt.x`` the package's."""
+    """What the module reads of TensorRT, by class: ``self.context.x`` of IExecutionContext, ``trt.x`` of trt."""
     used: dict[str, set[str]] = {owner: set() for owner in (*OWNERS.values(), "package")}
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(node, ast.Attribute):
