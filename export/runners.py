@@ -16,6 +16,7 @@ import torch
 
 from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
 from ..generators import Generator
+from .bfloat16 import widened
 from .fused import FusedGenerator, ImageForm
 
 Array = npt.NDArray[Any]
@@ -262,10 +263,9 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if threads is not None:
         options.intra_op_num_threads = threads
+    source = os.fspath(path) if model is None else model
     try:
-        session = onnxruntime.InferenceSession(
-            os.fspath(path) if model is None else model, options, providers=providers
-        )
+        session = _start(onnxruntime, source, options, providers)
     except Exception as error:  # its own exception types share no base
         reason = str(error).splitlines()[0]
         raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "export it again") from error
@@ -275,6 +275,19 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
             "dcp-deploy doctor says what is missing",
         )
     return session
+
+
+def _start(onnxruntime: Any, source: str | bytes, options: Any, providers: list[Any]) -> Any:
+    """A session of a file or a model. Convolutions in bfloat16, which ONNX Runtime lacks, run as exact equivalents."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=providers)
+    except NoKernel:
+        wide = widened(source)
+        if wide is None:
+            raise
+        return onnxruntime.InferenceSession(wide, options, providers=providers)
 
 
 def _providers(onnxruntime: Any, backend: str) -> list[Any]:
