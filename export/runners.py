@@ -77,8 +77,8 @@ def load_runner(
 
     ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable form, still
     in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" (on the CPU) or
-    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes what
-    runs in torch ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend or
+    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch runs what
+    runs in it ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend or
     device that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is no generator
     of ours, MissingCapabilityError for what the machine lacks: a GPU, onnxruntime, or its CUDA provider.
     """
