@@ -228,11 +228,13 @@ def numbers(config: BuildConfig, macs: int = 0) -> dict[str, Any]:
 
 def _export(job: Job, progress: Progress) -> list[str]:
     from .export import export_onnx
+    from .export.onnx import weights_sha256
 
     written = []
+    facts = {"teacher_sha256": weights_sha256(job.load("teacher"))}
     for done, model in enumerate(("student", "teacher")):
         progress(done, 2)
-        export_onnx(job.load(model).cpu(), job.path(f"{model}.onnx"))
+        export_onnx(job.load(model).cpu(), job.path(f"{model}.onnx"), metadata=facts)
         written.append(f"{model}.onnx")
     return written
 
