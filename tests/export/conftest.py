@@ -3,11 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
-from dcp_deploy.export import export_onnx
+from dcp_deploy.export import Engine, build_engine, export_onnx
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
+
+from .stub_tensorrt import VERSIONS, Unavailable, stub_tensorrt
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
@@ -100,3 +103,39 @@ def translating_onnx(translating: Generator, tmp_path_factory: pytest.TempPathFa
 def rotating_onnx(rotating: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """uint8 output."""
     return export_onnx(rotating, tmp_path_factory.mktemp("onnx") / "rotating.onnx", image="uint8")
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def tensorrt_bindings(request: pytest.FixtureRequest) -> Path:
+    """A folder for PYTHONPATH with the real Python bindings of one version of TensorRT, over stub libraries."""
+    cache = Path(request.config.cache.mkdir("tensorrt-bindings"))  # type: ignore[union-attr]
+    try:
+        folder = stub_tensorrt(cache, request.param)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(uint8_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    pytest.importorskip("tensorrt_rtx", reason="the extra 'rtx' is not installed")
+    return build_engine(
+        uint8_onnx, tmp_path_factory.mktemp("engine") / "x.engine", target="sm89, RTX 5090", batch=(1, 4, 16)
+    )
+
+
+@pytest.fixture
+def copy(engine: Engine, tmp_path: Path) -> Path:
+    """The engine and its manifest, to be spoiled."""
+    for suffix in (".engine", ".json"):
+        (tmp_path / "x").with_suffix(suffix).write_bytes(engine.path.with_suffix(suffix).read_bytes())
+    return tmp_path / "x.engine"
+
+
+@pytest.fixture
+def external_onnx(float_onnx: Path, tmp_path: Path) -> Path:
+    """The same with its weights in a file beside it."""
+    path = tmp_path / "external.onnx"
+    model = onnx.load(float_onnx)
+    onnx.save(model, path, save_as_external_data=True, location="external.data", size_threshold=64)
+    return path
