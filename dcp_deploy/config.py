@@ -117,7 +117,8 @@ class BuildConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)  # what numpy's RandomState takes
     device: str = "auto"
     """Where to score, distil and measure quality: "auto", "cpu", "cuda", "cuda:1"."""
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """Of the exported graphs' convolutions, but for those that measured ranges or the gate keep in float32."""
     target: str | None = None
     """GPUs to build the engine for ("sm89", "RTX 4090,L4"), and then the build fails without one; None: a portable
     engine where TensorRT-RTX is installed, else none."""

@@ -234,7 +234,8 @@ def _export(job: Job, progress: Progress) -> list[str]:
     facts = {"teacher_sha256": weights_sha256(job.load("teacher"))}
     for done, model in enumerate(("student", "teacher")):
         progress(done, 2)
-        export_onnx(job.load(model).cpu(), job.path(f"{model}.onnx"), metadata=facts)
+        path = job.path(f"{model}.onnx")
+        export_onnx(job.load(model).cpu(), path, precision=job.config.precision, metadata=facts)
         written.append(f"{model}.onnx")
     return written
 

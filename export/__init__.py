@@ -8,6 +8,7 @@ from .fused import FusedGenerator, FusedSynthesis
 from .manifest import Engine, check_engine, read_manifest
 from .onnx import export_onnx
 from .parity import ParityReport, verify
+from .quantization import precision_report
 from .runners import Runner, classes_of, latents_of, load_runner
 from .tensorrt import EngineOptions, build_engine
 from .tolerance import Tolerance, tolerance_for
@@ -29,6 +30,7 @@ __all__ = [
     "latents_of",
     "load_form",
     "load_runner",
+    "precision_report",
     "read_manifest",
     "tolerance_for",
     "verify",

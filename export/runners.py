@@ -16,6 +16,7 @@ import torch
 
 from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
 from ..generators import Generator
+from .bfloat16 import widened
 from .fused import FusedGenerator, ImageForm
 
 Array = npt.NDArray[Any]
@@ -77,10 +78,10 @@ def load_runner(
 
     ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable form, still
     in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" (on the CPU) or
-    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes what
-    runs in torch ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend or
-    device that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is no generator
-    of ours, MissingCapabilityError for what the machine lacks: a GPU, onnxruntime, or its CUDA provider.
+    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes
+    what runs in torch ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend
+    or device that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is no
+    generator of ours, MissingCapabilityError for what the machine lacks: a GPU, onnxruntime, or its CUDA provider.
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
@@ -262,10 +263,9 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if threads is not None:
         options.intra_op_num_threads = threads
+    source = os.fspath(path) if model is None else model
     try:
-        session = onnxruntime.InferenceSession(
-            os.fspath(path) if model is None else model, options, providers=providers
-        )
+        session = _start(onnxruntime, source, options, providers)
     except Exception as error:  # its own exception types share no base
         reason = str(error).splitlines()[0]
         raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "export it again") from error
@@ -275,6 +275,19 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
             "dcp-deploy doctor says what is missing",
         )
     return session
+
+
+def _start(onnxruntime: Any, source: str | bytes, options: Any, providers: list[Any]) -> Any:
+    """A session of a file or a model. Convolutions in bfloat16, which ONNX Runtime lacks, run as exact equivalents."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=providers)
+    except NoKernel:
+        wide = widened(source)
+        if wide is None:
+            raise
+        return onnxruntime.InferenceSession(wide, options, providers=providers)
 
 
 def _providers(onnxruntime: Any, backend: str) -> list[Any]:

@@ -141,7 +141,7 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
         (["build", "--dataset", "nope"], 2, "'nope'"),
         (["build", "--dataset", "fhq"], 2, "Did you mean ffhq?"),
         (["build", "--ratio", "1.2"], 2, "--ratio 1.2"),
-        (["build", "--precision", "int8"], 2, "--precision int8"),
+        (["build", "--precision", "fp8"], 2, "--precision fp8"),
         (["build", "--refine", "polish"], 2, "--refine polish"),
         (["build", "--data", "photos"], 3, "there is no photos"),
         (["build", "--mirror"], 2, "--mirror"),
