@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -214,11 +214,20 @@ def export(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A native checkpoint.")],
     out: Out,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Export this one too, the same way, as teacher.onnx beside the other.")
+    ] = None,
+    inputs: Annotated[str, typer.Option(help="z: latents and psi; ws: codes of every slot, to edit and mix.")] = "z",
     image: Annotated[
         str, typer.Option(help="uint8: [B, H, W, 3], to send on; float: [B, 3, H, W] in [-1, 1].")
     ] = "uint8",
-    upsample: Annotated[str, typer.Option(help="transposed or polyphase: two exact forms.")] = "transposed",
-    noise: Annotated[str, typer.Option(help="const or none.")] = "const",
+    noise: Annotated[
+        str, typer.Option(help="const: baked in; none; input: one map per layer with every call.")
+    ] = "const",
+    upsample: Annotated[
+        str, typer.Option(help="transposed or polyphase: two exact forms; auto: the faster one, measured per layer.")
+    ] = "transposed",
+    batch: Annotated[str, typer.Option(help="Smallest and largest batch to promise: 1,64. Left out: any.")] = "",
     precision: Annotated[
         str, typer.Option(help="fp32; fp16, bf16: where measured ranges allow; int8: where the images allow.")
     ] = "fp32",
@@ -230,15 +239,27 @@ def export(
     """Write a generator as one ONNX file: z and psi in, images out."""
     from .checkpoints import load_generator
     from .export import export_onnx, precision_report
+    from .export.onnx import weights_sha256
 
     output = Output(as_json=as_json, quiet=quiet)
-    generator = load_generator(model)
-    options = {"image": image, "upsample": upsample, "noise": noise, "precision": precision}
+    beside = out.with_name("teacher.onnx")
+    if teacher is not None and out == beside:
+        raise UsageError(f"--out {out} is where the teacher goes", "Name it otherwise, for instance student.onnx.")
+    bounds = whole_numbers("--batch", batch) if batch else None
+    if bounds is not None and len(bounds) != 2:
+        raise UsageError(f"--batch {batch!r} is not two numbers", "Write for instance 1,64.")
+    options: dict[str, Any] = {"inputs": inputs, "image": image, "noise": noise, "upsample": upsample, "batch": bounds}
+    options["precision"] = precision
+    generator, facts = load_generator(model), {}
     with output.task("export"):
-        export_onnx(generator, out, **options)  # type: ignore[arg-type]
+        if teacher is not None:
+            network = load_generator(teacher)
+            facts["teacher_sha256"] = weights_sha256(network)
+            export_onnx(network, beside, **options)
+        export_onnx(generator, out, **options, metadata=facts)
     if report := precision_report(out):
         output.message(report)
-    _written(context, output, out, precision=precision)
+    _written(context, output, out, precision=precision, teacher=None if teacher is None else str(beside))
 
 
 @verb

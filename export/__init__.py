@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .bisect import Bisection
-from .fused import FusedGenerator
+from .forms import FormRunner, load_form
+from .fused import FusedGenerator, FusedSynthesis
 from .manifest import Engine, check_engine, read_manifest
 from .onnx import export_onnx
 from .parity import ParityReport, verify
@@ -16,7 +17,9 @@ __all__ = [
     "Bisection",
     "Engine",
     "EngineOptions",
+    "FormRunner",
     "FusedGenerator",
+    "FusedSynthesis",
     "ParityReport",
     "Runner",
     "Tolerance",
@@ -25,6 +28,7 @@ __all__ = [
     "classes_of",
     "export_onnx",
     "latents_of",
+    "load_form",
     "load_runner",
     "precision_report",
     "read_manifest",

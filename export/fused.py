@@ -22,7 +22,7 @@ from .fused_styles import FusedMapping, FusedSlotStyles, FusedStyles, Weights
 
 ImageForm = Literal["float", "uint8"]
 
-UPSAMPLES = ("transposed", "polyphase")
+UPSAMPLES: tuple[Upsample, ...] = ("transposed", "polyphase")
 STORAGE = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -124,9 +124,9 @@ class SynthesisOptions:
 
     def facts(self) -> dict[str, str]:
         """As an exported file tells them."""
-        facts = {"image": self.image, "noise": self.noise}
+        facts: dict[str, str] = {"image": self.image, "noise": self.noise}
         if self.upsample:
-            facts["upsample"] = json.dumps(dict(self.upsample))
+            facts["upsample"] = json.dumps({layer: {"form": form} for layer, form in self.upsample.items()})
         if self.storage:
             types = {layer: str(kind).removeprefix("torch.") for layer, kind in self.storage.items()}
             facts["storage"] = json.dumps(types)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,7 @@ class FusedStyles(nn.Module):
 
     def __init__(self, weights: Weights, config: GeneratorConfig) -> None:
         super().__init__()
-        matrices, biases = zip(*(_affine(weights, layer) for layer in styled_layers(config)), strict=True)
+        matrices, biases = zip(*(_affine(weights, *layer) for layer in styled_layers(config)), strict=True)
         self.widths = [len(bias) for bias in biases]
         stacked = torch.cat(matrices)
         mean = stacked @ weights["mapping.w_avg"] / math.sqrt(config.w_dim)
@@ -75,55 +75,54 @@ class FusedSlotStyles(nn.Module):
 
     def __init__(self, weights: Weights, config: GeneratorConfig) -> None:
         super().__init__()
-        self.layers: list[list[StyledLayer]] = [[] for _ in range(config.num_ws)]
-        for layer in styled_layers(config):
-            self.layers[layer.slot].append(layer)
-        self.order = [layer.name for layer in styled_layers(config)]
+        self.slots = layer_slots(config)  # by layer, in the order of use
         self.widths: list[list[int]] = []
-        for slot, layers in enumerate(self.layers):
-            matrices, biases = zip(*(_affine(weights, layer) for layer in layers), strict=True)
+        for slot in range(config.num_ws):
+            layers = [(layer, torgb) for layer, torgb in styled_layers(config) if self.slots[layer] == slot]
+            matrices, biases = zip(*(_affine(weights, layer, torgb) for layer, torgb in layers), strict=True)
             self.widths.append([len(bias) for bias in biases])
             self.add_module(f"slot{slot}", _linear(torch.cat(matrices), torch.cat(biases)))
 
     def forward(self, ws: Tensor) -> tuple[Tensor, ...]:
         """ws [B, num_ws, w_dim] to one [B, C] per layer, in the order of :func:`styled_layers`."""
-        styles: dict[str, Tensor] = {}
-        for slot, (layers, widths) in enumerate(zip(self.layers, self.widths, strict=True)):
-            parts = self.get_submodule(f"slot{slot}")(ws[:, slot]).split(widths, dim=1)
-            styles.update({layer.name: part for layer, part in zip(layers, parts, strict=True)})
-        return tuple(styles[name] for name in self.order)
+        parts = []
+        for slot, widths in enumerate(self.widths):
+            styles = self.get_submodule(f"slot{slot}")(ws[:, slot])
+            parts.append(iter(styles.split(widths, dim=1)))
+        return tuple(next(parts[slot]) for slot in self.slots.values())
 
 
-class StyledLayer(NamedTuple):
-    """A layer with a style: its name, the slot of ws that it reads, and whether it is a toRGB."""
+def styled_layers(config: GeneratorConfig) -> Iterator[tuple[str, bool]]:
+    """Every layer with a style, in the order of use, and whether it is a toRGB.
 
-    name: str
-    slot: int
-    torgb: bool
-
-
-def styled_layers(config: GeneratorConfig) -> list[StyledLayer]:
-    """Every layer with a style, in the order of use.
-
-    StyleGAN2: conv0 (from 8 px), conv1, torgb of each block; conv0 reads the slot of the toRGB before it. StyleGAN3:
-    input (its style is a motion), L0, L1, ...
+    StyleGAN2: conv0 (from 8 px), conv1, torgb of each block. StyleGAN3: input (its style is a motion), L0, L1, ...
     """
     if config.layout is not None:
-        names = [*config.layer_names, f"L{config.layout.num_layers}"]
-        return [StyledLayer(name, slot, slot == len(names) - 1) for slot, name in enumerate(names)]
-    layers: list[StyledLayer] = []
-    for level, resolution in enumerate(config.resolutions):
-        if level:
-            layers.append(StyledLayer(f"b{resolution}.conv0", 2 * level - 1, torgb=False))
-        layers.append(StyledLayer(f"b{resolution}.conv1", 2 * level, torgb=False))
-        layers.append(StyledLayer(f"b{resolution}.torgb", 2 * level + 1, torgb=True))
-    return layers
+        yield from ((layer, False) for layer in config.layer_names)
+        yield f"L{config.layout.num_layers}", True
+        return
+    for resolution in config.resolutions:
+        for layer in ("conv1", "torgb") if resolution == 4 else ("conv0", "conv1", "torgb"):
+            yield f"b{resolution}.{layer}", layer == "torgb"
 
 
-def _affine(weights: Weights, layer: StyledLayer) -> tuple[Tensor, Tensor]:
+def layer_slots(config: GeneratorConfig) -> dict[str, int]:
+    """The slot of ws that each layer of :func:`styled_layers` reads.
+
+    One after the other, except that a toRGB of StyleGAN2 and the convolution after it (conv0 of the next block) share.
+    """
+    slots: dict[str, int] = {}
+    slot = 0
+    for name, torgb in styled_layers(config):
+        slots[name] = slot
+        slot += not torgb
+    return slots
+
+
+def _affine(weights: Weights, layer: str, torgb: bool) -> tuple[Tensor, Tensor]:
     """(matrix [C, w_dim], bias [C]); the equalised learning rate of toRGB sits on its styles, as 1 / sqrt(C)."""
-    matrix, bias = weights[f"synthesis.{layer.name}.affine.weight"], weights[f"synthesis.{layer.name}.affine.bias"]
-    gain = 1 / math.sqrt(len(bias)) if layer.torgb else 1.0
+    matrix, bias = weights[f"synthesis.{layer}.affine.weight"], weights[f"synthesis.{layer}.affine.bias"]
+    gain = 1 / math.sqrt(len(bias)) if torgb else 1.0
     return matrix * gain, bias * gain
 
 

@@ -27,19 +27,19 @@ from ..generators import Generator
 from .fused import FusedGenerator, FusedSynthesis, ImageForm, noise_shapes
 from .fused_stylegan2 import NoiseForm, Upsample
 from .onnx_file import write_model
-from .onnx_functions import add_functions, translations
+from .onnx_functions import OPSET, add_functions, translations
 from .precision import decide, measure_ranges
 from .quantization import plan_int8, quantize
+from .runners import NOISE_INPUT
 from .tolerance import Precision, tolerance_for
+from .upsampling import ChosenForm, choose_forms, forms_of
 
 if TYPE_CHECKING:
     import onnx
 
 InputForm = Literal["z", "ws"]
 
-NOISE = "noise."  # before the layer's name, the name of an input
 PSI_RANGE = (0.0, 1.3)  # where tests hold the file to the readable generator; it computes any other psi as well
-OPSET = 18  # the exporter's own; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime from 1.14 read it
 BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
 
 # Said by torch and onnxscript about themselves, not about our model. (category, start of the message)
@@ -56,7 +56,7 @@ def export_onnx(
     *,
     inputs: InputForm = "z",
     image: ImageForm = "uint8",
-    upsample: Upsample | Mapping[str, Upsample] = "transposed",
+    upsample: Upsample | Literal["auto"] | Mapping[str, Upsample] = "transposed",
     noise: NoiseForm = "const",
     precision: Precision = "fp32",
     batch: tuple[int, int] | None = None,
@@ -66,8 +66,11 @@ def export_onnx(
 
     Inputs, all float32: ``z`` [batch, z_dim], ``psi`` [batch] and, for a class-conditional generator, ``c`` [batch,
     c_dim]; or, with ``inputs="ws"``, ``ws`` [batch, num_ws, w_dim] alone, the codes of every slot after truncation.
-    ``noise="input"`` adds an input for every layer that has noise: ``noise.b8.conv0`` [batch, 1, 8, 8], ..., of standard
-    deviation 1. Output ``image``: uint8 [batch, R, R, 3], or float32 [batch, 3, R, R] not clamped.
+    ``noise="input"`` adds an input for every layer that has noise: ``noise.b8.conv0`` [batch, 1, 8, 8], ..., of
+    standard deviation 1. Output ``image``: uint8 [batch, R, R, 3], or float32 [batch, 3, R, R] not clamped.
+
+    ``upsample``: as :class:`~.fused.FusedGenerator` takes it, or "auto", which measures each layer on this machine
+    (:mod:`.upsampling`): the one option that makes the file depend on more than the generator and the options.
 
     The batch is dynamic; ``batch`` is the smallest and largest that the file promises to serve, which it records and
     whoever builds an engine reads. ``metadata`` is added to the file's own (see :func:`describe`), for instance
@@ -87,6 +90,10 @@ def export_onnx(
         raise UsageError(f"inputs is {inputs!r}", "use one of: z, ws")
     if batch is not None and not (1 <= batch[0] < batch[1]):
         raise UsageError(f"batch is {batch[0]} to {batch[1]}", "give a smallest of 1 or more and a larger largest")
+    chosen: dict[str, ChosenForm] = {}
+    if upsample == "auto":
+        chosen = choose_forms(generator)
+        upsample = forms_of(chosen)
     form = FusedGenerator if inputs == "z" else FusedSynthesis
     ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)
     storage, measured = decide(ranges, precision)
@@ -95,15 +102,15 @@ def export_onnx(
     model = _model(fused, batch, opset)
     if ranges is not None and precision == "int8":
         alone = inputs == "z" and noise != "input"  # what can be int8 shows in images drawn from z alone
-        drawing = model if alone else _model(FusedGenerator(generator, upsample=upsample), None, opset)
-        plan = plan_int8(drawing, ranges, tolerance)
-        model = quantize(model, ranges, plan.layers)
-        measured["int8"] = json.dumps(plan.to_dict())
+        plan = plan_int8(model if alone else _drawing(generator, upsample), ranges, tolerance)
+        model, measured["int8"] = quantize(model, ranges, plan.layers), json.dumps(plan.to_dict())
     facts = {"inputs": inputs, **fused.options.facts(), **measured, "opset": str(opset)}
     if inputs == "z":
-        facts["psi_range"] = json.dumps(PSI_RANGE)
+        facts["psi_range"] = f"{PSI_RANGE[0]},{PSI_RANGE[1]}"
+    if chosen:
+        facts["upsample"] = json.dumps({layer: entry.to_dict() for layer, entry in chosen.items()})
     if batch is not None:
-        facts["batch"] = json.dumps(batch)
+        facts["batch"] = f"{batch[0]},{batch[1]}"
     facts = {**describe(generator), **facts, **(metadata or {})}
     onnx.helper.set_model_props(model, {key: str(value) for key, value in sorted(facts.items())})
     write_model(model, Path(path))
@@ -152,12 +159,17 @@ def _model(fused: FusedGenerator | FusedSynthesis, batch: tuple[int, int] | None
     return model
 
 
+def _drawing(generator: Generator, upsample: Upsample | Mapping[str, Upsample]) -> onnx.ModelProto:
+    """The form that draws images from z and psi, whatever form is exported."""
+    return _model(FusedGenerator(generator, upsample=upsample), None, OPSET)
+
+
 def _trace(fused: FusedGenerator | FusedSynthesis, bounds: tuple[int, int | None], opset: int) -> onnx.ModelProto:
     """Run torch's exporter on two samples (or as many as must be), with the batch left open."""
     batch = torch.export.Dim("batch", min=bounds[0], max=bounds[1])
     tensors = _samples(fused, max(2, bounds[0]))
-    samples: dict[str, Any] = {name: x for name, x in tensors.items() if not name.startswith(NOISE)}
-    maps = {name.removeprefix(NOISE): x for name, x in tensors.items() if name.startswith(NOISE)}
+    samples: dict[str, Any] = {name: x for name, x in tensors.items() if not name.startswith(NOISE_INPUT)}
+    maps = {name.removeprefix(NOISE_INPUT): x for name, x in tensors.items() if name.startswith(NOISE_INPUT)}
     shapes: dict[str, Any] = {name: {0: batch} for name in samples}
     if maps:
         samples["noise"], shapes["noise"] = maps, {layer: {0: batch} for layer in maps}
@@ -189,7 +201,7 @@ def _samples(fused: FusedGenerator | FusedSynthesis, batch: int) -> dict[str, to
         if config.c_dim:
             samples["c"] = torch.eye(config.c_dim)[torch.arange(batch) % config.c_dim]
     if fused.options.noise == "input":
-        samples |= {NOISE + layer: torch.randn(batch, 1, *size) for layer, size in noise_shapes(config).items()}
+        samples |= {NOISE_INPUT + layer: torch.randn(batch, 1, *size) for layer, size in noise_shapes(config).items()}
     return samples
 
 

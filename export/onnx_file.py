@@ -17,14 +17,13 @@ MOST_INSIDE = 2**31 - 2**24
 _SMALL = 1024
 
 # The standard operators that TensorRT's ONNX parser takes, as far as our graphs may need them, opset 17 to 20.
-TENSORRT_OPERATORS = frozenset(
-    """
+_TAKEN = """
     Abs Add AveragePool Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos DepthToSpace
     DequantizeLinear Div Einsum Equal Exp Expand Flatten Floor Gather Gemm Greater Identity LeakyRelu Less Log MatMul
     Max Min Mul Neg Pad Pow QuantizeLinear Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Resize
     Round Shape Sigmoid Sign Sin Slice Softplus Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze Where
-    """.split()
-)
+"""
+TENSORRT_OPERATORS = frozenset(_TAKEN.split())
 
 
 def operators_beyond_tensorrt(model: onnx.ModelProto) -> list[str]:

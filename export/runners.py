@@ -25,6 +25,7 @@ Draw = Callable[[Array, Array, Array | None], Array]
 
 BACKENDS = ("auto", "torch", "fused", "cuda", "onnxruntime", "onnxruntime-cuda")
 _TORCH = ("torch", "fused", "cuda")
+NOISE_INPUT = "noise."  # before a layer's name, the name of an input of an ONNX file
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class Runner:
         ``psi``: one number or one per row, [B]. ``c`` [B, c_dim], needed exactly when the model is class-conditional.
         Any B is allowed, 0 too. UsageError when a shape or a type does not fit or a value is not finite.
         """
-        z = _floats("z", z, (None, self.z_dim))
-        psi = _floats("psi", np.full(len(z), float(psi)) if np.ndim(psi) == 0 else psi, (len(z),))
+        z = as_floats("z", z, (None, self.z_dim))
+        psi = as_floats("psi", np.full(len(z), float(psi)) if np.ndim(psi) == 0 else psi, (len(z),))
         if c is None and self.c_dim:
             raise UsageError(f"{self.name} is class-conditional", f"give c, one row of {self.c_dim} numbers per image")
         if c is not None and not self.c_dim:
             raise UsageError(f"{self.name} is not class-conditional, but c was given", "leave c out")
-        labels = None if c is None else _floats("c", c, (len(z), self.c_dim))
+        labels = None if c is None else as_floats("c", c, (len(z), self.c_dim))
         if len(z) == 0:
             size = self.resolution
             empty = (0, size, size, 3) if self.image == "uint8" else (0, 3, size, size)
@@ -77,10 +78,10 @@ def load_runner(
 
     ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable form, still
     in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" (on the CPU) or
-    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes what
-    runs in torch ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend or
-    device that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is no generator
-    of ours, MissingCapabilityError for what the machine lacks: a GPU, onnxruntime, or its CUDA provider.
+    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes
+    what runs in torch ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend
+    or device that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is no
+    generator of ours, MissingCapabilityError for what the machine lacks: a GPU, onnxruntime, or its CUDA provider.
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
@@ -138,7 +139,7 @@ def classes_of(seeds: Sequence[int], c_dim: int) -> npt.NDArray[np.float32] | No
     return np.eye(c_dim, dtype=np.float32)[np.asarray(seeds, int) % c_dim] if c_dim else None
 
 
-def _floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
+def as_floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
     array = np.asarray(values)
     expected = "[" + ", ".join("B" if size is None else str(size) for size in shape) + "]"
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
@@ -228,7 +229,18 @@ def _onnx_runner(path: Path, backend: str, threads: int | None) -> Runner:
             reason = str(error).splitlines()[0]
             raise InputError(f"onnxruntime cannot run {path} on a batch of {len(z)}: {reason}") from error
 
-    return Runner(path.name, backend, z_dim, c_dim, resolution, image, draw, facts=facts, source=path)
+    batch = _batch_bounds(path, facts)
+    return Runner(path.name, backend, z_dim, c_dim, resolution, image, draw, facts=facts, batch=batch, source=path)
+
+
+def _batch_bounds(path: Path, facts: Mapping[str, str]) -> tuple[int, int] | None:
+    """The smallest and largest batch that a file promises to serve, None where it names none."""
+    if "batch" not in facts:
+        return None
+    smallest, _, largest = facts["batch"].partition(",")
+    if not (smallest.isdecimal() and largest.isdecimal() and 1 <= int(smallest) <= int(largest)):
+        raise CorruptFileError(f"{path} promises batches of {facts['batch']!r}", "export it again")
+    return int(smallest), int(largest)
 
 
 def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | None) -> Any:
@@ -296,6 +308,12 @@ def _interface(
     """(z_dim, c_dim, resolution, image form) of an ONNX file, or an InputError that names all that is unlike ours."""
     problems = []
     ranks = {"z": 2, "psi": 1, "c": 2}
+    others = [name for name in inputs if name == "ws" or name.startswith(NOISE_INPUT)]
+    if others:
+        raise UsageError(
+            f"{path} is of another form: it takes {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",
+            "draw with dcp_deploy.export.load_form, or export with --inputs z and without --noise input",
+        )
     for name in sorted({"z", "psi"} - set(inputs)):
         problems.append(f"input {name!r} is missing")
     for name, (kind, shape) in inputs.items():
@@ -305,11 +323,18 @@ def _interface(
             problems.append(f"input {name!r} is {kind} {shape}, not float with {ranks[name]} dimensions")
         elif isinstance(shape[0], int):
             problems.append(f"the batch of input {name!r} is fixed to {shape[0]}")
+    size, image, problem = image_of(outputs)
+    problems += [problem] if problem else []
+    if problems:
+        raise InputError(f"{path} is not a generator of ours: {'; '.join(problems)}", "make it with: dcp-deploy export")
+    return inputs["z"][1][1], inputs["c"][1][1] if "c" in inputs else 0, size, image
+
+
+def image_of(outputs: dict[str, tuple[str, list[Any]]]) -> tuple[int, ImageForm, str | None]:
+    """(resolution, image form, what is unlike ours) of an ONNX file's outputs."""
     kind, shape = outputs.get("image", ("missing", [None] * 4))
     image: ImageForm = "uint8" if kind == "tensor(uint8)" else "float"
     size, channels = (shape[1:3], shape[3:]) if image == "uint8" else (shape[2:], shape[1:2])
     if kind not in ("tensor(uint8)", "tensor(float)") or channels != [3] or len(set(size)) != 1 or len(size) != 2:
-        problems.append(f"output 'image' is {kind} {shape}, not uint8 [B, R, R, 3] or float [B, 3, R, R]")
-    if problems:
-        raise InputError(f"{path} is not a generator of ours: {'; '.join(problems)}", "make it with: dcp-deploy export")
-    return inputs["z"][1][1], inputs["c"][1][1] if "c" in inputs else 0, size[0], image
+        return 0, image, f"output 'image' is {kind} {shape}, not uint8 [B, R, R, 3] or float [B, 3, R, R]"
+    return size[0], image, None

@@ -348,6 +348,26 @@ def test_export_leaves_its_settings_beside_the_file(models: Path) -> None:
     assert (settings["image"], settings["upsample"], settings["noise"]) == ("uint8", "transposed", "const")
 
 
+def test_export_takes_a_teacher_along_and_makes_other_forms(dcp: Command, models: Path) -> None:
+    teacher = models / "t.safetensors"
+    words = ("--inputs", "ws", "--noise", "none", "--upsample", "polyphase", "--batch", "1,8", "--json")
+    ended = dcp("export", teacher, "-o", "s.onnx", "--teacher", teacher, *words)
+    assert ended.code == 0 and ended.json["teacher"] == "teacher.onnx"
+    student, beside = (dcp("inspect", name, "--json").json for name in ("s.onnx", "teacher.onnx"))
+    for told in (student, beside):
+        assert list(told["inputs"]) == ["ws"] and told["metadata"]["batch"] == "1,8"
+        assert '"polyphase"' in told["metadata"]["upsample"] and told["metadata"]["noise"] == "none"
+    assert student["metadata"]["teacher_sha256"] == beside["metadata"]["weights_sha256"]
+
+
+def test_export_refuses_what_makes_no_sense(dcp: Command, models: Path) -> None:
+    teacher = models / "t.safetensors"
+    refused = dcp("export", teacher, "-o", "teacher.onnx", "--teacher", teacher)
+    assert refused.code == 2 and "where the teacher goes" in refused.err
+    assert dcp("export", teacher, "-o", "s.onnx", "--batch", "8").code == 2
+    assert not Path("s.onnx").exists()
+
+
 def test_verify_fails_with_its_figures_when_images_differ(dcp: Command, tmp_path: Path, models: Path) -> None:
     other = load_generator(models / "t.safetensors")
     other.synthesis.b4.conv1.weight.data.mul_(-1)

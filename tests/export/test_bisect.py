@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from dcp_deploy.errors import InputError, UsageError
-from dcp_deploy.export import Bisection, Runner, load_runner, verify
+from dcp_deploy.export import Bisection, FusedGenerator, Runner, load_runner, tolerance_for, verify
 from dcp_deploy.export.bisect import bisect_layers
+from dcp_deploy.export.fused_stylegan2 import conv_layers
 from dcp_deploy.export.layer_values import layer_values, value_names
 from dcp_deploy.export.runners import latents_of
 from dcp_deploy.generators import Generator
@@ -108,6 +109,26 @@ def test_values_of_another_shape_are_the_first_difference(unconditional: Generat
     narrow.mapping.load_state_dict(wide.mapping.state_dict())
     found = layers(load_runner(wide), load_runner(narrow))
     assert any("its shape is [3, 3, 8, 8], not [3, 4, 8, 8]" in row.note for row in found.rows)
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_rounding_to_half_precision_is_no_fault_and_a_mistake_beside_it_is(
+    precision: str, kind: torch.dtype, unconditional: Generator
+) -> None:
+    def rounded(generator: Generator) -> Runner:
+        storage = dict.fromkeys(conv_layers(generator.config), kind)
+        source = FusedGenerator(generator, storage=storage)
+        return dataclasses.replace(load_runner(generator), source=source)
+
+    limit = tolerance_for(precision).layer
+    found = bisect_layers(load_runner(unconditional), rounded(unconditional), BATCH, limit)
+    assert found.first is None
+    assert limit / 100 < max(row.relative for row in found.rows) < limit / 2  # rounded indeed, and room to spare
+    sick = Generator(unconditional.config)
+    sick.load_state_dict(unconditional.state_dict())
+    sick.synthesis.b16.conv1.noise_strength.data.zero_()
+    found = bisect_layers(load_runner(unconditional), rounded(sick.eval()), BATCH, limit)
+    assert found.first.name == "b16.conv1"
 
 
 def test_a_large_batch_is_cut(unconditional: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,22 @@ def test_same_generator_gives_the_same_int8_bytes(generator: Generator, integers
     assert again.read_bytes() == integers.read_bytes()
 
 
+def test_int8_file_from_ws_holds_the_integers_of_the_file_from_z(
+    generator: Generator, integers: Path, tmp_path: Path
+) -> None:
+    path = export_onnx(generator, tmp_path / "ws.onnx", inputs="ws", precision="int8")
+    constants = [
+        {
+            tensor.name: tensor
+            for tensor in onnx.load(file).graph.initializer
+            if "int8" in tensor.name or "scale" in tensor.name
+        }
+        for file in (integers, path)
+    ]
+    assert len(constants[0]) > 3
+    assert constants[0] == constants[1]
+
+
 def test_float32_file_has_nothing_to_report(float_onnx: Path) -> None:
     assert facts(float_onnx)["precision"] == "fp32"
     assert precision_report(float_onnx) == ""

@@ -216,7 +216,7 @@ def test_an_empty_batch_needs_no_launch(run: Run, name: str) -> None:
 def test_a_batch_beyond_the_grid_is_walked(run: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MAX_GRID_Y", 2)
     check, shapes = CHECKS[name]
-    for dtype, last, form, shape in itertools.product(TYPES, (False, True), FORMS, shapes[:4:3]):
+    for dtype, last, form, shape in itertools.product(TYPES[:2], (False, True), FORMS, shapes[:4:3]):
         check(run, Case(dtype, last, 3, shape, OPTIONS[3], form, order=1))
 
 
