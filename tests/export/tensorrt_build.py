@@ -55,12 +55,15 @@ def build(onnx: Path, out: Path, options: EngineOptions) -> dict[str, Any]:
         "strongly_typed": keywords["strongly_typed"],
         "timing_cache": options.timing_cache is not None and Path(options.timing_cache).is_file(),
         "recorded": engine.manifest["build_flags"],
+        "plugins": engine.manifest["plugins"],
     }
 
 
 def main(onnx: Path, cache: Path) -> None:
     """Print what was asked for."""
     targets.present_gpu = lambda: "sm90"
+    registry = mock.NonCallableMagicMock(spec=trt.IPluginRegistry)
+    trt.get_plugin_registry = lambda: registry
     every = EngineOptions(version_compatible=True, hardware_compatible=True, refit=True, timing_cache=str(cache))
     print(json.dumps([build(onnx, cache.with_name("x.engine"), options) for options in (EngineOptions(), every)]))
 

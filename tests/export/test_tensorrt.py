@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dcp_deploy.errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
-from dcp_deploy.export import Engine, EngineOptions, build_engine, check_engine, read_manifest, targets
+from dcp_deploy.export import Engine, EngineOptions, build_engine, check_engine, plugins, read_manifest, targets
 from dcp_deploy.export.runners import sniff
 from dcp_deploy.files import sha256_file
 from dcp_deploy.generators import Generator
@@ -178,6 +178,10 @@ def test_tensorrt_is_asked_for_what_the_options_say(
     tensorrt_bindings: Path, float_onnx: Path, unconditional: Generator, tmp_path: Path
 ) -> None:
     pytest.importorskip("polygraphy", reason="polygraphy, of the extra 'gpu', is not installed")
+    try:
+        plugins.nvrtc_version()
+    except MissingCapabilityError as error:
+        pytest.skip(error.message)
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("tensorrt_build.py")), str(float_onnx), str(tmp_path / "times")],
         env={**os.environ, "PYTHONPATH": str(tensorrt_bindings)},
@@ -194,4 +198,6 @@ def test_tensorrt_is_asked_for_what_the_options_say(
     assert every["flags"] == ["REFIT", "TF32", "VERSION_COMPATIBLE"]
     assert (every["level"], every["timing_cache"]) == ("AMPERE_PLUS", True)
     assert plain["recorded"] == ["TF32"]
+    assert (plain["plugins"]["ptx"], every["plugins"]["ptx"]) == ("compute_90", "compute_80")
+    assert plain["plugins"]["namespace"] == "dcp_deploy"
     assert every["recorded"] == ["REFIT", "TF32", "VERSION_COMPATIBLE"]
