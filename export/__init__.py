@@ -1,12 +1,12 @@
-"""From a Generator to what a service runs: fused form, ONNX, engines, runners, and the gate between them."""
+"""From a Generator to what a service runs: fused form, ONNX, engines, runners, and the gate between them.
+
+The names are imported on first use, so that a service can run what was exported without having torch.
+"""
 
 from __future__ import annotations
 
-from .fused import FusedGenerator
-from .onnx import export_onnx
-from .parity import ParityReport, Tolerance, verify
-from .runners import Runner, classes_of, latents_of, load_runner
-from .tensorrt import Engine, build_engine, check_engine, read_manifest
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __all__ = [
     "Engine",
@@ -23,3 +23,36 @@ __all__ = [
     "read_manifest",
     "verify",
 ]
+
+if TYPE_CHECKING:
+    from .fused import FusedGenerator
+    from .onnx import export_onnx
+    from .parity import ParityReport, Tolerance, verify
+    from .runners import Runner, classes_of, latents_of, load_runner
+    from .tensorrt import Engine, build_engine, check_engine, read_manifest
+else:
+    _HOME = {
+        "FusedGenerator": "fused",
+        "export_onnx": "onnx",
+        "ParityReport": "parity",
+        "Tolerance": "parity",
+        "verify": "parity",
+        "Runner": "runners",
+        "classes_of": "runners",
+        "latents_of": "runners",
+        "load_runner": "runners",
+        "Engine": "tensorrt",
+        "build_engine": "tensorrt",
+        "check_engine": "tensorrt",
+        "read_manifest": "tensorrt",
+    }
+
+    def __getattr__(name):
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value  # the next access finds it without coming here
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_HOME})

@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
-from ..generators import Generator
-from .fused import FusedGenerator, ImageForm
+
+if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor wait for it
+    import torch
+
+    from ..generators import Generator
+    from .fused import ImageForm
 
 Array = npt.NDArray[Any]
 Backend = Literal["auto", "torch", "fused", "onnxruntime"]
@@ -75,7 +78,7 @@ def load_runner(
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}", "use 1 or more")
-    if isinstance(source, Generator):
+    if not isinstance(source, str | os.PathLike):
         return _torch_runner(source, f"{source.config.kind} {source.config.resolution}px", backend, threads)
     path = Path(source)
     kind = sniff(path)
@@ -140,6 +143,10 @@ def _floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> 
 
 
 def _torch_runner(generator: Generator, name: str, backend: str, threads: int | None) -> Runner:
+    import torch
+
+    from .fused import FusedGenerator
+
     if backend == "onnxruntime":
         raise UsageError(f"backend 'onnxruntime' cannot run {name}, a torch network", "export it to ONNX first")
     backend = "torch" if backend == "auto" else backend
@@ -165,6 +172,8 @@ def _torch_runner(generator: Generator, name: str, backend: str, threads: int | 
 @contextmanager
 def _torch_threads(threads: int | None) -> Iterator[None]:
     """Torch's thread count is global: set it for one call and put it back."""
+    import torch
+
     before = torch.get_num_threads()
     if threads is None or threads == before:
         yield
@@ -243,6 +252,8 @@ def _interface(
 
 
 def _why_no_engine(path: Path) -> str:
+    import torch
+
     if not torch.cuda.is_available():
         return f"{path} is a TensorRT engine; running it needs an NVIDIA GPU and its driver, and this machine has none"
     return f"{path} is a TensorRT engine; this version builds and checks engines but does not run them"
