@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
+from .integrity import ARCHIVE
 
 if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor wait for it
     import torch
@@ -66,7 +67,7 @@ class Runner:
 def load_runner(
     source: str | os.PathLike[str] | Generator, *, backend: Backend = "auto", threads: int | None = None
 ) -> Runner:
-    """Make a Runner of a Generator, a checkpoint or an ONNX file. The content decides what a file is, not its name.
+    """Make a Runner of a Generator, a checkpoint, an ONNX file or a bundle; content decides which, not the name.
 
     ``backend`` for a generator: "torch" (the readable network, which "auto" means) or "fused" (the deployable form,
     still in torch); for ONNX "onnxruntime". ``threads``: CPU threads of one call, all cores by default. Raises
@@ -81,13 +82,17 @@ def load_runner(
     if not isinstance(source, str | os.PathLike):
         return _torch_runner(source, f"{source.config.kind} {source.config.resolution}px", backend, threads)
     path = Path(source)
+    if path.is_dir() or path.name.endswith(ARCHIVE):
+        from .runtime import bundle_runner
+
+        return bundle_runner(path, backend, threads)
     kind = sniff(path)
     if kind == "engine":
         raise MissingCapabilityError(_why_no_engine(path), "run the ONNX file it was built from, with onnxruntime")
     if kind == "onnx":
         if backend not in ("auto", "onnxruntime"):
             raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", "use onnxruntime")
-        return _onnx_runner(path, threads)
+        return onnx_runner(path, threads)
     from ..checkpoints import load_generator
 
     return _torch_runner(load_generator(path), path.name, backend, threads)
@@ -188,7 +193,8 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
 # ---- ONNX Runtime ----
 
 
-def _onnx_runner(path: Path, threads: int | None) -> Runner:
+def onnx_runner(path: Path, threads: int | None) -> Runner:
+    """:func:`load_runner` of a file known to be ONNX."""
     try:
         import onnxruntime
     except ImportError as error:
