@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "Engine",
+    "EngineOptions",
     "FusedGenerator",
     "ParityReport",
     "Runner",
@@ -26,10 +27,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .fused import FusedGenerator
+    from .manifest import Engine, check_engine, read_manifest
     from .onnx import export_onnx
     from .parity import ParityReport, Tolerance, verify
     from .runners import Runner, classes_of, latents_of, load_runner
-    from .tensorrt import Engine, build_engine, check_engine, read_manifest
+    from .tensorrt import EngineOptions, build_engine
 else:
     _HOME = {
         "FusedGenerator": "fused",
@@ -41,10 +43,11 @@ else:
         "classes_of": "runners",
         "latents_of": "runners",
         "load_runner": "runners",
-        "Engine": "tensorrt",
+        "Engine": "manifest",
+        "check_engine": "manifest",
+        "read_manifest": "manifest",
+        "EngineOptions": "tensorrt",
         "build_engine": "tensorrt",
-        "check_engine": "tensorrt",
-        "read_manifest": "tensorrt",
     }
 
     def __getattr__(name):

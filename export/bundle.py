@@ -24,10 +24,10 @@ from ..files import atomic_path
 from .golden import golden_range, golden_runner, write_golden
 from .integrity import ARCHIVE, SEAL, check_bundle, pack, seal
 from .kubernetes import TRITON_IMAGE, Deployment, deployment_manifest, file_name, kserve_manifest, kubernetes_name
+from .manifest import check_engine
 from .parity import verify
 from .runners import Runner, onnx_runner
 from .sizing import Sizing, measure_sizing
-from .tensorrt import check_engine
 from .triton import Served, Variant, config_pbtxt, interface
 
 MAX_BATCH = 8

@@ -18,16 +18,16 @@ holds exactly, eps included: no style, however large, can overflow a half-precis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Literal, cast
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..generators import GeneratorConfig
-from ..generators.ops import DEMODULATION_EPS, LRELU_GAIN, fir_kernel, upsample_image
-from ..kernels.reference import modconv_epilogue
+from ..generators.ops import DEMODULATION_EPS, LRELU_GAIN, fir_kernel
+from ..kernels.operators import fir_epilogue, modconv_epilogue, to_rgb
 from .fused_styles import Weights
 
 Upsample = Literal["transposed", "polyphase"]
@@ -36,18 +36,55 @@ BakedNoise = Literal["const", "none"]
 SMALLEST_PEAK = 1e-12  # stands in for max|s| of styles that are all zero: t is zero too, noise and bias remain
 
 
+class NormalStyles(NamedTuple):
+    """Styles [B, C] as ``directions`` x ``peak``: directions [B, C] are one at most, peak [B, 1] is the largest."""
+
+    directions: Tensor
+    peak: Tensor
+
+    def scaling(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W], each channel multiplied by its direction; rounded to the type of x."""
+        return (x * self.directions[:, :, None, None]).to(x.dtype)
+
+
+def normalise(styles: Tensor) -> NormalStyles:
+    """Split [B, C] into directions and peak."""
+    peak = styles.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_PEAK)
+    return NormalStyles(styles / peak, peak)
+
+
 class FusedStyleGAN2Synthesis(nn.Module):
-    """The styles of :class:`~.fused_styles.FusedStyles` to images [B, 3, R, R]; ``noise`` and ``upsample`` baked in."""
+    """The styles of :class:`~.fused_styles.FusedStyles` to images, float32 [B, 3, R, R] or uint8 [B, R, R, 3].
+
+    ``upsample`` gives every conv0 its form, by layer ("b8.conv0"). ``storage`` is the type in which a convolution keeps
+    its weight, its input and its output; float32 where it is left out.
+    """
 
     const: Tensor
 
-    def __init__(self, weights: Weights, config: GeneratorConfig, *, upsample: Upsample, noise: BakedNoise) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        config: GeneratorConfig,
+        *,
+        upsample: Mapping[str, Upsample],
+        noise: BakedNoise,
+        storage: Mapping[str, torch.dtype],
+        as_bytes: bool,
+    ) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("const", weights["synthesis.b4.const"].float()[None])
         for resolution in config.resolutions:
-            block = FusedBlock(weights, f"synthesis.b{resolution}", upsample, noise, config.conv_clamp)
-            self.add_module(f"b{resolution}", block)
+            name = f"b{resolution}"
+            convs: dict[str, FusedConv] = {}
+            for layer in (layer for layer in conv_layers(config) if layer.startswith(f"{name}.")):
+                kept = storage.get(layer, torch.float32)
+                convs[layer] = FusedConv(weights, f"synthesis.{layer}", upsample.get(layer), noise, config, kept)
+            last = as_bytes and resolution == config.resolution
+            weight, bias = weights[f"synthesis.{name}.torgb.weight"], weights[f"synthesis.{name}.torgb.bias"]
+            torgb = FusedToRGB(weight, bias, config.conv_clamp, as_bytes=last)
+            self.add_module(name, FusedBlock(convs.get(f"{name}.conv0"), convs[f"{name}.conv1"], torgb))
 
     def blocks(self) -> Iterator[FusedBlock]:
         """From 4 px to the image's size."""
@@ -65,25 +102,36 @@ class FusedStyleGAN2Synthesis(nn.Module):
         return image
 
 
-class FusedBlock(nn.Module):
-    """One resolution: conv0 doubles the size (absent at 4 px), conv1, and toRGB adds to the up-sampled image."""
+def conv_layers(config: GeneratorConfig) -> list[str]:
+    """The 3x3 convolutions in the order of computation: b4.conv1, b8.conv0, b8.conv1, ... Each conv0 up-samples.
 
-    def __init__(
-        self, weights: Weights, prefix: str, upsample: Upsample, noise: BakedNoise, clamp: float | None
-    ) -> None:
+    Empty for a StyleGAN3.
+    """
+    if config.layout is not None:
+        return []
+    return [f"b{r}.{conv}" for r in config.resolutions for conv in ("conv0", "conv1") if r > 4 or conv == "conv1"]
+
+
+class FusedBlock(nn.Module):
+    """One resolution: conv0 doubles the size (absent at 4 px), conv1, and toRGB adds to the up-sampled image.
+
+    conv0's output goes to conv1 alone, so its epilogue multiplies by conv1's styles. conv1's output goes to toRGB and
+    to the next block, so it stays as it is.
+    """
+
+    def __init__(self, conv0: FusedConv | None, conv1: FusedConv, torgb: FusedToRGB) -> None:
         super().__init__()
-        self.conv0: FusedConv | None = None
-        if f"{prefix}.conv0.weight" in weights:
-            self.conv0 = FusedConv(weights, f"{prefix}.conv0", upsample, noise, clamp)
-        self.conv1 = FusedConv(weights, f"{prefix}.conv1", None, noise, clamp)
-        self.torgb = FusedToRGB(weights[f"{prefix}.torgb.weight"], weights[f"{prefix}.torgb.bias"], clamp)
+        self.conv0, self.conv1, self.torgb = conv0, conv1, torgb
 
     def forward(self, x: Tensor, image: Tensor | None, styles: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-        if self.conv0 is not None:
-            x = self.conv0(x, next(styles))
-        x = self.conv1(x, next(styles))
-        rgb = self.torgb(x, next(styles))
-        return x, rgb if image is None else upsample_image(image) + rgb
+        if self.conv0 is None:
+            second = normalise(next(styles))
+            x = second.scaling(x)
+        else:
+            first, second = normalise(next(styles)), normalise(next(styles))
+            x = self.conv0(first.scaling(x), first, second.directions)
+        x = self.conv1(x, second)
+        return x, self.torgb(x, next(styles), image)
 
 
 class FusedConv(nn.Module):
@@ -100,60 +148,55 @@ class FusedConv(nn.Module):
     energy: Tensor
     bias: Tensor
     noise: Tensor | None
-    fir: Tensor
 
     def __init__(
-        self, weights: Weights, prefix: str, upsample: Upsample | None, noise: BakedNoise, clamp: float | None
+        self,
+        weights: Weights,
+        prefix: str,
+        upsample: Upsample | None,
+        noise: BakedNoise,
+        config: GeneratorConfig,
+        storage: torch.dtype,
     ) -> None:
         super().__init__()
         weight = weights[f"{prefix}.weight"]  # [Co, Ci, 3, 3]
         peak = float(weight.abs().max()) or 1.0
         weight = weight / peak
-        self.upsample, self.clamp = upsample, clamp
+        self.upsample, self.clamp = upsample, config.conv_clamp
         # sqrt(2) rsqrt(q + e) = rsqrt((q + e) / 2): the gain of the activation, moved in front of it.
         self.register_buffer("energy", (weight.square().sum(dim=(2, 3)).T / LRELU_GAIN**2).float())  # [Ci, Co]
         self.root_eps = math.sqrt(DEMODULATION_EPS) / (peak * LRELU_GAIN)
-        self.register_buffer("weight", _laid_out(weight, upsample).float().contiguous())
+        self.register_buffer("weight", _laid_out(weight, upsample).to(storage).contiguous())
         self.register_buffer("bias", (weights[f"{prefix}.bias"] * LRELU_GAIN).float())
         fixed = weights[f"{prefix}.noise_const"] * weights[f"{prefix}.noise_strength"] * LRELU_GAIN
         self.register_buffer("noise", fixed.float() if noise == "const" else None)
-        if upsample == "transposed":
-            self.register_buffer("fir", fir_kernel(gain=4.0).expand(weight.shape[0], 1, 4, 4).contiguous())
 
-    def forward(self, x: Tensor, styles: Tensor) -> Tensor:
-        peak = styles.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_PEAK)  # [B, 1]
-        styles = styles / peak
-        scale = torch.rsqrt(styles.square() @ self.energy + (self.root_eps / peak).square())  # [B, Co]
-        y = self.convolve(x * styles[:, :, None, None])
-        return modconv_epilogue(y, scale, self.noise, self.bias, clamp=self.clamp)
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """The convolution alone: [B, Ci, H, W] to [B, Co, H, W], or twice the size when this layer up-samples."""
-        if self.upsample is None:
-            return F.conv2d(x, self.weight, padding=1)
-        if self.upsample == "polyphase":
-            return F.pixel_shuffle(F.conv2d(x, self.weight, padding=1), 2)
-        y = F.conv_transpose2d(x, self.weight, stride=2)  # [B, Co, 2H + 1, 2W + 1]
-        return F.conv2d(y, self.fir, padding=1, groups=y.shape[1])
+    def forward(self, x: Tensor, styles: NormalStyles, next_scale: Tensor | None = None) -> Tensor:
+        """x [B, Ci, H, W] already multiplied by its styles' directions; the result by ``next_scale`` [B, Co]."""
+        x = x.to(self.weight.dtype)
+        scale = torch.rsqrt(styles.directions.square() @ self.energy + (self.root_eps / styles.peak).square())
+        if self.upsample == "transposed":
+            y = F.conv_transpose2d(x, self.weight, stride=2)  # [B, Co, 2H + 1, 2W + 1]
+            return cast(Tensor, fir_epilogue(y, scale, self.noise, self.bias, next_scale, self.clamp))
+        y = F.conv2d(x, self.weight, padding=1)
+        shuffle = self.upsample == "polyphase"
+        return cast(Tensor, modconv_epilogue(y, scale, self.noise, self.bias, next_scale, self.clamp, shuffle))
 
 
 class FusedToRGB(nn.Module):
-    """1x1 modulated convolution to colours. It is not demodulated, so the styles' peak is multiplied back."""
+    """1x1 modulated convolution to colours, on top of the image so far. Sums in float32: styles of any size."""
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor, clamp: float | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, clamp: float | None, *, as_bytes: bool = False) -> None:
         super().__init__()
-        self.clamp = clamp
-        self.register_buffer("weight", weight.float())
+        self.clamp, self.as_bytes = clamp, as_bytes
+        self.register_buffer("weight", weight.flatten(1).float())  # [3, C]
         self.register_buffer("bias", bias.float())
 
-    def forward(self, x: Tensor, styles: Tensor) -> Tensor:
-        peak = styles.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_PEAK)
-        y = F.conv2d(x * (styles / peak)[:, :, None, None], self.weight)
-        y = y * peak[:, :, None, None] + self.bias[:, None, None]
-        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+    def forward(self, x: Tensor, styles: Tensor, image: Tensor | None = None) -> Tensor:
+        return cast(Tensor, to_rgb(x, styles, self.weight, self.bias, image, self.clamp, self.as_bytes))
 
 
 def polyphase_weight(weight: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from ..files import atomic_path
 from ..generators import Generator
 from .fused import FusedGenerator, ImageForm
 from .fused_stylegan2 import BakedNoise, Upsample
+from .onnx_functions import add_functions, translations
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +45,7 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     image: ImageForm = "uint8",
-    upsample: Upsample = "transposed",
+    upsample: Upsample | Mapping[str, Upsample] = "transposed",
     noise: BakedNoise = "const",
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
@@ -63,6 +64,7 @@ def export_onnx(
     modules = _module_names(model)
     _strip_traces(model)
     _rename(model, modules)
+    add_functions(model)
     model.producer_name, model.producer_version = "dcp-deploy", __version__
     facts = {**describe(generator), **fused.baked, **(metadata or {})}
     onnx.helper.set_model_props(model, {key: str(value) for key, value in sorted(facts.items())})
@@ -117,6 +119,7 @@ def _trace(fused: FusedGenerator) -> onnx.ModelProto:
             input_names=list(samples),
             output_names=["image"],
             dynamic_shapes={name: {0: batch} for name in samples},
+            custom_translation_table=translations(),
             verbose=False,
         )
     if program is None:
@@ -186,6 +189,7 @@ def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
     for node in graph.node:
         node.input[:] = [renamed.get(value, value) for value in node.input]
         node.output[:] = [renamed.get(value, value) for value in node.output]
+        node.attribute.sort(key=lambda attribute: attribute.name)  # the exporter's order hangs on a set's
     for tensor in graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
 

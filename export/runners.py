@@ -88,7 +88,11 @@ def load_runner(
         return bundle_runner(path, backend, threads)
     kind = sniff(path)
     if kind == "engine":
-        raise MissingCapabilityError(_why_no_engine(path), "run the ONNX file it was built from, with onnxruntime")
+        if backend != "auto":
+            raise UsageError(f"backend {backend!r} cannot run the TensorRT engine {path}", "leave it at auto")
+        from .engine_runner import engine_runner
+
+        return engine_runner(path)
     if kind == "onnx":
         if backend not in ("auto", "onnxruntime"):
             raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", "use onnxruntime")
@@ -252,14 +256,3 @@ def _interface(
     if problems:
         raise InputError(f"{path} is not a generator of ours: {'; '.join(problems)}", "make it with: dcp-deploy export")
     return inputs["z"][1][1], inputs["c"][1][1] if "c" in inputs else 0, size[0], image
-
-
-# ---- TensorRT ----
-
-
-def _why_no_engine(path: Path) -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        return f"{path} is a TensorRT engine; running it needs an NVIDIA GPU and its driver, and this machine has none"
-    return f"{path} is a TensorRT engine; this version builds and checks engines but does not run them"

@@ -1,62 +1,66 @@
 """ONNX to TensorRT engines, each with a manifest that says what it was built from, by what, and for which GPUs.
 
 Two flavours. TensorRT for RTX (`tensorrt_rtx`) builds ahead of time on any machine, without a GPU, one file for several
-targets. TensorRT proper (`tensorrt`) builds on the target GPU and reaches those that RTX does not (sm90, sm100, ...);
-that path goes through Polygraphy's loaders and has not been run on TensorRT hardware by this project yet.
+targets. TensorRT proper (`tensorrt`, 10.13 and later but for 10.14, 11.x) builds on the target GPU and reaches those
+that RTX does not (sm90, sm100, ...); that path goes through Polygraphy's loaders and has not been run on TensorRT
+hardware by this project yet.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .. import __version__
-from ..errors import CorruptFileError, InputError, MissingCapabilityError, StaleArtifactError, UsageError
-from ..files import atomic_path, read_json, sha256_file, write_json
+from ..errors import InputError, MissingCapabilityError, UsageError
+from ..files import atomic_path, sha256_file, write_json
+from .manifest import Engine, manifest_path, onnx_sha256, read_onnx
+from .targets import Flavour, choose_flavour, import_flavour, parse_targets, present_gpu
 
-Flavour = Literal["auto", "tensorrt-rtx", "tensorrt"]
+Batch = tuple[int, int, int]
 Shapes = dict[str, dict[str, list[int]]]  # input -> min, opt, max -> shape
-
-FLAVOURS = {"tensorrt-rtx": ("tensorrt_rtx", "rtx"), "tensorrt": ("tensorrt", "gpu")}  # module, extra of this package
-_COMPARED = {"engine_sha256", "onnx_sha256", "flavour", "flavour_version", "targets", "rebuild"}  # by check_engine
-RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-
-# Compute capabilities by NVIDIA's product names (developer.nvidia.com/cuda-gpus).
-PRODUCTS: dict[str, tuple[str, ...]] = {
-    "sm75": ("T4", "RTX 2060", "RTX 2070", "RTX 2080", "RTX 2080 Ti", "GTX 1660", "Quadro RTX 6000"),
-    "sm80": ("A100", "A30"),
-    "sm86": ("A10", "A16", "A2", "A40", "RTX 3060", "RTX 3070", "RTX 3080", "RTX 3090", "RTX A4000", "RTX A6000"),
-    "sm89": ("L4", "L40", "L40S", "RTX 4060", "RTX 4070", "RTX 4080", "RTX 4090", "RTX 6000 Ada"),
-    "sm90": ("H100", "H200", "GH200"),
-    "sm100": ("B200", "GB200"),
-    "sm103": ("B300", "GB300"),
-    "sm120": ("RTX 5060", "RTX 5070", "RTX 5080", "RTX 5090", "RTX PRO 6000"),
-    "sm121": ("GB10", "DGX Spark"),
-}
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A TensorRT engine file and its manifest, the content of ``<name>.json`` beside ``<name>.engine``.
+class EngineOptions:
+    """What trades speed for something else, and so is off, and the plugins, which are on.
 
-    The manifest says what the engine was built from (``onnx``, ``onnx_sha256``, ``kind``, ``resolution``, ``widths``,
-    ``config``),
-    by what (``flavour``, ``flavour_version``, ``build_flags``, ``tool``, ``build_seconds``), for what (``targets``,
-    ``precision``, ``profile``: min, opt and max shape of every input), and what came out (``engine_sha256``,
-    ``size_bytes``). ``rebuild`` is the command that makes it again.
+    ``version_compatible``: later versions of the same major TensorRT may load the engine. ``hardware_compatible``:
+    every GPU from Ampere on may. ``refit``: its weights can be replaced. ``timing_cache``: a file that remembers how
+    fast kernels were, read and written, so that the next build of the like is quick. ``plugins``: our own CUDA kernels
+    (TensorRT only; TensorRT for RTX takes no plugins and fuses the function bodies instead).
     """
 
-    path: Path
-    manifest: dict[str, Any]
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    refit: bool = False
+    timing_cache: str | None = None
+    plugins: bool = True
+
+    def flags(self) -> list[str]:
+        """As ``dcp-deploy engine`` takes them."""
+        named = ("version_compatible", "hardware_compatible", "refit")
+        found = [f"--{name.replace('_', '-')}" for name in named if getattr(self, name)]
+        found += ["--timing-cache", self.timing_cache] if self.timing_cache else []
+        return found if self.plugins else [*found, "--no-plugins"]
+
+
+DEFAULTS = EngineOptions()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A built engine: its bytes, the builder's flags that were on, and what the plugins in it were compiled by."""
+
+    data: bytes
+    flags: tuple[str, ...]
+    plugins: dict[str, Any] | None = None
 
 
 def build_engine(
@@ -65,7 +69,8 @@ def build_engine(
     *,
     target: str = "auto",
     flavour: Flavour = "auto",
-    batch: tuple[int, int, int] = (1, 8, 64),
+    batch: Batch = (1, 8, 64),
+    options: EngineOptions = DEFAULTS,
 ) -> Engine:
     """Build ``path`` (``.engine``) from an ONNX file, with its manifest ``.json`` beside it.
 
@@ -74,202 +79,90 @@ def build_engine(
     RTX when it serves all targets. The precision is that of the graph (both flavours are strongly typed). The bytes of
     an engine differ from build to build; its manifest's ``onnx_sha256`` says whether it is up to date.
 
-    Raises UsageError (target or batch), InputError (ONNX file), MissingCapabilityError (package, GPU, or a target that
-    the flavour cannot build this graph for).
+    Raises UsageError (target, batch or options), InputError (ONNX file), MissingCapabilityError (package, GPU, or a
+    target that the flavour cannot build this graph for).
     """
     onnx, path = Path(onnx), Path(path)
     targets = parse_targets(target)
-    chosen = _choose_flavour(flavour, targets)
+    chosen = choose_flavour(flavour, targets)
     if len(batch) != 3 or not 1 <= batch[0] <= batch[1] <= batch[2]:
         raise UsageError(f"batch is {tuple(batch)}", "give smallest, best-served and largest, for instance 1,8,64")
     if path.suffix == ".json":
         raise UsageError(f"{path} is the name of the manifest", "name the engine *.engine")
-    model = _read_onnx(onnx)
+    model = read_onnx(onnx)
     profile = _profile(onnx, model, batch)
+    command = ["dcp-deploy", "engine", str(onnx), "--target", ",".join(targets), "--flavour", chosen]
+    command += ["--batch", ",".join(map(str, batch)), *options.flags(), "--out", str(path)]
     start = time.perf_counter()
-    plan, flags = (_build_rtx if chosen == "tensorrt-rtx" else _build_tensorrt)(onnx, targets, profile)
+    if chosen == "tensorrt-rtx":
+        plan = _build_rtx(onnx, targets, profile, options)
+    else:
+        plan = _build_tensorrt(onnx, targets, profile, options, shlex.join(command))
     seconds = time.perf_counter() - start
     with atomic_path(path) as temporary:
-        temporary.write_bytes(plan)
+        temporary.write_bytes(plan.data)
         digest = sha256_file(temporary)
     told = {entry.key: entry.value for entry in model.metadata_props}
     manifest: dict[str, Any] = {
         "schema": 1,
         "engine_sha256": digest,
-        "size_bytes": len(plan),
+        "size_bytes": len(plan.data),
         "onnx": onnx.name,
-        "onnx_sha256": sha256_file(onnx),
+        "onnx_sha256": onnx_sha256(onnx),
         "kind": told.get("kind"),
         "resolution": json.loads(told.get("resolution", "null")),
         "widths": json.loads(told.get("widths", "null")),
         "config": json.loads(told.get("config", "null")),
         "flavour": chosen,
-        "flavour_version": str(_import(chosen).__version__),
+        "flavour_version": str(import_flavour(chosen).__version__),
         "targets": list(targets),
-        "precision": _precision(model),
+        "precision": weight_types(model),
         "profile": profile,
-        "build_flags": list(flags),
+        "options": asdict(options),
+        "build_flags": list(plan.flags),
+        "plugins": plan.plugins,
         "build_seconds": round(seconds, 3),
         "tool": f"dcp-deploy {__version__}",
-        "rebuild": shlex.join(
-            ["dcp-deploy", "engine", str(onnx), "--target", ",".join(targets), "--flavour", chosen, "--out", str(path)]
-        ),
+        "rebuild": shlex.join(command),
     }
-    write_json(_manifest_path(path), manifest)
+    write_json(manifest_path(path), manifest)
     return Engine(path, manifest)
 
 
-# ---- manifest ----
-
-
-def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of an engine. StaleArtifactError when it is missing, CorruptFileError when it is no manifest."""
-    file = _manifest_path(Path(path))
-    if not file.is_file():
-        raise StaleArtifactError(f"{path} has no manifest {file.name}, so nothing is known of it", "build it again")
-    try:
-        manifest: Any = read_json(file)
-    except ValueError as error:
-        raise CorruptFileError(f"{file} is not JSON: {error}", "build the engine again") from error
-    if not isinstance(manifest, dict) or not manifest.keys() >= _COMPARED or manifest["flavour"] not in FLAVOURS:
-        raise CorruptFileError(f"{file} is not an engine manifest", "build the engine again")
-    return manifest
-
-
-def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """Check an engine against its manifest, the ONNX file it should come from, and this machine.
-
-    Compared are the engine's own hash, the hash of ``onnx`` (when given), the version of the flavour (when installed)
-    and the compute capability of the GPU (when there is one). StaleArtifactError names the field that differs and the
-    command that builds the engine again; InputError when the engine is missing.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no engine {path}", "build it with: dcp-deploy engine")
-    manifest = read_manifest(path)
-    found: dict[str, tuple[object, object]] = {"engine_sha256": (manifest["engine_sha256"], sha256_file(path))}
-    if onnx is not None:
-        if not Path(onnx).is_file():
-            raise InputError(f"there is no ONNX file {onnx} to compare {path} with", "check the path")
-        found["onnx_sha256"] = (manifest["onnx_sha256"], sha256_file(onnx))
-    with suppress(MissingCapabilityError):  # without the package there is nothing here to be incompatible with
-        found["flavour_version"] = (manifest["flavour_version"], str(_import(manifest["flavour"]).__version__))
-    gpu = _gpu()
-    if gpu is not None and gpu not in manifest["targets"]:
-        found["targets"] = (",".join(manifest["targets"]), gpu)
-    for name, (recorded, actual) in found.items():
-        if recorded != actual:
-            message = f"{path} does not fit: {name} is {recorded} in its manifest, but {actual} here"
-            raise StaleArtifactError(message, f"rebuild it: {manifest['rebuild']}")
-    return manifest
-
-
-def _manifest_path(engine: Path) -> Path:
-    return engine.with_suffix(".json")
-
-
-# ---- targets and flavours ----
-
-
-def parse_targets(target: str) -> tuple[str, ...]:
-    """Compute capabilities of a list of names: "sm89, RTX 5090" gives ("sm89", "sm120"). "auto": this machine's GPU.
-
-    UsageError for a name that is not known, listing those that are, and for "auto" without a GPU.
-    """
-    if target.strip().lower() == "auto":
-        gpu = _gpu()
-        if gpu is None:
-            raise UsageError("this machine has no GPU to take as the target", f"name one: {_known_targets()}")
-        return (gpu,)
-    by_name = {_plain(product): sm for sm, products in PRODUCTS.items() for product in products}
-    found = []
-    for name in target.split(","):
-        sm = _plain(name) if _plain(name) in PRODUCTS else by_name.get(_plain(name))
-        if sm is None:
-            raise UsageError(f"target {name.strip()!r} is not known", f"use: {_known_targets()}")
-        found.append(sm)
-    return tuple(dict.fromkeys(found))
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"nvidia|geforce|tesla|[^a-z0-9]", "", name.lower())
-
-
-def _known_targets() -> str:
-    return "; ".join(f"{sm} ({', '.join(products)})" for sm, products in PRODUCTS.items())
-
-
-def _gpu() -> str | None:
-    import torch
-
-    return "sm{}{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
-
-
-def _choose_flavour(flavour: str, targets: Sequence[str]) -> str:
-    if flavour not in ("auto", *FLAVOURS):
-        raise UsageError(f"flavour is {flavour!r}", f"use one of: auto, {', '.join(FLAVOURS)}")
-    beyond = [sm for sm in targets if sm not in RTX_TARGETS]
-    if flavour == "tensorrt-rtx" and beyond:
-        raise MissingCapabilityError(
-            f"TensorRT for RTX does not serve {', '.join(beyond)}; it serves {', '.join(RTX_TARGETS)}",
-            f"on the target GPU: pip install 'dcp-deploy[gpu]', then --flavour tensorrt --target {beyond[0]}",
-        )
-    if flavour == "auto":
-        return "tensorrt" if beyond else "tensorrt-rtx"
-    return flavour
-
-
-def _import(flavour: str) -> Any:
-    module, extra = FLAVOURS[flavour]
-    try:
-        return import_module(module)
-    except ImportError as error:
-        message = f"the flavour {flavour} needs the package {module}, which is not installed"
-        raise MissingCapabilityError(message, f"pip install 'dcp-deploy[{extra}]'") from error
-
-
-# ---- building ----
-
-
-def _read_onnx(path: Path) -> Any:
-    """The ModelProto of a file, with something in it."""
-    import onnx
-
-    try:
-        model = onnx.load(path)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    except Exception as error:  # protobuf's own, which differs between its implementations
-        raise CorruptFileError(f"{path} is not an ONNX file: {error}", "export it again") from error
-    if not model.graph.input:
-        raise CorruptFileError(f"{path} has no inputs: it is no ONNX model of a generator", "export it again")
-    return model
-
-
-def _profile(path: Path, model: Any, batch: tuple[int, int, int]) -> Shapes:
+def _profile(path: Path, model: Any, batch: Batch) -> Shapes:
     """The optimisation profile: every input with the smallest, best-served and largest batch."""
     profile: Shapes = {}
     for value in model.graph.input:
-        first, *rest = value.type.tensor_type.shape.dim
-        if first.HasField("dim_value") or not all(dim.HasField("dim_value") for dim in rest):
+        shape = value.type.tensor_type.shape.dim
+        if not shape or shape[0].HasField("dim_value") or not all(dim.HasField("dim_value") for dim in shape[1:]):
             raise InputError(f"input {value.name!r} of {path} does not have a dynamic batch and other sizes fixed")
-        sizes = [dim.dim_value for dim in rest]
+        sizes = [dim.dim_value for dim in shape[1:]]
         profile[value.name] = {key: [n, *sizes] for key, n in zip(("min", "opt", "max"), batch, strict=True)}
     return profile
 
 
-def _precision(model: Any) -> str:
-    """The types of the weights: "fp32", "fp16+fp32", ..."""
+def weight_types(model: Any) -> str:
+    """The types of the weights of an ONNX model: "fp32", "fp16+fp32", "fp32+int8", ..."""
     import onnx
 
-    kinds = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    kinds = {
+        onnx.TensorProto.FLOAT: "fp32",
+        onnx.TensorProto.FLOAT16: "fp16",
+        onnx.TensorProto.BFLOAT16: "bf16",
+        onnx.TensorProto.INT8: "int8",
+    }
     found = {kinds[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in kinds}
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        found.add("int8")
     return "+".join(sorted(found))
 
 
-def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes) -> tuple[bytes, tuple[str, ...]]:
-    """Ahead of time, no GPU involved. (engine bytes, names of the builder flags that were on)"""
-    trt = _import("tensorrt-rtx")
+# ---- TensorRT for RTX: ahead of time, no GPU involved ----
+
+
+def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes, options: EngineOptions) -> Plan:
+    trt = import_flavour("tensorrt-rtx")
+    _refuse_for_rtx(options)
     lines: list[str] = []
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]  # known at run time
@@ -284,7 +177,7 @@ def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes) -> tuple[byt
     builder = trt.Builder(log)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(os.fspath(path)):
+    if not parser.parse_from_file(os.fspath(path)):  # from the file: it may keep its weights in another beside it
         lines.extend(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise InputError(f"TensorRT for RTX cannot read {path}: {_joined(lines)}")
     config = builder.create_builder_config()
@@ -295,40 +188,91 @@ def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes) -> tuple[byt
     for name, limits in profile.items():
         shapes.set_shape(name, limits["min"], limits["opt"], limits["max"])
     config.add_optimization_profile(shapes)
+    if options.refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        turing = (
-            "leave sm75 out: TensorRT for RTX 1.7 has no float32 matrix product for it" if "sm75" in targets else ""
-        )
+        served = ", ".join(targets)
         raise MissingCapabilityError(
-            f"TensorRT for RTX cannot build {path} for {', '.join(targets)}: {_joined(lines)}", turing
+            f"TensorRT for RTX cannot build {path} for {served}: {_joined(lines)}", _rtx_remedy(targets, options)
         )
     flags = trt.BuilderFlag.__members__.items()
-    return bytes(plan), tuple(sorted(name for name, flag in flags if config.get_flag(flag)))
+    return Plan(bytes(plan), tuple(sorted(name for name, flag in flags if config.get_flag(flag))))
 
 
-def _build_tensorrt(path: Path, targets: Sequence[str], profile: Shapes) -> tuple[bytes, tuple[str, ...]]:
-    """On the target GPU, through Polygraphy. TF32 is on, as in TensorRT itself (Polygraphy's default is off)."""
-    gpu = _gpu()
+def _refuse_for_rtx(options: EngineOptions) -> None:
+    """UsageError for an option that TensorRT for RTX does not have."""
+    without = {
+        "--version-compatible": options.version_compatible,  # it has the flag, and no lean runtime to go with it
+        "--hardware-compatible": options.hardware_compatible,  # its engines name their targets
+        "--timing-cache": bool(options.timing_cache),  # it times nothing: kernels are chosen on the target
+    }
+    for flag in (flag for flag, asked in without.items() if asked):
+        raise UsageError(f"TensorRT for RTX has nothing like {flag}", f"leave {flag} out, or add --flavour tensorrt")
+
+
+def _rtx_remedy(targets: Sequence[str], options: EngineOptions) -> str:
+    """What 1.7 is known to refuse."""
+    if options.refit and present_gpu() is None:
+        return "build it where an NVIDIA GPU and driver are: TensorRT for RTX compiles refittable engines on the GPU"
+    if "sm75" in targets:
+        return "leave sm75 out: TensorRT for RTX 1.7 has no float32 matrix product for it"
+    return ""
+
+
+# ---- TensorRT: on the target GPU, through Polygraphy ----
+
+
+def _build_tensorrt(path: Path, targets: Sequence[str], profile: Shapes, options: EngineOptions, command: str) -> Plan:
+    """TF32 is on, as in TensorRT itself (Polygraphy's default is off)."""
+    gpu = present_gpu()
     if tuple(targets) != (gpu,):
-        command = f"dcp-deploy engine {path.name} --flavour tensorrt --target {','.join(targets)}"
         raise MissingCapabilityError(
             f"TensorRT builds on the GPU it builds for, {', '.join(targets)}; this machine has {gpu or 'none'}",
-            f"on that machine: pip install 'dcp-deploy[gpu]', then {command}",
+            f"on that machine: pip install 'dcp-deploy[gpu]' && {command}",
         )
-    _import("tensorrt")
-    from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath, Profile
-    from polygraphy.exception import PolygraphyException
-
+    trt = import_flavour("tensorrt")
+    try:
+        from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath, Profile
+        from polygraphy.exception import PolygraphyException
+    except ImportError as error:
+        message = "building with TensorRT needs the package polygraphy, which is not installed"
+        raise MissingCapabilityError(message, "pip install 'dcp-deploy[gpu]'") from error
     shapes = Profile()
     for name, limits in profile.items():
         shapes.add(name, limits["min"], limits["opt"], limits["max"])
+    plugins = _use_plugins(path, gpu, options)
     network = NetworkFromOnnxPath(os.fspath(path), strongly_typed=True)
+    level = trt.HardwareCompatibilityLevel
+    config = CreateConfig(
+        profiles=[shapes],
+        tf32=True,
+        refittable=options.refit,
+        version_compatible=options.version_compatible,
+        hardware_compatibility_level=level.AMPERE_PLUS if options.hardware_compatible else level.NONE,
+        load_timing_cache=options.timing_cache,
+    )
     try:
-        plan = EngineBytesFromNetwork(network, config=CreateConfig(profiles=[shapes], tf32=True))()
+        plan = EngineBytesFromNetwork(network, config=config, save_timing_cache=options.timing_cache)()
     except PolygraphyException as error:
-        raise InputError(f"TensorRT cannot build {path}: {error}") from error
-    return bytes(plan), ("TF32",)
+        remedy = "add --no-plugins, which uses the function bodies in the file instead" if plugins else ""
+        raise InputError(f"TensorRT cannot build {path}: {error}", remedy) from error
+    chosen = {"REFIT": options.refit, "TF32": True, "VERSION_COMPATIBLE": options.version_compatible}
+    return Plan(bytes(plan), tuple(name for name, on in chosen.items() if on), plugins)
+
+
+def _use_plugins(path: Path, gpu: str, options: EngineOptions) -> dict[str, Any] | None:
+    """Register our kernels, so that the parser takes them in place of the function bodies; None when it shall not.
+
+    A registration lasts for the life of the process, so "without" needs the file without the nodes' plugin namespace:
+    it is refused here once the plugins are there.
+    """
+    if not options.plugins:
+        return None
+    from . import plugins
+
+    capability = 80 if options.hardware_compatible else int(gpu.removeprefix("sm"))
+    return plugins.register(capability)
 
 
 def _joined(lines: Sequence[str]) -> str:

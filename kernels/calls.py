@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-Form = Literal["fast", "naive"]
+Form = Literal["fast", "narrow", "naive"]
 Argument = Tensor | int | None
 
 TAGS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -51,10 +51,13 @@ def modconv_epilogue_call(
     next_scale: Tensor | None = None,
     depth_to_space: bool = False,
     form: Form = "fast",
+    block: int = BLOCK,
 ) -> KernelCall | None:
     """The call that fills ``y`` [B, C, H, W], of x's type and layout; None when it is empty.
 
-    Arguments as in :func:`.reference.modconv_epilogue`. Raises UsageError for tensors that the kernel cannot take.
+    Arguments as in :func:`.reference.modconv_epilogue`. ``form`` "fast" is the wide kernel where it is legal, else the
+    narrow one; ``block``, threads per block, is what the kernel was compiled for. Raises UsageError for tensors that
+    the kernel cannot take.
     """
     batch, channels, height, width = y.shape
     expected = (batch, 4 * channels, height // 2, width // 2) if depth_to_space else tuple(y.shape)
@@ -73,7 +76,7 @@ def modconv_epilogue_call(
     else:
         threads = height * width // lanes * math.ceil(channels / VISITS)
     name = "modconv_d2s" if depth_to_space else "modconv"
-    return _call("modconv_epilogue", name, x, last, lanes, form, math.ceil(threads / BLOCK), arguments)
+    return _call("modconv_epilogue", name, x, last, lanes, form, math.ceil(threads / block), arguments)
 
 
 def fir_epilogue_call(
@@ -86,6 +89,7 @@ def fir_epilogue_call(
     clamp: float | None = None,
     next_scale: Tensor | None = None,
     form: Form = "fast",
+    block: int = BLOCK,
 ) -> KernelCall | None:
     """The call that fills ``y`` [B, C, H, W] from x [B, C, H + 1, W + 1]; otherwise as for the epilogue alone."""
     batch, channels, height, width = y.shape
@@ -95,11 +99,11 @@ def fir_epilogue_call(
     last = _channels_last(x, y)
     lanes = _lanes(x, arguments, channels if last else width, form)
     if form == "naive":
-        blocks = math.ceil(channels * height * width / BLOCK)
+        blocks = math.ceil(channels * height * width / block)
     elif last:
-        blocks = math.ceil(channels // lanes * math.ceil(width / RUN) * math.ceil(height / ROWS) / BLOCK)
+        blocks = math.ceil(channels // lanes * math.ceil(width / RUN) * math.ceil(height / ROWS) / block)
     else:
-        blocks = channels * math.ceil(width / TILE_WIDTH) * math.ceil(height / (BLOCK * lanes // TILE_WIDTH))
+        blocks = channels * math.ceil(width / TILE_WIDTH) * math.ceil(height / (block * lanes // TILE_WIDTH))
     return _call("fir_epilogue", "fir", x, last, lanes, form, blocks, arguments)
 
 
@@ -113,6 +117,7 @@ def to_rgb_call(
     *,
     clamp: float | None = None,
     form: Form = "fast",
+    block: int = BLOCK,
 ) -> KernelCall | None:
     """The call that fills ``image``: float32 [B, 3, H, W], or uint8 [B, H, W, 3]."""
     batch, channels, height, width = x.shape
@@ -132,11 +137,11 @@ def to_rgb_call(
     last = channels_last(x)
     lanes = _lanes(x, arguments, channels if last else width, form)
     if form == "naive":
-        blocks = math.ceil(3 * height * width / BLOCK)
+        blocks = math.ceil(3 * height * width / block)
     elif last:
-        blocks = math.ceil(height * width / (BLOCK // GROUP * PIXELS))
+        blocks = math.ceil(height * width / (block // GROUP * PIXELS))
     else:
-        blocks = math.ceil(height * (width // lanes) / BLOCK)
+        blocks = math.ceil(height * (width // lanes) / block)
     return _call("to_rgb", "rgb", x, last, lanes, form, blocks if image.numel() else 0, arguments)
 
 

@@ -12,9 +12,13 @@ from ..errors import MissingCapabilityError
 from .calls import BLOCK, KernelCall
 from .library import CAPABILITIES, compiled
 
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+
 
 def launch(call: KernelCall | None, device: torch.device) -> None:
     """Enqueue ``call`` (None: nothing to do) after what torch's current stream of ``device`` holds. Does not wait.
+
+    May be captured by ``torch.cuda.graph``, once a first call outside has loaded the kernel.
 
     Raises MissingCapabilityError without pycuda, or for a GPU that the kernels are not built for.
     """
@@ -44,19 +48,18 @@ def build_target(capability: tuple[int, int]) -> int:
 def _enqueue(function: Any, call: KernelCall, stream: torch.cuda.Stream) -> None:
     """pycuda launches on streams of its own or on the default stream, which is where torch mostly is.
 
-    Any other stream of torch's waits for a stream of pycuda's and is waited for, by events on the GPU.
+    Any other stream of torch's waits for a stream of pycuda's and is waited for, by events on the GPU. So what follows
+    on torch's stream, a new owner of the same memory too, comes after the kernel. While torch captures a graph, the
+    waits make the kernel a node between its neighbours and cost nothing when the graph is replayed.
     """
     block, values = (BLOCK, 1, 1), [_value(argument) for argument in call.arguments]
     if stream.cuda_stream == 0:
         function.prepared_async_call(call.grid, block, None, *values)
         return
-    own, own_for_torch = _own_stream(stream.device_index)
+    own, own_for_torch = _own_stream(stream.device_index, stream.cuda_stream)
     own_for_torch.wait_stream(stream)
     function.prepared_async_call(call.grid, block, own, *values)
     stream.wait_stream(own_for_torch)
-    for argument in call.arguments:
-        if isinstance(argument, Tensor):
-            argument.record_stream(own_for_torch)  # or its memory could be given away while the kernel still runs
 
 
 def _value(argument: Tensor | int | None) -> int:
@@ -85,11 +88,15 @@ def _context(device: int) -> Any:
 
 
 @cache
-def _own_stream(device: int) -> tuple[Any, torch.cuda.Stream]:
-    """A stream of pycuda's and the same one as torch sees it. The context is current."""
+def _own_stream(device: int, torch_stream: int) -> tuple[Any, torch.cuda.Stream]:
+    """A stream of pycuda's and the same one as torch sees it. The context is current.
+
+    One for each of torch's (it has a pool of 32): a thread that captures a graph must not draw in what another one
+    launches. It does not wait for the default stream, which a capture forbids.
+    """
     import pycuda.driver as cuda
 
-    own = cuda.Stream()
+    own = cuda.Stream(_NON_BLOCKING)
     external: Any = torch.cuda.ExternalStream  # without annotations
     return own, external(own.handle, device=device)
 

@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
@@ -140,21 +142,45 @@ def _compile(source: str, capability: int, compiler: Compiler) -> CompiledSource
 def _by_nvrtc(source: str, capability: int) -> tuple[str, bytes, str]:
     from cuda.bindings import nvrtc
 
-    texts = {name: text.encode() for name, text in source_texts(source).items()}
+    texts = source_texts(source)
     main = texts.pop(f"{source}.cu")
-    headers, names = list(texts.values()), [name.encode() for name in texts]
-    program = _checked(nvrtc.nvrtcCreateProgram(main, f"{source}.cu".encode(), len(texts), headers, names))
-    try:
-        options = [option.encode() for option in (f"--gpu-architecture=sm_{capability}", *FLAGS)]
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-        log = _text(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode()
-        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise DcpDeployError(f"NVRTC refuses {source}.cu for sm{capability}:\n{log}", "Report this.")
+    with _nvrtc_program(f"{source}.cu", main, texts, [f"--gpu-architecture=sm_{capability}", *FLAGS]) as (program, log):
         ptx = _text(program, nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
         cubin = _bytes(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+    return ptx.decode(), cubin, log
+
+
+def ptx_of(name: str, main: str, headers: Mapping[str, str], capability: int) -> str:
+    """PTX for ``capability`` and newer GPUs of a text that includes ``headers`` by their names. Always by NVRTC.
+
+    Raises MissingCapabilityError when NVRTC is not installed, DcpDeployError when it refuses the text.
+    """
+    if not _nvrtc_works():
+        raise MissingCapabilityError("compiling kernels into engines needs NVRTC", "pip install 'dcp-deploy[kernels]'")
+    from cuda.bindings import nvrtc
+
+    options = [f"--gpu-architecture=compute_{capability}", "--std=c++17"]
+    with _nvrtc_program(name, main, headers, options) as (program, _):
+        return _text(program, nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX).decode()
+
+
+@contextmanager
+def _nvrtc_program(
+    name: str, main: str, headers: Mapping[str, str], options: Sequence[str]
+) -> Iterator[tuple[Any, str]]:
+    """A compiled program and what the compiler said."""
+    from cuda.bindings import nvrtc
+
+    texts, names = [text.encode() for text in headers.values()], [header.encode() for header in headers]
+    program = _checked(nvrtc.nvrtcCreateProgram(main.encode(), name.encode(), len(texts), texts, names))
+    try:
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+        log = _text(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode()
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise DcpDeployError(f"NVRTC refuses {name} with {' '.join(options)}:\n{log}", "Report this.")
+        yield program, log
     finally:
         _checked(nvrtc.nvrtcDestroyProgram(program))
-    return ptx.decode(), cubin, log
 
 
 def _bytes(program: Any, size_of: Any, read: Any) -> bytes:

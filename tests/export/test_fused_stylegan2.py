@@ -69,15 +69,22 @@ def test_styles_far_outside_the_range_of_float16_give_finite_images(scale: float
 
 def test_what_enters_a_convolution_does_not_grow_with_the_styles(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
-    convolution = torch.nn.functional.conv2d
 
-    def watch(x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        seen.append(float(x.abs().max()))
-        return convolution(x, *args, **kwargs)  # type: ignore[arg-type]
+    def watched(convolution: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def call(x: torch.Tensor, weight: torch.Tensor, **kwargs: object) -> torch.Tensor:
+            seen.append(float(x.abs().max()))
+            return convolution(x, weight, **kwargs)
 
-    fused = {scale: FusedGenerator(random_generator((6, 5, 4, 3), scale=scale)) for scale in (1.0, 1e4)}
-    monkeypatch.setattr(torch.nn.functional, "conv2d", watch)
-    for generator in fused.values():
+        return call
+
+    fused = [
+        FusedGenerator(random_generator((6, 5, 4, 3), scale=scale), upsample=form)
+        for scale in (1.0, 1e4)
+        for form in FORMS
+    ]
+    for name in ("conv2d", "conv_transpose2d"):
+        monkeypatch.setattr(torch.nn.functional, name, watched(getattr(torch.nn.functional, name)))
+    for generator in fused:
         generator(latents(2), torch.ones(2))
     half = len(seen) // 2
     assert seen[half:] == pytest.approx(seen[:half], rel=1e-4)

@@ -158,6 +158,11 @@ def write_archive(path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> P
     return path
 
 
+def unpack(path: Path) -> bytes:
+    with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+        return bytes(stream.read())
+
+
 def entries_of(folder: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
     names = [MANIFEST, SEAL, *(name for name in files_of(folder) if name not in (MANIFEST, SEAL))]
     return [(tarfile.TarInfo(f"small/{name}"), (folder / name).read_bytes()) for name in names]
@@ -176,7 +181,7 @@ def test_a_flipped_byte_of_an_archive_is_refused_unless_it_changes_nothing(small
     archive = tmp_path / "small.tar.zst"
     pack(small, archive)
     content = archive.read_bytes()
-    unpacked, refused = zstandard.decompress(content, max_output_size=1 << 20), 0
+    unpacked, refused = unpack(archive), 0
     for place in range(len(content)):
         flip(archive, place)
         try:
@@ -184,7 +189,7 @@ def test_a_flipped_byte_of_an_archive_is_refused_unless_it_changes_nothing(small
         except InputError:
             refused += 1
         else:  # such as the size of the window in the header
-            assert zstandard.decompress(archive.read_bytes(), max_output_size=1 << 20) == unpacked, place
+            assert unpack(archive) == unpacked, place
         archive.write_bytes(content)
     assert refused > 0.95 * len(content)
 

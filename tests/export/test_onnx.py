@@ -85,10 +85,12 @@ def test_nodes_and_weights_are_named_after_modules(float_onnx: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["float_onnx", "uint8_onnx", "translating_onnx", "rotating_onnx"])
-def test_standard_operators_only(name: str, request: pytest.FixtureRequest) -> None:
+def test_every_operator_of_ours_comes_with_its_meaning(name: str, request: pytest.FixtureRequest) -> None:
     model = onnx.load(request.getfixturevalue(name))
-    assert {node.domain for node in model.graph.node} == {""}
-    assert not model.functions
+    ours = {node.op_type for node in model.graph.node if node.domain == "dcp_deploy"}
+    assert {node.domain for node in model.graph.node} == {"", "dcp_deploy"}
+    assert {function.name for function in model.functions} == ours
+    assert {node.domain for function in model.functions for node in function.node} == {""}
 
 
 def test_stylegan3_draws_a_batch_of_any_size(translating: Generator, translating_onnx: Path) -> None:
@@ -116,7 +118,7 @@ def test_stylegan3_is_named_after_its_layers(translating_onnx: Path) -> None:
         "synthesis.input/Conv",
         "synthesis.L2.conv/Conv",
         "synthesis.L2.lrelu/MatMul",
-        "synthesis.torgb/Conv",
+        "synthesis.torgb/ToRGB",
     } <= names
     weights = {"synthesis.L2.conv.weight", "synthesis.L2.lrelu.up", "synthesis.input.phases", "synthesis.torgb.weight"}
     assert weights <= {tensor.name for tensor in graph.initializer}
@@ -133,8 +135,8 @@ def test_stylegan3_says_what_it_is(translating_onnx: Path, translating: Generato
 def test_convolution_weights_are_constants(uint8_onnx: Path) -> None:
     graph = onnx.load(uint8_onnx).graph
     constants = {tensor.name for tensor in graph.initializer}
-    convolutions = [node for node in graph.node if "Conv" in node.op_type]
-    assert len(convolutions) == 7 + 4 + 3  # modulated 3x3, toRGB, image up-sampling
+    convolutions = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    assert len(convolutions) == 7  # modulated 3x3: those of 4 to 32 px
     assert all(node.input[1] in constants for node in convolutions)
 
 
@@ -143,7 +145,9 @@ def test_metadata_tells_what_it_is(float_onnx: Path, unconditional: Generator) -
     assert GeneratorConfig.from_dict(json.loads(told["config"])) == unconditional.config
     assert told["weights_sha256"] == weights_sha256(unconditional)
     assert told["licence"] == "none needed"
-    assert (told["image"], told["upsample"], told["noise"]) == ("float", "transposed", "const")
+    assert (told["image"], told["noise"]) == ("float", "const")
+    assert json.loads(told["upsample"]) == dict.fromkeys(("b8.conv0", "b16.conv0", "b32.conv0"), "transposed")
+    assert set(json.loads(told["storage"]).values()) == {"float32"}
     assert told["tool"].startswith("dcp-deploy ")
 
 

@@ -1,4 +1,8 @@
-"""The host emulator: kernels/*.cu compiled by the machine's C++ compiler and called on torch's CPU tensors."""
+"""Two ways to run a kernel call on torch's CPU tensors.
+
+The host emulator: kernels/*.cu compiled by the machine's C++ compiler. A GPU, where there is one: the tensors go there,
+the call is launched as the operators launch it, and what it wrote comes back.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,18 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from dcp_deploy import kernels
 from dcp_deploy.kernels.calls import BLOCK, KernelCall
+from dcp_deploy.kernels.launch import launch
+from dcp_deploy.kernels.library import SOURCES
 
-SOURCES = ("modconv_epilogue", "fir_epilogue", "to_rgb")
 FOLDER = Path(kernels.__file__).parent
 HERE = Path(__file__).parent
 Run = Callable[..., None]
@@ -78,3 +85,30 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Run:
         assert problem is None, f"{call.kernel}: {problem.decode()}"
 
     return run
+
+
+@pytest.fixture(params=["emulator", pytest.param("gpu", marks=pytest.mark.gpu)])
+def run(request: pytest.FixtureRequest) -> Run:
+    """``run(call, order=0)`` on the host emulator, and once more on the GPU, which takes threads in its own order."""
+    runner: Run = run_on_gpu if request.param == "gpu" else request.getfixturevalue("emulator")
+    return runner
+
+
+def run_on_gpu(call: KernelCall | None, order: int = 0) -> None:
+    if call is None:
+        return
+    moved = tuple(on_gpu(argument) if isinstance(argument, Tensor) else argument for argument in call.arguments)
+    launch(replace(call, arguments=moved), torch.device("cuda"))
+    for here, there in zip(call.arguments, moved, strict=True):
+        if isinstance(here, Tensor):
+            whole(here).copy_(whole(there))  # inputs too: a kernel that writes into one makes the comparison fail
+
+
+def on_gpu(tensor: Tensor) -> Tensor:
+    """The same view of a copy of all memory around it: shape, strides, distance from 16 bytes and guards are kept."""
+    return whole(tensor).cuda().as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All elements of the memory that a tensor is a part of."""
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())

@@ -1,4 +1,7 @@
-"""The host form once more under AddressSanitizer and UndefinedBehaviorSanitizer, in a process that starts with them."""
+"""The kernels once more under sanitizers, in a process that starts with them.
+
+The host form under AddressSanitizer and UndefinedBehaviorSanitizer, the GPU's under compute-sanitizer.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 
 FLAGS = "-O0 -fsanitize=address,undefined -fno-sanitize-recover=all"  # -O0: half the time to compile
 SELECTION = "test_a_batch_beyond_the_grid"  # every kernel, on whole 16 bytes and on odd shapes
+KERNELS = Path(__file__).with_name("test_kernels.py")
 
 
 def runtime() -> str:
@@ -34,12 +38,31 @@ def run_under_sanitizers(*arguments: str) -> subprocess.CompletedProcess[str]:
         "KERNEL_HOST_FLAGS": FLAGS,
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    return run_tests([], environment, *arguments)
+
+
+def run_tests(under: list[str], environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """pytest in a process of its own. ``-P``: a checkout's folders are not the package, however it is installed."""
+    command = [*under, sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 def test_no_kernel_touches_memory_that_is_not_its_own() -> None:
-    done = run_under_sanitizers(str(Path(__file__).with_name("test_host.py")), "-k", SELECTION)
+    done = run_under_sanitizers(str(KERNELS), "-k", f"{SELECTION} and emulator")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "passed" in done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_compute_sanitizer_finds_nothing(tool: str) -> None:
+    if shutil.which("compute-sanitizer") is None:
+        pytest.skip("compute-sanitizer, of the CUDA toolkit, is not installed")
+    # Without torch's pool every tensor is an allocation of its own, and what lies beyond it is nobody's.
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    under = ["compute-sanitizer", "--tool", tool, "--target-processes", "all", "--error-exitcode", "9"]
+    done = run_tests(under, environment, str(KERNELS), "-k", f"{SELECTION} and gpu")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "passed" in done.stdout and "skipped" not in done.stdout
