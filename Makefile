@@ -49,11 +49,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,rtx,dev]'
 	@touch $@
 
-# NVIDIA's Triton server with its Python backend, which needs numpy 1 and so an environment of its own. Without it the
-# tests of serving skip themselves and say why.
+# NVIDIA's Triton server with its Python backend, which needs numpy 1 and so an environment of its own, and KServe's
+# models, which pin much else. Without them the tests of serving skip themselves and say why.
 $(TRITON): Makefile
 	@test -x .venv-triton/bin/python || $(PYTHON) -m venv .venv-triton
-	@-.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check --no-deps nvidia-pytriton==0.7.0 \
+	@-.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    nvidia-pytriton==0.7.0 kserve==0.21.0 \
 	    && .venv-triton/bin/python -m pip install --quiet --disable-pip-version-check \
-	    onnxruntime==1.32.0 'numpy==1.26.4' pillow==13.0.0
+	    onnxruntime==1.32.0 'numpy==1.26.4' pillow==13.0.0 kubernetes==37.0.2 six
 	@touch $@

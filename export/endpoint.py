@@ -36,7 +36,8 @@ def endpoint_runner(address: str, model: str = "generator", *, binary: bool = Tr
     module, client = _connect(address)
     try:
         with _errors_of(module, address):
-            z_dim, c_dim, resolution, image = _sizes(_metadata(client, model), f"{model} at {address}")
+            told = _told(client.get_model_metadata, model, module)
+        z_dim, c_dim, resolution, image = _sizes(told, f"{model} at {address}")
 
         def draw(z: Array, psi: Array, c: Array | None) -> Array:
             feeds = {"z": z, "psi": psi[:, None], **({} if c is None else {"c": c})}
@@ -53,7 +54,7 @@ def largest_batch(address: str, model: str) -> int:
     module, client = _connect(address)
     try:
         with _errors_of(module, address):
-            return int(_as_dict(client.get_model_config(model))["max_batch_size"])
+            return int(_told(client.get_model_config, model, module)["max_batch_size"])
     finally:
         client.close()
 
@@ -85,37 +86,31 @@ def _errors_of(module: Any, address: str) -> Iterator[None]:
         raise DcpDeployError(f"{address} does not answer: {error}", "is the server running there?") from error
 
 
-def _metadata(client: Any, model: str) -> dict[str, dict[str, Any]]:
-    """{name of an input or output: its type and shape}"""
-    told = _as_dict(client.get_model_metadata(model))
-    return {entry["name"]: entry for entry in (*told["inputs"], *told["outputs"])}
+def _told(ask: Any, model: str, module: Any) -> dict[str, Any]:
+    """What the client answers about a model, as a dict over gRPC too."""
+    answer: dict[str, Any] = ask(model) if _over_http(module) else ask(model, as_json=True)
+    return answer.get("config", answer)
 
 
-def _as_dict(answer: Any) -> dict[str, Any]:
-    """HTTP answers with a dict, gRPC with a message."""
-    if isinstance(answer, dict):
-        return answer
-    from google.protobuf.json_format import MessageToDict
-
-    told: dict[str, Any] = MessageToDict(answer, preserving_proto_field_name=True)
-    return dict(told.get("config", told))
+def _over_http(module: Any) -> bool:
+    return bool(module.__name__ == CLIENTS["http"])
 
 
-def _sizes(tensors: Mapping[str, Mapping[str, Any]], name: str) -> tuple[int, int, int, ImageForm]:
-    """(z_dim, c_dim, resolution, image form) of a served generator."""
+def _sizes(told: Mapping[str, Any], name: str) -> tuple[int, int, int, ImageForm]:
+    """(z_dim, c_dim, resolution, image form) of a served generator, from its metadata."""
     try:
-        shapes = {key: [int(size) for size in tensor["shape"]] for key, tensor in tensors.items()}
-        image: ImageForm = "uint8" if tensors["image"]["datatype"] == "UINT8" else "float"
+        kinds = {entry["name"]: entry["datatype"] for entry in (*told["inputs"], *told["outputs"])}
+        shapes = {entry["name"]: [int(n) for n in entry["shape"]] for entry in (*told["inputs"], *told["outputs"])}
         if set(shapes) - {"c"} != {"z", "psi", "image"} or len(shapes["image"]) != 4:
             raise ValueError(f"it has {', '.join(shapes)}")
-        c_dim = shapes["c"][1] if "c" in shapes else 0
-        return shapes["z"][1], c_dim, shapes["image"][2], image
+        image: ImageForm = "uint8" if kinds["image"] == "UINT8" else "float"
+        return shapes["z"][1], shapes["c"][1] if "c" in shapes else 0, shapes["image"][2], image
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(f"{name} is no generator of ours: {error}", "name the model: --model") from error
 
 
 def _infer(module: Any, client: Any, model: str, feeds: Mapping[str, Array], binary: bool) -> Array:
-    over_http = module.__name__.endswith("http")
+    over_http = _over_http(module)
     inputs = []
     for name, values in feeds.items():
         tensor = module.InferInput(name, list(values.shape), "FP32")

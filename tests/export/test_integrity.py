@@ -130,7 +130,9 @@ def test_a_manifest_with_a_wrong_entry_is_refused(small: Path, entry: object) ->
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", "null", "[" * 100_000, '{"schema": 2, "kind": "dcp-deploy bundle", "files": {}}']
+    "content",
+    ["[]", "{}", "null", "[" * 100_000, '{"schema": 2, "kind": "dcp-deploy bundle", "files": {}}'],
+    ids=["list", "empty", "null", "deep", "version"],
 )
 def test_another_document_is_no_manifest(small: Path, content: str) -> None:
     (small / MANIFEST).write_text(content)
@@ -158,11 +160,6 @@ def write_archive(path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> P
     return path
 
 
-def unpack(path: Path) -> bytes:
-    with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-        return bytes(stream.read())
-
-
 def entries_of(folder: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
     names = [MANIFEST, SEAL, *(name for name in files_of(folder) if name not in (MANIFEST, SEAL))]
     return [(tarfile.TarInfo(f"small/{name}"), (folder / name).read_bytes()) for name in names]
@@ -177,19 +174,16 @@ def test_an_archive_passes_and_the_same_folder_gives_the_same_bytes(small: Path,
     assert check_bundle(first) == check_bundle(small)
 
 
-def test_a_flipped_byte_of_an_archive_is_refused_unless_it_changes_nothing(small: Path, tmp_path: Path) -> None:
+def test_a_flipped_byte_of_an_archive_is_refused_unless_every_file_is_still_whole(small: Path, tmp_path: Path) -> None:
     archive = tmp_path / "small.tar.zst"
     pack(small, archive)
-    content = archive.read_bytes()
-    unpacked, refused = unpack(archive), 0
+    content, manifest, refused = archive.read_bytes(), check_bundle(small), 0
     for place in range(len(content)):
         flip(archive, place)
         try:
-            check_bundle(archive)
+            assert check_bundle(archive) == manifest  # such as the size of the window in the header, or padding
         except InputError:
             refused += 1
-        else:  # such as the size of the window in the header
-            assert unpack(archive) == unpacked, place
         archive.write_bytes(content)
     assert refused > 0.95 * len(content)
 
