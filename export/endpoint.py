@@ -82,7 +82,7 @@ def _errors_of(module: Any, address: str) -> Iterator[None]:
         yield
     except InferenceServerException as error:
         raise DcpDeployError(f"{address} refused: {error.message()}", "see its log") from error
-    except OSError as error:
+    except Exception as error:  # of sockets, and of the HTTP client, whose own share no base
         raise DcpDeployError(f"{address} does not answer: {error}", "is the server running there?") from error
 
 

@@ -28,8 +28,9 @@ from types import FrameType
 
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError
 from .integrity import check_bundle
-from .kubernetes import GRACE_SECONDS, TRITON_IMAGE
+from .kubernetes import TRITON_IMAGE
 
+STOP_SECONDS = 10  # for requests in flight; Triton also waits so long for clients that keep idle connections open
 LOAD_SECONDS = 120.0  # the largest models warm up on two cores in less
 INSTALL = (
     "python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime pillow, then --server triton; "
@@ -165,7 +166,7 @@ def _arguments(bundle: Path, program: Program, host: str, ports: tuple[int, int,
         *([f"--model-config-name={program.config}"] if program.config else []),
         *([f"--backend-directory={scratch / 'backends'}"] if program.backends else []),
         "--disable-auto-complete-config",
-        f"--exit-timeout-secs={GRACE_SECONDS}",
+        f"--exit-timeout-secs={STOP_SECONDS}",
         *(f"--{kind}-address={host}" for kind in ("http", "grpc", "metrics")),
         *(f"--{kind}-port={port}" for kind, port in zip(("http", "grpc", "metrics"), ports, strict=True)),
     ]
@@ -203,7 +204,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         return
     process.terminate()
     try:
-        process.wait(GRACE_SECONDS + 10)
+        process.wait(STOP_SECONDS + 10)
     finally:  # too slow, or this process was interrupted again
         if process.poll() is None:
             process.kill()
