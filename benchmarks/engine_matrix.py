@@ -1,8 +1,8 @@
 """Sizes, build times and memory of full-size engines: ``python -m dcp_deploy.benchmarks.engine_matrix FOLDER``.
 
-Networks with random weights, 256 and 1024 px, teacher and 70 % student, are exported and built by the command line as a
-user would, one process for each step, ahead of time for two generations of GPUs. A cell that was measured is not measured
-again, so a run that was stopped goes on. FOLDER keeps ``engine_matrix.json``; the table is printed.
+Networks with random weights, 256 and 1024 px, teacher and 70 % student, are exported and built by the command line, as
+users do it, one process for each step, ahead of time for two generations of GPUs. A cell that was measured is not
+measured again, so a run that was stopped goes on. FOLDER keeps ``engine_matrix.json``; the table is printed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def _run(arguments: Sequence[str]) -> dict[str, float]:
         [sys.executable, "-m", "dcp_deploy", *arguments, "--quiet"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     assert process.stderr is not None
-    said = process.stderr.read().decode()
+    with process.stderr as stream:
+        said = stream.read().decode()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:

@@ -17,19 +17,26 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..errors import MissingCapabilityError
 from ..files import write_json
-from ..kernels.calls import TAGS, KernelCall, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
+from ..kernels.calls import (
+    TAGS,
+    KernelCall,
+    epilogue_rgb_call,
+    fir_epilogue_call,
+    modconv_epilogue_call,
+    to_rgb_call,
+)
 from ..kernels.launch import launch
 from .environment import capture_environment
 
-Operator = Literal["modconv", "modconv_d2s", "fir", "rgb", "rgb_bytes"]
-OPERATORS: tuple[Operator, ...] = ("modconv", "modconv_d2s", "fir", "rgb", "rgb_bytes")
+Operator = Literal["modconv", "modconv_d2s", "fir", "rgb", "rgb_bytes", "epilogue_rgb", "epilogue_rgb_bytes"]
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
 TEACHER_WIDTH, STUDENT_WIDTH = 128, 40  # channels at 256 px: StyleGAN2's, and 70 % fewer in steps of 8
 SETS = 2  # of buffers, in turn: far more bytes than any L2 cache holds lie between two uses of one
 LAUNCHES = 4  # per timing
@@ -56,14 +63,9 @@ class Case:
         return self.batch, self.channels, side, side
 
     @property
-    def target(self) -> tuple[int, ...]:
-        if self.operator == "rgb_bytes":
-            return self.batch, self.size, self.size, 3
-        return self.batch, 3 if self.operator == "rgb" else self.channels, self.size, self.size
-
-    @property
-    def target_dtype(self) -> torch.dtype:
-        return {"rgb": torch.float32, "rgb_bytes": torch.uint8}.get(self.operator, self.dtype)
+    def target(self) -> tuple[int, int, int, int]:
+        """Shape of y, where one is written."""
+        return self.batch, self.channels, self.size, self.size
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Row:
 def cases(size: int = 256, batch: int = 32) -> Iterator[Case]:
     """Every kernel of the fast forms at the teacher's width, the wide ones at the student's too."""
     for operator, dtype, last in product(OPERATORS, TAGS, (False, True)):
+        if operator.startswith("epilogue") and not last:
+            continue  # there is no such kernel
         for wide, channels in ((True, TEACHER_WIDTH), (True, STUDENT_WIDTH), (False, TEACHER_WIDTH)):
             yield Case(operator, dtype, last, wide, channels, size, batch)
 
@@ -93,48 +97,52 @@ class Buffers:
 
     def __init__(self, of: Sequence[Case], device: torch.device) -> None:
         self.device = device
-        self.x = {
-            dtype: torch.randn(1 + max(_count(case.source) for case in of if case.dtype == dtype), device=device).to(
-                dtype
-            )
-            for dtype in {case.dtype for case in of}
+        most = {
+            dtype: max(_count(case.source) for case in of if case.dtype == dtype) for dtype in {c.dtype for c in of}
         }
-        self.y = torch.empty(
-            max(_count(case.target) * case.target_dtype.itemsize for case in of), dtype=torch.uint8, device=device
-        )
+        self.x = {dtype: torch.randn(1 + count, device=device).to(dtype) for dtype, count in most.items()}
+        size = max(_count(case.target) * case.dtype.itemsize for case in of)
+        self.y = torch.empty(size, dtype=torch.uint8, device=device)
 
     def call(self, case: Case) -> KernelCall:
         """The launch of one case, its options all in use."""
-        offset = 0 if case.wide else 1  # misses its 16 bytes
-        x = _shaped(self.x[case.dtype][offset:], case.source, case.channels_last)
-        count = _count(case.target) * case.target_dtype.itemsize
-        last = case.channels_last and not case.operator.startswith("rgb")
-        y = _shaped(self.y[:count].view(case.target_dtype), case.target, last)
-        made = self._rgb(case, x, y) if case.operator.startswith("rgb") else self._epilogue(case, x, y)
+        x = self.x[case.dtype][0 if case.wide else 1 :]  # the narrow form's misses its 16 bytes
+        features = _shaped(x, case.source, case.channels_last)
+        y = _shaped(
+            self.y[: _count(case.target) * case.dtype.itemsize].view(case.dtype), case.target, case.channels_last
+        )
+        scale, bias = self._ones(case.batch, case.channels), self._ones(case.channels)
+        noise = self._ones(case.size, case.size)
+        made: KernelCall | None
+        if case.operator in ("modconv", "modconv_d2s"):
+            next_scale, shuffled = self._ones(case.batch, case.channels), case.operator == "modconv_d2s"
+            made = modconv_epilogue_call(
+                features, scale, noise, bias, y, clamp=256.0, next_scale=next_scale, depth_to_space=shuffled
+            )
+        elif case.operator == "fir":
+            next_scale = self._ones(case.batch, case.channels)
+            made = fir_epilogue_call(features, scale, noise, bias, y, clamp=256.0, next_scale=next_scale)
+        else:
+            made = self._with_image(case, features, (scale, noise, bias), y)
         assert made is not None
         return made
 
-    def _epilogue(self, case: Case, x: Tensor, y: Tensor) -> KernelCall | None:
-        per_sample = torch.ones(case.batch, case.channels, device=self.device)
-        noise, bias = (
-            torch.ones(case.size, case.size, device=self.device),
-            torch.ones(case.channels, device=self.device),
-        )
-        if case.operator == "fir":
-            return fir_epilogue_call(x, per_sample, noise, bias, y, clamp=256.0, next_scale=per_sample)
-        shuffled = case.operator == "modconv_d2s"
-        return modconv_epilogue_call(
-            x, per_sample, noise, bias, y, clamp=256.0, next_scale=per_sample, depth_to_space=shuffled
+    def _with_image(self, case: Case, x: Tensor, terms: tuple[Tensor, Tensor, Tensor], y: Tensor) -> KernelCall | None:
+        """toRGB, after the epilogue or alone; of the last resolution, as bytes, nobody else wants the features."""
+        as_bytes, half = case.operator.endswith("_bytes"), case.size // 2
+        shape = (case.batch, case.size, case.size, 3) if as_bytes else (case.batch, 3, case.size, case.size)
+        image = torch.empty(shape, dtype=torch.uint8 if as_bytes else torch.float32, device=self.device)
+        colours = self._ones(case.batch, case.channels), self._ones(3, case.channels), self._ones(3)
+        skip = self._ones(case.batch, 3, half, half)
+        if case.operator.startswith("rgb"):
+            return to_rgb_call(x, *colours, skip, image, clamp=256.0)
+        kept, next_scale = (None, None) if as_bytes else (y, self._ones(case.batch, case.channels))
+        return epilogue_rgb_call(
+            x, *terms, *colours, skip, kept, image, next_scale=next_scale, clamp=256.0, rgb_clamp=256.0
         )
 
-    def _rgb(self, case: Case, x: Tensor, image: Tensor) -> KernelCall | None:
-        styles, weight = (
-            torch.ones(case.batch, case.channels, device=self.device),
-            torch.ones(3, case.channels, device=self.device),
-        )
-        bias, half = torch.ones(3, device=self.device), case.size // 2
-        skip = torch.ones(case.batch, 3, half, half, device=self.device)
-        return to_rgb_call(x, styles, weight, bias, skip, image, clamp=256.0)
+    def _ones(self, *shape: int) -> Tensor:
+        return torch.ones(shape, device=self.device)
 
 
 def bytes_of(call: KernelCall) -> int:
@@ -152,7 +160,7 @@ def measure(chosen: Sequence[Case], *, rounds: int = 20, seed: int = 0) -> list[
     device = torch.device("cuda", torch.cuda.current_device())
     buffers = [Buffers(chosen, device) for _ in range(SETS)]
     calls = [[held.call(case) for held in buffers] for case in chosen]
-    half = [bytes_of(per_set[0]) // 2 for per_set in calls]
+    half = [bytes_of(per_set[0]) // 1024 * 512 for per_set in calls]  # aligned, as the copy likes it
     flat = [torch.empty(2 * max(half), dtype=torch.uint8, device=device) for _ in range(SETS)]
     for held in flat:
         held.view(torch.int32)[: held.numel() // 4].random_()

@@ -23,6 +23,11 @@ def verify(
     ],
     latents: Annotated[int, typer.Option(help="How many seeds, each at every psi.")] = 256,
     psi: Annotated[str, typer.Option(help="Truncations.")] = "0.5,0.7,1",
+    precision: Annotated[str | None, typer.Option(help="Whose limits hold; what the files declare by default.")] = None,
+    bisect: Annotated[bool, typer.Option("--bisect", help="Compare the layers too: where do they part?")] = False,
+    backend_a: Annotated[str, typer.Option(help="What runs A: torch, fused, onnxruntime, ...")] = "auto",
+    backend_b: Annotated[str, typer.Option(help="What runs B.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Where torch computes: cpu, cuda, cuda:1.")] = None,
     clients: Annotated[int, typer.Option(help="Of a server: how many ask at once.")] = 16,
     requests: Annotated[int, typer.Option(help="Of a server: how often in all; 0 for no load.")] = 200,
     model: Annotated[str, typer.Option(help="Of a server: which of its models.")] = "generator",
@@ -39,7 +44,7 @@ def verify(
     A running server is asked for the golden images of its bundle, by one client and then by many at once.
     """
     from . import export
-    from .cli_tables import checks_table
+    from .cli_tables import checks_table, layers_table
     from .export.endpoint import is_address
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -51,10 +56,19 @@ def verify(
         live.raise_for_failure()
         return
     with output.task("verify"):
-        report = export.verify(a, b, latents=latents, psis=numbers("--psi", psi), seed=seed)
+        report = export.verify(
+            export.load_runner(a, backend=backend_a, device=device),  # type: ignore[arg-type]
+            export.load_runner(b, backend=backend_b, device=device),  # type: ignore[arg-type]
+            latents=latents,
+            psis=numbers("--psi", psi),
+            seed=seed,
+            precision=precision,
+            bisect=bisect,
+        )
     if worst is not None:
         report.save_worst(worst)
-    _report(context, output, out, report.to_dict(), checks_table(report))
+    tables = [checks_table(report), *([layers_table(report.layers)] if report.layers else [])]
+    _report(context, output, out, report.to_dict(), *tables)
     report.raise_for_failure()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -214,11 +214,20 @@ def export(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A native checkpoint.")],
     out: Out,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Export this one too, the same way, as teacher.onnx beside the other.")
+    ] = None,
+    inputs: Annotated[str, typer.Option(help="z: latents and psi; ws: codes of every slot, to edit and mix.")] = "z",
     image: Annotated[
         str, typer.Option(help="uint8: [B, H, W, 3], to send on; float: [B, 3, H, W] in [-1, 1].")
     ] = "uint8",
-    upsample: Annotated[str, typer.Option(help="transposed or polyphase: two exact forms.")] = "transposed",
-    noise: Annotated[str, typer.Option(help="const or none.")] = "const",
+    noise: Annotated[
+        str, typer.Option(help="const: baked in; none; input: one map per layer with every call.")
+    ] = "const",
+    upsample: Annotated[
+        str, typer.Option(help="transposed or polyphase: two exact forms; auto: the faster one, measured per layer.")
+    ] = "transposed",
+    batch: Annotated[str, typer.Option(help="Smallest and largest batch to promise: 1,64. Left out: any.")] = "",
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -227,12 +236,24 @@ def export(
     """Write a generator as one ONNX file: z and psi in, images out."""
     from .checkpoints import load_generator
     from .export import export_onnx
+    from .export.onnx import weights_sha256
 
     output = Output(as_json=as_json, quiet=quiet)
-    generator = load_generator(model)
+    beside = out.with_name("teacher.onnx")
+    if teacher is not None and out == beside:
+        raise UsageError(f"--out {out} is where the teacher goes", "Name it otherwise, for instance student.onnx.")
+    bounds = whole_numbers("--batch", batch) if batch else None
+    if bounds is not None and len(bounds) != 2:
+        raise UsageError(f"--batch {batch!r} is not two numbers", "Write for instance 1,64.")
+    options: dict[str, Any] = {"inputs": inputs, "image": image, "noise": noise, "upsample": upsample, "batch": bounds}
+    generator, facts = load_generator(model), {}
     with output.task("export"):
-        export_onnx(generator, out, image=image, upsample=upsample, noise=noise)  # type: ignore[arg-type]
-    _written(context, output, out)
+        if teacher is not None:
+            network = load_generator(teacher)
+            facts["teacher_sha256"] = weights_sha256(network)
+            export_onnx(network, beside, **options)
+        export_onnx(generator, out, **options, metadata=facts)
+    _written(context, output, out, teacher=None if teacher is None else str(beside))
 
 
 @verb
@@ -243,18 +264,38 @@ def engine(
     target: Annotated[str, typer.Option(help='GPUs: "sm89", "RTX 4090,L4"; auto: the one present.')] = "auto",
     flavour: Annotated[str, typer.Option(help="tensorrt-rtx (no GPU needed), tensorrt, or auto.")] = "auto",
     batch: Annotated[str, typer.Option(help="Smallest, best-served and largest batch.")] = "1,8,64",
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="For later versions of the same major TensorRT too; slower.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="For every GPU from Ampere on; slower. TensorRT only.")
+    ] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Weights can be replaced later.")] = False,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="Remembers kernels' times from build to build. TensorRT only.")
+    ] = None,
+    plugins: Annotated[bool, typer.Option(help="Our CUDA kernels in the engine. TensorRT only.")] = True,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Build a TensorRT engine, with its manifest beside it."""
-    from .export import build_engine
+    from .export import EngineOptions, build_engine
 
     output = Output(as_json=as_json, quiet=quiet)
     sizes = whole_numbers("--batch", batch)
+    cache = None if timing_cache is None else str(timing_cache)
+    options = EngineOptions(version_compatible, hardware_compatible, refit, cache, plugins)
     with output.task("engine"):
-        built = build_engine(onnx, out, target=target, flavour=flavour, batch=sizes)  # type: ignore[arg-type]
+        built = build_engine(
+            onnx,
+            out,
+            target=target,
+            flavour=flavour,  # type: ignore[arg-type]
+            batch=sizes,  # type: ignore[arg-type]
+            options=options,
+        )
     _written(context, output, built.path, manifest=built.manifest)
 
 

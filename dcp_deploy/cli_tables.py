@@ -16,7 +16,7 @@ from .summary import as_lines
 if TYPE_CHECKING:
     from .doctor import Diagnosis
     from .estimate import Estimate
-    from .export import ParityReport
+    from .export import Bisection, ParityReport
 
 _COLOURS = {"ok": "green", "limited": "yellow", "missing": "red"}
 
@@ -75,6 +75,16 @@ def checks_table(report: ParityReport) -> Table:
     for check in report.checks:
         verdict = Text("passed", "green") if check.passed else Text("FAILED", "bold red")
         table.add_row(check.name, verdict, Text(check.detail))
+    return table
+
+
+def layers_table(layers: Bisection) -> Table:
+    """One row per layer of the two networks that the parity gate compared, in the order of computation."""
+    table = Table("layer", "", "max", "mean", "relative error", "allowed", "", box=box.SIMPLE_HEAD)
+    for row in layers.rows:
+        verdict = Text("passed", "green") if row.passed else Text("FAILED", "bold red")
+        found = ("-" if value is None else f"{value:.3g}" for value in (row.max_abs, row.mean_abs, row.relative))
+        table.add_row(row.name, verdict, *found, f"{row.limit:g}", Text(row.note))
     return table
 
 

@@ -193,7 +193,7 @@ def _check_machine(config: BuildConfig) -> None:
             "pip install 'dcp-deploy[cpu]', or [gpu] in its place",
         )
     if config.target:
-        from .export.tensorrt import parse_targets
+        from .export.targets import parse_targets
 
         parse_targets(config.target)
         if not any(map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt"))):

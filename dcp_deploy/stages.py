@@ -228,11 +228,13 @@ def numbers(config: BuildConfig, macs: int = 0) -> dict[str, Any]:
 
 def _export(job: Job, progress: Progress) -> list[str]:
     from .export import export_onnx
+    from .export.onnx import weights_sha256
 
     written = []
+    facts = {"teacher_sha256": weights_sha256(job.load("teacher"))}
     for done, model in enumerate(("student", "teacher")):
         progress(done, 2)
-        export_onnx(job.load(model).cpu(), job.path(f"{model}.onnx"))
+        export_onnx(job.load(model).cpu(), job.path(f"{model}.onnx"), metadata=facts)
         written.append(f"{model}.onnx")
     return written
 
@@ -257,7 +259,7 @@ def _verify(job: Job, progress: Progress) -> list[str]:
     for done, model in enumerate(("student", "teacher")):
         progress(done, 2)
         network, exported = job.load(model), job.path(f"{model}.onnx")
-        pairs[model] = verify(network, exported, latents=job.work.parity_latents, seed=job.config.seed)
+        pairs[model] = verify(network, exported, latents=job.work.parity_latents, seed=job.config.seed, bisect=True)
     passed = all(report.passed for report in pairs.values())
     document = {"schema": 1, "passed": passed, "pairs": {name: report.to_dict() for name, report in pairs.items()}}
     write_json(job.path("parity.json"), document)

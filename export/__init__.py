@@ -9,9 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 __all__ = [
+    "Bisection",
     "Engine",
     "EngineOptions",
+    "FormRunner",
     "FusedGenerator",
+    "FusedSynthesis",
     "ParityReport",
     "Runner",
     "Tolerance",
@@ -20,34 +23,44 @@ __all__ = [
     "classes_of",
     "export_onnx",
     "latents_of",
+    "load_form",
     "load_runner",
     "read_manifest",
+    "tolerance_for",
     "verify",
 ]
 
 if TYPE_CHECKING:
-    from .fused import FusedGenerator
+    from .bisect import Bisection
+    from .forms import FormRunner, load_form
+    from .fused import FusedGenerator, FusedSynthesis
     from .manifest import Engine, check_engine, read_manifest
     from .onnx import export_onnx
-    from .parity import ParityReport, Tolerance, verify
+    from .parity import ParityReport, verify
     from .runners import Runner, classes_of, latents_of, load_runner
     from .tensorrt import EngineOptions, build_engine
+    from .tolerance import Tolerance, tolerance_for
 else:
     _HOME = {
+        "Bisection": "bisect",
+        "FormRunner": "forms",
+        "load_form": "forms",
         "FusedGenerator": "fused",
+        "FusedSynthesis": "fused",
+        "Engine": "manifest",
+        "check_engine": "manifest",
+        "read_manifest": "manifest",
         "export_onnx": "onnx",
         "ParityReport": "parity",
-        "Tolerance": "parity",
         "verify": "parity",
         "Runner": "runners",
         "classes_of": "runners",
         "latents_of": "runners",
         "load_runner": "runners",
-        "Engine": "manifest",
-        "check_engine": "manifest",
-        "read_manifest": "manifest",
         "EngineOptions": "tensorrt",
         "build_engine": "tensorrt",
+        "Tolerance": "tolerance",
+        "tolerance_for": "tolerance",
     }
 
     def __getattr__(name):

@@ -123,6 +123,7 @@ def _model(
     _copy(model.onnx, onnx)
     _write(place / "1" / "model.py", Path(__file__).with_name("triton_generator.py").read_text("utf-8"))
     inputs, output = interface(onnx)
+    _takes(onnx, model.reference, max_batch)
     served = Served(
         name, inputs, output, max_batch, sizing.best.instances, sizing.best.threads, sizing.delay_us, plans, max_batch
     )
@@ -136,15 +137,26 @@ def _model(
         "inputs": {tensor.name: list(tensor.dims) for tensor in inputs},
         "output": {output.name: list(output.dims)},
         "variants": ["onnxruntime", *variants],
-        "parity": None if model.reference is None else _golden(folder / "golden" / name, model, onnx),
+        "parity": None if model.reference is None else _golden(folder / "golden" / name, model.reference, onnx),
     }
 
 
-def _golden(folder: Path, model: Model, onnx: Path) -> dict[str, Any]:
+def _takes(onnx: Path, reference: Runner | None, max_batch: int) -> None:
+    """UsageError for a file that was exported for other batches than the server may make."""
+    bounds = onnx_runner(onnx).batch if reference is not None else None
+    if bounds is not None and (bounds[0] > 1 or max_batch > bounds[1]):
+        raise UsageError(
+            f"{onnx.parents[1].name} was exported for batches of {bounds[0]} to {bounds[1]}, the bundle is to serve 1 to "
+            f"{max_batch}",
+            f"bundle with --max-batch {bounds[1]}" if bounds[0] == 1 else "export it for batches from 1 on",
+        )
+
+
+def _golden(folder: Path, reference: Runner, onnx: Path) -> dict[str, Any]:
     """Keep what the reference draws, and let the ONNX file through only if it draws the same."""
-    assert model.reference is not None
-    write_golden(model.reference, folder)
-    report = verify(golden_runner(folder), onnx_runner(onnx, None), **golden_range(folder))
+    exported = onnx_runner(onnx)
+    write_golden(reference, folder, precision=exported.facts.get("precision", "fp32"))
+    report = verify(golden_runner(folder), exported, **golden_range(folder))
     report.raise_for_failure()
     told = report.to_dict()
     return {"reference": told["a"], **{name: told[name] for name in ("images", "max_steps", "differing", "tolerance")}}

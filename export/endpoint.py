@@ -89,7 +89,8 @@ def _errors_of(module: Any, address: str) -> Iterator[None]:
 def _told(ask: Any, model: str, module: Any) -> dict[str, Any]:
     """What the client answers about a model, as a dict over gRPC too."""
     answer: dict[str, Any] = ask(model) if _over_http(module) else ask(model, as_json=True)
-    return answer.get("config", answer)
+    config: dict[str, Any] = answer.get("config", answer)
+    return config
 
 
 def _over_http(module: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,10 +58,11 @@ def runner_of(name: str, manifest: Mapping[str, Any], session: EngineSession) ->
             part = {key: _filled(values[first : first + most], least) for key, values in feeds.items()}
             images = session.run({key: torch.from_numpy(values) for key, values in part.items()})
             parts.append(images[: len(z) - first].cpu().numpy())
-        return cast(Array, np.concatenate(parts))
+        return np.concatenate(parts)
 
     c_dim = profile["c"]["min"][1] if "c" in profile else 0
-    return Runner(name, "tensorrt", profile["z"]["min"][1], c_dim, manifest["resolution"], image, draw)
+    z_dim, facts = profile["z"]["min"][1], {"precision": str(manifest["precision"])}
+    return Runner(name, "tensorrt", z_dim, c_dim, manifest["resolution"], image, draw, facts=facts, batch=(least, most))
 
 
 def _filled(rows: Array, least: int) -> Array:
@@ -96,7 +97,8 @@ class EngineSession:
         (self.output,) = (name for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
         types = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16, trt.DataType.UINT8: torch.uint8}
         self.output_dtype = types[self.engine.get_tensor_dtype(self.output)]
-        self.stream = torch.cuda.Stream(device)
+        stream: Any = torch.cuda.Stream  # without annotations
+        self.stream = stream(device)
 
     def run(self, feeds: Mapping[str, Tensor]) -> Tensor:
         """The output for one batch within the engine's profile; tensors may lie anywhere. InputError when it fails."""

@@ -1,26 +1,28 @@
 """The deployable generator: the same function as the readable one, with constant weights.
 
 z, c -> mapping -> w -> styles of every layer, one product -> synthesis of StyleGAN2 or StyleGAN3 -> image
+                    or ws -> styles, one product per slot -^
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..generators import Generator, GeneratorConfig
-from .fused_stylegan2 import BakedNoise, FusedStyleGAN2Synthesis, Upsample, conv_layers
+from .fused_stylegan2 import FusedStyleGAN2Synthesis, NoiseForm, Upsample, conv_layers
 from .fused_stylegan3 import FusedStyleGAN3Synthesis
-from .fused_styles import FusedMapping, FusedStyles
+from .fused_styles import FusedMapping, FusedSlotStyles, FusedStyles, Weights
 
 ImageForm = Literal["float", "uint8"]
 
-UPSAMPLES = ("transposed", "polyphase")
+UPSAMPLES: tuple[Upsample, ...] = ("transposed", "polyphase")
 STORAGE = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -34,7 +36,8 @@ class FusedGenerator(nn.Module):
     ``upsample`` is one of two exact forms of StyleGAN2's up-sampling, see :class:`~.fused_stylegan2.FusedConv`, for all
     layers or by layer (``{"b8.conv0": "polyphase"}``, "transposed" where left out). ``storage`` is the type, by layer,
     in which a convolution keeps its weight, its input and its output (float32 where left out); styles, demodulation,
-    noise, biases, toRGB and the image are float32 always.
+    noise, biases, toRGB and the image are float32 always. With ``noise="input"`` every call brings its noise, one map
+    of standard deviation 1 per layer of :func:`noise_shapes`: ``forward(..., noise={"b8.conv0": [B, 1, 8, 8], ...})``.
 
     StyleGAN3 has neither these choices nor noise: ``noise`` changes nothing there, and the others are refused. Raises
     UsageError for that, for an unknown option and for a layer that does not exist.
@@ -45,36 +48,118 @@ class FusedGenerator(nn.Module):
         generator: Generator,
         *,
         upsample: Upsample | Mapping[str, Upsample] = "transposed",
-        noise: BakedNoise = "const",
+        noise: NoiseForm = "const",
         image: ImageForm = "float",
         storage: Mapping[str, torch.dtype] | None = None,
     ) -> None:
         super().__init__()
-        _require("noise", noise, ("const", "none"))
-        _require("image", image, ("float", "uint8"))
         self.config = config = generator.config
-        self.image = image
-        forms, kept = upsample_forms(config, upsample), storage_types(config, storage or {})
-        weights = {key: value.detach().cpu().double() for key, value in generator.state_dict().items()}
+        options = SynthesisOptions.checked(config, upsample, noise, image, storage or {})
+        weights = _weights(generator)
         self.mapping = FusedMapping(weights, config)
         self.styles = FusedStyles(weights, config)
-        self.synthesis: FusedStyleGAN2Synthesis | FusedStyleGAN3Synthesis
-        self.baked: dict[str, str]  # the options that had an effect
-        if config.layout is None:
-            self.synthesis = FusedStyleGAN2Synthesis(
-                weights, config, upsample=forms, noise=noise, storage=kept, as_bytes=image == "uint8"
-            )
-            types = {layer: str(kind).removeprefix("torch.") for layer, kind in kept.items()}
-            self.baked = {"image": image, "noise": noise, "upsample": json.dumps(forms), "storage": json.dumps(types)}
-        else:
-            self.synthesis = FusedStyleGAN3Synthesis(weights, config)
-            self.baked = {"image": image, "noise": "none"}
+        self.synthesis = _synthesis(weights, config, options)
+        self.options = options
         self.eval().requires_grad_(False)
 
-    def forward(self, z: Tensor, psi: Tensor, c: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, psi: Tensor, c: Tensor | None = None, noise: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """One image per row of z. ``psi`` scales, per row, the distance of w from its mean; 1 leaves it alone."""
-        image: Tensor = self.synthesis(self.styles(self.mapping(z, c), psi))
-        return to_uint8(image) if self.image == "uint8" and image.is_floating_point() else image
+        return _images(self.synthesis, self.styles(self.mapping(z, c), psi), noise, self.options)
+
+
+class FusedSynthesis(nn.Module):
+    """The second half of :class:`FusedGenerator`: ``forward(ws [B, num_ws, w_dim], noise)`` draws images.
+
+    For editing and style mixing: every layer reads its own slot of ws, as in the readable generator's ``synthesis``.
+    There is no psi: truncation happens to ws. The options are those of :class:`FusedGenerator`.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        upsample: Upsample | Mapping[str, Upsample] = "transposed",
+        noise: NoiseForm = "const",
+        image: ImageForm = "float",
+        storage: Mapping[str, torch.dtype] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = generator.config
+        options = SynthesisOptions.checked(config, upsample, noise, image, storage or {})
+        weights = _weights(generator)
+        self.styles = FusedSlotStyles(weights, config)
+        self.synthesis = _synthesis(weights, config, options)
+        self.options = options
+        self.eval().requires_grad_(False)
+
+    def forward(self, ws: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
+        """One image per row of ws."""
+        return _images(self.synthesis, self.styles(ws), noise, self.options)
+
+
+@dataclass(frozen=True)
+class SynthesisOptions:
+    """What was chosen for a synthesis network; for a StyleGAN3 ``upsample`` and ``storage`` are empty."""
+
+    upsample: Mapping[str, Upsample]
+    noise: NoiseForm
+    image: ImageForm
+    storage: Mapping[str, torch.dtype]
+
+    @staticmethod
+    def checked(
+        config: GeneratorConfig,
+        upsample: Upsample | Mapping[str, Upsample],
+        noise: NoiseForm,
+        image: ImageForm,
+        storage: Mapping[str, torch.dtype],
+    ) -> SynthesisOptions:
+        """The options with one entry per layer, or a UsageError."""
+        _require("noise", noise, ("const", "none", "input"))
+        _require("image", image, ("float", "uint8"))
+        forms, kept = upsample_forms(config, upsample), storage_types(config, storage)
+        return SynthesisOptions(forms, noise if config.layout is None else "none", image, kept)
+
+    def facts(self) -> dict[str, str]:
+        """As an exported file tells them."""
+        facts: dict[str, str] = {"image": self.image, "noise": self.noise}
+        if self.upsample:
+            facts["upsample"] = json.dumps({layer: {"form": form} for layer, form in self.upsample.items()})
+        if self.storage:
+            types = {layer: str(kind).removeprefix("torch.") for layer, kind in self.storage.items()}
+            facts["storage"] = json.dumps(types)
+        return facts
+
+
+Synthesis = FusedStyleGAN2Synthesis | FusedStyleGAN3Synthesis
+
+
+def _weights(generator: Generator) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().double() for key, value in generator.state_dict().items()}
+
+
+def _synthesis(weights: Weights, config: GeneratorConfig, options: SynthesisOptions) -> Synthesis:
+    if config.layout is not None:
+        return FusedStyleGAN3Synthesis(weights, config)
+    return FusedStyleGAN2Synthesis(
+        weights,
+        config,
+        upsample=options.upsample,
+        noise=options.noise,
+        storage=options.storage,
+        as_bytes=options.image == "uint8",
+    )
+
+
+def _images(
+    synthesis: Synthesis, styles: tuple[Tensor, ...], noise: Mapping[str, Tensor] | None, options: SynthesisOptions
+) -> Tensor:
+    if isinstance(synthesis, FusedStyleGAN2Synthesis):  # makes the bytes itself, in its last toRGB
+        return cast(Tensor, synthesis(styles, noise))
+    image: Tensor = synthesis(styles)
+    return to_uint8(image) if options.image == "uint8" else image
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -99,6 +184,11 @@ def upsample_forms(config: GeneratorConfig, upsample: Upsample | Mapping[str, Up
     for form in given.values():
         _require("upsample", form, UPSAMPLES)
     return {layer: given.get(layer, "transposed") for layer in layers}
+
+
+def noise_shapes(config: GeneratorConfig) -> dict[str, tuple[int, int]]:
+    """Height and width of the noise of every layer that has one; empty for a StyleGAN3."""
+    return {layer: (size, size) for layer in conv_layers(config) for size in [int(layer[1:].split(".")[0])]}
 
 
 def storage_types(config: GeneratorConfig, storage: Mapping[str, torch.dtype]) -> dict[str, torch.dtype]:

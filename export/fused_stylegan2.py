@@ -31,7 +31,7 @@ from ..kernels.operators import fir_epilogue, modconv_epilogue, to_rgb
 from .fused_styles import Weights
 
 Upsample = Literal["transposed", "polyphase"]
-BakedNoise = Literal["const", "none"]
+NoiseForm = Literal["const", "none", "input"]
 
 SMALLEST_PEAK = 1e-12  # stands in for max|s| of styles that are all zero: t is zero too, noise and bias remain
 
@@ -68,7 +68,7 @@ class FusedStyleGAN2Synthesis(nn.Module):
         config: GeneratorConfig,
         *,
         upsample: Mapping[str, Upsample],
-        noise: BakedNoise,
+        noise: NoiseForm,
         storage: Mapping[str, torch.dtype],
         as_bytes: bool,
     ) -> None:
@@ -91,13 +91,14 @@ class FusedStyleGAN2Synthesis(nn.Module):
         for resolution in self.config.resolutions:
             yield cast(FusedBlock, self.get_submodule(f"b{resolution}"))
 
-    def forward(self, styles: tuple[Tensor, ...]) -> Tensor:
-        """One image per row of the styles."""
+    def forward(self, styles: tuple[Tensor, ...], noise: Mapping[str, Tensor] | None = None) -> Tensor:
+        """One image per row of the styles. ``noise``: by layer, [B, 1, H, W] (see :class:`FusedConv`)."""
         remaining = iter(styles)
         x: Tensor = self.const
         image: Tensor | None = None
-        for block in self.blocks():
-            x, image = block(x, image, remaining)
+        for resolution, block in zip(self.config.resolutions, self.blocks(), strict=True):
+            given = [None if noise is None else noise.get(f"b{resolution}.{conv}") for conv in ("conv0", "conv1")]
+            x, image = block(x, image, remaining, *given)
         assert image is not None
         return image
 
@@ -123,14 +124,21 @@ class FusedBlock(nn.Module):
         super().__init__()
         self.conv0, self.conv1, self.torgb = conv0, conv1, torgb
 
-    def forward(self, x: Tensor, image: Tensor | None, styles: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        x: Tensor,
+        image: Tensor | None,
+        styles: Iterator[Tensor],
+        noise0: Tensor | None = None,
+        noise1: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         if self.conv0 is None:
             second = normalise(next(styles))
             x = second.scaling(x)
         else:
             first, second = normalise(next(styles)), normalise(next(styles))
-            x = self.conv0(first.scaling(x), first, second.directions)
-        x = self.conv1(x, second)
+            x = self.conv0(first.scaling(x), first, noise0, second.directions)
+        x = self.conv1(x, second, noise1)
         return x, self.torgb(x, next(styles), image)
 
 
@@ -142,19 +150,23 @@ class FusedConv(nn.Module):
     (one ordinary convolution to 4 Co channels, then depth to space), which in turn never stores the unfiltered image.
     "transposed" is the default because ONNX Runtime 1.32 runs the demo's teacher 1.6 times and its student 1.3 times as
     fast with it (64 px, batch 1, one thread, median of interleaved calls on a two-core x86 machine).
+
+    ``noise``: "const" adds the stored map times the learned strength; "input" adds what :meth:`forward` is given, of
+    standard deviation 1, times that strength; "none" adds nothing.
     """
 
     weight: Tensor
     energy: Tensor
     bias: Tensor
     noise: Tensor | None
+    strength: Tensor | None
 
     def __init__(
         self,
         weights: Weights,
         prefix: str,
         upsample: Upsample | None,
-        noise: BakedNoise,
+        noise: NoiseForm,
         config: GeneratorConfig,
         storage: torch.dtype,
     ) -> None:
@@ -168,19 +180,29 @@ class FusedConv(nn.Module):
         self.root_eps = math.sqrt(DEMODULATION_EPS) / (peak * LRELU_GAIN)
         self.register_buffer("weight", _laid_out(weight, upsample).to(storage).contiguous())
         self.register_buffer("bias", (weights[f"{prefix}.bias"] * LRELU_GAIN).float())
-        fixed = weights[f"{prefix}.noise_const"] * weights[f"{prefix}.noise_strength"] * LRELU_GAIN
+        strength = weights[f"{prefix}.noise_strength"] * LRELU_GAIN
+        fixed = weights[f"{prefix}.noise_const"] * strength
         self.register_buffer("noise", fixed.float() if noise == "const" else None)
+        self.register_buffer("strength", strength.float() if noise == "input" else None)
 
-    def forward(self, x: Tensor, styles: NormalStyles, next_scale: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, styles: NormalStyles, noise: Tensor | None = None, next_scale: Tensor | None = None
+    ) -> Tensor:
         """x [B, Ci, H, W] already multiplied by its styles' directions; the result by ``next_scale`` [B, Co]."""
+        if self.strength is None:
+            added = self.noise
+        else:
+            if noise is None:
+                raise ValueError("this generator takes its noise as an input, one map per layer")
+            added = noise * self.strength
         x = x.to(self.weight.dtype)
         scale = torch.rsqrt(styles.directions.square() @ self.energy + (self.root_eps / styles.peak).square())
         if self.upsample == "transposed":
             y = F.conv_transpose2d(x, self.weight, stride=2)  # [B, Co, 2H + 1, 2W + 1]
-            return cast(Tensor, fir_epilogue(y, scale, self.noise, self.bias, next_scale, self.clamp))
+            return cast(Tensor, fir_epilogue(y, scale, added, self.bias, next_scale, self.clamp))
         y = F.conv2d(x, self.weight, padding=1)
         shuffle = self.upsample == "polyphase"
-        return cast(Tensor, modconv_epilogue(y, scale, self.noise, self.bias, next_scale, self.clamp, shuffle))
+        return cast(Tensor, modconv_epilogue(y, scale, added, self.bias, next_scale, self.clamp, shuffle))
 
 
 class FusedToRGB(nn.Module):

@@ -19,8 +19,13 @@ SEEDS = 4
 PSIS = (0.7, 1.0)
 
 
-def write_golden(runner: Runner, folder: Path, *, seeds: int = SEEDS, psis: Sequence[float] = PSIS) -> dict[str, Any]:
-    """Draw seeds 0, 1, ... at every psi and keep the images, truncated to 8 bits. Returns ``golden.json``."""
+def write_golden(
+    runner: Runner, folder: Path, *, seeds: int = SEEDS, psis: Sequence[float] = PSIS, precision: str = "fp32"
+) -> dict[str, Any]:
+    """Draw seeds 0, 1, ... at every psi and keep the images, truncated to 8 bits. Returns ``golden.json``.
+
+    ``precision`` is that of what will be compared with them: it decides how far apart the parity gate lets the two be.
+    """
     from PIL import Image
 
     numbers = list(range(seeds))
@@ -37,6 +42,7 @@ def write_golden(runner: Runner, folder: Path, *, seeds: int = SEEDS, psis: Sequ
         "schema": 1,
         "drawn_by": {"name": runner.name, "backend": runner.backend},
         "latents": "numpy.random.RandomState(seed).randn(z_dim), as float32; class: seed modulo c_dim",
+        "precision": precision,
         "z_dim": runner.z_dim,
         "c_dim": runner.c_dim,
         "resolution": runner.resolution,
@@ -64,6 +70,7 @@ def golden_runner(folder: Path) -> Runner:
                 raise ValueError(f"{entry['file']} is no RGB image of {told['resolution']} px")
             kept[_key(latents_of([entry["seed"]], told["z_dim"])[0], entry["psi"])] = image
         name = f"{told['seeds']} golden seeds of {told['drawn_by']['name']}"
+        facts = {"precision": str(told["precision"])}
         sizes = int(told["z_dim"]), int(told["c_dim"]), int(told["resolution"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(f"{folder} holds no golden images: {error}", "make the bundle again") from error
@@ -74,7 +81,7 @@ def golden_runner(folder: Path) -> Runner:
             raise UsageError(f"only {name} were kept, at psi {told['psis']}", "compare those")
         return np.stack([kept[key] for key in keys])
 
-    return Runner(name, "golden", *sizes, "uint8", draw)
+    return Runner(name, "golden", *sizes, "uint8", draw, facts=facts)
 
 
 def golden_range(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A generator as one portable ONNX file: constant weights, standard operators, z and psi in, images out.
+"""A generator as one portable ONNX file: constant weights, z and psi (or ws) in, images out.
 
 The same generator and options give the same bytes, so that a pipeline can tell by the hash that nothing changed:
 whatever the exporter notes about the machine (source paths, stack traces) is removed.
@@ -15,22 +15,28 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from .. import __version__
-from ..files import atomic_path
+from ..errors import UsageError
 from ..generators import Generator
-from .fused import FusedGenerator, ImageForm
-from .fused_stylegan2 import BakedNoise, Upsample
-from .onnx_functions import add_functions, translations
+from .fused import FusedGenerator, FusedSynthesis, ImageForm, noise_shapes
+from .fused_stylegan2 import NoiseForm, Upsample
+from .onnx_file import write_model
+from .onnx_functions import OPSET, add_functions, translations
+from .runners import NOISE_INPUT
+from .upsampling import ChosenForm, choose_forms, forms_of
 
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 18  # the exporter's own; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime from 1.14 read it
+InputForm = Literal["z", "ws"]
+
+PSI_RANGE = (0.0, 1.3)  # where tests hold the file to the readable generator; it computes any other psi as well
 
 # Said by torch and onnxscript about themselves, not about our model. (category, start of the message)
 _EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
@@ -44,43 +50,67 @@ def export_onnx(
     generator: Generator,
     path: str | os.PathLike[str],
     *,
+    inputs: InputForm = "z",
     image: ImageForm = "uint8",
-    upsample: Upsample | Mapping[str, Upsample] = "transposed",
-    noise: BakedNoise = "const",
+    upsample: Upsample | Literal["auto"] | Mapping[str, Upsample] = "transposed",
+    noise: NoiseForm = "const",
+    batch: tuple[int, int] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``generator`` to ``path`` as ONNX and return the path.
 
-    Inputs: ``z`` float32 [batch, z_dim], ``psi`` float32 [batch] and, for a class-conditional generator, ``c`` float32
-    [batch, c_dim]. Output ``image``: uint8 [batch, R, R, 3], or float32 [batch, 3, R, R] not clamped. The batch is
-    dynamic. ``metadata`` is added to the file's own (see :func:`describe`), for instance ``teacher_sha256`` or
-    ``licence``. The file is checked by ``onnx.checker`` with shape inference before it appears under its name.
-    UsageError for an unknown option.
+    Inputs, all float32: ``z`` [batch, z_dim], ``psi`` [batch] and, for a class-conditional generator, ``c`` [batch,
+    c_dim]; or, with ``inputs="ws"``, ``ws`` [batch, num_ws, w_dim] alone, the codes of every slot after truncation.
+    ``noise="input"`` adds an input for every layer that has noise: ``noise.b8.conv0`` [batch, 1, 8, 8], ..., of
+    standard deviation 1. Output ``image``: uint8 [batch, R, R, 3], or float32 [batch, 3, R, R] not clamped.
+
+    ``upsample``: as :class:`~.fused.FusedGenerator` takes it, or "auto", which measures each layer on this machine
+    (:mod:`.upsampling`): the one option that makes the file depend on more than the generator and the options.
+
+    The batch is dynamic; ``batch`` is the smallest and largest that the file promises to serve, which it records and
+    whoever builds an engine reads. ``metadata`` is added to the file's own (see :func:`describe`), for instance
+    ``teacher_sha256`` or ``licence``. The file is checked by ``onnx.checker`` with shape inference before it appears
+    under its name; weights of more than 2 GB lie beside it in ``NAME.data``. UsageError for an unknown option.
     """
     import onnx
 
-    fused = FusedGenerator(generator, image=image, upsample=upsample, noise=noise)
-    model = _trace(fused)
+    if inputs not in ("z", "ws"):
+        raise UsageError(f"inputs is {inputs!r}", "use one of: z, ws")
+    if batch is not None and not (1 <= batch[0] < batch[1]):
+        raise UsageError(f"batch is {batch[0]} to {batch[1]}", "give a smallest of 1 or more and a larger largest")
+    chosen: dict[str, ChosenForm] = {}
+    if upsample == "auto":
+        chosen = choose_forms(generator)
+        upsample = forms_of(chosen)
+    form = FusedGenerator if inputs == "z" else FusedSynthesis
+    fused = form(generator, image=image, upsample=upsample, noise=noise)
+    model = _trace(fused, batch or (1, None))
     modules = _module_names(model)
     _strip_traces(model)
     _rename(model, modules)
     add_functions(model)
     model.producer_name, model.producer_version = "dcp-deploy", __version__
-    facts = {**describe(generator), **fused.baked, **(metadata or {})}
+    facts = {"inputs": inputs, **fused.options.facts(), "opset": str(OPSET)}
+    if inputs == "z":
+        facts["psi_range"] = f"{PSI_RANGE[0]},{PSI_RANGE[1]}"
+    if chosen:
+        facts["upsample"] = json.dumps({layer: entry.to_dict() for layer, entry in chosen.items()})
+    if batch is not None:
+        facts["batch"] = f"{batch[0]},{batch[1]}"
+    facts = {**describe(generator), **facts, **(metadata or {})}
     onnx.helper.set_model_props(model, {key: str(value) for key, value in sorted(facts.items())})
-    model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    onnx.checker.check_model(model, full_check=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    write_model(model, Path(path))
     return Path(path)
 
 
 def describe(generator: Generator) -> dict[str, str]:
-    """What every exported file says about itself: the tool, the architecture and the weights it was made from."""
+    """What every exported file says about itself: the tools, the architecture and the weights it was made from."""
     config = generator.config
     return {
         "tool": f"dcp-deploy {__version__}",
         "torch": torch.__version__,
+        "onnx": version("onnx"),
+        "onnxscript": version("onnxscript"),
         "config": json.dumps(config.to_dict(), sort_keys=True),
         "kind": config.kind,
         "resolution": str(config.resolution),
@@ -104,21 +134,24 @@ def weights_sha256(generator: Generator) -> str:
 # ---- torch to ONNX ----
 
 
-def _trace(fused: FusedGenerator) -> onnx.ModelProto:
-    """Run torch's exporter on two samples, with the batch left open."""
-    batch = torch.export.Dim("batch", min=1)
-    samples = {"z": torch.randn(2, fused.config.z_dim), "psi": torch.full((2,), 0.7)}
-    if fused.config.c_dim:
-        samples["c"] = torch.eye(fused.config.c_dim)[[0, -1]]
+def _trace(fused: FusedGenerator | FusedSynthesis, bounds: tuple[int, int | None]) -> onnx.ModelProto:
+    """Run torch's exporter on two samples (or as many as must be), with the batch left open."""
+    batch = torch.export.Dim("batch", min=bounds[0], max=bounds[1])
+    tensors = _samples(fused, max(2, bounds[0]))
+    samples: dict[str, Any] = {name: x for name, x in tensors.items() if not name.startswith(NOISE_INPUT)}
+    maps = {name.removeprefix(NOISE_INPUT): x for name, x in tensors.items() if name.startswith(NOISE_INPUT)}
+    shapes: dict[str, Any] = {name: {0: batch} for name in samples}
+    if maps:
+        samples["noise"], shapes["noise"] = maps, {layer: {0: batch} for layer in maps}
     with _quiet_exporter():
         program = torch.onnx.export(
             fused,
             kwargs=samples,
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(samples),
+            input_names=list(tensors),
             output_names=["image"],
-            dynamic_shapes={name: {0: batch} for name in samples},
+            dynamic_shapes=shapes,
             custom_translation_table=translations(),
             verbose=False,
         )
@@ -126,6 +159,20 @@ def _trace(fused: FusedGenerator) -> onnx.ModelProto:
         raise RuntimeError("torch.onnx.export(dynamo=True) returned no program")
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _samples(fused: FusedGenerator | FusedSynthesis, batch: int) -> dict[str, torch.Tensor]:
+    """Inputs to trace with, by their name in the file and in its order."""
+    config = fused.config
+    if isinstance(fused, FusedSynthesis):
+        samples = {"ws": torch.randn(batch, config.num_ws, config.w_dim)}
+    else:
+        samples = {"z": torch.randn(batch, config.z_dim), "psi": torch.full((batch,), 0.7)}
+        if config.c_dim:
+            samples["c"] = torch.eye(config.c_dim)[torch.arange(batch) % config.c_dim]
+    if fused.options.noise == "input":
+        samples |= {NOISE_INPUT + layer: torch.randn(batch, 1, *size) for layer, size in noise_shapes(config).items()}
+    return samples
 
 
 @contextmanager

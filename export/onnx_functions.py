@@ -35,6 +35,8 @@ from ..kernels.reference import FIR, LEAKY_SLOPE
 if TYPE_CHECKING:
     import onnx
 
+OPSET = 18  # the exporter's own; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime from 1.14 read it
+
 DOMAIN = "dcp_deploy"
 VERSION = 1
 PLUGIN: dict[str, str | int] = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..kernels.calls import BLOCK, Form, KernelCall, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
 from ..kernels.library import ptx_of, source_texts
+from .onnx_functions import inputs_of, operator_types, parts_of
 
 Layout = Literal["nchw", "nhwc"]
 
@@ -47,21 +47,12 @@ class Operator:
         return self.name.startswith("ToRGB")
 
 
-def _operators() -> dict[str, Operator]:
-    """Every combination of the suffixes, in the order in which a name carries them."""
-    found = []
-    for base, shuffle in (("ModConvEpilogue", "Shuffle"), ("ModConvEpilogue", ""), ("FirEpilogue", "")):
-        for noise, following, clamp in product(("Noise", ""), ("Next", ""), ("Clamp", "")):
-            inputs = ("x", "scale", *(["noise"] * bool(noise)), "bias", *(["next_scale"] * bool(following)))
-            name = base + shuffle + noise + following + clamp
-            found.append(Operator(name, inputs, bool(clamp), shuffles=bool(shuffle)))
-    for skip, clamp, as_bytes in product(("Skip", ""), ("Clamp", ""), ("Bytes", "")):
-        inputs = ("x", "styles", "weight", "bias", *(["skip"] * bool(skip)))
-        found.append(Operator("ToRGB" + skip + clamp + as_bytes, inputs, bool(clamp), as_bytes=bool(as_bytes)))
-    return {operator.name: operator for operator in found}
+def _operator(name: str) -> Operator:
+    _, parts = parts_of(name)
+    return Operator(name, tuple(inputs_of(name)), "Clamp" in parts, "Shuffle" in parts, "Bytes" in parts)
 
 
-OPERATORS = _operators()
+OPERATORS = {name: _operator(name) for name in operator_types()}
 
 
 def plugin_call(
@@ -85,11 +76,10 @@ def plugin_call(
     batch, channels, height, width = output_shape(operator, inputs["x"])
     if operator.is_rgb:
         image = _meta((batch, channels, height, width), torch.uint8 if operator.as_bytes else torch.float32)
-        styles, weight, bias, skip = rest
-        return to_rgb_call(x, *_given(styles, weight, bias), skip, image, clamp=clamp, form=form, block=block)
+        styles, weight, bias = map(_given, rest[:3])
+        return to_rgb_call(x, styles, weight, bias, rest[3], image, clamp=clamp, form=form, block=block)
     y = _meta((batch, channels, height, width), dtype, layout)
-    scale, noise, bias, next_scale = rest
-    scale, bias = _given(scale, bias)
+    scale, noise, bias, next_scale = _given(rest[0]), rest[1], _given(rest[2]), rest[3]
     if operator.name.startswith("FirEpilogue"):
         return fir_epilogue_call(x, scale, noise, bias, y, clamp=clamp, next_scale=next_scale, form=form, block=block)
     return modconv_epilogue_call(
@@ -190,6 +180,7 @@ def _meta(shape: Sequence[int], dtype: torch.dtype = torch.float32, layout: Layo
     return torch.empty(tuple(shape), dtype=dtype, device="meta", memory_format=memory_format)
 
 
-def _given(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Those every operator has."""
-    return tuple(cast(Tensor, tensor) for tensor in tensors)
+def _given(tensor: Tensor | None) -> Tensor:
+    """One that every operator has."""
+    assert tensor is not None
+    return tensor

@@ -2,9 +2,9 @@
 
 TensorRT's parser puts a registered plugin in place of each ONNX node of the same operator type that carries our plugin
 namespace; the function body in the file is what everyone else uses. The kernel goes into the engine as PTX with its
-launch geometry in symbols of the batch, so the engine needs neither Python nor this package when it runs. TensorRT times
-the tactics (16 bytes at once or one element, 256 or 128 threads, the naive form) in each layout that it considers and
-keeps the fastest.
+launch geometry in symbols of the batch, so the engine needs neither Python nor this package when it runs. TensorRT
+times the tactics (16 bytes at once or one element, 256 or 128 threads, the naive form) in each layout that it considers
+and keeps the fastest.
 
 Held to the Python bindings of TensorRT 10.16 and 11.4, in which the whole cycle runs over stub libraries; it has not
 been run on TensorRT hardware by this project yet.
@@ -23,10 +23,11 @@ import torch
 from ..errors import MissingCapabilityError
 from ..kernels.launch import build_target
 from ..kernels.library import compiler_version
+from .onnx_functions import DOMAIN
 from .plugin_kernels import OPERATORS, TACTICS, Operator, kernel_ptx, legal_tactics, output_shape, plugin_call
 from .targets import import_flavour
 
-NAMESPACE = "dcp_deploy"
+NAMESPACE = DOMAIN  # the parser asks by namespace and operator type
 MAX_BATCH_ROWS = 65535  # grid.y; kernels walk on from there, as kernels/calls.py has it
 
 # Layouts of TensorRT that are ours: HWC8 pads the channels to eight, which is nothing where they are whole eights.

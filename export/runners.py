@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,15 @@ if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor
     import torch
 
     from ..generators import Generator
-    from .fused import ImageForm
+    from .fused import FusedGenerator, ImageForm
 
 Array = npt.NDArray[Any]
-Backend = Literal["auto", "torch", "fused", "onnxruntime"]
+Backend = Literal["auto", "torch", "fused", "cuda", "onnxruntime", "onnxruntime-cuda"]
 Draw = Callable[[Array, Array, Array | None], Array]
 
-BACKENDS = ("auto", "torch", "fused", "onnxruntime")
+BACKENDS = ("auto", "torch", "fused", "cuda", "onnxruntime", "onnxruntime-cuda")
+_TORCH = ("torch", "fused", "cuda")
+NOISE_INPUT = "noise."  # before a layer's name, the name of an input of an ONNX file
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Runner:
     resolution: int
     image: ImageForm
     draw: Draw = field(repr=False)  # arrays already checked
+    facts: Mapping[str, str] = field(default_factory=dict, repr=False)  # what the file says about itself: "precision"
+    batch: tuple[int, int] | None = None  # the smallest and largest it was made for, where it says so
+    source: Generator | FusedGenerator | Path | None = field(default=None, repr=False)  # whose layers may be looked at
 
     def __call__(self, z: Array, psi: Array | float = 1.0, c: Array | None = None) -> Array:
         """Draw one image per row of z [B, z_dim].
@@ -50,13 +56,13 @@ class Runner:
         ``psi``: one number or one per row, [B]. ``c`` [B, c_dim], needed exactly when the model is class-conditional.
         Any B is allowed, 0 too. UsageError when a shape or a type does not fit or a value is not finite.
         """
-        z = _floats("z", z, (None, self.z_dim))
-        psi = _floats("psi", np.full(len(z), float(psi)) if np.ndim(psi) == 0 else psi, (len(z),))
+        z = as_floats("z", z, (None, self.z_dim))
+        psi = as_floats("psi", np.full(len(z), float(psi)) if np.ndim(psi) == 0 else psi, (len(z),))
         if c is None and self.c_dim:
             raise UsageError(f"{self.name} is class-conditional", f"give c, one row of {self.c_dim} numbers per image")
         if c is not None and not self.c_dim:
             raise UsageError(f"{self.name} is not class-conditional, but c was given", "leave c out")
-        labels = None if c is None else _floats("c", c, (len(z), self.c_dim))
+        labels = None if c is None else as_floats("c", c, (len(z), self.c_dim))
         if len(z) == 0:
             size = self.resolution
             empty = (0, size, size, 3) if self.image == "uint8" else (0, 3, size, size)
@@ -65,22 +71,27 @@ class Runner:
 
 
 def load_runner(
-    source: str | os.PathLike[str] | Generator, *, backend: Backend = "auto", threads: int | None = None
+    source: str | os.PathLike[str] | Generator,
+    *,
+    backend: Backend = "auto",
+    threads: int | None = None,
+    device: str | None = None,
 ) -> Runner:
     """Make a Runner of a Generator, a checkpoint, an ONNX file or a bundle; content decides which, not the name.
 
-    ``backend`` for a generator: "torch" (the readable network, which "auto" means) or "fused" (the deployable form,
-    still in torch); for ONNX "onnxruntime". ``threads``: CPU threads of one call, all cores by default. Raises
-    UsageError for a backend that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file
-    that is no generator of ours, MissingCapabilityError for a TensorRT engine without a GPU or an ONNX file without
-    onnxruntime.
+    ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable form, still
+    in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" (on the CPU) or
+    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes
+    what runs in torch ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend
+    or device that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is no
+    generator of ours, MissingCapabilityError for what the machine lacks: a GPU, onnxruntime, or its CUDA provider.
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}", "use 1 or more")
     if not isinstance(source, str | os.PathLike):
-        return _torch_runner(source, f"{source.config.kind} {source.config.resolution}px", backend, threads)
+        return _torch_runner(source, f"{source.config.kind} {source.config.resolution}px", backend, threads, device)
     path = Path(source)
     if path.is_dir() or path.name.endswith(ARCHIVE):
         from .runtime import bundle_runner
@@ -94,12 +105,14 @@ def load_runner(
 
         return engine_runner(path)
     if kind == "onnx":
-        if backend not in ("auto", "onnxruntime"):
-            raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", "use onnxruntime")
-        return onnx_runner(path, threads)
+        if backend in _TORCH:
+            raise UsageError(
+                f"backend {backend!r} cannot run the ONNX file {path}", "use onnxruntime, onnxruntime-cuda"
+            )
+        return onnx_runner(path, "onnxruntime" if backend == "auto" else backend, threads)
     from ..checkpoints import load_generator
 
-    return _torch_runner(load_generator(path), path.name, backend, threads)
+    return _torch_runner(load_generator(path), path.name, backend, threads, device)
 
 
 def sniff(path: Path) -> Literal["engine", "onnx", "checkpoint"]:
@@ -133,7 +146,7 @@ def classes_of(seeds: Sequence[int], c_dim: int) -> npt.NDArray[np.float32] | No
     return np.eye(c_dim, dtype=np.float32)[np.asarray(seeds, int) % c_dim] if c_dim else None
 
 
-def _floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
+def as_floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
     array = np.asarray(values)
     expected = "[" + ", ".join("B" if size is None else str(size) for size in shape) + "]"
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
@@ -151,22 +164,28 @@ def _floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> 
 # ---- torch ----
 
 
-def _torch_runner(generator: Generator, name: str, backend: str, threads: int | None) -> Runner:
+def _torch_runner(generator: Generator, name: str, backend: str, threads: int | None, wanted: str | None) -> Runner:
     import torch
 
     from .fused import FusedGenerator
 
-    if backend == "onnxruntime":
-        raise UsageError(f"backend 'onnxruntime' cannot run {name}, a torch network", "export it to ONNX first")
+    if backend not in ("auto", *_TORCH):
+        raise UsageError(f"backend {backend!r} cannot run {name}, a torch network", "export it to ONNX first")
+    if backend == "cuda":
+        from .cuda_runner import cuda_runner
+
+        return cuda_runner(generator, name=name)
     backend = "torch" if backend == "auto" else backend
-    device = next(generator.parameters()).device
+    device = next(generator.parameters()).device if wanted is None else _torch_device(wanted)
     network: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+    source: Generator | FusedGenerator
     if backend == "fused":
-        network = FusedGenerator(generator).to(device)
+        network = source = FusedGenerator(generator).to(device)
     else:
+        source = readable = generator if wanted is None else copy.deepcopy(generator).to(device)
 
         def network(z: torch.Tensor, psi: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-            return cast(torch.Tensor, generator(z, c, psi=psi))
+            return cast(torch.Tensor, readable(z, c, psi=psi))
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
         labels = None if c is None else torch.from_numpy(c).to(device)
@@ -175,7 +194,20 @@ def _torch_runner(generator: Generator, name: str, backend: str, threads: int | 
         return cast(Array, images.cpu().numpy())
 
     config = generator.config
-    return Runner(name, backend, config.z_dim, config.c_dim, config.resolution, "float", draw)
+    return Runner(name, backend, config.z_dim, config.c_dim, config.resolution, "float", draw, source=source)
+
+
+def _torch_device(name: str) -> torch.device:
+    """UsageError for a word that torch does not know, MissingCapabilityError for a GPU that is not there."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device is {name!r}", "use cpu, cuda or cuda:0") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MissingCapabilityError(f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs here", "use cpu")
+    return device
 
 
 @contextmanager
@@ -197,30 +229,13 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
 # ---- ONNX Runtime ----
 
 
-def onnx_runner(path: Path, threads: int | None) -> Runner:
+def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = None) -> Runner:
     """:func:`load_runner` of a file known to be ONNX."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingCapabilityError(
-            f"running {path} needs onnxruntime, which is not installed",
-            "pip install 'dcp-deploy[cpu]' (or [gpu] on a machine with one; the two exclude each other)",
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Idle threads that spin take the cores from whatever else runs in the process: with spinning, a torch network timed
-    # beside a session on two cores took 108 ms instead of 21 ms, while the session itself gained nothing clear.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own exception types share no base
-        reason = str(error).splitlines()[0]
-        raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "export it again") from error
+    session = onnx_session(path, None, backend, threads)
     inputs = {value.name: (value.type, value.shape) for value in session.get_inputs()}
     outputs = {value.name: (value.type, value.shape) for value in session.get_outputs()}
     z_dim, c_dim, resolution, image = _interface(path, inputs, outputs)
+    facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
         feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
@@ -230,7 +245,67 @@ def onnx_runner(path: Path, threads: int | None) -> Runner:
             reason = str(error).splitlines()[0]
             raise InputError(f"onnxruntime cannot run {path} on a batch of {len(z)}: {reason}") from error
 
-    return Runner(path.name, "onnxruntime", z_dim, c_dim, resolution, image, draw)
+    batch = _batch_bounds(path, facts)
+    return Runner(path.name, backend, z_dim, c_dim, resolution, image, draw, facts=facts, batch=batch, source=path)
+
+
+def _batch_bounds(path: Path, facts: Mapping[str, str]) -> tuple[int, int] | None:
+    """The smallest and largest batch that a file promises to serve, None where it names none."""
+    if "batch" not in facts:
+        return None
+    smallest, _, largest = facts["batch"].partition(",")
+    if not (smallest.isdecimal() and largest.isdecimal() and 1 <= int(smallest) <= int(largest)):
+        raise CorruptFileError(f"{path} promises batches of {facts['batch']!r}", "export it again")
+    return int(smallest), int(largest)
+
+
+def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | None) -> Any:
+    """An onnxruntime session of the file, or of ``model``, the file's graph changed; its weights may lie outside it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingCapabilityError(
+            f"running {path} needs onnxruntime, which is not installed",
+            "pip install 'dcp-deploy[cpu]' (or [gpu] on a machine with one; the two exclude each other)",
+        ) from error
+    providers = _providers(onnxruntime, backend)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Idle threads that spin take the cores from whatever else runs in the process: with spinning, a torch network timed
+    # beside a session on two cores took 108 ms instead of 21 ms, while the session itself gained nothing clear.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if model is not None:
+        folder = os.fspath(path.resolve().parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(
+            os.fspath(path) if model is None else model, options, providers=providers
+        )
+    except Exception as error:  # its own exception types share no base
+        reason = str(error).splitlines()[0]
+        raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "export it again") from error
+    if len(session.get_providers()) < len(providers):  # it falls back to the CPU without a word
+        raise MissingCapabilityError(
+            f"backend {backend!r}: onnxruntime could not start its CUDA provider",
+            "dcp-deploy doctor says what is missing",
+        )
+    return session
+
+
+def _providers(onnxruntime: Any, backend: str) -> list[Any]:
+    if backend == "onnxruntime":
+        return ["CPUExecutionProvider"]
+    import torch
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not torch.cuda.is_available():
+        raise MissingCapabilityError(
+            f"backend {backend!r} needs a GPU and onnxruntime-gpu; this machine lacks one of them",
+            "pip uninstall onnxruntime; pip install 'dcp-deploy[gpu]'; or use backend onnxruntime, on the CPU",
+        )
+    # TF32 keeps 10 bits of a float32: a precision of its own, and not the one that the file declares.
+    return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 def _interface(
@@ -239,6 +314,12 @@ def _interface(
     """(z_dim, c_dim, resolution, image form) of an ONNX file, or an InputError that names all that is unlike ours."""
     problems = []
     ranks = {"z": 2, "psi": 1, "c": 2}
+    others = [name for name in inputs if name == "ws" or name.startswith(NOISE_INPUT)]
+    if others:
+        raise UsageError(
+            f"{path} is of another form: it takes {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",
+            "draw with dcp_deploy.export.load_form, or export with --inputs z and without --noise input",
+        )
     for name in sorted({"z", "psi"} - set(inputs)):
         problems.append(f"input {name!r} is missing")
     for name, (kind, shape) in inputs.items():
@@ -248,11 +329,18 @@ def _interface(
             problems.append(f"input {name!r} is {kind} {shape}, not float with {ranks[name]} dimensions")
         elif isinstance(shape[0], int):
             problems.append(f"the batch of input {name!r} is fixed to {shape[0]}")
+    size, image, problem = image_of(outputs)
+    problems += [problem] if problem else []
+    if problems:
+        raise InputError(f"{path} is not a generator of ours: {'; '.join(problems)}", "make it with: dcp-deploy export")
+    return inputs["z"][1][1], inputs["c"][1][1] if "c" in inputs else 0, size, image
+
+
+def image_of(outputs: dict[str, tuple[str, list[Any]]]) -> tuple[int, ImageForm, str | None]:
+    """(resolution, image form, what is unlike ours) of an ONNX file's outputs."""
     kind, shape = outputs.get("image", ("missing", [None] * 4))
     image: ImageForm = "uint8" if kind == "tensor(uint8)" else "float"
     size, channels = (shape[1:3], shape[3:]) if image == "uint8" else (shape[2:], shape[1:2])
     if kind not in ("tensor(uint8)", "tensor(float)") or channels != [3] or len(set(size)) != 1 or len(size) != 2:
-        problems.append(f"output 'image' is {kind} {shape}, not uint8 [B, R, R, 3] or float [B, 3, R, R]")
-    if problems:
-        raise InputError(f"{path} is not a generator of ours: {'; '.join(problems)}", "make it with: dcp-deploy export")
-    return inputs["z"][1][1], inputs["c"][1][1] if "c" in inputs else 0, size[0], image
+        return 0, image, f"output 'image' is {kind} {shape}, not uint8 [B, R, R, 3] or float [B, 3, R, R]"
+    return size[0], image, None

@@ -38,7 +38,7 @@ def bundle_runner(path: Path, backend: str, threads: int | None, model: str = "g
         raise CorruptFileError(f"{MANIFEST} names {facts['onnx']}, which is not in the bundle", "make the bundle again")
     if backend not in ("auto", "onnxruntime"):
         raise UsageError(f"backend {backend!r} cannot run the bundle {path}", "use onnxruntime")
-    runner = onnx_runner(onnx, threads)
+    runner = onnx_runner(onnx, threads=threads)
     return replace(runner, name=f"{manifest['name']}/{model}", draw=_in_parts(runner.draw, largest))
 
 

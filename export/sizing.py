@@ -57,7 +57,7 @@ def _divisors(cores: int) -> list[int]:
 
 
 def _measure(onnx: Path, instances: int, threads: int) -> Split:
-    runners = [onnx_runner(onnx, threads) for _ in range(instances)]
+    runners = [onnx_runner(onnx, threads=threads) for _ in range(instances)]
     with ThreadPoolExecutor(instances) as pool:
         list(pool.map(lambda runner: _draw_for(runner, 0.0), runners))  # the first call allocates
         begin = time.perf_counter()

@@ -20,8 +20,9 @@ from typing import Any
 from .. import __version__
 from ..errors import InputError, MissingCapabilityError, UsageError
 from ..files import atomic_path, sha256_file, write_json
+from . import targets as gpus
 from .manifest import Engine, manifest_path, onnx_sha256, read_onnx
-from .targets import Flavour, choose_flavour, import_flavour, parse_targets, present_gpu
+from .targets import Flavour, choose_flavour, import_flavour, parse_targets
 
 Batch = tuple[int, int, int]
 Shapes = dict[str, dict[str, list[int]]]  # input -> min, opt, max -> shape
@@ -97,7 +98,7 @@ def build_engine(
     if chosen == "tensorrt-rtx":
         plan = _build_rtx(onnx, targets, profile, options)
     else:
-        plan = _build_tensorrt(onnx, targets, profile, options, shlex.join(command))
+        plan = _build_tensorrt(onnx, model, targets, profile, options, shlex.join(command))
     seconds = time.perf_counter() - start
     with atomic_path(path) as temporary:
         temporary.write_bytes(plan.data)
@@ -213,7 +214,7 @@ def _refuse_for_rtx(options: EngineOptions) -> None:
 
 def _rtx_remedy(targets: Sequence[str], options: EngineOptions) -> str:
     """What 1.7 is known to refuse."""
-    if options.refit and present_gpu() is None:
+    if options.refit and gpus.present_gpu() is None:
         return "build it where an NVIDIA GPU and driver are: TensorRT for RTX compiles refittable engines on the GPU"
     if "sm75" in targets:
         return "leave sm75 out: TensorRT for RTX 1.7 has no float32 matrix product for it"
@@ -223,10 +224,12 @@ def _rtx_remedy(targets: Sequence[str], options: EngineOptions) -> str:
 # ---- TensorRT: on the target GPU, through Polygraphy ----
 
 
-def _build_tensorrt(path: Path, targets: Sequence[str], profile: Shapes, options: EngineOptions, command: str) -> Plan:
+def _build_tensorrt(
+    path: Path, model: Any, targets: Sequence[str], profile: Shapes, options: EngineOptions, command: str
+) -> Plan:
     """TF32 is on, as in TensorRT itself (Polygraphy's default is off)."""
-    gpu = present_gpu()
-    if tuple(targets) != (gpu,):
+    gpu = gpus.present_gpu()
+    if gpu is None or tuple(targets) != (gpu,):
         raise MissingCapabilityError(
             f"TensorRT builds on the GPU it builds for, {', '.join(targets)}; this machine has {gpu or 'none'}",
             f"on that machine: pip install 'dcp-deploy[gpu]' && {command}",
@@ -241,7 +244,7 @@ def _build_tensorrt(path: Path, targets: Sequence[str], profile: Shapes, options
     shapes = Profile()
     for name, limits in profile.items():
         shapes.add(name, limits["min"], limits["opt"], limits["max"])
-    plugins = _use_plugins(path, gpu, options)
+    plugins = _use_plugins(model, gpu, options)
     network = NetworkFromOnnxPath(os.fspath(path), strongly_typed=True)
     level = trt.HardwareCompatibilityLevel
     config = CreateConfig(
@@ -261,18 +264,20 @@ def _build_tensorrt(path: Path, targets: Sequence[str], profile: Shapes, options
     return Plan(bytes(plan), tuple(name for name, on in chosen.items() if on), plugins)
 
 
-def _use_plugins(path: Path, gpu: str, options: EngineOptions) -> dict[str, Any] | None:
-    """Register our kernels, so that the parser takes them in place of the function bodies; None when it shall not.
+def _use_plugins(model: Any, gpu: str, options: EngineOptions) -> dict[str, Any] | None:
+    """Have the parser take our kernels in place of the function bodies; None when it shall not, or has none to take.
 
-    A registration lasts for the life of the process, so "without" needs the file without the nodes' plugin namespace:
-    it is refused here once the plugins are there.
+    UsageError when it shall not, but already does: a registration lasts for the life of the process.
     """
-    if not options.plugins:
-        return None
     from . import plugins
 
-    capability = 80 if options.hardware_compatible else int(gpu.removeprefix("sm"))
-    return plugins.register(capability)
+    if not any(node.domain == plugins.NAMESPACE for node in model.graph.node):
+        return None
+    if not options.plugins:
+        if plugins.is_registered():
+            raise UsageError("this process has registered the plugins for an earlier engine", "use a new process")
+        return None
+    return plugins.register(80 if options.hardware_compatible else int(gpu.removeprefix("sm")))
 
 
 def _joined(lines: Sequence[str]) -> str:

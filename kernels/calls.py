@@ -23,8 +23,9 @@ TAGS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 # The constants of the same names in the sources: change them together.
 BLOCK = 256  # storage.cuh
 VISITS, SHUFFLE_VISITS = 4, 2  # modconv_epilogue.cu
-TILE_WIDTH, RUN, ROWS = 64, 8, 2  # fir_epilogue.cu
-GROUP, PIXELS = 4, 2  # to_rgb.cu
+TILE_WIDTH, ROWS = 64, 2  # fir_epilogue.cu, and fir_run
+SAMPLES = 4  # modulation.cu
+GROUP, PIXELS = 4, 4  # to_rgb.cuh; to_rgb.cu, epilogue_rgb.cu
 
 MAX_GRID_Y = 65535  # kernels walk on from there
 MAX_SAMPLE = 2**31 - 1 - BLOCK  # elements: within a sample, indices are 32 bits wide
@@ -101,10 +102,15 @@ def fir_epilogue_call(
     if form == "naive":
         blocks = math.ceil(channels * height * width / block)
     elif last:
-        blocks = math.ceil(channels // lanes * math.ceil(width / RUN) * math.ceil(height / ROWS) / block)
+        blocks = math.ceil(channels // lanes * math.ceil(width / fir_run(width)) * math.ceil(height / ROWS) / block)
     else:
         blocks = channels * math.ceil(width / TILE_WIDTH) * math.ceil(height / (block * lanes // TILE_WIDTH))
     return _call("fir_epilogue", "fir", x, last, lanes, form, blocks, arguments)
+
+
+def fir_run(width: int) -> int:
+    """Outputs per thread along a row of the channels-last FIR: run_length of fir_epilogue.cu."""
+    return 4 if width < 64 else min(width // 16, 16)
 
 
 def to_rgb_call(
@@ -121,17 +127,7 @@ def to_rgb_call(
 ) -> KernelCall | None:
     """The call that fills ``image``: float32 [B, 3, H, W], or uint8 [B, H, W, 3]."""
     batch, channels, height, width = x.shape
-    as_bytes = image.dtype == torch.uint8
-    _check("image", image, (batch, height, width, 3) if as_bytes else (batch, 3, height, width), image.dtype)
-    _require(as_bytes or image.dtype == torch.float32, f"the image is {image.dtype}, not uint8 or float32")
-    _check("styles", styles, (batch, channels))
-    _check("weight", weight, (3, channels))
-    _check("bias", bias, (3,))
-    if skip is not None:
-        _require(height % 2 == 0 and width % 2 == 0, f"a skip image doubles to even sizes, not {height}x{width}")
-        _check("skip", skip, (batch, 3, height // 2, width // 2))
-    _require(x.dtype in TAGS, f"x is {x.dtype}: float32, float16 or bfloat16 are stored")
-    _require(max(channels, 3) * height * width <= MAX_SAMPLE, f"a sample of {list(x.shape[1:])} is too large")
+    as_bytes = _check_rgb(x, styles, weight, bias, skip, image)
     numbers = (batch, channels, height, width, int(skip is not None), int(as_bytes), _float_bits(clamp))
     arguments = (x, styles, weight, bias, skip, *numbers, image)
     last = channels_last(x)
@@ -143,6 +139,67 @@ def to_rgb_call(
     else:
         blocks = math.ceil(height * (width // lanes) / block)
     return _call("to_rgb", "rgb", x, last, lanes, form, blocks if image.numel() else 0, arguments)
+
+
+def epilogue_rgb_call(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    rgb_bias: Tensor,
+    skip: Tensor | None,
+    y: Tensor | None,
+    image: Tensor,
+    *,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+    rgb_clamp: float | None = None,
+    form: Form = "fast",
+) -> KernelCall | None:
+    """The call that fills ``y`` (None: stores none) and ``image``, see :func:`.reference.epilogue_rgb`.
+
+    x and y lie as [B, H, W, C].
+    """
+    batch, channels, height, width = x.shape
+    nhwc = all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, x if y is None else y))
+    _require(nhwc, "x and y must be channels last")
+    kind = _check_epilogue(x, tuple(x.shape), scale, noise, bias, next_scale, x if y is None else y)
+    as_bytes = _check_rgb(x, styles, weight, rgb_bias, skip, image)
+    sizes = (batch, channels, height, width)
+    numbers = (*sizes, kind, int(next_scale is not None), int(skip is not None), int(as_bytes), int(y is not None))
+    clamps = (_float_bits(clamp), _float_bits(rgb_clamp))
+    arguments = (x, scale, noise, bias, next_scale, styles, weight, rgb_bias, skip, *numbers, *clamps, y, image)
+    lanes = _lanes(x, arguments, channels, form)
+    per_block = BLOCK / 3 if form == "naive" else BLOCK // GROUP * PIXELS
+    blocks = math.ceil(height * width / per_block) if image.numel() else 0
+    return _call("epilogue_rgb", "epilogue_rgb", x, True, lanes, form, blocks, arguments)
+
+
+def modulation_call(
+    styles: Tensor,
+    energy: Tensor,
+    root_eps: Tensor,
+    layers: Tensor,
+    blocks: Tensor,
+    directions: Tensor,
+    scales: Tensor,
+    *,
+    form: Form = "fast",
+) -> KernelCall | None:
+    """The call that fills the flat ``directions`` and ``scales``, see :func:`.reference.modulation`."""
+    batch, row = styles.shape
+    _check("styles", styles, (batch, row))
+    _check("energy", energy, (energy.numel(),))
+    _check("root_eps", root_eps, (len(layers),))
+    _check("layers", layers, (len(layers), 6), torch.int32)
+    _check("blocks", blocks, (len(blocks), 2), torch.int32)
+    if batch == 0 or len(blocks) == 0:
+        return None
+    groups = math.ceil(batch / SAMPLES) if form == "fast" else batch
+    arguments = (styles, energy, root_eps, layers, blocks, batch, row, directions, scales)
+    return KernelCall("modulation", f"modulation_{form}_f32", (len(blocks), min(groups, MAX_GRID_Y)), arguments)
 
 
 def channels_last(x: Tensor) -> bool:
@@ -167,6 +224,21 @@ def _epilogue_arguments(
     y: Tensor,
 ) -> tuple[Argument, ...]:
     """In the order of EPILOGUE_PARAMETERS in epilogue.cuh, once they fit together."""
+    kind = _check_epilogue(x, expected, scale, noise, bias, next_scale, y)
+    numbers = (*y.shape, kind, int(next_scale is not None), _float_bits(clamp))
+    return (x, scale, noise, bias, next_scale, *numbers, y)
+
+
+def _check_epilogue(
+    x: Tensor,
+    expected: tuple[int, ...],
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    next_scale: Tensor | None,
+    y: Tensor,
+) -> int:
+    """Whether the tensors fit together; returns NoiseKind of epilogue.cuh."""
     batch, channels, height, width = y.shape
     _require(tuple(x.shape) == expected, f"x is {list(x.shape)}, the output needs {list(expected)}")
     _require(x.dtype in TAGS, f"x is {x.dtype}: float32, float16 or bfloat16 are stored")
@@ -174,14 +246,30 @@ def _epilogue_arguments(
     _require(max(x[:1].numel(), y[:1].numel()) <= MAX_SAMPLE, f"a sample of {list(x.shape[1:])} is too large")
     _check("scale", scale, (batch, channels))
     _check("bias", bias, (channels,))
-    kind = 0
-    if noise is not None:
-        kind = 1 if noise.ndim == 2 else 2
-        _check("noise", noise, (height, width) if kind == 1 else (batch, 1, height, width))
     if next_scale is not None:
         _check("next_scale", next_scale, (batch, channels))
-    numbers = (batch, channels, height, width, kind, int(next_scale is not None), _float_bits(clamp))
-    return (x, scale, noise, bias, next_scale, *numbers, y)
+    if noise is None:
+        return 0
+    shared = noise.ndim == 2
+    _check("noise", noise, (height, width) if shared else (batch, 1, height, width))
+    return 1 if shared else 2
+
+
+def _check_rgb(x: Tensor, styles: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None, image: Tensor) -> bool:
+    """Whether the tensors fit together; returns whether the image is bytes."""
+    batch, channels, height, width = x.shape
+    as_bytes = image.dtype == torch.uint8
+    _check("image", image, (batch, height, width, 3) if as_bytes else (batch, 3, height, width), image.dtype)
+    _require(as_bytes or image.dtype == torch.float32, f"the image is {image.dtype}, not uint8 or float32")
+    _check("styles", styles, (batch, channels))
+    _check("weight", weight, (3, channels))
+    _check("bias", bias, (3,))
+    if skip is not None:
+        _require(height % 2 == 0 and width % 2 == 0, f"a skip image doubles to even sizes, not {height}x{width}")
+        _check("skip", skip, (batch, 3, height // 2, width // 2))
+    _require(x.dtype in TAGS, f"x is {x.dtype}: float32, float16 or bfloat16 are stored")
+    _require(max(channels, 3) * height * width <= MAX_SAMPLE, f"a sample of {list(x.shape[1:])} is too large")
+    return as_bytes
 
 
 def _channels_last(x: Tensor, y: Tensor) -> bool:

@@ -63,10 +63,14 @@ struct Epilogue {
         for (int lane = 0; lane < N; ++lane) values[lane] = {scales[lane], biases[lane], nexts[lane]};
     }
 
+    // Without the style scale of the next layer.
+    __device__ float unscaled(float x, const ChannelTerms& term, float noise_value) const {
+        const float value = x * term.scale + noise_value + term.bias;
+        return clamped(fmaxf(value, value * kLeakySlope), clamp);  // both are NaN when one is
+    }
+
     __device__ float operator()(float x, const ChannelTerms& term, float noise_value) const {
-        float value = x * term.scale + noise_value + term.bias;
-        value = value > 0.0f ? value : value * kLeakySlope;
-        return clamped(value, clamp) * term.next;
+        return unscaled(x, term, noise_value) * term.next;
     }
 };
 

@@ -39,60 +39,74 @@ __device__ inline void fir_naive(const T* x, const Epilogue& epilogue, T* y) {
 
 // ---- channels last ----
 
-constexpr int kRun = 8;   // outputs per thread along a row
 constexpr int kRows = 2;  // rows per thread: five inputs serve both where four serve one
 
-// A thread has L channels of kRows x kRun outputs. Per column it sums the rows; a column's sum enters four outputs of
-// its row, so three unfinished ones wait in registers.
+// Outputs per thread along a row: long runs read fewer columns twice, short ones make more threads of a small image.
+__device__ inline int run_length(int width) { return width < 64 ? 4 : (width < 256 ? width / 16 : 16); }
+
+// A thread has L channels of kRows rows of a run. Per column it sums the rows; a column's sum enters four outputs of
+// its row, so three unfinished ones wait in registers. The runs below one another are in one block: they read the rows
+// they share at about the same time, so one of them from the L1 cache.
 template <class T, int L>
 __device__ inline void fir_nhwc(const T* x, const Epilogue& epilogue, T* y) {
     const int channels = epilogue.channels, rows = epilogue.height + 1, columns = epilogue.width + 1;
-    const int slots = channels / L, runs = ceil_div(epilogue.width, kRun);
+    const int slots = channels / L, pairs = ceil_div(epilogue.height, kRows), run = run_length(epilogue.width);
     const int thread = blockIdx.x * kBlock + threadIdx.x;
     const int channel = thread % slots * L, site = thread / slots;
-    const int left = site % runs * kRun, top = site / runs * kRows;
-    if (top >= epilogue.height) return;
+    const int left = site / pairs * run, top = site % pairs * kRows;
+    const int end = left + run < epilogue.width ? left + run : epilogue.width;
+    if (left >= epilogue.width) return;
     for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
         const T* source = x + static_cast<size_t>(sample) * channels * rows * columns + channel;
         T* target = y + epilogue.sample_offset(sample) + channel;
         ChannelTerms terms[L];
         epilogue.terms_of(sample, channel, terms);
+#pragma unroll
+        for (int lane = 0; lane < L; ++lane) terms[lane].scale *= kFirGain;  // a power of two: nothing is rounded
         float pending[kRows][3][L] = {};
-#pragma unroll 1  // eleven copies of the body would not fit the instruction cache
-        for (int step = 0; step < kRun + 3; ++step) {
-            const int source_column = left - 1 + step, column = left - 3 + step;
-            if (column >= epilogue.width) break;
-            float sums[kRows][L] = {};
+#pragma unroll 1  // copies of the body would not fit the instruction cache
+        for (int column = left - 3; column < end; ++column) {  // the output that this step's input, two on, finishes
+            Packed<T, L> inputs[kRows + 3];
 #pragma unroll
             for (int i = 0; i < kRows + 3; ++i) {
-                const int source_row = top - 1 + i;
-                if (source_row < 0 || source_row >= rows || source_column < 0 || source_column >= columns) continue;
+                const int row = top - 1 + i, source_column = column + 2;
+                if (row >= 0 && row < rows && source_column >= 0 && source_column < columns) {
+                    inputs[i].load(source + (static_cast<size_t>(row) * columns + source_column) * channels);
+                } else {
+                    inputs[i].clear();
+                }
+            }
+            float sums[kRows][L];
+#pragma unroll
+            for (int i = 0; i < kRows + 3; ++i) {
                 float values[L];
-                load_lanes(source + (static_cast<size_t>(source_row) * columns + source_column) * channels, values);
+                inputs[i].floats(values);
 #pragma unroll
                 for (int row = 0; row < kRows; ++row) {
                     if (i < row || i > row + 3) continue;
 #pragma unroll
-                    for (int lane = 0; lane < L; ++lane) sums[row][lane] += fir_tap(i - row) * values[lane];
+                    for (int lane = 0; lane < L; ++lane) {
+                        sums[row][lane] = i == row ? values[lane] : sums[row][lane] + fir_tap(i - row) * values[lane];
+                    }
                 }
             }
 #pragma unroll
             for (int row = 0; row < kRows; ++row) {
-                float values[L];
+                float results[L];
 #pragma unroll
                 for (int lane = 0; lane < L; ++lane) {
                     const float sum = sums[row][lane];
-                    values[lane] = (pending[row][0][lane] + sum) * kFirGain;
+                    results[lane] = pending[row][0][lane] + sum;
                     pending[row][0][lane] = pending[row][1][lane] + 3.0f * sum;
                     pending[row][1][lane] = pending[row][2][lane] + 3.0f * sum;
                     pending[row][2][lane] = sum;
                 }
-                if (step < 3 || top + row >= epilogue.height) continue;
+                if (column < left || top + row >= epilogue.height) continue;
                 const int pixel = (top + row) * epilogue.width + column;
                 const float noise = epilogue.noise_at(sample, pixel);
 #pragma unroll
-                for (int lane = 0; lane < L; ++lane) values[lane] = epilogue(values[lane], terms[lane], noise);
-                store_lanes(target + static_cast<size_t>(pixel) * channels, values);
+                for (int lane = 0; lane < L; ++lane) results[lane] = epilogue(results[lane], terms[lane], noise);
+                store_lanes(target + static_cast<size_t>(pixel) * channels, results);
             }
         }
     }
@@ -105,12 +119,24 @@ constexpr int kTileWidth = 64;
 template <int L>
 constexpr int kTileHeight = kBlock * L / kTileWidth;  // so that each thread ends with one store
 
+// Input columns of a tile in shared memory, where a gap of L / 2 words after every 32 and rows of 4 n + 1 words lead the
+// threads of a warp, L columns apart on neighbouring rows, to 32 different banks.
+struct TileRow {
+    static constexpr int kColumns = kTileWidth + 3, kWords = kColumns + 10;
+    static_assert(kWords % 4 == 1);
+
+    template <int L>
+    __device__ static int place(int column) {
+        return column + column / 32 * (L / 2);
+    }
+};
+
 // A block has one tile of one plane. Input rows are of odd length (2 W + 1), so few start at 16 bytes: they are read
-// element by element, neighbours by neighbours, and only the output goes in 16-byte accesses.
+// element by element, neighbours by neighbours, a row per warp, and only the output goes in 16-byte accesses.
 template <class T, int L>
 __device__ inline void fir_nchw(const T* x, const Epilogue& epilogue, T* y) {
-    constexpr int H = kTileHeight<L>, kSlots = kTileWidth / L;
-    __shared__ float tile[H + 3][kTileWidth + 3];
+    constexpr int H = kTileHeight<L>, kSlots = kTileWidth / L, kWarp = 32;
+    __shared__ float tile[H + 3][TileRow::kWords];
     const int rows = epilogue.height + 1, columns = epilogue.width + 1;
     const int across = ceil_div(epilogue.width, kTileWidth), down = ceil_div(epilogue.height, H);
     const int left = blockIdx.x % across * kTileWidth, top = blockIdx.x / across % down * H;
@@ -121,26 +147,32 @@ __device__ inline void fir_nchw(const T* x, const Epilogue& epilogue, T* y) {
     for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
         const T* source = x + (static_cast<size_t>(sample) * epilogue.channels + channel) * rows * columns;
         __syncthreads();  // the last sample's tile has been read
-        for (int k = threadIdx.x; k < (H + 3) * (kTileWidth + 3); k += kBlock) {
-            const int i = k / (kTileWidth + 3), j = k % (kTileWidth + 3);
-            const int from_row = top - 1 + i, from_column = left - 1 + j;
-            const bool inside = from_row >= 0 && from_row < rows && from_column >= 0 && from_column < columns;
-            tile[i][j] = inside ? to_float(source[from_row * columns + from_column]) : 0.0f;
+#pragma unroll 2
+        for (int i = threadIdx.x / kWarp; i < H + 3; i += kBlock / kWarp) {
+            const int from_row = top - 1 + i;
+            const bool row_inside = from_row >= 0 && from_row < rows;
+#pragma unroll
+            for (int j = threadIdx.x % kWarp; j < TileRow::kColumns; j += kWarp) {
+                const int from_column = left - 1 + j;
+                const bool inside = row_inside && from_column >= 0 && from_column < columns;
+                tile[i][TileRow::place<L>(j)] = inside ? to_float(source[from_row * columns + from_column]) : 0.0f;
+            }
         }
         __syncthreads();
         if (!in_plane) continue;
         float sums[L + 3];
 #pragma unroll
         for (int j = 0; j < L + 3; ++j) {
-            sums[j] = tile[row][slot + j] + 3.0f * (tile[row + 1][slot + j] + tile[row + 2][slot + j]) +
-                      tile[row + 3][slot + j];
+            const int at = TileRow::place<L>(slot + j / L * L) + j % L;  // whole groups of L have no gap
+            const float inner = tile[row + 1][at] + tile[row + 2][at];
+            sums[j] = tile[row][at] + tile[row + 3][at] + 3.0f * inner;
         }
         const ChannelTerms term = epilogue.terms(sample, channel);
         float noise[L], values[L];
         epilogue.noise_of(sample, pixel, noise);
 #pragma unroll
         for (int lane = 0; lane < L; ++lane) {
-            const float sum = sums[lane] + 3.0f * (sums[lane + 1] + sums[lane + 2]) + sums[lane + 3];
+            const float sum = sums[lane] + sums[lane + 3] + 3.0f * (sums[lane + 1] + sums[lane + 2]);
             values[lane] = epilogue(sum * kFirGain, term, noise[lane]);
         }
         store_lanes(y + epilogue.sample_offset(sample) + static_cast<size_t>(channel) * epilogue.pixels() + pixel,

@@ -27,7 +27,7 @@ from ..files import atomic_path
 
 Compiler = Literal["nvrtc", "nvcc"]
 
-SOURCES = ("modconv_epilogue", "fir_epilogue", "to_rgb")
+SOURCES = ("modconv_epilogue", "fir_epilogue", "to_rgb", "epilogue_rgb", "modulation")
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 FLAGS = ("--std=c++17", "--ptxas-options=-v")
 ENTRY_VERSION = 1  # of the cache's entries: part of their name

@@ -45,11 +45,12 @@ __device__ inline void modconv_nchw(const T* x, const Epilogue& epilogue, T* y) 
     if (first >= stride) return;
     for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
         const size_t offset = epilogue.sample_offset(sample) + pixel;
-        float noise[L], values[kVisits][L];
+        float noise[L];
+        Packed<T, L> inputs[kVisits];
 #pragma unroll  // every load is under way before the first is used
         for (int visit = 0; visit < kVisits; ++visit) {
             const int channel = first + visit * stride;
-            if (channel < channels) load_lanes(x + offset + static_cast<size_t>(channel) * pixels, values[visit]);
+            if (channel < channels) inputs[visit].load(x + offset + static_cast<size_t>(channel) * pixels);
         }
         epilogue.noise_of(sample, pixel, noise);
 #pragma unroll
@@ -57,9 +58,11 @@ __device__ inline void modconv_nchw(const T* x, const Epilogue& epilogue, T* y) 
             const int channel = first + visit * stride;
             if (channel >= channels) break;
             const ChannelTerms term = epilogue.terms(sample, channel);
+            float values[L];
+            inputs[visit].floats(values);
 #pragma unroll
-            for (int lane = 0; lane < L; ++lane) values[visit][lane] = epilogue(values[visit][lane], term, noise[lane]);
-            store_lanes(y + offset + static_cast<size_t>(channel) * pixels, values[visit]);
+            for (int lane = 0; lane < L; ++lane) values[lane] = epilogue(values[lane], term, noise[lane]);
+            store_lanes(y + offset + static_cast<size_t>(channel) * pixels, values);
         }
     }
 }
@@ -75,11 +78,11 @@ __device__ inline void modconv_nhwc(const T* x, const Epilogue& epilogue, T* y) 
     for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
         const size_t offset = epilogue.sample_offset(sample) + channel;
         ChannelTerms terms[L];
-        float values[kVisits][L];
+        Packed<T, L> inputs[kVisits];
 #pragma unroll
         for (int visit = 0; visit < kVisits; ++visit) {
             const int pixel = first + visit * stride;
-            if (pixel < pixels) load_lanes(x + offset + static_cast<size_t>(pixel) * channels, values[visit]);
+            if (pixel < pixels) inputs[visit].load(x + offset + static_cast<size_t>(pixel) * channels);
         }
         epilogue.terms_of(sample, channel, terms);
 #pragma unroll
@@ -87,9 +90,11 @@ __device__ inline void modconv_nhwc(const T* x, const Epilogue& epilogue, T* y) 
             const int pixel = first + visit * stride;
             if (pixel >= pixels) break;
             const float noise = epilogue.noise_at(sample, pixel);
+            float values[L];
+            inputs[visit].floats(values);
 #pragma unroll
-            for (int lane = 0; lane < L; ++lane) values[visit][lane] = epilogue(values[visit][lane], terms[lane], noise);
-            store_lanes(y + offset + static_cast<size_t>(pixel) * channels, values[visit]);
+            for (int lane = 0; lane < L; ++lane) values[lane] = epilogue(values[lane], terms[lane], noise);
+            store_lanes(y + offset + static_cast<size_t>(pixel) * channels, values);
         }
     }
 }

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .calls import channels_last, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
+from .calls import (
+    channels_last,
+    epilogue_rgb_call,
+    fir_epilogue_call,
+    modconv_epilogue_call,
+    modulation_call,
+    to_rgb_call,
+)
 from .launch import launch
 
 
@@ -196,6 +203,157 @@ def _rgb_on_cuda(
     return image
 
 
+# ---- epilogue and toRGB ----
+
+
+@torch.library.custom_op("dcp_deploy::epilogue_rgb", mutates_args=(), device_types="cpu")
+def epilogue_rgb(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    rgb_bias: Tensor,
+    skip: Tensor | None = None,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+    rgb_clamp: float | None = None,
+    as_bytes: bool = False,
+    keep: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """:func:`.reference.epilogue_rgb`: (y, image). Without ``keep`` an empty tensor takes the place of y.
+
+    On a GPU one kernel does it where x is channels last; else the epilogue's runs twice, before toRGB's in float32.
+    """
+    y, image = reference.epilogue_rgb(
+        x,
+        scale,
+        noise,
+        bias,
+        styles,
+        weight,
+        rgb_bias,
+        skip,
+        next_scale=next_scale,
+        clamp=clamp,
+        rgb_clamp=rgb_clamp,
+        as_bytes=as_bytes,
+    )
+    return _like_empty(y, _empty(x, *x.shape[1:])) if keep else x.new_empty(0), image.contiguous()
+
+
+def _both_shapes(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    rgb_bias: Tensor,
+    skip: Tensor | None = None,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+    rgb_clamp: float | None = None,
+    as_bytes: bool = False,
+    keep: bool = True,
+) -> tuple[Tensor, Tensor]:
+    y = _empty(x, *x.shape[1:]) if keep else x.new_empty(0)
+    return y, _rgb_shape(x, styles, weight, rgb_bias, skip, rgb_clamp, as_bytes)
+
+
+def _both_on_cuda(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    rgb_bias: Tensor,
+    skip: Tensor | None = None,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+    rgb_clamp: float | None = None,
+    as_bytes: bool = False,
+    keep: bool = True,
+) -> tuple[Tensor, Tensor]:
+    y, image = _both_shapes(
+        x, scale, noise, bias, styles, weight, rgb_bias, skip, next_scale, clamp, rgb_clamp, as_bytes, keep
+    )
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        image = _rgb_on_cuda(
+            _modconv_on_cuda(x.float(), scale, noise, bias, None, clamp),
+            styles,
+            weight,
+            rgb_bias,
+            skip,
+            rgb_clamp,
+            as_bytes,
+        )
+        return _modconv_on_cuda(x, scale, noise, bias, next_scale, clamp) if keep else y, image
+    call = epilogue_rgb_call(
+        x,
+        scale.contiguous(),
+        None if noise is None else noise.contiguous(),
+        bias.contiguous(),
+        styles.contiguous(),
+        weight.contiguous(),
+        rgb_bias.contiguous(),
+        None if skip is None else skip.contiguous(),
+        y if keep else None,
+        image,
+        next_scale=None if next_scale is None else next_scale.contiguous(),
+        clamp=clamp,
+        rgb_clamp=rgb_clamp,
+    )
+    launch(call, x.device)
+    return y, image
+
+
+# ---- styles of all layers ----
+
+
+@torch.library.custom_op("dcp_deploy::modulation", mutates_args=(), device_types="cpu")
+def modulation(
+    styles: Tensor,
+    energy: Tensor,
+    root_eps: Tensor,
+    layers: Tensor,
+    blocks: Tensor,
+    direction_size: int,
+    scale_size: int,
+) -> tuple[Tensor, Tensor]:
+    """:func:`.reference.modulation`: (directions, scales), flat. The tables are those of StyledLayers."""
+    return reference.modulation(styles, energy, root_eps, layers, direction_size, scale_size)
+
+
+def _modulation_shapes(
+    styles: Tensor,
+    energy: Tensor,
+    root_eps: Tensor,
+    layers: Tensor,
+    blocks: Tensor,
+    direction_size: int,
+    scale_size: int,
+) -> tuple[Tensor, Tensor]:
+    batch = styles.shape[0]
+    return styles.new_empty(batch * direction_size), styles.new_empty(batch * scale_size)
+
+
+def _modulation_on_cuda(
+    styles: Tensor,
+    energy: Tensor,
+    root_eps: Tensor,
+    layers: Tensor,
+    blocks: Tensor,
+    direction_size: int,
+    scale_size: int,
+) -> tuple[Tensor, Tensor]:
+    directions, scales = _modulation_shapes(styles, energy, root_eps, layers, blocks, direction_size, scale_size)
+    launch(modulation_call(styles.contiguous(), energy, root_eps, layers, blocks, directions, scales), styles.device)
+    return directions, scales
+
+
 # ---- registration: by call, for a decorator would hide the types of what it decorates ----
 
 modconv_epilogue.register_fake(_modconv_shape)
@@ -204,3 +362,7 @@ fir_epilogue.register_fake(_fir_shape)
 fir_epilogue.register_kernel("cuda")(_fir_on_cuda)
 to_rgb.register_fake(_rgb_shape)
 to_rgb.register_kernel("cuda")(_rgb_on_cuda)
+epilogue_rgb.register_fake(_both_shapes)
+epilogue_rgb.register_kernel("cuda")(_both_on_cuda)
+modulation.register_fake(_modulation_shapes)
+modulation.register_kernel("cuda")(_modulation_on_cuda)

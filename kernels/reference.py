@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAKY_SLOPE = 0.2
+SMALLEST_PEAK = 1e-12  # stands in for max|s| of styles that are all zero
 FIR = (1.0, 3.0, 3.0, 1.0)  # the up-sampling low-pass per axis; outer(FIR, FIR) / 16 has the gain 4 of zero insertion
 
 
@@ -89,6 +90,56 @@ def to_rgb_bytes(
     """:func:`to_rgb` of the last resolution, as uint8 [B, H, W, 3]: clip(127.5 v + 128, 0, 255), truncated."""
     image = to_rgb(x, styles, weight, bias, skip, clamp=clamp)
     return (image * 127.5 + 128.0).clamp(0.0, 255.0).permute(0, 2, 3, 1).contiguous().to(torch.uint8)
+
+
+def epilogue_rgb(
+    x: Tensor,
+    scale: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+    styles: Tensor,
+    weight: Tensor,
+    rgb_bias: Tensor,
+    skip: Tensor | None = None,
+    *,
+    next_scale: Tensor | None = None,
+    clamp: float | None = None,
+    rgb_clamp: float | None = None,
+    as_bytes: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(y, image): the last epilogue of a resolution, and :func:`to_rgb` or :func:`to_rgb_bytes` of what it makes.
+
+    The colours see the features before ``next_scale`` and before they are rounded to the type of x.
+    """
+    features = modconv_epilogue(x.float(), scale, noise, bias, clamp=clamp)
+    colours = to_rgb_bytes if as_bytes else to_rgb
+    image = colours(features, styles, weight, rgb_bias, skip, clamp=rgb_clamp)
+    y = features if next_scale is None else features * next_scale[:, :, None, None]
+    return y.to(x.dtype), image
+
+
+def modulation(
+    styles: Tensor, energy: Tensor, root_eps: Tensor, layers: Tensor, direction_size: int, scale_size: int
+) -> tuple[Tensor, Tensor]:
+    """(directions, scales) of all layers, see :class:`.modulation.StyledLayers`: float32, layer by layer, [B, C] each.
+
+    styles [B, all inputs], energy [inputs, outputs] of every layer, flat, root_eps [layers]. With peak = max|s| per
+    sample and layer: directions are s / peak, scales are rsqrt(directions^2 energy + (root_eps / peak)^2). A layer
+    without outputs is not demodulated: its directions are its styles. Gaps between layers are zero.
+    """
+    batch = len(styles)
+    directions, scales = styles.new_zeros(batch * direction_size), styles.new_zeros(batch * scale_size)
+    for number, row in enumerate(layers.tolist()):
+        inputs, outputs, style, direction, scale, first = row
+        part = styles[:, style : style + inputs]
+        if outputs:
+            peak = part.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST_PEAK)
+            part = part / peak
+            weights = energy[first : first + inputs * outputs].view(inputs, outputs)
+            made = torch.rsqrt(part.square() @ weights + (root_eps[number] / peak).square())
+            scales[batch * scale : batch * (scale + outputs)] = made.flatten()
+        directions[batch * direction : batch * (direction + inputs)] = part.flatten()
+    return directions, scales
 
 
 def _fir_kernel(device: torch.device) -> Tensor:

@@ -83,58 +83,113 @@ struct alignas(16) Words {
     unsigned word[4];
 };
 
-__device__ inline void unpack(const Words& words, int lane, float& value) { value = bits_to_float(words.word[lane]); }
+// A word holds one float or two neighbours of 16 bits. From sm80 on one instruction rounds a pair.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define ROUNDS_PAIRS
+#endif
 
-template <class T>
-__device__ inline void unpack(const Words& words, int lane, T& value) {
-    value.bits = static_cast<unsigned short>(words.word[lane / 2] >> (16 * (lane % 2)));
+__device__ inline void unpack(unsigned word, Half, float& low, float& high) {
+#if defined(__CUDACC__)
+    asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }"
+        : "=f"(low), "=f"(high)
+        : "r"(word));
+#else
+    low = to_float(Half{static_cast<unsigned short>(word)});
+    high = to_float(Half{static_cast<unsigned short>(word >> 16)});
+#endif
 }
 
-__device__ inline void pack(float value, int lane, Words& words) { words.word[lane] = float_to_bits(value); }
+__device__ inline void unpack(unsigned word, BFloat16, float& low, float& high) {
+    low = bits_to_float(word << 16);
+    high = bits_to_float(word & 0xffff0000u);
+}
 
 template <class T>
-__device__ inline void pack(T value, int lane, Words& words) {
-    if (lane % 2 == 0) {
-        words.word[lane / 2] = value.bits;
-    } else {
-        words.word[lane / 2] |= static_cast<unsigned>(value.bits) << 16;
+__device__ inline unsigned pack(T, float low, float high) {
+    T first, second;
+    from_float(low, first);
+    from_float(high, second);
+    return first.bits | static_cast<unsigned>(second.bits) << 16;
+}
+
+#if defined(ROUNDS_PAIRS)
+__device__ inline unsigned pack(Half, float low, float high) {
+    unsigned word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
+__device__ inline unsigned pack(BFloat16, float low, float high) {
+    unsigned word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+#endif
+
+template <class T, int L>
+__device__ inline void unpack(const Words& words, float (&values)[L]) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        if constexpr (L == 4) {
+            values[k] = bits_to_float(words.word[k]);
+        } else {
+            unpack(words.word[k], T{}, values[2 * k], values[2 * k + 1]);
+        }
+    }
+}
+
+template <class T, int L>
+__device__ inline void pack(const float (&values)[L], Words& words) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        if constexpr (L == 4) {
+            words.word[k] = float_to_bits(values[k]);
+        } else {
+            words.word[k] = pack(T{}, values[2 * k], values[2 * k + 1]);
+        }
     }
 }
 
 // L neighbours as floats: kLanes in one 16-byte access, or a single one. Kernels exist for both: the wide form where
 // every row starts at a multiple of 16 bytes and holds whole groups, which the caller checks, the narrow one for any
 // other shape. So neither has tails, and neighbouring threads touch neighbouring memory in both.
+//
+// A Packed is what is read or written; of 16-bit types it takes half the registers that the floats take.
+template <class T, int L>
+struct Packed {
+    static_assert(L == kLanes<T>, "one element or sixteen bytes");
+    Words words;
+
+    __device__ void load(const T* from) { words = *reinterpret_cast<const Words*>(from); }
+    __device__ void store(T* to) const { *reinterpret_cast<Words*>(to) = words; }
+    __device__ void clear() { words = Words{}; }
+    __device__ void floats(float (&values)[L]) const { unpack<T>(words, values); }
+    __device__ void round(const float (&values)[L]) { pack<T>(values, words); }
+};
+
+template <class T>
+struct Packed<T, 1> {
+    T element;
+
+    __device__ void load(const T* from) { element = *from; }
+    __device__ void store(T* to) const { *to = element; }
+    __device__ void clear() { element = T{}; }
+    __device__ void floats(float (&values)[1]) const { values[0] = to_float(element); }
+    __device__ void round(const float (&values)[1]) { from_float(values[0], element); }
+};
+
 template <class T, int L>
 __device__ inline void load_lanes(const T* from, float (&values)[L]) {
-    static_assert(L == 1 || L == kLanes<T>, "one element or sixteen bytes");
-    if constexpr (L == 1) {
-        values[0] = to_float(*from);
-    } else {
-        const Words words = *reinterpret_cast<const Words*>(from);
-#pragma unroll
-        for (int lane = 0; lane < L; ++lane) {
-            T stored;
-            unpack(words, lane, stored);
-            values[lane] = to_float(stored);
-        }
-    }
+    Packed<T, L> packed;
+    packed.load(from);
+    packed.floats(values);
 }
 
 template <class T, int L>
 __device__ inline void store_lanes(T* to, const float (&values)[L]) {
-    static_assert(L == 1 || L == kLanes<T>, "one element or sixteen bytes");
-    if constexpr (L == 1) {
-        from_float(values[0], *to);
-    } else {
-        Words words;
-#pragma unroll
-        for (int lane = 0; lane < L; ++lane) {
-            T stored;
-            from_float(values[lane], stored);
-            pack(stored, lane, words);
-        }
-        *reinterpret_cast<Words*>(to) = words;
-    }
+    Packed<T, L> packed;
+    packed.round(values);
+    packed.store(to);
 }
 
 // N neighbours of a float array, four at a time where N allows. The wide forms hold its address to 16 bytes as well.
@@ -162,5 +217,10 @@ __device__ inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // Symmetric, and NaN passes through as in torch.clamp: fminf and fmaxf would hide it.
 __device__ inline float clamped(float value, float limit) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("min.NaN.f32 %0, %0, %1; max.NaN.f32 %0, %0, %2;" : "+f"(value) : "f"(limit), "f"(-limit));
+    return value;
+#else
     return value > limit ? limit : (value < -limit ? -limit : value);
+#endif
 }

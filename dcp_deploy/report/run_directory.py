@@ -106,19 +106,28 @@ class Metrics(Measurable):
 
 
 class Check(Record):
-    """One reason to pass or fail: ``value``, None when not finite, may be at most ``limit``."""
+    """One reason to pass or fail: ``value``, None when not finite, is to be "at most" or "at least" ``limit``."""
 
     name: str
     value: float | None = None
     limit: float | None = None
+    bound: str = "at most"
     passed: bool
     detail: str = ""
+
+
+class Layers(Record):
+    """The comparison layer by layer, in a sentence; ``first``: the first layer out of tolerance."""
+
+    first: str | None = None
+    verdict: str = ""
 
 
 class Pair(Record):
     """Parity of one exported file with its network (``ParityReport.to_dict``).
 
-    ``max_abs``, ``mean_abs`` in [-1, 1]; ``max_steps``, ``mean_steps`` in 8-bit steps; ``differing``: share of values.
+    ``max_abs``, ``mean_abs``, ``p999_abs`` (99.9 % quantile) in [-1, 1]; ``max_steps``, ``mean_steps`` in 8-bit steps;
+    ``differing``: share of values; ``least_ssim``: of the least alike image.
     """
 
     passed: bool
@@ -131,6 +140,10 @@ class Pair(Record):
     mean_steps: float | None = None
     differing: float | None = None
     psnr_db: float | None = None
+    p999_abs: float | None = None
+    least_ssim: float | None = None
+    precision: str | None = None
+    layers: Layers | None = None
 
 
 class Parity(Measurable):

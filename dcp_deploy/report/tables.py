@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from . import text
-from .run_directory import MODELS, Pair, RunDirectory
+from .run_directory import MODELS, Check, Pair, RunDirectory
 
 Cell = str | None
 
@@ -147,11 +147,13 @@ def parity_table(run: RunDirectory) -> Table:
         "exported file",
         "images",
         "largest",
+        "99.9 %",
         "mean",
         "largest, 8-bit",
         "mean, 8-bit",
         "differing",
         "PSNR",
+        "least SSIM",
         "gate",
     )
     rows = tuple(
@@ -159,20 +161,24 @@ def parity_table(run: RunDirectory) -> Table:
             name,
             text.plain(pair.images, 0),
             text.short(pair.max_abs),
+            text.short(pair.p999_abs),
             text.short(pair.mean_abs),
             text.short(pair.max_steps),
             text.short(pair.mean_steps),
             None if pair.differing is None else f"{pair.differing:.3%}",
             _psnr(pair),
+            None if pair.least_ssim is None else f"{pair.least_ssim:.4f}",
             "passed" if pair.passed else "FAILED",
         )
         for name, pair in pairs.items()
     )
     psis = next((pair.psis for pair in pairs.values() if pair.psis), [])
     notes = [
-        f"Each latent at ψ {', '.join(f'{psi:g}' for psi in psis)}. Largest and mean difference in images of [-1, 1], "
-        "and of their 8-bit values; the share of 8-bit values that differ at all."
+        f"Each latent at ψ {', '.join(f'{psi:g}' for psi in psis)}. Largest difference, 99.9 % quantile and mean in "
+        "images of [-1, 1], largest and mean of their 8-bit values; the share of 8-bit values that differ at all; the "
+        "structural similarity of the least alike image."
     ] if psis else []  # fmt: skip
+    notes += [f"{name}: {p.layers.verdict}." for name, p in pairs.items() if not p.passed and p.layers]
     if run.parity and run.parity.reason:
         notes.append(run.parity.reason)
     return Table(headings, rows, tuple(notes))
@@ -189,10 +195,15 @@ def checks_table(run: RunDirectory) -> Table:
     pairs = run.parity.pairs if run.parity else {}
     checks = [(name, check) for name, pair in pairs.items() for check in pair.checks]
     rows = tuple(
-        (name, check.name, text.short(check.value), text.short(check.limit), "passed" if check.passed else "FAILED")
+        (name, check.name, text.short(check.value), _limit(check), "passed" if check.passed else "FAILED")
         for name, check in sorted(checks, key=lambda entry: entry[1].passed)
     )
-    return Table(("exported file", "check", "measured", "at most", "result"), rows)
+    return Table(("exported file", "check", "measured", "limit", "result"), rows)
+
+
+def _limit(check: Check) -> Cell:
+    limit = text.short(check.limit)
+    return None if limit is None else f"{check.bound} {limit}"
 
 
 def worst_difference(run: RunDirectory) -> str:

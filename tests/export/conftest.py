@@ -8,12 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
+import onnx
 import pytest
 import torch
 
 from dcp_deploy.bundling import contents_of
 from dcp_deploy.errors import DcpDeployError
-from dcp_deploy.export import export_onnx
+from dcp_deploy.export import Engine, build_engine, export_onnx
 from dcp_deploy.export.bundle import write_bundle
 from dcp_deploy.export.server import Program, Server, find_program, running_server
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
@@ -131,6 +132,31 @@ def tensorrt_bindings(request: pytest.FixtureRequest) -> Path:
     except STUBS.Unavailable as error:
         pytest.skip(str(error))
     return folder
+
+
+@pytest.fixture(scope="session")
+def engine(uint8_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    pytest.importorskip("tensorrt_rtx", reason="the extra 'rtx' is not installed")
+    return build_engine(
+        uint8_onnx, tmp_path_factory.mktemp("engine") / "x.engine", target="sm89, RTX 5090", batch=(1, 4, 16)
+    )
+
+
+@pytest.fixture
+def copy(engine: Engine, tmp_path: Path) -> Path:
+    """The engine and its manifest, to be spoiled."""
+    for suffix in (".engine", ".json"):
+        (tmp_path / "x").with_suffix(suffix).write_bytes(engine.path.with_suffix(suffix).read_bytes())
+    return tmp_path / "x.engine"
+
+
+@pytest.fixture
+def external_onnx(float_onnx: Path, tmp_path: Path) -> Path:
+    """The same with its weights in a file beside it."""
+    path = tmp_path / "external.onnx"
+    model = onnx.load(float_onnx)
+    onnx.save(model, path, save_as_external_data=True, location="external.data", size_threshold=64)
+    return path
 
 
 # ---- bundles and a real server ----

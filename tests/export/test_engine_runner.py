@@ -151,12 +151,13 @@ def expected(z: Any, psi: Any) -> Any:
 @pytest.mark.parametrize(("batch", "parts"), [(1, [2]), (2, [2]), (5, [5]), (11, [5, 5, 2])])
 def test_any_batch_is_drawn_within_the_profile(batch: int, parts: list[int]) -> None:
     opened = session()
-    runner = runner_of("x.engine", {"profile": PROFILE, "resolution": 2}, opened)
+    runner = runner_of("x.engine", {"profile": PROFILE, "resolution": 2, "precision": "fp16+fp32"}, opened)
     z, psi = np.random.default_rng(0).normal(size=(batch, 4)), np.linspace(0.2, 1.0, batch)
     images = runner(z, psi)
     np.testing.assert_allclose(images, expected(z, psi), rtol=1e-5)  # sums of four in float32
     assert opened.context.batches == parts
     assert (runner.z_dim, runner.c_dim, runner.resolution, runner.image) == (4, 0, 2, "float")
+    assert (runner.batch, runner.facts["precision"]) == ((2, 5), "fp16+fp32")
 
 
 def test_a_batch_that_the_engine_refuses_is_an_input_error() -> None:
@@ -231,7 +232,7 @@ OWNERS = {"runtime": "Runtime", "engine": "ICudaEngine", "context": "IExecutionC
 
 
 def used_names() -> dict[str, set[str]]:
-    """What the module reads of TensorRT, by class: ``self.context.x`` is IExecutionContext's, ``trt.x`` the package's."""
+    """What the module reads of TensorRT, by class: ``self.context.x`` of IExecutionContext, ``trt.x`` of trt."""
     used: dict[str, set[str]] = {owner: set() for owner in (*OWNERS.values(), "package")}
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(node, ast.Attribute):

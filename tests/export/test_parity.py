@@ -2,20 +2,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 from PIL import Image
 
-from dcp_deploy.errors import ParityError, UsageError
-from dcp_deploy.export import ParityReport, Runner, Tolerance, load_runner, verify
+from dcp_deploy.errors import InputError, ParityError, UsageError
+from dcp_deploy.export import ParityReport, Runner, Tolerance, load_runner, tolerance_for, verify
+from dcp_deploy.export.sides import Stream
 from dcp_deploy.generators import Generator
 
+from .breaking import broken, edit
 from .conftest import random_generator
 
 FEW = 6  # latents; times three psi
@@ -30,62 +31,9 @@ def redraw(runner: Runner, change: Callable[[np.ndarray], np.ndarray]) -> Runner
     return dataclasses.replace(runner, name="changed", draw=lambda z, psi, c: change(runner.draw(z, psi, c)))
 
 
-def broken(source: Path, target: Path, damage: Callable[[onnx.ModelProto], None]) -> Path:
-    """An exported file with one mistake in it."""
-    model = onnx.load(source)
-    damage(model)
-    onnx.save(model, target)
-    return target
-
-
-def edit(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[onnx.ModelProto], None]:
-    def damage(model: onnx.ModelProto) -> None:
-        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-        changed = np.ascontiguousarray(change(numpy_helper.to_array(tensor).copy()))
-        tensor.CopyFrom(numpy_helper.from_array(changed, name))
-
-    return damage
-
-
-def ignore_psi(model: onnx.ModelProto) -> None:
-    """Every sample takes the psi of the first: right for batches of one psi only."""
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "first"))
-    node = next(node for node in model.graph.node if node.name == "styles/Unsqueeze")
-    node.input[0] = "first psi"
-    model.graph.node.insert(0, onnx.helper.make_node("Gather", ["psi", "first"], ["first psi"]))
-
-
 def set_nan(values: np.ndarray) -> np.ndarray:
     values.flat[0] = np.nan
     return values
-
-
-def shift_filter(model: onnx.ModelProto) -> None:
-    """The FIR of the up-sampling layers, which lies in the body of their operator, a sample late."""
-    body = next(function for function in model.functions if function.name.startswith("FirEpilogue"))
-    taps = next(node for node in body.node if node.output[0] == "tap").attribute[0].t
-    taps.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(taps), 1, axis=3)))
-
-
-MISTAKES = {
-    "flipped convolution": edit("synthesis.b16.conv0.weight", lambda w: w[:, :, ::-1, ::-1]),
-    "shifted low-pass filter": shift_filter,
-    "dropped noise": edit("synthesis.b32.conv1.noise", np.zeros_like),
-    "no demodulation of one layer": edit("synthesis.b8.conv1.energy", np.ones_like),
-    "psi of another sample": ignore_psi,
-    "swapped colours": edit("synthesis.b32.torgb.weight", lambda w: w[::-1]),
-    "NaN in a weight": edit("synthesis.b8.conv0.weight", set_nan),
-    "constant input lost": edit("synthesis.const", np.zeros_like),
-}
-
-MISTAKES_OF_STYLEGAN3 = {
-    "phases lost": edit("synthesis.input.phases", np.zeros_like),
-    "turned the other way": edit("synthesis.input.along_sine", np.negative),
-    "flipped convolution": edit("synthesis.L0.conv.weight", lambda w: w[:, :, ::-1, ::-1]),
-    "magnitude of one layer lost": edit("synthesis.L1.conv.energy", lambda energy: energy * 2),
-    "up-sampling a sample late": edit("synthesis.L2.lrelu.up", lambda u: np.roll(u, 1, axis=0)),
-    "image scale lost": edit("synthesis.torgb.weight", lambda w: 4 * w),
-}
 
 
 def test_an_export_passes(unconditional: Generator, float_onnx: Path) -> None:
@@ -94,6 +42,8 @@ def test_an_export_passes(unconditional: Generator, float_onnx: Path) -> None:
     assert report.images == FEW * 3
     assert 0 < report.max_abs < 2e-5  # two orders of summation in float32
     assert report.psnr_db > 100
+    assert report.least_ssim > 0.99999
+    assert (report.precision, report.tolerance, report.layers) == ("fp32", Tolerance(), None)
     report.raise_for_failure()
 
 
@@ -115,40 +65,15 @@ def test_a_uint8_export_of_stylegan3_with_radial_filters_passes(rotating: Genera
     assert report.max_steps <= 1
 
 
-@pytest.mark.parametrize("mistake", MISTAKES_OF_STYLEGAN3)
-def test_a_broken_export_of_stylegan3_fails(
-    mistake: str, translating: Generator, translating_onnx: Path, tmp_path: Path
-) -> None:
-    path = broken(translating_onnx, tmp_path / "broken.onnx", MISTAKES_OF_STYLEGAN3[mistake])
-    assert "largest difference" in failed(verify(translating, path, latents=2))
-
-
 def test_identical_sides_have_no_distance(unconditional: Generator) -> None:
     report = verify(unconditional, unconditional, latents=2)
     assert report.passed
-    assert (report.max_abs, report.max_steps, report.psnr_db) == (0.0, 0, None)
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_broken_export_fails(mistake: str, unconditional: Generator, float_onnx: Path, tmp_path: Path) -> None:
-    path = broken(float_onnx, tmp_path / "broken.onnx", MISTAKES[mistake])
-    report = verify(unconditional, path, latents=FEW)
-    assert not report.passed
-    assert "largest difference" in failed(report)
-    with pytest.raises(ParityError, match=r"differ") as caught:
-        report.raise_for_failure()
-    assert caught.value.exit_code == 5
-
-
-def test_a_broken_uint8_export_fails(conditional: Generator, uint8_onnx: Path, tmp_path: Path) -> None:
-    path = broken(uint8_onnx, tmp_path / "broken.onnx", MISTAKES["dropped noise"])
-    assert {"largest 8-bit difference", "share of 8-bit values that differ"} & failed(
-        verify(conditional, path, latents=FEW)
-    )
+    assert (report.max_abs, report.max_steps, report.psnr_db, report.ssim) == (0.0, 0, None, pytest.approx(1.0))
+    assert (report.p999_abs, report.p999_steps) == (0.0, 0)
 
 
 def test_nan_is_counted_and_no_distance_is_invented(unconditional: Generator, float_onnx: Path, tmp_path: Path) -> None:
-    path = broken(float_onnx, tmp_path / "nan.onnx", MISTAKES["NaN in a weight"])
+    path = broken(float_onnx, tmp_path / "nan.onnx", edit("synthesis.b8.conv0.weight", set_nan))
     report = verify(unconditional, path, latents=2)
     assert "values of b not finite" in failed(report)
     assert report.max_abs is None
@@ -168,6 +93,16 @@ def test_one_image_for_all_latents_fails(unconditional: Generator) -> None:
 
 def test_psi_zero_may_draw_the_mean_only(unconditional: Generator) -> None:
     assert verify(unconditional, unconditional, latents=2, psis=(0.0, 1.0)).passed
+
+
+def test_a_fault_of_the_original_is_not_blamed_on_the_export(unconditional: Generator, float_onnx: Path) -> None:
+    def grey(images: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(images[:, :, :1, :1], images.shape).copy()
+
+    report = verify(*(redraw(load_runner(side), grey) for side in (unconditional, float_onnx)), latents=2)
+    details = {check.name: check.detail for check in report.checks}
+    assert "the original: 6 images too; the network is like that" in details["images of b of one colour"]
+    assert "the original" not in details["images of a of one colour"]
 
 
 def test_flat_images_fail(unconditional: Generator) -> None:
@@ -208,6 +143,10 @@ def test_the_worst_sample_is_found_again(unconditional: Generator) -> None:
 
     report = verify(runner, dataclasses.replace(runner, draw=spoil), latents=5, seed=10)
     assert report.worst == (13, 0.7)
+    listed = report.worst_list
+    assert len(listed) == 8 and (listed[0].seed, listed[0].psi) == (13, 0.7)
+    assert listed[0].max_abs == report.max_abs and listed[0].ssim == pytest.approx(report.least_ssim)
+    assert listed[1].max_abs == 0.0
     assert len(calls) == 15
     with pytest.raises(ParityError, match=r"worst: seed 13, psi 0\.7"):
         report.raise_for_failure()
@@ -228,12 +167,55 @@ def test_batches_change_size_and_mix_psi(unconditional: Generator) -> None:
     assert mixed == [1, 3, 3, 1, 3, 3]
 
 
+def test_batches_are_those_that_both_sides_take(unconditional: Generator) -> None:
+    runner = load_runner(unconditional)
+    few, many = (dataclasses.replace(runner, batch=bounds) for bounds in ((2, 5), (1, 64)))
+    assert verify(few, many, latents=4).batches == (2, 3, 5)
+    assert verify(runner, dataclasses.replace(runner, batch=(4, 4)), latents=3).batches == (4,)  # 9 pairs: 4, 4, 4
+    with pytest.raises(UsageError, match="no batch fits both: they take 2 to 5 and 8 to 9"):
+        verify(few, dataclasses.replace(runner, batch=(8, 9)), latents=4)
+
+
+def test_the_tolerance_is_that_of_the_coarser_precision_declared(unconditional: Generator) -> None:
+    runner = load_runner(unconditional)
+    half = dataclasses.replace(runner, facts={"precision": "fp16+fp32"})  # as the manifest of an engine says it
+    for sides in ((runner, half), (half, runner)):
+        report = verify(*sides, latents=2)
+        assert (report.precision, report.tolerance) == ("fp16", tolerance_for("fp16"))
+    assert verify(runner, half, latents=2, precision="fp32").tolerance == Tolerance()
+    with pytest.raises(InputError, match=r"its precision is 'fp8'"):
+        verify(runner, dataclasses.replace(runner, facts={"precision": "fp8"}), latents=2)
+
+
+def test_nan_passes_in_no_precision(unconditional: Generator) -> None:
+    runner = load_runner(unconditional)
+    sick = redraw(runner, lambda images: np.where(images == images.max(), np.float32(np.nan), images))
+    for precision in ("fp32", "fp16", "bf16", "int8"):
+        report = verify(runner, sick, latents=2, precision=precision)
+        by_precision = {"largest difference"} if precision == "fp32" else {
+            "mean difference", "PSNR of the worst image", "SSIM of the least alike image"
+        }  # fmt: skip
+        assert {"values of b not finite"} | by_precision <= failed(report)
+        json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(unconditional: Generator) -> None:
+    stream = Stream(*(load_runner(unconditional) for _ in range(2)))
+    sizes = []
+    for start in range(0, 60, 20):
+        stream.compare([(seed, 0.7) for seed in range(start, start + 20)])
+        sizes.append(len(pickle.dumps(vars(stream.distances))))
+    assert len(set(sizes[1:])) == 1
+
+
 def test_a_tolerance_of_ones_own_is_used_and_recorded(unconditional: Generator) -> None:
     darker = redraw(load_runner(unconditional), lambda images: images - np.float32(0.01))
     assert not verify(unconditional, darker, latents=2).passed
     loose = verify(unconditional, darker, latents=2, tolerance=Tolerance(max_abs=0.02, max_steps=3, differing=1.0))
     assert loose.passed
-    assert loose.to_dict()["tolerance"] == {"max_abs": 0.02, "max_steps": 3, "differing": 1.0}
+    assert loose.precision is None
+    recorded = {name: value for name, value in loose.to_dict()["tolerance"].items() if value is not None}
+    assert recorded == {"max_abs": 0.02, "max_steps": 3, "differing": 1.0, "layer": Tolerance().layer}
 
 
 def test_distances_are_those_of_the_clamped_images(unconditional: Generator) -> None:
@@ -251,7 +233,9 @@ def test_figures_follow_their_definitions(unconditional: Generator) -> None:
     assert report.max_abs == pytest.approx(offset, abs=1e-6)
     assert report.mean_abs == pytest.approx(offset, abs=1e-6)
     assert report.psnr_db == pytest.approx(10 * np.log10(4 / offset**2), abs=1e-3)
-    assert report.max_steps == 7  # 0.05 * 127.5 = 6.4, truncated at either end
+    assert report.p999_abs == pytest.approx(offset, abs=1e-6)
+    assert report.least_psnr_db == pytest.approx(report.psnr_db, abs=1e-3)
+    assert report.max_steps == report.p999_steps == 7  # 0.05 * 127.5 = 6.4, truncated at either end
     assert report.mean_steps == pytest.approx(offset * 127.5, abs=0.1)
 
 
@@ -265,7 +249,7 @@ def test_the_report_is_json(unconditional: Generator, float_onnx: Path) -> None:
 
 
 def test_the_worst_sample_becomes_a_picture(unconditional: Generator, float_onnx: Path, tmp_path: Path) -> None:
-    path = broken(float_onnx, tmp_path / "x.onnx", MISTAKES["dropped noise"])
+    path = broken(float_onnx, tmp_path / "x.onnx", edit("synthesis.b32.conv1.noise", np.zeros_like))
     report = verify(unconditional, path, latents=2)
     picture = np.asarray(Image.open(report.save_worst(tmp_path / "worst.png")))
     assert picture.shape == (256 + 20, 3 * 256, 3)

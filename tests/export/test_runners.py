@@ -10,7 +10,7 @@ import torch
 
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.errors import CorruptFileError, InputError, MissingCapabilityError, UnknownFormatError, UsageError
-from dcp_deploy.export import classes_of, latents_of, load_runner
+from dcp_deploy.export import classes_of, latents_of, load_runner, verify
 from dcp_deploy.generators import Generator
 
 SEEDS = range(5)
@@ -147,6 +147,73 @@ def test_a_backend_that_does_not_fit_a_generator(backend: str, words: str, uncon
 def test_torch_cannot_run_onnx(float_onnx: Path) -> None:
     with pytest.raises(UsageError, match="cannot run the ONNX file"):
         load_runner(float_onnx, backend="torch")
+
+
+def test_cuda_needs_the_gpu_runtime(float_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingCapabilityError, match=r"needs a GPU and onnxruntime-gpu[\s\S]*dcp-deploy\[gpu\]"):
+        load_runner(float_onnx, backend="onnxruntime-cuda")
+
+
+def test_a_cuda_provider_that_does_not_start_is_no_silent_cpu(
+    float_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    started = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda path, options, providers: started(path, options))
+    with pytest.raises(MissingCapabilityError, match="could not start its CUDA provider"):
+        load_runner(float_onnx, backend="onnxruntime-cuda")
+
+
+@pytest.mark.gpu
+def test_onnxruntime_draws_the_same_images_on_a_gpu(unconditional: Generator, float_onnx: Path) -> None:
+    z = latents_of(SEEDS, 24)
+    images = load_runner(float_onnx, backend="onnxruntime-cuda")(z=z, psi=0.7)
+    assert np.abs(images - load_runner(unconditional)(z=z, psi=0.7)).max() < 2e-5  # float32, not TF32
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["torch", "fused"])
+def test_torch_computes_where_it_is_told_to(backend: str, unconditional: Generator) -> None:
+    report = verify(unconditional, load_runner(unconditional, backend=backend, device="cuda"), latents=2)
+    assert report.passed
+    assert next(unconditional.parameters()).device.type == "cpu"
+
+
+def test_a_device_is_used_on_a_copy(unconditional: Generator) -> None:
+    runner = load_runner(unconditional, device="cpu")
+    assert runner.source is not unconditional
+    z = latents_of(SEEDS, 24)
+    assert np.array_equal(runner(z=z), load_runner(unconditional)(z=z))
+
+
+def test_devices_that_are_not_there_are_refused(unconditional: Generator) -> None:
+    with pytest.raises(UsageError, match="device is 'gpu'"):
+        load_runner(unconditional, device="gpu")
+    with pytest.raises(MissingCapabilityError, match=r"device 'cuda:77': torch sees \d+ GPUs"):
+        load_runner(unconditional, device="cuda:77")
+
+
+def test_an_onnx_file_says_what_it_is(float_onnx: Path) -> None:
+    runner = load_runner(float_onnx)
+    assert runner.facts["licence"] == "none needed"
+    assert runner.source == float_onnx
+
+
+def test_an_onnx_file_says_which_batches_it_is_for(float_onnx: Path, tmp_path: Path) -> None:
+    assert load_runner(float_onnx).batch is None
+    model = onnx.load(float_onnx)
+    for words, bounds in (("[2, 16]", (2, 16)), ("[2]", None), ("many", None)):
+        onnx.helper.set_model_props(model, {"batch": words})
+        onnx.save(model, tmp_path / "x.onnx")
+        if bounds:
+            assert load_runner(tmp_path / "x.onnx").batch == bounds
+        else:
+            with pytest.raises(CorruptFileError, match="its batch bounds are"):
+                load_runner(tmp_path / "x.onnx")
 
 
 def test_threads_are_set_for_the_call_only(unconditional: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@
 
 #include <ucontext.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <functional>
@@ -183,6 +184,8 @@ inline const char* run(const std::function<void()>& kernel) {
 }  // namespace emulator
 
 // ---- what kernels call ----
+
+inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 
 inline void __syncthreads() { emulator::wait(emulator::State::at_block_barrier); }
 

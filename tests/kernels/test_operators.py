@@ -70,6 +70,31 @@ def test_bytes_are_channels_last_and_truncated() -> None:
     assert set(results.values()) == {"SUCCESS"}
 
 
+def both_arguments(dtype: torch.dtype, layout: str, device: str = "cpu") -> tuple[Any, ...]:
+    """Of ``epilogue_rgb``, up to the skip image."""
+    _, _, (x, scale, noise, bias), _ = examples(dtype, LAYOUTS[layout], device)["modconv"]
+    _, _, (_, styles, weight, rgb_bias, skip), _ = examples(dtype, LAYOUTS[layout], device)["rgb"]
+    return x, scale, noise, bias, styles, weight, rgb_bias, skip
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["a resolution", "the last resolution"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_epilogue_and_colours_are_the_two_operators_in_turn(layout: str, last: bool) -> None:
+    x, scale, noise, bias, *colours = both_arguments(torch.float16, layout)
+    next_scale = None if last else scale + 1
+    options = {"clamp": 0.8, "rgb_clamp": 2.0, "as_bytes": last, "keep": not last, "next_scale": next_scale}
+    y, image = operators.epilogue_rgb(x, scale, noise, bias, *colours, **options)
+    features = operators.modconv_epilogue(x.float(), scale, noise, bias, clamp=0.8)
+    assert torch.equal(image, operators.to_rgb(features, *colours, clamp=2.0, as_bytes=last))
+    if last:
+        assert y.numel() == 0
+    else:
+        assert torch.equal(y, operators.modconv_epilogue(x, scale, noise, bias, next_scale, 0.8))
+        assert y.stride() == x.stride()
+    results = torch.library.opcheck(operators.epilogue_rgb, (x, scale, noise, bias, *colours), options)
+    assert set(results.values()) == {"SUCCESS"}
+
+
 def test_there_is_no_derivative() -> None:
     operator, _, tensors, options = examples(torch.float32, torch.contiguous_format)["modconv"]
     x = tensors[0].requires_grad_(True)
@@ -94,3 +119,15 @@ def test_on_a_gpu_it_is_the_reference(name: str, layout: str, dtype: torch.dtype
     torch.cuda.synchronize()
     step = torch.finfo(result.dtype).eps
     torch.testing.assert_close(result.cpu().float(), expected.float(), rtol=step, atol=2e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_on_a_gpu_epilogue_and_colours_are_the_reference(layout: str, dtype: torch.dtype, keep: bool) -> None:
+    y, image = operators.epilogue_rgb(*both_arguments(dtype, layout, "cuda"), clamp=0.8, keep=keep)
+    expected_y, expected = operators.epilogue_rgb(*both_arguments(dtype, layout), clamp=0.8, keep=keep)
+    step = torch.finfo(dtype).eps
+    torch.testing.assert_close(y.cpu().float(), expected_y.float(), rtol=step, atol=2e-5)
+    torch.testing.assert_close(image.cpu(), expected, rtol=1e-6, atol=2e-5)

@@ -15,7 +15,7 @@ import pytest
 
 FLAGS = "-O0 -fsanitize=address,undefined -fno-sanitize-recover=all"  # -O0: half the time to compile
 SELECTION = "test_a_batch_beyond_the_grid"  # every kernel, on whole 16 bytes and on odd shapes
-KERNELS = Path(__file__).with_name("test_kernels.py")
+KERNELS = tuple(str(Path(__file__).with_name(name)) for name in ("test_kernels.py", "test_modulation.py"))
 
 
 def runtime() -> str:
@@ -49,7 +49,7 @@ def run_tests(under: list[str], environment: dict[str, str], *arguments: str) ->
 
 @pytest.mark.slow
 def test_no_kernel_touches_memory_that_is_not_its_own() -> None:
-    done = run_under_sanitizers(str(KERNELS), "-k", f"{SELECTION} and emulator")
+    done = run_under_sanitizers(*KERNELS, "-k", f"{SELECTION} and emulator")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "passed" in done.stdout
 
@@ -63,6 +63,6 @@ def test_compute_sanitizer_finds_nothing(tool: str) -> None:
     # Without torch's pool every tensor is an allocation of its own, and what lies beyond it is nobody's.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     under = ["compute-sanitizer", "--tool", tool, "--target-processes", "all", "--error-exitcode", "9"]
-    done = run_tests(under, environment, str(KERNELS), "-k", f"{SELECTION} and gpu")
+    done = run_tests(under, environment, *KERNELS, "-k", f"{SELECTION} and gpu")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "passed" in done.stdout and "skipped" not in done.stdout

@@ -64,6 +64,30 @@ def test_failed_checks_come_first(run_folder):
     assert [row[-1] for row in table.rows].count("FAILED") == 1
 
 
+def test_the_least_alike_image_and_the_tail_are_shown(run_folder):
+    table = tables.parity_table(read_run_directory(run_folder.path))
+    cells = dict(zip(table.headings, row(table, "student"), strict=True))
+    assert (cells["99.9 %"], cells["least SSIM"]) == ("0.0042", "0.9999")
+
+
+def test_a_limit_says_its_direction(run_folder):
+    parity = run_folder.read("parity.json")
+    check = {"name": "PSNR", "value": 40.0, "limit": 50.0, "bound": "at least", "passed": False, "detail": ""}
+    parity["pairs"]["student"]["checks"].append(check)
+    run_folder.write("parity.json", parity)
+    rows = tables.checks_table(read_run_directory(run_folder.path)).rows
+    assert rows[0][3] == "at least 50" and rows[1][3].startswith("at most ")
+
+
+def test_the_first_bad_layer_of_a_failed_pair_is_named(run_folder):
+    parity = run_folder.read("parity.json")
+    parity["pairs"]["student"] |= {"passed": False, "layers": {"first": "b8.conv1", "verdict": "b8.conv1 is bad"}}
+    run_folder.write("parity.json", parity)
+    notes = tables.parity_table(read_run_directory(run_folder.path)).notes
+    assert "student: b8.conv1 is bad." in notes
+    assert not any(note.startswith("teacher") for note in notes)
+
+
 def test_the_report_stage_itself_is_not_listed(run_folder):
     table = tables.stages_table(read_run_directory(run_folder.path))
     names = [row[0] for row in table.rows]

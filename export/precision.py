@@ -1,0 +1,231 @@
+"""Which convolutions may be stored in half precision: what they meet over real latents, measured, and the rule.
+
+In an fp16 or bf16 file a convolution keeps its weight, its input and its output in the half type (its sums are float32 on
+every backend we know); styles, demodulation, noise, biases, toRGB and the image stay float32. Two things can go wrong.
+
+*Overflow.* float16 ends at 65504. Weights and styles are normalised to one, so that no style, however large, matters; but
+features may be large themselves where nothing clamps them. bfloat16 ends where float32 does.
+
+*Underflow and cancellation.* Below 6e-5 float16 has fewer bits the smaller a number is, and none below 3e-8; bfloat16 has
+8 bits everywhere. Rounding the weight, the input, the output and the result changes each by a part in 2^11 (float16) or
+2^8 (bfloat16) at most, half of that on average; a layer whose result moves further loses more than its type explains.
+
+A layer that either would spoil stays float32: an island.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import UsageError
+from ..generators import Generator
+from .fused import FusedGenerator
+from .fused_stylegan2 import Upsample
+from .runners import classes_of, latents_of
+
+HalfPrecision = Literal["fp16", "bf16"]
+TYPES: dict[HalfPrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+CALIBRATION_SEED = 1_000_000  # far from the seeds that the gate draws, which start at 0
+CALIBRATION_PSIS = (0.5, 0.7, 1.0)
+
+MARGIN = 8.0
+"""How many times the measured maximum must fit below the type's largest number. The maxima of the demo's teacher over 1500
+images at psi 1 are up to 1.8 times, over 200 images at psi 1.5 up to 2.2 times those over the 24 images of the default."""
+
+ROUNDINGS = 4.0
+"""Unit roundings that a layer's result may move: weight, input, output and result, each once."""
+
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class LayerRange:
+    """One convolution over all images: the largest magnitude of its input (after the styles), of its output, and of the
+    layer's result (after the epilogue). ``fp16`` and ``bf16``: how far the result moves when this layer alone is stored
+    in that type, as root mean square over root mean square; infinite when it overflowed."""
+
+    layer: str
+    input: float
+    output: float
+    result: float
+    fp16: float
+    bf16: float
+    transposed: bool = False
+    """Whether it is a transposed convolution."""
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude that has to be stored."""
+        return max(self.input, self.output, self.result)
+
+
+@dataclass(frozen=True)
+class RangeTable:
+    """What every convolution of a generator met, in the order of computation. ``str()`` is a table for people."""
+
+    layers: tuple[LayerRange, ...]
+    latents: int
+    psis: tuple[float, ...]
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; what is not finite becomes None."""
+        rows = [{name: _finite(value) for name, value in asdict(row).items()} for row in self.layers]
+        return {"latents": self.latents, "psis": list(self.psis), "seed": self.seed, "layers": rows}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RangeTable:
+        """What :meth:`to_dict` made."""
+        rows = [{name: math.inf if value is None else value for name, value in row.items()} for row in values["layers"]]
+        layers = tuple(LayerRange(**row) for row in rows)
+        return cls(layers, values["latents"], tuple(values["psis"]), values["seed"])
+
+    def __str__(self) -> str:
+        lines = [f"{'layer':<14}{'input':>10}{'output':>10}{'result':>10}{'fp16':>10}{'bf16':>10}"]
+        for row in self.layers:
+            values = (row.input, row.output, row.result, row.fp16, row.bf16)
+            lines.append(f"{row.layer:<14}" + "".join(f"{value:>10.3g}" for value in values))
+        psis = ", ".join(f"{psi:g}" for psi in self.psis)
+        return "\n".join([*lines, f"largest magnitudes, and moves by rounding; {self.latents} latents, psi {psis}"])
+
+
+def measure_ranges(
+    generator: Generator,
+    *,
+    upsample: Upsample | Mapping[str, Upsample] = "transposed",
+    latents: int = 8,
+    psis: Sequence[float] = CALIBRATION_PSIS,
+    seed: int = CALIBRATION_SEED,
+) -> RangeTable:
+    """Draw ``latents`` seeds from ``seed`` on, each at every psi, in float32, and note what every convolution meets.
+
+    ``upsample``: the form that will be exported, for an up-sampling convolution's output depends on it. How far rounding
+    moves a layer is an average, so the first few images are enough for it. On the generator's own device. Float32 on the
+    CPU: about one second per image of a full-width 256 px network on one core.
+    """
+    if latents < 1 or not psis:
+        raise UsageError(f"latents {latents} at psis {tuple(psis)} draw nothing", "use 1 latent and 1 psi or more")
+    exact = FusedGenerator(generator, upsample=upsample)
+    layers = convolutions(exact)
+    twins = {
+        name: FusedGenerator(generator, upsample=upsample, storage=dict.fromkeys(layers, kind))
+        for name, kind in TYPES.items()
+    }
+    device = next(generator.parameters()).device
+    recorder = _Recorder(layers, {name: convolutions(twin.to(device)) for name, twin in twins.items()})
+    pairs = [(seed + index, float(psi)) for index in range(latents) for psi in sorted(psis, reverse=True)]
+    with torch.inference_mode(), recorder.watching(exact.to(device)):
+        for start in range(0, len(pairs), _BATCH):
+            recorder.rounding = start == 0
+            _draw(exact, pairs[start : start + _BATCH], device)
+    rows = tuple(recorder.row(layer) for layer in layers)
+    return RangeTable(rows, latents, tuple(float(psi) for psi in psis), seed)
+
+
+def choose_storage(table: RangeTable, precision: HalfPrecision) -> dict[str, torch.dtype]:
+    """The type of every convolution: the half type, or float32 for the layers that :func:`islands` names."""
+    kept = islands(table, precision)
+    return {row.layer: torch.float32 if row.layer in kept else TYPES[precision] for row in table.layers}
+
+
+def islands(table: RangeTable, precision: HalfPrecision) -> dict[str, str]:
+    """The layers that have to stay float32 in an fp16 or bf16 file, each with the reason in words."""
+    if precision not in TYPES:
+        raise UsageError(f"precision {precision!r} has no half type", f"use one of: {', '.join(TYPES)}")
+    about = torch.finfo(TYPES[precision])
+    most = ROUNDINGS * about.eps / 2
+    reasons = {}
+    for row in table.layers:
+        moved = getattr(row, precision)
+        if not row.largest * MARGIN < about.max:
+            reasons[row.layer] = f"reaches {row.largest:.3g}, more than {about.max:.3g} / {MARGIN:g}"
+        elif not moved <= most:
+            reasons[row.layer] = f"moves by {moved:.2g} of its size when rounded, more than {most:.2g}"
+        elif precision == "bf16" and row.transposed:
+            reasons[row.layer] = "TensorRT for RTX builds no transposed convolution in bfloat16"
+    return reasons
+
+
+def convolutions(fused: FusedGenerator) -> dict[str, nn.Module]:
+    """The modulated convolutions by layer name ("b8.conv0"; "L3" of a StyleGAN3), in the order of computation."""
+    modules = dict(fused.synthesis.named_modules())
+    if fused.config.layout is not None:
+        return {name.removesuffix(".conv"): module for name, module in modules.items() if name.endswith(".conv")}
+    return {name: module for name, module in modules.items() if name.endswith((".conv0", ".conv1"))}
+
+
+def _draw(fused: FusedGenerator, pairs: Sequence[tuple[int, float]], device: torch.device) -> None:
+    seeds = [seed for seed, _ in pairs]
+    classes = classes_of(seeds, fused.config.c_dim)
+    fused(
+        torch.from_numpy(latents_of(seeds, fused.config.z_dim)).to(device),
+        torch.tensor([psi for _, psi in pairs], device=device),
+        None if classes is None else torch.from_numpy(classes).to(device),
+    )
+
+
+def _finite(value: Any) -> Any:
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every convolution that torch runs and knows by its weight whose it is; the results come from hooks."""
+
+    def __init__(self, layers: Mapping[str, nn.Module], twins: Mapping[str, Mapping[str, nn.Module]]) -> None:
+        super().__init__()
+        self.layers, self.twins = layers, twins
+        self.rounding = True
+        self.maxima = {layer: dict.fromkeys(("input", "output", "result"), 0.0) for layer in layers}
+        self.transposed = dict.fromkeys(layers, False)
+        self.moves = {layer: dict.fromkeys(twins, 0.0) for layer in layers}
+
+    @contextmanager
+    def watching(self, fused: FusedGenerator) -> Iterator[None]:
+        """Record all that ``fused`` computes meanwhile."""
+        self.weights = {id(module.weight): layer for layer, module in self.layers.items()}
+        with ExitStack() as stack:
+            for layer, module in self.layers.items():
+                stack.callback(module.register_forward_hook(self._hook(layer)).remove)
+            stack.enter_context(self)
+            yield
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.conv2d, torch.conv_transpose2d) and id(args[1]) in self.weights:
+            layer = self.weights[id(args[1])]
+            self._note(layer, "input", args[0])
+            self._note(layer, "output", result)
+            self.transposed[layer] = func is torch.conv_transpose2d
+        return result
+
+    def _hook(self, layer: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], result: Tensor) -> None:
+            self._note(layer, "result", result)
+            if self.rounding:
+                for name, twins in self.twins.items():
+                    moved = (
+                        twins[layer](*args).float() - result
+                    ).square().mean().sqrt() / result.square().mean().sqrt()
+                    self.moves[layer][name] = float(moved.nan_to_num(math.inf, math.inf))
+
+        return hook
+
+    def _note(self, layer: str, what: str, values: Tensor) -> None:
+        self.maxima[layer][what] = max(
+            self.maxima[layer][what], float(values.abs().max().nan_to_num(math.inf, math.inf))
+        )
+
+    def row(self, layer: str) -> LayerRange:
+        """All that was recorded of one layer."""
+        return LayerRange(layer, **self.maxima[layer], **self.moves[layer], transposed=self.transposed[layer])

@@ -1,0 +1,135 @@
+"""Mistakes made on purpose in exported ONNX files, so that real files go through the real gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Damage = Callable[[onnx.ModelProto], None]
+Step = tuple[str, list[np.ndarray], dict[str, int | list[int]]]  # operator, its further inputs, its attributes
+
+
+def broken(source: Path, target: Path, damage: Damage) -> Path:
+    """A copy of an exported file with one mistake in it."""
+    model = onnx.load(source)
+    damage(model)
+    onnx.save(model, target)
+    return target
+
+
+def edit(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Damage:
+    """A weight changed."""
+
+    def damage(model: onnx.ModelProto) -> None:
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        changed = np.ascontiguousarray(change(numpy_helper.to_array(tensor).copy()))
+        tensor.CopyFrom(numpy_helper.from_array(changed, name))
+
+    return damage
+
+
+def after(module: str, *steps: Step) -> Damage:
+    """Operators put behind a module ("synthesis.b8.conv1"; "image": behind everything), as if it had them itself."""
+
+    def damage(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        if module == "image":
+            last = next(node for node in graph.node if "image" in node.output)
+        else:
+            last = [node for node in graph.node if node.name.rpartition("/")[0] == module][-1]
+        original = last.output[0]
+        last.output[0] = value = f"{original} before"
+        place = list(graph.node).index(last) + 1
+        for number, (operator, arrays, attributes) in enumerate(steps):
+            names = [f"{module} {number} {index}" for index in range(len(arrays))]
+            graph.initializer.extend(numpy_helper.from_array(*pair) for pair in zip(arrays, names, strict=True))
+            output = original if number == len(steps) - 1 else f"{module} {number}"
+            name = f"{module}/Broken_{number}"
+            node = helper.make_node(operator, [value, *names], [output], name=name, **attributes)
+            graph.node.insert(place + number, node)
+            value = output
+
+    return damage
+
+
+def gather(axis: int, order: list[int]) -> Step:
+    """Channels, rows, columns in another order."""
+    return "Gather", [np.array(order, np.int64)], {"axis": axis}
+
+
+def times(factor: float) -> Step:
+    """Multiplied."""
+    return "Mul", [np.array(factor, np.float32)], {}
+
+
+def cast(kind: int) -> Step:
+    """Another type."""
+    return "Cast", [], {"to": kind}
+
+
+def shifted(axis: int, size: int) -> Step:
+    """One pixel to the right or down, around the border."""
+    return gather(axis, [size - 1, *range(size - 1)])
+
+
+def filter_of(layer: str, change: Callable[[np.ndarray], np.ndarray]) -> Damage:
+    """The low-pass filter of one up-sampling layer changed; it lies in the body of the layer's operator."""
+
+    def damage(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.name.startswith(f"synthesis.{layer}/FirEpilogue"))
+        function = onnx.FunctionProto()
+        function.CopyFrom(next(function for function in model.functions if function.name == node.op_type))
+        node.op_type = function.name = f"{node.op_type}Broken"
+        taps = next(node for node in function.node if node.output[0] == "tap").attribute[0].t
+        taps.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(taps))))
+        model.functions.append(function)
+
+    return damage
+
+
+ENDS = [np.array([number], np.int64) for number in (-1, np.iinfo(np.int64).min, 0, -1)]  # start, end, axis, step
+SWAPPED_SAMPLES: Step = ("Slice", ENDS, {})
+OVERFLOWING = (times(1e6), cast(TensorProto.FLOAT16), cast(TensorProto.FLOAT), times(1e-6))
+CHANNELS_LAST_READ_AS_FIRST: tuple[Step, Step] = (
+    ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+    ("Reshape", [np.array([-1, 3, 32, 32], np.int64)], {}),
+)
+
+
+def psi_of_the_first_sample(model: onnx.ModelProto) -> None:
+    """Right for batches of one psi only."""
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "first"))
+    _psi_from(model, helper.make_node("Gather", ["psi", "first"], ["other psi"]))
+
+
+def psi_twice(model: onnx.ModelProto) -> None:
+    _psi_from(model, helper.make_node("Mul", ["psi", "psi"], ["other psi"]))
+
+
+def psi_ignored(model: onnx.ModelProto) -> None:
+    _psi_from(model, helper.make_node("Div", ["psi", "psi"], ["other psi"]))
+
+
+def _psi_from(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    reader = next(node for node in model.graph.node if "psi" in node.input)
+    reader.input[list(reader.input).index("psi")] = "other psi"
+    model.graph.node.insert(0, node)
+
+
+def style_rows(layer: int, widths: list[int], factor: float) -> Damage:
+    """Half of the styles of one layer (by its number) too large; a factor on all of them would be demodulated away."""
+    start = sum(widths[:layer])
+
+    def change(values: np.ndarray) -> np.ndarray:
+        values[start : start + widths[layer] // 2] *= factor
+        return values
+
+    def damage(model: onnx.ModelProto) -> None:
+        for name in ("styles.affine.weight", "styles.affine.bias", "styles.base"):
+            edit(name, change)(model)
+
+    return damage
