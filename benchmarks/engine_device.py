@@ -85,7 +85,7 @@ def _run(engine: Path, generator: Generator) -> str:
     if session.engine is None:
         return "TensorRT for RTX refuses to deserialise it; its log above says why"
     profile = _profile(generator)
-    manifest = {"profile": profile, "resolution": generator.config.resolution}
+    manifest = {"profile": profile, "resolution": generator.config.resolution, "precision": "fp32"}
     z = latents_of(SEEDS, generator.config.z_dim)
     images = runner_of(engine.name, manifest, session)(z, 0.7)
     exact = load_runner(generator)(z, 0.7)

@@ -62,7 +62,7 @@ def build(
     refine: Annotated[str, typer.Option(help=cli_stages.REFINE_HELP)] = _DEFAULT.refine,
     effort: Annotated[str, typer.Option(help=f"How long to work: {', '.join(EFFORTS)}.")] = _DEFAULT.effort,
     steps: Annotated[int | None, typer.Option(help="Distillation steps instead of the effort's.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the exported graph: fp32.")] = _DEFAULT.precision,
+    precision: Annotated[str, typer.Option(help="Of the exported graph: fp32, fp16, bf16, int8.")] = _DEFAULT.precision,
     target: Annotated[str | None, typer.Option(help='GPUs of the engine: "sm89", "RTX 4090,L4".')] = None,
     seed: Seed = _DEFAULT.seed,
     device: Device = _DEFAULT.device,

@@ -228,6 +228,9 @@ def export(
         str, typer.Option(help="transposed or polyphase: two exact forms; auto: the faster one, measured per layer.")
     ] = "transposed",
     batch: Annotated[str, typer.Option(help="Smallest and largest batch to promise: 1,64. Left out: any.")] = "",
+    precision: Annotated[
+        str, typer.Option(help="fp32; fp16, bf16: where measured ranges allow; int8: where the images allow.")
+    ] = "fp32",
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -235,7 +238,7 @@ def export(
 ) -> None:
     """Write a generator as one ONNX file: z and psi in, images out."""
     from .checkpoints import load_generator
-    from .export import export_onnx
+    from .export import export_onnx, precision_report
     from .export.onnx import weights_sha256
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -246,6 +249,7 @@ def export(
     if bounds is not None and len(bounds) != 2:
         raise UsageError(f"--batch {batch!r} is not two numbers", "Write for instance 1,64.")
     options: dict[str, Any] = {"inputs": inputs, "image": image, "noise": noise, "upsample": upsample, "batch": bounds}
+    options["precision"] = precision
     generator, facts = load_generator(model), {}
     with output.task("export"):
         if teacher is not None:
@@ -253,7 +257,9 @@ def export(
             facts["teacher_sha256"] = weights_sha256(network)
             export_onnx(network, beside, **options)
         export_onnx(generator, out, **options, metadata=facts)
-    _written(context, output, out, teacher=None if teacher is None else str(beside))
+    if report := precision_report(out):
+        output.message(report)
+    _written(context, output, out, precision=precision, teacher=None if teacher is None else str(beside))
 
 
 @verb

@@ -202,7 +202,7 @@ def distill_student(
         student,
         teacher,
         data=images if images is not None else avatars if demo else None,
-        perceptual=load_avatar_reader().to(next(teacher.parameters()).device).pyramid if demo else None,
+        perceptual=load_avatar_reader(str(next(teacher.parameters()).device)).pyramid if demo else None,
         config=recipe if demo else replace(recipe, perceptual=0.0),
         checkpoint_dir=checkpoints,
         progress=None if progress is None else lambda done, total, _: progress(done, total),
@@ -234,7 +234,8 @@ def _export(job: Job, progress: Progress) -> list[str]:
     facts = {"teacher_sha256": weights_sha256(job.load("teacher"))}
     for done, model in enumerate(("student", "teacher")):
         progress(done, 2)
-        export_onnx(job.load(model).cpu(), job.path(f"{model}.onnx"), metadata=facts)
+        path = job.path(f"{model}.onnx")
+        export_onnx(job.load(model).cpu(), path, precision=job.config.precision, metadata=facts)
         written.append(f"{model}.onnx")
     return written
 

@@ -25,6 +25,7 @@ __all__ = [
     "latents_of",
     "load_form",
     "load_runner",
+    "precision_report",
     "read_manifest",
     "tolerance_for",
     "verify",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .manifest import Engine, check_engine, read_manifest
     from .onnx import export_onnx
     from .parity import ParityReport, verify
+    from .quantization import precision_report
     from .runners import Runner, classes_of, latents_of, load_runner
     from .tensorrt import EngineOptions, build_engine
     from .tolerance import Tolerance, tolerance_for
@@ -53,6 +55,7 @@ else:
         "export_onnx": "onnx",
         "ParityReport": "parity",
         "verify": "parity",
+        "precision_report": "quantization",
         "Runner": "runners",
         "classes_of": "runners",
         "latents_of": "runners",

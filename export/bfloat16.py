@@ -1,8 +1,8 @@
 """Running a bfloat16 file where convolutions of that type do not exist: ONNX Runtime on a CPU.
 
 A bfloat16 convolution multiplies bfloat16 numbers, sums in float32, and rounds the sum once. The products are exact in
-float32, so a float32 convolution between two casts computes the very same, up to the order of summation. The file that is
-shipped stays as it is; this is for looking at what it computes.
+float32, so a float32 convolution between two casts computes the very same, up to the order of summation. The file that
+is shipped stays as it is; this is for looking at what it computes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ if TYPE_CHECKING:
     import onnx
 
 
+def widened(source: str | bytes) -> bytes | None:
+    """The model of a file (or in bytes) with :func:`widen_convolutions`; None when it has no bfloat16 convolution."""
+    import onnx
+
+    model = onnx.load(source) if isinstance(source, str) else onnx.load_from_string(source)
+    return model.SerializeToString() if widen_convolutions(model) else None
+
+
 def widen_convolutions(model: onnx.ModelProto) -> int:
-    """Make every bfloat16 convolution of ``model`` a float32 one between casts, in place; return how many there were."""
+    """Make every bfloat16 convolution of ``model`` a float32 one between casts, in place; return their number."""
     import onnx
 
     narrow, wide = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
@@ -29,11 +37,12 @@ def widen_convolutions(model: onnx.ModelProto) -> int:
         weight = weights[node.input[1]]
         values = onnx.numpy_helper.to_array(weight).astype("float32")
         weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-        name, source, target = node.name, node.input[0], node.output[0]
-        nodes.append(onnx.helper.make_node("Cast", [source], [f"{name}.wide"], name=f"{name}.wide", to=wide))
-        nodes.append(node)
-        nodes.append(onnx.helper.make_node("Cast", [f"{name}.exact"], [target], name=f"{name}.narrow", to=narrow))
-        node.input[0], node.output[0] = f"{name}.wide", f"{name}.exact"
+        conv = onnx.NodeProto()
+        conv.CopyFrom(node)
+        conv.input[0], conv.output[0] = f"{node.name}.wide", f"{node.name}.exact"
+        before = onnx.helper.make_node("Cast", [node.input[0]], [conv.input[0]], name=f"{node.name}.wide", to=wide)
+        after = onnx.helper.make_node("Cast", [conv.output[0]], [node.output[0]], name=f"{node.name}.exact", to=narrow)
+        nodes += [before, conv, after]
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(kept)

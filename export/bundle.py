@@ -146,8 +146,7 @@ def _takes(onnx: Path, reference: Runner | None, max_batch: int) -> None:
     bounds = onnx_runner(onnx).batch if reference is not None else None
     if bounds is not None and (bounds[0] > 1 or max_batch > bounds[1]):
         raise UsageError(
-            f"{onnx.parents[1].name} was exported for batches of {bounds[0]} to {bounds[1]}, the bundle is to serve 1 to "
-            f"{max_batch}",
+            f"{onnx.parents[1].name} was exported for batches of {bounds[0]} to {bounds[1]}, not of 1 to {max_batch}",
             f"bundle with --max-batch {bounds[1]}" if bounds[0] == 1 else "export it for batches from 1 on",
         )
 

@@ -167,4 +167,5 @@ def cuda_runner(
     graphs = _Graphs(network.to(torch.device("cuda", torch.cuda.current_device())))
     config = generator.config
     title = name or f"{config.kind} {config.resolution}px"
-    return Runner(title, "cuda", config.z_dim, config.c_dim, config.resolution, image, graphs.draw)
+    facts = {"precision": precision}
+    return Runner(title, "cuda", config.z_dim, config.c_dim, config.resolution, image, graphs.draw, facts=facts)

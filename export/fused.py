@@ -39,8 +39,8 @@ class FusedGenerator(nn.Module):
     noise, biases, toRGB and the image are float32 always. With ``noise="input"`` every call brings its noise, one map
     of standard deviation 1 per layer of :func:`noise_shapes`: ``forward(..., noise={"b8.conv0": [B, 1, 8, 8], ...})``.
 
-    StyleGAN3 has neither these choices nor noise: ``noise`` changes nothing there, and the others are refused. Raises
-    UsageError for that, for an unknown option and for a layer that does not exist.
+    StyleGAN3 has neither forms of up-sampling nor noise: ``noise`` changes nothing there, and ``upsample`` is refused.
+    Raises UsageError for that, for an unknown option and for a layer that does not exist.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class FusedSynthesis(nn.Module):
 
 @dataclass(frozen=True)
 class SynthesisOptions:
-    """What was chosen for a synthesis network; for a StyleGAN3 ``upsample`` and ``storage`` are empty."""
+    """What was chosen for a synthesis network; for a StyleGAN3 ``upsample`` is empty."""
 
     upsample: Mapping[str, Upsample]
     noise: NoiseForm
@@ -142,7 +142,7 @@ def _weights(generator: Generator) -> dict[str, Tensor]:
 
 def _synthesis(weights: Weights, config: GeneratorConfig, options: SynthesisOptions) -> Synthesis:
     if config.layout is not None:
-        return FusedStyleGAN3Synthesis(weights, config)
+        return FusedStyleGAN3Synthesis(weights, config, storage=options.storage)
     return FusedStyleGAN2Synthesis(
         weights,
         config,
@@ -192,8 +192,8 @@ def noise_shapes(config: GeneratorConfig) -> dict[str, tuple[int, int]]:
 
 
 def storage_types(config: GeneratorConfig, storage: Mapping[str, torch.dtype]) -> dict[str, torch.dtype]:
-    """The storage type of every convolution of a StyleGAN2, in the order of computation; empty for a StyleGAN3."""
-    layers = conv_layers(config)
+    """The storage type of every convolution, in the order of computation."""
+    layers = conv_layers(config) if config.layout is None else list(config.layer_names[1:])  # the first is the input
     for kind in storage.values():
         _require("storage", kind, STORAGE)
     _require_layers("storage", storage, layers)

@@ -16,6 +16,7 @@ through the up-sampling and leaky ReLU to their front, are part of E and b too.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -33,16 +34,21 @@ TINY = 1e-30  # far below any sum of a style's squares, and above zero: a style 
 
 
 class FusedStyleGAN3Synthesis(nn.Module):
-    """The styles of :class:`~.fused_styles.FusedStyles` to images [B, 3, R, R]."""
+    """The styles of :class:`~.fused_styles.FusedStyles` to images [B, 3, R, R].
 
-    def __init__(self, weights: Weights, config: GeneratorConfig) -> None:
+    ``storage``: the type in which a convolution ("L0", "L1", ...) keeps its weight, its input and its output, float32
+    where it is left out. The filters around the leaky ReLU take and give float32.
+    """
+
+    def __init__(self, weights: Weights, config: GeneratorConfig, *, storage: Mapping[str, torch.dtype]) -> None:
         super().__init__()
         assert config.layout is not None
         *layers, last = layer_specs(config.resolution, config.layout)
         self.input = FusedInput(weights, layers[0])
         self.names = [spec.name for spec in layers]
         for spec in layers:
-            self.add_module(spec.name, FusedLayer(weights, f"synthesis.{spec.name}", spec, config.conv_clamp))
+            kept = storage.get(spec.name, torch.float32)
+            self.add_module(spec.name, FusedLayer(weights, f"synthesis.{spec.name}", spec, config.conv_clamp, kept))
         self.torgb = _torgb(weights, f"synthesis.{last.name}", config.layout.output_scale, config.conv_clamp)
 
     def forward(self, styles: tuple[Tensor, ...]) -> Tensor:
@@ -118,9 +124,11 @@ def _sine_cosine(turns: Tensor) -> tuple[Tensor, Tensor]:
 class FusedLayer(nn.Module):
     """One modulated convolution with bias, and its filtered leaky ReLU."""
 
-    def __init__(self, weights: Weights, prefix: str, spec: LayerSpec, clamp: float | None) -> None:
+    def __init__(
+        self, weights: Weights, prefix: str, spec: LayerSpec, clamp: float | None, storage: torch.dtype
+    ) -> None:
         super().__init__()
-        self.conv = FusedConv(weights, prefix)
+        self.conv = FusedConv(weights, prefix, storage)
         self.lrelu = TiledLeakyReLU(spec, weights[f"{prefix}.up_filter"], weights[f"{prefix}.down_filter"], clamp)
 
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:
@@ -134,7 +142,7 @@ class FusedConv(nn.Module):
     energy: Tensor
     bias: Tensor
 
-    def __init__(self, weights: Weights, prefix: str) -> None:
+    def __init__(self, weights: Weights, prefix: str, storage: torch.dtype) -> None:
         super().__init__()
         weight = weights[f"{prefix}.weight"]  # [Co, Ci, k, k]
         weight = weight * weight.square().mean(dim=(1, 2, 3), keepdim=True).clamp_min(TINY).rsqrt()
@@ -142,14 +150,15 @@ class FusedConv(nn.Module):
         weight = weight / peak
         energy = weight.square().sum(dim=(2, 3)).T + DEMODULATION_EPS / (weight.shape[1] * peak**2)  # [Ci, Co]
         energy = energy * weights[f"{prefix}.magnitude_ema"] / LRELU_GAIN**2
-        self.register_buffer("weight", weight.float().contiguous())
+        self.register_buffer("weight", weight.to(storage).contiguous())
         self.register_buffer("energy", energy.float().contiguous())
         self.register_buffer("bias", (weights[f"{prefix}.bias"] * LRELU_GAIN).float())
 
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:
         styles = styles / styles.abs().amax(dim=1, keepdim=True).clamp_min(TINY)
         scale = torch.rsqrt((styles.square() @ self.energy).clamp_min(TINY))  # [B, Co]
-        y = F.conv2d(x * styles[:, :, None, None], self.weight, padding=self.weight.shape[-1] - 1)
+        x = (x * styles[:, :, None, None]).to(self.weight.dtype)
+        y = F.conv2d(x, self.weight, padding=self.weight.shape[-1] - 1).float()
         return y * scale[:, :, None, None] + self.bias[:, None, None]
 
 

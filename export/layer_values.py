@@ -66,7 +66,7 @@ def layer_values(runner: Runner, z: Array, psi: Array, c: Array | None) -> dict[
 
 def value_names(config: GeneratorConfig) -> list[str]:
     """The names of all values, in the order of computation."""
-    styled = [layer.name for layer in styled_layers(config)]
+    styled = [layer for layer, _ in styled_layers(config)]
     return [MAPPING, *(f"styles.{layer}" for layer in styled), *styled[:-1], IMAGE]
 
 
@@ -108,7 +108,7 @@ class _Record:
     def _readable_hooks(self) -> Iterator[tuple[nn.Module, Any]]:
         network = self.network
         yield network.get_submodule(f"mapping.fc{self.config.mapping_layers - 1}"), self._keeper(MAPPING)
-        for layer, _, torgb in styled_layers(self.config):
+        for layer, torgb in styled_layers(self.config):
             module = network.get_submodule(f"synthesis.{layer}")
             affine = module.get_submodule("affine")
             width = affine.get_parameter("bias").numel()
@@ -128,8 +128,8 @@ class _Record:
         network = self.network
 
         def keep_styles(module: nn.Module, inputs: Any, output: tuple[Tensor, ...]) -> None:
-            for layer, styles in zip(styled_layers(self.config), output, strict=True):
-                self.found[f"styles.{layer.name}"] = styles
+            for (layer, _), styles in zip(styled_layers(self.config), output, strict=True):
+                self.found[f"styles.{layer}"] = styles
 
         def keep_image(name: str) -> Any:
             def keep(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
@@ -139,7 +139,7 @@ class _Record:
 
         yield network.get_submodule("mapping"), self._keeper(MAPPING)
         yield network.get_submodule("styles"), keep_styles
-        for layer, _, torgb in styled_layers(self.config)[:-1]:
+        for layer, torgb in list(styled_layers(self.config))[:-1]:
             block = layer.removesuffix(".torgb")
             module = network.get_submodule(f"synthesis.{block}")
             yield module, keep_image(layer) if torgb else self._keeper(layer)
@@ -179,7 +179,7 @@ def _config(path: Path, runner: Runner) -> GeneratorConfig:
 def _places(model: onnx.ModelProto, config: GeneratorConfig) -> dict[str, tuple[str, bool]]:
     """Name of the value in the graph, and whether it is styled, of everything but the image that the file shows."""
     made: dict[str, tuple[str, bool]] = {}  # by layer: the last node's output, and whether one of its nodes styles it
-    layers = [layer.name for layer in styled_layers(config)]
+    layers = [layer for layer, _ in styled_layers(config)]
     places: dict[str, tuple[str, bool]] = {}
     for node in model.graph.node:
         module = node.name.rpartition("/")[0]

@@ -28,7 +28,10 @@ from .fused import FusedGenerator, FusedSynthesis, ImageForm, noise_shapes
 from .fused_stylegan2 import NoiseForm, Upsample
 from .onnx_file import write_model
 from .onnx_functions import OPSET, add_functions, translations
+from .precision import decide, measure_ranges
+from .quantization import plan_int8, quantize
 from .runners import NOISE_INPUT
+from .tolerance import Precision, tolerance_for
 from .upsampling import ChosenForm, choose_forms, forms_of
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 InputForm = Literal["z", "ws"]
 
 PSI_RANGE = (0.0, 1.3)  # where tests hold the file to the readable generator; it computes any other psi as well
+BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
 
 # Said by torch and onnxscript about themselves, not about our model. (category, start of the message)
 _EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
@@ -54,6 +58,7 @@ def export_onnx(
     image: ImageForm = "uint8",
     upsample: Upsample | Literal["auto"] | Mapping[str, Upsample] = "transposed",
     noise: NoiseForm = "const",
+    precision: Precision = "fp32",
     batch: tuple[int, int] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
@@ -70,10 +75,17 @@ def export_onnx(
     The batch is dynamic; ``batch`` is the smallest and largest that the file promises to serve, which it records and
     whoever builds an engine reads. ``metadata`` is added to the file's own (see :func:`describe`), for instance
     ``teacher_sha256`` or ``licence``. The file is checked by ``onnx.checker`` with shape inference before it appears
-    under its name; weights of more than 2 GB lie beside it in ``NAME.data``. UsageError for an unknown option.
+    under its name; weights of more than 2 GB lie beside it in ``NAME.data``.
+
+    ``precision``: "fp16" and "bf16" store the convolutions in that type, but for the islands that measured ranges ask
+    for; "int8" quantises those that the gate bears (:mod:`.precision`, :mod:`.quantization`). The file says what was
+    measured and chosen, see :func:`~.quantization.precision_report`.
+
+    UsageError for an unknown option, ParityError when no layer can be int8.
     """
     import onnx
 
+    tolerance = tolerance_for(precision)
     if inputs not in ("z", "ws"):
         raise UsageError(f"inputs is {inputs!r}", "use one of: z, ws")
     if batch is not None and not (1 <= batch[0] < batch[1]):
@@ -83,14 +95,16 @@ def export_onnx(
         chosen = choose_forms(generator)
         upsample = forms_of(chosen)
     form = FusedGenerator if inputs == "z" else FusedSynthesis
-    fused = form(generator, image=image, upsample=upsample, noise=noise)
-    model = _trace(fused, batch or (1, None))
-    modules = _module_names(model)
-    _strip_traces(model)
-    _rename(model, modules)
-    add_functions(model)
-    model.producer_name, model.producer_version = "dcp-deploy", __version__
-    facts = {"inputs": inputs, **fused.options.facts(), "opset": str(OPSET)}
+    ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)
+    storage, measured = decide(ranges, precision)
+    fused = form(generator, image=image, upsample=upsample, noise=noise, storage=storage)
+    opset = BFLOAT16_OPSET if precision == "bf16" else OPSET
+    model = _model(fused, batch, opset)
+    if ranges is not None and precision == "int8":
+        alone = inputs == "z" and noise != "input"  # what can be int8 shows in images drawn from z alone
+        plan = plan_int8(model if alone else _drawing(generator, upsample), ranges, tolerance)
+        model, measured["int8"] = quantize(model, ranges, plan.layers), json.dumps(plan.to_dict())
+    facts = {"inputs": inputs, **fused.options.facts(), **measured, "opset": str(opset)}
     if inputs == "z":
         facts["psi_range"] = f"{PSI_RANGE[0]},{PSI_RANGE[1]}"
     if chosen:
@@ -134,7 +148,23 @@ def weights_sha256(generator: Generator) -> str:
 # ---- torch to ONNX ----
 
 
-def _trace(fused: FusedGenerator | FusedSynthesis, bounds: tuple[int, int | None]) -> onnx.ModelProto:
+def _model(fused: FusedGenerator | FusedSynthesis, batch: tuple[int, int] | None, opset: int) -> onnx.ModelProto:
+    """``fused`` as a graph that reads well, with our functions, without metadata and shapes."""
+    model = _trace(fused, batch or (1, None), opset)
+    modules = _module_names(model)
+    _strip_traces(model)
+    _rename(model, modules)
+    add_functions(model)
+    model.producer_name, model.producer_version = "dcp-deploy", __version__
+    return model
+
+
+def _drawing(generator: Generator, upsample: Upsample | Mapping[str, Upsample]) -> onnx.ModelProto:
+    """The form that draws images from z and psi, whatever form is exported."""
+    return _model(FusedGenerator(generator, upsample=upsample), None, OPSET)
+
+
+def _trace(fused: FusedGenerator | FusedSynthesis, bounds: tuple[int, int | None], opset: int) -> onnx.ModelProto:
     """Run torch's exporter on two samples (or as many as must be), with the batch left open."""
     batch = torch.export.Dim("batch", min=bounds[0], max=bounds[1])
     tensors = _samples(fused, max(2, bounds[0]))
@@ -148,7 +178,7 @@ def _trace(fused: FusedGenerator | FusedSynthesis, bounds: tuple[int, int | None
             fused,
             kwargs=samples,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=list(tensors),
             output_names=["image"],
             dynamic_shapes=shapes,

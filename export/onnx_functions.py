@@ -205,13 +205,14 @@ def _epilogue_body(family: str, parts: frozenset[str]) -> list[str]:
             "scale_four = Mul (scale, four)",
         ]
         x, factor = "filtered", "scale_four"
-    if "Shuffle" in parts:
-        lines += ['shuffled = DepthToSpace <blocksize: int = 2, mode: string = "CRD"> (x)']
-        x = "shuffled"
+    lines += [f"wide = Cast <to: int = 1> ({x})"]
+    wide = "wide"
+    if "Shuffle" in parts:  # after the cast, for ONNX Runtime moves no bfloat16
+        lines += ['shuffled = DepthToSpace <blocksize: int = 2, mode: string = "CRD"> (wide)']
+        wide = "shuffled"
     lines += [
-        f"wide = Cast <to: int = 1> ({x})",
         f"factor = Unsqueeze ({factor}, outer)",
-        "scaled = Mul (wide, factor)",
+        f"scaled = Mul ({wide}, factor)",
         *(["noisy = Add (scaled, noise)"] if "Noise" in parts else []),
         "offset = Unsqueeze (bias, inner)",
         f"biased = Add ({'noisy' if 'Noise' in parts else 'scaled'}, offset)",

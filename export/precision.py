@@ -1,20 +1,23 @@
 """Which convolutions may be stored in half precision: what they meet over real latents, measured, and the rule.
 
-In an fp16 or bf16 file a convolution keeps its weight, its input and its output in the half type (its sums are float32 on
-every backend we know); styles, demodulation, noise, biases, toRGB and the image stay float32. Two things can go wrong.
+In an fp16 or bf16 file a convolution keeps its weight, its input and its output in the half type (its sums are float32
+on every backend we know); styles, demodulation, noise, biases, toRGB and the image stay float32. Two things can go
+wrong.
 
-*Overflow.* float16 ends at 65504. Weights and styles are normalised to one, so that no style, however large, matters; but
-features may be large themselves where nothing clamps them. bfloat16 ends where float32 does.
+*Overflow.* float16 ends at 65504. Weights and styles are normalised to one, so that no style, however large, matters;
+but features may be large themselves where nothing clamps them. bfloat16 ends where float32 does.
 
-*Underflow and cancellation.* Below 6e-5 float16 has fewer bits the smaller a number is, and none below 3e-8; bfloat16 has
-8 bits everywhere. Rounding the weight, the input, the output and the result changes each by a part in 2^11 (float16) or
-2^8 (bfloat16) at most, half of that on average; a layer whose result moves further loses more than its type explains.
+*Underflow and cancellation.* Below 6e-5 float16 has fewer bits the smaller a number is, and none below 3e-8; bfloat16
+has 8 bits everywhere. Rounding the weight, the input, the output and the result changes each by a part in 2^11
+(float16) or 2^8 (bfloat16) at most, half of that on average; a layer whose result moves further loses more than its
+type explains.
 
 A layer that either would spoil stays float32: an island.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +33,7 @@ from ..generators import Generator
 from .fused import FusedGenerator
 from .fused_stylegan2 import Upsample
 from .runners import classes_of, latents_of
+from .tolerance import Precision
 
 HalfPrecision = Literal["fp16", "bf16"]
 TYPES: dict[HalfPrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -38,8 +42,9 @@ CALIBRATION_SEED = 1_000_000  # far from the seeds that the gate draws, which st
 CALIBRATION_PSIS = (0.5, 0.7, 1.0)
 
 MARGIN = 8.0
-"""How many times the measured maximum must fit below the type's largest number. The maxima of the demo's teacher over 1500
-images at psi 1 are up to 1.8 times, over 200 images at psi 1.5 up to 2.2 times those over the 24 images of the default."""
+"""How many times the measured maximum must fit below the type's largest number. The maxima of the demo's
+teacher over 1500 images at psi 1 are up to 1.8 times, over 200 images at psi 1.5 up to 2.2 times those over the 24
+images of the default."""
 
 ROUNDINGS = 4.0
 """Unit roundings that a layer's result may move: weight, input, output and result, each once."""
@@ -85,7 +90,9 @@ class RangeTable:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RangeTable:
         """What :meth:`to_dict` made."""
-        rows = [{name: math.inf if value is None else value for name, value in row.items()} for row in values["layers"]]
+        rows: list[dict[str, Any]] = [
+            {name: math.inf if value is None else value for name, value in row.items()} for row in values["layers"]
+        ]
         layers = tuple(LayerRange(**row) for row in rows)
         return cls(layers, values["latents"], tuple(values["psis"]), values["seed"])
 
@@ -108,9 +115,9 @@ def measure_ranges(
 ) -> RangeTable:
     """Draw ``latents`` seeds from ``seed`` on, each at every psi, in float32, and note what every convolution meets.
 
-    ``upsample``: the form that will be exported, for an up-sampling convolution's output depends on it. How far rounding
-    moves a layer is an average, so the first few images are enough for it. On the generator's own device. Float32 on the
-    CPU: about one second per image of a full-width 256 px network on one core.
+    ``upsample``: the form that will be exported, for an up-sampling convolution's output depends on it. How far
+    rounding moves a layer is an average, so the first few images are enough for it. Runs on the generator's own device;
+    on one CPU core, about one second per image of a full-width 256 px network.
     """
     if latents < 1 or not psis:
         raise UsageError(f"latents {latents} at psis {tuple(psis)} draw nothing", "use 1 latent and 1 psi or more")
@@ -129,6 +136,20 @@ def measure_ranges(
             _draw(exact, pairs[start : start + _BATCH], device)
     rows = tuple(recorder.row(layer) for layer in layers)
     return RangeTable(rows, latents, tuple(float(psi) for psi in psis), seed)
+
+
+def decide(table: RangeTable | None, precision: Precision) -> tuple[dict[str, torch.dtype], dict[str, str]]:
+    """The storage of every convolution for ``precision``, and what an exported file says about the choice.
+
+    The facts are "precision", "ranges" (the table as JSON) and, for half precision, "islands" (JSON, layer to reason).
+    """
+    facts = {"precision": str(precision)}
+    if table is not None:
+        facts["ranges"] = json.dumps(table.to_dict())
+    if table is None or precision not in TYPES:
+        return {}, facts
+    facts["islands"] = json.dumps(islands(table, precision))
+    return choose_storage(table, precision), facts
 
 
 def choose_storage(table: RangeTable, precision: HalfPrecision) -> dict[str, torch.dtype]:
@@ -173,6 +194,11 @@ def _draw(fused: FusedGenerator, pairs: Sequence[tuple[int, float]], device: tor
     )
 
 
+def _number(value: Tensor) -> float:
+    """A scalar; infinite where it is not a number, so that a comparison cannot miss it."""
+    return float(value.nan_to_num(math.inf, math.inf))
+
+
 def _finite(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
@@ -214,17 +240,13 @@ class _Recorder(TorchFunctionMode):
             self._note(layer, "result", result)
             if self.rounding:
                 for name, twins in self.twins.items():
-                    moved = (
-                        twins[layer](*args).float() - result
-                    ).square().mean().sqrt() / result.square().mean().sqrt()
-                    self.moves[layer][name] = float(moved.nan_to_num(math.inf, math.inf))
+                    error = (twins[layer](*args) - result).square().mean()
+                    self.moves[layer][name] = _number((error / result.square().mean()).sqrt())
 
         return hook
 
     def _note(self, layer: str, what: str, values: Tensor) -> None:
-        self.maxima[layer][what] = max(
-            self.maxima[layer][what], float(values.abs().max().nan_to_num(math.inf, math.inf))
-        )
+        self.maxima[layer][what] = max(self.maxima[layer][what], _number(values.abs().max()))
 
     def row(self, layer: str) -> LayerRange:
         """All that was recorded of one layer."""

@@ -1,26 +1,30 @@
 """int8 in the graph: QuantizeLinear and DequantizeLinear around the convolutions that bear it, and only those.
 
-Weights have a scale per output channel; a convolution's input and output have one scale each, from the largest magnitude
-over real latents (:func:`~.precision.measure_ranges`), all symmetric with zero points 0, as TensorRT wants them. Which
-layers bear it is measured: each alone in int8 gives the list of sensitivities, and the most sensitive stay float32, one
-after the other, until the gate passes.
+Weights have a scale per output channel; a convolution's input and output have one scale each, from the largest
+magnitude over real latents (:func:`~.precision.measure_ranges`), all symmetric with zero points 0, as TensorRT wants
+them. Which layers bear it is measured: each alone in int8 gives the list of sensitivities, and the most sensitive stay
+float32, one after the other, until the gate passes.
 
 The largest magnitude, and not a percentile: on the demo's teacher, all layers int8, onnxruntime's calibrators gave for
-the worst of 32 images 32.8 dB by the maximum and by entropy (which chose the maximum), 29.8 dB by the 99.99th percentile
-and 25.2 dB by the 99.9th, though the average image gains up to 2 dB: what is rare in a feature is a detail of an image.
+the worst of 32 images 32.8 dB by the maximum and by entropy (which chose the maximum), 29.8 dB by the 99.99th
+percentile and 25.2 dB by the 99.9th, though the average image gains up to 2 dB: what is rare in a feature is a detail
+of an image.
 
 Only ``Conv`` nodes can be int8. ONNX Runtime has no int8 transposed convolution, and TensorRT for RTX 1.7 takes one but
 keeps its weights in float. An up-sampling layer in int8 therefore means the polyphase form, which is no gain on a CPU:
-the demo's teacher takes 13.1 ms in float32, 8.4 ms with conv1 of every block in int8 and conv0 transposed in float32, 8.9
-ms with all in int8 and polyphase (onnxruntime 1.32, one thread of a Xeon with AMX, batch 1, medians of interleaved calls).
+the demo's teacher takes 13.1 ms in float32, 8.4 ms with conv1 of every block in int8 and conv0 transposed in float32,
+8.9 ms with all in int8 and polyphase (onnxruntime 1.32, one thread of a Xeon with AMX, batch 1, medians of interleaved
+calls).
 
-The outputs are quantised too, because ONNX Runtime has integer convolutions in no other case and would be slower than in
-float32; it costs 1 to 2 dB.
+The outputs are quantised too, because ONNX Runtime has integer convolutions in no other case and would be slower than
+in float32; it costs 1 to 2 dB.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -148,7 +152,23 @@ def quantize(model: onnx.ModelProto, ranges: RangeTable, layers: Collection[str]
         graph.initializer.extend(made.constants)
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
-    return onnx.shape_inference.infer_shapes(result, strict_mode=True, data_prop=True)
+    return result
+
+
+def precision_report(path: str | os.PathLike[str]) -> str:
+    """For people: what was measured and chosen, from the metadata of an exported file; "" for float32."""
+    import onnx
+
+    facts = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    parts = []
+    if "ranges" in facts:
+        parts.append(str(RangeTable.from_dict(json.loads(facts["ranges"]))))
+    if "islands" in facts:
+        kept = [f"{layer} stays float32: {reason}" for layer, reason in json.loads(facts["islands"]).items()]
+        parts.append("\n".join(kept) or f"every convolution is stored in {facts['precision']}")
+    if "int8" in facts:
+        parts.append(str(Int8Plan.from_dict(json.loads(facts["int8"]))))
+    return "\n\n".join(parts)
 
 
 # ---- one convolution ----
@@ -186,7 +206,7 @@ def _through_int8(name: str, source: str, target: str, peak: float) -> _Part:
 
     scale, zero = f"{name}.scale", f"{name}.zero_point"
     constants = [
-        onnx.numpy_helper.from_array(_scale(np.float64(peak)), scale),
+        onnx.numpy_helper.from_array(_scale(np.array(peak)), scale),
         onnx.numpy_helper.from_array(np.zeros((), np.int8), zero),
     ]
     down = _node("QuantizeLinear", [source, scale, zero], f"{name}/QuantizeLinear")
@@ -200,7 +220,7 @@ def _scale(peaks: Array) -> Array:
     return np.where(peaks > 0, peaks / LARGEST, 1.0).astype(np.float32)
 
 
-def _node(kind: str, inputs: list[str], name: str, **attributes: int) -> onnx.NodeProto:
+def _node(kind: str, inputs: list[str], name: str, **attributes: Any) -> onnx.NodeProto:
     import onnx
 
     return onnx.helper.make_node(kind, inputs, [name], name=name, **attributes)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
+from .bfloat16 import widened
 from .integrity import ARCHIVE
 
 if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor wait for it
@@ -279,10 +280,9 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if threads is not None:
         options.intra_op_num_threads = threads
+    source = os.fspath(path) if model is None else model
     try:
-        session = onnxruntime.InferenceSession(
-            os.fspath(path) if model is None else model, options, providers=providers
-        )
+        session = _start(onnxruntime, source, options, providers)
     except Exception as error:  # its own exception types share no base
         reason = str(error).splitlines()[0]
         raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "export it again") from error
@@ -292,6 +292,19 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
             "dcp-deploy doctor says what is missing",
         )
     return session
+
+
+def _start(onnxruntime: Any, source: str | bytes, options: Any, providers: list[Any]) -> Any:
+    """A session of a file or a model. Convolutions in bfloat16, which ONNX Runtime lacks, run as exact equivalents."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=providers)
+    except NoKernel:
+        wide = widened(source)
+        if wide is None:
+            raise
+        return onnxruntime.InferenceSession(wide, options, providers=providers)
 
 
 def _providers(onnxruntime: Any, backend: str) -> list[Any]:

@@ -27,7 +27,7 @@ from dcp_deploy.errors import UsageError
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 VERBS = ("build", "inspect", "convert", "score", "prune", "distill", "export", "engine", "verify", "bench", "sample",
-         "eval", "datasets", "doctor")  # fmt: skip
+         "eval", "bundle", "serve", "datasets", "doctor")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
         (["build", "--dataset", "nope"], 2, "'nope'"),
         (["build", "--dataset", "fhq"], 2, "Did you mean ffhq?"),
         (["build", "--ratio", "1.2"], 2, "--ratio 1.2"),
-        (["build", "--precision", "int8"], 2, "--precision int8"),
+        (["build", "--precision", "fp8"], 2, "--precision fp8"),
         (["build", "--refine", "polish"], 2, "--refine polish"),
         (["build", "--data", "photos"], 3, "there is no photos"),
         (["build", "--mirror"], 2, "--mirror"),
@@ -346,6 +346,26 @@ def test_what_export_wrote_verifies(dcp: Command, models: Path) -> None:
 def test_export_leaves_its_settings_beside_the_file(models: Path) -> None:
     settings = read_toml(models / "t.onnx.toml")
     assert (settings["image"], settings["upsample"], settings["noise"]) == ("uint8", "transposed", "const")
+
+
+def test_export_takes_a_teacher_along_and_makes_other_forms(dcp: Command, models: Path) -> None:
+    teacher = models / "t.safetensors"
+    words = ("--inputs", "ws", "--noise", "none", "--upsample", "polyphase", "--batch", "1,8", "--json")
+    ended = dcp("export", teacher, "-o", "s.onnx", "--teacher", teacher, *words)
+    assert ended.code == 0 and ended.json["teacher"] == "teacher.onnx"
+    student, beside = (dcp("inspect", name, "--json").json for name in ("s.onnx", "teacher.onnx"))
+    for told in (student, beside):
+        assert list(told["inputs"]) == ["ws"] and told["metadata"]["batch"] == "1,8"
+        assert '"polyphase"' in told["metadata"]["upsample"] and told["metadata"]["noise"] == "none"
+    assert student["metadata"]["teacher_sha256"] == beside["metadata"]["weights_sha256"]
+
+
+def test_export_refuses_what_makes_no_sense(dcp: Command, models: Path) -> None:
+    teacher = models / "t.safetensors"
+    refused = dcp("export", teacher, "-o", "teacher.onnx", "--teacher", teacher)
+    assert refused.code == 2 and "where the teacher goes" in refused.err
+    assert dcp("export", teacher, "-o", "s.onnx", "--batch", "8").code == 2
+    assert not Path("s.onnx").exists()
 
 
 def test_verify_fails_with_its_figures_when_images_differ(dcp: Command, tmp_path: Path, models: Path) -> None:

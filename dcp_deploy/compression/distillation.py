@@ -10,30 +10,31 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..datasets.images import ImageSet
 from ..errors import DcpDeployError, UsageError
 from ..generators import Discriminator, DiscriminatorConfig, Generator
 from . import losses
 from .randomness import draw_latents, stream
-from .real_images import ImageSequence, ImageSource, check_labels, real_batch
+from .real_images import ImageSequence, ImageSource, check_labels
 from .recipe import DistillConfig
+from .step_graph import StepGraph, can_be_captured
 from .training_state import TrainingState, load_state, run_key, save_state
+from .training_step import PATH_INTERVAL, R1_INTERVAL, Run, adam, lazy_share, train_step
 
-R1_INTERVAL = 16
-PATH_INTERVAL = 4
-PATH_MEAN_RATE = 0.01
 PROBE_LATENTS = 32
 W_AVG_LATENTS = 10_000
 
 Progress = Callable[[int, int, dict[str, float]], None]
+Measure = Callable[[Generator], Mapping[str, float]]
+"""Figures of a student, by names that no loss has. It must leave the student, and torch's global state, as they are."""
 
 
 @dataclass(frozen=True)
@@ -49,37 +50,6 @@ class DistillResult:
     resumed_at: int
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What stays fixed during a run."""
-
-    config: DistillConfig
-    teacher: Generator
-    perceptual: losses.FeatureMaps | None
-    data: ImageSource | None
-    directions: Tensor  # [n, w_dim]
-    probe: tuple[Tensor, Tensor | None, Tensor]  # latents, classes, the teacher's images of them
-    device: torch.device
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Latents of one step: two codes per sample, mixed from slot ``crossover`` on, and the offset to move them by."""
-
-    z: Tensor
-    z_mixed: Tensor
-    c: Tensor | None
-    crossover: int
-    offset: Tensor  # [B, 1, w_dim]
-
-    def ws(self, generator: Generator) -> Tensor:
-        """The batch's codes [B, num_ws, w_dim] by this generator's mapping network."""
-        ws: Tensor = generator.mapping(self.z, self.c)
-        if self.crossover == ws.shape[1]:
-            return ws
-        return torch.cat([ws[:, : self.crossover], generator.mapping(self.z_mixed, self.c)[:, self.crossover :]], dim=1)
-
-
 def distill(
     student: Generator,
     teacher: Generator,
@@ -89,6 +59,8 @@ def distill(
     perceptual: losses.FeatureMaps | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    measure: Measure | None = None,
+    measure_at: Collection[int] = (),
     device: torch.device | str | None = None,
 ) -> DistillResult:
     """Train a copy of ``student`` after ``teacher``; neither argument is changed.
@@ -97,7 +69,8 @@ def distill(
     sequence of uint8 [R, R, 3] or a function from indices [N] to uint8 [N, R, R, 3]; without it the teacher's own
     samples are the real images. ``perceptual`` gives the feature maps that the perceptual loss compares (for the demo
     ``load_avatar_reader().pyramid``) and must be there when that loss has a weight. ``progress`` is
-    called after each step with (steps done, steps in all, losses).
+    called after each step with (steps done, steps in all, losses). ``measure`` is called with the moving average after
+    each number of steps in ``measure_at`` (0: before the first), and what it returns goes into the history.
 
     With ``checkpoint_dir`` the whole state is written there every ``config.checkpoint_every`` steps, under a name made
     of everything that decides the result. A run killed at any moment and started again with the same arguments ends
@@ -115,20 +88,23 @@ def distill(
     state = _initial_state(student, run)
     checkpoint = None
     if checkpoint_dir is not None:
-        key = run_key(_identity(run), {"student": student, "teacher": teacher, **_perceptual_network(perceptual)})
+        networks = {"student": student, "teacher": teacher, **_perceptual_network(perceptual)}
+        key = run_key(_identity(run, measure_at), networks)
         checkpoint = Path(checkpoint_dir) / f"distill-{key[:12]}.safetensors"
         for remnant in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):  # of a run killed while writing
             remnant.unlink()
         if checkpoint.exists():
             load_state(state, checkpoint, key)
     resumed_at = state.step
+    measures = _Measures(measure, frozenset(measure_at))
     if not state.step:
-        state.history.append({"step": 0, "l1_to_teacher": _probe_distance(state.ema, run)})
+        state.history.append({"step": 0, "l1_to_teacher": _probe_distance(state.ema, run), **measures.of(state)})
 
+    step = StepGraph() if can_be_captured(run) else train_step
     while state.step < config.steps:
-        values = _train_step(state, run)
+        values = step(state, run)
         _check_finite(values, state, checkpoint)
-        _record(state, run, values)
+        _record(state, run, values, measures)
         if checkpoint and (state.step % config.checkpoint_every == 0 or state.step == config.steps):
             if not state.is_finite():
                 raise _diverged("a weight", state.step, checkpoint)
@@ -136,138 +112,6 @@ def distill(
         if progress:
             progress(state.step, config.steps, values)
     return DistillResult(_finished(state.ema, config), state.history, resumed_at)
-
-
-# ---- one step ----
-
-
-def _train_step(state: TrainingState, run: _Run) -> dict[str, float]:
-    """Update discriminator, student and average once; returns the step's losses by name."""
-    config, step = run.config, state.step
-    batch = _draw_batch(run, step)
-    gan = config.gan > 0 and step >= config.first_gan_step
-    with torch.no_grad():
-        target, target_features, target_moved = _draw(run.teacher, batch, run, "teacher", step)
-    image, features, moved = _draw(state.student, batch, run, "student", step)
-
-    values: dict[str, Tensor] = {}
-    if gan:
-        real, real_c = (target, batch.c) if run.data is None else _real_images(run, run.data, step)
-        values |= _train_discriminator(state, run, (real, real_c), (image.detach(), batch.c))
-        state.discriminator.requires_grad_(False)
-        values["gan"] = losses.generator_gan_loss(state.discriminator(image, batch.c))
-        state.discriminator.requires_grad_(True)
-    if config.l1:
-        values["l1"] = losses.l1_loss(image, target)
-    if config.perceptual and run.perceptual:
-        with torch.no_grad():
-            target_maps = run.perceptual(target)
-        values["perceptual"] = losses.perceptual_loss(run.perceptual(image), target_maps)
-    if config.relation:
-        values["relation"] = losses.relation_loss(features, moved, target_features, target_moved)
-
-    terms = [name for name in ("gan", "l1", "perceptual", "relation") if name in values]
-    total = torch.stack([getattr(config, name) * values[name] for name in terms]).sum()
-    _update(state.student_optimizer, total, config.learning_rate(step) * _lazy_share(config.path_length, PATH_INTERVAL))
-    if config.path_length and step % PATH_INTERVAL == 0:
-        values["path_length"] = _regularise_path(state, run, step)
-    state.update_ema(config.ema_decay)
-    state.step += 1
-    return {name: value.item() for name, value in {**values, "total": total}.items()}
-
-
-def _draw_batch(run: _Run, step: int) -> _Batch:
-    config, generator_config = run.config, run.teacher.config
-    source = stream(config.seed, "latents", step)
-    z, c = draw_latents(generator_config, config.batch, source)
-    z_mixed = torch.randn(z.shape, generator=source)
-    mix = float(torch.rand([], generator=source)) < config.mixing
-    # With the crossover at the last slot nothing is mixed.
-    slot = int(torch.randint(1, generator_config.num_ws, [], generator=source))
-    offset = losses.draw_offsets(run.directions, config.batch, source)[:, None]
-    crossover = slot if mix else generator_config.num_ws
-    c = None if c is None else c.to(run.device)
-    return _Batch(z.to(run.device), z_mixed.to(run.device), c, crossover, offset.to(run.device))
-
-
-def _draw(
-    generator: Generator, batch: _Batch, run: _Run, name: str, step: int
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Images of the batch, and the features of the mimic layers: of the batch, and of the batch moved by its offset.
-
-    No loss looks at the moved images themselves, so those stop after the last mimic layer.
-    """
-    config = run.config
-    source = stream(config.seed, "noise", name, step)
-    ws = batch.ws(generator)
-    image, features = generator.synthesis.features(ws, noise=config.noise, generator=source)
-    if not config.relation:
-        return image, {}, {}
-    names = losses.mimic_layers(generator.config)
-    moved = generator.synthesis.features_until(ws + batch.offset, names[-1], noise=config.noise, generator=source)
-    return image, {name: features[name] for name in names}, {name: moved[name] for name in names}
-
-
-def _train_discriminator(
-    state: TrainingState, run: _Run, real_and_c: tuple[Tensor, Tensor | None], drawn_and_c: tuple[Tensor, Tensor | None]
-) -> dict[str, Tensor]:
-    """One update on real and drawn images; every 16th step with the R1 penalty, weighted to make up for the rest."""
-    config = run.config
-    penalise = config.r1 > 0 and state.step % R1_INTERVAL == 0
-    real, real_c = real_and_c
-    real = real.detach().requires_grad_(penalise)
-    real_logits = state.discriminator(real, real_c)
-    loss = losses.discriminator_gan_loss(real_logits, state.discriminator(*drawn_and_c))
-    values = {"discriminator": loss}
-    if penalise:
-        values["r1"] = losses.r1_penalty(real, real_logits)
-        loss = loss + 0.5 * config.r1 * R1_INTERVAL * values["r1"]
-    rate = config.learning_rate(state.step) * _lazy_share(config.r1, R1_INTERVAL)
-    _update(state.discriminator_optimizer, loss, rate)
-    return {name: value.detach() for name, value in values.items()}
-
-
-def _regularise_path(state: TrainingState, run: _Run, step: int) -> Tensor:
-    """Half a batch through the path length penalty ``mean (length - running mean)^2``, in an update of its own.
-
-    Karras et al. 2020 (StyleGAN2, section 3.2). It derives a derivative through the whole student.
-    """
-    config = run.config
-    source = stream(config.seed, "path length", step)
-    z, c = draw_latents(run.teacher.config, max(config.batch // 2, 1), source)
-    ws = state.student.mapping(z.to(run.device), None if c is None else c.to(run.device))
-    images = state.student.synthesis(ws, noise=config.noise, generator=source)
-    noise = torch.randn(images.shape, generator=source).to(run.device)
-    lengths = losses.path_lengths(images, ws, noise)
-    mean = state.path_mean.lerp(lengths.detach().mean(), PATH_MEAN_RATE)
-    penalty = (lengths - mean).square().mean()
-    loss = config.path_length * PATH_INTERVAL * penalty
-    _update(state.student_optimizer, loss, config.learning_rate(step) * _lazy_share(config.path_length, PATH_INTERVAL))
-    state.path_mean.copy_(mean)
-    return penalty.detach()
-
-
-def _update(optimizer: torch.optim.Adam, loss: Tensor, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
-def _real_images(run: _Run, data: ImageSource, step: int) -> tuple[Tensor, Tensor | None]:
-    """The step's real images and their labels; an unconditional discriminator gets none."""
-    config = run.config
-    position = (step - config.first_gan_step) * config.batch
-    images, c = real_batch(
-        data,
-        position,
-        config.batch,
-        seed=config.seed,
-        resolution=run.teacher.config.resolution,
-        mirror=config.mirror,
-    )
-    return images.to(run.device), None if c is None or not run.teacher.config.c_dim else c.to(run.device)
 
 
 # ---- before and after ----
@@ -294,16 +138,16 @@ def _fixed_parts(
     data: ImageSource | None,
     perceptual: losses.FeatureMaps | None,
     device: torch.device,
-) -> _Run:
+) -> Run:
     teacher = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
     z, c = draw_latents(teacher.config, PROBE_LATENTS, stream(config.seed, "probe"))
     z, c = z.to(device), None if c is None else c.to(device)
     with torch.no_grad():
         images = teacher(z, c)
-    return _Run(config, teacher, perceptual, data, losses.offset_directions(teacher), (z, c, images), device)
+    return Run(config, teacher, perceptual, data, losses.offset_directions(teacher), (z, c, images), device)
 
 
-def _initial_state(student: Generator, run: _Run) -> TrainingState:
+def _initial_state(student: Generator, run: Run) -> TrainingState:
     config = run.config
     student = copy.deepcopy(student).to(run.device).train().requires_grad_(True)
     ema = copy.deepcopy(student).eval().requires_grad_(False)
@@ -312,13 +156,13 @@ def _initial_state(student: Generator, run: _Run) -> TrainingState:
         student=student,
         ema=ema,
         discriminator=discriminator,
-        student_optimizer=_adam(student, _lazy_share(config.path_length, PATH_INTERVAL)),
-        discriminator_optimizer=_adam(discriminator, _lazy_share(config.r1, R1_INTERVAL)),
+        student_optimizer=adam(student, lazy_share(config.path_length, PATH_INTERVAL)),
+        discriminator_optimizer=adam(discriminator, lazy_share(config.r1, R1_INTERVAL)),
         path_mean=torch.zeros([], device=run.device),
     )
 
 
-def _new_discriminator(run: _Run) -> Discriminator:
+def _new_discriminator(run: Run) -> Discriminator:
     """A fresh discriminator that mirrors the teacher, its weights drawn from the seed alone."""
     config = DiscriminatorConfig.mirror(run.teacher.config)
     widths = tuple(max(1, round(width * run.config.discriminator_width)) for width in config.widths)
@@ -326,18 +170,6 @@ def _new_discriminator(run: _Run) -> Discriminator:
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
         torch.manual_seed(stream(run.config.seed, "discriminator").initial_seed() % 2**63)
         return Discriminator(config).to(run.device)
-
-
-def _lazy_share(weight: float, interval: int) -> float:
-    """Share of plain updates when every ``interval``-th step adds one for a regulariser (if it has a weight).
-
-    Learning rate and Adam's memory shrink by it (Karras et al. 2020, StyleGAN2, appendix B).
-    """
-    return interval / (interval + 1) if weight else 1.0
-
-
-def _adam(network: nn.Module, share: float) -> torch.optim.Adam:
-    return torch.optim.Adam(network.parameters(), betas=(0.0, 0.99**share))
 
 
 @torch.no_grad()
@@ -353,20 +185,34 @@ def _finished(ema: Generator, config: DistillConfig) -> Generator:
 # ---- records and checks ----
 
 
-def _record(state: TrainingState, run: _Run, values: dict[str, float]) -> None:
-    """Add the step to the running sums; every ``log_every`` steps and at the end turn them into a history entry."""
+@dataclass(frozen=True)
+class _Measures:
+    """What else goes into the history, and after which steps."""
+
+    measure: Measure | None
+    at: frozenset[int]
+
+    def of(self, state: TrainingState) -> Mapping[str, float]:
+        """The figures of a state; none when it is not its turn."""
+        return self.measure(state.ema) if self.measure is not None and state.step in self.at else {}
+
+
+def _record(state: TrainingState, run: Run, values: dict[str, float], measures: _Measures) -> None:
+    """Add the step to the running sums; every ``log_every`` steps, at the end, and where there is something to measure
+    turn them into a history entry."""
     for name, value in values.items():
-        entry = state.sums.setdefault(name, [0.0, 0])
-        entry[0] += value
-        entry[1] += 1
-    if state.step % run.config.log_every == 0 or state.step == run.config.steps:
+        running = state.sums.setdefault(name, [0.0, 0])
+        running[0] += value
+        running[1] += 1
+    if state.step % run.config.log_every == 0 or state.step == run.config.steps or state.step in measures.at:
         means = {name: total / count for name, (total, count) in state.sums.items()}
-        state.history.append({"step": state.step, "l1_to_teacher": _probe_distance(state.ema, run), **means})
+        entry = {"step": state.step, "l1_to_teacher": _probe_distance(state.ema, run), **means}
+        state.history.append({**entry, **measures.of(state)})
         state.sums = {}
 
 
 @torch.no_grad()
-def _probe_distance(generator: Generator, run: _Run) -> float:
+def _probe_distance(generator: Generator, run: Run) -> float:
     z, c, images = run.probe
     return losses.l1_loss(generator(z, c), images).item()
 
@@ -382,7 +228,7 @@ def _diverged(what: str, step: int, checkpoint: Path | None) -> DcpDeployError:
     return DcpDeployError(f"{what} became NaN or infinite at step {step}; {kept}", "lower the learning rate")
 
 
-def _identity(run: _Run) -> dict[str, Any]:
+def _identity(run: Run, measure_at: Collection[int]) -> dict[str, Any]:
     """All settings that decide the result, for the checkpoint's key; how often it is saved does not."""
     settings = {name: value for name, value in asdict(run.config).items() if name != "checkpoint_every"}
     data: Any = "teacher samples"
@@ -391,7 +237,8 @@ def _identity(run: _Run) -> dict[str, Any]:
     elif run.data is not None:
         data = getattr(run.data, "__qualname__", type(run.data).__qualname__)
         data += f"[{len(run.data)}]" if isinstance(run.data, ImageSequence) else ""
-    return {"config": settings, "data": data, "torch": torch.__version__, "device": run.device.type}
+    measured = {"measure_at": sorted(measure_at)} if measure_at else {}
+    return {"config": settings, "data": data, "torch": torch.__version__, "device": run.device.type, **measured}
 
 
 def _perceptual_network(perceptual: losses.FeatureMaps | None) -> dict[str, nn.Module]:

@@ -41,8 +41,8 @@ class TrainingState:
     @torch.no_grad()
     def update_ema(self, decay: float) -> None:
         """``ema = decay * ema + (1 - decay) * student``, over parameters; buffers do not train."""
-        for average, value in zip(self.ema.parameters(), self.student.parameters(), strict=True):
-            average.lerp_(value, 1 - decay)
+        averages, values = list(self.ema.parameters()), list(self.student.parameters())
+        torch._foreach_lerp_(averages, values, 1 - decay)  # type: ignore[arg-type]  # a few kernels for all of them
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the state under unique names, in memory shared with it."""

@@ -29,7 +29,7 @@ class Conv(nn.Module):
         kernel = self.weight.shape[-1]
         if self.down:
             # Padding keeps the result centred: 2 for the 3x3, 1 for the 1x1 convolution.
-            x = filter2d(F.pad(x, (kernel // 2 + 1,) * 4), fir_kernel())
+            x = filter2d(F.pad(x, (kernel // 2 + 1,) * 4), fir_kernel(like=x))
             x = F.conv2d(x, self.weight * self.gain, stride=2)
         else:
             x = F.conv2d(x, self.weight * self.gain, padding=kernel // 2)

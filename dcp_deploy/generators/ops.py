@@ -6,6 +6,7 @@ Convolutions are PyTorch's (cross-correlation); images and activations are [B, C
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +30,20 @@ def bias_act(x: Tensor, bias: Tensor, clamp: float | None = None) -> Tensor:
     return y if clamp is None else y.clamp(-clamp, clamp)
 
 
-def fir_kernel(gain: float = 1.0) -> Tensor:
-    """The 4x4 low-pass filter outer([1,3,3,1], [1,3,3,1]) / 64, times ``gain``."""
+def fir_kernel(gain: float = 1.0, like: Tensor | None = None) -> Tensor:
+    """The 4x4 low-pass filter outer([1,3,3,1], [1,3,3,1]) / 64, times ``gain``, of the type and device of ``like``."""
+    if like is not None and like.is_cuda:
+        return _fir_kernel_on(gain, like.device, like.dtype)
     taps = torch.tensor(FIR_TAPS)
-    return torch.outer(taps, taps) * (gain / 64.0)
+    kernel = torch.outer(taps, taps) * (gain / 64.0)
+    return kernel if like is None else kernel.to(like)
+
+
+@lru_cache
+def _fir_kernel_on(gain: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Kept: every copy from the host would make the host wait for all that the GPU has yet to do."""
+    with torch.inference_mode(False):  # whatever the first caller does, the next may want gradients
+        return fir_kernel(gain).to(device, dtype)
 
 
 def filter2d(x: Tensor, kernel: Tensor) -> Tensor:
@@ -47,7 +58,7 @@ def upsample_image(image: Tensor) -> Tensor:
     [B, C, H, W] -> [B, C, 2H, 2W]. The transposed convolution with padding 1 is that very operation.
     """
     channels = image.shape[1]
-    kernel = fir_kernel(gain=4.0).to(image).expand(channels, 1, 4, 4)
+    kernel = fir_kernel(gain=4.0, like=image).expand(channels, 1, 4, 4)
     return F.conv_transpose2d(image, kernel, stride=2, padding=1, groups=channels)
 
 
@@ -57,7 +68,7 @@ def upsample_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     [B, Ci, H, W] with weight [Co, Ci, 3, 3] -> [B, Co, 2H, 2W]. The stored kernel enters without a flip.
     """
     y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [B, Co, 2H + 1, 2W + 1]
-    return filter2d(F.pad(y, (1, 1, 1, 1)), fir_kernel(gain=4.0))
+    return filter2d(F.pad(y, (1, 1, 1, 1)), fir_kernel(gain=4.0, like=y))
 
 
 def demodulation(weight: Tensor, styles: Tensor) -> Tensor:

@@ -90,8 +90,9 @@ def evaluate(
     if batch < 1:
         raise UsageError(f"batch is {batch}", "Choose 1 or more.")
     draw, z_dim = _sampler(model)
+    device = next(model.parameters()).device if isinstance(model, Generator) else torch.device("cpu")
     latents = torch.randn(samples, z_dim, generator=torch.Generator().manual_seed(seed))
-    reading = _Reading()
+    reading = _Reading(device)
     for start in range(0, samples, batch):
         z = latents[start : start + batch]
         reading.add(draw(z, torch.full((len(z),), psi)))
@@ -111,17 +112,18 @@ def evaluate_images(images: NDArray[np.uint8], *, seed: int = 0, psi: float = 1.
 
 
 class _Reading:
-    """Features and factors of images, collected batch by batch."""
+    """Features and factors of images, collected batch by batch, and the device that reads them."""
 
-    def __init__(self) -> None:
-        self._reader = load_avatar_reader()
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = device
+        self._reader = load_avatar_reader(str(device))
         self._features: list[NDArray[np.float32]] = []
         self._factors: list[NDArray[np.float32]] = []
 
     @torch.no_grad()
     def add(self, images: Tensor) -> None:
         """Read images [B, 3, 64, 64] in [-1, 1]."""
-        features, factors = self._reader.features_and_factors(images)
+        features, factors = self._reader.features_and_factors(images.to(self.device))
         self._features.append(features)
         self._factors.append(factors.table)
 
@@ -146,9 +148,9 @@ def _reference() -> tuple[NDArray[np.float32], Factors]:
 def _compare(reading: _Reading, *, samples: int, seed: int, psi: float) -> Metrics:
     real_features, real_factors = _reference()
     features, factors = reading.features, reading.factors
-    neighbours = prdc(real_features[:samples], features, PRECISION_K)
+    neighbours = prdc(real_features[:samples], features, PRECISION_K, device=reading.device)
     modes = mode_coverage(real_factors, factors)
-    wider = prdc(real_features[:samples], features, COVERAGE_K)
+    wider = prdc(real_features[:samples], features, COVERAGE_K, device=reading.device)
     return Metrics(
         fid=frechet_distance(real_features, features),
         precision=neighbours.precision,
@@ -178,7 +180,7 @@ def _sampler(model: Generator | ImageRunner) -> tuple[Callable[[Tensor, Tensor],
 
         @torch.no_grad()
         def draw(z: Tensor, psi: Tensor) -> Tensor:
-            return _to_8_bit(model(z.to(device), psi=psi.to(device), noise="const").float().cpu())
+            return _to_8_bit(model(z.to(device), psi=psi.to(device), noise="const").float())
 
         return draw, model.config.z_dim
 

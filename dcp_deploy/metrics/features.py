@@ -79,9 +79,9 @@ def _conv(fan_in: int, fan_out: int, stride: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.GroupNorm(4, fan_out), nn.LeakyReLU(0.1))
 
 
-@lru_cache(maxsize=1)
-def load_avatar_reader() -> AvatarReader:
-    """The shipped reader in float32, frozen and in eval mode; one copy per process.
+@lru_cache
+def load_avatar_reader(device: str = "cpu") -> AvatarReader:
+    """The shipped reader in float32, frozen and in eval mode; one copy per process and device, not to be moved.
 
     Raises CorruptFileError when the package's weights are missing or do not fit.
     """
@@ -97,7 +97,7 @@ def load_avatar_reader() -> AvatarReader:
             f"the package's {ASSET} cannot be loaded: {error}",
             "Reinstall dcp-deploy, or train the reader again: python -m dcp_deploy.metrics.train_reader",
         ) from error
-    return reader.eval().requires_grad_(False)
+    return reader.to(device).eval().requires_grad_(False)
 
 
 def images_to_tensor(images: NDArray[np.uint8]) -> Tensor:

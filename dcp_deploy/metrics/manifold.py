@@ -24,7 +24,7 @@ class Overlap:
     coverage: float
 
 
-def prdc(real: Features, fake: Features, k: int) -> Overlap:
+def prdc(real: Features, fake: Features, k: int, *, device: torch.device | str = "cpu") -> Overlap:
     """Overlap of features [N, D] and [M, D] by balls that reach to the k-th nearest neighbour within the own set.
 
     - precision: share of fakes inside at least one real ball; recall: share of reals inside at least one fake ball
@@ -32,14 +32,15 @@ def prdc(real: Features, fake: Features, k: int) -> Overlap:
     - density: real balls that hold a fake, on average over fakes, over k; coverage: share of real balls that hold at
       least one fake (Naeem et al. 2020, Reliable fidelity and diversity metrics, eq. 3 and 4; customary k = 5)
 
-    Balls are closed. Compare runs at equal N, M and k only. Raises ValueError when a set has at most k rows.
+    Balls are closed. Compare runs at equal N, M and k only. ``device`` computes the distances, in float64. Raises
+    ValueError when a set has at most k rows.
     """
-    reals, fakes = _rows(real, k), _rows(fake, k)
+    reals, fakes = _rows(real, k).to(device), _rows(fake, k).to(device)
     if reals.shape[1] != fakes.shape[1]:
         raise ValueError(f"features differ in width: {reals.shape[1]} and {fakes.shape[1]}")
     real_radius, fake_radius = _radii(reals, k), _radii(fakes, k)
     inside = 0  # pairs (real ball, fake in it)
-    fake_hit = torch.zeros(len(fakes), dtype=torch.bool)
+    fake_hit = torch.zeros(len(fakes), dtype=torch.bool, device=device)
     covered = recalled = 0
     for start in range(0, len(reals), _BLOCK):
         distance = torch.cdist(reals[start : start + _BLOCK], fakes)
@@ -70,7 +71,7 @@ def _radii(rows: Tensor, k: int) -> Tensor:
     blocks = []
     for start in range(0, len(rows), _BLOCK):
         distance = torch.cdist(rows[start : start + _BLOCK], rows)
-        own = torch.arange(distance.shape[0])
+        own = torch.arange(distance.shape[0], device=rows.device)
         distance[own, start + own] = torch.inf  # a row is not its own neighbour, whatever rounding makes of the zero
         blocks.append(distance.kthvalue(k, dim=1).values)
     return torch.cat(blocks)

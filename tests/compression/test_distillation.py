@@ -106,6 +106,19 @@ def test_the_history_has_the_mean_of_every_loss(teacher: Generator) -> None:
     assert result.history[1]["gan"] == seen[1]["gan"]
 
 
+def test_the_average_is_measured_on_a_schedule(teacher: Generator) -> None:
+    def size(average: Generator) -> dict[str, float]:
+        return {"size": float(average.synthesis.b4.const.detach().abs().sum())}
+
+    student = pruned(teacher)
+    result = distill(student, teacher, config=CONFIG, measure=size, measure_at=(0, 3, 6))
+    measured = {entry["step"]: entry["size"] for entry in result.history if "size" in entry}
+    assert list(measured) == [0, 3, 6]
+    assert [entry["step"] for entry in result.history] == [0, 2, 3, 4, 6]
+    assert measured[0] == size(student)["size"] and measured[6] == size(result.generator)["size"]
+    assert_same_weights(result.generator, distill(student, teacher, config=CONFIG).generator)
+
+
 def test_the_total_is_the_weighted_sum(teacher: Generator) -> None:
     config = replace(CONFIG, steps=1, gan_start=0.0, perceptual=2.0)
     values: dict[str, float] = {}

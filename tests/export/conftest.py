@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 
 import onnx
 import pytest
@@ -19,17 +17,8 @@ from dcp_deploy.export.bundle import write_bundle
 from dcp_deploy.export.server import Program, Server, find_program, running_server
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 
+from .stub_tensorrt import VERSIONS, Unavailable, stub_tensorrt
 
-def _stubs() -> ModuleType:
-    """The module beside this file; pytest's import mode puts no folder of tests on the path."""
-    spec = importlib.util.spec_from_file_location("stub_tensorrt", Path(__file__).with_name("stub_tensorrt.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-STUBS = _stubs()
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 
@@ -123,13 +112,13 @@ def rotating_onnx(rotating: Generator, tmp_path_factory: pytest.TempPathFactory)
     return export_onnx(rotating, tmp_path_factory.mktemp("onnx") / "rotating.onnx", image="uint8")
 
 
-@pytest.fixture(scope="session", params=STUBS.VERSIONS)
+@pytest.fixture(scope="session", params=VERSIONS)
 def tensorrt_bindings(request: pytest.FixtureRequest) -> Path:
     """A folder for PYTHONPATH with the real Python bindings of one version of TensorRT, over stub libraries."""
     cache = Path(request.config.cache.mkdir("tensorrt-bindings"))  # type: ignore[union-attr]
     try:
-        folder: Path = STUBS.stub_tensorrt(cache, request.param)
-    except STUBS.Unavailable as error:
+        folder = stub_tensorrt(cache, request.param)
+    except Unavailable as error:
         pytest.skip(str(error))
     return folder
 

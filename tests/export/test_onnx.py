@@ -146,9 +146,13 @@ def test_metadata_tells_what_it_is(float_onnx: Path, unconditional: Generator) -
     assert told["weights_sha256"] == weights_sha256(unconditional)
     assert told["licence"] == "none needed"
     assert (told["image"], told["noise"]) == ("float", "const")
-    assert json.loads(told["upsample"]) == dict.fromkeys(("b8.conv0", "b16.conv0", "b32.conv0"), "transposed")
+    layers = ("b8.conv0", "b16.conv0", "b32.conv0")
+    assert json.loads(told["upsample"]) == {layer: {"form": "transposed"} for layer in layers}
     assert set(json.loads(told["storage"]).values()) == {"float32"}
     assert told["tool"].startswith("dcp-deploy ")
+    assert (told["onnx"], told["torch"]) == (onnx.__version__, torch.__version__)
+    assert (told["inputs"], told["psi_range"], told["opset"]) == ("z", "0.0,1.3", "18")
+    assert "batch" not in told  # any
 
 
 def test_the_file_holds_no_traces_of_this_machine(float_onnx: Path) -> None:

@@ -206,13 +206,13 @@ def test_an_onnx_file_says_what_it_is(float_onnx: Path) -> None:
 def test_an_onnx_file_says_which_batches_it_is_for(float_onnx: Path, tmp_path: Path) -> None:
     assert load_runner(float_onnx).batch is None
     model = onnx.load(float_onnx)
-    for words, bounds in (("[2, 16]", (2, 16)), ("[2]", None), ("many", None)):
+    for words, bounds in (("2,16", (2, 16)), ("2", None), ("16,2", None), ("many", None)):
         onnx.helper.set_model_props(model, {"batch": words})
         onnx.save(model, tmp_path / "x.onnx")
         if bounds:
             assert load_runner(tmp_path / "x.onnx").batch == bounds
         else:
-            with pytest.raises(CorruptFileError, match="its batch bounds are"):
+            with pytest.raises(CorruptFileError, match="promises batches of"):
                 load_runner(tmp_path / "x.onnx")
 
 

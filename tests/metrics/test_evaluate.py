@@ -154,3 +154,13 @@ def test_rounding_to_8_bits_keeps_every_level() -> None:
     assert torch.equal(evaluation._to_8_bit(levels), levels)
     assert torch.equal(evaluation._to_8_bit(levels + 0.003), levels)  # less than half a step of 0.0078
     assert evaluation._to_8_bit(torch.tensor([-3.0, 3.0])).tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.gpu
+def test_a_gpu_measures_what_the_cpu_does() -> None:
+    config = GeneratorConfig(resolution=64, z_dim=8, w_dim=8, mapping_layers=1, widths=(4,) * 10)
+    torch.manual_seed(0)
+    generator = Generator(config)
+    slow, fast = evaluate(generator, samples=500), evaluate(generator.cuda(), samples=500)
+    assert fast.fid == pytest.approx(slow.fid, rel=1e-2)  # TensorFloat-32 convolutions
+    assert fast.coverage == pytest.approx(slow.coverage, abs=0.02)
