@@ -1,0 +1,95 @@
+"""What a bundle is made of: the files and records of a run directory, or a single ONNX file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import InputError, UsageError
+from .files import read_json
+from .model_card import card_of_onnx, card_of_run
+from .report.run_directory import read_run_directory
+
+if TYPE_CHECKING:
+    from .export.bundle import Contents
+
+DOCUMENTS = ("run.json", "config.toml", "parity.json", "bench.json", "metrics.json", "history.json")
+
+
+def contents_of(
+    source: Path, *, name: str | None = None, teacher: bool = False, engines: Sequence[Path] = ()
+) -> Contents:
+    """Gather a bundle's contents from ``source``, a run directory of ``build`` or an ONNX file of ``export``.
+
+    ``teacher``: serve the teacher beside the student. ``engines`` come on top of those of the run. Raises InputError
+    when there is neither, or a file of the run is missing; UsageError for a teacher that is not there.
+    """
+    if source.is_dir():
+        return _of_run(source, name or source.resolve().name, teacher, engines)
+    if teacher:
+        raise UsageError(f"{source} is one ONNX file and has no teacher", "give a run directory, or leave it out")
+    if not source.is_file():
+        raise InputError(f"there is no run directory or ONNX file {source}", "check the path")
+    return _of_onnx(source, name or source.stem, engines)
+
+
+def _of_run(directory: Path, name: str, teacher: bool, engines: Sequence[Path]) -> Contents:
+    from .checkpoints import load_generator, read_checkpoint
+    from .export import load_runner
+    from .export.bundle import Contents, Model
+
+    run = read_run_directory(directory)
+    parity = run.parity
+    if parity is None or not parity.passed:
+        raise InputError(f"{directory} holds no export that passed the parity gate", "finish it: dcp-deploy build")
+    models = {}
+    for served, file in (("generator", "student"), *((("teacher", "teacher"),) if teacher else ())):
+        network = load_generator(directory / f"{file}.safetensors")
+        models[served] = Model(directory / f"{file}.onnx", load_runner(network))
+    record = read_json(directory / "run.json")
+    student = read_checkpoint(directory / "student.safetensors")
+    licence = record["teacher"].get("licence") or student.licence
+    built = sorted((directory / "engines").glob("*.engine"))
+    return Contents(
+        name=name,
+        models=models,
+        card=card_of_run(name, directory, licence),
+        provenance={
+            "command": _command(),
+            "licence": licence,
+            "teacher": record["teacher"],
+            "origin": student.extra,
+            "run": {key: record.get(key) for key in ("command", "started", "finished", "config", "effort", "tool")},
+            "environment": record.get("environment"),
+            "networks": record.get("networks"),
+            "stages": record.get("stages"),
+        },
+        engines=[*built, *engines],
+        documents={name: directory / name for name in DOCUMENTS if (directory / name).is_file()},
+    )
+
+
+def _of_onnx(file: Path, name: str, engines: Sequence[Path]) -> Contents:
+    from .export import load_runner
+    from .export.bundle import Contents, Model
+    from .inspection import inspect_file
+
+    facts = inspect_file(file)
+    if facts["format"] != "onnx":
+        raise InputError(f"{file} is a {facts['format']}", "give an ONNX file: dcp-deploy export")
+    told = facts["metadata"]
+    licence = told.get("licence")
+    return Contents(
+        name=name,
+        models={"generator": Model(file, load_runner(file))},
+        card=card_of_onnx(name, told, licence),
+        provenance={"command": _command(), "licence": licence, "onnx": told, "onnx_sha256": facts["sha256"]},
+        engines=engines,
+    )
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
