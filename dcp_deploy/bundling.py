@@ -32,7 +32,7 @@ def contents_of(
 
     ``teacher``: serve the teacher beside the student. ``synthesis``: where to write the student's second form, from ws,
     for editing and style mixing; None leaves it out. ``engines`` come on top of those of the run. Raises InputError
-    when there is neither, or a file of the run is missing; UsageError for a teacher or a synthesis form of an ONNX file.
+    when there is neither, or a file of the run is missing; UsageError for a teacher or a second form of an ONNX file.
     """
     if source.is_dir():
         return _of_run(source, name or source.resolve().name, teacher, synthesis, engines)
