@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"generators", "checkpoints", "datasets"},
     "compression": GROUND,
     "export": GROUND,
-    "benchmarks": GROUND | {"export"},  # what it times are artefacts, through their runners
+    # What it times are artefacts, through their runners; the quality experiment makes the students it compares.
+    "benchmarks": GROUND | {"export", "compression", "sampling"},
     "report": set(),  # reads the files of a run directory and runs nothing
     **dict.fromkeys(BUILD, GROUND | STAGES | BUILD),
     "presets": set(),

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from hypothesis import given
@@ -215,3 +216,23 @@ def test_an_entry_has_the_pointers_of_its_node_and_the_batch() -> None:
 def test_what_no_kernel_takes_is_refused() -> None:
     with pytest.raises(UsageError, match="scale is"):
         plugin_call(OPERATORS["ModConvEpilogue"], [[-1, 8, 4, 4], [-1, 7], [8]], torch.float32, "nchw", None, 1)
+
+
+@pytest.mark.parametrize("file", ["float_onnx", "uint8_onnx"])
+def test_every_node_of_ours_in_an_exported_file_has_its_plugin(file: str, request: pytest.FixtureRequest) -> None:
+    model = onnx.load(request.getfixturevalue(file))
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for value in [*model.graph.value_info, *model.graph.input]:
+        shapes[value.name] = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]  # -1: the batch
+    nodes = [node for node in model.graph.node if node.domain == "dcp_deploy"]
+    assert len(nodes) > 8
+    for node in nodes:
+        operator = OPERATORS[node.op_type]
+        told = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        assert ("clamp" in told) == operator.clamps
+        assert (told["plugin_namespace"], told["plugin_version"], told["aot"]) == (b"dcp_deploy", b"1", 1)
+        inputs = [shapes[name] for name in node.input]
+        call = plugin_call(operator, inputs, torch.float32, "nchw", told.get("clamp"), 1)
+        assert call is not None and call.grid[0] >= 1
+        output = shapes.get(node.output[0])
+        assert output is None or tuple(output) == output_shape(operator, inputs[0])
