@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ def bundle(
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call it; by default as its source.")] = None,
     teacher: Annotated[bool, typer.Option("--teacher", help="Serve the teacher too, to compare.")] = False,
+    synthesis: Annotated[bool, typer.Option("--synthesis", help="Serve the form that takes ws too, to edit.")] = False,
     engine: Annotated[list[Path] | None, typer.Option(help="A TensorRT engine of the same ONNX file to add.")] = None,
     max_batch: Annotated[int, typer.Option(help="Largest batch that is served.")] = 8,
     config: ConfigFile = None,
@@ -47,8 +49,14 @@ def bundle(
     from .bundling import contents_of
     from .export.bundle import write_bundle
 
-    contents = contents_of(Path(source), name=name, teacher=teacher, engines=engine or ())
-    with output.task("bundle"):
+    with output.task("bundle"), tempfile.TemporaryDirectory() as scratch:
+        contents = contents_of(
+            Path(source),
+            name=name,
+            teacher=teacher,
+            synthesis=Path(scratch) / "synthesis.onnx" if synthesis else None,
+            engines=engine or (),
+        )
         manifest = write_bundle(contents, out, max_batch=max_batch)
     settings = write_settings(context, out)
     facts = {key: value for key, value in manifest.items() if key not in ("schema", "files", "provenance")}

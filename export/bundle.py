@@ -21,7 +21,7 @@ from typing import Any
 from .. import __version__
 from ..errors import InputError, UsageError
 from ..files import atomic_path
-from .golden import golden_range, golden_runner, write_golden
+from .golden import PSIS, SEEDS, golden_range, golden_runner, write_golden
 from .integrity import ARCHIVE, SEAL, check_bundle, pack, seal
 from .kubernetes import TRITON_IMAGE, Deployment, deployment_manifest, file_name, kserve_manifest, kubernetes_name
 from .manifest import check_engine
@@ -35,10 +35,12 @@ MAX_BATCH = 8
 
 @dataclass(frozen=True)
 class Model:
-    """One ONNX file to serve. ``reference`` draws what it has to draw; None for a model that takes no z."""
+    """One ONNX file to serve, and what it has to draw."""
 
     onnx: Path
-    reference: Runner | None
+    reference: Runner
+    through: Runner | None = None
+    """Draws from z with a file that takes something else; None for one that takes z, whose golden images are kept."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,11 @@ def _model(
     _copy(model.onnx, onnx)
     _write(place / "1" / "model.py", Path(__file__).with_name("triton_generator.py").read_text("utf-8"))
     inputs, output = interface(onnx)
-    _takes(onnx, model.reference, max_batch)
+    if model.through is None:
+        _takes(onnx, max_batch)
+        parity = _golden(folder / "golden" / name, model.reference, onnx)
+    else:
+        parity = _compared(model.reference, model.through, latents=SEEDS, psis=PSIS)
     served = Served(
         name, inputs, output, max_batch, sizing.best.instances, sizing.best.threads, sizing.delay_us, plans, max_batch
     )
@@ -137,13 +143,13 @@ def _model(
         "inputs": {tensor.name: list(tensor.dims) for tensor in inputs},
         "output": {output.name: list(output.dims)},
         "variants": ["onnxruntime", *variants],
-        "parity": None if model.reference is None else _golden(folder / "golden" / name, model.reference, onnx),
+        "parity": parity,
     }
 
 
-def _takes(onnx: Path, reference: Runner | None, max_batch: int) -> None:
+def _takes(onnx: Path, max_batch: int) -> None:
     """UsageError for a file that was exported for other batches than the server may make."""
-    bounds = onnx_runner(onnx).batch if reference is not None else None
+    bounds = onnx_runner(onnx).batch
     if bounds is not None and (bounds[0] > 1 or max_batch > bounds[1]):
         raise UsageError(
             f"{onnx.parents[1].name} was exported for batches of {bounds[0]} to {bounds[1]}, not of 1 to {max_batch}",
@@ -155,7 +161,11 @@ def _golden(folder: Path, reference: Runner, onnx: Path) -> dict[str, Any]:
     """Keep what the reference draws, and let the ONNX file through only if it draws the same."""
     exported = onnx_runner(onnx)
     write_golden(reference, folder, precision=exported.facts.get("precision", "fp32"))
-    report = verify(golden_runner(folder), exported, **golden_range(folder))
+    return _compared(golden_runner(folder), exported, **golden_range(folder))
+
+
+def _compared(reference: Runner, exported: Runner, **what: Any) -> dict[str, Any]:
+    report = verify(reference, exported, **what)
     report.raise_for_failure()
     told = report.to_dict()
     return {"reference": told["a"], **{name: told[name] for name in ("images", "max_steps", "differing", "tolerance")}}

@@ -4,7 +4,7 @@ The server is NVIDIA's own: the program of the Triton container where there is o
 nvidia-pytriton carries, which has only the Python backend. That one wants an environment of its own, with numpy 1:
 
     python3 -m venv triton
-    triton/bin/pip install nvidia-pytriton onnxruntime pillow
+    triton/bin/pip install nvidia-pytriton onnxruntime
     dcp-deploy serve BUNDLE --server triton
 """
 
@@ -33,7 +33,7 @@ from .kubernetes import TRITON_IMAGE
 STOP_SECONDS = 10  # for requests in flight; Triton also waits so long for clients that keep idle connections open
 LOAD_SECONDS = 120.0  # the largest models warm up on two cores in less
 INSTALL = (
-    "python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime pillow, then --server triton; "
+    "python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime, then --server triton; "
     f"or the full server, which has all backends: docker run {TRITON_IMAGE}"
 )
 

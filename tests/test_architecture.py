@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 # What every installation has and what is quick to import; the rest is imported where it is used.
-TRAVELS = {Path("export/example_client.py"), Path("export/triton_generator.py"), Path("export/triton_picture.py")}
+TRAVELS = {Path("export/example_client.py"), Path("export/triton_generator.py")}
 """Scripts that a bundle carries away: they run without dcp-deploy and import what they need at their top."""
 AT_THE_TOP = {"markupsafe", "numpy", "PIL", "psutil", "pydantic", "rich", "safetensors", "torch", "typer"}
 DISTRIBUTION = {"PIL": "pillow", "cuda": "cuda-bindings", "markupsafe": "jinja2"}  # whose name to install is another

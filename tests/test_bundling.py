@@ -77,10 +77,12 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_becomes_a_bundle_with_teacher_and_provenance(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
-    code, out, err = dcp("bundle", run_directory, "--out", tmp_path / "b", "--teacher", "--json")
+    code, out, err = dcp("bundle", run_directory, "--out", tmp_path / "b", "--teacher", "--synthesis", "--json")
     assert code == 0, err
     document = json.loads(out)
-    assert set(document["models"]) == {"generator", "teacher"}
+    assert set(document["models"]) == {"generator", "teacher", "synthesis"}
+    assert document["models"]["synthesis"]["inputs"] == {"ws": [6, 8]}
+    assert sorted(path.name for path in (tmp_path / "b" / "golden").iterdir()) == ["generator", "teacher"]
     assert document["models"]["generator"]["parity"]["max_steps"] <= 1
     assert document["sizing"]["best"]["images_per_second"] > 0
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
