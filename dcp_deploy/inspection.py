@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +70,8 @@ def _onnx(path: Path) -> dict[str, Any]:
     import onnx
 
     try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
+        model = onnx.load(path, load_external_data=False)  # weights beside the file need not be read
+        onnx.checker.check_model(os.fspath(path))
     except Exception as error:  # protobuf, the checker and the file system each have their own exceptions
         raise CorruptFileError(
             f"{path} is no valid ONNX file: {str(error).splitlines()[0]}", "Export it again."
