@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+TRITON := .venv-triton/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz check lint types format clean
@@ -13,7 +14,7 @@ help: ## this list
 demo: $(READY) ## build the demo: prune, distil, export, verify and benchmark a small generator, and report
 	$(BIN)/dcp-deploy build --dataset demo
 
-test: $(READY) ## all tests
+test: $(READY) $(TRITON) ## all tests
 	$(BIN)/pytest
 
 # atheris has wheels for Linux only, so it is no part of the environment.
@@ -39,11 +40,21 @@ format: $(READY) ## let ruff repair what it can
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches; results under build/<dataset>/ stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build/lib build/bdist.* dist *.egg-info
+	rm -rf .venv .venv-triton .mypy_cache .pytest_cache .ruff_cache .hypothesis build/lib build/bdist.* dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Making the environment in .venv: a few minutes, about 2 GB."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,rtx,dev]'
+	@touch $@
+
+# NVIDIA's Triton server with its Python backend, which needs numpy 1 and so an environment of its own, and KServe's
+# models, which pin much else. Without them the tests of serving skip themselves and say why.
+$(TRITON): Makefile
+	@test -x .venv-triton/bin/python || $(PYTHON) -m venv .venv-triton
+	@-.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    nvidia-pytriton==0.7.0 kserve==0.21.0 \
+	    && .venv-triton/bin/python -m pip install --quiet --disable-pip-version-check \
+	    onnxruntime==1.32.0 'numpy==1.26.4' kubernetes==37.0.2 six
 	@touch $@

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import DcpDeployError
+from ..errors import DcpDeployError, MissingCapabilityError
 from ..export import build_engine, export_onnx, latents_of, load_runner
 from ..export.engine_runner import EngineSession, runner_of
 from ..export.targets import import_flavour, present_gpu
@@ -83,7 +83,7 @@ def _run(engine: Path, generator: Generator) -> str:
     trt = import_flavour("tensorrt-rtx")
     session = EngineSession(trt, engine.read_bytes(), torch.device("cuda"))
     if session.engine is None:
-        return "TensorRT for RTX refuses to deserialise it; its log above says why"
+        raise MissingCapabilityError("TensorRT for RTX refuses to deserialise it", "what it prints to its log says why")
     profile = _profile(generator)
     manifest = {"profile": profile, "resolution": generator.config.resolution, "precision": "fp32"}
     z = latents_of(SEEDS, generator.config.z_dim)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, cli_measure, cli_stages
+from . import __version__, cli_measure, cli_serving, cli_stages
 from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb
 from .config import EFFORTS, BuildConfig
 
@@ -165,6 +165,8 @@ for command in (
     cli_measure.bench,
     cli_measure.sample,
     cli_measure.evaluate,
+    cli_serving.bundle,
+    cli_serving.serve,
     datasets,
     doctor,
 ):

@@ -17,8 +17,10 @@ ReportFile = Annotated[Path | None, typer.Option("--out", "-o", help="Also write
 @verb
 def verify(
     context: typer.Context,
-    a: Annotated[Path, typer.Argument(help="The reference: a checkpoint or an ONNX file.")],
-    b: Annotated[Path, typer.Argument(help="What should draw the same.")],
+    a: Annotated[str, typer.Argument(help="The reference: a checkpoint, an ONNX file or a bundle.")],
+    b: Annotated[
+        str, typer.Argument(help="What should draw the same; with a bundle also http://HOST:PORT or grpc://.")
+    ],
     latents: Annotated[int, typer.Option(help="How many seeds, each at every psi.")] = 256,
     psi: Annotated[str, typer.Option(help="Truncations.")] = "0.5,0.7,1",
     precision: Annotated[str | None, typer.Option(help="Whose limits hold; what the files declare by default.")] = None,
@@ -26,6 +28,9 @@ def verify(
     backend_a: Annotated[str, typer.Option(help="What runs A: torch, fused, onnxruntime, ...")] = "auto",
     backend_b: Annotated[str, typer.Option(help="What runs B.")] = "auto",
     device: Annotated[str | None, typer.Option(help="Where torch computes: cpu, cuda, cuda:1.")] = None,
+    clients: Annotated[int, typer.Option(help="Of a server: how many ask at once.")] = 16,
+    requests: Annotated[int, typer.Option(help="Of a server: how often in all; 0 for no load.")] = 200,
+    model: Annotated[str, typer.Option(help="Of a server: which of its models.")] = "generator",
     worst: Annotated[Path | None, typer.Option(help="Write the worst sample as a picture.")] = None,
     out: ReportFile = None,
     seed: Seed = 0,
@@ -34,11 +39,22 @@ def verify(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """The parity gate: do two artefacts draw the same images? Exit code 5 when not."""
+    """The parity gate: do two artefacts draw the same images? Exit code 5 when not.
+
+    A running server is asked for the golden images of its bundle, by one client and then by many at once.
+    """
     from . import export
     from .cli_tables import checks_table, layers_table
+    from .export.endpoint import is_address
 
     output = Output(as_json=as_json, quiet=quiet)
+    if is_address(a) or is_address(b):
+        from .cli_serving import verify_server
+
+        live, *shown = verify_server(a, b, output, model=model, clients=clients, requests=requests)
+        _report(context, output, out, live.to_dict(), *shown)
+        live.raise_for_failure()
+        return
     with output.task("verify"):
         report = export.verify(
             export.load_runner(a, backend=backend_a, device=device),  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +20,21 @@ LICENCE_NOTE = (
 
 
 def inspect_file(path: str | Path) -> dict[str, Any]:
-    """Describe a generator's file in any format that is read, an ONNX file of ours, or an engine with its manifest.
+    """Describe a generator's file in any format that is read, an ONNX file of ours, an engine or a bundle.
 
     The keys kind, format, resolution, widths, parameters, macs and sha256 are always there; None where the file does
     not tell. Raises InputError when there is no such file, CorruptFileError for a damaged
     one, UnknownFormatError for anything else.
     """
     file = Path(path)
+    unknown = dict.fromkeys(("kind", "format", "resolution", "widths", "parameters", "macs"))
+    if file.is_dir() or file.name.endswith(".tar.zst"):
+        return {**unknown, **_bundle(file), "path": str(file)}
     if not file.is_file():
         raise InputError(f"there is no file {file}", "Check the path.")
     from .export.runners import sniff
 
     facts = _READERS[sniff(file)](file)
-    unknown = dict.fromkeys(("kind", "format", "resolution", "widths", "parameters", "macs"))
     size = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
     return {**unknown, **facts, "path": str(file), **size, "licence": facts.get("licence") or LICENCE_NOTE}
 
@@ -67,8 +70,8 @@ def _onnx(path: Path) -> dict[str, Any]:
     import onnx
 
     try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
+        model = onnx.load(path, load_external_data=False)  # weights beside the file need not be read
+        onnx.checker.check_model(os.fspath(path))
     except Exception as error:  # protobuf, the checker and the file system each have their own exceptions
         raise CorruptFileError(
             f"{path} is no valid ONNX file: {str(error).splitlines()[0]}", "Export it again."
@@ -116,6 +119,16 @@ def _engine(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     told = {key: manifest.get(key) for key in ("kind", "resolution", "widths")}
     return {"format": "engine", **told, **_costs(manifest.get("config")), "manifest": manifest}
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    from .export.runtime import bundle_facts
+
+    facts = bundle_facts(path)
+    network = facts["provenance"].get("networks", {}).get("student", {})
+    told = {key: network.get(key) for key in ("kind", "resolution", "widths", "parameters", "macs")}
+    licence = facts["provenance"].get("licence") or LICENCE_NOTE
+    return {"format": "bundle", **told, **{k: v for k, v in facts.items() if k != "kind"}, "licence": licence}
 
 
 _READERS = {"checkpoint": _checkpoint, "onnx": _onnx, "engine": _engine}

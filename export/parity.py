@@ -84,6 +84,8 @@ class ParityReport:
         if failed:
             where = f" (worst: seed {self.worst[0]}, psi {self.worst[1]:g})" if self.worst else ""
             inside = f"; {self.layers.verdict}" if self.layers else ""
+            if self.layers and self.layers.first is None:
+                inside += ", so look at what runs the network or at a rare latent"
             raise ParityError(f"{self.a['name']} and {self.b['name']} differ{where}: {'; '.join(failed)}{inside}")
 
     def save_worst(self, path: str | os.PathLike[str]) -> Path | None:

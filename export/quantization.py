@@ -95,7 +95,7 @@ def plan_int8(
     ranges: RangeTable,
     tolerance: Tolerance,
     *,
-    latents: int = 16,
+    latents: int = 8,
     psis: Sequence[float] = CALIBRATION_PSIS,
     seed: int = SENSITIVITY_SEED,
 ) -> Int8Plan:

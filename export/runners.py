@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
-from ..generators import Generator
 from .bfloat16 import widened
-from .fused import FusedGenerator, ImageForm
+from .integrity import ARCHIVE
+
+if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor wait for it
+    import torch
+
+    from ..generators import Generator
+    from .fused import FusedGenerator, ImageForm
 
 Array = npt.NDArray[Any]
 Backend = Literal["auto", "torch", "fused", "cuda", "onnxruntime", "onnxruntime-cuda"]
@@ -74,7 +78,7 @@ def load_runner(
     threads: int | None = None,
     device: str | None = None,
 ) -> Runner:
-    """Make a Runner of a Generator, a checkpoint or an ONNX file. The content decides what a file is, not its name.
+    """Make a Runner of a Generator, a checkpoint, an ONNX file or a bundle; content decides which, not the name.
 
     ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable form, still
     in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" (on the CPU) or
@@ -87,9 +91,13 @@ def load_runner(
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}", "use 1 or more")
-    if isinstance(source, Generator):
+    if not isinstance(source, str | os.PathLike):
         return _torch_runner(source, f"{source.config.kind} {source.config.resolution}px", backend, threads, device)
     path = Path(source)
+    if path.is_dir() or path.name.endswith(ARCHIVE):
+        from .runtime import bundle_runner
+
+        return bundle_runner(path, backend, threads)
     kind = sniff(path)
     if kind == "engine":
         if backend != "auto":
@@ -102,7 +110,7 @@ def load_runner(
             raise UsageError(
                 f"backend {backend!r} cannot run the ONNX file {path}", "use onnxruntime, onnxruntime-cuda"
             )
-        return _onnx_runner(path, "onnxruntime" if backend == "auto" else backend, threads)
+        return onnx_runner(path, "onnxruntime" if backend == "auto" else backend, threads)
     from ..checkpoints import load_generator
 
     return _torch_runner(load_generator(path), path.name, backend, threads, device)
@@ -158,6 +166,10 @@ def as_floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -
 
 
 def _torch_runner(generator: Generator, name: str, backend: str, threads: int | None, wanted: str | None) -> Runner:
+    import torch
+
+    from .fused import FusedGenerator
+
     if backend not in ("auto", *_TORCH):
         raise UsageError(f"backend {backend!r} cannot run {name}, a torch network", "export it to ONNX first")
     if backend == "cuda":
@@ -188,6 +200,8 @@ def _torch_runner(generator: Generator, name: str, backend: str, threads: int | 
 
 def _torch_device(name: str) -> torch.device:
     """UsageError for a word that torch does not know, MissingCapabilityError for a GPU that is not there."""
+    import torch
+
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -200,6 +214,8 @@ def _torch_device(name: str) -> torch.device:
 @contextmanager
 def _torch_threads(threads: int | None) -> Iterator[None]:
     """Torch's thread count is global: set it for one call and put it back."""
+    import torch
+
     before = torch.get_num_threads()
     if threads is None or threads == before:
         yield
@@ -214,7 +230,8 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
 # ---- ONNX Runtime ----
 
 
-def _onnx_runner(path: Path, backend: str, threads: int | None) -> Runner:
+def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = None) -> Runner:
+    """:func:`load_runner` of a file known to be ONNX."""
     session = onnx_session(path, None, backend, threads)
     inputs = {value.name: (value.type, value.shape) for value in session.get_inputs()}
     outputs = {value.name: (value.type, value.shape) for value in session.get_outputs()}
@@ -293,6 +310,8 @@ def _start(onnxruntime: Any, source: str | bytes, options: Any, providers: list[
 def _providers(onnxruntime: Any, backend: str) -> list[Any]:
     if backend == "onnxruntime":
         return ["CPUExecutionProvider"]
+    import torch
+
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not torch.cuda.is_available():
         raise MissingCapabilityError(
             f"backend {backend!r} needs a GPU and onnxruntime-gpu; this machine lacks one of them",

@@ -25,7 +25,9 @@ BLOCK = 256  # storage.cuh
 VISITS, SHUFFLE_VISITS = 4, 2  # modconv_epilogue.cu
 TILE_WIDTH, ROWS = 64, 2  # fir_epilogue.cu, and fir_run
 SAMPLES = 4  # modulation.cu
-GROUP, PIXELS = 4, 4  # to_rgb.cuh; to_rgb.cu, epilogue_rgb.cu
+MEMBERS, PIXELS = 32, 4  # to_rgb.cuh
+
+WALK, BLOCKS = 4, 1024  # channels-last colours: tiles per block at most, and blocks that come before a second tile
 
 MAX_GRID_Y = 65535  # kernels walk on from there
 MAX_SAMPLE = 2**31 - 1 - BLOCK  # elements: within a sample, indices are 32 bits wide
@@ -135,10 +137,21 @@ def to_rgb_call(
     if form == "naive":
         blocks = math.ceil(3 * height * width / block)
     elif last:
-        blocks = math.ceil(height * width / (block // GROUP * PIXELS))
+        blocks = rgb_blocks(height * width, channels // lanes, 8, block)  # plugins have one grid for every batch
     else:
         blocks = math.ceil(height * (width // lanes) / block)
     return _call("to_rgb", "rgb", x, last, lanes, form, blocks if image.numel() else 0, arguments)
+
+
+def rgb_blocks(pixels: int, slots: int, batch: int, block: int = BLOCK) -> int:
+    """Blocks for one sample of the channels-last colours, whose threads share pixels as Team of to_rgb.cuh says.
+
+    ``slots``: accesses per pixel. A large job has blocks walk over several tiles, so that they read constants once.
+    """
+    rounds = max(1, math.ceil(slots / MEMBERS))
+    tile = block // max(PIXELS, math.ceil(slots / rounds)) * PIXELS
+    tiles = math.ceil(pixels / tile)
+    return math.ceil(tiles / min(max(tiles * batch // BLOCKS, 1), WALK))
 
 
 def epilogue_rgb_call(
@@ -172,8 +185,11 @@ def epilogue_rgb_call(
     clamps = (_float_bits(clamp), _float_bits(rgb_clamp))
     arguments = (x, scale, noise, bias, next_scale, styles, weight, rgb_bias, skip, *numbers, *clamps, y, image)
     lanes = _lanes(x, arguments, channels, form)
-    per_block = BLOCK / 3 if form == "naive" else BLOCK // GROUP * PIXELS
-    blocks = math.ceil(height * width / per_block) if image.numel() else 0
+    if form == "naive":
+        blocks = math.ceil(3 * height * width / BLOCK)
+    else:
+        blocks = rgb_blocks(height * width, channels // lanes, batch)
+    blocks = blocks if image.numel() else 0
     return _call("epilogue_rgb", "epilogue_rgb", x, True, lanes, form, blocks, arguments)
 
 

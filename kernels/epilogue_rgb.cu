@@ -6,8 +6,6 @@
 #include "epilogue.cuh"
 #include "to_rgb.cuh"
 
-constexpr int kPixels = 4;  // pixels per group, for which a channel's constants are read from shared memory once
-
 // ---- naive: one thread per pixel and colour; the first colour's stores y ----
 
 template <class T>
@@ -30,81 +28,74 @@ __device__ inline void epilogue_rgb_naive(const T* x, const Epilogue& epilogue, 
     }
 }
 
-// ---- kGroup threads share a pixel, add up, and each writes one colour ----
+// ---- fast: threads share pixels as Team says ----
 
-// What a block keeps of a tile of channels.
+// What a thread keeps of its L channels.
+template <int L>
 struct Constants {
-    alignas(16) float scale[kTile];
-    alignas(16) float bias[kTile];
-    alignas(16) float next[kTile];
-    alignas(16) float weight[kColours][kTile];
+    ChannelTerms terms[L];
+    float weights[kColours][L];
 
-    __device__ void fill(const Epilogue& epilogue, const ToRGB& rgb, int sample, int first) {
-        __syncthreads();  // the last tile has been read
-        rgb.fill(weight, sample, first);
-        for (int k = threadIdx.x; k < rgb.tile_end(first); k += kBlock) {
-            const ChannelTerms terms = epilogue.terms(sample, first + k);
-            scale[k] = terms.scale;
-            bias[k] = terms.bias;
-            next[k] = terms.next;
+    __device__ void load(const Epilogue& epilogue, const ToRGB& rgb, int sample, int slot) {
+        epilogue.terms_of(sample, slot * L, terms);
+        rgb.weights_of(sample, slot * L, weights);
+    }
+
+    // From features to y, unscaled, whose part of the colours it adds to the sums.
+    __device__ void apply(const Epilogue& epilogue, float noise, float (&values)[L], float (&sums)[kColours]) const {
+#pragma unroll
+        for (int lane = 0; lane < L; ++lane) {
+            values[lane] = epilogue.unscaled(values[lane], terms[lane], noise);
+#pragma unroll
+            for (int colour = 0; colour < kColours; ++colour) sums[colour] += values[lane] * weights[colour][lane];
         }
-        __syncthreads();
     }
 };
 
 template <class T, int L>
 __device__ inline void epilogue_rgb(const T* x, const Epilogue& epilogue, const ToRGB& rgb, int keeps, T* y,
                                     void* image) {
-    constexpr int kGroups = kBlock / kGroup;
-    __shared__ Constants constants;
-    const int member = threadIdx.x % kGroup, channels = rgb.channels, pixels = rgb.pixels();
-    const int first_pixel = blockIdx.x * kGroups * kPixels + threadIdx.x / kGroup;
+    __shared__ Partial partial;
+    const int channels = rgb.channels, pixels = rgb.pixels();
+    const Team team(channels / L);
+    const int step = gridDim.x * team.tile();
     for (int sample = blockIdx.y; sample < rgb.batch; sample += gridDim.y) {
-        const size_t offset = epilogue.sample_offset(sample) + static_cast<size_t>(first_pixel) * channels;
-        float noise[kPixels], sums[kPixels][kColours] = {};
+        const T* source = x + epilogue.sample_offset(sample);
+        T* target = y + epilogue.sample_offset(sample);
+        int first = blockIdx.x * team.tile();
+        Packed<T, L> features[kPixels];
+        team.load(source, first, team.member, pixels, features);
+        Constants<L> constants;
+        if (team.member < team.slots) constants.load(epilogue, rgb, sample, team.member);
+        for (; first < pixels; first += step) {
+            float noise[kPixels], sums[kPixels][kColours] = {};
 #pragma unroll
-        for (int p = 0; p < kPixels; ++p) {
-            const int pixel = first_pixel + p * kGroups;
-            noise[p] = pixel < pixels ? epilogue.noise_at(sample, pixel) : 0.0f;
-        }
-        for (int first = 0; first < channels; first += kTile) {
-            constants.fill(epilogue, rgb, sample, first);
-            for (int k = member * L; k < rgb.tile_end(first); k += kGroup * L) {
-                const size_t at = offset + first + k;
-                Packed<T, L> features[kPixels];
-#pragma unroll  // every load is under way before the first is used
-                for (int p = 0; p < kPixels; ++p) {
-                    const bool inside = first_pixel + p * kGroups < pixels;
-                    if (inside) features[p].load(x + at + static_cast<size_t>(p * kGroups) * channels);
-                    if (!inside) features[p].clear();
+            for (int p = 0; p < kPixels; ++p) {
+                noise[p] = team.has(first, p, pixels) ? epilogue.noise_at(sample, team.pixel(first, p)) : 0.0f;
+            }
+            for (int slot = team.member; slot < team.slots; slot += team.members) {
+                if (slot != team.member) {
+                    team.load(source, first, slot, pixels, features);
+                    constants.load(epilogue, rgb, sample, slot);
                 }
-                float scale[L], bias[L], next[L], weight[kColours][L];
-                load_floats(&constants.scale[k], scale);
-                load_floats(&constants.bias[k], bias);
-                load_floats(&constants.next[k], next);
-#pragma unroll
-                for (int colour = 0; colour < kColours; ++colour) load_floats(&constants.weight[colour][k], weight[colour]);
 #pragma unroll
                 for (int p = 0; p < kPixels; ++p) {
                     float values[L];
                     features[p].floats(values);
+                    constants.apply(epilogue, noise[p], values, sums[p]);
+                    if (!keeps || !team.has(first, p, pixels)) continue;
 #pragma unroll
-                    for (int lane = 0; lane < L; ++lane) {
-                        const ChannelTerms terms{scale[lane], bias[lane], next[lane]};
-                        values[lane] = epilogue.unscaled(values[lane], terms, noise[p]);
-#pragma unroll
-                        for (int colour = 0; colour < kColours; ++colour) {
-                            sums[p][colour] += values[lane] * weight[colour][lane];
-                        }
-                        values[lane] *= next[lane];
-                    }
-                    if (!keeps || first_pixel + p * kGroups >= pixels) continue;
-                    store_lanes(y + at + static_cast<size_t>(p * kGroups) * channels, values);
+                    for (int lane = 0; lane < L; ++lane) values[lane] *= constants.terms[lane].next;
+                    store_lanes(target + static_cast<size_t>(team.pixel(first, p)) * channels + slot * L, values);
                 }
             }
+            partial.put(sums);
+            if (team.slots > team.members) constants.load(epilogue, rgb, sample, team.member);
+            team.load(source, first + step, team.member, pixels, features);  // under way while this tile is finished
+            __syncthreads();
+            rgb.put_tile(image, sample, first, team, partial);
+            __syncthreads();  // the sums have been read
         }
-#pragma unroll
-        for (int p = 0; p < kPixels; ++p) rgb.put_group(image, sample, first_pixel + p * kGroups, sums[p]);
     }
 }
 

@@ -1,7 +1,7 @@
 // The image of one resolution: clamp(sum_c x[c] styles[c] weight[o, c] + bias[o]) + the up-sampled image so far.
 //
-// Floor: x read once; the image is 3 of its C channels and small. Weights times styles of a tile of channels go to
-// shared memory, computed once per block.
+// Floor: x read once; the image is 3 of its C channels and small. Weights times styles are computed once per block: NCHW
+// keeps those of a tile of channels in shared memory, channels last each thread has those of its channels in registers.
 #include "to_rgb.cuh"
 
 // ---- naive: one thread per pixel and colour ----
@@ -23,44 +23,48 @@ __device__ inline void rgb_naive(const T* x, const ToRGB& rgb, void* image) {
     }
 }
 
-// ---- channels last: kGroup threads share a pixel, add up, and each writes one colour ----
-
-constexpr int kPixels = 4;  // pixels per group, for which weights are read from shared memory once
+// ---- channels last ----
 
 template <class T, int L>
 __device__ inline void rgb_nhwc(const T* x, const ToRGB& rgb, void* image) {
-    constexpr int kGroups = kBlock / kGroup;
-    alignas(16) __shared__ float tile[kColours][kTile];
-    const int member = threadIdx.x % kGroup, channels = rgb.channels, pixels = rgb.pixels();
-    const int first_pixel = blockIdx.x * kGroups * kPixels + threadIdx.x / kGroup;
+    __shared__ Partial partial;
+    const int pixels = rgb.pixels();
+    const Team team(rgb.channels / L);
+    const int step = gridDim.x * team.tile();
     for (int sample = blockIdx.y; sample < rgb.batch; sample += gridDim.y) {
-        const T* source = x + static_cast<size_t>(sample) * channels * pixels;
-        float sums[kPixels][kColours] = {};
-        for (int first = 0; first < channels; first += kTile) {
-            __syncthreads();  // the last tile has been read
-            rgb.fill(tile, sample, first);
-            __syncthreads();
-            for (int k = member * L; k < rgb.tile_end(first); k += kGroup * L) {
-                float values[kPixels][L] = {};
-#pragma unroll
-                for (int p = 0; p < kPixels; ++p) {
-                    const int pixel = first_pixel + p * kGroups;
-                    if (pixel < pixels) load_lanes(source + static_cast<size_t>(pixel) * channels + first + k, values[p]);
+        const T* source = x + static_cast<size_t>(sample) * rgb.channels * pixels;
+        int first = blockIdx.x * team.tile();
+        Packed<T, L> features[kPixels];
+        team.load(source, first, team.member, pixels, features);
+        float weights[kColours][L];
+        if (team.member < team.slots) rgb.weights_of(sample, team.member * L, weights);
+        for (; first < pixels; first += step) {
+            float sums[kPixels][kColours] = {};
+            for (int slot = team.member; slot < team.slots; slot += team.members) {
+                if (slot != team.member) {
+                    team.load(source, first, slot, pixels, features);
+                    rgb.weights_of(sample, slot * L, weights);
                 }
 #pragma unroll
-                for (int colour = 0; colour < kColours; ++colour) {
-                    float weights[L];
-                    load_floats(&tile[colour][k], weights);
+                for (int p = 0; p < kPixels; ++p) {
+                    float values[L];
+                    features[p].floats(values);
 #pragma unroll
-                    for (int p = 0; p < kPixels; ++p) {
+                    for (int lane = 0; lane < L; ++lane) {
 #pragma unroll
-                        for (int lane = 0; lane < L; ++lane) sums[p][colour] += values[p][lane] * weights[lane];
+                        for (int colour = 0; colour < kColours; ++colour) {
+                            sums[p][colour] += values[lane] * weights[colour][lane];
+                        }
                     }
                 }
             }
+            partial.put(sums);
+            if (team.slots > team.members) rgb.weights_of(sample, team.member * L, weights);
+            team.load(source, first + step, team.member, pixels, features);  // under way while this tile is finished
+            __syncthreads();
+            rgb.put_tile(image, sample, first, team, partial);
+            __syncthreads();  // the sums have been read
         }
-#pragma unroll
-        for (int p = 0; p < kPixels; ++p) rgb.put_group(image, sample, first_pixel + p * kGroups, sums[p]);
     }
 }
 

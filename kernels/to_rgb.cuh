@@ -9,8 +9,60 @@
 #include "storage.cuh"
 
 constexpr int kColours = 3;
-constexpr int kTile = 512;  // channels of which a block keeps constants in shared memory; StyleGAN's widest layer in one
-constexpr int kGroup = 4;   // channels-last: neighbouring threads that share a pixel; 64 bytes of it at a time
+constexpr int kTile = 512;    // NCHW: channels of which a block keeps weights in shared memory; StyleGAN's widest layer
+constexpr int kMembers = 32;  // channels last: at most so many neighbouring threads share a pixel
+constexpr int kPixels = 4;    // channels last: pixels per thread, whose loads are under way at once
+
+// Channels last: the threads of a block. A group of neighbours shares a pixel, kPixels of them in turn, and a member has
+// one slot (an access of channels) of each, or every members-th one of a wide layer. So neighbours read neighbouring
+// memory, whatever the width, and a thread's constants stay in registers while it walks over pixels.
+struct Team {
+    int slots, members, groups, member, group;
+    int turn, begin;  // of the pixel of a tile that this thread finishes: its p, and its group's first thread
+
+    __device__ explicit Team(int count) : slots(count) {
+        members = slots > kMembers ? ceil_div(slots, ceil_div(slots, kMembers)) : slots;
+        if (members < kPixels) members = kPixels;  // or a tile would have more pixels than the block has threads
+        groups = kBlock / members;
+        member = threadIdx.x % members;
+        group = threadIdx.x / members;
+        turn = threadIdx.x / groups;
+        begin = threadIdx.x % groups * members;
+    }
+
+    // Pixels of a tile, which is what a block has at once: one after another in the plane.
+    __device__ int tile() const { return groups * kPixels; }
+
+    __device__ int pixel(int first, int p) const { return first + p * groups + group; }
+
+    __device__ bool has(int first, int p, int pixels) const { return (group < groups) & (pixel(first, p) < pixels); }
+
+    // Every load is under way before the first value is used.
+    template <class T, int L>
+    __device__ void load(const T* source, int first, int slot, int pixels, Packed<T, L> (&features)[kPixels]) const {
+#pragma unroll
+        for (int p = 0; p < kPixels; ++p) {
+            const bool wanted = has(first, p, pixels) & (slot < slots);  // one predicate, no branches
+            features[p].clear();
+            if (wanted) features[p].load(source + (pixel(first, p) * slots + slot) * L);
+        }
+    }
+};
+
+// What the members found, to be added up. A gap after every 32 leads threads that each add up a group to different banks.
+struct Partial {
+    float sums[kPixels][kColours][kBlock + kBlock / 32];
+
+    __device__ static int place(int thread) { return thread + thread / 32; }
+
+    __device__ void put(const float (&own)[kPixels][kColours]) {
+#pragma unroll
+        for (int p = 0; p < kPixels; ++p) {
+#pragma unroll
+            for (int colour = 0; colour < kColours; ++colour) sums[p][colour][place(threadIdx.x)] = own[p][colour];
+        }
+    }
+};
 
 struct ToRGB {
     const float* styles;  // [B, C]
@@ -47,12 +99,16 @@ struct ToRGB {
         return 0.75f * skip_rows(sample, colour, row, near) + 0.25f * skip_rows(sample, colour, row, far);
     }
 
+    // NaN becomes 0: a byte has no NaN.
+    __device__ static unsigned char byte_of(float value) {
+        const float scaled = value * 127.5f + 128.0f;
+        return static_cast<unsigned char>(scaled > 0.0f ? (scaled < 255.0f ? scaled : 255.0f) : 0.0f);
+    }
+
     __device__ void put(void* image, int sample, int colour, int pixel, float value) const {
-        if (as_bytes) {  // NaN becomes 0: a byte has no NaN
-            const float scaled = value * 127.5f + 128.0f;
-            const float byte = scaled > 0.0f ? (scaled < 255.0f ? scaled : 255.0f) : 0.0f;
+        if (as_bytes) {
             const size_t at = (static_cast<size_t>(sample) * pixels() + pixel) * kColours + colour;
-            static_cast<unsigned char*>(image)[at] = static_cast<unsigned char>(byte);
+            static_cast<unsigned char*>(image)[at] = byte_of(value);
         } else {
             static_cast<float*>(image)[(static_cast<size_t>(sample) * kColours + colour) * pixels() + pixel] = value;
         }
@@ -71,16 +127,61 @@ struct ToRGB {
         }
     }
 
-    // Add up the sums of a pixel's kGroup threads; each of the first three puts one colour. All lanes of a warp come.
-    __device__ void put_group(void* image, int sample, int pixel, const float (&sums)[kColours]) const {
-        const int member = threadIdx.x % kGroup;
+    // Weights times styles of L neighbouring channels.
+    template <int L>
+    __device__ void weights_of(int sample, int channel, float (&values)[kColours][L]) const {
+        float style[L];
+        load_floats(styles + static_cast<size_t>(sample) * channels + channel, style);
 #pragma unroll
         for (int colour = 0; colour < kColours; ++colour) {
-            float sum = sums[colour];
-            for (int step = 1; step < kGroup; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-            if (member != colour || pixel >= pixels()) continue;
-            const float skip = upsampled_skip(sample, colour, pixel / width, pixel % width);
-            put(image, sample, colour, pixel, finished(sum, colour) + skip);
+            load_floats(weight + static_cast<size_t>(colour) * channels + channel, values[colour]);
+#pragma unroll
+            for (int lane = 0; lane < L; ++lane) values[colour][lane] *= style[lane];
+        }
+    }
+
+    // upsampled_skip of all colours of a pixel, which share what there is to say about its place.
+    __device__ void upsampled_skips(int sample, int pixel, float (&values)[kColours]) const {
+#pragma unroll
+        for (int colour = 0; colour < kColours; ++colour) values[colour] = 0.0f;
+        if (!has_skip) return;
+        const int rows = height / 2, columns = width / 2, plane = rows * columns;
+        const int row = static_cast<unsigned>(pixel) / static_cast<unsigned>(width), column = pixel - row * width;
+        const int down = row % 2 ? 1 : -1, across = column % 2 ? 1 : -1;  // to the farther input
+        const bool has_row = static_cast<unsigned>(row / 2 + down) < static_cast<unsigned>(rows);
+        const bool has_column = static_cast<unsigned>(column / 2 + across) < static_cast<unsigned>(columns);
+        const float* near = skip + static_cast<size_t>(sample) * kColours * plane + row / 2 * columns + column / 2;
+#pragma unroll
+        for (int colour = 0; colour < kColours; ++colour, near += plane) {
+            float far_row = 0.0f, far_column = 0.0f, far_both = 0.0f;
+            if (has_row) far_row = near[down * columns];
+            if (has_column) far_column = near[across];
+            if (has_row & has_column) far_both = near[down * columns + across];
+            const float here = 0.75f * near[0] + 0.25f * far_row, beside = 0.75f * far_column + 0.25f * far_both;
+            values[colour] = 0.75f * here + 0.25f * beside;
+        }
+    }
+
+    // One thread per pixel of the tile at pixel `first`: neighbours again, which write neighbouring memory.
+    __device__ void put_tile(void* image, int sample, int first, const Team& team, const Partial& partial) const {
+        const int own = threadIdx.x, pixel = first + own;
+        if ((own >= team.tile()) | (pixel >= pixels())) return;
+        float skips[kColours], sums[kColours] = {};
+        upsampled_skips(sample, pixel, skips);
+#pragma unroll 4
+        for (int member = 0; member < team.members; ++member) {
+            const int at = Partial::place(team.begin + member);
+#pragma unroll
+            for (int colour = 0; colour < kColours; ++colour) sums[colour] += partial.sums[team.turn][colour][at];
+        }
+        const size_t begin = static_cast<size_t>(sample) * kColours * pixels();
+        float* planes = static_cast<float*>(image) + begin + pixel;
+        unsigned char* bytes = static_cast<unsigned char*>(image) + begin + pixel * kColours;
+#pragma unroll
+        for (int colour = 0; colour < kColours; ++colour) {
+            const float value = finished(sums[colour], colour) + skips[colour];
+            if (as_bytes) bytes[colour] = byte_of(value);
+            if (!as_bytes) planes[colour * pixels()] = value;
         }
     }
 };

@@ -141,3 +141,14 @@ def test_every_foreign_format_is_described(name: str, format_: str, kind: str, n
     assert named in facts["globals"]
     assert ("NVIDIA" in facts["licence"]) and facts["parameters"] > 0
     json.dumps(facts, allow_nan=False)
+
+
+def test_weights_beside_an_onnx_file_have_to_be_there(tmp_path: Path, tiny_generator: Generator) -> None:
+    path = small_onnx(tmp_path / "m.onnx", **as_exported(tiny_generator))
+    model = onnx.load(path)
+    model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, [512], bytes(2048), raw=True))
+    onnx.save(model, path, save_as_external_data=True, location="m.onnx.data", size_threshold=0)
+    assert inspect_file(path)["resolution"] == tiny_generator.config.resolution
+    path.with_name("m.onnx.data").unlink()
+    with pytest.raises(CorruptFileError, match="no valid ONNX file"):
+        inspect_file(path)

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
 
+from dcp_deploy.bundling import contents_of
+from dcp_deploy.errors import DcpDeployError
 from dcp_deploy.export import Engine, build_engine, export_onnx
+from dcp_deploy.export.bundle import write_bundle
+from dcp_deploy.export.server import Program, Server, find_program, running_server
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 
 from .stub_tensorrt import VERSIONS, Unavailable, stub_tensorrt
@@ -139,3 +146,59 @@ def external_onnx(float_onnx: Path, tmp_path: Path) -> Path:
     model = onnx.load(float_onnx)
     onnx.save(model, path, save_as_external_data=True, location="external.data", size_threshold=64)
     return path
+
+
+# ---- bundles and a real server ----
+
+TRITON = Path(__file__).parents[2] / ".venv-triton"  # made by make test
+
+
+@pytest.fixture(scope="session")
+def bundle(uint8_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the class-conditional golden generator. Not to be altered."""
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    write_bundle(contents_of(uint8_onnx, name="tiny"), folder, max_batch=8)
+    return folder
+
+
+@pytest.fixture
+def own_bundle(bundle: Path, tmp_path: Path) -> Path:
+    """A copy of it, to damage."""
+    return Path(shutil.copytree(bundle, tmp_path / "own"))
+
+
+@pytest.fixture(scope="session")
+def triton() -> Program:
+    """NVIDIA's server; what needs it is skipped where it cannot be had."""
+    try:
+        return find_program(TRITON)
+    except DcpDeployError as error:
+        pytest.skip(f"no Triton server here: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[], tuple[int, int, int]]:
+    """Three ports that nobody listened on a moment ago."""
+
+    def find() -> tuple[int, int, int]:
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+            for one in sockets:
+                one.bind(("127.0.0.1", 0))
+            first, second, third = (one.getsockname()[1] for one in sockets)
+            return first, second, third
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def server(
+    bundle: Path,
+    triton: Program,
+    free_ports: Callable[[], tuple[int, int, int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """The bundle on a running Triton server."""
+    log = tmp_path_factory.mktemp("triton") / "log"
+    with running_server(bundle, triton, ports=free_ports(), log=log) as running:
+        yield running

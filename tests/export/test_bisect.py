@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from dcp_deploy.errors import InputError, UsageError
+from dcp_deploy.errors import InputError, ParityError, UsageError
 from dcp_deploy.export import Bisection, FusedGenerator, Runner, load_runner, tolerance_for, verify
 from dcp_deploy.export.bisect import bisect_layers
 from dcp_deploy.export.fused_stylegan2 import conv_layers
@@ -178,7 +178,8 @@ def test_images_that_differ_though_all_layers_agree_are_blamed_on_the_runtime(un
     other = dataclasses.replace(runner, draw=lambda z, psi, c: -runner.draw(z, psi, c))
     report = verify(runner, other, latents=2, bisect=True)
     assert not report.passed and report.layers.first is None
-    assert "no layer is out of tolerance" in report.layers.verdict
+    with pytest.raises(ParityError, match=r"no layer is out of tolerance .* look at what runs the network"):
+        report.raise_for_failure()
 
 
 def test_the_layers_are_in_the_json_document(unconditional: Generator, float_onnx: Path, tmp_path: Path) -> None:

@@ -255,6 +255,14 @@ def test_more_channels_than_a_tile_of_weights(run: Run, last: bool) -> None:
         check_both(run, Case(dtype, last, 2, (channels, 2, 4), OPTIONS[1]), False)
 
 
+@pytest.mark.parametrize("channels", [3, 40, 264, 272])  # of 264 the members have different numbers of slots
+def test_blocks_walk_over_tiles_of_pixels(run: Run, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "BLOCKS", 1)
+    for dtype, (height, width) in itertools.product(TYPES, ((12, 14), (46, 6))):
+        check_rgb(run, Case(dtype, True, 2, (channels, height, width), OPTIONS[1], order=1), False)
+        check_both(run, Case(dtype, True, 2, (channels, height, width), OPTIONS[3], order=2), False)
+
+
 @pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
 def test_not_a_number_is_not_hidden_by_the_clamp(run: Run, last: bool) -> None:
     x = laid_out(torch.full((1, 8, 2, 8), torch.nan).half(), last)

@@ -1,0 +1,124 @@
+"""What a bundle is made of: the files and records of a run directory, or a single ONNX file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, UsageError
+from .files import read_json
+from .model_card import card_of_onnx, card_of_run
+from .report.run_directory import read_run_directory
+
+if TYPE_CHECKING:
+    from .export.bundle import Contents, Model
+    from .generators import Generator
+
+DOCUMENTS = ("run.json", "config.toml", "parity.json", "bench.json", "metrics.json", "history.json")
+
+
+def contents_of(
+    source: Path,
+    *,
+    name: str | None = None,
+    teacher: bool = False,
+    synthesis: Path | None = None,
+    engines: Sequence[Path] = (),
+) -> Contents:
+    """Gather a bundle's contents from ``source``, a run directory of ``build`` or an ONNX file of ``export``.
+
+    ``teacher``: serve the teacher beside the student. ``synthesis``: where to write the student's second form, from ws,
+    for editing and style mixing; None leaves it out. ``engines`` come on top of those of the run. Raises InputError
+    when there is neither, or a file of the run is missing; UsageError for a teacher or a second form of an ONNX file.
+    """
+    if source.is_dir():
+        return _of_run(source, name or source.resolve().name, teacher, synthesis, engines)
+    if teacher or synthesis:
+        raise UsageError(f"{source} is one ONNX file: no teacher, no synthesis form", "give a run directory")
+    if not source.is_file():
+        raise InputError(f"there is no run directory or ONNX file {source}", "check the path")
+    return _of_onnx(source, name or source.stem, engines)
+
+
+def _of_run(directory: Path, name: str, teacher: bool, synthesis: Path | None, engines: Sequence[Path]) -> Contents:
+    from .checkpoints import load_generator, read_checkpoint
+    from .export import load_runner
+    from .export.bundle import Contents, Model
+
+    run = read_run_directory(directory)
+    parity = run.parity
+    if parity is None or not parity.passed:
+        raise InputError(f"{directory} holds no export that passed the parity gate", "finish it: dcp-deploy build")
+    models = {}
+    for served, file in (("generator", "student"), *((("teacher", "teacher"),) if teacher else ())):
+        network = load_generator(directory / f"{file}.safetensors")
+        models[served] = Model(directory / f"{file}.onnx", load_runner(network))
+    record = read_json(directory / "run.json")
+    student = read_checkpoint(directory / "student.safetensors")
+    if synthesis is not None:
+        models["synthesis"] = _synthesis(student.generator, synthesis)
+    licence = record["teacher"].get("licence") or student.licence
+    built = sorted((directory / "engines").glob("*.engine"))
+    return Contents(
+        name=name,
+        models=models,
+        card=card_of_run(name, directory, licence),
+        provenance={
+            "command": _command(),
+            "licence": licence,
+            "teacher": record["teacher"],
+            "origin": student.extra,
+            "run": {key: record.get(key) for key in ("command", "started", "finished", "config", "effort", "tool")},
+            "environment": record.get("environment"),
+            "networks": record.get("networks"),
+            "stages": record.get("stages"),
+        },
+        engines=[*built, *engines],
+        documents={name: directory / name for name in DOCUMENTS if (directory / name).is_file()},
+    )
+
+
+def _synthesis(generator: Generator, file: Path) -> Model:
+    """The form that takes ws, exported in float32; it is checked with codes from the network's own mapping."""
+    import torch
+
+    from .export import Runner, export_onnx, load_form, load_runner
+    from .export.bundle import Model
+
+    form = load_form(export_onnx(generator, file, inputs="ws"))
+    config = generator.config
+
+    def draw(z: Any, psi: Any, c: Any) -> Any:
+        with torch.inference_mode():
+            labels = None if c is None else torch.from_numpy(c)
+            ws = generator.mapping(torch.from_numpy(z), labels, psi=torch.from_numpy(psi))
+        return form({"ws": ws.numpy()})
+
+    through = Runner("synthesis", "onnxruntime", config.z_dim, config.c_dim, config.resolution, "uint8", draw)
+    return Model(file, load_runner(generator), through)
+
+
+def _of_onnx(file: Path, name: str, engines: Sequence[Path]) -> Contents:
+    from .export import load_runner
+    from .export.bundle import Contents, Model
+    from .inspection import inspect_file
+
+    facts = inspect_file(file)
+    if facts["format"] != "onnx":
+        raise InputError(f"{file} is a {facts['format']}", "give an ONNX file: dcp-deploy export")
+    told = facts["metadata"]
+    licence = told.get("licence")
+    return Contents(
+        name=name,
+        models={"generator": Model(file, load_runner(file))},
+        card=card_of_onnx(name, told, licence),
+        provenance={"command": _command(), "licence": licence, "onnx": told, "onnx_sha256": facts["sha256"]},
+        engines=engines,
+    )
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from dcp_deploy.errors import CorruptFileError, InputError, UnsafeFileError
+from dcp_deploy.export import load_runner
+from dcp_deploy.export.integrity import MANIFEST, SEAL, check_bundle, pack, safe_name, seal
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite_manifest(folder: Path, change: Callable[[dict[str, object]], None]) -> None:
+    """As an attacker would who can compute a sha256: the seal fits the changed manifest."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest["files"])
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    (folder / SEAL).write_text(f"{digest}  {MANIFEST}\n")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A sealed folder of two files."""
+    folder = tmp_path / "small"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("a" * 1000)
+    (folder / "sub" / "b.txt").write_text("b")
+    seal(folder, {"name": "small", "models": {}})
+    return folder
+
+
+def test_a_whole_bundle_passes_and_tells_its_identity(bundle: Path) -> None:
+    manifest = check_bundle(bundle)
+    assert manifest["name"] == "tiny"
+    assert manifest["sha256"] == hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
+    assert {*manifest["files"], MANIFEST, SEAL} == set(files_of(bundle))
+
+
+def test_one_flipped_byte_of_any_file_is_refused_by_name(own_bundle: Path) -> None:
+    names = files_of(own_bundle)
+    assert len(names) > 15
+    for index, name in enumerate(names):
+        path = own_bundle / name
+        before = path.read_bytes()
+        flip(path, 7919 * index + len(before) // 2)
+        for reader in (check_bundle, load_runner):
+            with pytest.raises(CorruptFileError, match=name.replace(".", r"\.")):
+                reader(own_bundle)
+        path.write_bytes(before)
+    check_bundle(own_bundle)
+
+
+def test_every_byte_of_the_manifest_and_its_seal_counts(small: Path) -> None:
+    for name in (MANIFEST, SEAL):
+        content = (small / name).read_bytes()
+        for place in range(len(content)):
+            flip(small / name, place)
+            with pytest.raises(CorruptFileError, match="manifest"):
+                check_bundle(small)
+            (small / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "sub/b.txt", MANIFEST, SEAL])
+def test_a_missing_file_is_named(small: Path, name: str) -> None:
+    (small / name).unlink()
+    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+        check_bundle(small)
+
+
+def test_an_extra_file_is_named(small: Path) -> None:
+    (small / "sub" / ".hidden").write_text("x")
+    with pytest.raises(CorruptFileError, match=r"sub/\.hidden"):
+        check_bundle(small)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "extra", "sub"])
+def test_a_link_is_refused_even_to_the_right_content(small: Path, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    if (small / name).exists():
+        shutil.move(small / name, outside)
+    else:
+        outside.write_text("x")
+    (small / name).symlink_to(outside)
+    with pytest.raises(UnsafeFileError, match=f"{name} in the bundle is a link"):
+        check_bundle(small)
+
+
+def test_a_special_file_is_refused_and_not_opened(small: Path) -> None:
+    os.mkfifo(small / "pipe")  # whoever opened it would wait for ever
+    with pytest.raises(UnsafeFileError, match="pipe in the bundle is a special file"):
+        check_bundle(small)
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../a.txt", "sub/../../a.txt", "sub//b.txt", "./a.txt", "a\\b", "", ".", "a\nb", "sub/"]
+)
+def test_a_path_that_leads_elsewhere_is_refused(small: Path, name: str) -> None:
+    with pytest.raises(UnsafeFileError):
+        safe_name(name)
+    rewrite_manifest(small, lambda files: files.update({name: files["a.txt"]}))
+    with pytest.raises(UnsafeFileError, match="may lead out"):
+        check_bundle(small)
+
+
+@pytest.mark.parametrize(
+    "entry", [None, {}, {"bytes": 1000}, {"bytes": 1000, "sha256": 5}, {"bytes": 1, "sha256": "0" * 64}]
+)
+def test_a_manifest_with_a_wrong_entry_is_refused(small: Path, entry: object) -> None:
+    rewrite_manifest(small, lambda files: files.update({"a.txt": entry}))
+    with pytest.raises(CorruptFileError):
+        check_bundle(small)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", "null", "[" * 100_000, '{"schema": 2, "kind": "dcp-deploy bundle", "files": {}}'],
+    ids=["list", "empty", "null", "deep", "version"],
+)
+def test_another_document_is_no_manifest(small: Path, content: str) -> None:
+    (small / MANIFEST).write_text(content)
+    (small / SEAL).write_text(f"{hashlib.sha256(content.encode()).hexdigest()}  {MANIFEST}\n")
+    with pytest.raises(CorruptFileError, match="no manifest of a bundle"):
+        check_bundle(small)
+
+
+def test_nothing_and_an_empty_folder_are_no_bundles(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none", tmp_path / "none.tar.zst"):
+        with pytest.raises(InputError):
+            check_bundle(path)
+
+
+# ---- archives ----
+
+
+def write_archive(path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for entry, content in entries:
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    path.write_bytes(zstandard.compress(buffer.getvalue()))
+    return path
+
+
+def entries_of(folder: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
+    names = [MANIFEST, SEAL, *(name for name in files_of(folder) if name not in (MANIFEST, SEAL))]
+    return [(tarfile.TarInfo(f"small/{name}"), (folder / name).read_bytes()) for name in names]
+
+
+def test_an_archive_passes_and_the_same_folder_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.tar.zst", tmp_path / "2.tar.zst"
+    pack(small, first)
+    os.utime(small / "a.txt", (0, 0))
+    pack(small, second)
+    assert first.read_bytes() == second.read_bytes()
+    assert check_bundle(first) == check_bundle(small)
+
+
+def test_a_flipped_byte_of_an_archive_is_refused_unless_every_file_is_still_whole(small: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "small.tar.zst"
+    pack(small, archive)
+    content, manifest, refused = archive.read_bytes(), check_bundle(small), 0
+    for place in range(len(content)):
+        flip(archive, place)
+        try:
+            assert check_bundle(archive) == manifest  # such as the size of the window in the header, or padding
+        except InputError:
+            refused += 1
+        archive.write_bytes(content)
+    assert refused > 0.95 * len(content)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_truncated_archive_is_refused(small: Path, tmp_path: Path, share: float) -> None:
+    archive = tmp_path / "small.tar.zst"
+    pack(small, archive)
+    archive.write_bytes(archive.read_bytes()[: int(share * archive.stat().st_size)])
+    with pytest.raises(InputError):
+        check_bundle(archive)
+
+
+def test_an_archive_with_an_altered_missing_extra_or_repeated_file_is_refused(small: Path, tmp_path: Path) -> None:
+    good, path = entries_of(small), tmp_path / "x.tar.zst"
+    check_bundle(write_archive(path, good))
+    altered = [(entry, b"A" * 1000 if entry.name.endswith("a.txt") else content) for entry, content in good]
+    extra = (tarfile.TarInfo("small/extra"), b"")
+    for entries, named in ((altered, "a.txt was altered"), (good[:-1], "missing"), ([*good, extra], "extra"),
+                           ([*good, good[-1]], "twice"), (good[2:], "does not begin")):  # fmt: skip
+        with pytest.raises(InputError, match=named):
+            check_bundle(write_archive(path, entries))
+
+
+def test_an_archive_that_leads_elsewhere_is_refused(small: Path, tmp_path: Path) -> None:
+    link = tarfile.TarInfo("small/link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    for entry in (link, *map(tarfile.TarInfo, ("small/../x", "/small/x", "other/x", "../x", "x"))):
+        with pytest.raises(UnsafeFileError):
+            check_bundle(write_archive(tmp_path / "x.tar.zst", [*entries_of(small), (entry, b"")]))
