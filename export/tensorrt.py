@@ -103,17 +103,11 @@ def build_engine(
     with atomic_path(path) as temporary:
         temporary.write_bytes(plan.data)
         digest = sha256_file(temporary)
-    told = {entry.key: entry.value for entry in model.metadata_props}
     manifest: dict[str, Any] = {
         "schema": 1,
         "engine_sha256": digest,
         "size_bytes": len(plan.data),
-        "onnx": onnx.name,
-        "onnx_sha256": onnx_sha256(onnx),
-        "kind": told.get("kind"),
-        "resolution": json.loads(told.get("resolution", "null")),
-        "widths": json.loads(told.get("widths", "null")),
-        "config": json.loads(told.get("config", "null")),
+        **_source(onnx, model),
         "flavour": chosen,
         "flavour_version": str(import_flavour(chosen).__version__),
         "targets": list(targets),
@@ -128,6 +122,17 @@ def build_engine(
     }
     write_json(manifest_path(path), manifest)
     return Engine(path, manifest)
+
+
+def _source(path: Path, model: Any) -> dict[str, Any]:
+    """What the manifest says of the ONNX file."""
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    return {
+        "onnx": path.name,
+        "onnx_sha256": onnx_sha256(path),
+        "kind": told.get("kind"),
+        **{key: json.loads(told.get(key, "null")) for key in ("resolution", "widths", "config")},
+    }
 
 
 def _profile(path: Path, model: Any, batch: Batch) -> Shapes:
