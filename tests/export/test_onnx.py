@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -153,6 +155,15 @@ def test_metadata_tells_what_it_is(float_onnx: Path, unconditional: Generator) -
     assert (told["onnx"], told["torch"]) == (onnx.__version__, torch.__version__)
     assert (told["inputs"], told["psi_range"], told["opset"]) == ("z", "0.0,1.3", "18")
     assert "batch" not in told  # any
+
+
+def test_polygraphys_lint_finds_nothing(float_onnx: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnx_graphsurgeon", reason="lint needs onnx-graphsurgeon")
+    report = tmp_path / "lint.json"
+    lint = [sys.executable, "-c", "from polygraphy.tools import main; main()", "check", "lint", str(float_onnx)]
+    done = subprocess.run([*lint, "-o", str(report)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(report.read_text())["lint_entries"] == []
 
 
 def test_the_file_holds_no_traces_of_this_machine(float_onnx: Path) -> None:
