@@ -48,7 +48,7 @@ LARGEST = 127  # -128 is not used: symmetric
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """PSNR in dB, over the range of the images, with this layer alone in int8. The smaller, the more sensitive."""
+    """PSNR of the worst image in dB, with this layer alone in int8. The smaller, the more sensitive."""
 
     layer: str
     psnr_db: float
@@ -101,15 +101,15 @@ def plan_int8(
 ) -> Int8Plan:
     """Find the layers of ``model`` (float32; z and psi in, images out) that can be int8 within ``tolerance``.
 
-    The gate draws ``latents`` seeds at every psi. The limits are taken a tenth tighter (one decibel), since a user's
+    Sensitivities and gate draw ``latents`` seeds at every psi. The limits are taken a tenth tighter (one decibel), since a user's
     gate draws more images and their worst is worse. Raises ParityError when not even a single layer can be int8.
     """
     layers = quantizable(model, ranges)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.onnx"
         exact = _remembering(_runner(model, path))
-        pairs = [(seed + index, psi) for index in range(max(latents // 4, 1)) for psi in psis]
-        alone = {layer: _psnr(exact, _runner(quantize(model, ranges, [layer]), path), pairs) for layer in layers}
+        pairs = [(seed + index, psi) for index in range(latents) for psi in psis]
+        alone = {layer: _worst_psnr(exact, _runner(quantize(model, ranges, [layer]), path), pairs) for layer in layers}
         sensitivity = tuple(Sensitivity(layer, alone[layer]) for layer in sorted(layers, key=alone.__getitem__))
         for count in range(len(layers)):
             left_out = tuple(row.layer for row in sensitivity[:count])
@@ -252,15 +252,15 @@ def _remembering(runner: Runner) -> Runner:
     return replace(runner, draw=draw)
 
 
-def _psnr(exact: Runner, rounded: Runner, pairs: Sequence[tuple[int, float]]) -> float:
-    """In dB, over the range of the images: [-1, 1], or 0 to 255."""
+def _worst_psnr(exact: Runner, rounded: Runner, pairs: Sequence[tuple[int, float]]) -> float:
+    """Of the image that fares worst, in dB over the range of the images: [-1, 1], or 0 to 255."""
     peak, floor = (255.0, 0.0) if exact.image == "uint8" else (1.0, -1.0)
-    total = 0.0
+    worst = 1e-12
     for seed, psi in pairs:
         inputs = (latents_of([seed], exact.z_dim), psi, classes_of([seed], exact.c_dim))
         a, b = (np.clip(runner(*inputs).astype(np.float64), floor, peak) for runner in (exact, rounded))
-        total += float(np.square(a - b).mean()) / len(pairs)
-    return 10 * math.log10((peak - floor) ** 2 / max(total, 1e-12))
+        worst = max(worst, float(np.square(a - b).mean()))
+    return 10 * math.log10((peak - floor) ** 2 / worst)
 
 
 def _tighter(tolerance: Tolerance) -> Tolerance:

@@ -137,9 +137,11 @@ def test_every_layer_is_in_the_list_most_sensitive_first(plan: Int8Plan) -> None
 
 
 def test_sensitivity_is_what_the_layer_alone_costs(exact: onnx.ModelProto, ranges: RangeTable, plan: Int8Plan) -> None:
-    z, psi = latents_of([SENSITIVITY_SEED] * 3, 12), np.float32([0.5, 0.7, 1.0])
+    seeds = [SENSITIVITY_SEED + index for index in range(4) for _ in range(3)]
+    z, psi = latents_of(seeds, 12), np.float32([0.5, 0.7, 1.0] * 4)
     for row in plan.sensitivity:
-        alone = psnr(draw(exact, z, psi), draw(quantize(exact, ranges, [row.layer]), z, psi))
+        pairs = zip(draw(exact, z, psi), draw(quantize(exact, ranges, [row.layer]), z, psi), strict=True)
+        alone = min(psnr(a, b) for a, b in pairs)
         # Features on the border between two of 255 steps fall to either side when the batch is cut in another way.
         assert row.psnr_db == pytest.approx(alone, abs=0.3)
 
