@@ -101,9 +101,8 @@ def plan_int8(
 ) -> Int8Plan:
     """Find the layers of ``model`` (float32; z and psi in, images out) that can be int8 within ``tolerance``.
 
-    Sensitivities and gate draw ``latents`` seeds at every psi. The limits are taken a tenth tighter (one decibel), since
-    a user's gate draws more images and their worst is worse. Raises ParityError when not even a single layer can be
-    int8.
+    Sensitivities and gate draw ``latents`` seeds at every psi. The limits are taken a tenth tighter (1 dB), since a
+    user's gate draws more images and their worst is worse. Raises ParityError when not even one layer can be int8.
     """
     layers = quantizable(model, ranges)
     with tempfile.TemporaryDirectory() as folder:
