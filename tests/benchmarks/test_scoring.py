@@ -18,7 +18,6 @@ def teacher(tiny_generator: Generator) -> Generator:
     return tiny_generator
 
 
-
 def test_the_plain_loop_gives_the_same_scores(teacher: Generator) -> None:
     shipped = score(teacher, latents=7)
     assert scoring.largest_difference(shipped, scoring.plain_scores(teacher, 7)) < 1e-4  # float32 sums in another order
