@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from typer.main import get_command
 
+from dcp_deploy import schemas
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.cli import app
 from dcp_deploy.generators import Generator, GeneratorConfig
@@ -37,7 +39,10 @@ Command = Callable[..., Ended]
 
 @pytest.fixture
 def dcp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """``dcp("inspect", path)``: the command in this process, in an empty working directory."""
+    """``dcp("inspect", path)``: the command in this process, in an empty working directory.
+
+    What it prints with --json is held to the schema that is published for the verb.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DCP_DEPLOY_DEBUG", raising=False)
 
@@ -47,6 +52,8 @@ def dcp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
         with pytest.raises(SystemExit) as end:
             app(arguments, prog_name="dcp-deploy")
         out, err = capfd.readouterr()
+        if "--json" in arguments and arguments[0] in VERBS:
+            Draft202012Validator(schemas.published(arguments[0])).validate(json.loads(out))
         return Ended(int(end.value.code or 0), out, err)
 
     return run
