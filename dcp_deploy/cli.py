@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,8 @@ _DEFAULT = BuildConfig()
 
 
 def main() -> None:
-    """Entry point of the ``dcp-deploy`` command."""
+    """Entry point of the ``dcp-deploy`` command. A polite kill (SIGTERM) ends like Ctrl-C: exit code 130, resumable."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="dcp-deploy")
 
 

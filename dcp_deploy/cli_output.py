@@ -115,8 +115,8 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             function(*args, **kwargs)
         except DcpDeployError as error:
             _end(error.exit_code, error.message, error.remedy, as_json)
-        except KeyboardInterrupt:
-            _end(INTERRUPTED, "interrupted", _resume_hint(), as_json)
+        except KeyboardInterrupt as stop:
+            _end(INTERRUPTED, str(stop) or "interrupted", _resume_hint(), as_json)
         except BrokenPipeError:  # the reader of our output had enough; nothing may be written at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
@@ -160,6 +160,8 @@ def _resume_hint() -> str:
     if "build" in sys.argv[1:2]:
         again = " without --force" if "--force" in sys.argv else ""
         return f"Run the same command again{again} to resume."
+    if "distill" in sys.argv[1:2]:
+        return "Run the same command again to resume."
     return "Nothing was written; run the same command again."
 
 

@@ -22,6 +22,7 @@ class DistillConfig:
 
     steps: int = 450_000
     batch: int = 16
+    accumulate: int = 1  # parts that the batch is taken in, one after the other: less memory, the same gradients
     seed: int = 0
     lr: float = 0.002
     lr_end: float = 1.0  # share of ``lr`` left at the last step, along a half cosine; 1 keeps it constant
@@ -33,6 +34,7 @@ class DistillConfig:
     r1: float = 10.0
     path_length: float = 2.0
 
+    relation_group: int = 4  # images whose relations are compared: a GPU's share in StyleKD, 4 GPUs for 16 images
     gan_start: float = 0.0  # share of the steps before discriminator and GAN loss join
     discriminator_width: float = 1.0  # channels, as a share of the full-size discriminator's
     mixing: float = 0.9  # probability that a step mixes two latents, at one random slot
@@ -44,11 +46,13 @@ class DistillConfig:
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every"):
+        for name in ("steps", "accumulate", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch < 2:
             raise UsageError(f"batch must be at least 2, got {self.batch}", "relations are between images of a batch")
+        if self.relation_group < 2:
+            raise UsageError(f"relation_group must be at least 2, got {self.relation_group}")
         for name in ("gan", "l1", "perceptual", "relation", "r1", "path_length"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")

@@ -18,7 +18,16 @@ from ..errors import CorruptFileError
 from ..files import atomic_path
 from ..generators import Discriminator, Generator
 
-_FORMAT = "dcp-deploy training state 1"
+_FORMAT = "dcp-deploy training state 2"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The average's weights after the step where a figure was lowest."""
+
+    step: int
+    value: float
+    weights: dict[str, Tensor]
 
 
 @dataclass
@@ -37,6 +46,7 @@ class TrainingState:
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, list[float]] = field(default_factory=dict)  # losses since the last history entry: [sum, count]
+    best: Best | None = None
 
     @torch.no_grad()
     def update_ema(self, decay: float) -> None:
@@ -52,7 +62,7 @@ class TrainingState:
         for prefix in ("student_optimizer", "discriminator_optimizer"):
             for index, entries in getattr(self, prefix).state_dict()["state"].items():
                 named |= {f"{prefix}.{index}.{name}": tensor for name, tensor in entries.items()}
-        return named
+        return named | {f"best.{name}": tensor for name, tensor in (self.best.weights if self.best else {}).items()}
 
     def is_finite(self) -> bool:
         """Whether every number of the state is finite: a state that is not must not replace a good checkpoint."""
@@ -67,6 +77,7 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
         "step": str(state.step),
         "history": json.dumps(state.history, allow_nan=False),
         "sums": json.dumps(state.sums, allow_nan=False),
+        "best": json.dumps(state.best and [state.best.step, state.best.value], allow_nan=False),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     with atomic_path(path) as temporary:
@@ -105,6 +116,9 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: Mapping
     state.step = int(metadata["step"])
     state.history = json.loads(metadata["history"])
     state.sums = json.loads(metadata["sums"])
+    if best := json.loads(metadata["best"]):
+        weights = {name: tensor.to(state.path_mean.device) for name, tensor in _below("best", tensors).items()}
+        state.best = Best(step=best[0], value=best[1], weights=weights)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from .config import GeneratorConfig
 from .mapping import Dense, check_ws
 from .ops import bias_act, downsample2d, modulated_conv2d, upsample2d
 from .schedule import LayerSpec, layer_specs, lowpass
-from .stylegan2 import NoiseMode
+from .stylegan2 import NoiseMode, NoiseSource
 
 
 class SynthesisInput(nn.Module):
@@ -148,7 +148,7 @@ class StyleGAN3Synthesis(nn.Module):
         return self.layers()
 
     def features(
-        self, ws: Tensor, *, noise: NoiseMode = "const", generator: torch.Generator | None = None
+        self, ws: Tensor, *, noise: NoiseMode = "const", generator: NoiseSource | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Images [B, 3, R, R] and the output of the input and of every layer before toRGB, under "input", "L0", ..."""
         check_ws(ws, self.config)
@@ -158,7 +158,7 @@ class StyleGAN3Synthesis(nn.Module):
         return outputs.pop(names[-1]) * self.config.layout.output_scale, outputs
 
     def features_until(
-        self, ws: Tensor, last: str, *, noise: NoiseMode = "const", generator: torch.Generator | None = None
+        self, ws: Tensor, last: str, *, noise: NoiseMode = "const", generator: NoiseSource | None = None
     ) -> dict[str, Tensor]:
         """The outputs up to layer ``last``."""
         x = self.input(ws[:, 0])
@@ -169,7 +169,7 @@ class StyleGAN3Synthesis(nn.Module):
                 break
         return outputs
 
-    def forward(self, ws: Tensor, *, noise: NoiseMode = "const", generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, ws: Tensor, *, noise: NoiseMode = "const", generator: NoiseSource | None = None) -> Tensor:
         """ws [B, num_ws, w_dim] -> images [B, 3, R, R], nominally in [-1, 1] and not clamped.
 
         ``noise`` and ``generator`` are there because StyleGAN2 has them; StyleGAN3 has no noise. Different codes per
