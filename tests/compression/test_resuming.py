@@ -173,7 +173,7 @@ def test_a_terminated_command_exits_with_130_and_resumes_to_the_same_bytes(tmp_p
 
     def command(out: str) -> list[str]:
         files = ["p.safetensors", "--teacher", "teacher.safetensors", "-o", out]
-        return [sys.executable, "-m", "dcp_deploy", "distill", *files, "--steps", "500"]
+        return [sys.executable, "-m", "dcp_deploy", "distill", *files, "--steps", "160"]
 
     def train(out: str, *, stop: bool) -> tuple[int, str]:
         process = subprocess.Popen(command(out), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
