@@ -32,6 +32,7 @@ from .training_state import TrainingState, load_state, save_state
 from .training_step import train_step
 
 W_AVG_LATENTS = 10_000
+LEAST_SCALE = 2.0**-20  # of fp16's loss scale, halved at each update that overflows: nothing is learnt any more
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -167,6 +168,8 @@ def _save(state: TrainingState, checkpoint: Path, key: str) -> None:
     """Write the state, unless it is one to keep the last good checkpoint from."""
     if not state.is_finite():
         raise _diverged("a weight", state.step, checkpoint)
+    if min(state.student_scaler.get_scale(), state.discriminator_scaler.get_scale()) < LEAST_SCALE:
+        raise _diverged("every gradient in fp16", state.step, checkpoint)
     save_state(state, checkpoint, key)
 
 

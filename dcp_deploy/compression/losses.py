@@ -72,7 +72,7 @@ def perceptual_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Ten
     """
     distances = []
     for a, b in zip(student, teacher, strict=True):
-        difference = F.normalize(a, dim=1, eps=1e-6) - F.normalize(b, dim=1, eps=1e-6)
+        difference = F.normalize(a.float(), dim=1, eps=1e-6) - F.normalize(b.float(), dim=1, eps=1e-6)
         distances.append(difference.square().sum(dim=1).mean())
     return torch.stack(distances).sum()
 
@@ -108,7 +108,8 @@ def relation_loss(
 def _cosines(a: Tensor, b: Tensor, group: int) -> Tensor:
     """Of every image of ``a`` with every one of ``b`` in its group: [B / group, group, group]."""
     size = group if len(a) % group == 0 else len(a)
-    a, b = (F.normalize(x.flatten(1), dim=1).reshape(size, -1, x[0].numel()).transpose(0, 1) for x in (a, b))
+    units = (F.normalize(x.flatten(1).float(), dim=1).reshape(size, -1, x[0].numel()).transpose(0, 1) for x in (a, b))
+    a, b = units
     return a @ b.transpose(1, 2)
 
 

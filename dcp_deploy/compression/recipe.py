@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+import torch
 
 from ..errors import UsageError
 from ..generators import NoiseMode
 
 Effort = Literal["quick", "standard", "paper"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class DistillConfig:
     mirror: bool = False  # flip half of the real images left to right
     ema_half_life: float = 5000.0  # images after which a weight counts half in the moving average
 
+    precision: Precision = "fp32"  # of the convolutions in training; bf16 and fp16 are for GPUs
+
     log_every: int = 100
     checkpoint_every: int = 1000
 
@@ -72,11 +77,18 @@ class DistillConfig:
             )
         if self.noise not in ("const", "random", "none"):
             raise UsageError(f"unknown noise {self.noise!r}", "choose const, random or none")
+        if self.precision not in get_args(Precision):
+            raise UsageError(f"unknown precision {self.precision!r}", "choose fp32, bf16 or fp16")
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step, before the correction for lazy regularisation."""
         done = step / max(self.steps - 1, 1)
         return self.lr * (self.lr_end + (1 - self.lr_end) * 0.5 * (1 + math.cos(math.pi * done)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What convolutions compute in."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
     @property
     def first_gan_step(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from ..datasets.images import ImageSet
 from ..errors import UsageError
@@ -23,6 +24,7 @@ from .training_state import TrainingState, run_key
 from .training_step import PATH_INTERVAL, R1_INTERVAL, adam, lazy_share
 
 PROBE_LATENTS = 32
+FIRST_SCALE = 2.0**10  # of fp16's loss; it doubles after 2000 updates without overflow
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Task:
             student_optimizer=adam(student, lazy_share(config.path_length, PATH_INTERVAL)),
             discriminator_optimizer=adam(discriminator, lazy_share(config.r1, R1_INTERVAL)),
             path_mean=torch.zeros([], device=device),
+            student_scaler=GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16"),
+            discriminator_scaler=GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16"),
         )
 
     def key(self, device: torch.device) -> str:

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from ..errors import CorruptFileError
 from ..files import atomic_path
@@ -47,6 +48,8 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, list[float]] = field(default_factory=dict)  # losses since the last history entry: [sum, count]
     best: Best | None = None
+    student_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))  # of fp16 alone
+    discriminator_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))
 
     @torch.no_grad()
     def update_ema(self, decay: float) -> None:
@@ -77,6 +80,7 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
         "step": str(state.step),
         "history": json.dumps(state.history, allow_nan=False),
         "sums": json.dumps(state.sums, allow_nan=False),
+        "scalers": json.dumps([scaler.state_dict() for scaler in _scalers(state)]),
         "best": json.dumps(state.best and [state.best.step, state.best.value], allow_nan=False),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
@@ -116,9 +120,16 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: Mapping
     state.step = int(metadata["step"])
     state.history = json.loads(metadata["history"])
     state.sums = json.loads(metadata["sums"])
+    for scaler, values in zip(_scalers(state), json.loads(metadata["scalers"]), strict=True):
+        if values:
+            scaler.load_state_dict(values)
     if best := json.loads(metadata["best"]):
         weights = {name: tensor.to(state.path_mean.device) for name, tensor in _below("best", tensors).items()}
         state.best = Best(step=best[0], value=best[1], weights=weights)
+
+
+def _scalers(state: TrainingState) -> tuple[GradScaler, GradScaler]:
+    return state.student_scaler, state.discriminator_scaler
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

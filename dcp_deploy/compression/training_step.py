@@ -6,10 +6,13 @@ over samples or over groups of samples, so the parts' gradients, weighted by the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from ..generators import Generator
 from . import losses
@@ -76,15 +79,20 @@ def adam(network: nn.Module, share: float) -> torch.optim.Adam:
     return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True, capturable=True)
 
 
-def _step(run: Run, network: nn.Module, optimizer: torch.optim.Adam) -> None:
-    """Update ``network`` by the gradients that all parts and processes have added up, and drop them."""
+def _step(run: Run, network: nn.Module, optimizer: torch.optim.Adam, scaler: GradScaler) -> None:
+    """Update ``network`` by the gradients that all parts and processes have added up, and drop them.
+
+    fp16's gradients are scaled to stay in its range; where one left it all the same, the update is skipped and the
+    scale halved. fp32 and bf16, which has fp32's range, need none of that: their scaler does nothing.
+    """
     run.team.sum_gradients(network.parameters())
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
     optimizer.zero_grad(set_to_none=True)
 
 
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+def _backward(loss: Tensor, scaler: GradScaler) -> None:
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
 
 class _Sums(dict[str, Tensor]):
@@ -124,9 +132,9 @@ def update_all(state: TrainingState, run: Run, batch: Batch) -> dict[str, Tensor
     for part in parts:
         share = len(part.z) / run.config.batch
         terms = _student_losses(state, run, part, drawn or _draw_both(state, run, part), gan=gan)
-        _backward(terms["total"] * share)
+        _backward(terms["total"] * share, state.student_scaler)
         values.add(terms, share)
-    _step(run, state.student, state.student_optimizer)
+    _step(run, state.student, state.student_optimizer, state.student_scaler)
     return values
 
 
@@ -136,7 +144,7 @@ def _student_losses(state: TrainingState, run: Run, batch: Batch, drawn: _Drawn,
     image, target = drawn.image, drawn.target
     if gan:
         state.discriminator.requires_grad_(False)
-        values["gan"] = losses.generator_gan_loss(state.discriminator(image, batch.c))
+        values["gan"] = losses.generator_gan_loss(state.discriminator(image, batch.c, dtype=config.dtype))
         state.discriminator.requires_grad_(True)
     if run.mask is not None and (config.l1 or config.perceptual):
         shown = run.mask(target)
@@ -145,14 +153,22 @@ def _student_losses(state: TrainingState, run: Run, batch: Batch, drawn: _Drawn,
         values["l1"] = losses.l1_loss(image, target)
     if config.perceptual and run.perceptual:
         with torch.no_grad():
-            target_maps = run.perceptual(target)
-        values["perceptual"] = losses.perceptual_loss(run.perceptual(image), target_maps)
+            target_maps = _maps(run, run.perceptual, target)
+        values["perceptual"] = losses.perceptual_loss(_maps(run, run.perceptual, image), target_maps)
     if config.relation:
         values["relation"] = losses.relation_loss(
             drawn.features, drawn.moved, drawn.target_features, drawn.target_moved, group=config.relation_group
         )
     values["total"] = torch.stack([getattr(config, name) * value for name, value in values.items()]).sum()
     return values
+
+
+def _maps(run: Run, perceptual: losses.FeatureMaps, image: Tensor) -> Sequence[Tensor]:
+    """Its maps, in the run's precision as far as autocast finds that safe: the network is not ours."""
+    if run.config.precision == "fp32":
+        return perceptual(image)
+    with torch.autocast(run.device.type, dtype=run.config.dtype):
+        return perceptual(image)
 
 
 def _draw_both(state: TrainingState, run: Run, batch: Batch) -> _Drawn:
@@ -171,11 +187,12 @@ def _draw(
     config = run.config
     source = sample_streams(run, batch.places, "noise", name, step)
     ws = batch.ws(generator)
-    image, features = generator.synthesis.features(ws, noise=config.noise, generator=source)
+    how: dict[str, Any] = {"noise": config.noise, "generator": source, "dtype": config.dtype}
+    image, features = generator.synthesis.features(ws, **how)
     if not config.relation:
         return image, {}, {}
     names = losses.mimic_layers(generator.config)
-    moved = generator.synthesis.features_until(ws + batch.offset, names[-1], noise=config.noise, generator=source)
+    moved = generator.synthesis.features_until(ws + batch.offset, names[-1], **how)
     return image, {name: features[name] for name in names}, {name: moved[name] for name in names}
 
 
@@ -195,9 +212,9 @@ def _update_discriminator(state: TrainingState, run: Run, parts: list[Batch], dr
         total = terms["discriminator"]
         if "r1" in terms:
             total = total + 0.5 * run.config.r1 * R1_INTERVAL * terms["r1"]
-        _backward(total * share)
+        _backward(total * share, state.discriminator_scaler)
         values.add(terms, share)
-    _step(run, state.discriminator, state.discriminator_optimizer)
+    _step(run, state.discriminator, state.discriminator_optimizer, state.discriminator_scaler)
     return values
 
 
@@ -207,8 +224,10 @@ def _discriminator_losses(
     penalise = run.config.r1 > 0 and state.step % R1_INTERVAL == 0
     real, real_c = real_and_c
     real = real.detach().requires_grad_(penalise)
-    real_logits = state.discriminator(real, real_c)
-    values = {"discriminator": losses.discriminator_gan_loss(real_logits, state.discriminator(*drawn_and_c))}
+    # A gradient of a gradient needs float32.
+    real_logits = state.discriminator(real, real_c, dtype=torch.float32 if penalise else run.config.dtype)
+    drawn_logits = state.discriminator(*drawn_and_c, dtype=run.config.dtype)
+    values = {"discriminator": losses.discriminator_gan_loss(real_logits, drawn_logits)}
     return {**values, "r1": losses.r1_penalty(real, real_logits)} if penalise else values
 
 
@@ -216,7 +235,9 @@ def _discriminator_losses(
 def _image(generator: Generator, batch: Batch, run: Run, name: str, step: int) -> Tensor:
     """The images that :func:`_draw` gives, without features."""
     source = sample_streams(run, batch.places, "noise", name, step)
-    return generator.synthesis(batch.ws(generator), noise=run.config.noise, generator=source)  # type: ignore[no-any-return]
+    how: dict[str, Any] = {"noise": run.config.noise, "generator": source, "dtype": run.config.dtype}
+    image: Tensor = generator.synthesis.features(batch.ws(generator), **how)[0]
+    return image
 
 
 def _real_images(state: TrainingState, run: Run) -> tuple[Tensor, Tensor | None]:
@@ -239,7 +260,8 @@ def _real_images(state: TrainingState, run: Run) -> tuple[Tensor, Tensor | None]
 
 
 def _regularise_path(state: TrainingState, run: Run) -> Tensor:
-    """Half a batch through the path length penalty ``mean (length - running mean)^2``, in an update of its own.
+    """Half a batch through the path length penalty ``mean (length - running mean)^2``, in float32 and in an update of
+    its own.
 
     Karras et al. 2020 (StyleGAN2, section 3.2). It derives a derivative through the whole student. The running mean
     follows the whole half batch, so where that comes in parts their lengths are measured before any is penalised.
@@ -255,9 +277,9 @@ def _regularise_path(state: TrainingState, run: Run) -> Tensor:
     for part in filter(None, parts):
         drawn = lengths[0] if len(parts) == 1 else _path_lengths(state, run, part, graph=True)
         share = (drawn - mean).square().sum() / half
-        _backward(config.path_length * PATH_INTERVAL * share)
+        _backward(config.path_length * PATH_INTERVAL * share, state.student_scaler)
         penalty += share.detach()
-    _step(run, state.student, state.student_optimizer)
+    _step(run, state.student, state.student_optimizer, state.student_scaler)
     state.path_mean.copy_(mean)
     return penalty
 

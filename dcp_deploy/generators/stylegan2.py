@@ -56,7 +56,7 @@ class StyledConv(nn.Module):
         y = modulated_conv2d(x, self.weight, self.affine(w), up=self.up)
         noise = self.noise(x.shape[0], mode, generator)
         if noise is not None:
-            y = y + noise
+            y = y + noise.to(y.dtype)
         return bias_act(y, self.bias, self.conv_clamp)
 
 
@@ -122,15 +122,24 @@ class StyleGAN2Synthesis(nn.Module):
         return [*self.convs(), self.torgbs()[-1]]
 
     def features(
-        self, ws: Tensor, *, noise: NoiseMode = "const", generator: NoiseSource | None = None
+        self,
+        ws: Tensor,
+        *,
+        noise: NoiseMode = "const",
+        generator: NoiseSource | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images [B, 3, R, R] and the output of every block, [B, C, r, r] under "b4", "b8", ..."""
+        """Images [B, 3, R, R] and the output of every block, [B, C, r, r] under "b4", "b8", ...
+
+        ``dtype``: what the convolutions compute in and the features are, if not the weights' own, which images, styles
+        and colours keep.
+        """
         check_ws(ws, self.config)
         outputs: dict[str, Tensor] = {}
         x = image = None
         for level, (name, block) in enumerate(self.blocks()):
             if x is None:
-                x = block.const.expand(ws.shape[0], -1, -1, -1)
+                x = block.const.to(dtype or block.const.dtype).expand(ws.shape[0], -1, -1, -1)
             else:
                 # A block starts at the slot of the previous block's toRGB.
                 x = block.conv0(x, ws[:, 2 * level - 1], noise, generator)
@@ -141,10 +150,17 @@ class StyleGAN2Synthesis(nn.Module):
         return cast(Tensor, image), outputs
 
     def features_until(
-        self, ws: Tensor, last: str, *, noise: NoiseMode = "const", generator: NoiseSource | None = None
+        self,
+        ws: Tensor,
+        last: str,
+        *,
+        noise: NoiseMode = "const",
+        generator: NoiseSource | None = None,
+        dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
         """What :meth:`features` returns beside images, without the blocks after ``last``, and without any toRGB."""
-        x = self.get_parameter("b4.const").expand(ws.shape[0], -1, -1, -1)
+        const = self.get_parameter("b4.const")
+        x = const.to(dtype or const.dtype).expand(ws.shape[0], -1, -1, -1)
         outputs: dict[str, Tensor] = {}
         for slot, (name, conv) in enumerate(self.convs()):
             block = name.split(".")[0]
