@@ -20,7 +20,7 @@ from rich.console import Console
 from .config import read_toml, to_toml
 from .errors import DcpDeployError, MissingCapabilityError, UsageError
 from .files import atomic_path
-from .progress import Progress, Reporter
+from .progress import Progress, Reporter, duration
 
 SCHEMA = 1
 INTERRUPTED = 130
@@ -93,13 +93,6 @@ class _PlainProgress:
         moved = done - self.first
         left = f", about {duration((now - self.begin) / moved * (total - done))} left" if moved > 0 else ""
         self.say(f"{self.title}: {done} of {total}{left}")
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``4 min``, ``3.1 h``."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
 
 
 # ---- errors ----

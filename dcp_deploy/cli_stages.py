@@ -16,6 +16,16 @@ MACS_HELP = "Share of the teacher's MACs to keep, with the best widths for it; i
 PARAMS_HELP = "The same for parameters."
 REFINE_HELP = "Adjust weights after pruning: none, reconstruct, svs or svs+reconstruct."
 
+Accumulate = Annotated[int, typer.Option(help="Take every batch in this many parts: less memory, same gradients.")]
+Devices = Annotated[int, typer.Option(help="GPUs that distil together, from cuda:0 on.")]
+TrainPrecision = Annotated[str, typer.Option(help="Of the convolutions in training: fp32; bf16, fp16 on GPUs.")]
+Keep = Annotated[str, typer.Option(help="The student: last; best by FID, else by the distance to the teacher.")]
+Tensorboard = Annotated[Path | None, typer.Option(help="Folder for the training's curves and pictures.")]
+LpipsWeights = Annotated[Path | None, typer.Option(help="VGG16's weights file: LPIPS as the perceptual loss.")]
+Mask = Annotated[Path | None, typer.Option(help="Segmentation model (ONNX): losses look at what it finds only.")]
+MaskBackground = Annotated[str, typer.Option(help="Classes of the mask model that do not count.")]
+MaskInputs = Annotated[str, typer.Option(help="Numbers that the mask model takes: imagenet, unit or signed.")]
+
 
 @verb
 def convert(
@@ -172,6 +182,15 @@ def distill(
     mirror: Annotated[bool, typer.Option("--mirror", help="Flip half of the real images left to right.")] = False,
     effort: Annotated[str, typer.Option(help="quick, standard or paper.")] = "quick",
     steps: Annotated[int | None, typer.Option(help="Steps instead of the effort's.")] = None,
+    accumulate: Accumulate = 1,
+    devices: Devices = 1,
+    train_precision: TrainPrecision = "fp32",
+    keep: Keep = "last",
+    tensorboard: Tensorboard = None,
+    lpips: LpipsWeights = None,
+    mask: Mask = None,
+    mask_background: MaskBackground = "0,16",
+    mask_inputs: MaskInputs = "imagenet",
     seed: Seed = 0,
     device: Device = "auto",
     config: ConfigFile = None,
@@ -179,16 +198,22 @@ def distill(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a pruned generator after its teacher. A killed run goes on where it was."""
+    """Train a pruned generator after its teacher. A killed run goes on where it was; docs/distillation.md says more.
+
+    Example: dcp-deploy distill pruned.safetensors --teacher teacher.safetensors -o student.safetensors --data faces.zip
+    --effort paper --devices 4 --train-precision bf16 --keep best --tensorboard logs
+    """
     from .checkpoints import load_generator, save_generator
     from .config import BuildConfig
+    from .distilling import distill_student, recipe_of
     from .real_data import open_data, real_facts, real_words
-    from .stages import distill_student, recipe_of, torch_device
+    from .stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
     _wants_suffix(out, ".safetensors")
-    fields = ("effort", "steps", "seed", "data", "resize", "mirror")
-    settings = BuildConfig.parse({name: context.params[name] for name in fields})
+    fields = {name: value for name, value in context.params.items() if name in BuildConfig.model_fields}
+    del fields["teacher"], fields["out"], fields["dataset"]  # mean something else in a build
+    settings = BuildConfig.parse(fields)
     chosen = torch_device(device)
     network = load_generator(teacher)
     images = open_data(settings, network.config)
@@ -203,6 +228,7 @@ def distill(
             images=images,
             checkpoints=out.with_name(f"{out.name}.checkpoints"),
             progress=progress,
+            reporter=output,
         )
     save_generator(result.generator.cpu(), out)
     real = real_facts(images, recipe_of(settings), demo=dataset == "demo")

@@ -18,6 +18,7 @@ import torch
 
 from ..errors import DcpDeployError
 from ..generators import Generator
+from ..metrics.published import Lpips
 from . import losses
 from .parallel import join_team
 from .randomness import draw_latents, stream
@@ -30,6 +31,7 @@ from .training_run import ALONE, Mask, Team
 from .training_setup import Task
 from .training_state import TrainingState, load_state, save_state
 from .training_step import train_step
+from .training_time import Expected, expected_time
 
 W_AVG_LATENTS = 10_000
 LEAST_SCALE = 2.0**-20  # of fp16's loss scale, halved at each update that overflows: nothing is learnt any more
@@ -67,12 +69,13 @@ def distill(
     *,
     config: DistillConfig,
     data: ImageSource | None = None,
-    perceptual: losses.FeatureMaps | None = None,
+    perceptual: losses.FeatureMaps | Lpips | None = None,
     mask: Mask | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    expect: Callable[[Expected], None] | None = None,
     measure: Measure | None = None,
-    measure_at: Collection[int] = (),
+    measure_at: Collection[int] | None = None,
     keep_best: str | None = None,
     tensorboard: str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
@@ -83,11 +86,15 @@ def distill(
     ``data`` are real images for the discriminator: an ``ImageSet`` (for a conditional teacher one with labels), a
     sequence of uint8 [R, R, 3] or a function from indices [N] to uint8 [N, R, R, 3]; without it the teacher's own
     samples are the real images. ``perceptual`` gives the feature maps that the perceptual loss compares (for the demo
-    ``load_avatar_reader().pyramid``) and must be there when that loss has a weight. ``mask`` tells which parts of the
-    teacher's images the L1 and the perceptual loss look at. ``progress`` is called after each step with (steps done,
-    steps in all, losses). ``measure`` is called with the moving average after each number of steps in ``measure_at``
-    (0: before the first), and what it returns goes into the history. ``keep_best`` names a figure of the history, the
-    lower the better: the average is kept where it was lowest. ``tensorboard`` is a folder for TensorBoard's files.
+    ``load_avatar_reader().pyramid``), or is LPIPS, and must be there when that loss has a weight. ``mask`` tells which
+    parts of the teacher's images the L1 and the perceptual loss look at.
+
+    ``progress`` is called after each step with (steps done, steps in all, losses), ``expect`` once before the first
+    with the time that all will take, by a few steps timed for it. ``measure`` is called with the moving average after
+    each number of steps in ``measure_at`` (0: before the first; by default every ``config.measure_every`` steps and at
+    the end), and what it returns goes into the history.
+    ``keep_best`` names a figure of the history, the lower the better: the average is kept where it was lowest.
+    ``tensorboard`` is a folder for TensorBoard's files.
 
     With ``checkpoint_dir`` the whole state is written there every ``config.checkpoint_every`` steps, under a name made
     of everything that decides the result. A run killed at any moment and started again with the same arguments ends
@@ -104,24 +111,32 @@ def distill(
     """
     device = torch.device(device) if device is not None else next(teacher.parameters()).device
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-    at = frozenset(measure_at)
+    scheduled = () if measure is None else config.measured_steps
+    at = frozenset(scheduled if measure_at is None else measure_at)
     task = Task(student, teacher, config, data, perceptual, mask, folder, at, keep_best, devices)
     task.check()
     records = Records(task, measure, None if tensorboard is None else Path(tensorboard))
+    heard = _Heard(progress, expect)
     if devices == 1:
-        return _train(task, records, device, ALONE, progress)
+        return _train(task, records, device, ALONE, heard)
     with join_team(devices, device, partial(_follow, task.on(torch.device("cpu")))) as (team, own_device):
-        return _train(task, records, own_device, team, progress)
+        return _train(task, records, own_device, team, heard)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Who is told of what happens."""
+
+    progress: Progress | None = None
+    expect: Callable[[Expected], None] | None = None
 
 
 def _follow(task: Task, device: torch.device, team: Team) -> None:
     """What the other processes of a team do: the same steps, and no records."""
-    _train(task.on(device), None, device, team, None)
+    _train(task.on(device), None, device, team, _Heard())
 
 
-def _train(
-    task: Task, records: Records | None, device: torch.device, team: Team, progress: Progress | None
-) -> DistillResult:
+def _train(task: Task, records: Records | None, device: torch.device, team: Team, heard: _Heard) -> DistillResult:
     config, run, state = task.config, task.run(device, team), task.state(device)
     key = task.key(device)
     checkpoint = _checkpoint(task, key, team)
@@ -129,6 +144,8 @@ def _train(
         load_state(state, checkpoint, key)
     team.any(False, device)  # nobody goes on, and writes, before all have read
     resumed_at = state.step
+    if heard.expect and state.step < config.steps:
+        heard.expect(expected_time(task, run, state.step))
     if records:
         records.begin(state, run)
 
@@ -144,8 +161,8 @@ def _train(
                 due = state.step % config.checkpoint_every == 0 or state.step == config.steps
                 if checkpoint and (due or stop):
                     _save(state, checkpoint, key)
-                if progress:
-                    progress(state.step, config.steps, values)
+                if heard.progress:
+                    heard.progress(state.step, config.steps, values)
             if stop:
                 raise _interrupted(asked(), state, config, checkpoint)
     if records:

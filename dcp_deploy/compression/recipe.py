@@ -48,6 +48,7 @@ class DistillConfig:
     precision: Precision = "fp32"  # of the convolutions in training; bf16 and fp16 are for GPUs
 
     log_every: int = 100
+    measure_every: int = 10_000  # quality, where it can be measured; 0: never
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
@@ -56,6 +57,8 @@ class DistillConfig:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch < 2:
             raise UsageError(f"batch must be at least 2, got {self.batch}", "relations are between images of a batch")
+        if self.measure_every < 0:
+            raise UsageError(f"measure_every must be at least 0, got {self.measure_every}")
         if self.relation_group < 2:
             raise UsageError(f"relation_group must be at least 2, got {self.relation_group}")
         for name in ("gan", "l1", "perceptual", "relation", "r1", "path_length"):
@@ -96,6 +99,11 @@ class DistillConfig:
         return math.floor(self.gan_start * self.steps)
 
     @property
+    def measured_steps(self) -> tuple[int, ...]:
+        """Numbers of steps after which quality is measured."""
+        return (*range(self.measure_every, self.steps, self.measure_every), self.steps) if self.measure_every else ()
+
+    @property
     def ema_decay(self) -> float:
         """What the moving average keeps of itself per step."""
         return math.pow(0.5, self.batch / self.ema_half_life)
@@ -119,10 +127,11 @@ RECIPES: dict[Effort, DistillConfig] = {
         noise="const",
         ema_half_life=200.0,
         log_every=50,
+        measure_every=0,
         checkpoint_every=50,
     ),
     # An evening on one GPU: the recipe in short, with a falling learning rate because it ends early.
-    "standard": DistillConfig(steps=20_000, lr_end=0.1, path_length=0.0, log_every=100, checkpoint_every=500),
+    "standard": DistillConfig(steps=20_000, lr_end=0.1, path_length=0.0, measure_every=2000, checkpoint_every=500),
     "paper": DistillConfig(log_every=500, checkpoint_every=2000),
 }
 """The recipe of each effort. Change numbers with ``dataclasses.replace(RECIPES[effort], steps=..., seed=...)``."""

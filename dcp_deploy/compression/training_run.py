@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..generators import Generator
+from ..metrics.published import Lpips
 from . import losses
 from .real_images import ImageSource
 from .recipe import DistillConfig
@@ -55,7 +56,7 @@ class Run:
 
     config: DistillConfig
     teacher: Generator
-    perceptual: losses.FeatureMaps | None
+    perceptual: losses.FeatureMaps | Lpips | None
     data: ImageSource | None
     directions: Tensor  # [n, w_dim]
     probe: tuple[Tensor, Tensor | None, Tensor]  # latents, classes, the teacher's images of them

@@ -15,6 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from ..datasets.images import ImageSet
 from ..errors import UsageError
 from ..generators import Discriminator, DiscriminatorConfig, Generator
+from ..metrics.published import Lpips
 from . import losses
 from .randomness import draw_latents, stream
 from .real_images import ImageSequence, ImageSource, check_labels
@@ -24,6 +25,7 @@ from .training_state import TrainingState, run_key
 from .training_step import PATH_INTERVAL, R1_INTERVAL, adam, lazy_share
 
 PROBE_LATENTS = 32
+NOT_DECIDING = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is told apart
 FIRST_SCALE = 2.0**10  # of fp16's loss; it doubles after 2000 updates without overflow
 
 
@@ -35,7 +37,7 @@ class Task:
     teacher: Generator
     config: DistillConfig
     data: ImageSource | None = None
-    perceptual: losses.FeatureMaps | None = None
+    perceptual: losses.FeatureMaps | Lpips | None = None
     mask: Mask | None = None
     checkpoint_dir: Path | None = None
     measure_at: frozenset[int] = frozenset()
@@ -53,7 +55,8 @@ class Task:
         if self.config.perceptual and self.perceptual is None:
             raise UsageError(
                 f"the perceptual loss has weight {self.config.perceptual:g} but no network to compare features with",
-                "pass perceptual=load_avatar_reader().pyramid (the demo's images), or set its weight to 0",
+                "pass perceptual=load_avatar_reader().pyramid (the demo's images) or load_lpips(weights), or set its "
+                "weight to 0",
             )
         if self.data is not None and self.config.gan:
             check_labels(self.data, self.teacher.config.c_dim)
@@ -97,7 +100,7 @@ class Task:
 
     def key(self, device: torch.device) -> str:
         """Hex sha256 of everything that decides the result, to the last bit; how often it is saved does not."""
-        settings = {name: value for name, value in asdict(self.config).items() if name != "checkpoint_every"}
+        settings = {name: value for name, value in asdict(self.config).items() if name not in NOT_DECIDING}
         optional = {
             "measure_at": sorted(self.measure_at),
             "keep_best": self.keep_best,
@@ -130,16 +133,18 @@ def _new_discriminator(teacher: Generator, settings: DistillConfig) -> Discrimin
         return Discriminator(config)
 
 
-def _perceptual_network(perceptual: losses.FeatureMaps | None) -> Mapping[str, nn.Module]:
+def _perceptual_network(perceptual: losses.FeatureMaps | Lpips | None) -> Mapping[str, nn.Module]:
     """The network behind a bound method such as ``reader.pyramid``: its weights are part of the run's identity."""
-    owner = getattr(perceptual, "__self__", perceptual)
+    owner = perceptual.network if isinstance(perceptual, Lpips) else getattr(perceptual, "__self__", perceptual)
     return {"perceptual": owner} if isinstance(owner, nn.Module) else {}
 
 
-def _moved(perceptual: losses.FeatureMaps | None, device: torch.device) -> losses.FeatureMaps | None:
+def _moved(perceptual: losses.FeatureMaps | Lpips | None, device: torch.device) -> losses.FeatureMaps | Lpips | None:
     """The same maps by a copy of their network there."""
     for network in _perceptual_network(perceptual).values():
         moved = copy.deepcopy(network).to(device)
+        if isinstance(perceptual, Lpips):
+            return Lpips(moved, device)
         maps: losses.FeatureMaps = moved if network is perceptual else getattr(moved, perceptual.__name__)  # type: ignore[union-attr]
         return maps
     return perceptual

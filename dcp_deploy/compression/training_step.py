@@ -6,7 +6,7 @@ over samples or over groups of samples, so the parts' gradients, weighted by the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from ..generators import Generator
+from ..metrics.published import Lpips
 from . import losses
 from .randomness import draw_latents, stream
 from .real_images import real_batch
@@ -152,9 +153,7 @@ def _student_losses(state: TrainingState, run: Run, batch: Batch, drawn: _Drawn,
     if config.l1:
         values["l1"] = losses.l1_loss(image, target)
     if config.perceptual and run.perceptual:
-        with torch.no_grad():
-            target_maps = _maps(run, run.perceptual, target)
-        values["perceptual"] = losses.perceptual_loss(_maps(run, run.perceptual, image), target_maps)
+        values["perceptual"] = _perceptual_loss(run, image, target)
     if config.relation:
         values["relation"] = losses.relation_loss(
             drawn.features, drawn.moved, drawn.target_features, drawn.target_moved, group=config.relation_group
@@ -163,12 +162,17 @@ def _student_losses(state: TrainingState, run: Run, batch: Batch, drawn: _Drawn,
     return values
 
 
-def _maps(run: Run, perceptual: losses.FeatureMaps, image: Tensor) -> Sequence[Tensor]:
-    """Its maps, in the run's precision as far as autocast finds that safe: the network is not ours."""
-    if run.config.precision == "fp32":
-        return perceptual(image)
-    with torch.autocast(run.device.type, dtype=run.config.dtype):
-        return perceptual(image)
+def _perceptual_loss(run: Run, image: Tensor, target: Tensor) -> Tensor:
+    """In the run's precision as far as autocast finds that safe: the network is not ours."""
+    perceptual, low = run.perceptual, run.config.precision != "fp32"
+    assert perceptual is not None
+    with torch.autocast(run.device.type, dtype=run.config.dtype) if low else nullcontext():
+        if isinstance(perceptual, Lpips):
+            return perceptual(image, target).float().mean()
+        with torch.no_grad():
+            target_maps = perceptual(target)
+        maps = perceptual(image)
+    return losses.perceptual_loss(maps, target_maps)
 
 
 def _draw_both(state: TrainingState, run: Run, batch: Batch) -> _Drawn:

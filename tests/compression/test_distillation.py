@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,12 +169,12 @@ def test_real_images_come_to_the_discriminator_with_their_labels(
     pairs: list[tuple[float, torch.Tensor]] = []
     forward = Discriminator.forward
 
-    def watched(self: Discriminator, image: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+    def watched(self: Discriminator, image: torch.Tensor, c: torch.Tensor | None = None, **how: Any) -> torch.Tensor:
         assert c is not None
         flat = image.flatten(1)
         if (flat == flat[:, :1]).all():  # no generator draws one grey
             pairs.extend(zip(((flat[:, 0] + 1) * 127.5).tolist(), c, strict=True))
-        return forward(self, image, c)
+        return forward(self, image, c, **how)
 
     monkeypatch.setattr(Discriminator, "forward", watched)
     result = distill(pruned(teacher), teacher, data=data, config=EVERYTHING)
