@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,8 @@ _DEFAULT = BuildConfig()
 
 
 def main() -> None:
-    """Entry point of the ``dcp-deploy`` command."""
+    """Entry point of the ``dcp-deploy`` command. A polite kill (SIGTERM) ends like Ctrl-C: exit code 130, resumable."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="dcp-deploy")
 
 
@@ -64,6 +66,15 @@ def build(
     refine: flags.Refine = _DEFAULT.refine,
     effort: flags.Effort = _DEFAULT.effort,
     steps: Annotated[int | None, typer.Option(help="Distillation steps instead of the effort's.")] = None,
+    accumulate: flags.Accumulate = _DEFAULT.accumulate,
+    devices: flags.Devices = _DEFAULT.devices,
+    train_precision: flags.TrainPrecision = _DEFAULT.train_precision,
+    keep: flags.Keep = _DEFAULT.keep,
+    tensorboard: flags.Tensorboard = None,
+    lpips: flags.LpipsWeights = None,
+    mask: flags.Mask = None,
+    mask_background: flags.MaskBackground = _DEFAULT.mask_background,
+    mask_inputs: flags.MaskInputs = _DEFAULT.mask_inputs,
     precision: Annotated[
         str, flags.offered("Of the exported graph: fp32, fp16, bf16, int8.", flags.setting("precision"))
     ] = _DEFAULT.precision,

@@ -77,3 +77,19 @@ Score = Annotated[str, offered(SCORE_HELP, setting("score"))]
 Refine = Annotated[str, offered(_REFINE_HELP, setting("refine"))]
 Resize = Annotated[str, offered(_RESIZE_HELP, setting("resize"))]
 Effort = Annotated[str, offered(_EFFORT_HELP, setting("effort"))]
+
+# ---- of a distillation ----
+
+Accumulate = Annotated[int, typer.Option(help="Take every batch in this many parts: less memory, same gradients.")]
+Devices = Annotated[int, typer.Option(help="GPUs that distil together, from cuda:0 on.")]
+TrainPrecision = Annotated[
+    str, offered("Of the convolutions in training: fp32; bf16, fp16 on GPUs.", setting("train_precision"))
+]
+Keep = Annotated[str, offered("The student: last; best by FID, else by the distance to the teacher.", setting("keep"))]
+Tensorboard = Annotated[Path | None, typer.Option(help="Folder for the training's curves and pictures.")]
+LpipsWeights = Annotated[Path | None, typer.Option(help="VGG16's weights file: LPIPS as the perceptual loss.")]
+Mask = Annotated[Path | None, typer.Option(help="Segmentation model (ONNX): losses look at what it finds only.")]
+MaskBackground = Annotated[str, typer.Option(help="Classes of the mask model that do not count.")]
+MaskInputs = Annotated[
+    str, offered("Numbers that the mask model takes: imagenet, unit or signed.", setting("mask_inputs"))
+]

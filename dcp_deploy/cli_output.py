@@ -23,7 +23,7 @@ from . import cli_options as flags
 from .config import read_toml, to_toml
 from .errors import DcpDeployError, MissingCapabilityError, UsageError
 from .files import atomic_path
-from .progress import Progress, Reporter
+from .progress import Progress, Reporter, duration
 
 INTERRUPTED = 130
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -115,13 +115,6 @@ class _PlainProgress:
         self.say(f"{self.title}: {done} of {total}{left}")
 
 
-def duration(seconds: float) -> str:
-    """``42 s``, ``4 min``, ``3.1 h``."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
-
-
 # ---- errors ----
 
 
@@ -141,8 +134,8 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             function(*args, **kwargs)
         except DcpDeployError as error:
             _end(error.exit_code, error.message, error.remedy, as_json)
-        except KeyboardInterrupt:
-            _end(INTERRUPTED, "interrupted", _resume_hint(), as_json)
+        except KeyboardInterrupt as stop:
+            _end(INTERRUPTED, str(stop) or "interrupted", _resume_hint(), as_json)
         except BrokenPipeError:  # the reader of our output had enough; nothing may be written at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
@@ -209,6 +202,8 @@ def _resume_hint() -> str:
     if "build" in sys.argv[1:2]:
         again = " without --force" if "--force" in sys.argv else ""
         return f"Run the same command again{again} to resume."
+    if "distill" in sys.argv[1:2]:
+        return "Run the same command again to resume."
     return "Nothing was written; run the same command again."
 
 

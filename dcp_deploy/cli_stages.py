@@ -181,6 +181,15 @@ def distill(
     mirror: Annotated[bool, typer.Option("--mirror", help="Flip half of the real images left to right.")] = False,
     effort: flags.Effort = "quick",
     steps: Annotated[int | None, typer.Option(help="Steps instead of the effort's.")] = None,
+    accumulate: flags.Accumulate = 1,
+    devices: flags.Devices = 1,
+    train_precision: flags.TrainPrecision = "fp32",
+    keep: flags.Keep = "last",
+    tensorboard: flags.Tensorboard = None,
+    lpips: flags.LpipsWeights = None,
+    mask: flags.Mask = None,
+    mask_background: flags.MaskBackground = "0,16",
+    mask_inputs: flags.MaskInputs = "imagenet",
     seed: Seed = 0,
     device: Device = "auto",
     config: ConfigFile = None,
@@ -188,19 +197,22 @@ def distill(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a pruned generator after its teacher. A killed run goes on where it was.
+    """Train a pruned generator after its teacher. A killed run goes on where it was; docs/distillation.md says more.
 
-    Example: dcp-deploy distill pruned.safetensors --teacher teacher.pkl -o student.safetensors --data photos.zip
+    Example: dcp-deploy distill pruned.safetensors --teacher teacher.safetensors -o student.safetensors --data faces.zip
+    --effort paper --devices 4 --train-precision bf16 --keep best --tensorboard logs
     """
     from .checkpoints import load_generator, save_generator
     from .config import BuildConfig
+    from .distilling import distill_student, recipe_of
     from .real_data import open_data, real_facts, real_words
-    from .stages import distill_student, recipe_of, torch_device
+    from .stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
     _wants_suffix(out, ".safetensors")
-    fields = ("effort", "steps", "seed", "data", "resize", "mirror")
-    settings = BuildConfig.parse({name: context.params[name] for name in fields})
+    fields = {name: value for name, value in context.params.items() if name in BuildConfig.model_fields}
+    del fields["teacher"], fields["out"], fields["dataset"]  # mean something else in a build
+    settings = BuildConfig.parse(fields)
     chosen = torch_device(device)
     network = load_generator(teacher)
     images = open_data(settings, network.config)
@@ -215,6 +227,7 @@ def distill(
             images=images,
             checkpoints=out.with_name(f"{out.name}.checkpoints"),
             progress=progress,
+            reporter=output,
         )
     save_generator(result.generator.cpu(), out)
     real = real_facts(images, recipe_of(settings), demo=dataset == "demo")

@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from .cli_output import duration
 from .presets import Dataset
+from .progress import duration
 from .summary import as_lines
 
 if TYPE_CHECKING:

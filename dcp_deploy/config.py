@@ -114,6 +114,24 @@ class BuildConfig(BaseModel):
     effort: EffortName = "quick"
     steps: int | None = Field(default=None, ge=1)
     """Distillation steps, in place of the effort's."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that every batch is taken in, one after the other: less memory for the same gradients."""
+    devices: int = Field(default=1, ge=1)
+    """GPUs that distil together, from ``cuda:0`` on."""
+    train_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the convolutions while distilling."""
+    keep: Literal["last", "best"] = "last"
+    """The student: the average at the end, or where its FID (else its distance to the teacher) was lowest."""
+    tensorboard: Path | None = None
+    """A folder for the distillation's curves and pictures."""
+    lpips: Path | None = None
+    """Weights of torchvision's VGG16: LPIPS is the perceptual loss, which is off without it but for the demo."""
+    mask: Path | None = None
+    """A segmentation model as ONNX file: the L1 and the perceptual loss look only where it finds something."""
+    mask_background: str = Field(default="0,16", pattern=r"^\d+(,\d+)*$")
+    """Its classes that do not count."""
+    mask_inputs: Literal["imagenet", "unit", "signed"] = "imagenet"
+    """The numbers that it takes for an image."""
     seed: int = Field(default=0, ge=0, lt=2**32)  # what numpy's RandomState takes
     device: str = "auto"
     """Where to score, distil and measure quality: "auto", "cpu", "cuda", "cuda:1"."""

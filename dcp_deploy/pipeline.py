@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__
 from .config import BuildConfig, to_toml
+from .distilling import mask_of, recipe_of
 from .doctor import free_space
 from .downloads import Fetched, announcement, cached, fetch
 from .errors import InputError, MissingCapabilityError
@@ -21,7 +22,7 @@ from .files import atomic_path, sha256_file
 from .progress import Reporter
 from .real_data import data_settings, open_data, real_facts, real_words
 from .run_record import RunRecord, StageRecord, locked, now, stage_key, why_again
-from .stages import SOURCE, STAGES, Job, SkippedError, Stage, device_of, numbers, recipe_of, unmeasurable
+from .stages import SOURCE, STAGES, Job, SkippedError, Stage, device_of, numbers, unmeasurable
 
 if TYPE_CHECKING:
     from .compression import PruningPlan
@@ -186,6 +187,7 @@ def _real(config: BuildConfig, planned: PruningPlan, images: ImageSet | None) ->
 def _check_machine(config: BuildConfig) -> None:
     """Find out now what would stop a stage after minutes of work."""
     device_of(config)
+    mask_of(config)
     data_settings(config)  # that there are images; whether they fit is known once the teacher is
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingCapabilityError(

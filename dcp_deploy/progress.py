@@ -14,6 +14,13 @@ def shifted(progress: Progress | None, before: int, total: int) -> Progress | No
     return None if progress is None else lambda done, _: progress(before + done, total)
 
 
+def duration(seconds: float) -> str:
+    """``42 s``, ``4 min``, ``3.1 h``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
 class Reporter:
     """Receives messages and progress, and drops them."""
 

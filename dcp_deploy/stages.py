@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .config import BuildConfig, Effort
+from .distilling import distill_student, distilling_settings, recipe_of
 from .errors import MissingCapabilityError, UsageError
 from .files import write_json
 from .progress import Progress, Reporter, shifted
 from .real_data import data_settings
 
 if TYPE_CHECKING:
-    from .compression import DistillConfig, DistillResult
     from .datasets.images import ImageSet
     from .generators import Generator
 
@@ -172,49 +172,10 @@ def _distill(job: Job, progress: Progress) -> list[str]:
         images=job.images,
         checkpoints=checkpoints,
         progress=progress,
+        reporter=job.reporter,
     )
     write_json(job.path("history.json"), result.history)
     return [job.save(result.generator, "student"), "history.json"]
-
-
-def distill_student(
-    student: Generator,
-    teacher: Generator,
-    config: BuildConfig,
-    *,
-    demo: bool,
-    images: ImageSet | None = None,
-    checkpoints: Path,
-    progress: Progress | None = None,
-) -> DistillResult:
-    """Distil by the recipe of ``config``.
-
-    ``images`` are the real images. Without them ``demo`` brings the demo's, and else the teacher's own samples are the
-    real ones. ``demo`` also brings features for the perceptual loss, which is off without it: no features of ours mean
-    anything for other teachers' images.
-    """
-    from .compression import distill
-    from .datasets.avatars import avatars
-    from .metrics import load_avatar_reader
-
-    recipe = recipe_of(config)
-    return distill(
-        student,
-        teacher,
-        data=images if images is not None else avatars if demo else None,
-        perceptual=load_avatar_reader(str(next(teacher.parameters()).device)).pyramid if demo else None,
-        config=recipe if demo else replace(recipe, perceptual=0.0),
-        checkpoint_dir=checkpoints,
-        progress=None if progress is None else lambda done, total, _: progress(done, total),
-    )
-
-
-def recipe_of(config: BuildConfig) -> DistillConfig:
-    """How to distil: the effort's recipe with the seed, the mirroring and, when given, the steps of ``config``."""
-    from .compression import RECIPES
-
-    recipe = RECIPES[config.effort]
-    return replace(recipe, seed=config.seed, steps=config.steps or recipe.steps, mirror=config.mirror)
 
 
 def numbers(config: BuildConfig, macs: int = 0) -> dict[str, Any]:
@@ -379,9 +340,10 @@ def _of(*names: str) -> Callable[[BuildConfig], dict[str, Any]]:
 
 def _distilling(config: BuildConfig) -> dict[str, Any]:
     recipe = asdict(recipe_of(config))
-    del recipe["checkpoint_every"]  # decides what a kill costs, not what comes out
+    for name in ("checkpoint_every", "measure_every"):  # decide what a kill costs and what is told, not what comes out
+        del recipe[name]
     data = data_settings(config) if recipe["gan"] else {}  # without a discriminator nothing looks at them
-    return {**recipe, **data, **_of("dataset", "device")(config)}
+    return {**recipe, **data, **distilling_settings(config), **_of("dataset", "device")(config)}
 
 
 def _evaluating(config: BuildConfig) -> dict[str, Any]:

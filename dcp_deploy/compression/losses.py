@@ -44,14 +44,15 @@ def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
-def path_lengths(images: Tensor, ws: Tensor, noise: Tensor) -> Tensor:
+def path_lengths(images: Tensor, ws: Tensor, noise: Tensor, *, graph: bool = True) -> Tensor:
     """How far images move per step in ``ws``, one number per sample [B] (Karras et al. 2020, StyleGAN2, section 3.2).
 
     ``||J^T y||`` for a random image ``y = noise / sqrt(H W)``, noise ~ N(0, I) of the images' shape: squares are summed
-    over w_dim and averaged over the slots of ``ws`` [B, num_ws, w_dim], which must require gradients.
+    over w_dim and averaged over the slots of ``ws`` [B, num_ws, w_dim], which must require gradients. ``graph`` False:
+    only to look at, not to derive again.
     """
     y = noise / math.sqrt(images.shape[2] * images.shape[3])
-    (gradient,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
+    (gradient,) = torch.autograd.grad((images * y).sum(), ws, create_graph=graph)
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
 
 
@@ -71,7 +72,7 @@ def perceptual_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Ten
     """
     distances = []
     for a, b in zip(student, teacher, strict=True):
-        difference = F.normalize(a, dim=1, eps=1e-6) - F.normalize(b, dim=1, eps=1e-6)
+        difference = F.normalize(a.float(), dim=1, eps=1e-6) - F.normalize(b.float(), dim=1, eps=1e-6)
         distances.append(difference.square().sum(dim=1).mean())
     return torch.stack(distances).sum()
 
@@ -84,23 +85,32 @@ def relation_loss(
     student_moved: Mapping[str, Tensor],
     teacher: Mapping[str, Tensor],
     teacher_moved: Mapping[str, Tensor],
+    *,
+    group: int = 4,
 ) -> Tensor:
     """Latent-direction relation loss of StyleKD: ``sum over layers of KL(P_teacher || P_student)``, batch mean.
 
     Each argument maps block names to features [B, C, H, W], of the latents and of the same latents moved by an
-    offset. ``P[a, b]`` is the softmax over b of the cosine between image a's features and moved image b's. Only
-    B x B matrices are compared, so the student may have other channel counts. Its layers are those of ``teacher``.
+    offset. Images are compared in groups of ``group``, spread over the batch as the discriminator's are; a batch that
+    the group does not divide is one group. ``P[a, b]`` is the softmax over the b of a's group of the cosine between
+    image a's features and moved image b's. Only these matrices are compared, so the student may have other channel
+    counts. Its layers are those of ``teacher``. StyleKD compares within a GPU's share, which is 4 of 16 images.
     """
     divergences = []
     for name in teacher:
-        target = F.log_softmax(_cosines(teacher[name], teacher_moved[name]), dim=1)
-        actual = F.log_softmax(_cosines(student[name], student_moved[name]), dim=1)
-        divergences.append(F.kl_div(actual, target, reduction="batchmean", log_target=True))
+        target = F.log_softmax(_cosines(teacher[name], teacher_moved[name], group), dim=2)
+        actual = F.log_softmax(_cosines(student[name], student_moved[name], group), dim=2)
+        divergence = F.kl_div(actual, target, reduction="sum", log_target=True)
+        divergences.append(divergence / len(teacher[name]))
     return torch.stack(divergences).sum()
 
 
-def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    return F.normalize(a.flatten(1), dim=1) @ F.normalize(b.flatten(1), dim=1).T
+def _cosines(a: Tensor, b: Tensor, group: int) -> Tensor:
+    """Of every image of ``a`` with every one of ``b`` in its group: [B / group, group, group]."""
+    size = group if len(a) % group == 0 else len(a)
+    units = (F.normalize(x.flatten(1).float(), dim=1).reshape(size, -1, x[0].numel()).transpose(0, 1) for x in (a, b))
+    a, b = units
+    return a @ b.transpose(1, 2)
 
 
 def mimic_layers(config: GeneratorConfig) -> list[str]:

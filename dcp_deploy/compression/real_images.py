@@ -40,29 +40,36 @@ def check_labels(source: ImageSource, c_dim: int) -> None:
 
 
 def real_batch(
-    source: ImageSource, position: int, count: int, *, seed: int, resolution: int, mirror: bool
+    source: ImageSource,
+    position: int,
+    count: int,
+    *,
+    seed: int,
+    resolution: int,
+    mirror: bool,
+    part: slice = slice(None),
 ) -> tuple[Tensor, Tensor | None]:
     """Images ``position`` to ``position + count`` of the stream, float [count, 3, R, R] in [-1, 1], and their labels.
 
-    Labels are float [count, c_dim], None for a source without. Raises UsageError when the images are not uint8 of that
-    resolution.
+    ``part`` chooses some of them. Labels are float [count, c_dim], None for a source without. Raises UsageError when
+    the images are not uint8 of that resolution.
     """
-    images, labels = _read(source, position, count, seed)
-    if images.dtype != np.uint8 or images.shape != (count, resolution, resolution, 3):
+    indices = np.arange(position, position + count, dtype=np.int64)[part]
+    images, labels = _read(source, indices, count, seed)
+    if images.dtype != np.uint8 or images.shape != (len(indices), resolution, resolution, 3):
         raise UsageError(
-            f"real images must be uint8 [{count}, {resolution}, {resolution}, 3], got {images.dtype} "
+            f"real images must be uint8 [{len(indices)}, {resolution}, {resolution}, 3], got {images.dtype} "
             f"{list(images.shape)}",
             f"resize the data set to the generator's {resolution} px",
         )
     batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
     if mirror:
-        flips = torch.rand(count, generator=stream(seed, "mirror", position)) < 0.5
+        flips = torch.rand(count, generator=stream(seed, "mirror", position))[part] < 0.5
         batch = torch.where(flips[:, None, None, None], batch.flip(3), batch)
     return batch, labels
 
 
-def _read(source: ImageSource, position: int, count: int, seed: int) -> tuple[NDArray[Any], Tensor | None]:
-    indices = np.arange(position, position + count, dtype=np.int64)
+def _read(source: ImageSource, indices: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[Any], Tensor | None]:
     if not isinstance(source, ImageSequence):
         return np.asarray(source(indices)), None
     if not len(source):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+import torch
 
 from ..errors import UsageError
 from ..generators import NoiseMode
 
 Effort = Literal["quick", "standard", "paper"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class DistillConfig:
 
     steps: int = 450_000
     batch: int = 16
+    accumulate: int = 1  # parts that the batch is taken in, one after the other: less memory, the same gradients
     seed: int = 0
     lr: float = 0.002
     lr_end: float = 1.0  # share of ``lr`` left at the last step, along a half cosine; 1 keeps it constant
@@ -33,6 +37,7 @@ class DistillConfig:
     r1: float = 10.0
     path_length: float = 2.0
 
+    relation_group: int = 4  # images whose relations are compared: a GPU's share in StyleKD, 4 GPUs for 16 images
     gan_start: float = 0.0  # share of the steps before discriminator and GAN loss join
     discriminator_width: float = 1.0  # channels, as a share of the full-size discriminator's
     mixing: float = 0.9  # probability that a step mixes two latents, at one random slot
@@ -40,15 +45,22 @@ class DistillConfig:
     mirror: bool = False  # flip half of the real images left to right
     ema_half_life: float = 5000.0  # images after which a weight counts half in the moving average
 
+    precision: Precision = "fp32"  # of the convolutions in training; bf16 and fp16 are for GPUs
+
     log_every: int = 100
+    measure_every: int = 10_000  # quality, where it can be measured; 0: never
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every"):
+        for name in ("steps", "accumulate", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch < 2:
             raise UsageError(f"batch must be at least 2, got {self.batch}", "relations are between images of a batch")
+        if self.measure_every < 0:
+            raise UsageError(f"measure_every must be at least 0, got {self.measure_every}")
+        if self.relation_group < 2:
+            raise UsageError(f"relation_group must be at least 2, got {self.relation_group}")
         for name in ("gan", "l1", "perceptual", "relation", "r1", "path_length"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
@@ -68,6 +80,8 @@ class DistillConfig:
             )
         if self.noise not in ("const", "random", "none"):
             raise UsageError(f"unknown noise {self.noise!r}", "choose const, random or none")
+        if self.precision not in get_args(Precision):
+            raise UsageError(f"unknown precision {self.precision!r}", "choose fp32, bf16 or fp16")
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step, before the correction for lazy regularisation."""
@@ -75,9 +89,19 @@ class DistillConfig:
         return self.lr * (self.lr_end + (1 - self.lr_end) * 0.5 * (1 + math.cos(math.pi * done)))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What convolutions compute in."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+    @property
     def first_gan_step(self) -> int:
         """The first step with a discriminator."""
         return math.floor(self.gan_start * self.steps)
+
+    @property
+    def measured_steps(self) -> tuple[int, ...]:
+        """Numbers of steps after which quality is measured."""
+        return (*range(self.measure_every, self.steps, self.measure_every), self.steps) if self.measure_every else ()
 
     @property
     def ema_decay(self) -> float:
@@ -103,10 +127,11 @@ RECIPES: dict[Effort, DistillConfig] = {
         noise="const",
         ema_half_life=200.0,
         log_every=50,
+        measure_every=0,
         checkpoint_every=50,
     ),
     # An evening on one GPU: the recipe in short, with a falling learning rate because it ends early.
-    "standard": DistillConfig(steps=20_000, lr_end=0.1, path_length=0.0, log_every=100, checkpoint_every=500),
+    "standard": DistillConfig(steps=20_000, lr_end=0.1, path_length=0.0, measure_every=2000, checkpoint_every=500),
     "paper": DistillConfig(log_every=500, checkpoint_every=2000),
 }
 """The recipe of each effort. Change numbers with ``dataclasses.replace(RECIPES[effort], steps=..., seed=...)``."""

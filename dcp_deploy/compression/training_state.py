@@ -13,12 +13,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from ..errors import CorruptFileError
 from ..files import atomic_path
 from ..generators import Discriminator, Generator
 
-_FORMAT = "dcp-deploy training state 1"
+_FORMAT = "dcp-deploy training state 2"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The average's weights after the step where a figure was lowest."""
+
+    step: int
+    value: float
+    weights: dict[str, Tensor]
 
 
 @dataclass
@@ -37,6 +47,9 @@ class TrainingState:
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, list[float]] = field(default_factory=dict)  # losses since the last history entry: [sum, count]
+    best: Best | None = None
+    student_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))  # of fp16 alone
+    discriminator_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))
 
     @torch.no_grad()
     def update_ema(self, decay: float) -> None:
@@ -52,7 +65,7 @@ class TrainingState:
         for prefix in ("student_optimizer", "discriminator_optimizer"):
             for index, entries in getattr(self, prefix).state_dict()["state"].items():
                 named |= {f"{prefix}.{index}.{name}": tensor for name, tensor in entries.items()}
-        return named
+        return named | {f"best.{name}": tensor for name, tensor in (self.best.weights if self.best else {}).items()}
 
     def is_finite(self) -> bool:
         """Whether every number of the state is finite: a state that is not must not replace a good checkpoint."""
@@ -67,6 +80,8 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
         "step": str(state.step),
         "history": json.dumps(state.history, allow_nan=False),
         "sums": json.dumps(state.sums, allow_nan=False),
+        "scalers": json.dumps([scaler.state_dict() for scaler in _scalers(state)]),
+        "best": json.dumps(state.best and [state.best.step, state.best.value], allow_nan=False),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     with atomic_path(path) as temporary:
@@ -105,6 +120,16 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: Mapping
     state.step = int(metadata["step"])
     state.history = json.loads(metadata["history"])
     state.sums = json.loads(metadata["sums"])
+    for scaler, values in zip(_scalers(state), json.loads(metadata["scalers"]), strict=True):
+        if values:
+            scaler.load_state_dict(values)
+    if best := json.loads(metadata["best"]):
+        weights = {name: tensor.to(state.path_mean.device) for name, tensor in _below("best", tensors).items()}
+        state.best = Best(step=best[0], value=best[1], weights=weights)
+
+
+def _scalers(state: TrainingState) -> tuple[GradScaler, GradScaler]:
+    return state.student_scaler, state.discriminator_scaler
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,13 +26,13 @@ class Conv(nn.Module):
         self.down = down
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.weight.shape[-1]
+        kernel, weight = self.weight.shape[-1], (self.weight * self.gain).to(x.dtype)
         if self.down:
             # Padding keeps the result centred: 2 for the 3x3, 1 for the 1x1 convolution.
             x = filter2d(F.pad(x, (kernel // 2 + 1,) * 4), fir_kernel(like=x))
-            x = F.conv2d(x, self.weight * self.gain, stride=2)
+            x = F.conv2d(x, weight, stride=2)
         else:
-            x = F.conv2d(x, self.weight * self.gain, padding=kernel // 2)
+            x = F.conv2d(x, weight, padding=kernel // 2)
         return x if self.bias is None else bias_act(x, self.bias)
 
 
@@ -78,9 +78,13 @@ class Discriminator(nn.Module):
         if config.c_dim:
             self.embed = Dense(config.c_dim, widths[-1])
 
-    def forward(self, image: Tensor, c: Tensor | None = None) -> Tensor:
-        """Logits [B]: positive for images taken as real. Conditional ones project onto the class embedding."""
-        x = self.conv(minibatch_std(self.blocks(self.fromrgb(image)), self.config.mbstd_group))
+    def forward(self, image: Tensor, c: Tensor | None = None, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Logits [B]: positive for images taken as real. Conditional ones project onto the class embedding.
+
+        ``dtype``: what the blocks compute in, if not the images' own, which comes back before the minibatch deviation.
+        """
+        x = self.blocks(self.fromrgb(image.to(dtype or image.dtype))).to(image.dtype)
+        x = self.conv(minibatch_std(x, self.config.mbstd_group))
         x = self.out(self.fc(x.flatten(1)))
         if not self.config.c_dim:
             return cast(Tensor, x[:, 0])

@@ -26,7 +26,7 @@ def normalize_second_moment(x: Tensor) -> Tensor:
 def bias_act(x: Tensor, bias: Tensor, clamp: float | None = None) -> Tensor:
     """``clamp(sqrt(2) * lrelu_0.2(x + bias), +-clamp)`` over channels (dimension 1); the clamp follows the gain."""
     shape = (1, -1) + (1,) * (x.ndim - 2)
-    y = F.leaky_relu(x + bias.reshape(shape), LRELU_SLOPE) * LRELU_GAIN
+    y = F.leaky_relu(x + bias.to(x.dtype).reshape(shape), LRELU_SLOPE) * LRELU_GAIN
     return y if clamp is None else y.clamp(-clamp, clamp)
 
 
@@ -93,14 +93,38 @@ def modulated_conv2d(
 
     Written in the factorised form: scaling the input and the output equals scaling the weights of each sample
     (see :func:`modulated_conv2d_by_definition`) and leaves the convolution one dense product. ``padding`` None keeps
-    the size.
+    the size. For ``x`` in fp16 or bf16 only the convolution is computed in that (:func:`_modulated_conv2d_16`).
     """
+    if x.dtype != weight.dtype:
+        return _modulated_conv2d_16(x, weight, styles, demodulate=demodulate, up=up, padding=padding)
     scaled = x * styles[:, :, None, None]
     if up == 2:
         y = upsample_conv2d(scaled, weight)
     else:
         y = F.conv2d(scaled, weight, padding=weight.shape[-1] // 2 if padding is None else padding)
     return y * demodulation(weight, styles)[:, :, None, None] if demodulate else y
+
+
+def _modulated_conv2d_16(
+    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool, up: int, padding: int | None
+) -> Tensor:
+    """The same function for ``x`` in 16 bits and weights and styles in float32.
+
+    Raw weights of a StyleGAN have no scale of their own, and a sum over 512 x 9 of them passes fp16's 65504. So each
+    filter is scaled to length one and each sample's styles to a mean square of one; what that takes away is multiplied
+    back, together with the demodulation, after the convolution. Both factors come from float32.
+    """
+    lengths = weight.square().sum(dim=(1, 2, 3), keepdim=True).add(1e-20).rsqrt()  # [Co, 1, 1, 1]
+    means = styles.square().mean(dim=1, keepdim=True).add(1e-20).rsqrt()  # [B, 1]
+    scaled, filters = x * (styles * means).to(x.dtype)[:, :, None, None], (weight * lengths).to(x.dtype)
+    if up == 2:
+        y = upsample_conv2d(scaled, filters)
+    else:
+        y = F.conv2d(scaled, filters, padding=weight.shape[-1] // 2 if padding is None else padding)
+    gain = 1 / (lengths.flatten() * means)  # [B, Co]
+    if not demodulate:
+        return y.to(weight.dtype) * gain[:, :, None, None]  # colours are added up in float32
+    return y * (gain * demodulation(weight, styles)).to(x.dtype)[:, :, None, None]
 
 
 def modulated_conv2d_by_definition(

@@ -6,6 +6,7 @@ Parameters carry the key names and shapes of NVIDIA's PyTorch networks, so their
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -16,6 +17,8 @@ from .mapping import Dense, check_ws
 from .ops import bias_act, modulated_conv2d, upsample_image
 
 NoiseMode = Literal["const", "random", "none"]
+NoiseSource = torch.Generator | Sequence[torch.Generator]
+"""Where random noise is drawn from: one generator for the batch, or one for each sample of it."""
 
 
 class StyledConv(nn.Module):
@@ -34,7 +37,7 @@ class StyledConv(nn.Module):
         self.up = up
         self.conv_clamp = clamp
 
-    def noise(self, batch: int, mode: NoiseMode, generator: torch.Generator | None) -> Tensor | None:
+    def noise(self, batch: int, mode: NoiseMode, generator: NoiseSource | None) -> Tensor | None:
         """[r, r] or [B, 1, r, r], shared by all channels; None for mode "none"."""
         if mode == "none":
             return None
@@ -42,14 +45,18 @@ class StyledConv(nn.Module):
             return self.noise_const * self.noise_strength
         if mode != "random":
             raise ValueError(f"noise must be 'const', 'random' or 'none', got {mode!r}")
-        shape = (batch, 1, self.resolution, self.resolution)
-        return torch.randn(shape, generator=generator).to(self.noise_const) * self.noise_strength
+        size = (1, self.resolution, self.resolution)
+        if isinstance(generator, Sequence):
+            drawn = torch.stack([torch.randn(size, generator=of_sample) for of_sample in generator])
+        else:
+            drawn = torch.randn((batch, *size), generator=generator)
+        return drawn.to(self.noise_const) * self.noise_strength
 
-    def forward(self, x: Tensor, w: Tensor, mode: NoiseMode, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, mode: NoiseMode, generator: NoiseSource | None = None) -> Tensor:
         y = modulated_conv2d(x, self.weight, self.affine(w), up=self.up)
         noise = self.noise(x.shape[0], mode, generator)
         if noise is not None:
-            y = y + noise
+            y = y + noise.to(y.dtype)
         return bias_act(y, self.bias, self.conv_clamp)
 
 
@@ -115,15 +122,24 @@ class StyleGAN2Synthesis(nn.Module):
         return [*self.convs(), self.torgbs()[-1]]
 
     def features(
-        self, ws: Tensor, *, noise: NoiseMode = "const", generator: torch.Generator | None = None
+        self,
+        ws: Tensor,
+        *,
+        noise: NoiseMode = "const",
+        generator: NoiseSource | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images [B, 3, R, R] and the output of every block, [B, C, r, r] under "b4", "b8", ..."""
+        """Images [B, 3, R, R] and the output of every block, [B, C, r, r] under "b4", "b8", ...
+
+        ``dtype``: what the convolutions compute in and the features are, if not the weights' own, which images, styles
+        and colours keep.
+        """
         check_ws(ws, self.config)
         outputs: dict[str, Tensor] = {}
         x = image = None
         for level, (name, block) in enumerate(self.blocks()):
             if x is None:
-                x = block.const.expand(ws.shape[0], -1, -1, -1)
+                x = block.const.to(dtype or block.const.dtype).expand(ws.shape[0], -1, -1, -1)
             else:
                 # A block starts at the slot of the previous block's toRGB.
                 x = block.conv0(x, ws[:, 2 * level - 1], noise, generator)
@@ -134,10 +150,17 @@ class StyleGAN2Synthesis(nn.Module):
         return cast(Tensor, image), outputs
 
     def features_until(
-        self, ws: Tensor, last: str, *, noise: NoiseMode = "const", generator: torch.Generator | None = None
+        self,
+        ws: Tensor,
+        last: str,
+        *,
+        noise: NoiseMode = "const",
+        generator: NoiseSource | None = None,
+        dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
         """What :meth:`features` returns beside images, without the blocks after ``last``, and without any toRGB."""
-        x = self.get_parameter("b4.const").expand(ws.shape[0], -1, -1, -1)
+        const = self.get_parameter("b4.const")
+        x = const.to(dtype or const.dtype).expand(ws.shape[0], -1, -1, -1)
         outputs: dict[str, Tensor] = {}
         for slot, (name, conv) in enumerate(self.convs()):
             block = name.split(".")[0]
@@ -146,7 +169,7 @@ class StyleGAN2Synthesis(nn.Module):
                 break
         return outputs
 
-    def forward(self, ws: Tensor, *, noise: NoiseMode = "const", generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, ws: Tensor, *, noise: NoiseMode = "const", generator: NoiseSource | None = None) -> Tensor:
         """ws [B, num_ws, w_dim] -> images [B, 3, R, R], nominally in [-1, 1] and not clamped.
 
         ``noise``: "const" uses the stored maps, "random" draws new ones (from ``generator`` when given), "none" adds

@@ -16,7 +16,7 @@ from .config import GeneratorConfig
 from .mapping import Dense, check_ws
 from .ops import bias_act, downsample2d, modulated_conv2d, upsample2d
 from .schedule import LayerSpec, layer_specs, lowpass
-from .stylegan2 import NoiseMode
+from .stylegan2 import NoiseMode, NoiseSource
 
 
 class SynthesisInput(nn.Module):
@@ -111,7 +111,7 @@ class SynthesisLayer(nn.Module):
     def filtered_lrelu(self, y: Tensor) -> Tensor:
         """Bias, up-sampling, leaky ReLU with gain and clamp at the higher rate, down-sampling."""
         spec = self.spec
-        y = y + self.bias[:, None, None]
+        y = y + self.bias.to(y.dtype)[:, None, None]
         if self.up_filter is not None:
             y = upsample2d(y, self.up_filter, spec.up, spec.padding)
         y = bias_act(y, torch.zeros_like(self.bias), self.conv_clamp)
@@ -148,20 +148,36 @@ class StyleGAN3Synthesis(nn.Module):
         return self.layers()
 
     def features(
-        self, ws: Tensor, *, noise: NoiseMode = "const", generator: torch.Generator | None = None
+        self,
+        ws: Tensor,
+        *,
+        noise: NoiseMode = "const",
+        generator: NoiseSource | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images [B, 3, R, R] and the output of the input and of every layer before toRGB, under "input", "L0", ..."""
+        """Images [B, 3, R, R] and the output of the input and of every layer before toRGB, under "input", "L0", ...
+
+        ``dtype``: what convolutions and filters compute in and the features are, if not the weights' own, which images
+        and styles keep.
+        """
         check_ws(ws, self.config)
         names = [name for name, _ in self.layers()]
-        outputs = self.features_until(ws, names[-1])
+        outputs = self.features_until(ws, names[-1], dtype=dtype)
         assert self.config.layout is not None
         return outputs.pop(names[-1]) * self.config.layout.output_scale, outputs
 
     def features_until(
-        self, ws: Tensor, last: str, *, noise: NoiseMode = "const", generator: torch.Generator | None = None
+        self,
+        ws: Tensor,
+        last: str,
+        *,
+        noise: NoiseMode = "const",
+        generator: NoiseSource | None = None,
+        dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
         """The outputs up to layer ``last``."""
         x = self.input(ws[:, 0])
+        x = x.to(dtype or x.dtype)
         outputs = {"input": x}
         for slot, (name, layer) in enumerate(self.layers(), start=1):
             x = outputs[name] = layer(x, ws[:, slot])
@@ -169,7 +185,7 @@ class StyleGAN3Synthesis(nn.Module):
                 break
         return outputs
 
-    def forward(self, ws: Tensor, *, noise: NoiseMode = "const", generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, ws: Tensor, *, noise: NoiseMode = "const", generator: NoiseSource | None = None) -> Tensor:
         """ws [B, num_ws, w_dim] -> images [B, 3, R, R], nominally in [-1, 1] and not clamped.
 
         ``noise`` and ``generator`` are there because StyleGAN2 has them; StyleGAN3 has no noise. Different codes per

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 
+from dcp_deploy.compression import DistillConfig, plan, prune, score
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
+
+# Every loss with both lazy regularisers inside a few steps, but for the perceptual one, which wants a network.
+EVERYTHING = DistillConfig(steps=6, batch=4, perceptual=0, log_every=2, checkpoint_every=2, gan_start=1 / 6, lr_end=0.5)
 
 
 def make_generator(seed: int = 0, **changes: Any) -> Generator:
@@ -48,6 +53,23 @@ def make_stylegan3(variant: Literal["t", "r"] = "t", c_dim: int = 0) -> Generato
     return generator
 
 
+def pruned(teacher: Generator) -> Generator:
+    """A student of 60 % of the channels."""
+    return prune(teacher, plan(teacher, score(teacher, method="random"), ratio=0.4))
+
+
+def assert_same_weights(a: Generator, b: Generator) -> None:
+    """To the last bit."""
+    other = b.state_dict()
+    different = [name for name, tensor in a.state_dict().items() if not torch.equal(tensor, other[name])]
+    assert not different
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Sorted, the hidden ones too."""
+    return sorted(folder.iterdir())
+
+
 @pytest.fixture(params=["t", "r"])
 def stylegan3(request: pytest.FixtureRequest) -> Generator:
     """A small StyleGAN3-t or -r: see :func:`make_stylegan3`."""
@@ -64,3 +86,9 @@ def new_generator() -> Callable[..., Generator]:
 def teacher() -> Generator:
     """A small teacher of uneven widths."""
     return make_generator()
+
+
+@pytest.fixture
+def small_teacher() -> Generator:
+    """Of 8 px, for tests that train."""
+    return make_generator(resolution=8, widths=(10, 9, 8, 7))

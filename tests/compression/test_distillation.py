@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,39 +14,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dcp_deploy.checkpoints import save_generator
-from dcp_deploy.compression import DistillConfig, distill, plan, prune, score
+from dcp_deploy.compression import DistillConfig, distill
 from dcp_deploy.compression.training_state import TrainingState
 from dcp_deploy.datasets.images import open_images
-from dcp_deploy.errors import CorruptFileError, DcpDeployError, UsageError
+from dcp_deploy.errors import DcpDeployError, UsageError
 from dcp_deploy.generators import Discriminator, Generator
 
-from .conftest import make_stylegan3
+from .conftest import EVERYTHING, assert_same_weights, files_in, make_stylegan3, pruned
 
 TINY = {"resolution": 8, "widths": (10, 9, 8, 7)}
 
-# Everything switched on, with both lazy regularisers inside a few steps.
-CONFIG = DistillConfig(steps=6, batch=4, perceptual=0, log_every=2, checkpoint_every=2, gan_start=1 / 6, lr_end=0.5)
-
 
 @pytest.fixture
-def teacher(new_generator: Callable[..., Generator]) -> Generator:
-    """Smaller than elsewhere: these tests train."""
-    return new_generator(**TINY)
-
-
-def pruned(teacher: Generator) -> Generator:
-    return prune(teacher, plan(teacher, score(teacher, method="random"), ratio=0.4))
-
-
-def assert_same_weights(a: Generator, b: Generator) -> None:
-    other = b.state_dict()
-    different = [name for name, tensor in a.state_dict().items() if not torch.equal(tensor, other[name])]
-    assert not different
-
-
-def files_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*"))
+def teacher(small_teacher: Generator) -> Generator:
+    return small_teacher
 
 
 # ---- training ----
@@ -71,7 +49,7 @@ def test_a_stylegan3_student_comes_closer_to_its_teacher(stylegan3: Generator) -
 
 def test_a_stylegan3_is_distilled_with_every_loss_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     teacher = make_stylegan3(c_dim=2)
-    student, config = pruned(teacher), replace(CONFIG, steps=4)
+    student, config = pruned(teacher), replace(EVERYTHING, steps=4)
 
     def interrupt(step: int, total: int, values: dict[str, float]) -> None:
         if step == 3:
@@ -87,7 +65,7 @@ def test_a_stylegan3_is_distilled_with_every_loss_and_resumes_bit_for_bit(tmp_pa
 
 
 def test_an_unpruned_student_starts_at_the_teacher(teacher: Generator) -> None:
-    config = replace(CONFIG, steps=1, gan=0, path_length=0, noise="const", mixing=0.0)
+    config = replace(EVERYTHING, steps=1, gan=0, path_length=0, noise="const", mixing=0.0)
     history = distill(teacher, teacher, config=config).history
     assert history[0] == {"step": 0, "l1_to_teacher": 0.0}
     assert history[1]["l1"] == 0.0
@@ -97,7 +75,9 @@ def test_an_unpruned_student_starts_at_the_teacher(teacher: Generator) -> None:
 
 def test_the_history_has_the_mean_of_every_loss(teacher: Generator) -> None:
     seen: list[dict[str, float]] = []
-    result = distill(pruned(teacher), teacher, config=CONFIG, progress=lambda step, total, values: seen.append(values))
+    result = distill(
+        pruned(teacher), teacher, config=EVERYTHING, progress=lambda step, total, values: seen.append(values)
+    )
     assert [entry["step"] for entry in result.history] == [0, 2, 4, 6]
     assert set(seen[0]) == {"l1", "relation", "path_length", "total"}  # before gan_start
     assert set(seen[1]) == {"l1", "relation", "gan", "discriminator", "total"}
@@ -111,16 +91,16 @@ def test_the_average_is_measured_on_a_schedule(teacher: Generator) -> None:
         return {"size": float(average.synthesis.b4.const.detach().abs().sum())}
 
     student = pruned(teacher)
-    result = distill(student, teacher, config=CONFIG, measure=size, measure_at=(0, 3, 6))
+    result = distill(student, teacher, config=EVERYTHING, measure=size, measure_at=(0, 3, 6))
     measured = {entry["step"]: entry["size"] for entry in result.history if "size" in entry}
     assert list(measured) == [0, 3, 6]
     assert [entry["step"] for entry in result.history] == [0, 2, 3, 4, 6]
     assert measured[0] == size(student)["size"] and measured[6] == size(result.generator)["size"]
-    assert_same_weights(result.generator, distill(student, teacher, config=CONFIG).generator)
+    assert_same_weights(result.generator, distill(student, teacher, config=EVERYTHING).generator)
 
 
 def test_the_total_is_the_weighted_sum(teacher: Generator) -> None:
-    config = replace(CONFIG, steps=1, gan_start=0.0, perceptual=2.0)
+    config = replace(EVERYTHING, steps=1, gan_start=0.0, perceptual=2.0)
     values: dict[str, float] = {}
     distill(
         pruned(teacher), teacher, config=config, perceptual=lambda x: [x], progress=lambda s, t, v: values.update(v)
@@ -134,7 +114,7 @@ def test_neither_argument_nor_the_global_random_state_changes(teacher: Generator
     student = pruned(teacher)
     before = [{name: tensor.clone() for name, tensor in g.state_dict().items()} for g in (teacher, student)]
     random_state = torch.get_rng_state()
-    distill(student, teacher, config=CONFIG)
+    distill(student, teacher, config=EVERYTHING)
     assert torch.equal(torch.get_rng_state(), random_state)
     for generator, tensors in zip((teacher, student), before, strict=True):
         assert all(torch.equal(tensor, tensors[name]) for name, tensor in generator.state_dict().items())
@@ -143,10 +123,10 @@ def test_neither_argument_nor_the_global_random_state_changes(teacher: Generator
 
 def test_the_seed_decides_the_student(teacher: Generator) -> None:
     student = pruned(teacher)
-    first = distill(student, teacher, config=CONFIG).generator
+    first = distill(student, teacher, config=EVERYTHING).generator
     torch.manual_seed(123)
-    assert_same_weights(first, distill(student, teacher, config=CONFIG).generator)
-    other = distill(student, teacher, config=replace(CONFIG, seed=1)).generator
+    assert_same_weights(first, distill(student, teacher, config=EVERYTHING).generator)
+    other = distill(student, teacher, config=replace(EVERYTHING, seed=1)).generator
     assert not torch.equal(first.synthesis.b4.const, other.synthesis.b4.const)
 
 
@@ -157,12 +137,12 @@ def test_real_images_are_read_in_order_from_the_start_of_the_gan(teacher: Genera
         read.extend(indices.tolist())
         return np.full((len(indices), 8, 8, 3), 127, np.uint8)
 
-    distill(pruned(teacher), teacher, data=images, config=CONFIG)
+    distill(pruned(teacher), teacher, data=images, config=EVERYTHING)
     assert read == list(range(5 * 4))
 
 
 def test_truncation_centres_on_the_trained_mapping_network(teacher: Generator) -> None:
-    result = distill(pruned(teacher), teacher, config=CONFIG).generator
+    result = distill(pruned(teacher), teacher, config=EVERYTHING).generator
     w = result.mapping.w(torch.randn(20_000, 8, generator=torch.Generator().manual_seed(5))).detach()
     # Two means, of 10,000 and 20,000 codes: five standard errors of their difference.
     tolerance = 5 * w.std(dim=0) * (1 / 10_000 + 1 / 20_000) ** 0.5
@@ -189,16 +169,16 @@ def test_real_images_come_to_the_discriminator_with_their_labels(
     pairs: list[tuple[float, torch.Tensor]] = []
     forward = Discriminator.forward
 
-    def watched(self: Discriminator, image: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+    def watched(self: Discriminator, image: torch.Tensor, c: torch.Tensor | None = None, **how: Any) -> torch.Tensor:
         assert c is not None
         flat = image.flatten(1)
         if (flat == flat[:, :1]).all():  # no generator draws one grey
             pairs.extend(zip(((flat[:, 0] + 1) * 127.5).tolist(), c, strict=True))
-        return forward(self, image, c)
+        return forward(self, image, c, **how)
 
     monkeypatch.setattr(Discriminator, "forward", watched)
-    result = distill(pruned(teacher), teacher, data=data, config=CONFIG)
-    assert len(pairs) == 5 * CONFIG.batch
+    result = distill(pruned(teacher), teacher, data=data, config=EVERYTHING)
+    assert len(pairs) == 5 * EVERYTHING.batch
     assert all(torch.equal(c, torch.eye(3)[round(grey) - 100]) for grey, c in pairs)
     assert result.generator.config.c_dim == 3 and "discriminator" in result.history[-1]
 
@@ -206,7 +186,7 @@ def test_real_images_come_to_the_discriminator_with_their_labels(
 def test_an_unconditional_teacher_passes_over_labels(tmp_path: Path, teacher: Generator) -> None:
     data = open_images(image_zip(tmp_path / "images.zip", 100), resolution=8)
     assert data.c_dim == 3
-    assert distill(pruned(teacher), teacher, data=data, config=CONFIG).history[-1]["discriminator"] > 0
+    assert distill(pruned(teacher), teacher, data=data, config=EVERYTHING).history[-1]["discriminator"] > 0
 
 
 def test_real_images_without_labels_are_refused_for_a_conditional_teacher(
@@ -214,8 +194,8 @@ def test_real_images_without_labels_are_refused_for_a_conditional_teacher(
 ) -> None:
     teacher, data = new_generator(c_dim=3, **TINY), [np.zeros((8, 8, 3), np.uint8)]
     with pytest.raises(UsageError, match="conditional on 3 classes"):
-        distill(pruned(teacher), teacher, data=data, config=CONFIG)
-    distill(pruned(teacher), teacher, data=data, config=replace(CONFIG, steps=1, gan=0))  # they are not looked at
+        distill(pruned(teacher), teacher, data=data, config=EVERYTHING)
+    distill(pruned(teacher), teacher, data=data, config=replace(EVERYTHING, steps=1, gan=0))  # they are not looked at
 
 
 def test_another_data_set_starts_a_checkpoint_of_its_own(tmp_path: Path, teacher: Generator) -> None:
@@ -223,18 +203,18 @@ def test_another_data_set_starts_a_checkpoint_of_its_own(tmp_path: Path, teacher
 
     def resumed_at(archive: Path) -> int:
         data = open_images(archive, resolution=8, c_dim=0)
-        return distill(student, teacher, data=data, config=CONFIG, checkpoint_dir=tmp_path / "kept").resumed_at
+        return distill(student, teacher, data=data, config=EVERYTHING, checkpoint_dir=tmp_path / "kept").resumed_at
 
     first = image_zip(tmp_path / "a.zip", 100)
     assert resumed_at(first) == 0
-    assert resumed_at(first.rename(tmp_path / "moved.zip")) == CONFIG.steps
+    assert resumed_at(first.rename(tmp_path / "moved.zip")) == EVERYTHING.steps
     assert resumed_at(image_zip(tmp_path / "b.zip", 101)) == 0
     assert len(files_in(tmp_path / "kept")) == 2
 
 
 def test_conditional_generators_can_be_distilled(new_generator: Callable[..., Generator]) -> None:
     teacher = new_generator(c_dim=3, **TINY)
-    result = distill(pruned(teacher), teacher, config=CONFIG)
+    result = distill(pruned(teacher), teacher, config=EVERYTHING)
     assert result.generator.config.c_dim == 3
     assert len(result.history) == 4
 
@@ -249,11 +229,11 @@ def test_a_perceptual_weight_without_features_is_refused(teacher: Generator) -> 
 
 def test_a_student_of_another_family_is_refused(new_generator: Callable[..., Generator]) -> None:
     with pytest.raises(UsageError, match="differ in more than their widths"):
-        distill(new_generator(z_dim=9), new_generator(), config=CONFIG)
+        distill(new_generator(z_dim=9), new_generator(), config=EVERYTHING)
 
 
 def test_a_nan_loss_stops_and_names_the_last_good_checkpoint(tmp_path: Path, teacher: Generator) -> None:
-    config = replace(CONFIG, perceptual=1.0, checkpoint_every=1)
+    config = replace(EVERYTHING, perceptual=1.0, checkpoint_every=1)
     calls = 0
 
     def features(x: torch.Tensor) -> list[torch.Tensor]:
@@ -296,114 +276,6 @@ def test_weights_that_became_nan_never_replace_a_good_checkpoint(
 
     monkeypatch.setattr(TrainingState, "update_ema", update_and_break)
     with pytest.raises(DcpDeployError, match=r"a weight became NaN or infinite at step 4; .*distill-\w+"):
-        distill(pruned(teacher), teacher, config=CONFIG, checkpoint_dir=tmp_path)
+        distill(pruned(teacher), teacher, config=EVERYTHING, checkpoint_dir=tmp_path)
     monkeypatch.undo()
-    assert distill(pruned(teacher), teacher, config=CONFIG, checkpoint_dir=tmp_path).resumed_at == 2
-
-
-# ---- resuming ----
-
-
-@pytest.mark.parametrize("stop", [1, 2, 3, 5])
-def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path, teacher: Generator, stop: int) -> None:
-    student = pruned(teacher)
-    config = replace(CONFIG, log_every=3)  # losses are averaged across the interruption too
-
-    def interrupt(step: int, total: int, values: dict[str, float]) -> None:
-        if step == stop:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        distill(student, teacher, config=config, checkpoint_dir=tmp_path, progress=interrupt)
-    resumed = distill(student, teacher, config=config, checkpoint_dir=tmp_path)
-    straight = distill(student, teacher, config=config)
-    assert resumed.resumed_at == stop // 2 * 2
-    assert_same_weights(resumed.generator, straight.generator)
-    assert resumed.history == straight.history
-
-
-def test_a_finished_run_is_not_trained_again(tmp_path: Path, teacher: Generator) -> None:
-    student = pruned(teacher)
-    first = distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path)
-    again = distill(
-        student, teacher, config=CONFIG, checkpoint_dir=tmp_path, progress=lambda *_: pytest.fail("trained")
-    )
-    assert again.resumed_at == CONFIG.steps
-    assert_same_weights(first.generator, again.generator)
-    assert first.history == again.history
-
-
-@pytest.mark.parametrize("change", [{"lr": 0.001}, {"steps": 7}, {"seed": 1}, {"noise": "const"}])
-def test_other_settings_start_a_checkpoint_of_their_own(
-    tmp_path: Path, teacher: Generator, change: dict[str, Any]
-) -> None:
-    student = pruned(teacher)
-    distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path)
-    (first,) = files_in(tmp_path)
-    before = first.read_bytes()
-    assert distill(student, teacher, config=replace(CONFIG, **change), checkpoint_dir=tmp_path).resumed_at == 0
-    assert len(files_in(tmp_path)) == 2
-    assert first.read_bytes() == before
-
-
-def test_how_often_to_save_does_not_start_over(tmp_path: Path, teacher: Generator) -> None:
-    student = pruned(teacher)
-    distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path)
-    config = replace(CONFIG, checkpoint_every=5)
-    assert distill(student, teacher, config=config, checkpoint_dir=tmp_path).resumed_at == CONFIG.steps
-
-
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path, teacher: Generator) -> None:
-    student = pruned(teacher)
-    distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path)
-    (checkpoint,) = files_in(tmp_path)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-8])
-    with pytest.raises(CorruptFileError, match="delete it to start"):
-        distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from dcp_deploy.checkpoints import load_generator
-from dcp_deploy.compression import DistillConfig, distill
-
-folder, config, moment, threads = sys.argv[1], eval(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-torch.set_num_threads(threads)
-write_bytes, writes = Path.write_bytes, []
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def write_half(path, content):
-    writes.append(path)
-    if len(writes) == 2:
-        write_bytes(path, content[: len(content) // 2])
-        die()
-    write_bytes(path, content)
-
-if moment == "while writing":
-    Path.write_bytes = write_half
-student, teacher = (load_generator(f"{folder}/{name}.safetensors") for name in ("student", "teacher"))
-distill(student, teacher, config=config, checkpoint_dir=f"{folder}/checkpoints",
-        progress=lambda step, total, values: die() if step == 5 else None)
-"""
-
-
-@pytest.mark.parametrize(("moment", "resumed_at"), [("between checkpoints", 4), ("while writing", 2)])
-def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path, teacher: Generator, moment: str, resumed_at: int) -> None:
-    student = pruned(teacher)
-    save_generator(student, tmp_path / "student.safetensors")
-    save_generator(teacher, tmp_path / "teacher.safetensors")
-    # The same number of threads as here: another number sums in another order.
-    arguments = [str(tmp_path), repr(CONFIG), moment, str(torch.get_num_threads())]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, timeout=200)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-
-    resumed = distill(student, teacher, config=CONFIG, checkpoint_dir=tmp_path / "checkpoints")
-    straight = distill(student, teacher, config=CONFIG)
-    assert resumed.resumed_at == resumed_at
-    assert len(files_in(tmp_path / "checkpoints")) == 1  # the half-written file is gone
-    assert_same_weights(resumed.generator, straight.generator)
-    assert resumed.history == straight.history
+    assert distill(pruned(teacher), teacher, config=EVERYTHING, checkpoint_dir=tmp_path).resumed_at == 2

@@ -1,0 +1,150 @@
+"""What a distillation starts from: checks, the parts that stay fixed, the first state, and the name of it all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from ..datasets.images import ImageSet
+from ..errors import UsageError
+from ..generators import Discriminator, DiscriminatorConfig, Generator
+from ..metrics.published import Lpips
+from . import losses
+from .randomness import draw_latents, stream
+from .real_images import ImageSequence, ImageSource, check_labels
+from .recipe import DistillConfig
+from .training_run import Mask, Run, Team, check_split
+from .training_state import TrainingState, run_key
+from .training_step import PATH_INTERVAL, R1_INTERVAL, adam, lazy_share
+
+PROBE_LATENTS = 32
+NOT_DECIDING = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is told apart
+FIRST_SCALE = 2.0**10  # of fp16's loss; it doubles after 2000 updates without overflow
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be distilled, as :func:`.distill` was told; every process of a team is given it."""
+
+    student: Generator
+    teacher: Generator
+    config: DistillConfig
+    data: ImageSource | None = None
+    perceptual: losses.FeatureMaps | Lpips | None = None
+    mask: Mask | None = None
+    checkpoint_dir: Path | None = None
+    measure_at: frozenset[int] = frozenset()
+    keep_best: str | None = None
+    devices: int = 1
+
+    def check(self) -> None:
+        """Raise UsageError unless the parts fit together."""
+        if replace(self.student.config, widths=self.teacher.widths) != self.teacher.config:
+            raise UsageError(
+                f"student and teacher differ in more than their widths: {self.student.config} and "
+                f"{self.teacher.config}",
+                "distil a student that was pruned from this teacher",
+            )
+        if self.config.perceptual and self.perceptual is None:
+            raise UsageError(
+                f"the perceptual loss has weight {self.config.perceptual:g} but no network to compare features with",
+                "pass perceptual=load_avatar_reader().pyramid (the demo's images) or load_lpips(weights), or set its "
+                "weight to 0",
+            )
+        if self.data is not None and self.config.gan:
+            check_labels(self.data, self.teacher.config.c_dim)
+        check_split(self.config, self.devices, DiscriminatorConfig.mirror(self.teacher.config).mbstd_group)
+
+    def on(self, device: torch.device) -> Task:
+        """A copy of the networks there."""
+        return replace(
+            self,
+            student=copy.deepcopy(self.student).to(device),
+            teacher=copy.deepcopy(self.teacher).to(device),
+            perceptual=_moved(self.perceptual, device),
+        )
+
+    def run(self, device: torch.device, team: Team) -> Run:
+        """The parts that stay fixed."""
+        teacher = copy.deepcopy(self.teacher).to(device).eval().requires_grad_(False)
+        z, c = draw_latents(teacher.config, PROBE_LATENTS, stream(self.config.seed, "probe"))
+        z, c = z.to(device), None if c is None else c.to(device)
+        with torch.no_grad():
+            images = teacher(z, c)
+        directions = losses.offset_directions(teacher)
+        probe = (z, c, images)
+        return Run(self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, team)
+
+    def state(self, device: torch.device) -> TrainingState:
+        """The state before the first step, the same in every process."""
+        config = self.config
+        student = copy.deepcopy(self.student).to(device).train().requires_grad_(True)
+        discriminator = _new_discriminator(self.teacher, config).to(device)
+        return TrainingState(
+            student=student,
+            ema=copy.deepcopy(student).eval().requires_grad_(False),
+            discriminator=discriminator,
+            student_optimizer=adam(student, lazy_share(config.path_length, PATH_INTERVAL)),
+            discriminator_optimizer=adam(discriminator, lazy_share(config.r1, R1_INTERVAL)),
+            path_mean=torch.zeros([], device=device),
+            student_scaler=GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16"),
+            discriminator_scaler=GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16"),
+        )
+
+    def key(self, device: torch.device) -> str:
+        """Hex sha256 of everything that decides the result, to the last bit; how often it is saved does not."""
+        settings = {name: value for name, value in asdict(self.config).items() if name not in NOT_DECIDING}
+        optional = {
+            "measure_at": sorted(self.measure_at),
+            "keep_best": self.keep_best,
+            "devices": self.devices if self.devices > 1 else None,
+            "mask": None if self.mask is None else getattr(self.mask, "identity", _name(self.mask)),
+        }
+        about = {"config": settings, "data": self._data_identity(), "torch": torch.__version__, "device": device.type}
+        networks = {"student": self.student, "teacher": self.teacher, **_perceptual_network(self.perceptual)}
+        return run_key({**about, **{name: value for name, value in optional.items() if value}}, networks)
+
+    def _data_identity(self) -> Any:
+        if self.data is None:
+            return "teacher samples"
+        if isinstance(self.data, ImageSet):
+            return self.data.identity
+        return _name(self.data) + (f"[{len(self.data)}]" if isinstance(self.data, ImageSequence) else "")
+
+
+def _name(something: object) -> str:
+    return str(getattr(something, "__qualname__", type(something).__qualname__))
+
+
+def _new_discriminator(teacher: Generator, settings: DistillConfig) -> Discriminator:
+    """A fresh discriminator that mirrors the teacher, its weights drawn from the seed alone."""
+    config = DiscriminatorConfig.mirror(teacher.config)
+    widths = tuple(max(1, round(width * settings.discriminator_width)) for width in config.widths)
+    config = replace(config, widths=widths)
+    with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
+        torch.manual_seed(stream(settings.seed, "discriminator").initial_seed() % 2**63)
+        return Discriminator(config)
+
+
+def _perceptual_network(perceptual: losses.FeatureMaps | Lpips | None) -> Mapping[str, nn.Module]:
+    """The network behind a bound method such as ``reader.pyramid``: its weights are part of the run's identity."""
+    owner = perceptual.network if isinstance(perceptual, Lpips) else getattr(perceptual, "__self__", perceptual)
+    return {"perceptual": owner} if isinstance(owner, nn.Module) else {}
+
+
+def _moved(perceptual: losses.FeatureMaps | Lpips | None, device: torch.device) -> losses.FeatureMaps | Lpips | None:
+    """The same maps by a copy of their network there."""
+    for network in _perceptual_network(perceptual).values():
+        moved = copy.deepcopy(network).to(device)
+        if isinstance(perceptual, Lpips):
+            return Lpips(moved, device)
+        maps: losses.FeatureMaps = moved if network is perceptual else getattr(moved, perceptual.__name__)  # type: ignore[union-attr]
+        return maps
+    return perceptual

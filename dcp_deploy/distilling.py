@@ -1,0 +1,144 @@
+"""Distil as a build's config says: its recipe, real images, features, mask, and quality on a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import BuildConfig
+from .files import sha256_file
+from .progress import Progress, Reporter, duration
+
+if TYPE_CHECKING:
+    from .compression import DistillConfig, DistillResult
+    from .compression.masks import SegmentationMask
+    from .compression.training_time import Expected
+    from .datasets.images import ImageSet
+    from .generators import Generator
+
+MEASURED_SAMPLES = 2000  # each time while training; the figures at the end come from more
+MEASURED = ("fid", "precision", "recall", "density", "coverage", "mode_coverage")
+
+
+def recipe_of(config: BuildConfig) -> DistillConfig:
+    """How to distil: the effort's recipe with the settings of ``config``."""
+    from .compression import RECIPES
+
+    recipe = RECIPES[config.effort]
+    return replace(
+        recipe,
+        seed=config.seed,
+        steps=config.steps or recipe.steps,
+        mirror=config.mirror,
+        accumulate=config.accumulate,
+        precision=config.train_precision,
+    )
+
+
+def distilling_settings(config: BuildConfig) -> dict[str, Any]:
+    """What else decides the student, for the key of the stage: nothing for a config that asks for nothing special."""
+    settings: dict[str, Any] = {}
+    if config.keep != "last":
+        settings["keep"] = config.keep
+    if config.devices > 1:
+        settings["devices"] = config.devices
+    if config.lpips is not None:
+        settings["lpips"] = sha256_file(config.lpips) if config.lpips.is_file() else "missing"
+    if config.mask is not None:
+        mask = mask_of(config)
+        settings["mask"] = mask.identity if mask else None
+    return settings
+
+
+def mask_of(config: BuildConfig) -> SegmentationMask | None:
+    """The model of --mask, opened; None without. Raises what :class:`SegmentationMask` does."""
+    from .compression.masks import SegmentationMask
+
+    if config.mask is None:
+        return None
+    background = [int(number) for number in config.mask_background.split(",")]
+    return SegmentationMask(config.mask, background=background, inputs=config.mask_inputs)
+
+
+def distill_student(
+    student: Generator,
+    teacher: Generator,
+    config: BuildConfig,
+    *,
+    demo: bool,
+    images: ImageSet | None = None,
+    checkpoints: Path,
+    progress: Progress | None = None,
+    reporter: Reporter | None = None,
+) -> DistillResult:
+    """Distil by the recipe of ``config``; the result's generator is the one to ``config.keep``.
+
+    ``images`` are the real images. Without them ``demo`` brings the demo's, and else the teacher's own samples are the
+    real ones. ``demo`` also brings features for the perceptual loss, and measures of quality for the schedule. Without
+    it that loss is LPIPS where ``config.lpips`` gives its network's weights, else off: no features of ours mean
+    anything for other teachers' images.
+    """
+    from .compression import distill
+    from .datasets.avatars import avatars
+
+    reporter, recipe = reporter or Reporter(), recipe_of(config)
+    perceptual = _perceptual(config, str(next(teacher.parameters()).device), demo=demo)
+    if perceptual is None and recipe.perceptual:
+        reporter.message("distill: without the perceptual loss; --lpips FILE brings it (the weights of VGG16)")
+        recipe = replace(recipe, perceptual=0.0)
+    measured = demo and recipe.measure_every > 0
+    result = distill(
+        student,
+        teacher,
+        data=images if images is not None else avatars if demo else None,
+        perceptual=perceptual,
+        mask=mask_of(config),
+        config=recipe,
+        checkpoint_dir=checkpoints,
+        progress=None if progress is None else lambda done, total, _: progress(done, total),
+        expect=lambda expected: reporter.message(expected_words(expected)),
+        measure=_measure(config.seed) if measured else None,
+        keep_best=None if config.keep == "last" else "fid" if measured else "l1_to_teacher",
+        tensorboard=config.tensorboard,
+        devices=config.devices,
+    )
+    if result.best is None:
+        return result
+    figure = "fid" if measured else "l1_to_teacher"
+    reporter.message(f"distill: kept the average after {result.best.step} steps, {figure} {result.best.value:.4g}")
+    return replace(result, generator=result.best.generator)
+
+
+def _perceptual(config: BuildConfig, device: str, *, demo: bool) -> Any:
+    """Feature maps, or a distance, for the perceptual loss."""
+    if config.lpips is not None:
+        from .metrics.published import load_lpips
+
+        return load_lpips(config.lpips, device=device)
+    if not demo:
+        return None
+    from .metrics import load_avatar_reader
+
+    return load_avatar_reader(device).pyramid
+
+
+def _measure(seed: int) -> Callable[[Generator], dict[str, float]]:
+    """Quality of a student of the demo, from latents that the build's own evaluation does not draw."""
+    from .metrics import evaluate
+
+    def measure(average: Generator) -> dict[str, float]:
+        figures = evaluate(average, samples=MEASURED_SAMPLES, seed=1000 + seed).to_dict()
+        return {name: figures[name] for name in MEASURED}
+
+    return measure
+
+
+def expected_words(expected: Expected) -> str:
+    """``distill: 1800 steps, about 5 min (0.16 s each, by 2 steps timed here just now; measuring comes on top)``."""
+    each = expected.seconds / max(expected.steps, 1)
+    return (
+        f"distill: {expected.steps} steps, about {duration(expected.seconds)} ({each:.2g} s each, by {expected.timed} "
+        "steps timed here just now; measuring comes on top)"
+    )
