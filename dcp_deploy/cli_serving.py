@@ -111,8 +111,7 @@ def serve(
             addresses = {"http": running.http, "grpc": f"grpc://{running.grpc}", "metrics": running.metrics}
             shown = ", ".join(addresses.values())
             output.result({**addresses, "process": running.process.pid}, f"serving {path} at {shown}; Ctrl-C ends it")
-            code = running.process.wait()
-            raise DcpDeployError(f"tritonserver ended by itself with code {code}", "its log says why")
+            raise DcpDeployError(running.wait(), "its log says why")
     except KeyboardInterrupt:
         if not begun:
             raise
