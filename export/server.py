@@ -4,7 +4,7 @@ The server is NVIDIA's own: the program of the Triton container where there is o
 nvidia-pytriton carries, which has only the Python backend. That one wants an environment of its own, with numpy 1:
 
     python3 -m venv triton
-    triton/bin/pip install nvidia-pytriton onnxruntime
+    triton/bin/pip install nvidia-pytriton onnxruntime pillow
     dcp-deploy serve BUNDLE --server triton
 
 It listens on ports that only this machine reaches; before it stands the guard (:mod:`.guard`).
@@ -40,7 +40,7 @@ STOP_SECONDS = 10  # for requests in flight; Triton also waits so long for clien
 LOCAL = "127.0.0.1"
 LOAD_SECONDS = 120.0  # the largest models warm up on two cores in less
 INSTALL = (
-    "python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime, then --server triton; "
+    "python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime pillow, then --server triton; "
     f"or the full server, which has all backends: docker run {TRITON_IMAGE}"
 )
 GUARD_INSTALL = "pip install 'dcp-deploy[serve]'"
@@ -53,7 +53,8 @@ def version(name):
     except Exception: return None
 spec = u.find_spec("pytriton")
 print(json.dumps({"pytriton": spec and spec.submodule_search_locations[0], "libdir": sysconfig.get_config_var("LIBDIR"),
-  "python": sysconfig.get_python_version(), "numpy": version("numpy"), "onnxruntime": version("onnxruntime")}))
+  "python": sysconfig.get_python_version(), "numpy": version("numpy"), "onnxruntime": version("onnxruntime"),
+  "pillow": version("PIL")}))
 """
 
 
@@ -66,6 +67,8 @@ class Program:
     backends: dict[str, Path] = field(default_factory=dict)
     """Files to link into a folder of backends/python, by name; empty for the server's own."""
     environment: dict[str, str] = field(default_factory=dict)
+    pictures: bool = False
+    """Whether its Python backend has Pillow, and so can run a bundle's ``picture``."""
 
 
 def find_program(where: Path | None = None) -> Program:
@@ -73,15 +76,22 @@ def find_program(where: Path | None = None) -> Program:
     environment's, then the one on the PATH. MissingCapabilityError says what is missing and how to get it.
     """
     if where is not None and where.is_file():
-        return Program(where, "")
+        return _full(where)
     if where is not None:
         if not (where / "bin" / "python").exists():
             raise UsageError(f"{where} is no tritonserver program and no Python environment", INSTALL)
         return _pytriton(where / "bin" / "python")
     full = shutil.which("tritonserver")
     if full is not None:
-        return Program(Path(full), "")
+        return _full(Path(full))
     return _pytriton(Path(sys.executable))
+
+
+def _full(server: Path) -> Program:
+    """A server with all backends; its Python backend runs with the packages of the python3 on the PATH."""
+    python = shutil.which("python3")
+    probe = [python or "python3", "-c", "import numpy, PIL"]
+    return Program(server, "", pictures=bool(python) and subprocess.run(probe, capture_output=True).returncode == 0)
 
 
 def _pytriton(python: Path) -> Program:
@@ -111,6 +121,7 @@ def _pytriton(python: Path) -> Program:
             "PATH": os.pathsep.join([str(python.parent.absolute()), os.environ.get("PATH", "")]),
             "LD_LIBRARY_PATH": os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep),
         },
+        found["pillow"] is not None,
     )
 
 
@@ -197,12 +208,13 @@ def _free_ports() -> tuple[int, int, int]:
 
 
 def _arguments(bundle: Path, program: Program, ports: tuple[int, int, int], scratch: Path) -> list[str]:
-    models = bundle.absolute() / "models"
+    repositories = ["models", *(["pictures"] if program.pictures else [])]
+    files = [path for name in repositories for path in (bundle.absolute() / name).rglob("*") if path.is_file()]
     # Python leaves its __pycache__ beside a model.py; beside a link it does not become a part of the bundle.
-    _link({path.relative_to(models): path for path in models.rglob("*") if path.is_file()}, scratch / "models")
+    _link({path.relative_to(bundle.absolute()): path for path in files}, scratch)
     _link({Path("python") / name: target for name, target in program.backends.items()}, scratch / "backends")
     return [
-        f"--model-repository={scratch / 'models'}",
+        *(f"--model-repository={scratch / name}" for name in repositories),
         *([f"--model-config-name={program.config}"] if program.config else []),
         *([f"--backend-directory={scratch / 'backends'}"] if program.backends else []),
         "--disable-auto-complete-config",

@@ -22,8 +22,8 @@ OPEN = {"errors", "files"}
 GROUND = {"generators", "checkpoints", "datasets", "metrics", "kernels"}
 STAGES = {"compression", "export", "benchmarks", "report"}
 BUILD = {
-    "bundling", "config", "doctor", "downloads", "estimate", "inspection", "model_card", "pipeline", "presets",
-    "progress", "real_data", "run_record", "sampling", "stages", "summary", "transfer",
+    "bundled_forms", "bundling", "config", "doctor", "downloads", "estimate", "inspection", "model_card", "pipeline",
+    "presets", "progress", "real_data", "run_record", "sampling", "stages", "summary", "transfer",
 }  # fmt: skip
 CLI = {"cli", "cli_measure", "cli_output", "cli_serving", "cli_stages", "cli_tables"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 # What every installation has and what is quick to import; the rest is imported where it is used.
-TRAVELS = {Path("export/example_client.py"), Path("export/triton_generator.py")}
+TRAVELS = {Path(f"export/{name}.py") for name in ("example_client", "triton_generator", "triton_picture")}
 """Scripts that a bundle carries away: they run without dcp-deploy and import what they need at their top."""
 OPTIONAL = {Path("export/guard_grpc.py"), Path("export/guard_http.py")}
 """Modules of one purpose that nobody imports without it, and whose package they are about."""
