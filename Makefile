@@ -56,5 +56,5 @@ $(TRITON): Makefile
 	@-.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	    nvidia-pytriton==0.7.0 kserve==0.21.0 \
 	    && .venv-triton/bin/python -m pip install --quiet --disable-pip-version-check \
-	    onnxruntime==1.32.0 'numpy==1.26.4' kubernetes==37.0.2 six
+	    onnxruntime==1.32.0 'numpy==1.26.4' kubernetes==37.0.2 six 'pillow>=10.3'
 	@touch $@

@@ -54,9 +54,10 @@ def measure(bundle: Path, program: Program, *, requests: int = REQUESTS) -> dict
 
 
 def server_memory(server: Server) -> int:
-    """Bytes that the server and its model processes hold alone."""
+    """Bytes that the server, its model processes and its guard hold alone."""
     main = psutil.Process(server.process.pid)
-    return sum(process.memory_full_info().uss for process in (main, *main.children(recursive=True)))
+    every = (main, *main.children(recursive=True), psutil.Process(server.guard.pid))
+    return sum(process.memory_full_info().uss for process in every)
 
 
 @contextmanager

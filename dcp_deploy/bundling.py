@@ -6,16 +6,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .bundled_forms import Forms, models_of_forms
 from .errors import InputError, UsageError
 from .files import read_json
 from .model_card import card_of_onnx, card_of_run
 from .report.run_directory import read_run_directory
 
 if TYPE_CHECKING:
-    from .export.bundle import Contents, Model
-    from .generators import Generator
+    from .export.bundle import Contents
 
 DOCUMENTS = ("run.json", "config.toml", "parity.json", "bench.json", "metrics.json", "history.json")
 
@@ -25,25 +25,31 @@ def contents_of(
     *,
     name: str | None = None,
     teacher: bool = False,
-    synthesis: Path | None = None,
+    synthesis: bool = False,
+    directions: Path | None = None,
     engines: Sequence[Path] = (),
+    scratch: Path | None = None,
 ) -> Contents:
     """Gather a bundle's contents from ``source``, a run directory of ``build`` or an ONNX file of ``export``.
 
-    ``teacher``: serve the teacher beside the student. ``synthesis``: where to write the student's second form, from ws,
-    for editing and style mixing; None leaves it out. ``engines`` come on top of those of the run. Raises InputError
-    when there is neither, or a file of the run is missing; UsageError for a teacher or a second form of an ONNX file.
+    ``teacher``: serve the teacher beside the student. ``synthesis``: serve the student's second form, from ws, for
+    editing and style mixing. ``directions``: a file of directions in w (:mod:`.checkpoints.directions`); the student's
+    mapping and its editor, which moves ws along them, are served too. These forms are exported to ``scratch``, a folder
+    to be kept until the bundle is written. ``engines`` come on top of those of the run. Raises InputError when there is
+    neither, a file of the run is missing, or directions do not fit the student; UsageError for a teacher or another
+    form of an ONNX file.
     """
     if source.is_dir():
-        return _of_run(source, name or source.resolve().name, teacher, synthesis, engines)
-    if teacher or synthesis:
-        raise UsageError(f"{source} is one ONNX file: no teacher, no synthesis form", "give a run directory")
+        forms = Forms(synthesis, directions, scratch)
+        return _of_run(source, name or source.resolve().name, teacher, forms, engines)
+    if teacher or synthesis or directions:
+        raise UsageError(f"{source} is one ONNX file: no teacher, no other forms", "give a run directory")
     if not source.is_file():
         raise InputError(f"there is no run directory or ONNX file {source}", "check the path")
     return _of_onnx(source, name or source.stem, engines)
 
 
-def _of_run(directory: Path, name: str, teacher: bool, synthesis: Path | None, engines: Sequence[Path]) -> Contents:
+def _of_run(directory: Path, name: str, teacher: bool, forms: Forms, engines: Sequence[Path]) -> Contents:
     from .checkpoints import load_generator, read_checkpoint
     from .export import load_runner
     from .export.bundle import Contents, Model
@@ -58,8 +64,7 @@ def _of_run(directory: Path, name: str, teacher: bool, synthesis: Path | None, e
         models[served] = Model(directory / f"{file}.onnx", load_runner(network))
     record = read_json(directory / "run.json")
     student = read_checkpoint(directory / "student.safetensors")
-    if synthesis is not None:
-        models["synthesis"] = _synthesis(student.generator, synthesis)
+    models |= models_of_forms(student.generator, forms)
     licence = record["teacher"].get("licence") or student.licence
     built = sorted((directory / "engines").glob("*.engine"))
     return Contents(
@@ -77,28 +82,9 @@ def _of_run(directory: Path, name: str, teacher: bool, synthesis: Path | None, e
             "stages": record.get("stages"),
         },
         engines=[*built, *engines],
+        directions=forms.directions,
         documents={name: directory / name for name in DOCUMENTS if (directory / name).is_file()},
     )
-
-
-def _synthesis(generator: Generator, file: Path) -> Model:
-    """The form that takes ws, exported in float32; it is checked with codes from the network's own mapping."""
-    import torch
-
-    from .export import Runner, export_onnx, load_form, load_runner
-    from .export.bundle import Model
-
-    form = load_form(export_onnx(generator, file, inputs="ws"))
-    config = generator.config
-
-    def draw(z: Any, psi: Any, c: Any) -> Any:
-        with torch.inference_mode():
-            labels = None if c is None else torch.from_numpy(c)
-            ws = generator.mapping(torch.from_numpy(z), labels, psi=torch.from_numpy(psi))
-        return form({"ws": ws.numpy()})
-
-    through = Runner("synthesis", "onnxruntime", config.z_dim, config.c_dim, config.resolution, "uint8", draw)
-    return Model(file, load_runner(generator), through)
 
 
 def _of_onnx(file: Path, name: str, engines: Sequence[Path]) -> Contents:

@@ -26,6 +26,9 @@ def bundle(
     name: Annotated[str | None, typer.Option(help="What to call it; by default as its source.")] = None,
     teacher: Annotated[bool, typer.Option("--teacher", help="Serve the teacher too, to compare.")] = False,
     synthesis: Annotated[bool, typer.Option("--synthesis", help="Serve the form that takes ws too, to edit.")] = False,
+    directions: Annotated[
+        Path | None, typer.Option(help="Serve edits along the directions in w of this safetensors file.")
+    ] = None,
     engine: Annotated[list[Path] | None, typer.Option(help="A TensorRT engine of the same ONNX file to add.")] = None,
     max_batch: Annotated[int, typer.Option(help="Largest batch that is served.")] = 8,
     config: ConfigFile = None,
@@ -58,8 +61,10 @@ def bundle(
             Path(source),
             name=name,
             teacher=teacher,
-            synthesis=Path(scratch) / "synthesis.onnx" if synthesis else None,
+            synthesis=synthesis,
+            directions=directions,
             engines=engine or (),
+            scratch=Path(scratch),
         )
         manifest = write_bundle(contents, out, max_batch=max_batch)
     settings = write_settings(context, out)
@@ -114,11 +119,12 @@ def serve(
                 output.message(
                     f"on the CPU, by {program.path}; with a GPU or without, the full server: {_docker(path)}"
                 )
+            if not program.pictures:
+                output.message("pictures of seeds are not served: the server's Python lacks Pillow; pip install pillow")
             addresses = {"http": running.http, "grpc": f"grpc://{running.grpc}", "metrics": running.metrics}
             shown = ", ".join(addresses.values())
             output.result({**addresses, "process": running.process.pid}, f"serving {path} at {shown}; Ctrl-C ends it")
-            code = running.process.wait()
-            raise DcpDeployError(f"tritonserver ended by itself with code {code}", "its log says why")
+            raise DcpDeployError(running.wait(), "its log says why")
     except KeyboardInterrupt:
         if not begun:
             raise

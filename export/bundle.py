@@ -1,6 +1,8 @@
 """A folder (or ``.tar.zst``) that an inference service loads as it is: model repository, manifests, golden images.
 
 models/<model>/config.pbtxt, configs/*.pbtxt, 1/model.onnx, 1/model.py, 1/model_sm90.plan    Triton's repository
+pictures/picture/                   a second one, for a server with Pillow: seeds in, encoded pictures out
+directions/                         along which the editor moves codes, when there are some
 engines/<name>.engine and .json     engines for TensorRT for RTX, which Triton does not load
 golden/<model>/                     what each model draws for fixed seeds
 kubernetes/  clients/               KServe and Kubernetes manifests; examples
@@ -28,7 +30,7 @@ from .manifest import check_engine
 from .parity import verify
 from .runners import Runner, onnx_runner
 from .sizing import Sizing, measure_sizing
-from .triton import Served, Variant, config_pbtxt, interface
+from .triton import Picture, Served, Variant, config_pbtxt, interface, picture_pbtxt
 
 MAX_BATCH = 8
 
@@ -47,7 +49,8 @@ class Model:
 class Contents:
     """What goes into a bundle. ``models`` has at least "generator", whose engines ``engines`` are.
 
-    ``documents`` maps names below provenance/ to files; ``provenance`` goes into the manifest.
+    ``directions``: the file whose directions the model "editor" has. ``documents`` maps names below provenance/ to
+    files; ``provenance`` goes into the manifest.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Contents:
     card: str
     provenance: Mapping[str, Any]
     engines: Sequence[Path] = ()
+    directions: Path | None = None
     documents: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -99,15 +103,19 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
         name: _model(folder, name, model, sizing, plans if name == "generator" else {}, max_batch)
         for name, model in contents.models.items()
     }
+    directions = _directions(folder, contents.directions)
+    _picture(folder, models["generator"]["inputs"], sizing.delay_us, max_batch, tuple(directions))
     _manifests(folder, contents.name, bool(plans))
     for name, source in contents.documents.items():
         _copy(source, folder / "provenance" / name)
     _write(folder / "clients" / "client.py", Path(__file__).with_name("example_client.py").read_text("utf-8"))
+    _write(folder / "clients" / "picture.py", Path(__file__).with_name("example_picture.py").read_text("utf-8"))
     _write(folder / "MODEL_CARD.md", contents.card)
     facts = {
         "name": contents.name,
         "tool": f"dcp-deploy {__version__}",
         "models": models,
+        "directions": directions,
         "engines": engines,
         "sizing": sizing.to_dict(),
         "provenance": dict(contents.provenance),
@@ -145,6 +153,25 @@ def _model(
         "variants": ["onnxruntime", *variants],
         "parity": parity,
     }
+
+
+def _directions(folder: Path, file: Path | None) -> dict[str, Any]:
+    """Keep the file, and tell of each direction, in the order of the editor's strengths, what it moves and how far."""
+    if file is None:
+        return {}
+    from ..checkpoints.directions import read_directions
+
+    _copy(file, folder / "directions" / "directions.safetensors")
+    return {name: {"layers": list(one.layers), "sigma": one.sigma} for name, one in read_directions(file).items()}
+
+
+def _picture(
+    folder: Path, inputs: Mapping[str, list[int]], delay_us: int, max_batch: int, directions: tuple[str, ...]
+) -> None:
+    picture = Picture(inputs["z"][0], inputs.get("c", [0])[0], max_batch, delay_us, directions)
+    place = folder / "pictures" / "picture"
+    _write(place / "config.pbtxt", picture_pbtxt(picture))
+    _write(place / "1" / "model.py", Path(__file__).with_name("triton_picture.py").read_text("utf-8"))
 
 
 def _takes(onnx: Path, max_batch: int) -> None:

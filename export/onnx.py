@@ -150,7 +150,17 @@ def weights_sha256(generator: Generator) -> str:
 
 def _model(fused: FusedGenerator | FusedSynthesis, batch: tuple[int, int] | None, opset: int) -> onnx.ModelProto:
     """``fused`` as a graph that reads well, with our functions, without metadata and shapes."""
-    model = _trace(fused, batch or (1, None), opset)
+    return _tidied(_trace(fused, batch or (1, None), opset))
+
+
+def graph_of(module: torch.nn.Module, samples: Mapping[str, torch.Tensor], output: str) -> onnx.ModelProto:
+    """Any module with the inputs of ``samples``, the batch left open, as a graph like those of generators."""
+    batch = torch.export.Dim("batch", min=1)
+    shapes = {name: {0: batch} for name in samples}
+    return _tidied(_exported(module, dict(samples), shapes, list(samples), output, OPSET))
+
+
+def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     modules = _module_names(model)
     _strip_traces(model)
     _rename(model, modules)
@@ -173,14 +183,25 @@ def _trace(fused: FusedGenerator | FusedSynthesis, bounds: tuple[int, int | None
     shapes: dict[str, Any] = {name: {0: batch} for name in samples}
     if maps:
         samples["noise"], shapes["noise"] = maps, {layer: {0: batch} for layer in maps}
+    return _exported(fused, samples, shapes, list(tensors), "image", opset)
+
+
+def _exported(
+    module: torch.nn.Module,
+    samples: dict[str, Any],
+    shapes: dict[str, Any],
+    names: list[str],
+    output: str,
+    opset: int,
+) -> onnx.ModelProto:
     with _quiet_exporter():
         program = torch.onnx.export(
-            fused,
+            module,
             kwargs=samples,
             dynamo=True,
             opset_version=opset,
-            input_names=list(tensors),
-            output_names=["image"],
+            input_names=names,
+            output_names=[output],
             dynamic_shapes=shapes,
             custom_translation_table=translations(),
             verbose=False,

@@ -1,19 +1,23 @@
-"""Triton Inference Server on this machine, with a bundle's model repository: found, started, watched, stopped.
+"""Triton Inference Server on this machine, with a bundle's model repository: found, started, guarded, watched, stopped.
 
 The server is NVIDIA's own: the program of the Triton container where there is one, else the one that the package
 nvidia-pytriton carries, which has only the Python backend. That one wants an environment of its own, with numpy 1:
 
     python3 -m venv triton
-    triton/bin/pip install nvidia-pytriton onnxruntime
+    triton/bin/pip install nvidia-pytriton onnxruntime pillow
     dcp-deploy serve BUNDLE --server triton
+
+It listens on ports that only this machine reaches; before it stands the guard (:mod:`.guard`).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,21 +25,25 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError
+from .guard import MOST_JSON, Guarded, largest_request
 from .integrity import check_bundle
 from .kubernetes import TRITON_IMAGE
 
 STOP_SECONDS = 10  # for requests in flight; Triton also waits so long for clients that keep idle connections open
+LOCAL = "127.0.0.1"
 LOAD_SECONDS = 120.0  # the largest models warm up on two cores in less
 INSTALL = (
-    "python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime, then --server triton; "
+    "python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime pillow, then --server triton; "
     f"or the full server, which has all backends: docker run {TRITON_IMAGE}"
 )
+GUARD_INSTALL = "pip install 'dcp-deploy[serve]'"
 
 # Asked of the environment's own Python: where the server lies, and whether its models will run.
 _PROBE = """
@@ -45,7 +53,8 @@ def version(name):
     except Exception: return None
 spec = u.find_spec("pytriton")
 print(json.dumps({"pytriton": spec and spec.submodule_search_locations[0], "libdir": sysconfig.get_config_var("LIBDIR"),
-  "python": sysconfig.get_python_version(), "numpy": version("numpy"), "onnxruntime": version("onnxruntime")}))
+  "python": sysconfig.get_python_version(), "numpy": version("numpy"), "onnxruntime": version("onnxruntime"),
+  "pillow": version("PIL")}))
 """
 
 
@@ -58,6 +67,8 @@ class Program:
     backends: dict[str, Path] = field(default_factory=dict)
     """Files to link into a folder of backends/python, by name; empty for the server's own."""
     environment: dict[str, str] = field(default_factory=dict)
+    pictures: bool = False
+    """Whether its Python backend has Pillow, and so can run a bundle's ``picture``."""
 
 
 def find_program(where: Path | None = None) -> Program:
@@ -65,15 +76,22 @@ def find_program(where: Path | None = None) -> Program:
     environment's, then the one on the PATH. MissingCapabilityError says what is missing and how to get it.
     """
     if where is not None and where.is_file():
-        return Program(where, "")
+        return _full(where)
     if where is not None:
         if not (where / "bin" / "python").exists():
             raise UsageError(f"{where} is no tritonserver program and no Python environment", INSTALL)
         return _pytriton(where / "bin" / "python")
     full = shutil.which("tritonserver")
     if full is not None:
-        return Program(Path(full), "")
+        return _full(Path(full))
     return _pytriton(Path(sys.executable))
+
+
+def _full(server: Path) -> Program:
+    """A server with all backends; its Python backend runs with the packages of the python3 on the PATH."""
+    python = shutil.which("python3")
+    probe = [python or "python3", "-c", "import numpy, PIL"]
+    return Program(server, "", pictures=bool(python) and subprocess.run(probe, capture_output=True).returncode == 0)
 
 
 def _pytriton(python: Path) -> Program:
@@ -103,17 +121,27 @@ def _pytriton(python: Path) -> Program:
             "PATH": os.pathsep.join([str(python.parent.absolute()), os.environ.get("PATH", "")]),
             "LD_LIBRARY_PATH": os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep),
         },
+        found["pillow"] is not None,
     )
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server. ``http`` and ``metrics`` are addresses of a browser, ``grpc`` is HOST:PORT."""
+    """A running server behind its guard. ``http`` and ``metrics`` are addresses of a browser, ``grpc`` is HOST:PORT."""
 
     process: subprocess.Popen[bytes]
+    guard: subprocess.Popen[bytes]
     http: str
     grpc: str
     metrics: str
+
+    def wait(self) -> str:
+        """Return when one of the two processes has ended, and say which, with what code."""
+        while True:
+            for name, process in (("tritonserver", self.process), ("its guard", self.guard)):
+                if process.poll() is not None:
+                    return f"{name} ended by itself with code {process.returncode}"
+            time.sleep(0.2)
 
 
 @contextmanager
@@ -128,46 +156,70 @@ def running_server(
     """Check the bundle, start the server on ports (HTTP, gRPC, metrics), wait until it is ready; stop it at the end.
 
     ``log``: where the server writes; by default where this process does. Stopping lets requests in flight finish.
-    Raises what :func:`~.integrity.check_bundle` does, and DcpDeployError when the server ends or is not ready in time.
+    Raises what :func:`~.integrity.check_bundle` does, MissingCapabilityError when the guard's packages are not
+    installed, and DcpDeployError when the server ends or is not ready in time.
     """
-    check_bundle(bundle)
+    manifest = check_bundle(bundle)
     if not bundle.is_dir():
         raise UsageError(f"{bundle} is packed", f"unpack it first: tar --zstd -xf {bundle.name}")
-    with tempfile.TemporaryDirectory(prefix="dcp-deploy-serve-") as scratch:
-        command = [str(program.path), *_arguments(bundle, program, host, ports, Path(scratch))]
-        output = None if log is None else log.open("ab")
-        try:
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, **program.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output or sys.stderr,
-                stderr=subprocess.STDOUT if output else None,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the server in order
-            )
-            server = Server(process, *_addresses(host, ports))
-            try:
-                _wait_until_ready(server, f"{server.http}/v2/health/ready")
-                yield server
-            finally:
-                stop(process)
-        finally:
-            if output is not None:
-                output.close()
+    for package in ("aiohttp", "grpc"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingCapabilityError(f"serving needs {package}, which is not installed", GUARD_INSTALL)
+    most = largest_request(manifest)
+    guarded = Guarded(host, ports, _free_ports(), most, min(most, MOST_JSON), STOP_SECONDS)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dcp-deploy-serve-")))
+        output = None if log is None else stack.enter_context(log.open("ab"))
+        triton = [str(program.path), *_arguments(bundle, program, guarded.upstream, scratch)]
+        process = stack.enter_context(_started(triton, {**os.environ, **program.environment}, output))
+        # The guard is stopped first: it answers what is in flight, and lets nothing new in.
+        guard = stack.enter_context(_started(guarded.command(), dict(os.environ), output))
+        server = Server(process, guard, *_addresses(host, ports))
+        _wait_until_ready(server, f"{server.http}/v2/health/ready")
+        yield server
 
 
-def _arguments(bundle: Path, program: Program, host: str, ports: tuple[int, int, int], scratch: Path) -> list[str]:
-    models = bundle.absolute() / "models"
+@contextmanager
+def _started(
+    command: list[str], environment: dict[str, str], output: IO[bytes] | None
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output or sys.stderr,
+        stderr=subprocess.STDOUT if output else None,
+        start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the others in order
+    )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def _free_ports() -> tuple[int, int, int]:
+    """Three ports of this machine that nobody listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for one in sockets:
+            one.bind((LOCAL, 0))
+        first, second, third = (one.getsockname()[1] for one in sockets)
+        return first, second, third
+
+
+def _arguments(bundle: Path, program: Program, ports: tuple[int, int, int], scratch: Path) -> list[str]:
+    repositories = ["models", *(["pictures"] if program.pictures else [])]
+    files = [path for name in repositories for path in (bundle.absolute() / name).rglob("*") if path.is_file()]
     # Python leaves its __pycache__ beside a model.py; beside a link it does not become a part of the bundle.
-    _link({path.relative_to(models): path for path in models.rglob("*") if path.is_file()}, scratch / "models")
+    _link({path.relative_to(bundle.absolute()): path for path in files}, scratch)
     _link({Path("python") / name: target for name, target in program.backends.items()}, scratch / "backends")
     return [
-        f"--model-repository={scratch / 'models'}",
+        *(f"--model-repository={scratch / name}" for name in repositories),
         *([f"--model-config-name={program.config}"] if program.config else []),
         *([f"--backend-directory={scratch / 'backends'}"] if program.backends else []),
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={STOP_SECONDS}",
-        *(f"--{kind}-address={host}" for kind in ("http", "grpc", "metrics")),
+        *(f"--{kind}-address={LOCAL}" for kind in ("http", "grpc", "metrics")),
         *(f"--{kind}-port={port}" for kind, port in zip(("http", "grpc", "metrics"), ports, strict=True)),
     ]
 
@@ -187,9 +239,10 @@ def _wait_until_ready(server: Server, address: str) -> None:
     end = time.monotonic() + LOAD_SECONDS
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is asked directly
     while time.monotonic() < end:
-        if server.process.poll() is not None:
-            code = server.process.returncode
-            raise DcpDeployError(f"tritonserver ended with code {code} before it was ready", "its log says why")
+        for name, process in (("tritonserver", server.process), ("its guard", server.guard)):
+            if process.poll() is not None:
+                message = f"{name} ended with code {process.returncode} before it was ready"
+                raise DcpDeployError(message, "its log says why")
         try:
             with opener.open(address, timeout=5):
                 return

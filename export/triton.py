@@ -2,8 +2,9 @@
 
 ``config.pbtxt`` runs the ONNX file with Triton's ONNX Runtime backend, on a GPU or without one. Beside it, chosen by
 ``--model-config-name``: ``configs/tensorrt.pbtxt`` runs TensorRT plans, one for each compute capability, and
-``configs/python.pbtxt`` runs the ONNX file from Triton's Python backend, for servers that have only that. The fields
-are those of ModelConfig in Triton's model_config.proto.
+``configs/python.pbtxt`` runs the ONNX file from Triton's Python backend, for servers that have only that. ``picture``,
+in a repository of its own, asks them from the Python backend. The fields are those of ModelConfig in Triton's
+model_config.proto.
 """
 
 from __future__ import annotations
@@ -54,6 +55,24 @@ class Served:
     """What the plans are tuned for."""
 
 
+@dataclass(frozen=True)
+class Picture:
+    """The model that makes pictures of seeds: what the generator takes that it asks, and which edits there are."""
+
+    z_dim: int
+    c_dim: int
+    max_batch: int
+    delay_us: int
+    directions: tuple[str, ...] = ()
+
+    def inputs(self) -> dict[str, str]:
+        """Name and Triton's type of each; all but the first may be left out."""
+        kinds = {"seed": "TYPE_INT64", "psi": "TYPE_FP32", "class": "TYPE_INT64", "format": "TYPE_STRING"}
+        left_out = set() if self.c_dim else {"class"}
+        edits = {"edits": "TYPE_STRING"} if self.directions else {}
+        return {name: kind for name, kind in (kinds | edits).items() if name not in left_out}
+
+
 def interface(onnx_file: Path) -> tuple[tuple[Tensor, ...], Tensor]:
     """Inputs and output of an ONNX file of ours. InputError when they cannot be served with a dynamic batch."""
     import onnx
@@ -84,6 +103,32 @@ def config_pbtxt(model: Served, variant: Variant) -> str:
         "dynamic_batching": _batching(model, variant),
         "model_warmup": _warmup(model),
         **_VARIANTS[variant](model),
+    }
+    return "".join(_lines(config, 0))
+
+
+def picture_pbtxt(picture: Picture) -> str:
+    """The configuration of :mod:`.triton_picture`, as text. Not warmed up: the generator may not have loaded yet."""
+    told = {
+        "z_dim": picture.z_dim,
+        "c_dim": picture.c_dim,
+        "max_batch": picture.max_batch,
+        "directions": list(picture.directions),
+    }
+    config: dict[str, Any] = {
+        "name": "picture",
+        "backend": "python",
+        "max_batch_size": picture.max_batch,
+        "input": [
+            {"name": name, "data_type": Word(kind), "dims": [1], "optional": name != "seed"}
+            for name, kind in picture.inputs().items()
+        ],
+        "output": [{"name": "picture", "data_type": Word("TYPE_STRING"), "dims": [1]}],
+        "dynamic_batching": {"max_queue_delay_microseconds": picture.delay_us},
+        "default_model_filename": "model.py",
+        # Two: one encodes its pictures while the other waits for the generator.
+        "instance_group": [{"count": 2, "kind": Word("KIND_CPU")}],
+        "parameters": [{"key": "generator", "value": {"string_value": json.dumps(told)}}],
     }
     return "".join(_lines(config, 0))
 

@@ -22,8 +22,9 @@ OPEN = {"errors", "files", "lazy"}
 GROUND = {"generators", "checkpoints", "datasets", "metrics", "kernels"}
 STAGES = {"compression", "export", "benchmarks", "report"}
 BUILD = {
-    "bundling", "config", "distilling", "doctor", "downloads", "estimate", "inspection", "model_card", "pipeline",
-    "presets", "progress", "real_data", "run_record", "sampling", "stages", "summary", "transfer",
+    "bundled_forms", "bundling", "config", "distilling", "doctor", "downloads", "estimate", "inspection",
+    "model_card", "pipeline", "presets", "progress", "real_data", "run_record", "sampling", "stages", "summary",
+    "transfer",
 }  # fmt: skip
 CLI = {"cli", "cli_measure", "cli_options", "cli_output", "cli_serving", "cli_stages", "cli_tables"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -53,10 +54,14 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 # What every installation has and what is quick to import; the rest is imported where it is used.
-TRAVELS = {Path("export/example_client.py"), Path("export/triton_generator.py")}
+TRAVELS = {Path(f"export/{name}.py") for name in ("example_client", "triton_generator", "triton_picture")}
 """Scripts that a bundle carries away: they run without dcp-deploy and import what they need at their top."""
+OPTIONAL = {Path("export/guard_grpc.py"), Path("export/guard_http.py")}
+"""Modules of one purpose that nobody imports without it, and whose package they are about."""
 AT_THE_TOP = {"markupsafe", "numpy", "PIL", "psutil", "pydantic", "rich", "safetensors", "torch", "typer"}
-DISTRIBUTION = {"PIL": "pillow", "cuda": "cuda-bindings", "markupsafe": "jinja2"}  # whose name to install is another
+DISTRIBUTION = {  # whose name to install is another
+    "PIL": "pillow", "cuda": "cuda-bindings", "google": "protobuf", "grpc": "grpcio", "markupsafe": "jinja2",
+}  # fmt: skip
 
 
 def modules() -> list[Path]:
@@ -106,7 +111,7 @@ def test_a_room_imports_only_rooms_that_it_may(module: Path) -> None:
 def test_slow_and_optional_packages_are_imported_where_they_are_used(module: Path) -> None:
     top_level = {node.lineno for node in ast.parse((ROOT / module).read_text(encoding="utf-8")).body}
     for node, name in imports(module):
-        if third_party(name) and node.lineno in top_level and module not in TRAVELS:
+        if third_party(name) and node.lineno in top_level and module not in TRAVELS | OPTIONAL:
             assert name.split(".")[0] in AT_THE_TOP, f"{module}:{node.lineno}: import {name} inside the function"
 
 

@@ -12,7 +12,7 @@ import torch
 
 from dcp_deploy.bundling import contents_of
 from dcp_deploy.errors import DcpDeployError
-from dcp_deploy.export import Engine, build_engine, export_onnx
+from dcp_deploy.export import Engine, Runner, build_engine, export_onnx, load_runner
 from dcp_deploy.export.bundle import write_bundle
 from dcp_deploy.export.server import Program, Server, find_program, running_server
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
@@ -159,6 +159,12 @@ def bundle(uint8_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     write_bundle(contents_of(uint8_onnx, name="tiny"), folder, max_batch=8)
     return folder
+
+
+@pytest.fixture(scope="session")
+def local(bundle: Path) -> Runner:
+    """It, on this machine without a server."""
+    return load_runner(bundle, threads=1)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import onnx
@@ -8,7 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dcp_deploy.errors import InputError
-from dcp_deploy.export.triton import Served, Tensor, config_pbtxt, interface
+from dcp_deploy.export.triton import Picture, Served, Tensor, config_pbtxt, interface, picture_pbtxt
 
 CONDITIONAL = Served(
     "generator",
@@ -28,7 +29,7 @@ def parse(text: str) -> model_config_pb2.ModelConfig:
 
 
 def test_every_configuration_of_a_bundle_is_triton_s_own_format(bundle: Path) -> None:
-    files = sorted(bundle.rglob("*.pbtxt"))
+    files = sorted(bundle.glob("models/**/*.pbtxt"))
     assert [path.relative_to(bundle / "models" / "generator").as_posix() for path in files] == [
         "config.pbtxt", "configs/python.pbtxt",
     ]  # fmt: skip
@@ -36,6 +37,26 @@ def test_every_configuration_of_a_bundle_is_triton_s_own_format(bundle: Path) ->
         config = parse(path.read_text())
         assert config.name == path.relative_to(bundle / "models").parts[0]
         assert (path.parents[len(path.relative_to(bundle / "models").parts) - 2] / "1").is_dir()
+
+
+def test_pictures_are_configured_in_a_repository_of_their_own(bundle: Path) -> None:
+    assert [path.relative_to(bundle).as_posix() for path in bundle.glob("pictures/**/*") if path.is_file()] == [
+        "pictures/picture/config.pbtxt", "pictures/picture/1/model.py",
+    ]  # fmt: skip
+    config = parse((bundle / "pictures" / "picture" / "config.pbtxt").read_text())
+    assert (config.name, config.backend, config.max_batch_size) == ("picture", "python", 8)
+    assert [(entry.name, entry.optional) for entry in config.input] == [
+        ("seed", False), ("psi", True), ("class", True), ("format", True),
+    ]  # fmt: skip
+    assert json.loads(config.parameters["generator"].string_value) == {
+        "z_dim": 24, "c_dim": 3, "max_batch": 8, "directions": [],
+    }  # fmt: skip
+
+
+def test_pictures_of_an_unconditional_generator_with_directions_take_edits_and_no_class() -> None:
+    config = parse(picture_pbtxt(Picture(512, 0, 4, 100, ('smile "wide"', "age"))))
+    assert [entry.name for entry in config.input] == ["seed", "psi", "format", "edits"]
+    assert json.loads(config.parameters["generator"].string_value)["directions"] == ['smile "wide"', "age"]
 
 
 @pytest.mark.parametrize("variant", ["onnxruntime", "python", "tensorrt"])

@@ -1,0 +1,249 @@
+"""What a request must be before Triton may read it: readable, of a sane shape, whole, and finite.
+
+The rules of the v2 inference protocol and its binary form that Triton's older releases do not hold their readers to:
+a shape that overflows, a number where a string should be, or two values under one name never reach it. Whether a
+request fits a model (names, types, the largest batch) is left to Triton, which says so itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.service_pb2 import ModelInferRequest
+
+ITEM_BYTES = {
+    "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2, "BF16": 2,
+    "INT32": 4, "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8,
+}  # fmt: skip
+FLOATS: dict[str, np.dtype[Any]] = {"FP16": np.dtype("<f2"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
+TYPES: dict[str, set[type]] = {"BOOL": {bool}, **{name: {int, float} for name in FLOATS}}  # in JSON; of all others int
+TENSORS, RANK = 64, 8  # most of a request and of a shape; ours have 4 and 3
+PREFIX = 4  # bytes before each element of a BYTES tensor, its length
+
+Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Size = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Refusal(Exception):
+    """The request is answered with this HTTP status (over gRPC: INVALID_ARGUMENT) and reason."""
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.reason, self.status = reason, status
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Given(_Part):
+    model_config = ConfigDict(strict=True, extra="forbid")  # no shared memory of the server's
+    binary_data_size: Size | None = None
+
+
+class _Wanted(_Part):
+    model_config = ConfigDict(strict=True, extra="forbid")  # no shared memory, no classes of pixels
+    binary_data: bool = False
+
+
+class _Input(_Part):
+    name: str
+    datatype: str
+    shape: list[Size] = Field(max_length=RANK)
+    parameters: _Given = _Given()
+    data: Any = None
+
+
+class _Output(_Part):
+    name: str
+    parameters: _Wanted = _Wanted()
+
+
+class _Request(_Part):
+    id: str = ""
+    inputs: list[_Input] = Field(min_length=1, max_length=TENSORS)
+    outputs: list[_Output] = Field(default=[], max_length=TENSORS)
+    parameters: dict[str, bool | Number | str] = {}
+
+
+# ---- HTTP ----
+
+
+def check_body(body: bytes, header_length: str | None, *, most_json: int) -> None:
+    """Refusal unless ``body`` is one request of the v2 protocol, in JSON or, where ``header_length`` says how long the
+    JSON before the tensors is, in the binary form. ``most_json``: bytes of JSON."""
+    length = len(body) if header_length is None else _length(header_length, len(body))
+    if length > most_json:
+        raise Refusal(f"{length} bytes of JSON are more than the {most_json} that are read; send the binary form", 413)
+    request = _parsed(body[:length])
+    _unique_names([tensor.name for tensor in request.inputs])
+    rest = memoryview(body)[length:]
+    for tensor in request.inputs:
+        elements = _elements(tensor.name, tensor.datatype, tensor.shape, most=len(body))
+        size = tensor.parameters.binary_data_size
+        if (size is None) == (tensor.data is None):
+            raise Refusal(f"input {tensor.name!r} needs either data or a binary_data_size")
+        if size is None:
+            _check_list(tensor.name, tensor.datatype, elements, tensor.data)
+        else:
+            if size > len(rest):
+                raise Refusal(f"input {tensor.name!r} is cut off: it has {len(rest)} bytes of {size}")
+            _check_raw(tensor.name, tensor.datatype, elements, rest[:size])
+            rest = rest[size:]
+    if len(rest):
+        raise Refusal(f"{len(rest)} bytes after the last input belong to nothing")
+
+
+def _length(text: str, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 12 and 0 < int(text) <= most):
+        raise Refusal(f"Inference-Header-Content-Length {text[:40]!r} is not from 1 to {most}")
+    return int(text)
+
+
+def _parsed(content: bytes) -> _Request:
+    try:
+        document = json.loads(content.decode("utf-8"), object_pairs_hook=_object)
+        return _Request.model_validate(document)
+    except ValidationError as error:  # a ValueError too
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise Refusal(f"the request is malformed: {place + ': ' if place else ''}{first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"the request is no readable JSON: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values under one name readers take now the first, now the last: there may be one only."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    for text in (*values, *(value for value in values.values() if isinstance(value, str))):
+        text.encode()  # ValueError for half of a surrogate pair
+    return values
+
+
+def _check_list(name: str, datatype: str, elements: int, data: Any) -> None:
+    """Of a tensor in JSON: a flat or nested list of the right kind and number."""
+    if not isinstance(data, list):
+        raise Refusal(f"the data of input {name!r} is no list")
+    if datatype == "BYTES":
+        if len(data) != elements or not all(isinstance(item, str) for item in data):
+            raise Refusal(f"the data of input {name!r} is not {elements} strings")
+        _encoded(name, data)
+        return
+    try:
+        values = np.asarray(data)
+    except (ValueError, OverflowError) as error:
+        raise Refusal(f"the data of input {name!r} is ragged or no numbers") from error
+    if values.size != elements:
+        raise Refusal(f"the data of input {name!r} has {values.size} numbers, its shape wants {elements}")
+    if not _types(data, values.ndim) <= TYPES.get(datatype, {int}):
+        raise Refusal(f"the data of input {name!r} does not fit {datatype}")
+    if datatype in FLOATS:
+        try:
+            with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
+                _finite(name, values.astype(FLOATS[datatype]))
+        except OverflowError as error:  # an integer beyond any float
+            raise Refusal(f"input {name!r} holds values that are not finite") from error
+    elif elements and datatype != "BOOL":
+        bounds = np.iinfo(datatype.lower())
+        if int(values.min()) < bounds.min or int(values.max()) > bounds.max:
+            raise Refusal(f"the data of input {name!r} does not fit {datatype}")
+
+
+def _types(data: list[Any], rank: int) -> set[type]:
+    """Of the values: numpy makes numbers of true and of "1"."""
+    for _ in range(rank - 1):
+        data = list(itertools.chain.from_iterable(data))
+    return set(map(type, data))
+
+
+def _encoded(name: str, texts: Iterable[str]) -> None:
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise Refusal(f"the data of input {name!r} is no Unicode") from error
+
+
+# ---- gRPC ----
+
+
+def check_message(request: ModelInferRequest, *, most: int) -> None:
+    """Refusal unless the message's tensors are whole, sane and finite. ``most``: elements of one of them."""
+    raw = request.raw_input_contents
+    _unique_names([tensor.name for tensor in request.inputs])
+    if not request.inputs or len(request.inputs) > TENSORS or (raw and len(raw) != len(request.inputs)):
+        raise Refusal(f"{len(request.inputs)} inputs and {len(raw)} raw contents do not go together")
+    for entry in (request, *request.inputs, *request.outputs):
+        named = [key for key in entry.parameters if key.startswith("shared_memory") or key == "classification"]
+        if named:
+            raise Refusal(f"parameter {named[0]!r} is not served")
+    for index, tensor in enumerate(request.inputs):
+        elements = _elements(tensor.name, tensor.datatype, tensor.shape, most=most)
+        fields = [field for field, _ in tensor.contents.ListFields()]
+        if raw:
+            if fields:
+                raise Refusal(f"input {tensor.name!r} has contents and raw contents")
+            _check_raw(tensor.name, tensor.datatype, elements, memoryview(raw[index]))
+            continue
+        count = sum(len(getattr(tensor.contents, field.name)) for field in fields)
+        if len(fields) > 1 or count != elements:
+            raise Refusal(f"input {tensor.name!r} has {count} values, its shape wants {elements}")
+        for values in (tensor.contents.fp32_contents, tensor.contents.fp64_contents):
+            _finite(tensor.name, np.asarray(values, dtype=np.float64))
+
+
+# ---- both ----
+
+
+def _unique_names(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise Refusal(f"an input is given twice: {', '.join(names)[:200]}")
+
+
+def _elements(name: str, datatype: str, shape: Sequence[int], *, most: int) -> int:
+    """How many a tensor has. They cannot be more than there are bytes, so that no product overflows."""
+    if datatype not in ITEM_BYTES and datatype != "BYTES":
+        raise Refusal(f"input {name!r} is of datatype {datatype[:40]!r}, which there is not")
+    if len(shape) > RANK or any(size < 0 for size in shape):
+        raise Refusal(f"input {name!r} has shape {list(shape[:RANK])}")
+    elements = math.prod(shape)
+    if elements > most:
+        raise Refusal(f"input {name!r} has shape {list(shape)}, more than was sent or is read")
+    return elements
+
+
+def _check_raw(name: str, datatype: str, elements: int, content: memoryview) -> None:
+    """Of a tensor in its binary form."""
+    if datatype == "BYTES":
+        _check_strings(name, elements, content)
+        return
+    wanted = elements * ITEM_BYTES[datatype]
+    if len(content) != wanted:
+        raise Refusal(f"input {name!r} has {len(content)} bytes, its shape wants {wanted}")
+    if datatype in FLOATS:
+        _finite(name, np.frombuffer(content, FLOATS[datatype]))
+
+
+def _check_strings(name: str, elements: int, content: memoryview) -> None:
+    place = found = 0
+    while place + PREFIX <= len(content):
+        place += PREFIX + int.from_bytes(content[place : place + PREFIX], "little")
+        found += 1
+    if place != len(content) or found != elements:
+        raise Refusal(f"the strings of input {name!r} are not {elements}, each after its length")
+
+
+def _finite(name: str, values: npt.NDArray[Any]) -> None:
+    if not np.isfinite(values).all():
+        raise Refusal(f"input {name!r} holds values that are not finite")

@@ -1,0 +1,46 @@
+"""Raw requests to a served generator, as a client may send them that is none of ours."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from dcp_deploy.export import Runner
+from dcp_deploy.export.bundle import read_golden
+from dcp_deploy.export.live import check_endpoint
+from dcp_deploy.export.server import Server
+
+
+def infer(
+    server: Server, body: bytes | None, model: str = "generator", *, path: str | None = None, **headers: str
+) -> tuple[int, bytes]:
+    """(status, answer) of a raw request; a GET without a body."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(server.http + (path or f"/v2/models/{model}/infer"), body, names)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def body(runner: Runner, batch: int = 1, **changes: Any) -> bytes:
+    """A good request of zeros, or one with some inputs replaced; None takes an input out."""
+    inputs: dict[str, Any] = {
+        "z": {"name": "z", "shape": [batch, runner.z_dim], "datatype": "FP32", "data": [0.0] * batch * runner.z_dim},
+        "psi": {"name": "psi", "shape": [batch, 1], "datatype": "FP32", "data": [1.0] * batch},
+        "c": {"name": "c", "shape": [batch, runner.c_dim], "datatype": "FP32", "data": [0.0] * batch * runner.c_dim},
+    }
+    for name, change in changes.items():
+        inputs[name] = None if change is None else {**inputs.get(name, {}), **change}
+    return json.dumps({"inputs": [entry for entry in inputs.values() if entry is not None]}).encode()
+
+
+def answers_rightly(server: Server, bundle: Path) -> bool:
+    """Whether one client gets the golden images over HTTP."""
+    golden, kept = read_golden(bundle, "generator")
+    return check_endpoint(server.http, golden, kept, requests=0).passed
