@@ -151,10 +151,10 @@ def compare_editing(
     progress: Progress | None = None,
 ) -> EditingReport:
     """Move the codes of ``samples`` latents by ``steps`` standard deviations to either side along each direction, in
-    both generators, and compare what changes: G(w + d) - G(w - d), and, for avatars, half the difference of each factor.
+    both generators, and compare what changes: G(w + d) - G(w - d), and for avatars half the difference of each factor.
 
-    Continuous factors are read in [-1, 1], circular ones in turns, each value of a category as its rate; all divided
-    by their standard deviation in the data. Raises UsageError for fewer than 2 samples, InputError for directions that
+    Continuous factors are read in [-1, 1], circular ones in turns, each value of a category as its rate; all divided by
+    their standard deviation in the data. Raises UsageError for fewer than 2 samples, InputError for directions that
     do not fit.
     """
     if samples < 2 or not steps > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from .progress import Reporter
 
 if TYPE_CHECKING:
     from .datasets.decoding import Resize
-    from .generators import Generator
+    from .editing import EditingReport
     from .metrics.drawing import Model
     from .metrics.published import Lpips
 
@@ -80,20 +80,22 @@ def evaluate_file(
     if against.directions is not None and against.teacher is None:
         raise UsageError("directions compare a student with its teacher", "Give --teacher FILE too.")
     model = open_model(path, device)
+    teacher = None if against.teacher is None else open_model(against.teacher, device)
+    edit = None if teacher is None or against.directions is None else _edit(model, teacher, against.directions)
     not_measured: dict[str, str] = {}
     lpips = lpips_or_reason(against.lpips, device, not_measured)
     run = _Run(model, against, lpips, {"seed": seed, "psi": psi, "batch": batch}, device, reporter)
     figures = run.against_images(samples)
     figures["seed_diversity"] = run.diversity(model, "seed diversity")
-    if against.teacher is not None:
-        teacher = open_model(against.teacher, device)
-        figures["teacher"] = run.against_teacher(teacher, figures["samples"], figures["seed_diversity"])
-        if against.directions is not None:
-            figures["editing"] = run.editing(teacher, against.directions)
-    else:
+    if teacher is None:
         not_measured |= dict.fromkeys(("teacher", "editing"), "there is no --teacher to compare with")
-    if against.teacher is not None and against.directions is None:
+        return Evaluation(figures, not_measured)
+    figures["teacher"] = run.against_teacher(teacher, figures["samples"], figures["seed_diversity"])
+    if edit is None:
         not_measured["editing"] = "there are no --directions to edit along"
+    else:
+        with reporter.task("editing") as progress:
+            figures["editing"] = edit(seed=seed, progress=progress).to_dict()
     return Evaluation(figures, not_measured)
 
 
@@ -159,17 +161,6 @@ class _Run:
         kept = own["l1"] / diversity["l1"] if diversity["l1"] else None
         return {**like.to_dict(), "seed_diversity": diversity, "seed_diversity_kept": kept}
 
-    def editing(self, teacher: Model, directions: Path) -> dict[str, Any]:
-        """See :func:`~.editing.compare_editing`."""
-        from .checkpoints.directions import read_directions
-        from .editing import compare_editing
-
-        student, original = _generator(self.model, "the model"), _generator(teacher, "the teacher")
-        found = read_directions(directions)
-        with self.reporter.task("editing") as progress:
-            seed = self.drawing["seed"]
-            return compare_editing(student, original, found, seed=seed, progress=progress).to_dict()
-
     def _inception(self) -> Path:
         """The file given, the one in torch's own cache, or ours, fetched where it is not there yet."""
         from .downloads import fetch
@@ -181,12 +172,20 @@ class _Run:
             return fetch(INCEPTION, say=self.reporter.message, progress=progress).path
 
 
-def _generator(model: Model, what: str) -> Generator:
+def _edit(model: Model, teacher: Model, path: Path) -> Callable[..., EditingReport]:
+    """The comparison of editing, its inputs checked: before anything is measured, for that takes a while."""
+    from functools import partial
+
+    from .checkpoints.directions import check_directions, read_directions
+    from .editing import compare_editing
     from .generators import Generator
 
-    if not isinstance(model, Generator):
-        raise UsageError(f"{what} is an exported file, and an edit moves w", "Give the checkpoints of both.")
-    return model
+    if not isinstance(model, Generator) or not isinstance(teacher, Generator):
+        raise UsageError("an edit moves w, and an exported file takes z", "Give the checkpoints of both.")
+    directions = read_directions(path)
+    for one in (model, teacher):
+        check_directions(directions, one.config)
+    return partial(compare_editing, model, teacher, directions)
 
 
 def in_torch_cache(name: str) -> Path | None:

@@ -46,7 +46,7 @@ class Direction:
 def save_directions(directions: Mapping[str, Direction], path: str | os.PathLike[str]) -> Path:
     """Write directions, atomically."""
     about = {name: {"layers": list(one.layers), "sigma": one.sigma} for name, one in directions.items()}
-    tensors = {name: one.vector.to("cpu", torch.float32).contiguous() for name, one in directions.items()}
+    tensors = {name: one.vector.to("cpu", torch.float32).clone() for name, one in directions.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={FORMAT: json.dumps(about)})
     return Path(path)
