@@ -27,7 +27,7 @@ from dcp_deploy.errors import UsageError
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 VERBS = ("build", "inspect", "convert", "score", "prune", "distill", "export", "engine", "verify", "bench", "sample",
-         "eval", "bundle", "serve", "datasets", "doctor")  # fmt: skip
+         "eval", "directions", "project", "bundle", "serve", "datasets", "doctor")  # fmt: skip
 
 
 @dataclass(frozen=True)

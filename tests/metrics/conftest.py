@@ -28,7 +28,7 @@ def published() -> Iterator[None]:
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         if find_spec("torch_fidelity") is None:
-            if not BESIDE.is_dir():
+            if not (BESIDE / "torch_fidelity").is_dir():
                 pytest.skip(f"needs the packages that 'make test' installs into {BESIDE.name}")
             patch.syspath_prepend(str(BESIDE))
         if find_spec("torchvision") is None:
