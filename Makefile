@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 TRITON := .venv-triton/.ready
+METRICS := .venv-metrics/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz check lint types format clean
@@ -14,7 +15,7 @@ help: ## this list
 demo: $(READY) ## build the demo: prune, distil, export, verify and benchmark a small generator, and report
 	$(BIN)/dcp-deploy build --dataset demo
 
-test: $(READY) $(TRITON) ## all tests
+test: $(READY) $(TRITON) $(METRICS) ## all tests
 	$(BIN)/pytest
 
 # atheris has wheels for Linux only, so it is no part of the environment.
@@ -40,7 +41,7 @@ format: $(READY) ## let ruff repair what it can
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and all caches; results under build/<dataset>/ stay
-	rm -rf .venv .venv-triton .mypy_cache .pytest_cache .ruff_cache .hypothesis build/lib build/bdist.* dist *.egg-info
+	rm -rf .venv .venv-triton .venv-metrics .mypy_cache .pytest_cache .ruff_cache .hypothesis build/lib build/bdist.* dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -58,3 +59,12 @@ $(TRITON): Makefile
 	    && .venv-triton/bin/python -m pip install --quiet --disable-pip-version-check \
 	    onnxruntime==1.32.0 'numpy==1.26.4' kubernetes==37.0.2 six 'pillow>=10.3'
 	@touch $@
+
+# Published metrics, which ours are compared with. Without what they depend on: torchvision would bring another torch,
+# and where torch-fidelity is installed without it, torchmetrics cannot be imported. The tests that use them say more.
+$(METRICS): Makefile $(READY)
+	@rm -rf .venv-metrics
+	@-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-metrics \
+	    torch-fidelity==0.4.0 lpips==0.1.4 prdc==0.2 \
+	    scikit-learn==1.9.1 joblib==1.6.0 threadpoolctl==3.8.0 narwhals==2.29.0 cloudpickle==3.1.3 tqdm==4.70.1
+	@mkdir -p .venv-metrics && touch $@

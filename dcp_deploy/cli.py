@@ -214,6 +214,8 @@ for command in (
     cli_measure.bench,
     cli_measure.sample,
     cli_measure.evaluate,
+    cli_measure.directions,
+    cli_measure.project,
     cli_serving.bundle,
     cli_serving.serve,
     datasets,

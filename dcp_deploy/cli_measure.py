@@ -1,4 +1,4 @@
-"""The verbs that look at models: compare, time, draw, measure quality."""
+"""The verbs that look at models: compare, time, draw, measure quality, edit, project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import cli_options as flags
-from .cli_output import ConfigFile, Debug, Json, Output, Quiet, Seed, verb, write_settings
+from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb, write_settings
 from .cli_stages import whole_numbers
 from .errors import UsageError
 
@@ -124,6 +124,10 @@ def sample(
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("sample.png"),
     seeds: Annotated[str, typer.Option(help="Seeds: 0-15, or 3,5,8.")] = "0-15",
     psi: Annotated[str, typer.Option(help="Truncations; with several, a row each.")] = "1",
+    direction: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=STRENGTH", help="Edit along it, in standard deviations: pc0=2.")
+    ] = None,
+    directions: Annotated[Path | None, typer.Option(help="Where they are: dcp-deploy directions writes it.")] = None,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -138,6 +142,13 @@ def sample(
 
     output = Output(as_json=as_json, quiet=quiet)
     runner = load_runner(model)
+    if direction:
+        from .checkpoints.directions import read_directions
+        from .editing import edited_runner, parse_edits
+
+        if directions is None:
+            raise UsageError("--direction needs a file of directions", "Give it as --directions FILE.")
+        runner = edited_runner(runner, parse_edits(direction, read_directions(directions)))
     with output.task("sample") as progress:
         sample_grid(runner, out, seeds=whole_numbers("--seeds", seeds), psis=numbers("--psi", psi), progress=progress)
     settings = write_settings(context, out)
@@ -147,29 +158,117 @@ def sample(
 @verb
 def evaluate(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="A checkpoint or an ONNX file of the demo's kind.")],
-    samples: Annotated[int, typer.Option(help="Images to draw.")] = 5000,
+    model: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, an engine or a bundle.")],
+    teacher: Annotated[Path | None, typer.Option(help="Compare the images of equal latents with this one's.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Real images, instead of the demo's: folder, zip or LMDB.")] = None,
+    resize: Annotated[str, typer.Option(help="Images of another size: error; crop to the centre.")] = "error",
+    inception: Annotated[Path | None, typer.Option(help="torch-fidelity's weights; fetched when not given.")] = None,
+    lpips: Annotated[Path | None, typer.Option(help="torchvision's vgg16-397923af.pth, for LPIPS.")] = None,
+    directions: Annotated[Path | None, typer.Option(help="Does editing along these survive? With --teacher.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Images to draw [5000 against the demo's, 50,000 against --data].")
+    ] = None,
     psi: Annotated[float, typer.Option(help="Truncation.")] = 1.0,
+    batch: Annotated[int, typer.Option(help="Images per call.")] = 64,
     out: ReportFile = None,
     seed: Seed = 0,
+    device: Device = "auto",
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure quality against the demo's images: FID, precision, recall, density, coverage, modes.
+    """Measure quality: FID, KID, precision, recall, density, coverage, modes, diversity, likeness to a teacher.
 
-    Example: dcp-deploy eval build/demo/student.onnx --samples 3000
+    Against the demo's images by their own reader, against --data by Inception, whose weights (96 MB) are fetched once
+    unless --inception names them. What was not measured says why.
+
+    Example: dcp-deploy eval student.onnx --teacher teacher.safetensors --data ffhq256.zip
     """
-    from . import metrics
-    from .cli_tables import facts_lines
-    from .export import load_runner
+    from .cli_tables import evaluation_lines, modes_table
+    from .evaluation import Against, evaluate_file
+    from .stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
-    runner = load_runner(model)
-    with output.task("eval") as progress:
-        measured = metrics.evaluate(runner, samples=samples, seed=seed, psi=psi, progress=progress)
-    _report(context, output, out, measured.to_dict(), *facts_lines(measured.to_dict()))
+    against = Against(teacher, data, resize, directions, inception, lpips)  # type: ignore[arg-type]  # refused there
+    measured = evaluate_file(
+        model, against, samples=samples, seed=seed, psi=psi, batch=batch, device=torch_device(device), reporter=output
+    ).to_dict()
+    tables = [modes_table(measured["modes"])] if "modes" in measured else []
+    _report(context, output, out, measured, *evaluation_lines(measured), *tables)
+
+
+@verb
+def directions(
+    context: typer.Context,
+    teacher: Annotated[Path, typer.Argument(help="The generator whose w is looked at.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .safetensors.")],
+    count: Annotated[int, typer.Option(help="How many, by falling variance.")] = 10,
+    seed: Seed = 0,
+    device: Device = "auto",
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find editing directions: the principal components of a teacher's w, as GANSpace does.
+
+    Example: dcp-deploy directions teacher.safetensors -o directions.safetensors
+    """
+    from .checkpoints import load_generator
+    from .checkpoints.directions import save_directions
+    from .editing import find_directions
+    from .stages import torch_device
+
+    output = Output(as_json=as_json, quiet=quiet)
+    if out.suffix != ".safetensors":
+        raise UsageError(f"--out {out} does not end in .safetensors", f"Name it {out.with_suffix('.safetensors')}.")
+    found = find_directions(load_generator(teacher).to(torch_device(device)), count=count, seed=seed)
+    save_directions(found, out)
+    settings = write_settings(context, out)
+    facts = {name: {"layers": list(one.layers), "sigma": one.sigma} for name, one in found.items()}
+    output.result({"path": str(out), "directions": facts, "settings": str(settings)}, str(out))
+
+
+@verb
+def project(
+    context: typer.Context,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[Path, typer.Option(help="The generator to find them in: a checkpoint.")],
+    teacher: Annotated[Path | None, typer.Option(help="Find them in this one too, to compare.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("projection"),
+    space: Annotated[str, typer.Option(help="w: one code for all layers; w+: one for each.")] = "w",
+    steps: Annotated[int, typer.Option(help="Of the search.")] = 1000,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = 0.1,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Optimise the noise maps too, kept free of structure.")
+    ] = False,
+    resize: Annotated[str, typer.Option(help="Images of another size: error; crop to the centre.")] = "error",
+    lpips: Annotated[Path | None, typer.Option(help="torchvision's vgg16-397923af.pth, for LPIPS.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find images again in a generator: how close can it come? MSE and LPIPS of each, and the codes.
+
+    Example: dcp-deploy project face.png --model student.safetensors --teacher teacher.safetensors -o projected
+    """
+    from .cli_tables import facts_lines
+    from .projection import ProjectConfig, project_files
+    from .stages import torch_device
+
+    output = Output(as_json=as_json, quiet=quiet)
+    settings = ProjectConfig(space, steps, rate, noise=noise, seed=seed)  # type: ignore[arg-type]  # refused there
+    models = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
+    document = project_files(
+        images, models, out, settings,
+        resize=resize, lpips=lpips, device=torch_device(device), reporter=output,  # type: ignore[arg-type]
+    )  # fmt: skip
+    write_settings(context, out / "projection.json")
+    output.result({**document, "path": str(out)}, *facts_lines(document), str(out))
 
 
 def numbers(flag: str, text: str) -> tuple[float, ...]:

@@ -88,6 +88,22 @@ def layers_table(layers: Bisection) -> Table:
     return table
 
 
+def evaluation_lines(measured: Mapping[str, Any]) -> list[str]:
+    """What ``eval`` found, without the table of modes; a figure that is missing says why."""
+    facts = {name: value for name, value in measured.items() if name not in ("modes", "not_measured")}
+    reasons = [f"{name:<20} not measured: {reason}" for name, reason in measured["not_measured"].items()]
+    return [*facts_lines(facts), *reasons]
+
+
+def modes_table(modes: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per value or bin of a factor: how often in the data, how often among the samples."""
+    table = Table("factor", "value", "data", "samples", "ratio", box=box.SIMPLE_HEAD)
+    for mode in modes:
+        ratio = "-" if mode["ratio"] is None else f"{mode['ratio']:.2f}"
+        table.add_row(mode["factor"], mode["value"], f"{mode['data']:.4f}", f"{mode['samples']:.4f}", ratio)
+    return table
+
+
 def datasets_table(presets: Sequence[Dataset], here: Collection[str]) -> Table:
     """One row per preset; ``here`` names those whose teacher lies in the cache."""
     table = Table(box=box.SIMPLE_HEAD)

@@ -125,7 +125,9 @@ def fetch(
 
 def by_hand(teacher: Teacher) -> str:
     """How to do without the download."""
-    return f"To do without the download: get {teacher.file} from {teacher.page or teacher.url}, then --teacher FILE."
+    return (
+        f"To do without the download: get {teacher.file} from {teacher.page or teacher.url}, then {teacher.flag} FILE."
+    )
 
 
 def _download(

@@ -38,7 +38,8 @@ _TF_PKL = "TensorFlow pickle"
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained generator to start from. ``sha256`` is None where nobody has pinned it yet."""
+    """A published file: a trained generator to start from, or a network that measures. ``sha256`` is None where nobody
+    has pinned it yet; ``flag`` is the option that takes the file instead."""
 
     file: str
     format: str
@@ -50,6 +51,7 @@ class Teacher:
     megabytes: int | None = None
     """About how large the download is, in units of 1e6 bytes; None where nobody could say without asking the server."""
     sha256: str | None = None
+    flag: str = "--teacher"
 
     @property
     def size_words(self) -> str:

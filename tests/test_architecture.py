@@ -22,9 +22,9 @@ OPEN = {"errors", "files", "lazy"}
 GROUND = {"generators", "checkpoints", "datasets", "metrics", "kernels"}
 STAGES = {"compression", "export", "benchmarks", "report"}
 BUILD = {
-    "bundled_forms", "bundling", "config", "distilling", "doctor", "downloads", "estimate", "inspection",
-    "model_card", "pipeline", "presets", "progress", "real_data", "run_record", "sampling", "stages", "summary",
-    "transfer",
+    "bundled_forms", "bundling", "config", "distilling", "doctor", "downloads", "editing", "estimate", "evaluation",
+    "inspection", "model_card", "pipeline", "presets", "progress", "projection", "real_data", "run_record",
+    "sampling", "stages", "summary", "transfer",
 }  # fmt: skip
 CLI = {"cli", "cli_measure", "cli_options", "cli_output", "cli_serving", "cli_stages", "cli_tables"}
 MAY_IMPORT: dict[str, set[str]] = {

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from .distances import Distances, feature_distances
 from .evaluate import Metrics, evaluate, evaluate_images
 from .features import AvatarReader, load_avatar_reader
 from .fid import frechet_distance
+from .kid import KernelDistance, kernel_distance
 from .manifold import Overlap, prdc
-from .modes import ModeReport, mode_coverage, rare_ratios
+from .modes import ModeReport, ModeRow, mode_coverage, mode_table, rare_ratios
 
 __all__ = [
     "AvatarReader",
+    "Distances",
+    "KernelDistance",
     "Metrics",
     "ModeReport",
+    "ModeRow",
     "Overlap",
     "evaluate",
     "evaluate_images",
+    "feature_distances",
     "frechet_distance",
+    "kernel_distance",
     "load_avatar_reader",
     "mode_coverage",
+    "mode_table",
     "prdc",
     "rare_ratios",
 ]

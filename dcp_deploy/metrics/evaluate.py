@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,50 +13,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datasets.avatars import RESOLUTION, Factors, avatars
-from ..errors import QualityError, UsageError
-from ..generators import Generator
+from ..errors import UsageError
+from .distances import Distances, feature_distances
+from .drawing import Model, device_of, draw, latents_for, shape_of
 from .features import images_to_tensor, load_avatar_reader
-from .fid import frechet_distance
-from .manifold import prdc
-from .modes import mode_coverage, rare_ratios
+from .modes import ModeRow, mode_coverage, mode_table, rare_ratios
 
 REFERENCE_SAMPLES = 10_000  # images 0 .. 9999 of avatars seed 0
 MIN_SAMPLES = 500  # fewer cannot fill the cells of the mode count
-PRECISION_K, COVERAGE_K = 3, 5
-
-
-class ImageRunner(Protocol):
-    """What any exported generator offers: uint8 [B, H, W, 3] or float [B, 3, H, W] in [-1, 1], told by the type."""
-
-    @property
-    def z_dim(self) -> int: ...
-
-    @property
-    def c_dim(self) -> int: ...
-
-    @property
-    def resolution(self) -> int: ...
-
-    def __call__(self, *, z: NDArray[np.float32], psi: NDArray[np.float32]) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Quality of one generator.
+class Metrics(Distances):
+    """Quality of one generator of avatars.
 
-    ``fid`` >= 0 is in the units of ``features`` ("avatars": the avatar reader's), so not comparable with Inception's.
-    ``precision``, ``recall`` at k = 3, ``density``, ``coverage`` at k = 5, against as many real images as samples.
+    The distances are in the units of ``features`` ("avatars": the avatar reader's), so not comparable with Inception's.
     ``mode_coverage``, ``frequency_error``: see ``modes``. ``rare``: generated over true rate of each rare value.
+    ``modes``: that of every value and bin of every factor.
     """
 
-    fid: float
-    precision: float
-    recall: float
-    density: float
-    coverage: float
     mode_coverage: float
     frequency_error: float
     rare: dict[str, float]
+    modes: tuple[ModeRow, ...]
     samples: int
     seed: int
     psi: float
@@ -64,11 +43,11 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
-        return asdict(self)
+        return {**asdict(self), "modes": [asdict(row) for row in self.modes]}
 
 
 def evaluate(
-    model: Generator | ImageRunner,
+    model: Model,
     *,
     samples: int = 5000,
     seed: int = 0,
@@ -87,18 +66,22 @@ def evaluate(
     """
     if not MIN_SAMPLES <= samples <= REFERENCE_SAMPLES:
         raise UsageError(f"samples is {samples}", f"Choose {MIN_SAMPLES} to {REFERENCE_SAMPLES}.")
-    if batch < 1:
-        raise UsageError(f"batch is {batch}", "Choose 1 or more.")
-    draw, z_dim = _sampler(model)
-    device = next(model.parameters()).device if isinstance(model, Generator) else torch.device("cpu")
-    latents = torch.randn(samples, z_dim, generator=torch.Generator().manual_seed(seed))
-    reading = _Reading(device)
-    for start in range(0, samples, batch):
-        z = latents[start : start + batch]
-        reading.add(draw(z, torch.full((len(z),), psi)))
-        if progress:
-            progress(start + len(z), samples)
+    refuse_unreadable(model)
+    reading = _Reading(device_of(model))
+    for images in draw(model, latents_for(model, samples, seed), psi=psi, batch=batch, progress=progress):
+        reading.add(images)
     return _compare(reading, samples=samples, seed=seed, psi=psi)
+
+
+def refuse_unreadable(model: Model) -> None:
+    """Raise UsageError unless the avatar reader can read what the model draws."""
+    shape = shape_of(model)
+    if shape.resolution != RESOLUTION or shape.c_dim != 0:
+        kind = "class-conditional" if shape.c_dim else f"{shape.resolution} px"
+        raise UsageError(
+            f"this model is {kind}; the avatar metrics need an unconditional one at {RESOLUTION} px",
+            "Measure models of the demo data only with these metrics; --data PATH compares with images of yours.",
+        )
 
 
 def evaluate_images(images: NDArray[np.uint8], *, seed: int = 0, psi: float = 1.0) -> Metrics:
@@ -147,54 +130,16 @@ def _reference() -> tuple[NDArray[np.float32], Factors]:
 
 def _compare(reading: _Reading, *, samples: int, seed: int, psi: float) -> Metrics:
     real_features, real_factors = _reference()
-    features, factors = reading.features, reading.factors
-    neighbours = prdc(real_features[:samples], features, PRECISION_K, device=reading.device)
+    factors = reading.factors
+    distances = feature_distances(real_features, reading.features, device=reading.device)
     modes = mode_coverage(real_factors, factors)
-    wider = prdc(real_features[:samples], features, COVERAGE_K, device=reading.device)
     return Metrics(
-        fid=frechet_distance(real_features, features),
-        precision=neighbours.precision,
-        recall=neighbours.recall,
-        density=wider.density,
-        coverage=wider.coverage,
+        **asdict(distances),
         mode_coverage=modes.coverage,
         frequency_error=modes.frequency_error,
         rare=rare_ratios(factors),
+        modes=mode_table(real_factors, factors),
         samples=samples,
         seed=seed,
         psi=psi,
     )
-
-
-def _sampler(model: Generator | ImageRunner) -> tuple[Callable[[Tensor, Tensor], Tensor], int]:
-    """A function (z [B, z_dim], psi [B]) -> images [B, 3, 64, 64] in [-1, 1] of 8-bit precision, and z_dim."""
-    shape = model.config if isinstance(model, Generator) else model
-    if shape.resolution != RESOLUTION or shape.c_dim != 0:
-        kind = "class-conditional" if shape.c_dim else f"{shape.resolution} px"
-        raise UsageError(
-            f"this model is {kind}; the avatar metrics need an unconditional one at {RESOLUTION} px",
-            "Measure models of the demo data only with these metrics.",
-        )
-    if isinstance(model, Generator):
-        device = next(model.parameters()).device
-
-        @torch.no_grad()
-        def draw(z: Tensor, psi: Tensor) -> Tensor:
-            return _to_8_bit(model(z.to(device), psi=psi.to(device), noise="const").float())
-
-        return draw, model.config.z_dim
-
-    def run(z: Tensor, psi: Tensor) -> Tensor:
-        images = model(z=z.numpy(), psi=psi.numpy())
-        return images_to_tensor(images) if images.dtype == np.uint8 else _to_8_bit(torch.from_numpy(images).float())
-
-    return run, model.z_dim
-
-
-def _to_8_bit(images: Tensor) -> Tensor:
-    """Clamp images in [-1, 1] and round to the 256 levels that a file holds."""
-    if not bool(images.isfinite().all()):
-        raise QualityError(
-            "the model drew NaN or infinity", "Look at its weights; a distillation that diverged needs a lower rate."
-        )
-    return ((images.clamp(-1.0, 1.0) + 1.0) * 127.5).round().div(127.5).sub(1.0)

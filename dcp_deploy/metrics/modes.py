@@ -10,7 +10,7 @@ single rare value empties about a tenth of the cells.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,31 @@ def rare_ratios(fake: Factors) -> dict[str, float]:
     return ratios
 
 
+@dataclass(frozen=True)
+class ModeRow:
+    """One value of a categorical factor, or one bin of another: its share among the data and among the samples, both
+    as the reader reads them, in [0, 1], and ``ratio`` of the second to the first, None where the data has none."""
+
+    factor: str
+    value: str
+    data: float
+    samples: float
+    ratio: float | None
+
+
+def mode_table(real: Factors, fake: Factors) -> tuple[ModeRow, ...]:
+    """A row for each value or bin of every factor, in the order of ``FACTORS``."""
+    rows: list[ModeRow] = []
+    for factor in FACTORS:
+        count = _bin_count(factor)
+        true = np.bincount(_bins(real, factor), minlength=count) / len(real)
+        found = np.bincount(_bins(fake, factor), minlength=count) / len(fake)
+        for bin, name in enumerate(_bin_names(factor)):
+            ratio = float(found[bin] / true[bin]) if true[bin] else None
+            rows.append(ModeRow(factor.name, name, float(true[bin]), float(found[bin]), ratio))
+    return tuple(rows)
+
+
 def _pairs() -> list[tuple[Factor, Factor]]:
     """Factor pairs with a categorical member."""
     return [pair for pair in combinations(FACTORS, 2) if any(factor.kind == "categorical" for factor in pair)]
@@ -85,6 +110,15 @@ def _histogram(factors: Factors, first: Factor, second: Factor) -> NDArray[np.in
 
 def _bin_count(factor: Factor) -> int:
     return {"continuous": CONTINUOUS_BINS, "circular": CIRCULAR_BINS, "categorical": len(factor.values)}[factor.kind]
+
+
+def _bin_names(factor: Factor) -> list[str]:
+    """A category's own name; a range in the factor's units ([-1, 1] or turns) for a bin."""
+    if factor.kind == "categorical":
+        return list(factor.values)
+    low, high = (0.0, 1.0) if factor.kind == "circular" else (-1.0, 1.0)
+    edges = np.linspace(low, high, _bin_count(factor) + 1)
+    return [f"{first:.2g} to {last:.2g}" for first, last in pairwise(edges)]
 
 
 def _bins(factors: Factors, factor: Factor) -> NDArray[np.int64]:

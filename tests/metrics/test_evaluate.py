@@ -15,6 +15,7 @@ from dcp_deploy.datasets.avatars import FACTOR_INDEX, Factors, avatars, factors_
 from dcp_deploy.errors import QualityError, UsageError
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.metrics import evaluate, evaluate_images
+from dcp_deploy.metrics.drawing import to_8_bit
 from dcp_deploy.metrics.features import images_to_tensor
 
 evaluation = import_module("dcp_deploy.metrics.evaluate")  # the package's name for it is the function
@@ -151,9 +152,9 @@ def test_nan_images_are_refused() -> None:
 
 def test_rounding_to_8_bits_keeps_every_level() -> None:
     levels = torch.arange(256).float() / 127.5 - 1.0
-    assert torch.equal(evaluation._to_8_bit(levels), levels)
-    assert torch.equal(evaluation._to_8_bit(levels + 0.003), levels)  # less than half a step of 0.0078
-    assert evaluation._to_8_bit(torch.tensor([-3.0, 3.0])).tolist() == [-1.0, 1.0]
+    assert torch.equal(to_8_bit(levels), levels)
+    assert torch.equal(to_8_bit(levels + 0.003), levels)  # less than half a step of 0.0078
+    assert to_8_bit(torch.tensor([-3.0, 3.0])).tolist() == [-1.0, 1.0]
 
 
 @pytest.mark.gpu

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dcp_deploy.datasets.avatars import FACTOR_INDEX, FACTORS, Factors, sample_factors
-from dcp_deploy.metrics import mode_coverage, rare_ratios
+from dcp_deploy.metrics import mode_coverage, mode_table, rare_ratios
 
 REAL = sample_factors(np.arange(10_000))
 FAKE = sample_factors(np.arange(20_000, 25_000))
@@ -100,3 +100,21 @@ def test_the_rate_of_a_rare_value_follows_its_count() -> None:
 def test_too_few_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="too few samples"):
         mode_coverage(REAL[:10], FAKE[:10])
+
+
+def test_the_table_has_the_rates_of_every_value_and_bin() -> None:
+    rows = mode_table(REAL, without(FAKE, "hat", 2))
+    assert len(rows) == sum(len(f.values) or {"continuous": 4, "circular": 6}[f.kind] for f in FACTORS)
+    table = {(row.factor, row.value): row for row in rows}
+    top_hat = table["hat", "top_hat"]
+    assert top_hat.samples == 0.0 and top_hat.ratio == 0.0
+    assert top_hat.data == float((REAL.labels("hat") == 2).mean())
+    smile = table["smile", "-1 to -0.5"]
+    assert smile.data == float((REAL.column("smile") < -0.5).mean())
+    for factor in FACTORS:
+        assert sum(row.samples for row in rows if row.factor == factor.name) == pytest.approx(1.0)
+
+
+def test_a_value_that_the_data_lack_has_no_ratio() -> None:
+    rows = mode_table(without(REAL, "hat", 2), FAKE)
+    assert [row.ratio for row in rows if row.value == "top_hat"] == [None]

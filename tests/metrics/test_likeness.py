@@ -1,0 +1,108 @@
+"""Likeness to a teacher and diversity around seeds, on models whose images are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from dcp_deploy.errors import QualityError, UsageError
+from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.metrics.drawing import draw, latents_for
+from dcp_deploy.metrics.likeness import likeness, seed_diversity
+
+
+@dataclass
+class Flat:
+    """Every pixel is ``scale`` times the latent's first number, plus ``shift``; classes shift it too."""
+
+    scale: float = 0.1
+    shift: float = 0.0
+    z_dim: int = 4
+    c_dim: int = 0
+    resolution: int = 8
+
+    def __call__(self, *, z: np.ndarray, psi: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
+        level = self.scale * psi * z[:, 0] + self.shift
+        if c is not None:
+            level = level + 0.1 * c.argmax(axis=1)
+        return np.broadcast_to(level[:, None, None, None], (len(z), 3, 8, 8)).astype(np.float32)
+
+
+STEP = 1 / 127.5  # of 8-bit colours
+
+
+def test_a_model_is_like_itself() -> None:
+    assert likeness(Flat(), Flat(), samples=50).l1 == 0.0
+
+
+def test_a_shift_is_its_own_l1() -> None:
+    found = likeness(Flat(shift=20 * STEP), Flat(), samples=50)
+    assert found.l1 == pytest.approx(20 * STEP, abs=1e-6)
+    assert found.lpips is None and found.samples == 50
+
+
+def test_another_distance_is_averaged_over_images() -> None:
+    def squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).square().mean(dim=(1, 2, 3))
+
+    found = likeness(Flat(shift=20 * STEP), Flat(), samples=50, batch=7, lpips=squared)
+    assert found.lpips == pytest.approx((20 * STEP) ** 2, rel=1e-4)
+
+
+def test_a_generator_and_its_runner_are_alike(tiny_generator: Generator) -> None:
+    from dcp_deploy.export import load_runner
+
+    assert likeness(load_runner(tiny_generator), tiny_generator, samples=5).l1 == 0.0
+
+
+def test_another_teacher_is_refused() -> None:
+    with pytest.raises(UsageError, match="z_dim is 4, the teacher's 5"):
+        likeness(Flat(), Flat(z_dim=5), samples=5)
+
+
+def test_seed_diversity_is_what_normal_steps_give() -> None:
+    # Neighbours differ by scale * reach * (e1 - e2): their mean distance is scale * reach * 2 / sqrt(pi).
+    found = seed_diversity(Flat(scale=0.2), seeds=200, neighbours=8, reach=0.5)
+    assert found.l1 == pytest.approx(0.2 * 0.5 * 2 / np.sqrt(np.pi), rel=0.05)  # 1600 draws: 2 % of standard error
+
+
+def test_it_scales_with_what_the_model_answers_and_is_zero_for_a_constant() -> None:
+    full, half = (seed_diversity(Flat(scale=scale), seeds=50).l1 for scale in (0.2, 0.1))
+    assert half == pytest.approx(full / 2, rel=0.02)  # 8-bit rounding
+    assert seed_diversity(Flat(scale=0.0), seeds=3).l1 == 0.0
+
+
+def test_neighbours_keep_their_seeds_class() -> None:
+    assert seed_diversity(Flat(scale=0.0, c_dim=5), seeds=20).l1 == 0.0
+
+
+@pytest.mark.parametrize("settings", [{"seeds": 0}, {"neighbours": 1}, {"reach": 0.0}, {"reach": 1.5}], ids=str)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        seed_diversity(Flat(), **settings)  # type: ignore[arg-type]
+
+
+def test_classes_are_drawn_for_conditional_models() -> None:
+    latents = latents_for(Flat(c_dim=3), 300, 0)
+    assert latents.c is not None and latents.c.sum(dim=0).min() > 70
+    images = torch.cat(list(draw(Flat(scale=0.0, c_dim=3), latents, batch=64)))
+    assert torch.allclose(images[:, 0, 0, 0], 0.1 * latents.c.argmax(dim=1), atol=STEP)
+
+
+def test_a_conditional_generator_draws_what_its_runner_does() -> None:
+    from dcp_deploy.export import load_runner
+
+    config = GeneratorConfig(8, (4,) * 4, z_dim=4, w_dim=4, c_dim=3, mapping_layers=1)
+    torch.manual_seed(0)
+    generator = Generator(config).eval()
+    latents = latents_for(generator, 6, 0)
+    one, other = (torch.cat(list(draw(model, latents))) for model in (generator, load_runner(generator)))
+    assert torch.equal(one, other)
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(QualityError, match="NaN"):
+        likeness(Flat(shift=float("nan")), Flat(), samples=5)

@@ -1,0 +1,119 @@
+"""Inception and LPIPS: the packages' own figures from a user's weights file, and files that are something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dcp_deploy.errors import CorruptFileError, InputError, MissingCapabilityError, UnsafeFileError
+from dcp_deploy.metrics import published as module
+from dcp_deploy.metrics.published import load_inception, load_lpips, read_weights
+
+
+def pictures(count: int, size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+
+
+def test_inception_gives_what_torch_fidelity_gives(inception_file: Path) -> None:
+    import torch_fidelity
+
+    own = torch_fidelity.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(inception_file))
+    images = pictures(2, 16)
+    features = load_inception(inception_file)(images)
+    assert features.shape == (2, 2048) and features.dtype == np.float32
+    assert np.array_equal(features, own(images)[0].numpy())
+    assert len(np.unique(features[0])) > 100  # the random network says something
+
+
+def test_inceptions_key_names_its_version_and_weights(inception_file: Path) -> None:
+    from dcp_deploy.files import sha256_file
+
+    key = load_inception(inception_file).key
+    assert key.startswith("torch-fidelity 0.") and sha256_file(inception_file) in key
+
+
+def test_lpips_is_the_published_formula(vgg16_file: Path) -> None:
+    distance = load_lpips(vgg16_file)
+    a, b = (pictures(2, 32, seed).float() / 127.5 - 1 for seed in (0, 1))
+    found = distance(a, b)
+    expected = torch.zeros(2)
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    x, y = ((image - shift[:, None, None]) / scale[:, None, None] for image in (a, b))
+    state = torch.load(vgg16_file, weights_only=True)
+    for head, last in enumerate((3, 8, 15, 22, 29)):  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
+        maps = [through(image, state, last) for image in (x, y)]
+        unit = [m / m.square().sum(dim=1, keepdim=True).sqrt() for m in maps]
+        weights = distance.network.lins[head].state_dict()["model.1.weight"]
+        expected += ((unit[0] - unit[1]).square() * weights).sum(dim=1).mean(dim=(1, 2))
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)  # sums of float32 in another order
+    assert distance(a, a).tolist() == [0.0, 0.0]
+
+
+def through(x: torch.Tensor, state: dict[str, torch.Tensor], last: int) -> torch.Tensor:
+    """The output of layer ``last`` of VGG16's ``features``."""
+    for layer in range(last + 1):
+        if f"features.{layer}.weight" in state:
+            x = torch.conv2d(x, state[f"features.{layer}.weight"], state[f"features.{layer}.bias"], padding=1)
+        elif f"features.{layer - 1}.weight" in state:
+            x = torch.relu(x)
+        else:
+            x = torch.max_pool2d(x, 2)
+    return x
+
+
+def test_large_images_are_scaled_down_before_lpips(vgg16_file: Path) -> None:
+    distance = load_lpips(vgg16_file)
+    small = pictures(1, 256).float() / 127.5 - 1
+    other = -small
+    large = [image.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) for image in (small, other)]
+    assert distance(*large).item() == pytest.approx(distance(small, other).item(), rel=1e-5)
+
+
+def test_lpips_has_a_gradient(vgg16_file: Path) -> None:
+    image = (pictures(1, 32).float() / 127.5 - 1).requires_grad_(True)
+    load_lpips(vgg16_file)(image, torch.zeros(1, 3, 32, 32)).sum().backward()
+    assert image.grad is not None and float(image.grad.abs().sum()) > 0
+
+
+def test_weights_of_another_network_are_refused(inception_file: Path, vgg16_file: Path) -> None:
+    with pytest.raises(CorruptFileError, match="torch-fidelity's Inception"):
+        load_inception(vgg16_file)
+    with pytest.raises(CorruptFileError, match="VGG16"):
+        load_lpips(inception_file)
+
+
+def test_a_weights_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
+
+    path = tmp_path / "weights.pth"
+    torch.save({"fc.weight": Trap()}, path)
+    with pytest.raises(UnsafeFileError):
+        read_weights(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save([1, 2], path)
+    with pytest.raises(CorruptFileError, match="no dictionary of tensors"):
+        read_weights(path)
+    with pytest.raises(InputError, match="cannot read"):
+        read_weights(tmp_path / "nowhere.pth")
+
+
+def test_a_missing_package_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.zeros(1)}, path)
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(module, "import_module", absent)
+    with pytest.raises(MissingCapabilityError, match="torch-fidelity cannot be used") as caught:
+        load_inception(path)
+    assert "dcp-deploy[metrics]" in caught.value.remedy
