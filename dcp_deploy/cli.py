@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from . import __version__, cli_measure, cli_serving, cli_stages
-from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb
+from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, Verbs, verb
 from .config import EFFORTS, BuildConfig
 
 app = typer.Typer(
     name="dcp-deploy",
+    cls=Verbs,
     help="From a StyleGAN teacher to a measured, deployable student.",
     no_args_is_help=True,
     add_completion=False,
@@ -152,6 +153,9 @@ def doctor(
         raise typer.Exit(4)
 
 
+NAMES = {"evaluate": "eval", "bench_compare": "bench compare"}
+"""Verbs that are not called as their function."""
+
 for command in (
     build,
     inspect,
@@ -163,6 +167,7 @@ for command in (
     cli_stages.engine,
     cli_measure.verify,
     cli_measure.bench,
+    cli_measure.bench_compare,
     cli_measure.sample,
     cli_measure.evaluate,
     cli_serving.bundle,
@@ -170,4 +175,4 @@ for command in (
     datasets,
     doctor,
 ):
-    app.command("eval" if command is cli_measure.evaluate else None)(command)
+    app.command(NAMES.get(command.__name__))(command)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from .config import read_toml, to_toml
 from .errors import DcpDeployError, MissingCapabilityError, UsageError
@@ -130,6 +131,15 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             _end(1, f"unexpected error: {type(error).__name__}: {error}", remedy, as_json)
 
     return run
+
+
+class Verbs(TyperGroup):
+    """All verbs, also those of two words: ``bench compare`` is one beside ``bench MODEL``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb that the command line begins with, and what follows it."""
+        pair = " ".join(args[:2])
+        return super().resolve_command(ctx, [pair, *args[2:]] if pair in self.commands else args)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -420,6 +420,21 @@ def test_bench_compares_with_the_teacher(dcp: Command, models: Path) -> None:
     assert document["baseline"] == teacher["name"] and model["speedup"]["value"] > 0
 
 
+def test_bench_compare_judges_two_runs_and_gates(dcp: Command, tmp_path: Path) -> None:
+    def written(name: str, milliseconds: float) -> Path:
+        row = {"name": "student", "samples_ms": [milliseconds] * 20}
+        (tmp_path / name).write_text(json.dumps({"schema": 1, "batch": 1, "rows": [row]}))
+        return tmp_path / name
+
+    a, b = written("a.json", 10.0), written("b.json", 12.0)
+    assert dcp("bench", "compare", a, b, "--json").json["rows"][0]["verdict"] == "slower"
+    assert dcp("bench", "compare", a, b, "--fail-above", 1.25).code == 0
+    failed = dcp("bench", "compare", a, b, "--fail-above", 1.05)
+    assert failed.code == 5 and "1.20x [1.20, 1.20] is above 1.05" in failed.err
+    assert dcp("bench", "compare", a, b, "--fail-above", -1).code == 2
+    assert "--fail-above" in dcp("bench", "compare", "--help").out
+
+
 def test_eval_refuses_what_its_features_cannot_read(dcp: Command, models: Path) -> None:
     ended = dcp("eval", models / "t.onnx")
     assert ended.code == 2 and "16 px" in ended.err
