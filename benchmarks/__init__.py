@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .candidates import BASELINE, file_candidates, generator_candidates
+from .comparison import Comparison, compare_runs, read_run
 from .environment import Environment, capture_environment
 from .latency import Candidate, benchmark
 from .results import BenchReport, BenchRow
@@ -12,9 +13,12 @@ __all__ = [
     "BenchReport",
     "BenchRow",
     "Candidate",
+    "Comparison",
     "Environment",
     "benchmark",
     "capture_environment",
+    "compare_runs",
     "file_candidates",
     "generator_candidates",
+    "read_run",
 ]

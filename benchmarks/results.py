@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -124,23 +125,15 @@ class BenchReport:
 
     def to_markdown(self) -> str:
         """The table, its notes, and the machine it was measured on."""
-        lines = [_markdown_row(HEADINGS), "|---|" + "---:|" * (len(HEADINGS) - 2) + "---|"]
-        lines += [_markdown_row(row.cells()) for row in self.rows]
+        lines = [markdown_row(HEADINGS), "|---|" + "---:|" * (len(HEADINGS) - 2) + "---|"]
+        lines += [markdown_row(row.cells()) for row in self.rows]
         lines += ["", *(f"- {note}" for note in self.notes), f"- {self._machine()}"]
         return "\n".join(lines) + "\n"
 
     def to_table(self) -> Table:
         """The same table for a terminal."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=f"latency, batch {self.batch}", caption=self._machine(), box=box.SIMPLE_HEAD)
-        for heading in HEADINGS:
-            table.add_column(heading, justify="left" if heading in ("candidate", "run") else "right")
-        for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row.cells()))  # Text: a name is shown, not read as markup
-        return table
+        cells = [row.cells() for row in self.rows]
+        return terminal_table(f"latency, batch {self.batch}", HEADINGS, cells, caption=self._machine())
 
     def _machine(self) -> str:
         e = self.environment
@@ -152,10 +145,27 @@ class BenchReport:
         )
 
 
+def terminal_table(
+    title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str | None = None
+) -> Table:
+    """Words in the first and the last column, numbers between them."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in (headings[0], headings[-1]) else "right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: a name is shown, not read as markup
+    return table
+
+
 def interval_text(interval: Interval) -> str:
     """``8.41x [8.20, 8.66]``."""
     return f"{interval.value:.2f}x [{interval.low:.2f}, {interval.high:.2f}]"
 
 
-def _markdown_row(cells: tuple[str, ...]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """One row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

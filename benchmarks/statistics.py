@@ -10,6 +10,7 @@ what slows both cancels in their ratio.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 DRIFT_LIMIT = 0.05  # the two halves of a run may differ by this share before it is called unstable
 MIN_HALF = 5  # samples a half needs before its median says anything
+PERCENTILES = (50, 90, 95, 99)
 
 _INDICES_PER_CHUNK = 2_000_000  # bounds the bootstrap's memory to some tens of MB, whatever the sample count
 
@@ -31,6 +33,7 @@ class Summary:
     count: int
     p50_ms: float
     p90_ms: float
+    p95_ms: float
     p99_ms: float
     mean_ms: float
     std_ms: float
@@ -76,11 +79,12 @@ def needed_count(quantile: float, confidence: float = CONFIDENCE) -> int:
 def summarise(samples_ms: ArrayLike) -> Summary:
     """Percentiles, mean and sample standard deviation (n - 1; 0 for one sample) of latencies in milliseconds."""
     samples = _checked(samples_ms)
-    p50, p90, p99 = (float(value) for value in np.percentile(samples, [50, 90, 99]))
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(samples, PERCENTILES))
     return Summary(
         count=len(samples),
         p50_ms=p50,
         p90_ms=p90,
+        p95_ms=p95,
         p99_ms=p99,
         mean_ms=float(samples.mean()),
         std_ms=float(samples.std(ddof=1)) if len(samples) > 1 else 0.0,
@@ -113,16 +117,66 @@ def ratio_of_medians(
     rounds = len(baseline)
     if len(candidate) != rounds:
         raise ValueError(f"{rounds} baseline samples and {len(candidate)} candidate samples cannot be paired by round")
+    ratios = [
+        np.median(baseline[picked], axis=1) / np.median(candidate[picked], axis=1)
+        for picked in _draws(np.random.default_rng(seed), rounds, resamples, block)
+    ]
+    return _interval(float(np.median(baseline) / np.median(candidate)), np.concatenate(ratios), confidence)
+
+
+def ratio_of_runs(
+    before_ms: ArrayLike,
+    after_ms: ArrayLike,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    block: int | None = None,
+) -> Interval:
+    """median(after) / median(before) of two runs, above 1 when the later one is slower, with its bootstrap interval.
+
+    The runs share no rounds, so each is resampled by itself. It covers the noise inside the runs, which is less than
+    that between them: see ``widened``.
+    """
+    before, after = _checked(before_ms), _checked(after_ms)
     rng = np.random.default_rng(seed)
-    length = min(block or block_length(rounds), rounds)
-    chunk = max(1, _INDICES_PER_CHUNK // rounds)
-    ratios = []
-    for done in range(0, resamples, chunk):
-        picked = _block_indices(rng, rounds, length, min(chunk, resamples - done))
-        ratios.append(np.median(baseline[picked], axis=1) / np.median(candidate[picked], axis=1))
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(np.concatenate(ratios), [tail, 1.0 - tail])
-    return Interval(float(np.median(baseline) / np.median(candidate)), float(low), float(high), confidence)
+    medians = [
+        np.concatenate([np.median(run[picked], axis=1) for picked in _draws(rng, len(run), resamples, block)])
+        for run in (before, after)
+    ]
+    return _interval(float(np.median(after) / np.median(before)), medians[1] / medians[0], confidence)
+
+
+def widened(interval: Interval, share: float) -> Interval:
+    """The interval of a ratio with its bounds moved apart by a factor of 1 + ``share``, 0 or more, on either side."""
+    return Interval(interval.value, interval.low / (1.0 + share), interval.high * (1.0 + share), interval.confidence)
+
+
+def percentile_intervals(
+    samples_ms: ArrayLike,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    block: int | None = None,
+) -> dict[str, Interval | None]:
+    """ "p50", "p90", "p95" and "p99" in milliseconds with their bootstrap intervals.
+
+    None for a percentile that needs more samples than there are (``needed_count``): no resample reaches beyond the
+    largest sample, so its interval would end too low.
+    """
+    samples = _checked(samples_ms)
+    drawn = [
+        np.percentile(samples[picked], PERCENTILES, axis=1)
+        for picked in _draws(np.random.default_rng(seed), len(samples), resamples, block)
+    ]
+    table = zip(PERCENTILES, np.percentile(samples, PERCENTILES), np.concatenate(drawn, axis=1), strict=True)
+    return {
+        f"p{percent}": _interval(float(value), resampled, confidence)
+        if len(samples) >= needed_count(percent / 100, confidence)
+        else None
+        for percent, value, resampled in table
+    }
 
 
 def stability(samples_ms: ArrayLike, *, limit: float = DRIFT_LIMIT) -> Stability:
@@ -134,6 +188,21 @@ def stability(samples_ms: ArrayLike, *, limit: float = DRIFT_LIMIT) -> Stability
     first, second = float(np.median(samples[:half])), float(np.median(samples[-half:]))
     drift = second / first - 1.0
     return Stability("stable" if abs(drift) <= limit else "drifting", first, second, drift)
+
+
+def _interval(value: float, resampled: NDArray[np.float64], confidence: float) -> Interval:
+    """The percentile interval of what the resamples gave."""
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(resampled, [tail, 1.0 - tail])
+    return Interval(value, float(low), float(high), confidence)
+
+
+def _draws(rng: np.random.Generator, rounds: int, resamples: int, block: int | None) -> Iterator[NDArray[np.int64]]:
+    """Round numbers of all resamples, in chunks that fit the memory."""
+    length = min(block or block_length(rounds), rounds)
+    chunk = max(1, _INDICES_PER_CHUNK // rounds)
+    for done in range(0, resamples, chunk):
+        yield _block_indices(rng, rounds, length, min(chunk, resamples - done))
 
 
 def _block_indices(rng: np.random.Generator, rounds: int, length: int, resamples: int) -> NDArray[np.int64]:

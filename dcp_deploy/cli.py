@@ -212,6 +212,7 @@ for command in (
     cli_stages.engine,
     cli_measure.verify,
     cli_measure.bench,
+    cli_measure.bench_compare,
     cli_measure.sample,
     cli_measure.evaluate,
     cli_measure.directions,

@@ -118,6 +118,39 @@ def bench(
 
 
 @verb
+def bench_compare(
+    context: typer.Context,
+    a: Annotated[Path, typer.Argument(help="What bench --out or --json wrote: the reference.")],
+    b: Annotated[Path, typer.Argument(help="The same of another run.")],
+    fail_above: Annotated[
+        float | None,
+        typer.Option(help="Exit code 5 unless every candidate is shown to take at most this many times as long in B."),
+    ] = None,
+    out: ReportFile = None,
+    seed: Seed = 0,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two runs of bench: faster, slower or no difference shown, from the raw samples.
+
+    Nothing is said of candidates whose run was unstable, or that were measured on another machine or in another way.
+
+    Example: dcp-deploy bench compare before.json after.json --fail-above 1.05
+    """
+    from . import benchmarks
+
+    if fail_above is not None and not 0 < fail_above < float("inf"):
+        raise UsageError(f"--fail-above is {fail_above}", "Write for instance 1.05: at most 5 % slower.")
+    comparison = benchmarks.compare_runs(benchmarks.read_run(a), benchmarks.read_run(b), seed=seed)
+    output = Output(as_json=as_json, quiet=quiet)
+    _report(context, output, out, comparison.to_dict(), comparison.to_table(), *comparison.remarks())
+    if fail_above is not None:
+        comparison.raise_above(fail_above)
+
+
+@verb
 def sample(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A checkpoint or an ONNX file.")],

@@ -119,8 +119,8 @@ class _PlainProgress:
 
 
 def name_of(function: Callable[..., None]) -> str:
-    """What a verb is called: as its function, but for one whose name Python needs."""
-    return {"evaluate": "eval"}.get(function.__name__, function.__name__)
+    """What a verb is called: as its function, two words for ``a_b``, but for one whose name Python needs."""
+    return {"evaluate": "eval"}.get(function.__name__, function.__name__.replace("_", " "))
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
@@ -163,7 +163,15 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 class Verbs(TyperGroup):
-    """All verbs. A command line that cannot be read is told in JSON too, where that was asked for."""
+    """All verbs, also those of two words: ``bench compare`` is one beside ``bench MODEL``.
+
+    A command line that cannot be read is told in JSON too, where that was asked for.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb that the command line begins with, and what follows it."""
+        pair = " ".join(args[:2])
+        return super().resolve_command(ctx, [pair, *args[2:]] if pair in self.commands else args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; what the parser finds wrong goes on to typer, which shows it on stderr and exits with 2."""

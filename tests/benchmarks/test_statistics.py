@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from dcp_deploy.benchmarks.statistics import (
     block_length,
     needed_count,
+    percentile_intervals,
     ratio_of_medians,
+    ratio_of_runs,
     stability,
     summarise,
+    widened,
 )
 
 latencies = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=60)
@@ -39,7 +42,7 @@ def test_one_sample_has_no_spread():
 @given(latencies)
 def test_percentiles_are_ordered_and_within_the_samples(samples):
     s = summarise(samples)
-    assert s.min_ms <= s.p50_ms <= s.p90_ms <= s.p99_ms <= s.max_ms
+    assert s.min_ms <= s.p50_ms <= s.p90_ms <= s.p95_ms <= s.p99_ms <= s.max_ms
 
 
 @pytest.mark.parametrize(("quantile", "count"), [(0.5, 5), (0.9, 29), (0.95, 59), (0.99, 299)])
@@ -144,3 +147,50 @@ def test_a_slower_second_half_is_drifting():
 def test_few_samples_get_no_verdict():
     assert stability([10.0] * 9).verdict == "too few samples"
     assert stability([10.0] * 9).drift is None
+
+
+@pytest.mark.parametrize(("count", "known"), [(5, {"p50"}), (29, {"p50", "p90"}), (300, {"p50", "p90", "p95", "p99"})])
+def test_percentiles_have_intervals_where_the_samples_are_enough(count, known):
+    found = percentile_intervals(np.random.default_rng(0).lognormal(0, 0.3, count), resamples=100)
+    assert {name for name, interval in found.items() if interval is not None} == known
+
+
+@given(latencies)
+def test_percentile_intervals_hold_what_the_summary_says(samples):
+    summary = summarise(samples)
+    for name, interval in percentile_intervals(samples, resamples=30).items():
+        if interval is not None:
+            assert interval.value == getattr(summary, f"{name}_ms")
+            assert min(samples) <= interval.low <= interval.high <= max(samples)
+
+
+def test_percentile_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng, hits = np.random.default_rng(8), 0
+    for trial in range(150):
+        found = percentile_intervals(rng.exponential(1.0, 100) + 1e-9, seed=trial, resamples=200, block=1)["p90"]
+        hits += found.low <= np.log(10) <= found.high  # the exponential distribution's 90th percentile
+    assert 0.87 <= hits / 150 <= 1.0  # 95 % nominal; bootstrapped quantiles of skewed samples come out a little narrow
+
+
+def test_runs_of_different_length_are_compared_by_their_medians():
+    found = ratio_of_runs([10.0] * 20, [12.0] * 35)
+    assert (found.value, found.low, found.high) == (1.2, 1.2, 1.2)
+
+
+@given(latencies, latencies)
+def test_swapping_two_runs_inverts_their_ratio(a, b):
+    forth, back = ratio_of_runs(a, b, resamples=20), ratio_of_runs(b, a, resamples=20)
+    assert forth.value * back.value == pytest.approx(1.0)
+    assert forth.low <= forth.high
+
+
+def test_slow_rounds_do_not_cancel_between_runs():
+    load = np.random.default_rng(9).uniform(1, 10, 100)
+    apart, together = ratio_of_runs(8 * load, 2 * load), ratio_of_medians(2 * load, 8 * load)
+    assert apart.value == pytest.approx(together.value)
+    assert apart.high - apart.low > 0.05 > together.high - together.low
+
+
+def test_widening_moves_both_bounds_and_not_the_value():
+    found = widened(ratio_of_runs([10.0] * 9, [10.0] * 9), 0.25)
+    assert (found.value, found.low, found.high) == (1.0, 0.8, 1.25)
