@@ -180,7 +180,8 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except Exception as error:
             if hasattr(error, "format_message") and "--json" in sys.argv:
-                known = [word for word in sys.argv[1:2] if word in self.commands]
+                called = (" ".join(sys.argv[1:3]), *sys.argv[1:2])
+                known = [name for name in called if name in self.commands][:1]
                 remedy = f"See {' '.join(['dcp-deploy', *known, '--help'])}."
                 _print_error(getattr(error, "exit_code", UsageError.exit_code), error.format_message(), remedy)
             raise

@@ -32,8 +32,11 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "engine": ("networks", ("EngineBuilt",)),
     "verify": ("measuring", ("Verified", "VerifiedServer")),
     "bench": ("measuring", ("Benched",)),
+    "bench compare": ("measuring", ("BenchCompared",)),
     "sample": ("measuring", ("Sampled",)),
-    "eval": ("measuring", ("Evaluated",)),
+    "eval": ("quality", ("EvaluatedDemo", "EvaluatedData")),
+    "directions": ("quality", ("DirectionsFound",)),
+    "project": ("quality", ("Projected",)),
     "bundle": ("shipping", ("Bundled", "BundleVerified")),
     "serve": ("shipping", ("Serving",)),
     "datasets": ("machine", ("PresetsListed", "PresetShown")),
@@ -51,9 +54,14 @@ def checked(verb: str, document: dict[str, Any]) -> str:
 
 def published(verb: str) -> dict[str, Any]:
     """The JSON Schema of a verb's documents, errors included, as shipped with the package."""
-    text = (resources.files(__package__) / f"{verb}.json").read_text(encoding="utf-8")
+    text = (resources.files(__package__) / file_of(verb)).read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
+
+
+def file_of(verb: str) -> str:
+    """The name of its file: a verb of two words is joined."""
+    return f"{verb.replace(' ', '-')}.json"
 
 
 def find_schemas(verb: str | None = None) -> dict[str, dict[str, Any]]:
@@ -67,7 +75,12 @@ def generate(verb: str) -> dict[str, Any]:
     """The same, made from the models."""
     schema = _opened(_adapter(verb).json_schema(schema_generator=_Untitled))
     told = f"One document that dcp-deploy {verb} --json prints: its answer, or why there is none."
-    head = {"$schema": DIALECT, "$id": f"urn:dcp-deploy:schema:{VERSION}:{verb}", "title": verb, "description": told}
+    head = {
+        "$schema": DIALECT,
+        "$id": f"urn:dcp-deploy:schema:{VERSION}:{verb.replace(' ', '-')}",
+        "title": verb,
+        "description": told,
+    }
     return {**head, **schema}
 
 

@@ -1,11 +1,8 @@
-"""What the verbs answer that look at models: compare, time, draw, measure quality."""
+"""What the verbs answer that look at models: compare, time, draw."""
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic.dataclasses import dataclass
-
+from ..benchmarks.comparison import ComparedRow
 from ..benchmarks.environment import Environment
 from ..benchmarks.results import Method
 from ..benchmarks.statistics import Interval, Stability
@@ -13,8 +10,7 @@ from ..export.bisect import LayerDistance
 from ..export.distances import ImageDistance
 from ..export.live import Load
 from ..export.tolerance import Check, Tolerance
-from ..metrics.evaluate import Metrics
-from .base import STRICT, Document, Facts, Part
+from .base import Document, Facts, Part
 
 # ---- verify ----
 
@@ -133,7 +129,16 @@ class Benched(Document):
     environment: Environment
 
 
-# ---- sample, eval ----
+class BenchCompared(Document):
+    """Two runs of bench. Candidates of one of them only are named, not judged."""
+
+    rows: list[ComparedRow]
+    only_a: list[str]
+    only_b: list[str]
+    notes: list[str]
+
+
+# ---- sample ----
 
 
 class Sampled(Document):
@@ -143,10 +148,3 @@ class Sampled(Document):
     backend: str
     settings: str
     """TOML file with the flags that make it again: ``--config``."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Evaluated(Metrics):
-    __doc__ = Metrics.__doc__
-
-    schema: Literal[1]

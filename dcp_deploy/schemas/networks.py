@@ -81,6 +81,7 @@ class InspectedBundle(Inspected):
     name: str
     tool: str
     models: dict[str, Facts]
+    directions: dict[str, Facts]
     engines: list[Facts]
     sizing: Facts
     provenance: Facts

@@ -16,6 +16,8 @@ class Packed(Part):
     tool: str
     models: dict[str, Facts]
     """What Triton serves: inputs, output, largest batch, variants, parity."""
+    directions: dict[str, Facts]
+    """Along which ``edit`` moves w, by name: layers and sigma."""
     engines: list[Facts]
     sizing: Facts
     """How many copies were measured to draw most images."""

@@ -52,8 +52,9 @@ def dcp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
         with pytest.raises(SystemExit) as end:
             app(arguments, prog_name="dcp-deploy")
         out, err = capfd.readouterr()
-        if "--json" in arguments and arguments[0] in VERBS:
-            Draft202012Validator(schemas.published(arguments[0])).validate(json.loads(out))
+        called = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in VERBS), None)
+        if "--json" in arguments and called is not None:
+            Draft202012Validator(schemas.published(called)).validate(json.loads(out))
         return Ended(int(end.value.code or 0), out, err)
 
     return run

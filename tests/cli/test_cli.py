@@ -22,7 +22,7 @@ class Bare:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Bare())
 from dcp_deploy.cli import app
-for words in [["--help"], ["--version"], *([verb, "--help"] for verb in {VERBS})]:
+for words in [["--help"], ["--version"], *([*verb.split(), "--help"] for verb in {VERBS})]:
     try:
         app(words)
     except SystemExit as end:

@@ -115,7 +115,7 @@ def test_the_answers_about_a_server_fit(dcp: Command) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_command_line_that_cannot_be_read_is_told_on_both(dcp: Command, verb: str) -> None:
-    ended = dcp(verb, "--no-such-flag", "--json")
+    ended = dcp(*verb.split(), "--no-such-flag", "--json")
     error = ended.json["error"]
     assert ended.code == error["exit_code"] == 2
     assert "--no-such-flag" in error["message"] and f"dcp-deploy {verb} --help" in error["remedy"]
@@ -169,7 +169,7 @@ def test_an_interrupt_is_told_too(dcp: Command, monkeypatch: pytest.MonkeyPatch)
 
 def test_schema_prints_what_is_published(dcp: Command) -> None:
     assert json.loads(dcp("schema", "verify").out) == schemas.published("verify")
-    assert dcp("schema").out.split() == list(VERBS)
+    assert dcp("schema").out.splitlines() == list(VERBS)
     ended = dcp("schema", "verfy")
     assert ended.code == 2 and "'verfy'" in ended.err
 
