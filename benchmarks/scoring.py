@@ -23,12 +23,11 @@ from torch import Tensor
 from ..checkpoints import load_generator
 from ..compression.channel_scores import ChannelScores
 from ..compression.randomness import draw_latents, stream
+from ..compression.score_gradients import gradient_profiles_by_definition, scored_weights
 from ..compression.scoring import (
     batch_sizes,
-    gradient_profiles_by_definition,
     principal_directions,
     score,
-    scored_weights,
 )
 from ..files import write_json
 from ..generators import Generator

@@ -65,7 +65,7 @@ devices = one_of("auto", "cpu", "cuda")
 
 # ---- flags ----
 
-SCORE_HELP = "diversity, gradient, activation, style, weight-in, weight-out or random."
+SCORE_HELP = "diversity, gradient, content (with --mask), activation, style, weight-in, weight-out or random."
 MACS_HELP = "Share of the teacher's MACs to keep, with the best widths for it; instead of --ratio."
 PARAMS_HELP = "The same for parameters."
 _REFINE_HELP = "Adjust weights after pruning: none, reconstruct, svs or svs+reconstruct."
@@ -88,7 +88,9 @@ TrainPrecision = Annotated[
 Keep = Annotated[str, offered("The student: last; best by FID, else by the distance to the teacher.", setting("keep"))]
 Tensorboard = Annotated[Path | None, typer.Option(help="Folder for the training's curves and pictures.")]
 LpipsWeights = Annotated[Path | None, typer.Option(help="VGG16's weights file: LPIPS as the perceptual loss.")]
-Mask = Annotated[Path | None, typer.Option(help="Segmentation model (ONNX): losses look at what it finds only.")]
+Mask = Annotated[
+    Path | None, typer.Option(help="Segmentation model (ONNX): losses and content scores look at what it finds only.")
+]
 MaskBackground = Annotated[str, typer.Option(help="Classes of the mask model that do not count.")]
 MaskInputs = Annotated[
     str, offered("Numbers that the mask model takes: imagenet, unit or signed.", setting("mask_inputs"))

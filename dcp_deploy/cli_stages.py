@@ -54,6 +54,9 @@ def score(
         bool, typer.Option("--released", help="As the published code: gradients through both images, random noise.")
     ] = False,
     shard: Annotated[str | None, typer.Option(help="Only a part, for several GPUs: 0/4, 1/4, 2/4, 3/4.")] = None,
+    mask: flags.Mask = None,
+    mask_background: flags.MaskBackground = "0,16",
+    mask_inputs: flags.MaskInputs = "imagenet",
     seed: Seed = 0,
     device: Device = "auto",
     config: ConfigFile = None,
@@ -67,6 +70,7 @@ def score(
     """
     from . import compression
     from .checkpoints import load_generator
+    from .distilling import open_mask
     from .stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -83,6 +87,7 @@ def score(
             psi=psi,
             released=released,
             shard=None if shard is None else _shard(shard),
+            mask=None if mask is None else open_mask(mask, mask_background, mask_inputs),
             seed=seed,
             device=torch_device(device),
             state=out.with_name(f"{out.name}.partial"),

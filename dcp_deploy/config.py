@@ -105,7 +105,10 @@ class BuildConfig(BaseModel):
     """The same for parameters."""
     align: int = Field(default=8, ge=1)
     """Kept channels become multiples of this."""
-    score: Literal["diversity", "gradient", "random", "weight-in", "weight-out", "style", "activation"] = "diversity"
+    score: Literal["diversity", "gradient", "content", "random", "weight-in", "weight-out", "style", "activation"] = (
+        "diversity"
+    )
+    """How channels are ranked; "content" looks at what ``mask`` finds."""
     refine: Literal["none", "svs", "reconstruct", "svs+reconstruct"] = "none"
     """What happens to the kept weights before training. Measured on the demo, 70 % and 544 steps, three seeds: with
     diversity scores reconstruct changes little (FID 10.4 and 10.5, mode coverage 0.72 and 0.78), with weight-out it
@@ -126,8 +129,8 @@ class BuildConfig(BaseModel):
     """A folder for the distillation's curves and pictures."""
     lpips: Path | None = None
     """Weights of torchvision's VGG16: LPIPS is the perceptual loss, which is off without it but for the demo."""
-    mask: Path | None = None
-    """A segmentation model as ONNX file: the L1 and the perceptual loss look only where it finds something."""
+    mask: Path | None = Field(default=None, validate_default=True)
+    """A segmentation model as ONNX file: the L1, the perceptual loss and content scores look at what it finds only."""
     mask_background: str = Field(default="0,16", pattern=r"^\d+(,\d+)*$")
     """Its classes that do not count."""
     mask_inputs: Literal["imagenet", "unit", "signed"] = "imagenet"
@@ -154,6 +157,13 @@ class BuildConfig(BaseModel):
     def _only_with_data(cls, value: str | bool, about: ValidationInfo) -> str | bool:
         if value not in ("error", False) and about.data.get("data") is None:
             raise ValueError("it is about the images of --data, and none are given")
+        return value
+
+    @field_validator("mask")
+    @classmethod
+    def _content_scores_have_one(cls, value: Path | None, about: ValidationInfo) -> Path | None:
+        if value is None and about.data.get("score") == "content":
+            raise ValueError("content scores need a segmentation model as ONNX file")
         return value
 
     @classmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import BuildConfig
+from .errors import UsageError
 from .files import sha256_file
 from .progress import Progress, Reporter, duration
 
@@ -54,12 +55,17 @@ def distilling_settings(config: BuildConfig) -> dict[str, Any]:
 
 def mask_of(config: BuildConfig) -> SegmentationMask | None:
     """The model of --mask, opened; None without. Raises what :class:`SegmentationMask` does."""
+    return None if config.mask is None else open_mask(config.mask, config.mask_background, config.mask_inputs)
+
+
+def open_mask(path: Path, background: str, inputs: str) -> SegmentationMask:
+    """A segmentation model; ``background`` are the classes that do not count, "0,16". UsageError for no such list."""
     from .compression.masks import SegmentationMask
 
-    if config.mask is None:
-        return None
-    background = [int(number) for number in config.mask_background.split(",")]
-    return SegmentationMask(config.mask, background=background, inputs=config.mask_inputs)
+    numbers = background.split(",")
+    if not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"--mask-background {background!r} is no list of classes", "Write for instance 0,16.")
+    return SegmentationMask(path, background=[int(n) for n in numbers], inputs=inputs)  # type: ignore[arg-type]
 
 
 def distill_student(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import BuildConfig, Effort
-from .distilling import distill_student, distilling_settings, recipe_of
+from .distilling import distill_student, distilling_settings, mask_of, recipe_of
 from .errors import MissingCapabilityError, UsageError
 from .files import write_json
 from .progress import Progress, Reporter, shifted
@@ -140,6 +140,7 @@ def _score(job: Job, progress: Progress) -> list[str]:
         method=job.config.score,
         latents=work.score_latents,
         directions=work.score_directions,
+        mask=mask_of(job.config) if job.config.score == "content" else None,
         seed=job.config.seed,
         state=partial,
         progress=progress,
@@ -338,6 +339,12 @@ def _of(*names: str) -> Callable[[BuildConfig], dict[str, Any]]:
     return settings
 
 
+def _scoring(config: BuildConfig) -> dict[str, Any]:
+    mask = mask_of(config) if config.score == "content" else None
+    settings = _of("score", "score_latents", "score_directions", "seed", "device")(config)
+    return settings if mask is None else {**settings, "mask": mask.identity}
+
+
 def _distilling(config: BuildConfig) -> dict[str, Any]:
     recipe = asdict(recipe_of(config))
     for name in ("checkpoint_every", "measure_every"):  # decide what a kill costs and what is told, not what comes out
@@ -359,7 +366,7 @@ STAGES: tuple[Stage, ...] = (
         "score",
         "score the teacher's channels",
         ("teacher.safetensors",),
-        _of("score", "score_latents", "score_directions", "seed", "device"),
+        _scoring,
         _score,
     ),
     Stage(

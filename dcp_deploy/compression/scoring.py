@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -30,16 +30,18 @@ from .rival_scores import (
     weight_in_scores,
     weight_out_scores,
 )
+from .score_gradients import content_profiles, gradient_profiles, released_profiles, scored_weights
 from .score_sums import ScoreSums, score_key
 from .stability import STABLE, kept_in_common
 
-ScoreMethod = Literal["diversity", "gradient", RivalMethod]
+ScoreMethod = Literal["diversity", "gradient", "content", RivalMethod]
+Mask = Callable[[Tensor], Tensor]
+"""Images [B, 3, R, R] in [-1, 1] to [B, 1, R, R], 1 where they show what matters: :class:`.masks.SegmentationMask`."""
 
 PCA_LATENTS = 10_000
 MOST_LATENTS = 5000
 """Where ``latents="auto"`` ends at the latest: the published number."""
 _FIRST_LOOK = 200
-_TOGETHER = 50  # images drawn in one go
 
 
 def score(
@@ -53,6 +55,7 @@ def score(
     psi: float = 1.0,
     released: bool = False,
     shard: tuple[int, int] | None = None,
+    mask: Mask | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     state: str | os.PathLike[str] | None = None,
@@ -75,9 +78,10 @@ def score(
     ``shard`` (i, n) does every n-th batch only, from batch i on: for n processes or machines, whose files
     :func:`merge_scores` puts together.
 
-    Other methods, to compare with: "gradient" is the mean of that gradient instead of its variance; for the rest see
-    :mod:`.rival_scores`. ``psi`` truncates the latents. Conditional generators are scored over uniformly drawn classes.
-    ``progress`` is called with (latents done, latents in all).
+    Other methods, to compare with: "gradient" is the mean of that gradient instead of its variance; "content" is
+    CAGAN's (Liu et al., CVPR 2021), the gradient that noise on what ``mask`` shows brings about (published with 400
+    latents and batch 10); for the rest see :mod:`.rival_scores`. ``psi`` truncates the latents. Conditional generators
+    are scored over uniformly drawn classes. ``progress`` is called with (latents done, latents in all).
 
     With ``state``, a file, the sums so far are written there about every half minute, and a run that was killed goes
     on from them, to the same scores; other settings or weights start over. The file goes when the scores are there.
@@ -87,6 +91,11 @@ def score(
     """
     if method not in METHODS:
         raise UsageError(f"unknown score method {method!r}", f"choose one of: {', '.join(METHODS)}")
+    if (method == "content") != (mask is not None):
+        raise UsageError(
+            f"score method {method!r} with{'out' if mask is None else ''} a mask",
+            "content scores, and no others, need one: dcp-deploy score --method content --mask FILE",
+        )
     settings: dict[str, Any] = {"method": method, "seed": seed}
     if method in ("random", "weight-in", "weight-out"):
         layers = random_scores(generator, seed) if method == "random" else _weight_scores(generator, method)
@@ -104,12 +113,15 @@ def score(
             raise UsageError(f"method {method!r} has no stability to stop at", "give a number of latents")
         layers = draws(generator, most, psi, seed, progress)
         return _finished(layers, settings | {"latents": latents, "psi": psi})
-    settings |= {"latents": latents, "directions": directions, "alpha": alpha, "batch": batch, "psi": psi}
-    settings |= {"released": released}
+    settings |= {"latents": latents, "batch": batch, "psi": psi}
+    if method == "content":
+        settings["mask"] = getattr(mask, "identity", None)
+    else:
+        settings |= {"directions": directions, "alpha": alpha, "released": released}
     if shard is not None:
         _check_shard(shard, latents)
         settings["shard"] = list(shard)
-    sums = _sums(generator, settings, most, state, progress)
+    sums = _sums(generator, settings, most, mask, state, progress)
     if sums.done > 1:
         settings["stability"] = kept_in_common(sums.halves[0], sums.halves[1])
     if shard is None:
@@ -117,7 +129,7 @@ def score(
     return _finished([even + odd for even, odd in zip(*sums.halves, strict=True)], settings)
 
 
-METHODS: tuple[str, ...] = ("diversity", "gradient", *get_args(RivalMethod))
+METHODS: tuple[str, ...] = ("diversity", "gradient", "content", *get_args(RivalMethod))
 
 
 def _weight_scores(generator: Generator, method: str) -> list[Tensor]:
@@ -134,6 +146,7 @@ def _sums(
     generator: Generator,
     settings: dict[str, Any],
     most: int,
+    mask: Mask | None,
     state: str | os.PathLike[str] | None,
     progress: Callable[[int, int], None] | None,
 ) -> ScoreSums:
@@ -143,14 +156,14 @@ def _sums(
     weights = scored_weights(generator)
     for weight in weights:  # only these ask for gradients
         weight.requires_grad_(True)
-    components, shares = principal_directions(generator, settings["seed"])
+    along = principal_directions(generator, settings["seed"]) if mask is None else None
     looks = {_FIRST_LOOK << i for i in range(10)} if settings["latents"] == "auto" else set()
     first, step = settings.get("shard", (0, 1))
     batches = list(enumerate(batch_sizes(most, settings["batch"])))[first::step]
     total = sum(size for _, size in batches)
     for count, (index, size) in enumerate(batches):
         if count >= sums.done:
-            profiles = _batch_profiles(generator, weights, components, shares, index, size, settings)
+            profiles = _batch_profiles(generator, weights, along, mask, index, size, settings)
             sums.add([_spread(profile, settings["method"]).cpu() for profile in profiles], size)
             sums.save_sometimes()
             if progress:
@@ -172,8 +185,8 @@ def _stable(sums: ScoreSums) -> bool:
 
 
 def _spread(profile: Tensor, method: str) -> Tensor:
-    """[N, C] to [C]: N times the variance over the directions; for "gradient" the sum."""
-    if method == "gradient":
+    """[N, C] to [C]: N times the variance over the directions; for the other methods the sum."""
+    if method != "diversity":
         return profile.sum(dim=0)
     return (profile - profile.mean(dim=0)).square().sum(dim=0)
 
@@ -181,8 +194,8 @@ def _spread(profile: Tensor, method: str) -> Tensor:
 def _batch_profiles(
     generator: Generator,
     weights: list[Tensor],
-    components: Tensor,
-    shares: Tensor,
+    along: tuple[Tensor, Tensor] | None,
+    mask: Mask | None,
     index: int,
     size: int,
     settings: dict[str, Any],
@@ -191,79 +204,19 @@ def _batch_profiles(
     device = weights[0].device
     source = stream(settings["seed"], "score", index)
     z, c = draw_latents(generator.config, size, source)
-    chosen = torch.multinomial(shares, settings["directions"], replacement=True, generator=source)
     with torch.no_grad():
         ws = generator.mapping(z.to(device), None if c is None else c.to(device), psi=settings["psi"])
+    if mask is not None:
+        return content_profiles(generator, weights, ws, mask, source)
+    assert along is not None
+    components, shares = along
+    chosen = torch.multinomial(shares, settings["directions"], replacement=True, generator=source)
     if settings["released"]:
         return released_profiles(generator, weights, ws, settings["alpha"] * components[chosen].to(device), source)
     # A few directions hold most of the variance, so some are drawn more than once: of these, one gradient serves all.
     drawn, places = torch.unique(chosen, return_inverse=True)
     profiles = gradient_profiles(generator, weights, ws, settings["alpha"] * components[drawn].to(device))
     return [profile[places.to(device)] for profile in profiles]
-
-
-def scored_weights(generator: Generator) -> list[Tensor]:
-    """The weights whose *input* channels are scored.
-
-    StyleGAN2: every 3x3 convolution, then the last toRGB only. StyleGAN3: every layer, toRGB included.
-    """
-    return [layer.weight for _, layer in generator.synthesis.scored()]
-
-
-def gradient_profiles(generator: Generator, weights: list[Tensor], ws: Tensor, offsets: Tensor) -> list[Tensor]:
-    """Mean absolute gradient per input channel, float64 [N, C_in] for each weight, of the loss to each offset.
-
-    ``ws`` is [B, num_ws, w_dim], ``offsets`` [N, w_dim]. The un-perturbed images do not depend on the offset, so
-    they are drawn once and their graph serves all N backward passes; perturbed images need no graph at all. The loss
-    ``sum |perturbed - image|`` enters as its derivative by the image, ``sign(image - perturbed)``.
-    """
-    profiles: list[list[Tensor]] = [[] for _ in weights]
-    image = generator.synthesis(ws, noise="const")
-    for pull in _pulls(generator, image.detach(), ws, offsets):
-        gradients = torch.autograd.grad(image, weights, pull, retain_graph=True)
-        for profile, gradient in zip(profiles, gradients, strict=True):
-            profile.append(_by_channel(gradient))
-    return [torch.stack(profile) for profile in profiles]
-
-
-def gradient_profiles_by_definition(
-    generator: Generator, weights: list[Tensor], ws: Tensor, offsets: Tensor
-) -> list[Tensor]:
-    """:func:`gradient_profiles` as it is written down, both images and the loss anew for each offset: its reference."""
-    profiles: list[list[Tensor]] = [[] for _ in weights]
-    for offset in offsets:
-        with torch.no_grad():
-            perturbed = generator.synthesis(ws + offset, noise="const")
-        loss = (perturbed - generator.synthesis(ws, noise="const")).abs().sum()
-        for profile, gradient in zip(profiles, torch.autograd.grad(loss, weights), strict=True):
-            profile.append(_by_channel(gradient))
-    return [torch.stack(profile) for profile in profiles]
-
-
-@torch.no_grad()
-def _pulls(generator: Generator, image: Tensor, ws: Tensor, offsets: Tensor) -> Iterator[Tensor]:
-    """``sign(image - perturbed)`` of each offset; as many offsets are drawn together as make some 50 images."""
-    for part in torch.split(offsets, max(_TOGETHER // len(ws), 1)):
-        moved = (ws + part[:, None, None]).flatten(0, 1)
-        yield from torch.sign(image - generator.synthesis(moved, noise="const").unflatten(0, (len(part), len(ws))))
-
-
-def released_profiles(
-    generator: Generator, weights: list[Tensor], ws: Tensor, offsets: Tensor, source: torch.Generator
-) -> list[Tensor]:
-    """The same as the published code computes it: both images hang on the weights, and each has noise of its own."""
-    profiles: list[list[Tensor]] = [[] for _ in weights]
-    for offset in offsets:
-        image = generator.synthesis(ws, noise="random", generator=source)
-        perturbed = generator.synthesis(ws + offset, noise="random", generator=source)
-        gradients = torch.autograd.grad((perturbed - image).abs().sum(), weights)
-        for profile, gradient in zip(profiles, gradients, strict=True):
-            profile.append(_by_channel(gradient))
-    return [torch.stack(profile) for profile in profiles]
-
-
-def _by_channel(gradient: Tensor) -> Tensor:
-    return gradient.abs().mean(dim=(0, 2, 3), dtype=torch.float64)
 
 
 def principal_directions(generator: Generator, seed: int) -> tuple[Tensor, Tensor]:

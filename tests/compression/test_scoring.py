@@ -11,12 +11,11 @@ from torch import Tensor
 
 from dcp_deploy.compression import ChannelScores, PruningPlan, merge_scores, prune, score, score_sums, scoring
 from dcp_deploy.compression.randomness import draw_latents, stream
+from dcp_deploy.compression.score_gradients import gradient_profiles, scored_weights
 from dcp_deploy.compression.scoring import (
     PCA_LATENTS,
     batch_sizes,
-    gradient_profiles,
     principal_directions,
-    scored_weights,
 )
 from dcp_deploy.compression.stability import kept_in_common
 from dcp_deploy.errors import CorruptFileError, InputError, UsageError
