@@ -6,10 +6,10 @@ not wait for torch.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import errors
+from .lazy import import_on_use
 
 __version__ = "0.1.0"
 
@@ -48,34 +48,17 @@ if TYPE_CHECKING:
     from .metrics import evaluate
     from .pipeline import build
 else:
-    _HOME = {
-        "benchmark": "benchmarks",
-        "load_generator": "checkpoints",
-        "save_generator": "checkpoints",
-        "distill": "compression",
-        "plan": "compression",
-        "prune": "compression",
-        "score": "compression",
-        "BuildConfig": "config",
-        "open_images": "datasets.images",
-        "build_engine": "export",
-        "export_onnx": "export",
-        "load_runner": "export",
-        "verify": "export",
-        "Generator": "generators",
-        "GeneratorConfig": "generators",
-        "count_macs": "generators",
-        "count_parameters": "generators",
-        "evaluate": "metrics",
-        "build": "pipeline",
-    }
-
-    def __getattr__(name):
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-        globals()[name] = value  # the next access finds it without coming here
-        return value
-
-    def __dir__():
-        return sorted({*globals(), *_HOME})
+    __getattr__, __dir__ = import_on_use(
+        __name__,
+        {
+            "benchmarks": ("benchmark",),
+            "checkpoints": ("load_generator", "save_generator"),
+            "compression": ("distill", "plan", "prune", "score"),
+            "config": ("BuildConfig",),
+            "datasets.images": ("open_images",),
+            "export": ("build_engine", "export_onnx", "load_runner", "verify"),
+            "generators": ("Generator", "GeneratorConfig", "count_macs", "count_parameters"),
+            "metrics": ("evaluate",),
+            "pipeline": ("build",),
+        },
+    )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import __version__, cli_measure, cli_serving, cli_stages
-from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb
-from .config import EFFORTS, BuildConfig
+from . import cli_options as flags
+from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, Verbs, name_of, verb
+from .config import BuildConfig
 
 app = typer.Typer(
     name="dcp-deploy",
+    cls=Verbs,
     help="From a StyleGAN teacher to a measured, deployable student.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 fine, 1 unexpected, 2 usage, 3 bad file, 4 something is missing here, 5 a gate failed, "
@@ -48,22 +50,24 @@ def _program(
 @verb
 def build(
     context: typer.Context,
-    dataset: Annotated[str, typer.Option(help="A preset; see dcp-deploy datasets.")] = _DEFAULT.dataset,
+    dataset: Annotated[str, flags.offered("A preset; see dcp-deploy datasets.", flags.datasets)] = _DEFAULT.dataset,
     teacher: Annotated[Path | None, typer.Option(help="Start from this generator instead of the preset's.")] = None,
     data: Annotated[Path | None, typer.Option(help="Real images: a folder, a zip file or an LMDB.")] = None,
-    resize: Annotated[str, typer.Option(help="Images of another size: error; crop to the centre.")] = _DEFAULT.resize,
+    resize: flags.Resize = _DEFAULT.resize,
     mirror: Annotated[bool, typer.Option("--mirror", help="Flip half of the real images.")] = _DEFAULT.mirror,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory [build/<dataset>].")] = None,
     ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = _DEFAULT.ratio,
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = _DEFAULT.align,
-    target_macs: Annotated[float | None, typer.Option(help=cli_stages.MACS_HELP)] = None,
-    target_params: Annotated[float | None, typer.Option(help=cli_stages.PARAMS_HELP)] = None,
-    score: Annotated[str, typer.Option(help=cli_stages.SCORE_HELP)] = _DEFAULT.score,
-    refine: Annotated[str, typer.Option(help=cli_stages.REFINE_HELP)] = _DEFAULT.refine,
-    effort: Annotated[str, typer.Option(help=f"How long to work: {', '.join(EFFORTS)}.")] = _DEFAULT.effort,
+    target_macs: Annotated[float | None, typer.Option(help=flags.MACS_HELP)] = None,
+    target_params: Annotated[float | None, typer.Option(help=flags.PARAMS_HELP)] = None,
+    score: flags.Score = _DEFAULT.score,
+    refine: flags.Refine = _DEFAULT.refine,
+    effort: flags.Effort = _DEFAULT.effort,
     steps: Annotated[int | None, typer.Option(help="Distillation steps instead of the effort's.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the exported graph: fp32, fp16, bf16, int8.")] = _DEFAULT.precision,
-    target: Annotated[str | None, typer.Option(help='GPUs of the engine: "sm89", "RTX 4090,L4".')] = None,
+    precision: Annotated[
+        str, flags.offered("Of the exported graph: fp32, fp16, bf16, int8.", flags.setting("precision"))
+    ] = _DEFAULT.precision,
+    target: Annotated[str | None, flags.offered('GPUs of the engine: "sm89", "RTX 4090,L4".', flags.targets)] = None,
     seed: Seed = _DEFAULT.seed,
     device: Device = _DEFAULT.device,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
@@ -76,6 +80,10 @@ def build(
     """Run the whole pipeline: score, prune, distil, export, verify, measure, report.
 
     Stages whose inputs and settings have not changed are reused, and a killed run goes on where it was.
+
+    Example: dcp-deploy build --dataset demo
+
+    Example: dcp-deploy build --dataset ffhq --teacher ffhq.pkl --data ffhq1024.zip --target "RTX 4090"
     """
     fields = {name: value for name, value in context.params.items() if name in BuildConfig.model_fields}
     settings = BuildConfig.parse(fields)
@@ -103,7 +111,10 @@ def inspect(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a file is: architecture, widths, parameters, MACs, sha256. Nothing in it is run."""
+    """Say what a file is: architecture, widths, parameters, MACs, sha256. Nothing in it is run.
+
+    Example: dcp-deploy inspect teacher.pkl
+    """
     from .cli_tables import facts_lines
     from .inspection import inspect_file
 
@@ -113,13 +124,16 @@ def inspect(
 
 @verb
 def datasets(
-    name: Annotated[str | None, typer.Argument(help="One preset, in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One preset, in full.", autocompletion=flags.datasets)] = None,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """List the presets of --dataset and where their teachers and images come from."""
+    """List the presets of --dataset and where their teachers and images come from.
+
+    Example: dcp-deploy datasets ffhq
+    """
     from .cli_tables import DATASETS_NOTE, datasets_table, facts_lines
     from .downloads import cached_path
     from .presets import DATASETS, find_dataset
@@ -142,7 +156,10 @@ def doctor(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Say what works on this machine and how to mend what does not. Exit code 4 when something required is missing."""
+    """Say what works on this machine and how to mend what does not. Exit code 4 when something required is missing.
+
+    Example: dcp-deploy doctor --json
+    """
     from .cli_tables import doctor_table
     from .doctor import diagnose
 
@@ -150,6 +167,27 @@ def doctor(
     Output(as_json=as_json, quiet=quiet).result(diagnosis.to_dict(), doctor_table(diagnosis))
     if not diagnosis.healthy:
         raise typer.Exit(4)
+
+
+@verb
+def schema(
+    name: Annotated[
+        str | None, typer.Argument(metavar="VERB", help="Whose documents.", autocompletion=flags.verbs)
+    ] = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON Schema of what a verb prints with --json; without a verb, the list of them.
+
+    Example: dcp-deploy schema inspect
+    """
+    from .schemas import find_schemas
+
+    found = find_schemas(name)
+    shown = [json.dumps(found[name], indent=2)] if name is not None else list(found)
+    Output(as_json=as_json, quiet=quiet).result({"schemas": found}, *shown)
 
 
 for command in (
@@ -171,5 +209,6 @@ for command in (
     cli_serving.serve,
     datasets,
     doctor,
+    schema,
 ):
-    app.command("eval" if command is cli_measure.evaluate else None)(command)
+    app.command(name_of(command))(command)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from . import cli_options as flags
 from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb, write_settings
 from .cli_stages import whole_numbers
 from .errors import UsageError
@@ -23,11 +24,14 @@ def verify(
     ],
     latents: Annotated[int, typer.Option(help="How many seeds, each at every psi.")] = 256,
     psi: Annotated[str, typer.Option(help="Truncations.")] = "0.5,0.7,1",
-    precision: Annotated[str | None, typer.Option(help="Whose limits hold; what the files declare by default.")] = None,
+    precision: Annotated[
+        str | None,
+        flags.offered("Whose limits hold; what the files declare by default.", flags.setting("precision")),
+    ] = None,
     bisect: Annotated[bool, typer.Option("--bisect", help="Compare the layers too: where do they part?")] = False,
-    backend_a: Annotated[str, typer.Option(help="What runs A: torch, fused, onnxruntime, ...")] = "auto",
-    backend_b: Annotated[str, typer.Option(help="What runs B.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Where torch computes: cpu, cuda, cuda:1.")] = None,
+    backend_a: Annotated[str, flags.offered("What runs A: torch, fused, onnxruntime, ...", flags.backends)] = "auto",
+    backend_b: Annotated[str, flags.offered("What runs B.", flags.backends)] = "auto",
+    device: Annotated[str | None, flags.offered("Where torch computes: cpu, cuda, cuda:1.", flags.devices)] = None,
     clients: Annotated[int, typer.Option(help="Of a server: how many ask at once.")] = 16,
     requests: Annotated[int, typer.Option(help="Of a server: how often in all; 0 for no load.")] = 200,
     model: Annotated[str, typer.Option(help="Of a server: which of its models.")] = "generator",
@@ -42,6 +46,10 @@ def verify(
     """The parity gate: do two artefacts draw the same images? Exit code 5 when not.
 
     A running server is asked for the golden images of its bundle, by one client and then by many at once.
+
+    Example: dcp-deploy verify student.safetensors student.onnx --bisect
+
+    Example: dcp-deploy verify demo-bundle http://127.0.0.1:8000
     """
     from . import export
     from .cli_tables import checks_table, layers_table
@@ -88,7 +96,10 @@ def bench(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Time a model, interleaved with its teacher when one is given."""
+    """Time a model, interleaved with its teacher when one is given.
+
+    Example: dcp-deploy bench student.onnx --teacher teacher.onnx --batch 8
+    """
     from . import benchmarks
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -123,7 +134,10 @@ def sample(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Draw a grid of images for seeds and truncations. Seeds mean what they mean in NVIDIA's scripts."""
+    """Draw a grid of images for seeds and truncations. Seeds mean what they mean in NVIDIA's scripts.
+
+    Example: dcp-deploy sample student.onnx -o grid.png --seeds 0-7 --psi 0.5,0.7,1
+    """
     from .export import load_runner
     from .sampling import sample_grid
 

@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
+from . import cli_options as flags
 from .config import read_toml, to_toml
 from .errors import DcpDeployError, MissingCapabilityError, UsageError
 from .files import atomic_path
 from .progress import Progress, Reporter
 
-SCHEMA = 1
 INTERRUPTED = 130
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PLAIN_SECONDS = 15.0  # between two lines of progress where there is no terminal
 WIDE = 160  # columns of a table that no terminal cuts
 
 P = ParamSpec("P")
+
+
+@dataclass
+class _Call:
+    """The verb that is running, and whether its answer is on stdout already."""
+
+    verb: str = ""
+    answered: bool = False
+
+
+_CALL: ContextVar[_Call] = ContextVar("_CALL")
 
 
 class Output(Reporter):
@@ -40,9 +53,16 @@ class Output(Reporter):
         self.stderr = Console(stderr=True, highlight=False)
 
     def result(self, document: dict[str, Any], *shown: Any) -> None:
-        """The verb's answer: ``document`` for machines, ``shown`` (text or rich tables) for people."""
+        """The verb's answer: ``document`` for machines, ``shown`` (text or rich tables) for people.
+
+        A document is printed only as its published schema has it: :func:`~.schemas.checked`.
+        """
         if self.as_json:
-            print(json.dumps({"schema": SCHEMA, **document}, indent=2, allow_nan=False))
+            from .schemas import checked
+
+            call = _CALL.get()
+            print(checked(call.verb, document), flush=True)  # who reads from serve's pipe must not wait for its end
+            call.answered = True
             return
         for part in shown:
             self.stdout.print(part, markup=False, soft_wrap=isinstance(part, str))
@@ -105,12 +125,18 @@ def duration(seconds: float) -> str:
 # ---- errors ----
 
 
+def name_of(function: Callable[..., None]) -> str:
+    """What a verb is called: as its function, but for one whose name Python needs."""
+    return {"evaluate": "eval"}.get(function.__name__, function.__name__)
+
+
 def verb(function: Callable[P, None]) -> Callable[P, None]:
     """Turn every way a verb can end into its exit code and one clear message on stderr."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         as_json = bool(kwargs.get("as_json"))
+        _CALL.set(_Call(name_of(function)))
         try:
             function(*args, **kwargs)
         except DcpDeployError as error:
@@ -143,6 +169,22 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+class Verbs(TyperGroup):
+    """All verbs. A command line that cannot be read is told in JSON too, where that was asked for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; what the parser finds wrong goes on to typer, which shows it on stderr and exits with 2."""
+        _CALL.set(_Call())
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if hasattr(error, "format_message") and "--json" in sys.argv:
+                known = [word for word in sys.argv[1:2] if word in self.commands]
+                remedy = f"See {' '.join(['dcp-deploy', *known, '--help'])}."
+                _print_error(getattr(error, "exit_code", UsageError.exit_code), error.format_message(), remedy)
+            raise
+
+
 def _end(code: int, message: str, remedy: str, as_json: bool) -> NoReturn:
     if os.environ.get("DCP_DEPLOY_DEBUG", "") not in ("", "0"):
         traceback.print_exc()
@@ -150,10 +192,17 @@ def _end(code: int, message: str, remedy: str, as_json: bool) -> NoReturn:
     console.print(f"error: {message}", markup=False, soft_wrap=True)
     if remedy:
         console.print(remedy, markup=False, soft_wrap=True)
-    if as_json:
-        document = {"schema": SCHEMA, "error": {"exit_code": code, "message": message, "remedy": remedy}}
-        print(json.dumps(document, indent=2))
+    call = _CALL.get(None)
+    if as_json and not (call and call.answered):  # a gate that failed has told its figures: one document is enough
+        _print_error(code, message, remedy)
     raise typer.Exit(code)
+
+
+def _print_error(code: int, message: str, remedy: str) -> None:
+    from .schemas.base import VERSION, Error, Failure
+
+    error = Error(schema=VERSION, error=Failure(exit_code=code, message=message, remedy=remedy))
+    print(error.model_dump_json(indent=2, by_alias=True))
 
 
 def _resume_hint() -> str:
@@ -201,7 +250,7 @@ ConfigFile = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of all random draws.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, flags.offered("auto, cpu, cuda, cuda:1, ...", flags.devices)]
 
 NOT_SETTINGS = ("config", "debug", "as_json", "quiet")
 

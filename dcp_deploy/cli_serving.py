@@ -33,10 +33,14 @@ def bundle(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Make what an inference service loads, or check it: dcp-deploy bundle build/demo -o demo.
+    """Make what an inference service loads, or check it.
 
-    `dcp-deploy bundle verify BUNDLE` compares every file with the manifest, without a network; exit code 3 names the
-    file that was altered, lost or added.
+    `bundle verify BUNDLE` compares every file with the manifest, without a network; exit code 3 names the file that was
+    altered, lost or added.
+
+    Example: dcp-deploy bundle build/demo -o demo-bundle --teacher
+
+    Example: dcp-deploy bundle verify demo-bundle
     """
     output = Output(as_json=as_json, quiet=quiet)
     if source == "verify":
@@ -87,9 +91,11 @@ def serve(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Run a bundle on this machine with NVIDIA's Triton server until Ctrl-C or SIGTERM: dcp-deploy serve demo.
+    """Run a bundle on this machine with NVIDIA's Triton server until Ctrl-C or SIGTERM.
 
     Requests in flight are finished first. Without a server here it says how to get one.
+
+    Example: dcp-deploy serve demo-bundle --port 8000
     """
     from .export.server import find_program, running_server, sigterm_interrupts
 

@@ -7,27 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
+from . import cli_options as flags
 from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb, write_settings
 from .errors import UsageError
-
-Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
-SCORE_HELP = "diversity, gradient, activation, style, weight-in, weight-out or random."
-MACS_HELP = "Share of the teacher's MACs to keep, with the best widths for it; instead of --ratio."
-PARAMS_HELP = "The same for parameters."
-REFINE_HELP = "Adjust weights after pruning: none, reconstruct, svs or svs+reconstruct."
 
 
 @verb
 def convert(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A teacher: NVIDIA .pkl, rosinality .pt, TensorFlow .pkl or native.")],
-    out: Out,
+    out: flags.Out,
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Rewrite a teacher as a native safetensors file, in float32, without running anything from it."""
+    """Rewrite a teacher as a native safetensors file, in float32, without running anything from it.
+
+    Example: dcp-deploy convert teacher.pkl -o teacher.safetensors
+    """
     from .checkpoints import provenance, read_checkpoint, save_generator
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -45,8 +43,8 @@ def convert(
 def score(
     context: typer.Context,
     teacher: Annotated[Path, typer.Argument(help="The generator whose channels to score.")],
-    out: Out,
-    method: Annotated[str, typer.Option(help=SCORE_HELP)] = "diversity",
+    out: flags.Out,
+    method: flags.Score = "diversity",
     latents: Annotated[str, typer.Option(help="How many; auto: until two halves agree on what to keep.")] = "1000",
     batch: Annotated[int, typer.Option(help="Latents per batch, a part of the definition.")] = 5,
     directions: Annotated[int, typer.Option(help="Directions per batch of latents.")] = 10,
@@ -63,7 +61,10 @@ def score(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Score every channel of a teacher by what it does for the diversity of the images. Resumable."""
+    """Score every channel of a teacher by what it does for the diversity of the images. Resumable.
+
+    Example: dcp-deploy score teacher.pkl -o scores.safetensors --latents 1000
+    """
     from . import compression
     from .checkpoints import load_generator
     from .stages import torch_device
@@ -101,19 +102,21 @@ def score(
 def prune(
     context: typer.Context,
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
-    out: Out,
+    out: flags.Out,
     scores: Annotated[
         list[Path] | None, typer.Option(help="A file that dcp-deploy score wrote; every shard, if it was in shards.")
     ] = None,
-    score: Annotated[str | None, typer.Option(help=f"Compute scores now instead: {SCORE_HELP}")] = None,
+    score: Annotated[
+        str | None, flags.offered(f"Compute scores now instead: {flags.SCORE_HELP}", flags.setting("score"))
+    ] = None,
     ratio: Annotated[float, typer.Option(help="Share of channels to remove, 0 to below 1.")] = 0.7,
     align: Annotated[int, typer.Option(help="Keep multiples of this many channels.")] = 8,
-    target_macs: Annotated[float | None, typer.Option(help=MACS_HELP)] = None,
-    target_params: Annotated[float | None, typer.Option(help=PARAMS_HELP)] = None,
+    target_macs: Annotated[float | None, typer.Option(help=flags.MACS_HELP)] = None,
+    target_params: Annotated[float | None, typer.Option(help=flags.PARAMS_HELP)] = None,
     target_latency: Annotated[
         str | None, typer.Option(help="The same for the time of one image in torch on this device: 3ms.")
     ] = None,
-    refine: Annotated[str, typer.Option(help=REFINE_HELP)] = "none",
+    refine: flags.Refine = "none",
     seed: Seed = 0,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
@@ -122,7 +125,12 @@ def prune(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Remove the lowest-scored channels of a teacher."""
+    """Remove the lowest-scored channels of a teacher.
+
+    Example: dcp-deploy prune teacher.pkl --scores scores.safetensors --ratio 0.7 -o pruned.safetensors
+
+    Example: dcp-deploy prune teacher.pkl --score weight-out --target-macs 0.1 -o pruned.safetensors --dry-run
+    """
     from . import compression
     from .checkpoints import load_generator, save_generator
     from .stages import torch_device
@@ -163,14 +171,15 @@ def distill(
     context: typer.Context,
     student: Annotated[Path, typer.Argument(help="The pruned generator.")],
     teacher: Annotated[Path, typer.Option(help="The generator it was pruned from.")],
-    out: Out,
+    out: flags.Out,
     dataset: Annotated[
-        str, typer.Option(help="demo: real images and features of the demo; else the teacher's own.")
+        str,
+        flags.offered("demo: real images and features of the demo; else the teacher's own.", flags.one_of("demo")),
     ] = "",
     data: Annotated[Path | None, typer.Option(help="Real images: a folder, a zip file or an LMDB.")] = None,
-    resize: Annotated[str, typer.Option(help="Images of another size: error; crop to the centre.")] = "error",
+    resize: flags.Resize = "error",
     mirror: Annotated[bool, typer.Option("--mirror", help="Flip half of the real images left to right.")] = False,
-    effort: Annotated[str, typer.Option(help="quick, standard or paper.")] = "quick",
+    effort: flags.Effort = "quick",
     steps: Annotated[int | None, typer.Option(help="Steps instead of the effort's.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -179,7 +188,10 @@ def distill(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a pruned generator after its teacher. A killed run goes on where it was."""
+    """Train a pruned generator after its teacher. A killed run goes on where it was.
+
+    Example: dcp-deploy distill pruned.safetensors --teacher teacher.pkl -o student.safetensors --data photos.zip
+    """
     from .checkpoints import load_generator, save_generator
     from .config import BuildConfig
     from .real_data import open_data, real_facts, real_words
@@ -213,30 +225,50 @@ def distill(
 def export(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A native checkpoint.")],
-    out: Out,
+    out: flags.Out,
     teacher: Annotated[
         Path | None, typer.Option(help="Export this one too, the same way, as teacher.onnx beside the other.")
     ] = None,
-    inputs: Annotated[str, typer.Option(help="z: latents and psi; ws: codes of every slot, to edit and mix.")] = "z",
+    inputs: Annotated[
+        str, flags.offered("z: latents and psi; ws: codes of every slot, to edit and mix.", flags.one_of("z", "ws"))
+    ] = "z",
     image: Annotated[
-        str, typer.Option(help="uint8: [B, H, W, 3], to send on; float: [B, 3, H, W] in [-1, 1].")
+        str,
+        flags.offered(
+            "uint8: [B, H, W, 3], to send on; float: [B, 3, H, W] in [-1, 1].", flags.one_of("uint8", "float")
+        ),
     ] = "uint8",
     noise: Annotated[
-        str, typer.Option(help="const: baked in; none; input: one map per layer with every call.")
+        str,
+        flags.offered(
+            "const: baked in; none; input: one map per layer with every call.",
+            flags.one_of("const", "none", "input"),
+        ),
     ] = "const",
     upsample: Annotated[
-        str, typer.Option(help="transposed or polyphase: two exact forms; auto: the faster one, measured per layer.")
+        str,
+        flags.offered(
+            "transposed or polyphase: two exact forms; auto: the faster one, measured per layer.",
+            flags.one_of("transposed", "polyphase", "auto"),
+        ),
     ] = "transposed",
     batch: Annotated[str, typer.Option(help="Smallest and largest batch to promise: 1,64. Left out: any.")] = "",
     precision: Annotated[
-        str, typer.Option(help="fp32; fp16, bf16: where measured ranges allow; int8: where the images allow.")
+        str,
+        flags.offered(
+            "fp32; fp16, bf16: where measured ranges allow; int8: where the images allow.",
+            flags.setting("precision"),
+        ),
     ] = "fp32",
     config: ConfigFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write a generator as one ONNX file: z and psi in, images out."""
+    """Write a generator as one ONNX file: z and psi in, images out.
+
+    Example: dcp-deploy export student.safetensors -o student.onnx --precision fp16
+    """
     from .checkpoints import load_generator
     from .export import export_onnx, precision_report
     from .export.onnx import weights_sha256
@@ -266,9 +298,16 @@ def export(
 def engine(
     context: typer.Context,
     onnx: Annotated[Path, typer.Argument(help="A file that dcp-deploy export wrote.")],
-    out: Out,
-    target: Annotated[str, typer.Option(help='GPUs: "sm89", "RTX 4090,L4"; auto: the one present.')] = "auto",
-    flavour: Annotated[str, typer.Option(help="tensorrt-rtx (no GPU needed), tensorrt, or auto.")] = "auto",
+    out: flags.Out,
+    target: Annotated[
+        str, flags.offered('GPUs: "sm89", "RTX 4090,L4"; auto: the one present.', flags.targets)
+    ] = "auto",
+    flavour: Annotated[
+        str,
+        flags.offered(
+            "tensorrt-rtx (no GPU needed), tensorrt, or auto.", flags.one_of("auto", "tensorrt-rtx", "tensorrt")
+        ),
+    ] = "auto",
     batch: Annotated[str, typer.Option(help="Smallest, best-served and largest batch.")] = "1,8,64",
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="For later versions of the same major TensorRT too; slower.")
@@ -286,7 +325,10 @@ def engine(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Build a TensorRT engine, with its manifest beside it."""
+    """Build a TensorRT engine, with its manifest beside it.
+
+    Example: dcp-deploy engine student.onnx -o student.engine --target "RTX 4090,L4"
+    """
     from .export import EngineOptions, build_engine
 
     output = Output(as_json=as_json, quiet=quiet)

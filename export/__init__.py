@@ -5,8 +5,9 @@ The names are imported on first use, so that a service can run what was exported
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..lazy import import_on_use
 
 __all__ = [
     "Bisection",
@@ -43,35 +44,18 @@ if TYPE_CHECKING:
     from .tensorrt import EngineOptions, build_engine
     from .tolerance import Tolerance, tolerance_for
 else:
-    _HOME = {
-        "Bisection": "bisect",
-        "FormRunner": "forms",
-        "load_form": "forms",
-        "FusedGenerator": "fused",
-        "FusedSynthesis": "fused",
-        "Engine": "manifest",
-        "check_engine": "manifest",
-        "read_manifest": "manifest",
-        "export_onnx": "onnx",
-        "ParityReport": "parity",
-        "verify": "parity",
-        "precision_report": "quantization",
-        "Runner": "runners",
-        "classes_of": "runners",
-        "latents_of": "runners",
-        "load_runner": "runners",
-        "EngineOptions": "tensorrt",
-        "build_engine": "tensorrt",
-        "Tolerance": "tolerance",
-        "tolerance_for": "tolerance",
-    }
-
-    def __getattr__(name):
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-        globals()[name] = value  # the next access finds it without coming here
-        return value
-
-    def __dir__():
-        return sorted({*globals(), *_HOME})
+    __getattr__, __dir__ = import_on_use(
+        __name__,
+        {
+            "bisect": ("Bisection",),
+            "forms": ("FormRunner", "load_form"),
+            "fused": ("FusedGenerator", "FusedSynthesis"),
+            "manifest": ("Engine", "check_engine", "read_manifest"),
+            "onnx": ("export_onnx",),
+            "parity": ("ParityReport", "verify"),
+            "quantization": ("precision_report",),
+            "runners": ("Runner", "classes_of", "latents_of", "load_runner"),
+            "tensorrt": ("EngineOptions", "build_engine"),
+            "tolerance": ("Tolerance", "tolerance_for"),
+        },
+    )

@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 
 from dcp_deploy import config as config_module
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.config import BuildConfig, Effort
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 from dcp_deploy.pipeline import REUSED, build
+from dcp_deploy.schemas import published
 
 STEPS = 24
 TINY = Effort(
@@ -249,6 +251,11 @@ def test_the_summary_has_figures_and_says_what_was_not_measured(finished: tuple[
     assert summary["files"]["student.onnx"] < summary["files"]["teacher.onnx"]
     assert summary["engine"] or summary["no_engine"]
     assert summary["report"] == str(directory / "report.html")
+
+
+@pytest.mark.slow
+def test_the_answer_fits_the_published_schema(finished: tuple[Path, dict[str, Any]]) -> None:
+    Draft202012Validator(published("build")).validate(finished[1])
 
 
 @pytest.mark.slow

@@ -1,0 +1,75 @@
+"""The command in this process, and small models for it to work on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+from typer.main import get_command
+
+from dcp_deploy import schemas
+from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.cli import app
+from dcp_deploy.generators import Generator, GeneratorConfig
+
+VERBS: tuple[str, ...] = tuple(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def dcp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """``dcp("inspect", path)``: the command in this process, in an empty working directory.
+
+    What it prints with --json is held to the schema that is published for the verb.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DCP_DEPLOY_DEBUG", raising=False)
+
+    def run(*words: object) -> Ended:
+        arguments = [str(word) for word in words]
+        monkeypatch.setattr(sys, "argv", ["dcp-deploy", *arguments])
+        with pytest.raises(SystemExit) as end:
+            app(arguments, prog_name="dcp-deploy")
+        out, err = capfd.readouterr()
+        if "--json" in arguments and arguments[0] in VERBS:
+            Draft202012Validator(schemas.published(arguments[0])).validate(json.loads(out))
+        return Ended(int(end.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a 16 px teacher, ``t.safetensors``, and its export ``t.onnx``."""
+    folder = tmp_path_factory.mktemp("models")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        generator = Generator(GeneratorConfig(16, (8,) * 6, z_dim=8, w_dim=8, mapping_layers=2)).eval()
+        for _, torgb in generator.synthesis.torgbs():
+            torgb.weight.data.mul_(0.2)  # colours within range, as the parity gate wants them
+    save_generator(generator, folder / "t.safetensors")
+    with pytest.raises(SystemExit) as end:  # seconds of work: once for all tests, by the verb itself
+        app(["export", str(folder / "t.safetensors"), "--out", str(folder / "t.onnx"), "--quiet"])
+    assert not end.value.code
+    return folder

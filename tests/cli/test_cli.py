@@ -1,0 +1,86 @@
+"""Help, settings from a file, and the verbs that tell about files, presets and the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from dcp_deploy.config import read_toml
+
+from .conftest import VERBS, Command
+
+
+def test_help_and_version_work_with_no_package_beyond_the_command_line_s() -> None:
+    script = f"""
+import sys
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"torch", "numpy", "onnx", "onnxruntime", "onnxscript", "safetensors", "PIL", "scipy",
+                                  "sklearn", "matplotlib", "jinja2", "tensorrt_rtx", "tensorrt", "psutil",
+                                  "httpx", "filelock", "platformdirs"}}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Bare())
+from dcp_deploy.cli import app
+for words in [["--help"], ["--version"], *([verb, "--help"] for verb in {VERBS})]:
+    try:
+        app(words)
+    except SystemExit as end:
+        assert not end.code, words
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+# ---- settings from a file ----
+
+
+def test_a_file_gives_defaults_and_flags_win(dcp: Command, tmp_path: Path, models: Path) -> None:
+    (tmp_path / "c.toml").write_text(f'dataset = "ffhq"\nalign = 1\nseed = 3\nteacher = "{models}/t.safetensors"\n')
+    ended = dcp("build", "--config", "c.toml", "--seed", "4", "--dry-run", "--json")
+    config = ended.json["config"]
+    assert (config["dataset"], config["align"], config["seed"]) == ("ffhq", 1, 4)
+    assert ended.json["student"]["parameters"] < ended.json["teacher"]["parameters"]
+
+
+def test_an_unknown_setting_in_a_file_is_refused(dcp: Command, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("ration = 0.5\n")
+    ended = dcp("build", "--config", "c.toml")
+    assert ended.code == 2 and "'ration'" in ended.err
+
+
+def test_a_setting_of_the_wrong_type_in_a_file_is_refused(dcp: Command, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('ratio = "much"\n')
+    assert dcp("build", "--config", "c.toml").code == 2
+
+
+def test_the_settings_beside_a_result_make_it_again(dcp: Command, tmp_path: Path, models: Path) -> None:
+    first = dcp("sample", models / "t.safetensors", "-o", "a.png", "--seeds", "5,7", "--psi", "0.5,1", "--json").json
+    settings = read_toml(first["settings"])
+    assert settings["seeds"] == "5,7" and "as_json" not in settings
+    before = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").unlink()
+    del settings["model"]  # an argument is given by its place
+    assert dcp("sample", models / "t.safetensors", "--config", first["settings"]).code == 0
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+# ---- verbs that tell ----
+
+
+def test_inspect_as_text_and_as_json(dcp: Command, models: Path) -> None:
+    assert "stylegan2" in dcp("inspect", models / "t.safetensors").out
+    facts = dcp("inspect", models / "t.onnx", "--json").json
+    assert facts["format"] == "onnx" and facts["widths"] == [8] * 6 and facts["macs"] > 0
+
+
+def test_datasets_lists_all_and_tells_one_in_full(dcp: Command) -> None:
+    assert "ffhq256" in dcp("datasets").out
+    assert len(dcp("datasets", "--json").json["datasets"]) > 10
+    assert dcp("datasets", "ffhq", "--json").json["teacher"]["url"].startswith("https://")
+
+
+def test_doctor_ends_well_here(dcp: Command) -> None:
+    assert dcp("doctor", "--json").json["healthy"] is True
+    assert "torch" in dcp("doctor").out

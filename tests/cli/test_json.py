@@ -1,0 +1,201 @@
+"""What the verbs print with --json, held to the published schemas."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
+
+from dcp_deploy import pipeline, schemas
+from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.errors import DcpDeployError
+from dcp_deploy.export import sizing
+from dcp_deploy.export.server import find_program
+from dcp_deploy.generators import Generator, GeneratorConfig
+
+from .conftest import VERBS, Command
+
+TRITON = Path(__file__).parents[2] / ".venv-triton"  # made by make test
+STUDENT = ("--score", "random", "--align", 1, "-o", "p.safetensors")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, models: Path) -> Path:
+    """The small models in the working directory, and less work in what the tests are not about."""
+    monkeypatch.setattr(sizing, "SECONDS", 0.05)
+    for file in models.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_published_schema_that_is_what_its_models_say(verb: str) -> None:
+    schema = schemas.published(verb)
+    Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema == schemas.generate(verb), "write it anew: python -m dcp_deploy.schemas"
+
+
+def test_there_is_no_schema_of_anything_else() -> None:
+    assert set(schemas.MODELS) == set(VERBS)
+
+
+# The other answers of the verbs are those of the tests beside this file: ``dcp`` holds each of them to its schema.
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("build", "--dry-run", "--dataset", "ffhq"),
+        ("convert", "t.safetensors", "-o", "c.safetensors"),
+        ("score", "t.safetensors", "-o", "s.safetensors", "--latents", 4, "--directions", 2, "--batch", 2),
+        ("score", "t.safetensors", "-o", "s.safetensors", "--method", "random"),
+        ("prune", "t.safetensors", *STUDENT),
+        ("schema",),
+        ("schema", "inspect"),
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)
+@pytest.mark.usefixtures("small")
+def test_an_answer_fits_its_schema(dcp: Command, words: tuple[object, ...]) -> None:
+    ended = dcp(*words, "--json")
+    assert ended.code == 0, ended.err
+    assert "error" not in ended.json
+
+
+@pytest.mark.usefixtures("small")
+def test_the_answers_about_a_bundle_fit(dcp: Command) -> None:
+    assert dcp("bundle", "t.onnx", "-o", "b", "--json").json["path"] == "b"
+    assert dcp("bundle", "verify", "b", "--json").json["file_count"] > 10
+    assert dcp("inspect", "b", "--json").json["format"] == "bundle"
+
+
+def test_the_answer_of_eval_fits(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    measuring = import_module("dcp_deploy.metrics.evaluate")  # the package has a function of that name
+    monkeypatch.setattr(measuring, "MIN_SAMPLES", 100)  # figures of so few mean nothing, but are there
+    monkeypatch.setattr(measuring, "REFERENCE_SAMPLES", 100)
+    measuring._reference.cache_clear()
+    save_generator(Generator(GeneratorConfig(64, (4,) * 10, z_dim=8, w_dim=8, mapping_layers=2)), "g.safetensors")
+    assert dcp("eval", "g.safetensors", "--samples", 100, "--json").json["samples"] == 100
+    measuring._reference.cache_clear()  # later tests want the whole of it
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_the_answers_about_a_server_fit(dcp: Command) -> None:
+    try:
+        find_program(TRITON)
+    except DcpDeployError as error:
+        pytest.skip(f"no Triton server here: {error.message}")
+    dcp("bundle", "t.onnx", "-o", "b")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "dcp_deploy", "serve", "b", "--server", str(TRITON), "--json", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        try:
+            document = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+            Draft202012Validator(schemas.published("serve")).validate(document)
+            ended = dcp("verify", "b", document["http"], "--clients", 2, "--requests", 4, "--json")
+            assert ended.json["load"]["failed"] == 0
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_command_line_that_cannot_be_read_is_told_on_both(dcp: Command, verb: str) -> None:
+    ended = dcp(verb, "--no-such-flag", "--json")
+    error = ended.json["error"]
+    assert ended.code == error["exit_code"] == 2
+    assert "--no-such-flag" in error["message"] and f"dcp-deploy {verb} --help" in error["remedy"]
+    assert "--no-such-flag" in ended.err
+
+
+def test_an_unknown_verb_is_told_too(dcp: Command) -> None:
+    ended = dcp("biuld", "--json")
+    assert ended.code == 2 and "'biuld'" in json.loads(ended.out)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("build", "--dataset", "nope"), 2),
+        (("inspect", "gone.pkl"), 3),
+        (("build", "--config", "gone.toml"), 3),
+        (("doctor", "--config", "gone.toml"), 3),
+    ],
+    ids=str,
+)
+def test_an_error_is_the_one_document_and_says_the_same_on_stderr(
+    dcp: Command, words: tuple[str, ...], code: int
+) -> None:
+    ended = dcp(*words, "--json")
+    error = ended.json["error"]
+    assert ended.code == error["exit_code"] == code
+    assert ended.err == f"error: {error['message']}\n{error['remedy']}\n"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_gate_that_fails_leaves_its_figures_on_stdout_and_the_reason_on_stderr(dcp: Command) -> None:
+    words = ("verify", "t.safetensors", "t.onnx", "--latents", 2, "--psi", 1, "--json")
+    assert dcp(*words).json["passed"] is True
+    dcp("prune", "t.safetensors", *STUDENT)
+    failed = dcp("verify", "t.safetensors", "p.safetensors", *words[3:])
+    assert failed.code == 5 and "differ" in failed.err
+    assert failed.json["passed"] is False
+
+
+def test_an_interrupt_is_told_too(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "build", interrupted)
+    assert dcp("build", "--json").json["error"]["exit_code"] == 130
+
+
+# ---- the schemas ----
+
+
+def test_schema_prints_what_is_published(dcp: Command) -> None:
+    assert json.loads(dcp("schema", "verify").out) == schemas.published("verify")
+    assert dcp("schema").out.split() == list(VERBS)
+    ended = dcp("schema", "verfy")
+    assert ended.code == 2 and "'verfy'" in ended.err
+
+
+def test_a_field_that_nobody_described_is_not_printed() -> None:
+    facts = {"path": "a.png", "backend": "torch", "settings": "a.png.toml"}
+    assert json.loads(schemas.checked("sample", facts)) == {"schema": 1, **facts}
+    with pytest.raises(ValidationError, match="mood"):
+        schemas.checked("sample", {**facts, "mood": "good"})
+    with pytest.raises(ValidationError, match="backend"):
+        schemas.checked("sample", {**facts, "backend": 7})
+
+
+def test_a_reader_may_meet_a_field_of_a_later_version() -> None:
+    document = {"schema": 1, "path": "a.png", "backend": "torch", "settings": "a.png.toml", "later": True}
+    Draft202012Validator(schemas.published("sample")).validate(document)
+    with pytest.raises(Exception, match="not valid"):
+        Draft202012Validator(schemas.published("sample")).validate({**document, "schema": 2})
+
+
+def test_printing_a_schema_imports_nothing_slow() -> None:
+    script = (
+        "import sys; from dcp_deploy.cli import app\n"
+        "try: app(['schema', 'verify'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,124 @@
+"""The verbs that make files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from dcp_deploy.checkpoints import load_generator
+from dcp_deploy.config import read_toml
+
+from .conftest import Command
+
+
+def test_convert_writes_the_same_network(dcp: Command, tmp_path: Path, models: Path) -> None:
+    assert dcp("convert", models / "t.safetensors", "-o", "c.safetensors").code == 0
+    before, after = load_file(models / "t.safetensors"), load_file(tmp_path / "c.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_score_then_prune_keeps_what_the_plan_says(dcp: Command, tmp_path: Path, models: Path) -> None:
+    teacher = models / "t.safetensors"
+    assert dcp("score", teacher, "-o", "s.safetensors", "--latents", 10, "--directions", 2, "--quiet").err == ""
+    plan = dcp("prune", teacher, "--scores", "s.safetensors", "-o", "p.safetensors", "--align", 2, "--json").json[
+        "plan"
+    ]
+    assert load_generator(tmp_path / "p.safetensors").widths == tuple(plan["student"]["widths"]) == (4,) * 6
+
+
+def test_prune_by_a_method_may_only_plan(dcp: Command, tmp_path: Path, models: Path) -> None:
+    words = ("--score", "random", "--ratio", "0.5", "--align", "1", "-o", "p.safetensors", "--dry-run")
+    ended = dcp("prune", models / "t.safetensors", *words)
+    assert "fewer" in ended.out and "latency: " in ended.out
+    assert not (tmp_path / "p.safetensors").exists()
+
+
+def test_a_latency_is_planned_in_milliseconds(dcp: Command, models: Path) -> None:
+    words = ("prune", models / "t.safetensors", "--score", "random", "--align", "1", "-o", "p.safetensors", "--dry-run")
+    assert dcp(*words, "--target-latency", "1000ms", "--json").json["target"] == "latency 1000 ms"
+    assert "'soon' is no time" in dcp(*words, "--target-latency", "soon").err
+
+
+def test_prune_puts_shards_together(dcp: Command, models: Path) -> None:
+    for i in (0, 1):
+        words = ("--latents", 8, "--directions", 2, "--batch", 2, "--shard", f"{i}/2", "-o", f"{i}.safetensors")
+        dcp("score", models / "t.safetensors", *words)
+    both = ("--scores", "0.safetensors", "--scores", "1.safetensors", "--align", 1, "-o", "p.safetensors")
+    assert dcp("prune", models / "t.safetensors", *both, "--dry-run").code == 0
+    ended = dcp("prune", models / "t.safetensors", *both[2:], "--dry-run")
+    assert ended.code == 2 and "no 1 shards" in ended.err
+
+
+def test_prune_to_a_target_stays_within_it(dcp: Command, models: Path) -> None:
+    words = ("--score", "weight-out", "--target-macs", "0.5", "--align", "1", "-o", "p.safetensors", "--dry-run")
+    plan = dcp("prune", models / "t.safetensors", *words, "--json").json
+    assert plan["target"] == "macs 0.5"
+    assert 0.4 < plan["student"]["macs"] / plan["teacher"]["macs"] <= 0.5
+
+
+def test_score_says_how_far_two_halves_agree(dcp: Command, models: Path) -> None:
+    words = ("--latents", 12, "--directions", 2, "--batch", 3, "--released", "-o", "s.safetensors")
+    ended = dcp("score", models / "t.safetensors", *words)
+    assert "two halves of the 12 latents keep" in ended.err
+
+
+def test_distill_trains_after_the_teacher(dcp: Command, tmp_path: Path, models: Path) -> None:
+    teacher = models / "t.safetensors"
+    dcp("prune", teacher, "--score", "random", "--align", "1", "-o", "p.safetensors")
+    ended = dcp("distill", "p.safetensors", "--teacher", teacher, "-o", "d.safetensors", "--steps", 2, "--json")
+    assert [entry["step"] for entry in ended.json["history"]] == [0, 2]
+    assert load_generator(tmp_path / "d.safetensors").widths == load_generator(tmp_path / "p.safetensors").widths
+
+
+def test_distill_against_images_says_what_they_are(dcp: Command, tmp_path: Path, models: Path) -> None:
+    teacher, folder = models / "t.safetensors", tmp_path / "photos"
+    folder.mkdir()
+    for index in range(4):
+        Image.new("RGB", (24, 20), (index,) * 3).save(folder / f"{index}.png")
+    dcp("prune", teacher, "--score", "random", "--align", "1", "-o", "p.safetensors")
+    words = ("distill", "p.safetensors", "--teacher", teacher, "-o", "d.safetensors", "--steps", 1, "--data", folder)
+    refused = dcp(*words)
+    assert refused.code == 2 and "is 24x20 px, not 16x16" in refused.err and "--resize crop" in refused.err
+    ended = dcp(*words, "--resize", "crop", "--mirror", "--json")
+    assert ended.json["images"]["images"] == 4 and ended.json["images"]["kind"] == "folder"
+    assert ended.json["images"]["mirrored"] is True and ended.json["images"]["in_training"] is False
+    assert f"4 of {folder} (folder)" in ended.err and "training does not look at them" in ended.err
+    assert read_toml(tmp_path / "d.safetensors.toml")["data"] == str(folder)
+
+
+def test_export_leaves_its_settings_beside_the_file(models: Path) -> None:
+    settings = read_toml(models / "t.onnx.toml")
+    assert (settings["image"], settings["upsample"], settings["noise"]) == ("uint8", "transposed", "const")
+
+
+def test_export_takes_a_teacher_along_and_makes_other_forms(dcp: Command, models: Path) -> None:
+    teacher = models / "t.safetensors"
+    words = ("--inputs", "ws", "--noise", "none", "--upsample", "polyphase", "--batch", "1,8", "--json")
+    ended = dcp("export", teacher, "-o", "s.onnx", "--teacher", teacher, *words)
+    assert ended.code == 0 and ended.json["teacher"] == "teacher.onnx"
+    student, beside = (dcp("inspect", name, "--json").json for name in ("s.onnx", "teacher.onnx"))
+    for told in (student, beside):
+        assert list(told["inputs"]) == ["ws"] and told["metadata"]["batch"] == "1,8"
+        assert '"polyphase"' in told["metadata"]["upsample"] and told["metadata"]["noise"] == "none"
+    assert student["metadata"]["teacher_sha256"] == beside["metadata"]["weights_sha256"]
+
+
+def test_export_refuses_what_makes_no_sense(dcp: Command, models: Path) -> None:
+    teacher = models / "t.safetensors"
+    refused = dcp("export", teacher, "-o", "teacher.onnx", "--teacher", teacher)
+    assert refused.code == 2 and "where the teacher goes" in refused.err
+    assert dcp("export", teacher, "-o", "s.onnx", "--batch", "8").code == 2
+    assert not Path("s.onnx").exists()
+
+
+def test_engine_builds_for_a_named_gpu_without_one(dcp: Command, tmp_path: Path, models: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is an extra")
+    ended = dcp("engine", models / "t.onnx", "-o", "t.engine", "--target", "RTX 4090", "--batch", "1,2,4", "--json")
+    assert ended.json["manifest"]["targets"] == ["sm89"]
+    facts = dcp("inspect", "t.engine", "--json").json
+    assert facts["format"] == "engine" and facts["widths"] == [8] * 6 and facts["parameters"] > 0
