@@ -133,8 +133,8 @@ class _Run:
             with self.reporter.task("eval") as progress:
                 chosen = DEMO_SAMPLES if samples is None else samples
                 return evaluate(self.model, samples=chosen, progress=progress, **self.drawing).to_dict()
-        shape, resize = shape_of(self.model), self.against.resize
-        images = open_images(self.against.data, resolution=shape.resolution, resize=resize, c_dim=shape.c_dim)
+        size = shape_of(self.model).resolution
+        images = open_images(self.against.data, resolution=size, resize=self.against.resize, c_dim=0)
         extractor = load_inception(self._inception(), device=self.device)
         with self.reporter.task("real images") as progress:
             real = real_features(images, extractor, count=REALS, cache=cache_folder() / "features", progress=progress)

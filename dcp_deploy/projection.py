@@ -5,6 +5,7 @@ What is compared for teacher and student is how close they come: a student that 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -92,7 +93,7 @@ def project(
     config = config or ProjectConfig()
     _check(generator, images, config)
     device = next(generator.parameters()).device
-    generator = generator.eval().requires_grad_(False)
+    generator = copy.deepcopy(generator).eval().requires_grad_(False)
     mean, spread = _code_statistics(generator, config.seed)
     found: list[_Found] = []
     for start in range(0, len(images), _BATCH):

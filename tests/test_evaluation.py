@@ -22,6 +22,7 @@ from dcp_deploy.export import export_onnx
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.metrics import likeness, published
 from dcp_deploy.presets import Teacher
+from dcp_deploy.schemas import checked
 
 SAMPLES = 200
 
@@ -84,6 +85,7 @@ def test_a_teacher_brings_likeness_diversity_and_editing(models: Path) -> None:
     assert own["teacher"]["seed_diversity_kept"] == 1.0
     assert own["editing"]["images"] == pytest.approx(1.0)
     assert own["teacher"]["lpips"] is None
+    assert checked("eval", own)
     assert list(own["not_measured"]) == ["lpips"] and "--lpips FILE" in own["not_measured"]["lpips"]
 
 
@@ -133,7 +135,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_data_is_measured_by_inception_and_kept_in_the_cache(models: Path, data: Path, own_cache: Path) -> None:
     against = Against(data=data, inception=Path("given.pth"))
-    first, again = (evaluate_file(models / "t.safetensors", against, samples=20).figures for _ in range(2))
+    measured = [evaluate_file(models / "t.safetensors", against, samples=20) for _ in range(2)]
+    assert checked("eval", measured[0].to_dict())
+    first, again = (one.figures for one in measured)
     assert (first["cached"], again["cached"]) == (False, True)
     assert {**first, "cached": True} == again
     assert (first["reals"], first["samples"], first["features"]) == (12, 20, "means")

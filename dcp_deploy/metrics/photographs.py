@@ -19,7 +19,7 @@ from ..datasets.images import ImageSet
 from ..errors import InputError, UsageError
 from ..files import atomic_path
 from .distances import Distances, feature_distances
-from .drawing import Model, Progress, draw, latents_for, shape_of, to_bytes
+from .drawing import Model, Progress, draw, latents_for, to_bytes
 
 FEWEST = 10  # images: what the nearest-neighbour figures need, and no more meaning than that
 _BATCH = 32
@@ -80,8 +80,9 @@ def evaluate_against(
 ) -> DataMetrics:
     """Draw ``samples`` images of ``model`` as :func:`~.evaluate.evaluate` does and compare them with real ones.
 
-    Images are rounded to 8 bits first. Published FIDs are of 50,000 samples against 50,000 real images or more; fewer
-    give a larger FID, so compare at equal counts only. Raises UsageError for fewer than 10 samples or real images.
+    Images are rounded to 8 bits first; classes are drawn evenly, whatever their shares in the data. Published FIDs are
+    of 50,000 samples against 50,000 real images or more; fewer give a larger FID, so compare at equal counts only.
+    Raises UsageError for fewer than 10 samples or real images.
     """
     if min(samples, len(real.features)) < FEWEST:
         raise UsageError(
@@ -155,9 +156,3 @@ def _read(path: Path, count: int) -> NDArray[np.float32] | None:
         return None
     whole = features.ndim == 2 and len(features) == count and features.dtype == np.float32
     return features if whole and bool(np.isfinite(features).all()) else None
-
-
-def check_resolution(model: Model, images: ImageSet) -> None:
-    """Raise UsageError unless images and model are of one size."""
-    if shape_of(model).resolution != images.resolution:
-        raise UsageError(f"the model draws {shape_of(model).resolution} px, the images have {images.resolution} px")

@@ -98,7 +98,9 @@ class Projected(Document):
     space: Literal["w", "w+"]
     steps: int
     rate: float
+    explore: float
     noise: bool
+    noise_weight: float
     seed: int
     not_measured: dict[str, str]
     path: str

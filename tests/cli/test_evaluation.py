@@ -1,0 +1,85 @@
+"""The verbs that measure, edit and project, in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from dcp_deploy import evaluation
+from dcp_deploy.checkpoints.directions import read_directions
+
+from .conftest import Command
+
+
+@pytest.fixture
+def model(models: Path) -> Path:
+    """A 16 px generator."""
+    return models / "t.safetensors"
+
+
+def test_directions_are_found_and_edit_a_sample(dcp: Command, model: Path) -> None:
+    ended = dcp("directions", model, "-o", "d.safetensors", "--count", 3, "--json")
+    told = ended.json
+    assert ended.code == 0 and list(told["directions"]) == ["pc0", "pc1", "pc2"]
+    assert read_directions(Path("d.safetensors"))["pc0"].sigma == pytest.approx(told["directions"]["pc0"]["sigma"])
+    assert dcp("sample", model, "--seeds", "0-1", "-o", "plain.png").code == 0
+    edit = ("--direction", "pc0=2", "--direction", "pc2=-1.5", "--directions", "d.safetensors")
+    assert dcp("sample", model, "--seeds", "0-1", "-o", "edited.png", *edit).code == 0
+    assert Path("plain.png").read_bytes() != Path("edited.png").read_bytes()
+    assert dcp("sample", model, "--config", "edited.png.toml", "-o", "again.png").code == 0
+    assert Path("again.png").read_bytes() == Path("edited.png").read_bytes()
+
+
+def test_an_edit_that_cannot_be_is_a_usage_error(dcp: Command, model: Path) -> None:
+    ended = dcp("sample", model, "--direction", "pc0=2")
+    assert ended.code == 2 and "--directions FILE" in ended.err
+    assert dcp("directions", model, "-o", "d.safetensors", "--count", 2, "--quiet").code == 0
+    ended = dcp("sample", model, "--direction", "smile=2", "--directions", "d.safetensors")
+    assert ended.code == 2 and "smile=2" in ended.err and "pc0" in ended.err
+    ended = dcp("directions", model, "-o", "d.bin")
+    assert ended.code == 2 and "d.safetensors" in ended.err
+
+
+def test_project_reports_both_models_and_writes_what_it_found(dcp: Command, model: Path) -> None:
+    Image.new("RGB", (20, 16), "gray").save("face.png")
+    words = ("project", "face.png", "--model", model, "--teacher", model, "--steps", 3, "-o", "found")
+    ended = dcp(*words)
+    assert ended.code == 2 and "--resize crop" in ended.err
+    ended = dcp(*words, "--resize", "crop", "--space", "w+", "--json")
+    told = ended.json
+    assert ended.code == 0
+    assert told["models"]["model"] == told["models"]["teacher"] and told["models"]["model"]["mse"] > 0
+    assert (told["space"], told["steps"], told["loss"]) == ("w+", 3, "mse")
+    assert json.loads(Path("found/projection.json").read_text()).items() <= told.items()
+    assert load_file("found/ws.safetensors")["model"].shape == (1, 6, 8)
+    assert dcp("project", "nowhere.png", "--model", model).code == 3
+
+
+def test_eval_prints_figures_reasons_and_the_table_of_modes(
+    dcp: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"factor": "hat", "value": "top_hat", "data": 0.05, "samples": 0.04, "ratio": 0.8}
+    seen: list[Any] = []
+
+    def measure(path: Path, against: evaluation.Against, **settings: Any) -> evaluation.Evaluation:
+        seen.append((path, against, settings["samples"]))
+        return evaluation.Evaluation({"fid": 1.25, "modes": [row]}, {"lpips": "no weights here"})
+
+    monkeypatch.setattr(evaluation, "evaluate_file", measure)
+    ended = dcp("eval", model, "--teacher", model, "--samples", 700, "-o", "m.json")
+    assert ended.code == 0 and seen == [(model, evaluation.Against(teacher=model), 700)]
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert ["fid", "1.25"] in lines
+    assert ["hat", "top_hat", "0.0500", "0.0400", "0.80"] in lines
+    assert "not measured: no weights here" in ended.out
+    assert json.loads(Path("m.json").read_text())["modes"] == [row]
+
+
+def test_eval_without_data_wants_a_model_of_the_demos_kind(dcp: Command, model: Path) -> None:
+    ended = dcp("eval", model)
+    assert ended.code == 2 and "16 px" in ended.err and "--data" in ended.err
