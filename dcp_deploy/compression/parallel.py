@@ -8,6 +8,7 @@ derivatives. Instead the gradients of an update are summed in one message (:meth
 from __future__ import annotations
 
 import importlib.util
+import logging
 import multiprocessing
 import os
 import pickle
@@ -150,7 +151,13 @@ def _connected(rank: int, size: int, kind: str, port: int) -> Iterator[tuple[Tea
     backend = "nccl" if kind == "cuda" else "gloo"
     strategy = DDPStrategy(cluster_environment=_seat(rank, size, port), process_group_backend=backend, timeout=WAIT)
     fabric = Fabric(accelerator=kind, devices=size, strategy=strategy)
-    fabric.launch()
+    log = logging.getLogger("lightning_fabric")
+    level = log.level
+    log.setLevel(logging.WARNING)  # that two processes connect is nothing to tell
+    try:
+        fabric.launch()
+    finally:
+        log.setLevel(level)
     try:
         yield Team(rank, size, lambda tensor: fabric.all_reduce(tensor, reduce_op="sum")), fabric.device  # type: ignore[arg-type, return-value]
     finally:

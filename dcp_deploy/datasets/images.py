@@ -80,11 +80,26 @@ class ImageSet:
         self, container: Container, path: Path, resolution: int, resize: Resize, labels: Labels | None
     ) -> None:
         self.path, self.resolution, self.resize, self.labels = path, resolution, resize, labels
-        self._container = container
         self._unusable: dict[int, UnusableImageError] = {}
+        self._open(container)
+
+    def _open(self, container: Container) -> None:
+        self._container = container
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="images")  # Pillow decodes outside Python's lock
         self._started: dict[int, Future[Sample]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to open the same images: the path, not the open files."""
+        told = {name: getattr(self, name) for name in ("path", "resolution", "resize", "labels", "_unusable")}
+        return {**told, "fingerprint": self._container.fingerprint}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        fingerprint = state.pop("fingerprint")
+        self.__dict__.update(state)
+        self._open(open_container(self.path))
+        if self._container.fingerprint != fingerprint:
+            raise InputError(f"{self.path} has changed since it was opened", "Start again with the images as they are.")
 
     def __len__(self) -> int:
         """Images listed, the bad ones too."""

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcp_deploy.compression import DistillConfig, distill
+from dcp_deploy.compression.training_setup import Task
 from dcp_deploy.compression.training_state import TrainingState
 from dcp_deploy.datasets.images import open_images
 from dcp_deploy.errors import DcpDeployError, UsageError
 from dcp_deploy.generators import Discriminator, Generator
+from dcp_deploy.metrics.published import Lpips
 
 from .conftest import EVERYTHING, assert_same_weights, files_in, make_stylegan3, pruned
 
@@ -108,6 +110,36 @@ def test_the_total_is_the_weighted_sum(teacher: Generator) -> None:
     expected = values["gan"] + 3 * values["l1"] + 2 * values["perceptual"] + 30 * values["relation"]
     assert values["total"] == pytest.approx(expected, rel=1e-5)
     assert values["r1"] > 0
+
+
+class Distance(torch.nn.Module):
+    """Stands for LPIPS's network: one number for each pair of images, of a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(3.0), requires_grad=False)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return self.weight * (a - b).square().mean(dim=(1, 2, 3), keepdim=True)
+
+
+def test_lpips_is_averaged_over_the_batch_and_goes_where_the_training_goes(teacher: Generator) -> None:
+    lpips, values = Lpips(Distance(), torch.device("cpu")), dict[str, float]()
+    config, student = replace(EVERYTHING, steps=1, gan=0, l1=1.0, perceptual=2.0, path_length=0), pruned(teacher)
+    drawn: list[torch.Tensor] = []
+
+    def mask(images: torch.Tensor) -> torch.Tensor:
+        drawn.append(images)
+        return torch.ones_like(images[:, :1])
+
+    distill(
+        student, teacher, config=config, perceptual=lpips, mask=mask, progress=lambda s, t, told: values.update(told)
+    )
+    assert values["perceptual"] > 0
+    assert values["total"] == pytest.approx(values["l1"] + 2 * values["perceptual"] + 30 * values["relation"], rel=1e-5)
+    moved = Task(student, teacher, config, perceptual=lpips).on(torch.device("meta")).perceptual
+    assert isinstance(moved, Lpips) and moved.device.type == "meta"
+    assert moved.network.weight.device.type == "meta" and lpips.network.weight.device.type == "cpu"
 
 
 def test_neither_argument_nor_the_global_random_state_changes(teacher: Generator) -> None:

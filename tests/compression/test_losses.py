@@ -110,6 +110,18 @@ def test_relation_loss_follows_the_definition_and_sums_over_layers() -> None:
     assert actual.item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_relations_are_compared_in_groups_spread_over_the_batch() -> None:
+    student, student_moved, teacher, teacher_moved = (noise(8, 3, 4, 4, seed=seed) for seed in range(4))
+    groups = [
+        relation_by_definition(student[i::4], student_moved[i::4], teacher[i::4], teacher_moved[i::4]) for i in range(4)
+    ]
+    arguments = [{"b4": x} for x in (student, student_moved, teacher, teacher_moved)]
+    assert losses.relation_loss(*arguments, group=2).item() == pytest.approx(sum(groups) / 4, rel=1e-4)
+    whole = relation_by_definition(student, student_moved, teacher, teacher_moved)
+    for group in (8, 3):  # what does not divide the batch is the batch
+        assert losses.relation_loss(*arguments, group=group).item() == pytest.approx(whole, rel=1e-4)
+
+
 def test_relation_loss_is_zero_for_the_same_relations_in_other_channels() -> None:
     teacher, moved = {"b4": noise(4, 3, 4, 4)}, {"b4": noise(4, 3, 4, 4, seed=1)}
 

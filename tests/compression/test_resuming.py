@@ -16,7 +16,7 @@ import torch
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.compression import distill, stopping
 from dcp_deploy.compression.stopping import TrainingInterruptedError
-from dcp_deploy.errors import CorruptFileError
+from dcp_deploy.errors import CorruptFileError, DcpDeployError
 from dcp_deploy.generators import Generator
 
 from .conftest import EVERYTHING, assert_same_weights, files_in, pruned
@@ -188,3 +188,20 @@ def test_a_terminated_command_exits_with_130_and_resumes_to_the_same_bytes(tmp_p
     assert "stopped by SIGTERM after step" in words and "Run the same command again to resume." in words
     assert train("a.safetensors", stop=False)[0] == train("b.safetensors", stop=False)[0] == 0
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+# ---- divergence ----
+
+
+def test_weights_that_explode_stop_the_run_at_its_last_good_checkpoint(tmp_path: Path, teacher: Generator) -> None:
+    student = pruned(teacher)
+    config = replace(EVERYTHING, gan=0, path_length=0, lr=1e12, checkpoint_every=1)  # finite, but not what it draws
+    with pytest.raises(
+        DcpDeployError, match=r"loss became NaN or infinite at step 2; .* checkpoint is .*distill-\w+"
+    ) as error:
+        distill(student, teacher, config=config, checkpoint_dir=tmp_path)
+    assert error.value.exit_code == 1
+    (checkpoint,) = files_in(tmp_path)
+    assert str(checkpoint) in str(error.value)
+    with pytest.raises(DcpDeployError, match="at step 2"):  # it starts at that checkpoint, and ends in the same way
+        distill(student, teacher, config=config, checkpoint_dir=tmp_path, progress=lambda *_: pytest.fail("a step"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -139,6 +140,26 @@ def test_an_lmdb_whose_length_is_no_number_is_refused(
 
 
 # ---- what cannot be opened ----
+
+
+def test_another_process_opens_the_same_images(
+    nvidia_files: Files, new_zip: New, new_folder: New, pictures: Pictures
+) -> None:
+    files = nvidia_files(12, [index % 3 for index in range(12)])
+    for path in (new_zip(files), new_folder(files)):
+        found = open_images(path, resolution=R)
+        found.samples([3, 4], then=[5])  # while something is open, and on its way
+        copy = pickle.loads(pickle.dumps(found))
+        assert np.array_equal(all_of(copy), pictures(12))
+        assert copy.facts() == found.facts() and np.array_equal(copy.sample(4).label, found.sample(4).label)
+
+
+def test_images_that_changed_on_the_way_are_refused(nvidia_files: Files, new_zip: New) -> None:
+    path = new_zip(nvidia_files(2))
+    sent = pickle.dumps(open_images(path, resolution=R))
+    new_zip(nvidia_files(3)).replace(path)
+    with pytest.raises(InputError, match="has changed since it was opened"):
+        pickle.loads(sent)
 
 
 def test_nothing_there(tmp_path: Path) -> None:
