@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from .candidate import Candidate, Skipped
 from .candidates import BASELINE, file_candidates, generator_candidates
 from .comparison import Comparison, compare_runs, read_run
 from .environment import Environment, capture_environment
-from .latency import Candidate, benchmark
+from .latency import benchmark
 from .results import BenchReport, BenchRow
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Candidate",
     "Comparison",
     "Environment",
+    "Skipped",
     "benchmark",
     "capture_environment",
     "compare_runs",

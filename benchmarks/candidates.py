@@ -9,7 +9,7 @@ import numpy as np
 
 from ..export.runners import Runner, load_runner
 from ..generators import Generator
-from .latency import Candidate
+from .candidate import Candidate
 
 BASELINE = "teacher, torch eager"
 _TITLES = {"torch": "torch eager", "onnxruntime": "ONNX Runtime"}

@@ -132,7 +132,7 @@ class Comparison:
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
-    """A document of ``bench``. InputError for a file that cannot be read, CorruptFileError for one that is no such."""
+    """A document of ``bench``. InputError when the file cannot be read, CorruptFileError when it holds none."""
     try:
         return Run.model_validate(read_json(path))
     except OSError as error:

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .candidate import ColdStart, Memory, Phases, Skipped
+from .clocks import Clocks
 from .environment import Environment
+from .modes import MODES
+from .roofline import Ceilings, Roofline
 from .statistics import CONFIDENCE, RESAMPLES, Interval, Stability, Summary
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
-HEADINGS = ("candidate", "p50 ms", "p90 ms", "p99 ms", "mean ± std ms", "images/s", "speedup", "run")
+MEGA = 1e6
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,9 @@ class Method:
     warmup_calls: int
     warmup_seconds: float
     pause_seconds: float
-    order: str = "one call of every candidate per round, order shuffled anew for each round"
+    calls_per_round: int = 1
+    images_per_second: str = MODES["latency"].figure
+    order: str = "one turn of every candidate per round, order shuffled anew for each round"
     clock: str = "time.perf_counter around one call: arrays of the host in, images on the host out"
     percentiles: str = "linear interpolation between order statistics (type 7)"
     speedup: str = "ratio of medians, baseline over candidate"
@@ -53,6 +60,15 @@ class BenchRow:
     speedup: Interval | None
     """Over the baseline; None for the baseline itself."""
     stability: Stability
+    batch: int = 1
+    intervals: dict[str, Interval | None] = field(default_factory=dict)
+    """Of p50, p90, p95 and p99; None below the number of samples that one needs."""
+    phases: Phases | None = None
+    """On the device; None on a CPU, where nothing is copied, and where the backend does not tell them apart."""
+    cold_start: ColdStart | None = None
+    """None when it had no process of its own."""
+    memory: Memory | None = None
+    roofline: Roofline | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; samples are rounded to 0.1 microseconds, below what the clock resolves."""
@@ -62,25 +78,51 @@ class BenchRow:
             "warmup_calls": self.warmup_calls,
             **asdict(self.summary),
             "images_per_second": self.images_per_second,
-            "speedup": None if self.speedup is None else asdict(self.speedup),
+            "speedup": _dict(self.speedup),
             "stability": asdict(self.stability),
+            "batch": self.batch,
+            "intervals": {name: _dict(interval) for name, interval in self.intervals.items()},
+            "phases": _dict(self.phases),
+            "cold_start": _dict(self.cold_start),
+            "memory": _dict(self.memory),
+            "roofline": _dict(self.roofline),
             "samples_ms": [round(sample, 4) for sample in self.samples_ms],
         }
 
-    def cells(self) -> tuple[str, ...]:
-        """The row under ``HEADINGS``."""
-        s = self.summary
-        hint = "~" if s.p99_indicative else ""
-        return (
-            self.name,
-            f"{s.p50_ms:.2f}",
-            f"{s.p90_ms:.2f}",
-            f"{hint}{s.p99_ms:.2f}",
-            f"{s.mean_ms:.2f} ± {s.std_ms:.2f}",
-            f"{self.images_per_second:.1f}",
-            "baseline" if self.speedup is None else interval_text(self.speedup),
-            self.stability.verdict,
-        )
+    def cells(self) -> dict[str, str]:
+        """What the tables show, by heading."""
+        s, hint = self.summary, "~" if self.summary.p99_indicative else ""
+        middle = self.intervals.get("p50")
+        bounds = "" if middle is None else f" [{middle.low:.2f}, {middle.high:.2f}]"
+        return {
+            "candidate": self.name,
+            "p50 ms": f"{s.p50_ms:.2f}{bounds}",
+            "p90 ms": f"{s.p90_ms:.2f}",
+            "p95 ms": f"{s.p95_ms:.2f}",
+            "p99 ms": f"{hint}{s.p99_ms:.2f}",
+            "mean ± std ms": f"{s.mean_ms:.2f} ± {s.std_ms:.2f}",
+            "images/s": f"{self.images_per_second:.1f}",
+            "speedup": "baseline" if self.speedup is None else interval_text(self.speedup),
+            "run": self.stability.verdict,
+        }
+
+    def further_cells(self) -> dict[str, str]:
+        """What a second table shows of rows that have it, by heading."""
+        phases, cold, memory, roof = self.phases, self.cold_start, self.memory, self.roofline
+        host, device = (memory.host_bytes, memory.device_bytes) if memory else (None, None)
+        parts = phases and f"{phases.copy_in_ms:.3f} + {phases.compute_ms:.3f} + {phases.copy_out_ms:.3f}"
+        return {
+            "candidate": self.name,
+            "file MB": _shown(self.labels.get("file_bytes"), MEGA, 2),
+            "build s": _shown(self.labels.get("build_seconds"), 1, 1),
+            "copy in + compute + copy out ms": parts or NOT_MEASURED,
+            "cold start s": _shown(cold and cold.total_ms, 1e3, 2),
+            "peak host MB": _shown(host, MEGA, 0),
+            "peak device MB": _shown(device, MEGA, 0),
+            "GFLOP": _shown(roof and roof.operations, 1e9, 2),
+            "floor ms": _shown(roof and roof.floor_ms, 1, 3),
+            "p50 / floor": NOT_MEASURED if roof is None else f"{roof.of_floor:.1f} ({roof.bound})",
+        }
 
 
 @dataclass(frozen=True)
@@ -95,7 +137,13 @@ class BenchReport:
     other_load: float | None = None
     """Cores' worth of time that other processes took while measuring; None when not known."""
     notes: tuple[str, ...] = field(default=())
-    """What a reader should know before trusting a figure: unstable rows, other load, few samples."""
+    """What a reader should know before trusting a figure: unstable rows, other load, few samples, what was skipped."""
+    mode: str = "latency"
+    skipped: tuple[Skipped, ...] = ()
+    """Candidates that could not run here."""
+    ceilings: Ceilings = ()
+    """What the machine did at most, measured between the rounds."""
+    clocks: Clocks | None = None
 
     @property
     def stable(self) -> bool:
@@ -121,28 +169,63 @@ class BenchReport:
             "rows": [row.to_dict() for row in self.rows],
             "method": asdict(self.method),
             "environment": asdict(self.environment),
+            "mode": self.mode,
+            "skipped": [asdict(one) for one in self.skipped],
+            "ceilings": [asdict(rate) for rate in self.ceilings],
+            "clocks": _clocks(self.clocks),
         }
 
     def to_markdown(self) -> str:
         """The table, its notes, and the machine it was measured on."""
-        lines = [markdown_row(HEADINGS), "|---|" + "---:|" * (len(HEADINGS) - 2) + "---|"]
-        lines += [markdown_row(row.cells()) for row in self.rows]
-        lines += ["", *(f"- {note}" for note in self.notes), f"- {self._machine()}"]
+        lines: list[str] = []
+        for table in self._tables():
+            headings = list(table[0])
+            lines += [markdown_row(headings), "|---|" + "---:|" * (len(headings) - 2) + "---|"]
+            lines += [*(markdown_row(list(cells.values())) for cells in table), ""]
+        lines += [*(f"- {note}" for note in self.notes), f"- {self._machine()}"]
         return "\n".join(lines) + "\n"
 
-    def to_table(self) -> Table:
-        """The same table for a terminal."""
-        cells = [row.cells() for row in self.rows]
-        return terminal_table(f"latency, batch {self.batch}", HEADINGS, cells, caption=self._machine())
+    def to_tables(self) -> list[Table]:
+        """The same for a terminal: times, then all else that was measured."""
+        times, *further = self._tables()
+        title, caption = f"{MODES[self.mode].label}, batch {self._batches()}", self._machine()
+        return [
+            terminal_table(title, list(times[0]), [list(cells.values()) for cells in times], caption=caption),
+            *(terminal_table("", list(more[0]), [list(cells.values()) for cells in more]) for more in further),
+        ]
+
+    def _tables(self) -> list[list[dict[str, str]]]:
+        """Rows by heading. Columns of the second table that no row has anything for are left out, and it with them."""
+        further = [row.further_cells() for row in self.rows]
+        told = [heading for heading in further[0] if any(cells[heading] != NOT_MEASURED for cells in further)]
+        more = [{heading: cells[heading] for heading in told} for cells in further]
+        return [[row.cells() for row in self.rows], *([more] if len(told) > 1 else [])]
+
+    def _batches(self) -> str:
+        return ", ".join(str(batch) for batch in sorted({row.batch for row in self.rows}))
 
     def _machine(self) -> str:
         e = self.environment
         threads = {str(row.labels["threads"]) for row in self.rows if row.labels.get("threads")}
         used = f", {'/'.join(sorted(threads))} threads" if threads else ""
         return (
-            f"{e.cpu or 'unknown CPU'}, {e.usable_cores or '?'} cores{used}, {e.gpu or 'no GPU'}, batch {self.batch}, "
-            f"{self.method.rounds} rounds, {e.time_utc}"
+            f"{e.cpu or 'unknown CPU'}, {e.usable_cores or '?'} cores{used}, {e.gpu or 'no GPU'}, "
+            f"batch {self._batches()}, {self.method.rounds} rounds, {e.time_utc}"
         )
+
+
+def _dict(value: Any) -> dict[str, Any] | None:
+    return None if value is None else asdict(value)
+
+
+def _clocks(clocks: Clocks | None) -> dict[str, Any] | None:
+    """JSON has lists only."""
+    found = _dict(clocks)
+    return found and {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+
+
+def _shown(value: float | None, unit: float, digits: int) -> str:
+    return NOT_MEASURED if value is None else f"{value / unit:.{digits}f}"
 
 
 def terminal_table(

@@ -114,7 +114,7 @@ def bench(
             seed=seed,
             progress=progress,
         )
-    _report(context, output, out, report.to_dict(), report.to_table(), *report.notes)
+    _report(context, output, out, report.to_dict(), *report.to_tables(), *report.notes)
 
 
 @verb

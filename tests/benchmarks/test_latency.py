@@ -191,6 +191,7 @@ def test_the_document_is_json_with_samples_method_and_machine():
     row = document["rows"][0]
     assert row["labels"] == {
         "model": "student", "backend": "onnxruntime", "precision": "fp32", "threads": 2, "file_bytes": 10,
+        "file": None, "device": "cpu", "build_seconds": None,
     }  # fmt: skip
     assert row["samples_ms"] == [3.0] * 12
     assert row["speedup"]["value"] == pytest.approx(2)
@@ -205,6 +206,6 @@ def test_tables_show_names_as_they_are():
     name = "a|[red]b[/red]"
     report = machine.benchmark({name: machine.candidate("a", 3)}, baseline=name)
     terminal = io.StringIO()
-    Console(width=200, file=terminal).print(report.to_table())
+    Console(width=200, file=terminal).print(*report.to_tables())
     assert name in terminal.getvalue()
     assert r"a\|[red]b[/red]" in report.to_markdown()

@@ -1,0 +1,46 @@
+"""What a reader should know before trusting a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .candidate import Skipped
+from .clocks import Clocks
+from .environment import Environment
+from .results import BenchRow
+from .statistics import needed_count
+
+_BUSY = 0.1  # share of the usable cores that others may take before a note says so
+
+
+def notes_on(
+    rows: Sequence[BenchRow],
+    environment: Environment,
+    others: float | None,
+    clocks: Clocks,
+    skipped: Sequence[Skipped] = (),
+) -> tuple[str, ...]:
+    """One sentence for each thing; none when all is well. ``others``: cores that other processes took."""
+    notes = [*_on_samples(rows), *_on_load(environment, others), *clocks.notes()]
+    bound = [row.name for row in rows if row.phases is not None and row.phases.enqueue_bound]
+    if bound:
+        notes.append(f"Enqueue-bound: the GPU waits for the host's launches in {', '.join(bound)}; a CUDA graph helps.")
+    return (*notes, *(f"Skipped: {one.name}: {one.reason}" for one in skipped))
+
+
+def _on_samples(rows: Sequence[BenchRow]) -> Iterator[str]:
+    drifting = [row for row in rows if row.stability.verdict == "drifting"]
+    if drifting:
+        parts = ", ".join(f"{row.name} ({row.stability.drift:+.1%})" for row in drifting)
+        yield f"Unstable: the second half of the run differs from the first for {parts}. Measure again."
+    if any(row.stability.verdict == "too few samples" for row in rows):
+        yield "Too few rounds to say whether the machine was stable."
+    if any(row.summary.p99_indicative for row in rows):
+        count = rows[0].summary.count
+        yield f"p99 is indicative (~): {count} samples, and a bound on it needs {needed_count(0.99)}."
+
+
+def _on_load(environment: Environment, others: float | None) -> Iterator[str]:
+    cores = environment.usable_cores
+    if others is not None and cores is not None and others > _BUSY * cores:
+        yield f"Other load: other processes took {others:.1f} of {cores} cores during the run."
