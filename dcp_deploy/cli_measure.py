@@ -9,8 +9,7 @@ import typer
 
 from . import cli_options as flags
 from .cli_output import ConfigFile, Debug, Json, Output, Quiet, Seed, verb, write_settings
-from .cli_stages import whole_numbers
-from .errors import UsageError
+from .cli_values import numbers, whole_numbers
 
 ReportFile = Annotated[Path | None, typer.Option("--out", "-o", help="Also write the JSON document to this file.")]
 
@@ -171,14 +170,6 @@ def evaluate(
     with output.task("eval") as progress:
         measured = metrics.evaluate(runner, samples=samples, seed=seed, psi=psi, progress=progress)
     _report(context, output, out, measured.to_dict(), *facts_lines(measured.to_dict()))
-
-
-def numbers(flag: str, text: str) -> tuple[float, ...]:
-    """ "0.5,0.7,1" -> (0.5, 0.7, 1.0). Raises UsageError naming the flag."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is no list of numbers", "Write for instance 0.5,0.7,1.") from None
 
 
 def _report(
