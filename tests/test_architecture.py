@@ -22,8 +22,8 @@ OPEN = {"errors", "files", "lazy"}
 GROUND = {"generators", "checkpoints", "datasets", "metrics", "kernels"}
 STAGES = {"compression", "export", "benchmarks", "report"}
 BUILD = {
-    "bundling", "config", "doctor", "downloads", "estimate", "inspection", "model_card", "pipeline", "presets",
-    "progress", "real_data", "run_record", "sampling", "stages", "summary", "transfer",
+    "abilities", "bundling", "config", "doctor", "downloads", "estimate", "inspection", "model_card", "pipeline",
+    "presets", "progress", "real_data", "run_record", "sampling", "stages", "summary", "transfer",
 }  # fmt: skip
 CLI = {"cli", "cli_measure", "cli_options", "cli_output", "cli_serving", "cli_stages", "cli_tables", "cli_values"}
 MAY_IMPORT: dict[str, set[str]] = {
