@@ -171,11 +171,11 @@ def doctor(
 
     Example: dcp-deploy doctor --json
     """
-    from .cli_tables import doctor_table
+    from .cli_tables import doctor_table, verbs_table
     from .doctor import diagnose
 
     diagnosis = diagnose(out)
-    Output(as_json=as_json, quiet=quiet).result(diagnosis.to_dict(), doctor_table(diagnosis))
+    Output(as_json=as_json, quiet=quiet).result(diagnosis.to_dict(), doctor_table(diagnosis), verbs_table(diagnosis))
     if not diagnosis.healthy:
         raise typer.Exit(4)
 

@@ -9,7 +9,7 @@ import typer
 
 from . import cli_options as flags
 from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb, write_settings
-from .cli_stages import whole_numbers
+from .cli_values import numbers, wants_suffix, whole_numbers
 from .errors import UsageError
 
 ReportFile = Annotated[Path | None, typer.Option("--out", "-o", help="Also write the JSON document to this file.")]
@@ -254,8 +254,7 @@ def directions(
     from .stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
-    if out.suffix != ".safetensors":
-        raise UsageError(f"--out {out} does not end in .safetensors", f"Name it {out.with_suffix('.safetensors')}.")
+    wants_suffix(out, ".safetensors")
     found = find_directions(load_generator(teacher).to(torch_device(device)), count=count, seed=seed)
     save_directions(found, out)
     settings = write_settings(context, out)
@@ -302,14 +301,6 @@ def project(
     )  # fmt: skip
     write_settings(context, out / "projection.json")
     output.result({**document, "path": str(out)}, *facts_lines(document), str(out))
-
-
-def numbers(flag: str, text: str) -> tuple[float, ...]:
-    """ "0.5,0.7,1" -> (0.5, 0.7, 1.0). Raises UsageError naming the flag."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is no list of numbers", "Write for instance 0.5,0.7,1.") from None
 
 
 def _report(

@@ -28,6 +28,7 @@ from .progress import Progress, Reporter, duration
 INTERRUPTED = 130
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PLAIN_SECONDS = 15.0  # between two lines of progress where there is no terminal
+WRITE_FOLDERS = ("build", "bundle", "doctor")  # whose --out is one
 WIDE = 160  # columns of a table that no terminal cuts
 
 P = ParamSpec("P")
@@ -129,9 +130,14 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         as_json = bool(kwargs.get("as_json"))
-        _CALL.set(_Call(name_of(function)))
+        name = name_of(function)
+        _CALL.set(_Call(name))
         try:
+            for flag in ("out", "worst"):
+                _check_place(name, f"--{flag}", kwargs.get(flag))
             function(*args, **kwargs)
+        except UsageError as error:
+            _end(error.exit_code, error.message, error.remedy or f"See dcp-deploy {name} --help.", as_json)
         except DcpDeployError as error:
             _end(error.exit_code, error.message, error.remedy, as_json)
         except KeyboardInterrupt as stop:
@@ -149,6 +155,23 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             _end(1, f"unexpected error: {type(error).__name__}: {error}", remedy, as_json)
 
     return run
+
+
+def _check_place(verb: str, flag: str, place: Any) -> None:
+    """Find out before the work, not after it, that its result could not be written."""
+    if place is None:
+        return
+    path = Path(place)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UsageError(f"{flag} {path}: {above} is a file, not a folder", "Give another place.")
+    if verb in WRITE_FOLDERS and path.is_file() and verb != "bundle":  # a packed bundle is a file
+        raise UsageError(f"{flag} {path} is a file", "Give a folder, which need not be there yet.")
+    if verb not in WRITE_FOLDERS and path.is_dir():
+        raise UsageError(f"{flag} {path} is a folder", f"Name a file in it: {path / 'NAME'}.")
+    written = path if path.is_dir() else above
+    if not os.access(written, os.W_OK):
+        raise UsageError(f"{flag} {path}: {written} cannot be written to", "Give another place, or ask for the right.")
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -9,6 +9,7 @@ import typer
 
 from . import cli_options as flags
 from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb, write_settings
+from .cli_values import check_dataset, milliseconds, shard_of, wants_suffix, whole_number, whole_numbers
 from .errors import UsageError
 
 
@@ -29,7 +30,7 @@ def convert(
     from .checkpoints import provenance, read_checkpoint, save_generator
 
     output = Output(as_json=as_json, quiet=quiet)
-    _wants_suffix(out, ".safetensors")
+    wants_suffix(out, ".safetensors")
     checkpoint = read_checkpoint(file)
     for line in (*checkpoint.notes, checkpoint.licence):
         if line:
@@ -74,7 +75,7 @@ def score(
     from .stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
-    _wants_suffix(out, ".safetensors")
+    wants_suffix(out, ".safetensors")
     generator = load_generator(teacher)
     with output.task("score") as progress:
         scores = compression.score(
@@ -86,7 +87,7 @@ def score(
             batch=batch,
             psi=psi,
             released=released,
-            shard=None if shard is None else _shard(shard),
+            shard=None if shard is None else shard_of(shard),
             mask=None if mask is None else open_mask(mask, mask_background, mask_inputs),
             seed=seed,
             device=torch_device(device),
@@ -141,7 +142,7 @@ def prune(
     from .stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
-    _wants_suffix(out, ".safetensors")
+    wants_suffix(out, ".safetensors")
     if bool(scores) == (score is not None):
         raise UsageError("prune needs scores, from one place", "Give either --scores FILE or --score METHOD.")
     generator, chosen = load_generator(teacher), torch_device(device)
@@ -157,7 +158,7 @@ def prune(
     generator = generator.to(chosen)
     plan = compression.plan(
         generator, found, ratio=ratio, align=align, target_macs=target_macs, target_params=target_params,
-        target_latency=None if target_latency is None else _milliseconds(target_latency),
+        target_latency=None if target_latency is None else milliseconds(target_latency),
     )  # fmt: skip
     if dry_run:
         cost = compression.latency_cost(generator)
@@ -214,12 +215,13 @@ def distill(
     from .stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
-    _wants_suffix(out, ".safetensors")
+    wants_suffix(out, ".safetensors")
     fields = {name: value for name, value in context.params.items() if name in BuildConfig.model_fields}
     del fields["teacher"], fields["out"], fields["dataset"]  # mean something else in a build
-    settings = BuildConfig.parse(fields)
+    settings = BuildConfig.parse(fields, verb="distill")
     chosen = torch_device(device)
     network = load_generator(teacher)
+    check_dataset(dataset, network.config)
     images = open_data(settings, network.config)
     if images is not None:
         output.message(f"real images: {real_words(real_facts(images, recipe_of(settings), demo=False))}")
@@ -363,48 +365,6 @@ def engine(
             options=options,
         )
     _written(context, output, built.path, manifest=built.manifest)
-
-
-def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
-    """ "1,8,64" -> (1, 8, 64); ranges too: "0-3" -> (0, 1, 2, 3). Raises UsageError naming the flag."""
-    numbers: list[int] = []
-    try:
-        for part in text.split(","):
-            first, dash, last = part.strip().partition("-")
-            numbers += range(int(first), int(last) + 1) if dash else [int(first)]
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is no list of whole numbers", "Write for instance 1,8,64 or 0-7.") from None
-    return tuple(numbers)
-
-
-def whole_number(flag: str, text: str) -> int:
-    """A number; raises UsageError naming the flag."""
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is no whole number", "Write for instance 1000, or auto.") from None
-
-
-def _milliseconds(text: str) -> float:
-    """ "3ms" or "3" -> 3.0."""
-    try:
-        return float(text.removesuffix("ms"))
-    except ValueError:
-        raise UsageError(f"--target-latency {text!r} is no time", "Write for instance 3ms or 0.5ms.") from None
-
-
-def _shard(text: str) -> tuple[int, int]:
-    """ "1/4" -> (1, 4)."""
-    first, _, count = text.partition("/")
-    try:
-        return int(first), int(count)
-    except ValueError:
-        raise UsageError(f"--shard {text!r} is no part of a whole", "Write 0/4, 1/4, 2/4 and 3/4.") from None
-
-
-def _wants_suffix(path: Path, suffix: str) -> None:
-    if path.suffix != suffix:
-        raise UsageError(f"--out {path} does not end in {suffix}", f"Name it {path.with_suffix(suffix)}.")
 
 
 def _written(context: typer.Context, output: Output, path: Path, **facts: object) -> None:

@@ -139,3 +139,11 @@ def doctor_table(diagnosis: Diagnosis) -> Table:
         verdict = Text(finding.verdict, _COLOURS[finding.verdict])
         table.add_row(finding.name, verdict, found, Text(finding.purpose))
     return table
+
+
+def verbs_table(diagnosis: Diagnosis) -> Table:
+    """One row per verb: whether it works here, and what it lacks."""
+    table = Table("verb", "here", "lacking", box=box.SIMPLE_HEAD)
+    for ability in diagnosis.verbs:
+        table.add_row(ability.verb, Text(ability.verdict, _COLOURS[ability.verdict]), Text(ability.words))
+    return table

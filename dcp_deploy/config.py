@@ -167,13 +167,13 @@ class BuildConfig(BaseModel):
         return value
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> BuildConfig:
-        """Validate plain values. Raises UsageError naming the flag, the value and what it may be."""
+    def parse(cls, values: Mapping[str, Any], *, verb: str = "build") -> BuildConfig:
+        """Validate plain values of a verb's flags. Raises UsageError naming the flag, the value and what it may be."""
         try:
             return cls(**values)
         except ValidationError as error:
             problems = error.errors(include_url=False)
-            raise UsageError("; ".join(map(_problem, problems)), "See dcp-deploy build --help.") from error
+            raise UsageError("; ".join(map(_problem, problems)), f"See dcp-deploy {verb} --help.") from error
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> BuildConfig:
@@ -223,12 +223,16 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}", "Give --config a TOML file.") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "Give --config a TOML file.") from error
     except UnicodeDecodeError as error:
-        raise CorruptFileError(f"{path} is no text file: {error}") from error
+        raise CorruptFileError(f"{path} is no text file: {error}", "Give --config a TOML file.") from error
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise CorruptFileError(f"{path} is not valid TOML: {error}") from error
+        raise CorruptFileError(
+            f"{path} is not valid TOML: {error}", 'Write a line per flag, for instance: ratio = 0.7, dataset = "demo".'
+        ) from error
     return {key.replace("-", "_"): value for key, value in table.items()}
 
 

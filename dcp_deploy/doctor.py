@@ -1,6 +1,7 @@
 """What works on this machine, and how to mend what does not.
 
-Only the standard library, every probe guarded, nothing heavy imported: it answers on a broken installation too.
+Only the standard library, every probe guarded, nothing heavy imported: it answers on a broken installation too, as
+``python -m dcp_deploy.doctor`` even where the command line itself cannot start.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -15,18 +17,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Verdict = Literal["ok", "limited", "missing"]
+from .abilities import Ability, Verdict, abilities
 
-BASE_PACKAGES = (
-    "numpy", "safetensors", "onnx", "onnxscript", "rich", "pydantic", "jinja2", "matplotlib", "pillow", "httpx",
-    "filelock", "platformdirs",
-)  # fmt: skip
 _MODULES = {
-    "cuda-bindings": "cuda", "nvidia-cuda-nvrtc": "nvidia", "onnxruntime-gpu": "onnxruntime", "pillow": "PIL",
+    "cuda-bindings": "cuda", "nvidia-cuda-nvrtc": "nvidia", "nvidia-pytriton": "pytriton",
+    "onnxruntime-gpu": "onnxruntime", "Pillow": "PIL",
 }  # fmt: skip
+TRITON_VARIABLE = "DCP_DEPLOY_TRITON"  # as of serve --server
 
+REQUIRED = ("Python", "torch", "base packages", "ONNX Runtime")
 MEMORY_NEEDED = 4_000_000_000  # what the demo may use
 DISK_NEEDED = 1_000_000_000  # a demo's run directory, with room for its temporary files
 
@@ -50,9 +51,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings, and whether ``build --dataset demo`` can run here."""
+    """All findings, whether ``build --dataset demo`` can run here, and what each verb can do."""
 
     findings: tuple[Finding, ...]
+
+    @property
+    def verbs(self) -> tuple[Ability, ...]:
+        """What each verb can do here."""
+        return abilities({finding.name: finding.verdict for finding in self.findings})
 
     @property
     def healthy(self) -> bool:
@@ -61,7 +67,24 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {"healthy": self.healthy, "findings": [asdict(finding) for finding in self.findings]}
+        return {
+            "healthy": self.healthy,
+            "findings": [asdict(finding) for finding in self.findings],
+            "verbs": [asdict(ability) for ability in self.verbs],
+        }
+
+    def lines(self) -> list[str]:
+        """For a terminal without anything installed."""
+        found = [
+            f"{one.verdict:<8} {one.name}: {one.found}" + (f" -> {one.fix}" if one.fix else "") for one in self.findings
+        ]
+        return [
+            *found,
+            *(
+                f"{one.verdict:<8} dcp-deploy {one.verb}" + (f": {one.words}" if one.words else "")
+                for one in self.verbs
+            ),
+        ]
 
 
 def diagnose(directory: Path | None = None) -> Diagnosis:
@@ -80,6 +103,8 @@ def diagnose(directory: Path | None = None) -> Diagnosis:
         ("TensorRT", _tensorrt),
         ("NVIDIA GPU", _gpu),
         ("CUDA compiler", _cuda_compiler),
+        ("Triton server", _triton_server),
+        ("Triton client", _triton_client),
         ("memory", _memory),
         ("disk", lambda: _disk(folder)),
     ]
@@ -90,7 +115,8 @@ def _guarded(name: str, probe: Callable[[], Finding]) -> Finding:
     try:
         return probe()
     except Exception as error:  # a machine nobody has seen: the other findings must still be shown
-        return Finding(name, "missing", f"the probe failed: {type(error).__name__}: {error}", "", "Report this.")
+        found = f"the probe failed: {type(error).__name__}: {error}"
+        return Finding(name, "missing", found, "", "Report this.", name in REQUIRED)
 
 
 def version(package: str) -> str | None:
@@ -100,7 +126,10 @@ def version(package: str) -> str | None:
     except metadata.PackageNotFoundError:
         return None
     module = _MODULES.get(package, package.replace("-", "_"))
-    return found if importlib.util.find_spec(module) is not None else None
+    try:
+        return found if importlib.util.find_spec(module) is not None else None
+    except ImportError:
+        return None
 
 
 # ---- software ----
@@ -109,7 +138,9 @@ def version(package: str) -> str | None:
 def _python() -> Finding:
     good = sys.version_info >= (3, 11)
     found = f"{platform.python_version()} ({sys.executable})"
-    return Finding("Python", "ok" if good else "missing", found, "everything", "Install Python 3.11 or later.", True)
+    if not good:
+        return Finding("Python", "missing", found, "everything", "Install Python 3.11 or later.", True)
+    return Finding("Python", "ok", found, "everything", required=True)
 
 
 def _torch() -> Finding:
@@ -121,18 +152,30 @@ def _torch() -> Finding:
 
 
 def _base_packages() -> Finding:
-    gone = [package for package in BASE_PACKAGES if version(package) is None]
+    needed = required_packages()
     purpose = "files, tables, pictures, the report, downloads"
-    if gone:
-        return Finding(
-            "base packages",
-            "missing",
-            f"not installed: {', '.join(gone)}",
-            purpose,
-            f"pip install {' '.join(gone)}",
-            True,
-        )
-    return Finding("base packages", "ok", f"{len(BASE_PACKAGES)} of {len(BASE_PACKAGES)}", purpose, required=True)
+    wrong = {}
+    for package, least in needed.items():
+        found = version(package)
+        if found is None:
+            wrong[package] = f"{package} is not installed"
+        elif _numbers(found) < _numbers(least):
+            wrong[package] = f"{package} is {found}, older than {least}"
+    if wrong:
+        fix = f"pip install {' '.join(repr(f'{package}>={needed[package]}') for package in wrong)}"
+        return Finding("base packages", "missing", "; ".join(wrong.values()), purpose, fix, True)
+    return Finding("base packages", "ok", f"{len(needed)} of {len(needed)}", purpose, required=True)
+
+
+def required_packages() -> dict[str, str]:
+    """{package: oldest version} of everything that an installation of dcp-deploy brings, but for torch."""
+    lines = [line for line in metadata.requires("dcp-deploy") or () if "extra ==" not in line]
+    found = dict(re.fullmatch(r"([\w.-]+)>=([\d.]+)", line).groups() for line in lines)  # type: ignore[union-attr]
+    return {package: least for package, least in found.items() if package != "torch"}
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version.split("+")[0])]
 
 
 def _demo_teacher() -> Finding:
@@ -190,6 +233,39 @@ def _tensorrt() -> Finding:
             "TensorRT", "limited", f"{found}, a series with broken plugins", purpose, "pip install 'tensorrt!=10.14.*'"
         )
     return Finding("TensorRT", "ok", found, purpose)
+
+
+def _triton_server() -> Finding:
+    purpose = "serve"
+    fix = (
+        "python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime, "
+        f"then serve --server triton, or {TRITON_VARIABLE}=triton"
+    )
+    named = os.environ.get(TRITON_VARIABLE)
+    if named:
+        place = Path(named)
+        if place.is_file() or any(place.glob("lib/python*/site-packages/nvidia_pytriton-*.dist-info")):
+            return Finding("Triton server", "ok", f"{place} ({TRITON_VARIABLE})", purpose)
+        found = f"{place} ({TRITON_VARIABLE}) is no tritonserver program and has no nvidia-pytriton"
+        return Finding("Triton server", "missing", found, purpose, fix)
+    full = shutil.which("tritonserver")
+    if full is not None:
+        return Finding("Triton server", "ok", full, purpose)
+    bundled, numpy = version("nvidia-pytriton"), version("numpy") or "none"
+    if bundled is None:
+        return Finding("Triton server", "missing", "neither tritonserver nor nvidia-pytriton found", purpose, fix)
+    if not numpy.startswith("1."):
+        return Finding(
+            "Triton server", "missing", f"nvidia-pytriton {bundled} needs numpy 1, not {numpy}", purpose, fix
+        )
+    return Finding("Triton server", "ok", f"of nvidia-pytriton {bundled}", purpose)
+
+
+def _triton_client() -> Finding:
+    found, purpose = version("tritonclient"), "verify BUNDLE http://HOST:PORT"
+    if found is None:
+        return Finding("Triton client", "missing", "not installed", purpose, "pip install 'dcp-deploy[serve]'")
+    return Finding("Triton client", "ok", found, purpose)
 
 
 # ---- hardware ----
@@ -286,3 +362,9 @@ def free_space(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+if __name__ == "__main__":
+    here = diagnose()
+    print("\n".join(here.lines()))
+    sys.exit(0 if here.healthy else 4)

@@ -22,11 +22,13 @@ class DcpDeployError(Exception):
     """Base of all errors with a remedy. ``message`` names the value, ``remedy`` says what to do about it."""
 
     exit_code = 1
+    usual_remedy = ""
+    """Of an error that knows no better one."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = remedy or self.usual_remedy
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.remedy}" if self.remedy else self.message
@@ -42,6 +44,7 @@ class InputError(DcpDeployError):
     """A file that is bad, unsafe or corrupt."""
 
     exit_code = 3
+    usual_remedy = "Give another file, or make this one again."
 
 
 class UnsafeFileError(InputError):
@@ -50,6 +53,8 @@ class UnsafeFileError(InputError):
 
 class CorruptFileError(InputError):
     """The file is damaged, truncated or contradicts itself."""
+
+    usual_remedy = "It is damaged or was altered: copy, fetch or make it again."
 
 
 class UnknownFormatError(InputError):

@@ -103,6 +103,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     from .checkpoints import load_generator
     from .generators import count_macs
 
+    _check_target(config)
     source = _teacher_here(config)
     if source is None:
         there = cached(config.preset.teacher)
@@ -194,15 +195,20 @@ def _check_machine(config: BuildConfig) -> None:
             "build compares and measures the exported files with ONNX Runtime, which is not installed",
             "pip install 'dcp-deploy[cpu]', or [gpu] in its place",
         )
-    if config.target:
-        from .export.targets import parse_targets
+    _check_target(config)
+    if config.target and not any(map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt"))):
+        raise MissingCapabilityError(
+            f"--target {config.target} asks for an engine, and no TensorRT is installed",
+            "pip install 'dcp-deploy[rtx]', or leave --target out",
+        )
 
+
+def _check_target(config: BuildConfig) -> None:
+    """UsageError for a GPU that nobody knows."""
+    from .export.targets import parse_targets
+
+    if config.target:
         parse_targets(config.target)
-        if not any(map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt"))):
-            raise MissingCapabilityError(
-                f"--target {config.target} asks for an engine, and no TensorRT is installed",
-                "pip install 'dcp-deploy[rtx]', or leave --target out",
-            )
 
 
 class _Builder:

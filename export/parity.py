@@ -84,7 +84,10 @@ class ParityReport:
             inside = f"; {self.layers.verdict}" if self.layers else ""
             if self.layers and self.layers.first is None:
                 inside += ", so look at what runs the network or at a rare latent"
-            raise ParityError(f"{self.a['name']} and {self.b['name']} differ{where}: {'; '.join(failed)}{inside}")
+            raise ParityError(
+                f"{self.a['name']} and {self.b['name']} differ{where}: {'; '.join(failed)}{inside}",
+                "dcp-deploy verify A B --bisect --worst worst.png shows in which layer, and the images.",
+            )
 
     def save_worst(self, path: str | os.PathLike[str]) -> Path | None:
         """Write the worst sample as a PNG: a, b, and their difference amplified. None when nothing could be drawn."""

@@ -22,11 +22,11 @@ OPEN = {"errors", "files", "lazy"}
 GROUND = {"generators", "checkpoints", "datasets", "metrics", "kernels"}
 STAGES = {"compression", "export", "benchmarks", "report"}
 BUILD = {
-    "bundled_forms", "bundling", "config", "distilling", "doctor", "downloads", "editing", "estimate", "evaluation",
-    "inspection", "model_card", "pipeline", "presets", "progress", "projection", "real_data", "run_record",
-    "sampling", "stages", "summary", "transfer",
+    "abilities", "bundled_forms", "bundling", "config", "distilling", "doctor", "downloads", "editing", "estimate",
+    "evaluation", "inspection", "model_card", "pipeline", "presets", "progress", "projection", "real_data",
+    "run_record", "sampling", "stages", "summary", "transfer",
 }  # fmt: skip
-CLI = {"cli", "cli_measure", "cli_options", "cli_output", "cli_serving", "cli_stages", "cli_tables"}
+CLI = {"cli", "cli_measure", "cli_options", "cli_output", "cli_serving", "cli_stages", "cli_tables", "cli_values"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),

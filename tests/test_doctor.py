@@ -4,12 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from dcp_deploy import doctor
+from dcp_deploy.cli import app
 from dcp_deploy.doctor import Finding, diagnose
 
 
@@ -35,21 +38,83 @@ def pretend_nvidia_smi(monkeypatch: pytest.MonkeyPatch, folder: Path, script: st
 def test_this_environment_can_run_the_tests_so_it_is_healthy() -> None:
     diagnosis = diagnose()
     assert diagnosis.healthy
-    assert {finding.name for finding in diagnosis.findings if finding.required} == {
-        "Python", "torch", "base packages", "ONNX Runtime",
-    }  # fmt: skip
+    assert {finding.name for finding in diagnosis.findings if finding.required} == set(doctor.REQUIRED)
     json.dumps(diagnosis.to_dict(), allow_nan=False)
 
 
 def test_it_imports_nothing_but_the_standard_library() -> None:
     script = (
-        "import sys; from dcp_deploy.doctor import diagnose; diagnose()\n"
+        "import sys; from dcp_deploy.doctor import diagnose; diagnose().verbs\n"
         "heavy = {'torch', 'numpy', 'onnxruntime', 'tensorrt_rtx', 'pydantic', 'rich', 'psutil', 'httpx'}\n"
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_verb_imports_nothing_that_it_looks_for() -> None:
+    script = (
+        "import sys; from dcp_deploy.cli import app\n"
+        "try: app(['doctor', '--json'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'onnxscript', 'tensorrt_rtx', 'tensorrt', 'safetensors', 'scipy',\n"
+        "         'torchmetrics', 'matplotlib', 'tritonclient', 'cuda'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_answers_where_the_command_line_cannot_start() -> None:
+    script = """
+import runpy, sys
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in {*sys.stdlib_module_names, "dcp_deploy"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Bare())
+runpy.run_module("dcp_deploy.doctor", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4, done.stderr  # nothing that it asks for can be found
+    assert "missing  torch: not installed -> pip install torch" in done.stdout.splitlines()
+    assert "missing  dcp-deploy build: needs torch, base packages, ONNX Runtime" in done.stdout.splitlines()
+
+
+def test_the_base_packages_are_those_that_the_installation_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    named = {line.split(">=")[0] for line in project["dependencies"]}
+    assert set(doctor.required_packages()) == named - {"torch"}
+    pretend_versions(monkeypatch, httpx=None, rich="13.6.0")
+    base = found("base packages")
+    assert base.blocks and base.found == "rich is 13.6.0, older than 13.7; httpx is not installed"
+    assert base.fix == "pip install 'rich>=13.7' 'httpx>=0.27'"
+
+
+def test_what_is_there_needs_no_fix() -> None:
+    assert [finding.name for finding in diagnose().findings if finding.verdict == "ok" and finding.fix] == []
+    assert [finding.name for finding in diagnose().findings if finding.verdict != "ok" and not finding.fix] == []
+
+
+def test_a_triton_server_is_found_where_serve_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(doctor.TRITON_VARIABLE, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    pretend_versions(monkeypatch, nvidia_pytriton=None)
+    assert found("Triton server").verdict == "missing" and "nvidia-pytriton onnxruntime" in found("Triton server").fix
+    pretend_versions(monkeypatch, nvidia_pytriton="0.7.0", numpy="2.4.6")
+    assert found("Triton server").found == "nvidia-pytriton 0.7.0 needs numpy 1, not 2.4.6"
+    pretend_versions(monkeypatch, nvidia_pytriton="0.7.0", numpy="1.26.4")
+    assert found("Triton server").verdict == "ok"
+    monkeypatch.setenv(doctor.TRITON_VARIABLE, str(tmp_path))
+    assert found("Triton server").verdict == "missing" and str(tmp_path) in found("Triton server").found
+    (tmp_path / "lib/python3.11/site-packages/nvidia_pytriton-0.7.0.dist-info").mkdir(parents=True)
+    assert found("Triton server").verdict == "ok"
+
+
+def test_the_environment_variable_is_the_one_that_serve_reads() -> None:
+    (server,) = [p for p in get_command(app).commands["serve"].params if p.name == "server"]  # type: ignore[attr-defined]
+    assert server.envvar == doctor.TRITON_VARIABLE
 
 
 def test_a_missing_required_package_is_unhealthy_and_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +170,9 @@ def test_a_probe_that_breaks_does_not_hide_the_others(monkeypatch: pytest.Monkey
         raise OSError("no /proc here")
 
     monkeypatch.setattr(doctor, "_memory", broken)
+    monkeypatch.setattr(doctor, "_torch", broken)
     assert "no /proc here" in found("memory").found
+    assert found("torch").blocks and not found("memory").blocks
     assert found("disk").verdict == "ok"
 
 

@@ -84,7 +84,8 @@ def _format(data: memoryview) -> Format:
 def _mapped(path: Path) -> memoryview:
     """The file's bytes, which the system reads as they are needed and frees when no view is left."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file", "check the path given")
+        what = "a folder, not a file" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {what}", "check the path given")
     try:
         with path.open("rb") as stream:
             if not path.stat().st_size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..abilities import Ability
 from ..doctor import Finding
 from ..presets import Published, Teacher
 from .base import Document, Facts, Part
@@ -44,6 +45,7 @@ class Diagnosed(Document):
     healthy: bool
     """Whether ``build --dataset demo`` can run here."""
     findings: list[Finding]
+    verbs: list[Ability]
 
 
 class SchemasListed(Document):

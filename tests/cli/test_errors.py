@@ -55,6 +55,27 @@ def test_an_interrupted_build_says_how_to_go_on(dcp: Command, monkeypatch: pytes
     assert "Run the same command again without --force to resume." in dcp("build", "--force").err
 
 
+@pytest.mark.parametrize(
+    "error", [errors.UsageError("m"), errors.InputError("m"), errors.CorruptFileError("m")], ids=repr
+)
+def test_an_error_that_knows_no_remedy_has_the_usual_one(
+    dcp: Command, monkeypatch: pytest.MonkeyPatch, error: errors.DcpDeployError
+) -> None:
+    fail_build_with(monkeypatch, error)
+    message, remedy = dcp("build").err.splitlines()
+    assert message == "error: m"
+    assert remedy == (error.usual_remedy or "See dcp-deploy build --help.")
+
+
+def test_a_place_that_may_not_be_written_to_is_found_out_before_the_work(
+    dcp: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_build_with(monkeypatch, AssertionError("the work began"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root, as tests may run, may write anywhere
+    ended = dcp("build", "-o", "runs/a")
+    assert ended.code == 2 and "cannot be written to" in ended.err
+
+
 def test_debug_shows_the_traceback(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DCP_DEPLOY_DEBUG", "0")  # so that what the flag sets is undone after the test
     fail_build_with(monkeypatch, ZeroDivisionError("here"))
@@ -90,6 +111,15 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
         (["convert", "text.st", "-o", "x.pt"], 2, "x.pt"),
         (["prune", "text.st", "-o", "x.safetensors"], 2, "--scores FILE or --score METHOD"),
         (["sample", "text.st", "--seeds", "a-b"], 3, "text.st"),
+        (["sample", "text.st", "-o", "text.st/a.png"], 2, "text.st is a file, not a folder"),
+        (["sample", "text.st", "-o", "."], 2, "--out . is a folder"),
+        (["verify", "text.st", "text.st", "--worst", "text.st/a.png"], 2, "--worst text.st/a.png"),
+        (["build", "-o", "text.st"], 2, "--out text.st is a file"),
+        (["build", "--dry-run", "--target", "sm99"], 2, "'sm99'"),
+        (["convert", ".", "-o", "x.safetensors"], 3, "a folder, not a file"),
+        (["doctor", "--config", "."], 3, "Is a directory"),
+        (["doctor", "--config", "text.st"], 3, "not valid TOML"),
+        (["distill", "text.st", "--teacher", "text.st", "-o", "x.safetensors", "--steps", "0"], 2, "distill --help"),
         (["datasets", "demoo"], 2, "Did you mean demo?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -103,6 +133,7 @@ def test_a_mistake_is_one_message_that_names_it_and_writes_nothing(
     ended = dcp(*words)
     assert ended.code == code
     assert named in ended.err and "Traceback" not in ended.err
+    assert len(ended.err.splitlines()) >= 2  # what is wrong, and what to do about it
     assert {path.name for path in tmp_path.iterdir()} == {"empty.st", "text.st"}
 
 

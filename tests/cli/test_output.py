@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from dcp_deploy.cli_measure import numbers
 from dcp_deploy.cli_output import PLAIN_SECONDS, Output, _PlainProgress, duration
-from dcp_deploy.cli_stages import whole_numbers
+from dcp_deploy.cli_values import numbers, whole_numbers
 from dcp_deploy.errors import UsageError
 
 
@@ -26,7 +25,7 @@ def test_lists_of_whole_numbers(text: str, meant: tuple[int, ...]) -> None:
     assert whole_numbers("--seeds", text) == meant
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,,2", "1.5", "-3"])
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "1.5", "-3", "3-1"])
 def test_what_is_no_list_of_whole_numbers_names_the_flag(text: str) -> None:
     with pytest.raises(UsageError, match="--seeds"):
         whole_numbers("--seeds", text)

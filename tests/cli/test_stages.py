@@ -75,6 +75,13 @@ def test_distill_trains_after_the_teacher(dcp: Command, tmp_path: Path, models: 
     assert load_generator(tmp_path / "d.safetensors").widths == load_generator(tmp_path / "p.safetensors").widths
 
 
+@pytest.mark.parametrize(("dataset", "named"), [("demo", "the teacher draws 16 px"), ("dmeo", "Did you mean demo?")])
+def test_distill_refuses_a_data_set_that_does_not_fit(dcp: Command, models: Path, dataset: str, named: str) -> None:
+    teacher = models / "t.safetensors"
+    ended = dcp("distill", teacher, "--teacher", teacher, "-o", "d.safetensors", "--steps", 1, "--dataset", dataset)
+    assert ended.code == 2 and named in ended.err
+
+
 def test_distill_against_images_says_what_they_are(dcp: Command, tmp_path: Path, models: Path) -> None:
     teacher, folder = models / "t.safetensors", tmp_path / "photos"
     folder.mkdir()
