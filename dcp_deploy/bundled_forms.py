@@ -13,6 +13,7 @@ from .errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from .checkpoints.directions import Direction
     from .export.bundle import Model
     from .export.runners import Array, Draw, Runner
     from .generators import Generator
@@ -36,12 +37,15 @@ def models_of_forms(generator: Generator, forms: Forms) -> dict[str, Model]:
         return {}
     if forms.scratch is None:
         raise UsageError("other forms have to be exported somewhere", "give a scratch folder")
+    from .checkpoints.directions import check_directions, read_directions
     from .export import export_onnx
 
+    directions = {} if forms.directions is None else read_directions(forms.directions)
+    check_directions(directions, generator.config)
     file = export_onnx(generator, forms.scratch / "synthesis.onnx", inputs="ws")
     models = {"synthesis": _synthesis(generator, file)} if forms.synthesis else {}
-    if forms.directions is not None:
-        models |= _editing(generator, forms.directions, file)
+    if directions:
+        models |= _editing(generator, directions, file)
     return models
 
 
@@ -58,18 +62,15 @@ def _synthesis(generator: Generator, file: Path) -> Model:
     return Model(file, load_runner(generator), _runner("synthesis", generator, draw, "uint8"))
 
 
-def _editing(generator: Generator, source: Path, synthesis: Path) -> dict[str, Model]:
+def _editing(generator: Generator, directions: Mapping[str, Direction], synthesis: Path) -> dict[str, Model]:
     """The mapping is checked with the network's own synthesis, the editor with moves along all directions at once."""
     import torch
 
-    from .checkpoints.directions import check_directions, read_directions
     from .export import load_runner
     from .export.bundle import Model
     from .export.editing_onnx import STRENGTHS, export_editor, export_mapping
     from .export.runners import onnx_session
 
-    directions = read_directions(source)
-    check_directions(directions, generator.config)
     mapping = export_mapping(generator, synthesis.with_name("mapping.onnx"))
     editor = export_editor(synthesis, directions, synthesis.with_name("editor.onnx"))
     mapped, edited = (onnx_session(file, None, "onnxruntime", None) for file in (mapping, editor))

@@ -271,7 +271,7 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         async with TestServer(application) as guard:
             reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
             writer.write(b"POST /v2/models/generator/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-            answer = (await reader.read()).decode()
+            answer = (await reader.readuntil(b"}")).decode()
             writer.close()
         return int(answer.split()[1]), answer
 
