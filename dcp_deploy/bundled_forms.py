@@ -39,28 +39,19 @@ def models_of_forms(generator: Generator, forms: Forms) -> dict[str, Model]:
     if forms.scratch is None:
         raise UsageError("other forms have to be exported somewhere", "give a scratch folder")
     from .checkpoints.directions import check_directions, read_directions
-    from .export import export_onnx
+    from .export import export_onnx, load_form, load_runner
+    from .export.bundle import Model
+    from .export.pairs import through_network
 
     directions = {} if forms.directions is None else read_directions(forms.directions)
     check_directions(directions, generator.config)
     file = export_onnx(generator, forms.scratch / "synthesis.onnx", inputs="ws")
-    models = {"synthesis": _synthesis(generator, file)} if forms.synthesis else {}
+    models = {}
+    if forms.synthesis:
+        models["synthesis"] = Model(file, load_runner(generator), through_network(load_form(file), generator))
     if directions:
         models |= _editing(generator, directions, file)
     return models
-
-
-def _synthesis(generator: Generator, file: Path) -> Model:
-    """Checked with codes from the network's own mapping."""
-    from .export import load_form, load_runner
-    from .export.bundle import Model
-
-    form = load_form(file)
-
-    def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        return form({"ws": _codes(generator, z, psi, c).numpy()})
-
-    return Model(file, load_runner(generator), _runner("synthesis", generator, draw, "uint8"))
 
 
 def _editing(generator: Generator, directions: Mapping[str, Direction], synthesis: Path) -> dict[str, Model]:
