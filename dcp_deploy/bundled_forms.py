@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from .errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from .checkpoints.directions import Direction
     from .export.bundle import Model
     from .export.runners import Array, Draw, Runner
     from .generators import Generator
@@ -36,40 +38,31 @@ def models_of_forms(generator: Generator, forms: Forms) -> dict[str, Model]:
         return {}
     if forms.scratch is None:
         raise UsageError("other forms have to be exported somewhere", "give a scratch folder")
-    from .export import export_onnx
+    from .checkpoints.directions import check_directions, read_directions
+    from .export import export_onnx, load_form, load_runner
+    from .export.bundle import Model
+    from .export.pairs import through_network
 
+    directions = {} if forms.directions is None else read_directions(forms.directions)
+    check_directions(directions, generator.config)
     file = export_onnx(generator, forms.scratch / "synthesis.onnx", inputs="ws")
-    models = {"synthesis": _synthesis(generator, file)} if forms.synthesis else {}
-    if forms.directions is not None:
-        models |= _editing(generator, forms.directions, file)
+    models = {}
+    if forms.synthesis:
+        models["synthesis"] = Model(file, load_runner(generator), through_network(load_form(file), generator))
+    if directions:
+        models |= _editing(generator, directions, file)
     return models
 
 
-def _synthesis(generator: Generator, file: Path) -> Model:
-    """Checked with codes from the network's own mapping."""
-    from .export import load_form, load_runner
-    from .export.bundle import Model
-
-    form = load_form(file)
-
-    def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        return form({"ws": _codes(generator, z, psi, c).numpy()})
-
-    return Model(file, load_runner(generator), _runner("synthesis", generator, draw, "uint8"))
-
-
-def _editing(generator: Generator, source: Path, synthesis: Path) -> dict[str, Model]:
+def _editing(generator: Generator, directions: Mapping[str, Direction], synthesis: Path) -> dict[str, Model]:
     """The mapping is checked with the network's own synthesis, the editor with moves along all directions at once."""
     import torch
 
-    from .checkpoints.directions import check_directions, read_directions
     from .export import load_runner
     from .export.bundle import Model
     from .export.editing_onnx import STRENGTHS, export_editor, export_mapping
     from .export.runners import onnx_session
 
-    directions = read_directions(source)
-    check_directions(directions, generator.config)
     mapping = export_mapping(generator, synthesis.with_name("mapping.onnx"))
     editor = export_editor(synthesis, directions, synthesis.with_name("editor.onnx"))
     mapped, edited = (onnx_session(file, None, "onnxruntime", None) for file in (mapping, editor))

@@ -24,8 +24,17 @@ from .. import __version__
 from ..errors import InputError, UsageError
 from ..files import atomic_path
 from .golden import PSIS, SEEDS, golden_range, golden_runner, write_golden
+from .guard import largest_request
 from .integrity import ARCHIVE, SEAL, check_bundle, pack, seal
-from .kubernetes import TRITON_IMAGE, Deployment, deployment_manifest, file_name, kserve_manifest, kubernetes_name
+from .kubernetes import (
+    TRITON_IMAGE,
+    Deployment,
+    deployment_manifest,
+    file_name,
+    ingress_manifest,
+    kserve_manifest,
+    kubernetes_name,
+)
 from .manifest import check_engine
 from .parity import verify
 from .runners import Runner, onnx_runner
@@ -105,7 +114,8 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
     }
     directions = _directions(folder, contents.directions)
     _picture(folder, models["generator"]["inputs"], sizing.delay_us, max_batch, tuple(directions))
-    _manifests(folder, contents.name, bool(plans))
+    most = largest_request({"models": models})
+    _manifests(folder, contents.name, bool(plans), most)
     for name, source in contents.documents.items():
         _copy(source, folder / "provenance" / name)
     _write(folder / "clients" / "client.py", Path(__file__).with_name("example_client.py").read_text("utf-8"))
@@ -120,7 +130,7 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
         "sizing": sizing.to_dict(),
         "provenance": dict(contents.provenance),
     }
-    _write(folder / "README.md", _readme(facts, bool(plans), max_batch))
+    _write(folder / "README.md", _readme(facts, bool(plans), max_batch, most))
     return seal(folder, facts)
 
 
@@ -222,14 +232,15 @@ def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str
     return plans, facts
 
 
-def _manifests(folder: Path, name: str, plans: bool) -> None:
+def _manifests(folder: Path, name: str, plans: bool, most_body: int) -> None:
     for gpu in (True, False):
-        deployment = Deployment(kubernetes_name(name), gpu, plans)
+        deployment = Deployment(kubernetes_name(name), gpu, plans, most_body)
         _write(folder / "kubernetes" / file_name("kserve", deployment), kserve_manifest(deployment))
         _write(folder / "kubernetes" / file_name("deployment", deployment), deployment_manifest(deployment))
+    _write(folder / "kubernetes" / "ingress.yaml", ingress_manifest(deployment))
 
 
-def _readme(facts: Mapping[str, Any], plans: bool, max_batch: int) -> str:
+def _readme(facts: Mapping[str, Any], plans: bool, max_batch: int, most_body: int) -> str:
     from jinja2 import Environment, StrictUndefined
 
     # Markdown, not HTML: nothing to escape, and all values are ours or names of files.
@@ -237,7 +248,7 @@ def _readme(facts: Mapping[str, Any], plans: bool, max_batch: int) -> str:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     template = environment.from_string(Path(__file__).with_name("bundle_readme.md.jinja").read_text("utf-8"))
-    return template.render(facts, plans=plans, image=TRITON_IMAGE, max_batch=max_batch)
+    return template.render(facts, plans=plans, image=TRITON_IMAGE, max_batch=max_batch, most_body=most_body)
 
 
 def read_golden(bundle: Path, model: str) -> tuple[Runner, dict[str, Any]]:

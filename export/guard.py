@@ -10,7 +10,9 @@ is sent 8 MB of JSON or a shape that overflows; the guard holds requests to what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -35,10 +37,12 @@ class Guarded:
     most_body: int
     most_json: int
     grace_seconds: float
+    triton: int
+    """Its process, which is ended in order when whoever started both is gone and cannot."""
 
     def command(self) -> list[str]:
         """What starts it."""
-        return [sys.executable, "-m", "dcp_deploy.export.guard", json.dumps(asdict(self))]
+        return [sys.executable, "-P", "-m", "dcp_deploy.export.guard", json.dumps(asdict(self))]
 
 
 def largest_request(manifest: Mapping[str, Any]) -> int:
@@ -58,7 +62,10 @@ def _count(dims: list[int]) -> int:
 
 
 async def stand(guarded: Guarded) -> None:
-    """Listen until SIGTERM or SIGINT; then take no new connections, answer what is under way, and return."""
+    """Listen until SIGTERM, SIGINT or the end of standard input, which whoever started this keeps open.
+
+    Then take no new connections, answer what is under way, and return.
+    """
     from aiohttp import web
 
     from .guard_grpc import grpc_guard
@@ -67,6 +74,15 @@ async def stand(guarded: Guarded) -> None:
     told, traffic = asyncio.Event(), Traffic()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
+    alone = asyncio.Event()
+
+    def read() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            alone.set()
+            told.set()
+
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), read)
     http, grpc_port, metrics = (f"127.0.0.1:{port}" for port in guarded.upstream)
     applications = (
         inference_application(
@@ -82,20 +98,26 @@ async def stand(guarded: Guarded) -> None:
         await sites[-1].start()
         runners.append(runner)
     host = f"[{guarded.host}]" if ":" in guarded.host else guarded.host
-    grpc_server = grpc_guard(f"{host}:{guarded.ports[1]}", grpc_port, most_body=guarded.most_body)
+    grpc_server = grpc_guard(f"{host}:{guarded.ports[1]}", grpc_port, most_body=guarded.most_body, traffic=traffic)
     await grpc_server.start()
     await told.wait()
-    await asyncio.gather(_drain(traffic, sites, guarded.grace_seconds), grpc_server.stop(guarded.grace_seconds))
+    await _drain(traffic, sites, guarded.grace_seconds)
+    await grpc_server.stop(1.0)
     for runner in runners:
         await runner.cleanup()
+    if alone.is_set():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(guarded.triton, signal.SIGTERM)
 
 
 async def _drain(traffic: Any, sites: list[Any], seconds: float) -> None:
-    """Clients that keep a connection may have just sent on it: listen to those for a moment, telling them to go."""
+    """Clients may have just sent on a connection that they keep: answer those for a moment, then what is under way."""
     for site in sites:
         await site.stop()
     traffic.draining = True
     end = asyncio.get_running_loop().time() + seconds
+    await asyncio.sleep(QUIET_SECONDS)
+    traffic.refusing = True
     quiet = 0.0
     while quiet < QUIET_SECONDS and asyncio.get_running_loop().time() < end:
         await asyncio.sleep(QUIET_SECONDS / 10)

@@ -10,6 +10,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from .guard_http import Traffic
 from .request_checks import Refusal, check_message
 
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -24,7 +25,7 @@ READ = {
 Answer = Callable[[bytes, Any], Awaitable[bytes]]
 
 
-def grpc_guard(address: str, upstream: str, *, most_body: int) -> grpc.aio.Server:
+def grpc_guard(address: str, upstream: str, *, most_body: int, traffic: Traffic) -> grpc.aio.Server:
     """A server on ``address`` (HOST:PORT), not yet started, before Triton's gRPC port ``upstream``."""
     channel = grpc.aio.insecure_channel(
         upstream,
@@ -41,16 +42,16 @@ def grpc_guard(address: str, upstream: str, *, most_body: int) -> grpc.aio.Serve
             ("grpc.so_reuseport", 0),  # two servers on one port are a mistake
         ]
     )
-    server.add_generic_rpc_handlers((_Calls(channel, most_body),))
+    server.add_generic_rpc_handlers((_Calls(channel, most_body, traffic),))
     if server.add_insecure_port(address) == 0:
         raise OSError(f"cannot listen on {address}")
     return server
 
 
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, channel: grpc.aio.Channel, most: int) -> None:
-        answers = {name: _forward(channel.unary_unary(name), None) for name in READ}
-        answers[INFER] = _forward(channel.unary_unary(INFER), most)
+    def __init__(self, channel: grpc.aio.Channel, most: int, traffic: Traffic) -> None:
+        answers = {name: _forward(channel.unary_unary(name), None, traffic) for name in READ}
+        answers[INFER] = _forward(channel.unary_unary(INFER), most, traffic)
         self.handlers = {name: grpc.unary_unary_rpc_method_handler(answer) for name, answer in answers.items()}
 
     def service(self, handler_call_details: Any) -> Any:
@@ -58,8 +59,11 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         return self.handlers.get(handler_call_details.method)
 
 
-def _forward(ask: Any, most: int | None) -> Answer:
+def _forward(ask: Any, most: int | None, traffic: Traffic) -> Answer:
     async def answer(content: bytes, context: Any) -> bytes:
+        if traffic.refusing:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is ending")
+        traffic.under_way += 1
         try:
             if most is not None:
                 check_message(ModelInferRequest.FromString(content), most=most)
@@ -71,6 +75,8 @@ def _forward(ask: Any, most: int | None) -> Answer:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.reason)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details())
+        finally:
+            traffic.under_way -= 1
         raise AssertionError("abort raises")
 
     return answer

@@ -25,11 +25,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Traffic:
-    """How many requests are under way, and whether connections are to be closed after their answer."""
+    """How many requests are under way, and how near the end is."""
 
     def __init__(self) -> None:
         self.under_way = 0
         self.draining = False
+        """HTTP connections are closed after their answer."""
+        self.refusing = False
+        """New requests over gRPC, which has no such word for its clients, are refused."""
 
 
 def inference_application(upstream: str, *, most_body: int, most_json: int, traffic: Traffic) -> web.Application:
@@ -42,7 +45,7 @@ def inference_application(upstream: str, *, most_body: int, most_json: int, traf
             check_body(body, request.headers.get(HEADER_LENGTH), most_json=most_json)
             kept = {name: request.headers[name] for name in (HEADER_LENGTH, "Content-Type") if name in request.headers}
             return await _forward(request, upstream, body, kept)
-        if request.method in ("GET", "HEAD") and READ.fullmatch(path):
+        if request.method == "GET" and READ.fullmatch(path):
             return await _forward(request, upstream)
         if request.method == "POST" and INDEX.fullmatch(path):
             return await _forward(request, upstream)
@@ -55,7 +58,7 @@ def metrics_application(upstream: str, *, traffic: Traffic) -> web.Application:
     """The same for Triton's metrics, which are only read."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if request.method not in ("GET", "HEAD") or not METRICS.fullmatch(request.rel_url.raw_path):
+        if request.method != "GET" or not METRICS.fullmatch(request.rel_url.raw_path):
             raise Refusal("only GET /metrics is served", 404)
         return await _forward(request, upstream)
 
@@ -121,9 +124,13 @@ async def _forward(
         response = web.StreamResponse(status=answer.status, headers=told)
         response.content_length = answer.content_length
         await response.prepare(request)
-        async for chunk in answer.content.iter_any():
-            await response.write(chunk)
-        await response.write_eof()
+        try:
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+            await response.write_eof()
+        except (aiohttp.ClientError, OSError):  # one of the two is gone: what was begun must not be filled up
+            if request.transport is not None:
+                request.transport.abort()
     return response
 
 

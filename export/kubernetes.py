@@ -1,4 +1,4 @@
-"""KServe and plain Kubernetes manifests for a bundle's model repository, with a GPU and without."""
+"""KServe and plain Kubernetes manifests for a bundle, with a GPU and without, and an ingress to stand before them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 # Triton 2.74. Older ones have known holes: 2.51, which the tests run, ends when it is sent 8 MB of JSON.
-TRITON_IMAGE = "nvcr.io/nvidia/tritonserver:26.10-py3"
+TRITON_RELEASE = "26.10-py3"
+TRITON_IMAGE = f"nvcr.io/nvidia/tritonserver:{TRITON_RELEASE}"
 GRACE_SECONDS = 30  # requests in flight may finish before the server ends
 
 
@@ -17,13 +18,15 @@ class Deployment:
     name: str
     gpu: bool
     plans: bool
+    most_body: int = 1 << 26
+    """Bytes of the largest request; Triton's own default."""
     memory_gib: int = 4
 
     @property
     def arguments(self) -> list[str]:
         """Of tritonserver, beside the repository."""
         chosen = ["--model-config-name=tensorrt"] if self.gpu and self.plans else []
-        return [*chosen, f"--exit-timeout-secs={GRACE_SECONDS}"]
+        return [*chosen, f"--http-max-input-size={self.most_body}", f"--exit-timeout-secs={GRACE_SECONDS}"]
 
     @property
     def resources(self) -> str:
@@ -38,7 +41,7 @@ def kubernetes_name(name: str) -> str:
 
 
 def kserve_manifest(deployment: Deployment) -> str:
-    """An InferenceService on KServe's Triton runtime; KServe brings the image, health checks and scaling."""
+    """An InferenceService on KServe's Triton runtime, of our release; KServe brings health checks and scaling."""
     return f"""\
 # KServe: put the bundle's folder models/ on the volume, then: kubectl apply -f {file_name("kserve", deployment)}
 apiVersion: serving.kserve.io/v1beta1
@@ -53,6 +56,7 @@ spec:
         name: triton
       protocolVersion: v2
       runtime: kserve-tritonserver
+      runtimeVersion: {TRITON_RELEASE}
       storageUri: pvc://models/{deployment.name}/models
       args:
 {_block(deployment.arguments, 8)}
@@ -129,6 +133,37 @@ spec:
     - {{name: http, port: 8000, targetPort: http}}
     - {{name: grpc, port: 8001, targetPort: grpc}}
     - {{name: metrics, port: 8002, targetPort: metrics}}
+"""
+
+
+def ingress_manifest(deployment: Deployment) -> str:
+    """Lets others in to images and metadata alone, with a limit on what they may send: of the ingress-nginx controller.
+
+    Triton's other addresses (shared memory, log files, traces, its model repository) are not led through.
+    """
+    return f"""\
+# Only where strangers are to reach it. Put in your host, then: kubectl apply -f ingress.yaml
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: {deployment.name}
+  annotations:
+    nginx.ingress.kubernetes.io/proxy-body-size: "{deployment.most_body}"
+    nginx.ingress.kubernetes.io/proxy-body-timeout: "30"
+    nginx.ingress.kubernetes.io/limit-connections: "32"
+    nginx.ingress.kubernetes.io/use-regex: "true"
+spec:
+  ingressClassName: nginx
+  rules:
+    - host: generator.example.com
+      http:
+        paths:
+          - path: /v2/(health/(live|ready)|models/[A-Za-z0-9_]+(/infer|/config|/ready)?)$
+            pathType: ImplementationSpecific
+            backend:
+              service:
+                name: {deployment.name}
+                port: {{name: http}}
 """
 
 

@@ -42,16 +42,15 @@ class Refusal(Exception):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
+    # No field but the protocol's: what is not looked at here must not be there for Triton's parser to fall over.
+    model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class _Given(_Part):
-    model_config = ConfigDict(strict=True, extra="forbid")  # no shared memory of the server's
     binary_data_size: Size | None = None
 
 
 class _Wanted(_Part):
-    model_config = ConfigDict(strict=True, extra="forbid")  # no shared memory, no classes of pixels
     binary_data: bool = False
 
 

@@ -166,14 +166,15 @@ def running_server(
         if importlib.util.find_spec(package) is None:
             raise MissingCapabilityError(f"serving needs {package}, which is not installed", GUARD_INSTALL)
     most = largest_request(manifest)
-    guarded = Guarded(host, ports, _free_ports(), most, min(most, MOST_JSON), STOP_SECONDS)
+    upstream = _free_ports()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dcp-deploy-serve-")))
         output = None if log is None else stack.enter_context(log.open("ab"))
-        triton = [str(program.path), *_arguments(bundle, program, guarded.upstream, scratch)]
+        triton = [str(program.path), *_arguments(bundle, program, upstream, scratch)]
         process = stack.enter_context(_started(triton, {**os.environ, **program.environment}, output))
         # The guard is stopped first: it answers what is in flight, and lets nothing new in.
-        guard = stack.enter_context(_started(guarded.command(), dict(os.environ), output))
+        guarded = Guarded(host, ports, upstream, most, min(most, MOST_JSON), STOP_SECONDS, process.pid)
+        guard = stack.enter_context(_started(guarded.command(), dict(os.environ), output, stdin=subprocess.PIPE))
         server = Server(process, guard, *_addresses(host, ports))
         _wait_until_ready(server, f"{server.http}/v2/health/ready")
         yield server
@@ -181,12 +182,12 @@ def running_server(
 
 @contextmanager
 def _started(
-    command: list[str], environment: dict[str, str], output: IO[bytes] | None
+    command: list[str], environment: dict[str, str], output: IO[bytes] | None, stdin: int = subprocess.DEVNULL
 ) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=output or sys.stderr,
         stderr=subprocess.STDOUT if output else None,
         start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the others in order
@@ -195,6 +196,8 @@ def _started(
         yield process
     finally:
         stop(process)
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _free_ports() -> tuple[int, int, int]:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import torch
+import yaml
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
+from dcp_deploy.bundling import contents_of
 from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.checkpoints.directions import Direction, save_directions
 from dcp_deploy.cli import app
-from dcp_deploy.export import build_engine, export_onnx, load_runner, sizing, verify
+from dcp_deploy.errors import CorruptFileError, DcpDeployError, MissingCapabilityError
+from dcp_deploy.export import build_engine, export_onnx, latents_of, load_runner, sizing, verify
+from dcp_deploy.export.bundle import write_bundle
+from dcp_deploy.export.integrity import check_bundle
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.inspection import inspect_file
 
@@ -98,6 +108,90 @@ def test_a_run_becomes_a_bundle_with_teacher_and_provenance(run_directory: Path,
     assert (tmp_path / "b" / "provenance" / "run.json").read_bytes() == (run_directory / "run.json").read_bytes()
     code, out, _ = dcp("bundle", "verify", tmp_path / "b")
     assert code == 0 and document["sha256"] in out
+
+
+@pytest.fixture(scope="module")
+def full(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of all that there is to ship. Not to be altered."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    folder = tmp_path_factory.mktemp("full")
+    engines = []
+    for name in ("s", "plan"):
+        engines.append(folder / f"{name}.engine")
+        built = build_engine(run_directory / "student.onnx", engines[-1], target="sm89", batch=(1, 8, 8))
+    # A stand-in: only a GPU could build a plan of TensorRT, and only Triton reads it.
+    told = {**built.manifest, "flavour": "tensorrt", "targets": ["sm90"], "flavour_version": "10.16.1"}
+    (folder / "plan.json").write_text(json.dumps(told))
+    axis = torch.eye(8)[0]
+    directions = save_directions({"smile": Direction(axis, (0, 3), 1.5)}, folder / "d.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sizing, "SECONDS", 0.05)
+        contents = contents_of(
+            run_directory, teacher=True, synthesis=True, directions=directions, engines=engines, scratch=folder
+        )
+        write_bundle(contents, folder / "bundle")
+    return folder / "bundle"
+
+
+def test_one_flipped_byte_of_any_file_of_a_full_bundle_is_refused_by_name(full: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(full, tmp_path / "copy"))
+    files = sorted(path for path in copy.rglob("*") if path.is_file())
+    assert {path.suffix for path in files} >= {".engine", ".plan", ".onnx", ".png", ".safetensors", ".pbtxt", ".yaml"}
+    for index, path in enumerate(files):
+        before = path.read_bytes()
+        place = (7919 * index + len(before) // 2) % len(before)
+        path.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+        for reader in (check_bundle, load_runner):
+            with pytest.raises(CorruptFileError, match=re.escape(path.relative_to(copy).as_posix())):
+                reader(copy)
+        path.write_bytes(before)
+    check_bundle(copy)
+
+
+def test_every_configuration_of_a_full_bundle_is_triton_s_and_every_manifest_kubernetes_own(full: Path) -> None:
+    configurations = sorted(full.rglob("*.pbtxt"))
+    models = {"generator", "teacher", "synthesis", "mapping", "editor"}
+    assert {path.parents[0].name for path in configurations if path.name == "config.pbtxt"} == {*models, "picture"}
+    assert len(configurations) == 2 * len(models) + 2  # for each the Python variant, plans for one, and the pictures
+    for path in configurations:
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        assert config.name in path.parts and config.max_batch_size == 8
+    manifests = sorted((full / "kubernetes").iterdir())
+    assert len(manifests) == 5
+    for path in manifests:
+        for document in yaml.safe_load_all(path.read_text()):
+            if not document["apiVersion"].startswith("serving.kserve.io"):  # those: tests/export/test_kubernetes.py
+                kubernetes_validate.validate(document, "1.30", strict=True)
+
+
+def test_every_model_and_engine_of_a_full_bundle_loads_or_says_what_it_needs(full: Path) -> None:
+    from dcp_deploy.export.runtime import bundle_runner
+
+    latent = latents_of([0], 8)
+    for model in ("generator", "teacher"):
+        assert bundle_runner(full, "auto", 1, model)(z=latent).shape == (1, 16, 16, 3)
+    for model, needed in (("synthesis", "ws"), ("mapping", "image"), ("editor", "ws")):
+        with pytest.raises(DcpDeployError, match=needed):
+            bundle_runner(full, "auto", 1, model)
+    (engine,) = (full / "engines").glob("*.engine")
+    if torch.cuda.is_available():
+        pytest.skip("tests/export/test_engine_runner.py runs engines")
+    with pytest.raises(MissingCapabilityError, match="GPU"):
+        load_runner(engine)
+
+
+def test_what_a_full_bundle_says_of_itself_names_its_edits_and_pictures(full: Path) -> None:
+    text = (full / "README.md").read_text()
+    assert '{"smile": 1.5}' in text and "| `smile` | 0 to 3 | 1.5 |" in text and "--model-repository=/pictures" in text
+    assert json.loads((full / "manifest.json").read_text())["directions"] == {"smile": {"layers": [0, 3], "sigma": 1.5}}
+
+
+def test_directions_of_another_generator_are_refused(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
+    file = save_directions({"smile": Direction(torch.eye(9)[0], (0, 3), 1.5)}, tmp_path / "d.safetensors")
+    code, _, err = dcp("bundle", run_directory, "-o", tmp_path / "b", "--directions", file)
+    assert code == 3 and "'smile' has 9 numbers" in err and not (tmp_path / "b").exists()
+    code, _, err = dcp("bundle", run_directory / "student.onnx", "-o", tmp_path / "b", "--directions", file)
+    assert code == 2 and "no other forms" in err
 
 
 def test_an_onnx_file_becomes_an_archive(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
@@ -196,9 +290,6 @@ def test_engines_travel_with_their_manifests(run_directory: Path, tmp_path: Path
 def test_a_plan_of_tensorrt_goes_into_the_repository(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
     """The plan itself is a stand-in: only a GPU could build one, and only Triton reads it."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
     engine = tmp_path / "s.engine"
     built = build_engine(run_directory / "student.onnx", engine, target="sm89", batch=(1, 8, 8))
     plan = {**built.manifest, "flavour": "tensorrt", "targets": ["sm90"], "flavour_version": "10.16.1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import gzip
 import http.client
@@ -270,12 +271,37 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         async with TestServer(application) as guard:
             reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
             writer.write(b"POST /v2/models/generator/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-            answer = (await reader.read()).decode()
+            answer = (await reader.readuntil(b"}")).decode()
             writer.close()
         return int(answer.split()[1]), answer
 
     status, answer = asyncio.run(half_a_request())
     assert status == 408 and "did not come within" in answer
+
+
+def test_an_answer_that_breaks_off_reaches_no_client_as_a_whole_one() -> None:
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + bytes(10))
+        await writer.drain()
+        writer.close()
+
+    async def asked() -> bytes:
+        upstream = await asyncio.start_server(break_off, "127.0.0.1", 0)
+        port = upstream.sockets[0].getsockname()[1]
+        application = guard_http.metrics_application(f"http://127.0.0.1:{port}", traffic=guard_http.Traffic())
+        async with asyncio.timeout(10), upstream, TestServer(application) as guard:
+            reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            with contextlib.suppress(ConnectionResetError):
+                while block := await reader.read(1000):
+                    answer += block
+            writer.close()
+            return answer
+
+    head, _, content = asyncio.run(asked()).partition(b"\r\n\r\n")
+    assert b"Content-Length: 1000" in head and content == bytes(10)[: len(content)]
 
 
 # ---- what is not for clients ----

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,7 +9,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from dcp_deploy.export.kubernetes import Deployment, deployment_manifest, file_name, kserve_manifest, kubernetes_name
+from dcp_deploy.export.kubernetes import (
+    Deployment,
+    deployment_manifest,
+    file_name,
+    ingress_manifest,
+    kserve_manifest,
+    kubernetes_name,
+)
 
 VARIANTS = [Deployment("demo", gpu, plans) for gpu in (True, False) for plans in (True, False)]
 TRITON = Path(__file__).parents[2] / ".venv-triton"
@@ -59,6 +67,19 @@ def test_the_plain_manifests_fit_kubernetes_schemas(deployment: Deployment) -> N
         kubernetes_validate.validate(document, "1.30", strict=True)
 
 
+def test_the_ingress_fits_them_too_and_leads_to_images_only() -> None:
+    document = yaml.safe_load(ingress_manifest(Deployment("demo", False, False, most_body=5_000)))
+    kubernetes_validate.validate(document, "1.30", strict=True)
+    assert document["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"] == "5000"
+    (rule,) = document["spec"]["rules"]
+    pattern = re.compile(rule["http"]["paths"][0]["path"])
+    for path in ("/v2/models/generator/infer", "/v2/models/picture", "/v2/health/ready"):
+        assert pattern.match(path)
+    for path in ("/v2/systemsharedmemory/region/x/register", "/v2/logging", "/v2/repository/index", "/metrics",
+                 "/v2/models/generator/infer/x", "/v2/models/generator/trace/setting"):  # fmt: skip
+        assert not pattern.match(path)
+
+
 def test_a_wrong_field_would_not_fit() -> None:
     document = next(yaml.safe_load_all(deployment_manifest(VARIANTS[0])))
     document["spec"]["template"]["spec"]["container"] = []
@@ -76,6 +97,8 @@ def test_a_gpu_and_its_plans_are_asked_for_where_they_are(deployment: Deployment
     ):
         assert ("nvidia.com/gpu" in limits) == deployment.gpu
         assert ("--model-config-name=tensorrt" in arguments) == (deployment.gpu and deployment.plans)
+        assert f"--http-max-input-size={deployment.most_body}" in arguments
+    assert service["runtimeVersion"] == pod["image"].partition(":")[2]
 
 
 @pytest.mark.parametrize("deployment", VARIANTS, ids=str)
@@ -102,8 +125,8 @@ def test_any_name_becomes_one_that_kubernetes_takes(name: str, expected: str) ->
     assert kubernetes_name(name) == expected
 
 
-def test_a_bundle_has_all_four_manifests(bundle: Path) -> None:
+def test_a_bundle_has_all_manifests(bundle: Path) -> None:
     names = {file_name(kind, Deployment("x", gpu, False)) for kind in ("kserve", "deployment") for gpu in (True, False)}
-    assert {path.name for path in (bundle / "kubernetes").iterdir()} == names
+    assert {path.name for path in (bundle / "kubernetes").iterdir()} == {*names, "ingress.yaml"}
     for path in (bundle / "kubernetes").iterdir():
         assert all(document["metadata"]["name"] == "tiny" for document in yaml.safe_load_all(path.read_text()))

@@ -129,6 +129,7 @@ def test_a_malformed_input_is_refused_by_name(change: dict[str, Any], reason: st
         (in_json(), "inputs: .*at least 1"),
         (in_json(*[tensor()] * 2), "given twice"),
         (in_json(*[tensor(name=str(n)) for n in range(65)]), "inputs: .*at most 64"),
+        (in_json(tensor(), more=[[[]]]), "more: .*not permitted"),
         (in_json(tensor(), outputs=5), "outputs: .*valid list"),
         (in_json(tensor(), outputs=[{"name": "image", "parameters": {"classification": 5}}]), "classification"),
         (in_json(tensor(), parameters={"timeout": 2**63}), "parameters.timeout"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -142,6 +143,20 @@ def serving(bundle: Path, port: int, log: Path) -> Iterator[subprocess.Popen[str
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def test_where_serve_itself_is_killed_its_server_and_guard_end_too(
+    bundle: Path, triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path
+) -> None:
+    with serving(bundle, free_ports()[0], tmp_path / "log") as process:
+        assert process.stdout is not None
+        document = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+        children = psutil.Process(process.pid).children()
+        assert {document["process"]} < {child.pid for child in children} and len(children) == 2
+        process.kill()
+        process.wait()
+        gone, alive = psutil.wait_procs(children, timeout=60)
+        assert len(gone) == 2 and not alive
 
 
 @pytest.mark.parametrize("way", ["http", "grpc"])
