@@ -50,6 +50,7 @@ def typed(line: str, dcp: Command, home: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # under a minute of work, but a machine may have much else to do
 @pytest.mark.usefixtures("less_work")
 def test_every_command_of_the_tour_works(dcp: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
     home = tmp_path_factory.mktemp("home")
