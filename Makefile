@@ -7,7 +7,7 @@ TRITON := .venv-triton/.ready
 METRICS := .venv-metrics/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check lint types format clean
+.PHONY: help demo test fuzz check lint types docs format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,13 @@ types: $(READY) ## mypy --strict on the whole package
 	@rm -rf $(TREE) && mkdir -p $(TREE)
 	@ln -s $(addprefix $(CURDIR)/,$(wildcard dcp_deploy/*) benchmarks export kernels) $(TREE)/
 	$(BIN)/mypy
+
+# The public names (errors among them) and a page for each of these. A warning of the generator is an error.
+PAGES := config presets pipeline generators checkpoints compression export export.tensorrt \
+    export.bundle export.runtime kernels metrics benchmarks report schemas
+SITE ?= build/docs
+docs: $(READY) ## the API reference, into build/docs
+	$(BIN)/python -W error -m pdoc --docformat restructuredtext -o $(SITE) dcp_deploy $(addprefix dcp_deploy.,$(PAGES))
 
 format: $(READY) ## let ruff repair what it can
 	$(BIN)/ruff check --fix .

@@ -170,8 +170,8 @@ def _base_packages() -> Finding:
 def required_packages() -> dict[str, str]:
     """{package: oldest version} of everything that an installation of dcp-deploy brings, but for torch."""
     lines = [line for line in metadata.requires("dcp-deploy") or () if "extra ==" not in line]
-    found = dict(re.fullmatch(r"([\w.-]+)>=([\d.]+)", line).groups() for line in lines)  # type: ignore[union-attr]
-    return {package: least for package, least in found.items() if package != "torch"}
+    found = [(re.split(r"\W*>=", line)[0], line.split(">=")[1]) for line in lines]
+    return {package: least for package, least in found if package != "torch"}
 
 
 def _numbers(version: str) -> list[int]:

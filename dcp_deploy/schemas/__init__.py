@@ -18,6 +18,8 @@ from pydantic.json_schema import GenerateJsonSchema
 from ..errors import UsageError
 from .base import VERSION, Error
 
+__all__ = ["MODELS", "checked", "find_schemas", "generate", "published"]
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 # The module of each verb's models, which is imported when they are needed: some stand on torch.

@@ -1,0 +1,78 @@
+"""docs/tour.md, typed as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import import_module, util
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from dcp_deploy import config
+from dcp_deploy.export import sizing
+
+from ..test_build import TINY
+from .conftest import VERBS, Command
+from .test_completion import environment
+
+TOUR = (Path(__file__).parents[2] / "docs" / "tour.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", TOUR, flags=re.M | re.S)
+
+
+@pytest.fixture
+def less_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tour says that its test does less."""
+    measuring = import_module("dcp_deploy.metrics.evaluate")  # the package has a function of that name
+    monkeypatch.setattr(measuring, "MIN_SAMPLES", 100)
+    monkeypatch.setattr(measuring, "REFERENCE_SAMPLES", 100)
+    measuring._reference.cache_clear()
+    monkeypatch.setitem(config.EFFORTS, "quick", replace(TINY, evaluation_samples=100))
+    monkeypatch.setattr(sizing, "SECONDS", 0.05)
+
+
+def typed(line: str, dcp: Command, home: Path) -> None:
+    """Run one line: a verb in this process, which has torch already, anything else in a shell."""
+    words = shlex.split(line)
+    if words[0] == "dcp-deploy" and words[1] in VERBS and ">" not in words and "--help" not in words:
+        ended = dcp(*words[1:])
+        assert ended.code == 0, f"{line}\n{ended.err}"
+        return
+    done = subprocess.run(
+        ["bash", "-c", f"{line}; exit $?"], env=environment(home), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # under a minute of work, but a machine may have much else to do
+@pytest.mark.usefixtures("less_work")
+def test_every_command_of_the_tour_works(dcp: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("home")
+    for language, block in BLOCKS:
+        if language == "python":
+            done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=120)
+            assert done.stdout == "(4, 64, 64, 3) uint8\n", done.stderr
+            continue
+        for line in block.splitlines():
+            if " engine " in line and util.find_spec("tensorrt_rtx") is None:
+                continue  # an extra
+            typed(line.replace("--steps 200", "--steps 2"), dcp, home)
+    document, schema = (json.loads(Path(name).read_text()) for name in ("student.json", "inspect.schema.json"))
+    Draft202012Validator(schema).validate(document)
+    assert Path("tour/report.html").is_file() and Path("student.png").is_file()
+    import_module("dcp_deploy.metrics.evaluate")._reference.cache_clear()  # later tests want the whole of it
+
+
+def test_the_tour_uses_most_verbs_and_shortens_only_what_it_says() -> None:
+    lines = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
+    used = {line.split()[1] for line in lines}
+    assert set(VERBS) - used <= {"convert", "eval", "serve"}
+    assert sum("--steps 200" in line for line in lines) == 1 and "two training steps for the 200 below" in " ".join(
+        TOUR.split()
+    )

@@ -1,0 +1,42 @@
+"""The API reference, built as ``make docs`` builds it."""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dcp_deploy
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages. Warnings of the generator are errors there; this environment is good enough, however old."""
+    folder = tmp_path_factory.mktemp("site")
+    command = ["make", "--assume-old=.venv/.ready", "docs", f"BIN={Path(sys.executable).parent}", f"SITE={folder}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_every_public_name_is_on_the_first_page_with_its_words(site: Path) -> None:
+    page = (site / "dcp_deploy.html").read_text(encoding="utf-8")
+    for name in set(dcp_deploy.__all__) - {"errors", "__version__"}:
+        assert f'id="{name}"' in page, name
+        value = getattr(dcp_deploy, name)
+        first = re.split(r"[`*:(\[<\n]", (value.__doc__ or "").strip())[0].strip()
+        assert first and first in html.unescape(page), name
+
+
+@pytest.mark.slow
+def test_the_rooms_have_pages_and_the_errors_their_exit_codes(site: Path) -> None:
+    for page in ("export/tensorrt", "export/bundle", "compression", "checkpoints", "schemas"):
+        assert (site / "dcp_deploy" / f"{page}.html").stat().st_size > 5_000
+    assert "StaleArtifactError" in (site / "dcp_deploy" / "errors.html").read_text(encoding="utf-8")
