@@ -70,6 +70,7 @@ def build(
     keep: cli_stages.Keep = _DEFAULT.keep,
     tensorboard: cli_stages.Tensorboard = None,
     lpips: cli_stages.LpipsWeights = None,
+    discriminator: cli_stages.DiscriminatorFile = None,
     mask: cli_stages.Mask = None,
     mask_background: cli_stages.MaskBackground = _DEFAULT.mask_background,
     mask_inputs: cli_stages.MaskInputs = _DEFAULT.mask_inputs,

@@ -22,6 +22,9 @@ TrainPrecision = Annotated[str, typer.Option(help="Of the convolutions in traini
 Keep = Annotated[str, typer.Option(help="The student: last; best by FID, else by the distance to the teacher.")]
 Tensorboard = Annotated[Path | None, typer.Option(help="Folder for the training's curves and pictures.")]
 LpipsWeights = Annotated[Path | None, typer.Option(help="VGG16's weights file: LPIPS as the perceptual loss.")]
+DiscriminatorFile = Annotated[
+    Path | None, typer.Option(help="Training file (rosinality .pt) whose discriminator to start from.")
+]
 Mask = Annotated[Path | None, typer.Option(help="Segmentation model (ONNX): losses look at what it finds only.")]
 MaskBackground = Annotated[str, typer.Option(help="Classes of the mask model that do not count.")]
 MaskInputs = Annotated[str, typer.Option(help="Numbers that the mask model takes: imagenet, unit or signed.")]
@@ -188,6 +191,7 @@ def distill(
     keep: Keep = "last",
     tensorboard: Tensorboard = None,
     lpips: LpipsWeights = None,
+    discriminator: DiscriminatorFile = None,
     mask: Mask = None,
     mask_background: MaskBackground = "0,16",
     mask_inputs: MaskInputs = "imagenet",

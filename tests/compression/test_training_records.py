@@ -73,7 +73,7 @@ def test_a_figure_that_nobody_measures_is_refused_before_long(
     small_teacher: Generator, measure_at: tuple[int, ...]
 ) -> None:
     measure = Figures(1.0, 2.0) if measure_at else None
-    with pytest.raises(UsageError, match="keep_best is .recall., which no entry"):
+    with pytest.raises(UsageError, match=r"keep_best is 'recall', which no entry"):
         distill(
             pruned(small_teacher), small_teacher, config=EVERYTHING, measure=measure, measure_at=measure_at,
             keep_best="recall", progress=lambda *_: pytest.fail("a step"),
