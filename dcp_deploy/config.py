@@ -129,6 +129,8 @@ class BuildConfig(BaseModel):
     """A folder for the distillation's curves and pictures."""
     lpips: Path | None = None
     """Weights of torchvision's VGG16: LPIPS is the perceptual loss, which is off without it but for the demo."""
+    discriminator: Path | None = None
+    """A training file whose discriminator the distillation's starts from; by default from scratch, as StyleKD's."""
     mask: Path | None = Field(default=None, validate_default=True)
     """A segmentation model as ONNX file: the L1, the perceptual loss and content scores look at what it finds only."""
     mask_background: str = Field(default="0,16", pattern=r"^\d+(,\d+)*$")

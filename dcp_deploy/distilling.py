@@ -45,8 +45,10 @@ def distilling_settings(config: BuildConfig) -> dict[str, Any]:
         settings["keep"] = config.keep
     if config.devices > 1:
         settings["devices"] = config.devices
-    if config.lpips is not None:
-        settings["lpips"] = sha256_file(config.lpips) if config.lpips.is_file() else "missing"
+    for name in ("lpips", "discriminator"):
+        path: Path | None = getattr(config, name)
+        if path is not None:
+            settings[name] = sha256_file(path) if path.is_file() else "missing"
     if config.mask is not None:
         mask = mask_of(config)
         settings["mask"] = mask.identity if mask else None
@@ -86,6 +88,7 @@ def distill_student(
     it that loss is LPIPS where ``config.lpips`` gives its network's weights, else off: no features of ours mean
     anything for other teachers' images.
     """
+    from .checkpoints import read_discriminator
     from .compression import distill
     from .datasets.avatars import avatars
 
@@ -101,6 +104,7 @@ def distill_student(
         data=images if images is not None else avatars if demo else None,
         perceptual=perceptual,
         mask=mask_of(config),
+        discriminator=None if config.discriminator is None else read_discriminator(config.discriminator),
         config=recipe,
         checkpoint_dir=checkpoints,
         progress=None if progress is None else lambda done, total, _: progress(done, total),

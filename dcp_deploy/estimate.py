@@ -66,7 +66,8 @@ def disk_needed(planned: PruningPlan) -> int:
     """Bytes of a whole run directory: models, ONNX files, engine, and two checkpoints while one replaces the other."""
     teacher, student = _parameters(planned)
     models = 2 * teacher + 4 * student
-    checkpoint = 4 * student + 3 * teacher  # weights, two moments, EMA; the discriminator is about the teacher's size
+    # Weights, two moments, the average and the best one; the discriminator is about the teacher's size.
+    checkpoint = 5 * student + 3 * teacher
     return _FLOAT * (models + 2 * checkpoint) + 20_000_000
 
 
@@ -76,7 +77,7 @@ def memory_needed(planned: PruningPlan, recipe: DistillConfig) -> int:
     weights = teacher + 5 * student + 4 * teacher
     # Each convolution keeps about four maps of its output's size; the discriminator holds about the teacher's.
     maps = 2 * (_pixels(planned, planned.widths) + _pixels(planned, planned.teacher.widths))
-    return _PROCESS_BYTES + _FLOAT * (weights + 4 * recipe.batch * maps)
+    return _PROCESS_BYTES + _FLOAT * (weights + 4 * math.ceil(recipe.batch / recipe.accumulate) * maps)
 
 
 def _parameters(planned: PruningPlan) -> tuple[int, int]:

@@ -5,5 +5,15 @@ from __future__ import annotations
 from .checkpoint import Checkpoint, provenance
 from .loading import load_generator, read_checkpoint, sniff
 from .native import read_metadata, save_generator
+from .rosinality_discriminator import read_discriminator
 
-__all__ = ["Checkpoint", "load_generator", "provenance", "read_checkpoint", "read_metadata", "save_generator", "sniff"]
+__all__ = [
+    "Checkpoint",
+    "load_generator",
+    "provenance",
+    "read_checkpoint",
+    "read_discriminator",
+    "read_metadata",
+    "save_generator",
+    "sniff",
+]

@@ -35,17 +35,22 @@ def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
         raise CorruptFileError(f"{source}: the tensors do not fit the config:\n  {shown}{more}")
 
 
+def check_values(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise CorruptFileError unless every tensor is of finite floats."""
+    for name, tensor in state.items():
+        if tensor.dtype not in _FLOATS:
+            raise CorruptFileError(f"{source}: {name} is stored as {tensor.dtype}, floats were expected")
+        if not torch.isfinite(tensor).all():
+            raise CorruptFileError(f"{source}: {name} holds values that are not finite")
+
+
 def fitted_generator(config: GeneratorConfig, state: Mapping[str, Tensor], source: str) -> Generator:
     """A generator of these tensors, as float32, in evaluation mode and trainable.
 
     Raises CorruptFileError when names or shapes are not those of ``config``, or a tensor is not of finite floats.
     """
     check_shapes(expected_shapes(config), {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
-    for name, tensor in state.items():
-        if tensor.dtype not in _FLOATS:
-            raise CorruptFileError(f"{source}: {name} is stored as {tensor.dtype}, floats were expected")
-        if not torch.isfinite(tensor).all():
-            raise CorruptFileError(f"{source}: {name} holds values that are not finite")
+    check_values(state, source)
     with torch.device("meta"):  # no memory or random numbers for weights that are replaced at once
         generator = Generator(config)
     generator.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)

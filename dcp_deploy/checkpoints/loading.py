@@ -37,7 +37,7 @@ def sniff(path: str | os.PathLike[str]) -> Format:
     reader will say what it is), "torch" is a file of torch.save, zip or older, "other" is none of them.
     Raises InputError when there is no such file or it cannot be read, CorruptFileError when it is empty.
     """
-    return _format(_mapped(Path(path)))
+    return _format(mapped(Path(path)))
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -46,7 +46,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises UnsafeFileError for a file that only executed code could read, CorruptFileError for a damaged one,
     UnknownFormatError for other content and for networks that we do not draw, InputError for a missing file.
     """
-    data = _mapped(Path(path))
+    data = mapped(Path(path))
     form = _format(data)
     if form == "native":
         return read_native(path)
@@ -81,7 +81,7 @@ def _format(data: memoryview) -> Format:
     return "other"
 
 
-def _mapped(path: Path) -> memoryview:
+def mapped(path: Path) -> memoryview:
     """The file's bytes, which the system reads as they are needed and frees when no view is left."""
     if not path.is_file():
         what = "a folder, not a file" if path.is_dir() else "no such file"

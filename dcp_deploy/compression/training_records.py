@@ -69,7 +69,7 @@ class Records:
         name = self._keep_best
         if name is None:
             return
-        if name not in entry and state.step == self._config.steps and state.best is None:
+        if name not in entry and (self._measure is None or state.step in self._measure_at):
             raise UsageError(
                 f"keep_best is {name!r}, which no entry of the history has", f"choose one of {', '.join(entry)}"
             )

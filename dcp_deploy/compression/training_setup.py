@@ -39,6 +39,7 @@ class Task:
     data: ImageSource | None = None
     perceptual: losses.FeatureMaps | Lpips | None = None
     mask: Mask | None = None
+    discriminator: Discriminator | None = None
     checkpoint_dir: Path | None = None
     measure_at: frozenset[int] = frozenset()
     keep_best: str | None = None
@@ -58,9 +59,25 @@ class Task:
                 "pass perceptual=load_avatar_reader().pyramid (the demo's images) or load_lpips(weights), or set its "
                 "weight to 0",
             )
+        if self.discriminator is not None:
+            self._check_discriminator(self.discriminator.config)
         if self.data is not None and self.config.gan:
             check_labels(self.data, self.teacher.config.c_dim)
         check_split(self.config, self.devices, DiscriminatorConfig.mirror(self.teacher.config).mbstd_group)
+
+    def _check_discriminator(self, found: DiscriminatorConfig) -> None:
+        wanted = (self.teacher.config.resolution, self.teacher.config.c_dim)
+        if (found.resolution, found.c_dim) != wanted:
+            raise UsageError(
+                f"the discriminator judges {found.resolution} px and {found.c_dim} classes, the teacher draws "
+                f"{wanted[0]} px of {wanted[1]}",
+                "give the one that this teacher was trained with",
+            )
+        if not self.config.gan or self.config.discriminator_width != 1:
+            raise UsageError(
+                "a discriminator is given, and the recipe has none, or one of another width",
+                "give gan a weight and leave discriminator_width at 1, or leave the discriminator out",
+            )
 
     def on(self, device: torch.device) -> Task:
         """A copy of the networks there."""
@@ -86,7 +103,8 @@ class Task:
         """The state before the first step, the same in every process."""
         config = self.config
         student = copy.deepcopy(self.student).to(device).train().requires_grad_(True)
-        discriminator = _new_discriminator(self.teacher, config).to(device)
+        given = copy.deepcopy(self.discriminator)
+        discriminator = (given or _new_discriminator(self.teacher, config)).to(device).train().requires_grad_(True)
         return TrainingState(
             student=student,
             ema=copy.deepcopy(student).eval().requires_grad_(False),
@@ -109,6 +127,8 @@ class Task:
         }
         about = {"config": settings, "data": self._data_identity(), "torch": torch.__version__, "device": device.type}
         networks = {"student": self.student, "teacher": self.teacher, **_perceptual_network(self.perceptual)}
+        if self.discriminator is not None:
+            networks["discriminator"] = self.discriminator
         return run_key({**about, **{name: value for name, value in optional.items() if value}}, networks)
 
     def _data_identity(self) -> Any:

@@ -13,13 +13,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 
 from dcp_deploy.compression import DistillConfig, distill
 from dcp_deploy.compression.training_setup import Task
 from dcp_deploy.compression.training_state import TrainingState
 from dcp_deploy.datasets.images import open_images
 from dcp_deploy.errors import DcpDeployError, UsageError
-from dcp_deploy.generators import Discriminator, Generator
+from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
 from dcp_deploy.metrics.published import Lpips
 
 from .conftest import EVERYTHING, assert_same_weights, files_in, make_stylegan3, pruned
@@ -140,6 +141,35 @@ def test_lpips_is_averaged_over_the_batch_and_goes_where_the_training_goes(teach
     moved = Task(student, teacher, config, perceptual=lpips).on(torch.device("meta")).perceptual
     assert isinstance(moved, Lpips) and moved.device.type == "meta"
     assert moved.network.weight.device.type == "meta" and lpips.network.weight.device.type == "cpu"
+
+
+def discriminator_of(teacher: Generator, seed: int, **changes: Any) -> Discriminator:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Discriminator(replace(DiscriminatorConfig.mirror(teacher.config), **changes))
+
+
+def test_a_given_discriminator_is_the_one_to_start_from(tmp_path: Path, teacher: Generator) -> None:
+    given, student = discriminator_of(teacher, 7), pruned(teacher)
+    config = replace(EVERYTHING, steps=1, gan_start=0, lr=1e-12, checkpoint_every=1)  # it hardly moves
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    distill(student, teacher, config=config, discriminator=given, checkpoint_dir=tmp_path)
+    (checkpoint,) = files_in(tmp_path)
+    kept = load_file(checkpoint)
+    for name, tensor in before.items():
+        torch.testing.assert_close(kept[f"discriminator.{name}"], tensor)
+        assert torch.equal(given.state_dict()[name], tensor)
+    distill(student, teacher, config=config, discriminator=discriminator_of(teacher, 8), checkpoint_dir=tmp_path)
+    assert len(files_in(tmp_path)) == 2  # another one is another run
+
+
+def test_a_discriminator_that_does_not_fit_is_refused(teacher: Generator) -> None:
+    student = pruned(teacher)
+    larger = discriminator_of(teacher, 0, resolution=16, widths=(4, 4, 4))
+    with pytest.raises(UsageError, match="judges 16 px and 0 classes, the teacher draws 8 px of 0"):
+        distill(student, teacher, config=EVERYTHING, discriminator=larger)
+    with pytest.raises(UsageError, match="the recipe has none"):
+        distill(student, teacher, config=replace(EVERYTHING, gan=0), discriminator=discriminator_of(teacher, 0))
 
 
 def test_neither_argument_nor_the_global_random_state_changes(teacher: Generator) -> None:

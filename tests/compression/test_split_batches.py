@@ -6,6 +6,7 @@ After one step Adam's first moment is the gradient itself (its beta is 0), so a 
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import shutil
 import signal
@@ -20,8 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dcp_deploy.compression import DistillConfig, DistillResult, distill
+from dcp_deploy.compression.parallel import join_team
 from dcp_deploy.compression.stopping import TrainingInterruptedError
-from dcp_deploy.errors import DcpDeployError, UsageError
+from dcp_deploy.errors import DcpDeployError, MissingCapabilityError, UsageError
 from dcp_deploy.generators import Generator
 
 from .conftest import EVERYTHING, assert_same_weights, files_in, pruned
@@ -132,3 +134,16 @@ def test_a_process_that_dies_ends_the_training_with_its_number(tmp_path: Path, s
 def test_what_cannot_be_sent_to_other_processes_is_refused(small_teacher: Generator) -> None:
     with pytest.raises(UsageError, match="cannot be sent to other processes"):
         distill(pruned(small_teacher), small_teacher, config=WHOLE, data=lambda indices: IMAGES[indices[0]], devices=2)
+
+
+def test_what_several_devices_need_is_told_when_it_is_missing(
+    small_teacher: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        pytest.raises(MissingCapabilityError, match=r"1000 GPUs are asked for, and this machine has \d+"),
+        join_team(1000, torch.device("cuda"), print),
+    ):
+        pytest.fail("joined")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingCapabilityError, match=r"needs Lightning Fabric\npip install 'dcp-deploy\[train\]'"):
+        distill(pruned(small_teacher), small_teacher, config=WHOLE, devices=2)

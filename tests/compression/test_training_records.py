@@ -68,9 +68,22 @@ def test_without_a_measure_the_distance_to_the_teacher_can_choose(small_teacher:
     assert (result.best.step, result.best.value) == (best["step"], best["l1_to_teacher"])
 
 
-def test_a_figure_that_nobody_measures_is_refused(small_teacher: Generator) -> None:
-    with pytest.raises(UsageError, match="keep_best is 'fid', which no entry"):
-        distill(pruned(small_teacher), small_teacher, config=replace(EVERYTHING, steps=1), keep_best="fid")
+@pytest.mark.parametrize("measure_at", [(), (0, 2)])
+def test_a_figure_that_nobody_measures_is_refused_before_long(
+    small_teacher: Generator, measure_at: tuple[int, ...]
+) -> None:
+    measure = Figures(1.0, 2.0) if measure_at else None
+    with pytest.raises(UsageError, match=r"keep_best is 'recall', which no entry"):
+        distill(
+            pruned(small_teacher), small_teacher, config=EVERYTHING, measure=measure, measure_at=measure_at,
+            keep_best="recall", progress=lambda *_: pytest.fail("a step"),
+        )  # fmt: skip
+
+
+def test_quality_is_measured_by_the_recipes_schedule(small_teacher: Generator) -> None:
+    config = replace(EVERYTHING, measure_every=4)
+    history = distill(pruned(small_teacher), small_teacher, config=config, measure=Figures(1.0, 2.0)).history
+    assert {entry["step"]: entry["fid"] for entry in history if "fid" in entry} == {4: 1.0, 6: 2.0}
 
 
 def test_tensorboard_shows_the_history_and_images(tmp_path: Path, small_teacher: Generator) -> None:
