@@ -92,6 +92,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="At least this long in all.")] = 10.0,
     out: ReportFile = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the tables as Markdown to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw distribution and growth: a PNG or SVG file.")] = None,
     seed: Seed = 0,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -107,6 +108,7 @@ def bench(
     Example: dcp-deploy bench student.safetensors student.onnx --teacher teacher.safetensors --backends all --isolate
     """
     from . import benchmarks
+    from .report.bench_plot import save_plot
 
     output = Output(as_json=as_json, quiet=quiet)
     files = {"model": model} if not teacher else {"teacher": teacher, "model": model}
@@ -130,6 +132,8 @@ def bench(
     if markdown is not None:
         with atomic_path(markdown) as temporary:
             temporary.write_text(report.to_markdown(), encoding="utf-8")
+    if plot is not None:
+        save_plot(plot, report.to_dict())
     _report(context, output, out, report.to_dict(), *report.to_tables(), *report.notes)
 
 

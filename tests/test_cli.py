@@ -422,13 +422,15 @@ def test_bench_compares_with_the_teacher(dcp: Command, models: Path) -> None:
 
 def test_bench_lists_what_cannot_run_here_with_the_reason(dcp: Command, models: Path, tmp_path: Path) -> None:
     words = ("--backends", "onnxruntime,tensorrt", "--batch", "1,2", "--rounds", 2, "--seconds", 0)
-    document = dcp("bench", models / "t.onnx", *words, "--markdown", tmp_path / "b.md", "--json").json
+    files = ("--markdown", tmp_path / "b.md", "--plot", tmp_path / "b.svg")
+    document = dcp("bench", models / "t.onnx", *words, *files, "--json").json
     assert [row["name"] for row in document["rows"]] == [
         "model, ONNX Runtime, batch 1", "model, ONNX Runtime, batch 2",
     ]  # fmt: skip
     assert [one["name"] for one in document["skipped"]] == ["model, TensorRT"]
     assert document["rows"][1]["roofline"]["floor_ms"] > 0 and document["ceilings"]
     assert "Skipped: model, TensorRT: no tensorrt engine" in (tmp_path / "b.md").read_text()
+    assert "images per call" in (tmp_path / "b.svg").read_text()
 
 
 def test_bench_compare_judges_two_runs_and_gates(dcp: Command, tmp_path: Path) -> None:

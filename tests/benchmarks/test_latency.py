@@ -299,7 +299,7 @@ def test_turns_stay_together_in_the_bootstrap():
     assert (interval.low, interval.high) == (
         pytest.approx(10),
         pytest.approx(20),
-    )  # whole turns of 32, not 128 independent calls
+    )  # whole turns are drawn
 
 
 @pytest.mark.parametrize(
