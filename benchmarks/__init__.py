@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from .candidate import Candidate, Skipped
-from .candidates import BASELINE, file_candidates, generator_candidates
+from .candidates import BASELINE, generator_candidates
 from .comparison import Comparison, compare_runs, read_run
 from .environment import Environment, capture_environment
+from .isolation import isolated
 from .latency import benchmark
+from .matrix import open_matrix, plan
+from .opening import open_candidate
 from .results import BenchReport, BenchRow
+from .roofline import machine_ceilings
 
 __all__ = [
     "BASELINE",
@@ -20,7 +24,11 @@ __all__ = [
     "benchmark",
     "capture_environment",
     "compare_runs",
-    "file_candidates",
     "generator_candidates",
+    "isolated",
+    "machine_ceilings",
+    "open_candidate",
+    "open_matrix",
+    "plan",
     "read_run",
 ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from ..export.runners import Runner, load_runner
+from ..export.runners import load_runner
 from ..generators import Generator
 from .candidate import Candidate
+from .opening import with_fixed_inputs
 
 BASELINE = "teacher, torch eager"
 _TITLES = {"torch": "torch eager", "onnxruntime": "ONNX Runtime"}
@@ -36,31 +34,12 @@ def generator_candidates(
     return {_name(candidate): candidate for candidate in made}
 
 
-def file_candidates(
-    files: Mapping[str, Path], *, threads: int | None = None, batch: int = 1, seed: int = 0
-) -> dict[str, Candidate]:
-    """Model files of any kind ``load_runner`` takes, each on its own backend; inputs as in ``generator_candidates``.
-
-    ``files``: what the model is called ("teacher", "student") -> its file, in the order the rows shall have.
-    """
-    made = (_candidate(model, path, threads, batch, seed) for model, path in files.items())
-    return {_name(candidate): candidate for candidate in made}
-
-
 def _candidate(model: str, source: Generator | Path, threads: int | None, batch: int, seed: int) -> Candidate:
     runner = load_runner(source, threads=threads)
     size = source.stat().st_size if isinstance(source, Path) else None
-    run = _with_fixed_inputs(runner, batch, seed)
+    run = with_fixed_inputs(runner, batch, seed)
     return Candidate(run, model, runner.backend, threads=threads, file_bytes=size)
 
 
 def _name(candidate: Candidate) -> str:
     return f"{candidate.model}, {_TITLES.get(candidate.backend, candidate.backend)}"
-
-
-def _with_fixed_inputs(runner: Runner, batch: int, seed: int) -> Callable[[], object]:
-    """The runner as a function without arguments. Checking its inputs is part of every call, a few microseconds."""
-    z = np.random.default_rng(seed).standard_normal((batch, runner.z_dim)).astype(np.float32)
-    psi = np.ones(batch, np.float32)
-    classes = np.eye(runner.c_dim, dtype=np.float32)[np.arange(batch) % runner.c_dim] if runner.c_dim else None
-    return lambda: runner(z=z, psi=psi, c=classes)

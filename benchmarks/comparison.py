@@ -164,9 +164,9 @@ def compare_runs(a: Run, b: Run, *, seed: int = 0) -> Comparison:
 
 
 def _compared(row_a: Row, row_b: Row, a: Run, b: Run, everywhere: Sequence[str], seed: int) -> ComparedRow:
-    batches = {"batch": row_a.batch or a.batch}, {"batch": row_b.batch or b.batch}
+    batch_a, batch_b = {"batch": row_a.batch or a.batch}, {"batch": row_b.batch or b.batch}
     differing = [
-        *everywhere, *_differing(*batches, ("batch",)), *_differing(row_a.labels, row_b.labels, SETTINGS),
+        *everywhere, *_differing(batch_a, batch_b, ("batch",)), *_differing(row_a.labels, row_b.labels, SETTINGS),
     ]  # fmt: skip
     halves = stability(row_a.samples_ms), stability(row_b.samples_ms)
     drift = max(abs(half.drift or 0.0) for half in halves)
@@ -195,8 +195,8 @@ def _differing(a: dict[str, Any], b: dict[str, Any], keys: Sequence[str]) -> lis
 
 
 def _notes(a: Run, b: Run) -> tuple[str, ...]:
-    versions = [run.environment.get("packages") or {} for run in (a, b)]
-    changed = _differing(*versions, sorted(versions[0]))
+    before, after = (run.environment.get("packages") or {} for run in (a, b))
+    changed = _differing(before, after, sorted(before))
     changed += _differing(a.environment, b.environment, ("python", "os", "git_commit", "torch_threads"))
     told = [f"{run}: {note}" for run, document in (("A", a), ("B", b)) for note in document.notes]
     return (*([f"Changed between the runs: {'; '.join(changed)}."] if changed else []), *told)

@@ -23,11 +23,11 @@ Shape = tuple[int, ...]
 _LARGEST_CONSTANT = 1024  # bytes: what may be a shape that inference must see
 
 
-class _Traffic(TorchDispatchMode):
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of the tensors that every operator takes and gives; views move nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

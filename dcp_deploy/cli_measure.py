@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from . import cli_options as flags
 from .cli_output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb, write_settings
 from .cli_values import numbers, wants_suffix, whole_numbers
 from .errors import UsageError
+from .files import atomic_path
 
 ReportFile = Annotated[Path | None, typer.Option("--out", "-o", help="Also write the JSON document to this file.")]
 
@@ -82,13 +84,22 @@ def verify(
 @verb
 def bench(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="A checkpoint or an ONNX file.")],
-    teacher: Annotated[Path | None, typer.Option(help="The baseline to compare with.")] = None,
-    batch: Annotated[int, typer.Option(help="Images per call.")] = 1,
+    model: Annotated[list[Path], typer.Argument(help="Checkpoint, ONNX file, engine or bundle; several of one model.")],
+    teacher: Annotated[list[Path] | None, typer.Option(help="The baseline; may be given more than once.")] = None,
+    backends: Annotated[
+        str, typer.Option(help="auto: each file in what it is for; all that there is; or names: torch,onnxruntime.")
+    ] = "auto",
+    batch: Annotated[str, typer.Option(help="Images per call; several to see how it grows: 1,8,32.")] = "1",
+    mode: Annotated[
+        str, typer.Option(help="latency; MLPerf-style, not conformant: single-stream, offline.")
+    ] = "latency",
+    isolate: Annotated[bool, typer.Option("--isolate", help="A process each: cold start and memory too.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads of every call; all by default.")] = None,
     rounds: Annotated[int, typer.Option(help="At least this many calls of each.")] = 100,
     seconds: Annotated[float, typer.Option(help="At least this long in all.")] = 10.0,
     out: ReportFile = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the tables as Markdown to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw distribution and growth: a PNG or SVG file.")] = None,
     seed: Seed = 0,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -97,23 +108,39 @@ def bench(
 ) -> None:
     """Time a model, interleaved with its teacher when one is given.
 
+    With --backends all, what cannot run here is listed with the reason.
+
     Example: dcp-deploy bench student.onnx --teacher teacher.onnx --batch 8
+
+    Example: dcp-deploy bench student.safetensors student.onnx --teacher teacher.safetensors --backends all --isolate
     """
     from . import benchmarks
+    from .report.bench_plot import save_plot
 
     output = Output(as_json=as_json, quiet=quiet)
-    files = {"model": model} if teacher is None else {"teacher": teacher, "model": model}
-    candidates = benchmarks.file_candidates(files, threads=threads, batch=batch, seed=seed)
-    with output.task("bench") as progress:
+    files = {"model": model} if not teacher else {"teacher": teacher, "model": model}
+    batches = whole_numbers("--batch", batch)
+    specs, missing = benchmarks.plan(files, backends=backends, batches=batches, threads=threads, seed=seed)
+    together = nullcontext(benchmarks.open_candidate)
+    with output.task("bench") as progress, benchmarks.isolated() if isolate else together as open_one:
+        candidates, skipped = benchmarks.open_matrix(specs, open_one, tolerant=backends == "all")
         report = benchmarks.benchmark(
             candidates,
             baseline=next(iter(candidates)),
-            batch=batch,
+            batch=batches[0],
+            mode=mode,
+            ceilings=benchmarks.machine_ceilings([one.device for one in candidates.values()], threads),
+            skipped=[*missing, *skipped],
             min_rounds=rounds,
             min_seconds=seconds,
             seed=seed,
             progress=progress,
         )
+    if markdown is not None:
+        with atomic_path(markdown) as temporary:
+            temporary.write_text(report.to_markdown(), encoding="utf-8")
+    if plot is not None:
+        save_plot(plot, report.to_dict())
     _report(context, output, out, report.to_dict(), *report.to_tables(), *report.notes)
 
 

@@ -31,6 +31,12 @@ def engine_runner(path: str | os.PathLike[str], *, cuda_graph: bool = False) -> 
     an engine built for something else, CorruptFileError for a manifest that is none.
     """
     path = Path(path)
+    manifest, session = open_engine(path, cuda_graph=cuda_graph)
+    return runner_of(path.name, manifest, session)
+
+
+def open_engine(path: Path, *, cuda_graph: bool = False) -> tuple[dict[str, Any], EngineSession]:
+    """The manifest and the open session of an engine that fits this machine; raises as :func:`engine_runner`."""
     if not torch.cuda.is_available():
         raise MissingCapabilityError(
             f"{path} is a TensorRT engine; running it needs an NVIDIA GPU and its driver, and this machine has none",
@@ -42,7 +48,7 @@ def engine_runner(path: str | os.PathLike[str], *, cuda_graph: bool = False) -> 
     session = EngineSession(trt, path.read_bytes(), torch.device("cuda"), cuda_graph=cuda_graph, host_code=trusted)
     if session.engine is None:
         raise StaleArtifactError(f"TensorRT cannot load {path}", f"rebuild it: {manifest['rebuild']}")
-    return runner_of(path.name, manifest, session)
+    return manifest, session
 
 
 def runner_of(name: str, manifest: Mapping[str, Any], session: EngineSession) -> Runner:

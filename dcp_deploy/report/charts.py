@@ -10,7 +10,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH = 10.4  # inches; at 72 points each, about the page's column in CSS pixels
@@ -55,29 +57,38 @@ class Chart:
     alt: str
 
 
+def model_colour(name: str, theme: Theme) -> str:
+    """The teacher's, or that of whatever is compared with it."""
+    return theme.teacher if name.startswith("teacher") else theme.student
+
+
+def draw_latencies(axes: Axes, theme: Theme, samples: Mapping[str, Sequence[float]]) -> None:
+    """What :func:`latency_chart` shows, on axes of a picture."""
+    for row, (name, values) in enumerate(samples.items()):
+        colour = model_colour(name, theme)
+        dots = np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, DOTS))
+        spread = 0.26 * np.sin(np.arange(DOTS) * 2.399963)  # golden angle: even, and the same every time
+        axes.scatter(dots, row + spread, s=7, color=colour, alpha=0.45, linewidths=0)
+        median = float(np.median(dots))
+        axes.plot([median, median], [row - 0.38, row + 0.38], color=colour, linewidth=2.5)
+        axes.annotate(
+            f"{median:.3g} ms", (median, row - 0.38), xytext=(0, 3), textcoords="offset points",
+            ha="center", va="bottom", color=theme.ink, fontsize=10,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(samples)), labels=[literal(name) for name in samples])
+    axes.set_ylim(len(samples) - 0.4, -0.75)  # downwards, with room for the first row's figure
+    axes.set_xlabel("milliseconds per call, logarithmic")
+    plain_log_ticks(axes.xaxis)
+    style(axes, theme, grid="x")
+    axes.tick_params(axis="y", labelcolor=theme.ink, labelsize=11)
+
+
 def latency_chart(samples: Mapping[str, Sequence[float]]) -> Chart:
     """Latencies per candidate on a logarithmic axis: one dot per quantile, a bar at the median. Milliseconds."""
 
     def draw(figure: Figure, theme: Theme) -> None:
-        axes = figure.add_subplot()
-        for row, (name, values) in enumerate(samples.items()):
-            colour = theme.student if "student" in name else theme.teacher
-            dots = np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, DOTS))
-            spread = 0.26 * np.sin(np.arange(DOTS) * 2.399963)  # golden angle: even, and the same every time
-            axes.scatter(dots, row + spread, s=7, color=colour, alpha=0.45, linewidths=0)
-            median = float(np.median(dots))
-            axes.plot([median, median], [row - 0.38, row + 0.38], color=colour, linewidth=2.5)
-            axes.annotate(
-                f"{median:.3g} ms", (median, row - 0.38), xytext=(0, 3), textcoords="offset points",
-                ha="center", va="bottom", color=theme.ink, fontsize=10,
-            )  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_yticks(range(len(samples)), labels=[_literal(name) for name in samples])
-        axes.set_ylim(len(samples) - 0.4, -0.75)  # downwards, with room for the first row's figure
-        axes.set_xlabel("milliseconds per call, logarithmic")
-        _plain_log_ticks(axes)
-        _style(axes, theme, grid="x")
-        axes.tick_params(axis="y", labelcolor=theme.ink, labelsize=11)
+        draw_latencies(figure.add_subplot(), theme, samples)
 
     alt = "Latency of " + ", ".join(f"{name}: median {np.median(v):.3g} ms" for name, v in samples.items())
     return _render(draw, (WIDTH, 0.75 + 0.75 * len(samples)), alt)
@@ -98,13 +109,13 @@ def widths_chart(layers: Sequence[str], before: Sequence[int], after: Sequence[i
                     ha="center", va="bottom", color=colour, fontsize=9,
                 )  # fmt: skip
         axes.set_xticks(
-            places, labels=[_literal(layer) for layer in layers], rotation=40, ha="right", rotation_mode="anchor"
+            places, labels=[literal(layer) for layer in layers], rotation=40, ha="right", rotation_mode="anchor"
         )
         axes.set_ylabel("channels")
         axes.locator_params(axis="y", integer=True)
         axes.margins(x=0.01, y=0.1)
         axes.legend(frameon=False, labelcolor=theme.ink, fontsize=10, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-        _style(axes, theme, grid="y")
+        style(axes, theme, grid="y")
 
     return _render(draw, (WIDTH, 3.3), "Channels per layer of teacher and student")
 
@@ -129,8 +140,8 @@ def scores_chart(layers: Sequence[str], scores: Sequence[NDArray[np.float64]], k
             axes.set_yticks(ticks, labels=[f"{10.0**tick:g}" for tick in ticks])
             axes.set_xlim(1, max(len(ranked), 2))
             axes.set_xticks([len(ranked)] if kept is None else sorted({kept[index], len(ranked)}))
-            axes.set_title(_literal(layers[index]), fontsize=10, color=theme.ink, loc="left")
-            _style(axes, theme, grid="y")
+            axes.set_title(literal(layers[index]), fontsize=10, color=theme.ink, loc="left")
+            style(axes, theme, grid="y")
             axes.tick_params(labelsize=8.5)
 
     rows = _panel_rows(len(scores))
@@ -151,9 +162,9 @@ def curves_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float | N
             )  # fmt: skip
             if dense:
                 axes.plot(x, _running_median(y, len(y) // 20), color=theme.student, linewidth=1.8)
-            axes.set_title(_literal(name.replace("_", " ")), fontsize=10, color=theme.ink, loc="left")
+            axes.set_title(literal(name.replace("_", " ")), fontsize=10, color=theme.ink, loc="left")
             axes.locator_params(axis="both", nbins=4)
-            _style(axes, theme, grid="y")
+            style(axes, theme, grid="y")
             axes.tick_params(labelsize=8.5)
 
     return _render(draw, (WIDTH, 1.95 * _panel_rows(len(curves), columns=4)), alt)
@@ -171,9 +182,10 @@ def _data_uri(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def _svg(draw: Callable[[Figure, Theme], None], inches: tuple[float, float]) -> str:
+@contextmanager
+def drawing() -> Iterator[None]:
+    """matplotlib's settings for our pictures, put back afterwards."""
     import matplotlib
-    from matplotlib.figure import Figure
 
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text: smaller, and in the reader's own font
@@ -186,6 +198,13 @@ def _svg(draw: Callable[[Figure, Theme], None], inches: tuple[float, float]) -> 
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Widths are estimated with a font that lacks some scripts; the reader's own font draws them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _svg(draw: Callable[[Figure, Theme], None], inches: tuple[float, float]) -> str:
+    from matplotlib.figure import Figure
+
+    with drawing():
         figure = Figure(figsize=inches, layout="constrained")
         draw(figure, LIGHT)
         stream = io.StringIO()
@@ -202,7 +221,8 @@ def _panel_rows(count: int, columns: int = 5) -> int:
     return math.ceil(count / columns)
 
 
-def _style(axes: Axes, theme: Theme, *, grid: Literal["x", "y"]) -> None:
+def style(axes: Axes, theme: Theme, *, grid: Literal["x", "y"]) -> None:
+    """No frame but the lower edge, quiet lines and words."""
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(side == "bottom")
         axes.spines[side].set_color(theme.line)
@@ -213,13 +233,13 @@ def _style(axes: Axes, theme: Theme, *, grid: Literal["x", "y"]) -> None:
     axes.yaxis.label.set_color(theme.muted)
 
 
-def _plain_log_ticks(axes: Axes) -> None:
-    """1, 2, 5, 10, ... on the x axis instead of powers of ten."""
+def plain_log_ticks(axis: Axis) -> None:
+    """1, 2, 5, 10, ... on a logarithmic axis instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _running_median(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
@@ -227,6 +247,6 @@ def _running_median(values: NDArray[np.float64], half: int) -> NDArray[np.float6
     return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
 
 
-def _literal(name: str) -> str:
+def literal(name: str) -> str:
     """A label matplotlib shows as it is; control characters would make the SVG invalid XML."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)

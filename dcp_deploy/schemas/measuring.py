@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from ..benchmarks.candidate import ColdStart, Memory, Phases, Skipped
+from ..benchmarks.clocks import Clocks
 from ..benchmarks.comparison import ComparedRow
 from ..benchmarks.environment import Environment
+from ..benchmarks.modes import Capacity
 from ..benchmarks.results import Method
+from ..benchmarks.roofline import Rate, Roofline
 from ..benchmarks.statistics import Interval, Stability
 from ..export.bisect import LayerDistance
 from ..export.distances import ImageDistance
@@ -100,6 +104,7 @@ class BenchRow(Part):
     count: int
     p50_ms: float
     p90_ms: float
+    p95_ms: float
     p99_ms: float
     mean_ms: float
     std_ms: float
@@ -111,6 +116,17 @@ class BenchRow(Part):
     speedup: Interval | None
     """Over the baseline; null for the baseline itself."""
     stability: Stability
+    batch: int
+    """Images per call."""
+    intervals: dict[str, Interval | None]
+    """Of the percentiles; null where there are too few samples for one."""
+    phases: Phases | None
+    """Of a call on a device; null: not measured."""
+    cold_start: ColdStart | None
+    """In a process of its own; null: not measured."""
+    memory: Memory | None
+    roofline: Roofline | None
+    """What the machine's limits allow; null: the work is not known."""
     samples_ms: list[float]
     """In the order of the rounds."""
 
@@ -127,6 +143,14 @@ class Benched(Document):
     rows: list[BenchRow]
     method: Method
     environment: Environment
+    mode: str
+    skipped: list[Skipped]
+    """What cannot run on this machine, and why."""
+    ceilings: list[Rate]
+    """The machine's own speed, measured in the same run."""
+    clocks: Clocks | None
+    capacity: list[Capacity]
+    """Throughput under a bound on latency."""
 
 
 class BenchCompared(Document):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcp_deploy.benchmarks import BASELINE, benchmark, file_candidates, generator_candidates
+from dcp_deploy.benchmarks import BASELINE, benchmark, generator_candidates
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 QUICK = {"warmup_calls": 1, "warmup_seconds": 0, "min_rounds": 2, "min_seconds": 0, "pause_seconds": 0}
@@ -79,9 +79,3 @@ def test_a_batch_that_differs_from_the_harness_is_refused():
 def test_class_conditional_networks_get_classes_in_turn():
     candidates = generator_candidates(network(5, c_dim=2), network(3, c_dim=2), batch=3)
     assert candidates[BASELINE]().shape == (3, 3, 8, 8)
-
-
-def test_files_are_timed_under_the_names_they_are_given(student_onnx):
-    candidates = file_candidates({"model": student_onnx}, batch=2)
-    assert list(candidates) == ["model, ONNX Runtime"]
-    assert candidates["model, ONNX Runtime"]().shape == (2, 3, 8, 8)

@@ -10,7 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dcp_deploy.benchmarks import Candidate, benchmark, capture_environment, latency
+from dcp_deploy.benchmarks import Candidate, Skipped, benchmark, capture_environment, latency
+from dcp_deploy.benchmarks.candidate import ColdStart, Memory, Phases
+from dcp_deploy.benchmarks.roofline import Ceiling, Work
 from dcp_deploy.errors import UsageError
 
 
@@ -209,3 +211,101 @@ def test_tables_show_names_as_they_are():
     Console(width=200, file=terminal).print(*report.to_tables())
     assert name in terminal.getvalue()
     assert r"a\|[red]b[/red]" in report.to_markdown()
+
+
+def test_candidates_have_batches_and_baselines_of_their_own():
+    machine = Machine()
+
+    def made(name, milliseconds, batch, baseline):
+        images = np.zeros((batch, 2, 2, 3), np.uint8)
+        return Candidate(machine.candidate(name, milliseconds, images), name, "torch", batch=batch, baseline=baseline)
+
+    candidates = {
+        "t1": made("t1", 10, 1, "t1"), "s1": made("s1", 5, 1, "t1"),
+        "t8": made("t8", 40, 8, "t8"), "s8": made("s8", 8, 8, "t8"),
+    }  # fmt: skip
+    report = machine.benchmark(candidates, baseline="t1")
+    assert {row.name: row.speedup and round(row.speedup.value, 3) for row in report.rows} == {
+        "t1": None, "s1": 2.0, "t8": None, "s8": 5.0,
+    }  # fmt: skip
+    assert report.row("s8").images_per_second == pytest.approx(1000)
+    assert "batch 1, 8" in report.to_markdown()
+
+
+def test_ceilings_are_timed_between_rounds_and_give_the_floor():
+    machine = Machine()
+    ceilings = [
+        Ceiling("mm", "cpu", "compute", "fp32", machine.candidate("mm", 10), 1e9),
+        Ceiling("copy", "cpu", "memory", "", machine.candidate("copy", 1), 1e6),
+    ]
+    candidate = Candidate(machine.candidate("a", 20), "student", "torch", work=Work(5 * 10**8, 1000, 2000))
+    report = machine.benchmark({"a": candidate}, baseline="a", ceilings=ceilings, min_rounds=11)
+    assert machine.calls.count("mm") == 1 + 3  # warm, then rounds 0, 5 and 10
+    assert [rate.per_second for rate in report.ceilings] == [pytest.approx(1e11), pytest.approx(1e9)]
+    roof = report.row("a").roofline
+    assert (roof.floor_ms, roof.of_floor, roof.bound) == (pytest.approx(5), pytest.approx(4), "compute")
+    assert "4.0 (compute)" in report.to_markdown()
+
+
+def test_a_candidate_may_time_itself_and_tell_its_parts_and_memory():
+    machine = Machine()
+    candidate = Candidate(
+        machine.candidate("a", 20), "student", "cuda-fp16", device="cuda", measure=lambda: 1.5,
+        phases=lambda: Phases(0.1, 1.0, 0.2, 0.95), memory=lambda: Memory(3_000_000, None),
+        cold_start=ColdStart(100.0, 2000.0, 400.0),
+    )  # fmt: skip
+    report = machine.benchmark({"a": candidate}, baseline="a")
+    row = report.row("a")
+    assert row.samples_ms == (1.5,) * 12
+    assert row.phases == Phases(0.1, 1.0, 0.2, 0.95)
+    assert any(note.startswith("Enqueue-bound: ") for note in report.notes)
+    document = row.to_dict()
+    assert document["memory"] == {"host_bytes": 3_000_000, "device_bytes": None}
+    assert document["cold_start"] == {"start_ms": 100.0, "load_ms": 2000.0, "first_ms": 400.0}
+    assert "0.100 + 1.000 + 0.200" in report.to_markdown() and "| 2.50 |" in report.to_markdown()
+
+
+def test_what_was_not_measured_is_null_and_in_no_table():
+    machine = Machine()
+    report = machine.benchmark({"a": machine.candidate("a", 20)}, baseline="a")
+    row = report.to_dict()["rows"][0]
+    assert row["phases"] is row["cold_start"] is row["memory"] is row["roofline"] is None
+    assert "floor" not in report.to_markdown()
+
+
+def test_skipped_candidates_are_told_with_the_reason():
+    machine = Machine()
+    report = machine.benchmark({"a": machine.candidate("a", 20)}, baseline="a", skipped=[Skipped("b", "no GPU")])
+    assert report.to_dict()["skipped"] == [{"name": "b", "reason": "no GPU"}]
+    assert "- Skipped: b: no GPU" in report.to_markdown()
+
+
+def test_offline_calls_follow_each_other_and_the_rate_is_over_all_of_them():
+    machine = Machine()
+    costs = [10.0, 10.0, *([10.0, 30.0] * 8)]  # two calls of warm-up, two rounds of eight
+    candidates = {"a": machine.candidate("a", costs)}
+    report = machine.benchmark(candidates, baseline="a", batch=4, mode="offline", min_rounds=2)
+    assert machine.pauses == 0 and report.row("a").summary.count == 16
+    assert report.row("a").images_per_second == pytest.approx(4 / 0.020)  # the mean, not the median
+    assert "not conformant" in report.to_tables()[0].title and report.to_dict()["mode"] == "offline"
+
+
+def test_turns_stay_together_in_the_bootstrap():
+    machine = Machine()
+    costs = {"a": [5.0] * 2 + ([10.0] * 32 + [20.0] * 32) * 2, "b": [1.0] * 130}
+    candidates = {name: machine.candidate(name, cost) for name, cost in costs.items()}
+    report = machine.benchmark(candidates, baseline="a", mode="single-stream", min_rounds=4)
+    interval = report.row("b").speedup
+    assert (interval.low, interval.high) == (
+        pytest.approx(10),
+        pytest.approx(20),
+    )  # whole turns are drawn
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"mode": "server"}, "'server'"), ({"mode": "single-stream", "batch": 2}, "not 2")]
+)
+def test_modes_that_make_no_sense_are_refused(settings, message):
+    machine = Machine()
+    with pytest.raises(UsageError, match=message):
+        machine.benchmark({"a": machine.candidate("a", 1)}, baseline="a", **settings)

@@ -63,6 +63,36 @@ def test_bench_compares_with_the_teacher(dcp: Command, models: Path) -> None:
     assert document["baseline"] == teacher["name"] and model["speedup"]["value"] > 0
 
 
+def test_bench_lists_what_cannot_run_here_with_the_reason(dcp: Command, models: Path, tmp_path: Path) -> None:
+    words = ("--backends", "onnxruntime,tensorrt", "--batch", "1,2", "--rounds", 2, "--seconds", 0)
+    files = ("--markdown", tmp_path / "b.md", "--plot", tmp_path / "b.svg")
+    document = dcp("bench", models / "t.onnx", *words, *files, "--json").json
+    assert [row["name"] for row in document["rows"]] == [
+        "model, ONNX Runtime, batch 1", "model, ONNX Runtime, batch 2",
+    ]  # fmt: skip
+    assert [one["name"] for one in document["skipped"]] == ["model, TensorRT"]
+    assert document["rows"][1]["roofline"]["floor_ms"] > 0 and document["ceilings"]
+    assert dcp("bench", models / "t.onnx", "--bound", 0).code == 2
+    assert dcp("bench", models / "t.onnx", "--plot", "b.pdf").code == 2
+    assert "Skipped: model, TensorRT: no tensorrt engine" in (tmp_path / "b.md").read_text()
+    assert "images per call" in (tmp_path / "b.svg").read_text()
+
+
+def test_bench_compare_judges_two_runs_and_gates(dcp: Command, tmp_path: Path) -> None:
+    def written(name: str, milliseconds: float) -> Path:
+        row = {"name": "student", "samples_ms": [milliseconds] * 20}
+        (tmp_path / name).write_text(json.dumps({"schema": 1, "batch": 1, "rows": [row]}))
+        return tmp_path / name
+
+    a, b = written("a.json", 10.0), written("b.json", 12.0)
+    assert dcp("bench", "compare", a, b, "--json").json["rows"][0]["verdict"] == "slower"
+    assert dcp("bench", "compare", a, b, "--fail-above", 1.25).code == 0
+    failed = dcp("bench", "compare", a, b, "--fail-above", 1.05)
+    assert failed.code == 5 and "1.20x [1.20, 1.20] is above 1.05" in failed.err
+    assert dcp("bench", "compare", a, b, "--fail-above", -1).code == 2
+    assert "--fail-above" in dcp("bench", "compare", "--help").out
+
+
 def test_eval_refuses_what_its_features_cannot_read(dcp: Command, models: Path) -> None:
     ended = dcp("eval", models / "t.onnx")
     assert ended.code == 2 and "16 px" in ended.err

@@ -1,0 +1,89 @@
+"""Specs opened on this machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dcp_deploy.benchmarks import opening
+from dcp_deploy.benchmarks.matrix import Spec
+from dcp_deploy.benchmarks.opening import file_bytes, fixed_inputs, open_candidate
+from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.errors import MissingCapabilityError
+from dcp_deploy.generators import Generator, GeneratorConfig
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("opening") / "s.safetensors"
+    save_generator(Generator(GeneratorConfig(resolution=4, z_dim=4, w_dim=4, mapping_layers=1, widths=(2,) * 2)), path)
+    return path
+
+
+def test_a_checkpoint_draws_its_batch_and_knows_its_work(checkpoint):
+    candidate = open_candidate(Spec("student", str(checkpoint), "torch", threads=1, batch=3))
+    assert candidate().shape == (3, 3, 4, 4)
+    assert (candidate.file_bytes, candidate.file) == (checkpoint.stat().st_size, checkpoint.name)
+    assert candidate.work is not None and candidate.phases is None
+
+
+def test_torch_compile_has_compiled_before_it_is_timed(checkpoint, monkeypatch):
+    """What torch compiles to is torch's to test, and takes minutes: here it is the network itself, and counts."""
+    calls = []
+
+    def compiled(generator, **settings):
+        calls.append(settings)
+        generator._compiled_call_impl = lambda *words, **more: calls.append("call") or generator.forward(*words, **more)
+
+    monkeypatch.setattr(opening.shutil, "which", lambda name: name)
+    monkeypatch.setattr(Generator, "compile", compiled)
+    eager, candidate = (
+        open_candidate(Spec("student", str(checkpoint), backend, batch=2)) for backend in ("torch", "torch-compile")
+    )
+    assert calls == [{"dynamic": False}, "call"]
+    assert (candidate() == eager()).all() and calls[2:] == ["call"]
+
+
+def test_a_compiler_that_fails_is_a_lack(checkpoint, monkeypatch):
+    def broken(*words, **more):
+        raise RuntimeError("no such register\nand so on")
+
+    monkeypatch.setattr(opening.shutil, "which", lambda name: name)
+    monkeypatch.setattr(Generator, "compile", lambda generator, **_: setattr(generator, "_compiled_call_impl", broken))
+    with pytest.raises(MissingCapabilityError, match=r"torch\.compile failed") as raised:
+        open_candidate(Spec("student", str(checkpoint), "torch-compile"))
+    assert raised.value.message == "torch.compile failed: no such register"
+
+
+def test_torch_compile_without_a_compiler_is_a_lack(checkpoint, monkeypatch):
+    monkeypatch.setattr(opening.shutil, "which", lambda name: None)
+    with pytest.raises(MissingCapabilityError, match=r"needs a C\+\+ compiler"):
+        open_candidate(Spec("student", str(checkpoint), "torch-compile"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU lacks")
+@pytest.mark.parametrize("backend", ["torch-cuda", "torch-compile-cuda", "cuda-fp16", "tensorrt", "onnxruntime-cuda"])
+def test_what_needs_a_gpu_says_so(checkpoint, backend):
+    with pytest.raises(MissingCapabilityError, match="needs an NVIDIA GPU"):
+        open_candidate(Spec("student", str(checkpoint), backend))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["torch-cuda", "cuda-fp32", "cuda-fp16", "cuda-fp16-launches"])
+def test_a_gpu_tells_its_phases_apart(checkpoint, backend):
+    candidate = open_candidate(Spec("student", str(checkpoint), backend, batch=2))
+    assert candidate().shape[0] == 2
+    assert candidate.phases is not None and candidate.phases().compute_ms > 0
+
+
+def test_classes_come_in_turn():
+    _, psi, c = fixed_inputs(4, 2, 3, seed=0)
+    assert c.tolist() == [[1, 0], [0, 1], [1, 0]] and psi.tolist() == [1, 1, 1]
+
+
+def test_weights_beside_a_file_count(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"123")
+    (tmp_path / "a.onnx.data").write_bytes(b"4567")
+    assert file_bytes(tmp_path / "a.onnx") == 7
+    assert file_bytes(tmp_path) == 7
