@@ -429,6 +429,8 @@ def test_bench_lists_what_cannot_run_here_with_the_reason(dcp: Command, models: 
     ]  # fmt: skip
     assert [one["name"] for one in document["skipped"]] == ["model, TensorRT"]
     assert document["rows"][1]["roofline"]["floor_ms"] > 0 and document["ceilings"]
+    assert dcp("bench", models / "t.onnx", "--bound", 0).code == 2
+    assert dcp("bench", models / "t.onnx", "--plot", "b.pdf").code == 2
     assert "Skipped: model, TensorRT: no tensorrt engine" in (tmp_path / "b.md").read_text()
     assert "images per call" in (tmp_path / "b.svg").read_text()
 
