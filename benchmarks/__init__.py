@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .candidate import Candidate, Skipped
 from .candidates import BASELINE, generator_candidates
+from .capacity import check_bound, within_bound
 from .comparison import Comparison, compare_runs, read_run
 from .environment import Environment, capture_environment
 from .isolation import isolated
@@ -23,6 +24,7 @@ __all__ = [
     "Skipped",
     "benchmark",
     "capture_environment",
+    "check_bound",
     "compare_runs",
     "generator_candidates",
     "isolated",
@@ -31,4 +33,5 @@ __all__ = [
     "open_matrix",
     "plan",
     "read_run",
+    "within_bound",
 ]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .candidate import ColdStart, Memory, Phases, Skipped
+from .capacity import Capacity
 from .clocks import Clocks
 from .environment import Environment
 from .modes import MODES
@@ -144,6 +145,8 @@ class BenchReport:
     ceilings: Ceilings = ()
     """What the machine did at most, measured between the rounds."""
     clocks: Clocks | None = None
+    capacity: tuple[Capacity, ...] = ()
+    """What each artefact serves under a latency bound, when one was given."""
 
     @property
     def stable(self) -> bool:
@@ -173,6 +176,7 @@ class BenchReport:
             "skipped": [asdict(one) for one in self.skipped],
             "ceilings": [asdict(rate) for rate in self.ceilings],
             "clocks": _clocks(self.clocks),
+            "capacity": [asdict(one) for one in self.capacity],
         }
 
     def to_markdown(self) -> str:
@@ -199,7 +203,8 @@ class BenchReport:
         further = [row.further_cells() for row in self.rows]
         told = [heading for heading in further[0] if any(cells[heading] != NOT_MEASURED for cells in further)]
         more = [{heading: cells[heading] for heading in told} for cells in further]
-        return [[row.cells() for row in self.rows], *([more] if len(told) > 1 else [])]
+        served = [one.cells() for one in self.capacity]
+        return [[row.cells() for row in self.rows], *([more] if len(told) > 1 else []), *([served] if served else [])]
 
     def _batches(self) -> str:
         return ", ".join(str(batch) for batch in sorted({row.batch for row in self.rows}))

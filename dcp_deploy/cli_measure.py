@@ -93,6 +93,9 @@ def bench(
     mode: Annotated[
         str, typer.Option(help="latency; MLPerf-style, not conformant: single-stream, offline.")
     ] = "latency",
+    bound: Annotated[
+        float | None, typer.Option(help="Also: largest batch and rate that keep p99 under this many milliseconds.")
+    ] = None,
     isolate: Annotated[bool, typer.Option("--isolate", help="A process each: cold start and memory too.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads of every call; all by default.")] = None,
     rounds: Annotated[int, typer.Option(help="At least this many calls of each.")] = 100,
@@ -112,12 +115,18 @@ def bench(
 
     Example: dcp-deploy bench student.onnx --teacher teacher.onnx --batch 8
 
+    Example: dcp-deploy bench student.onnx --batch 1,2,4,8,16 --bound 50 --plot growth.svg
+
     Example: dcp-deploy bench student.safetensors student.onnx --teacher teacher.safetensors --backends all --isolate
     """
     from . import benchmarks
-    from .report.bench_plot import save_plot
+    from .report.bench_plot import check_ending, save_plot
 
     output = Output(as_json=as_json, quiet=quiet)
+    if bound is not None:
+        benchmarks.check_bound(bound)
+    if plot is not None:
+        check_ending(plot)
     files = {"model": model} if not teacher else {"teacher": teacher, "model": model}
     batches = whole_numbers("--batch", batch)
     specs, missing = benchmarks.plan(files, backends=backends, batches=batches, threads=threads, seed=seed)
@@ -136,6 +145,8 @@ def bench(
             seed=seed,
             progress=progress,
         )
+    if bound is not None:
+        report = benchmarks.within_bound(report, bound, seed=seed)
     if markdown is not None:
         with atomic_path(markdown) as temporary:
             temporary.write_text(report.to_markdown(), encoding="utf-8")

@@ -35,8 +35,7 @@ class Point:
 def save_plot(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
     """Draw the document of ``bench`` as a PNG or SVG file, by the name's ending. UsageError for another ending."""
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"cannot draw {path.name}", f"End the name with one of: {', '.join(FORMATS)}.")
+    check_ending(path)
     from matplotlib.figure import Figure
 
     rows = document["rows"]
@@ -51,6 +50,12 @@ def save_plot(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None
             draw_growth(axes[1], LIGHT, lines)
         kind = path.suffix.lower().lstrip(".")
         figure.savefig(temporary, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+
+
+def check_ending(path: Path) -> None:
+    """UsageError unless the name says PNG or SVG."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"cannot draw {path.name}", f"End the name with one of: {', '.join(FORMATS)}.")
 
 
 def growth(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:

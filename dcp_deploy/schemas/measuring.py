@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..benchmarks.candidate import ColdStart, Memory, Phases, Skipped
+from ..benchmarks.capacity import Capacity
 from ..benchmarks.clocks import Clocks
 from ..benchmarks.comparison import ComparedRow
 from ..benchmarks.environment import Environment
-from ..benchmarks.modes import Capacity
 from ..benchmarks.results import Method
 from ..benchmarks.roofline import Rate, Roofline
 from ..benchmarks.statistics import Interval, Stability
