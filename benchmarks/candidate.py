@@ -103,4 +103,5 @@ class Candidate:
             "file": self.file,
             "device": self.device,
             "build_seconds": self.build_seconds,
+            "isolated": self.measure is not None,
         }

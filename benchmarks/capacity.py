@@ -83,9 +83,9 @@ def _capacity(name: str, rows: Sequence[BenchRow], bound_ms: float, seed: int) -
     return Capacity(
         name=name,
         bound_ms=bound_ms,
-        batch=best and best.batch,
-        p99_ms=best and best.summary.p99_ms,
-        images_per_second=best and best.images_per_second,
+        batch=best.batch if best else None,
+        p99_ms=best.summary.p99_ms if best else None,
+        images_per_second=best.images_per_second if best else None,
         requests_per_second=largest_rate(times, bound_ms, seed=seed) if times else None,
         indicative=any(row.summary.count < needed_count(0.99) for row in rows),
     )

@@ -29,7 +29,7 @@ FASTER, SLOWER, SAME = "faster", "slower", "no difference shown"
 HEADINGS = ("candidate", "A p50 ms", "B p50 ms", "B / A", "verdict")
 MACHINE = ("cpu", "usable_cores", "cpu_quota", "gpu")
 """Fields of the environment that must agree."""
-SETTINGS = ("model", "backend", "precision", "device", "threads")
+SETTINGS = ("model", "backend", "precision", "device", "threads", "isolated")
 """Labels of a row that must agree."""
 
 

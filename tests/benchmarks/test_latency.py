@@ -193,7 +193,7 @@ def test_the_document_is_json_with_samples_method_and_machine():
     row = document["rows"][0]
     assert row["labels"] == {
         "model": "student", "backend": "onnxruntime", "precision": "fp32", "threads": 2, "file_bytes": 10,
-        "file": None, "device": "cpu", "build_seconds": None,
+        "file": None, "device": "cpu", "build_seconds": None, "isolated": False,
     }  # fmt: skip
     assert row["samples_ms"] == [3.0] * 12
     assert row["speedup"]["value"] == pytest.approx(2)
