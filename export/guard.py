@@ -2,8 +2,8 @@
 
     client -> guard: size, JSON, shapes, finite numbers -> tritonserver, on a port of this machine's own
 
-It draws nothing and knows no model. Triton 2.51, which nvidia-pytriton carries, ends with a segmentation fault when it
-is sent 8 MB of JSON or a shape that overflows; the guard holds requests to what a bundle needs, over HTTP and gRPC.
+It draws nothing and knows no model. Triton 2.51, which nvidia-pytriton carries, ends when it is sent 8 MB of JSON or a
+shape that overflows; the guard holds requests to what a bundle needs, over HTTP and gRPC.
 ``serve`` starts it: python -m dcp_deploy.export.guard '{"host": "127.0.0.1", ...}'
 """
 

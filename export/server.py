@@ -211,7 +211,7 @@ def _free_ports() -> tuple[int, int, int]:
 
 
 def _arguments(bundle: Path, program: Program, ports: tuple[int, int, int], scratch: Path) -> list[str]:
-    repositories = ["models", *(["pictures"] if program.pictures else [])]
+    repositories = ["models", *(["pictures"] if program.pictures and (bundle / "pictures").is_dir() else [])]
     files = [path for name in repositories for path in (bundle.absolute() / name).rglob("*") if path.is_file()]
     # Python leaves its __pycache__ beside a model.py; beside a link it does not become a part of the bundle.
     _link({path.relative_to(bundle.absolute()): path for path in files}, scratch)
