@@ -25,6 +25,7 @@ __all__ = [
     "export_onnx",
     "latents_of",
     "load_form",
+    "load_pair",
     "load_runner",
     "precision_report",
     "read_manifest",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .fused import FusedGenerator, FusedSynthesis
     from .manifest import Engine, check_engine, read_manifest
     from .onnx import export_onnx
+    from .pairs import load_pair
     from .parity import ParityReport, verify
     from .quantization import precision_report
     from .runners import Runner, classes_of, latents_of, load_runner
@@ -52,6 +54,7 @@ else:
             "fused": ("FusedGenerator", "FusedSynthesis"),
             "manifest": ("Engine", "check_engine", "read_manifest"),
             "onnx": ("export_onnx",),
+            "pairs": ("load_pair",),
             "parity": ("ParityReport", "verify"),
             "quantization": ("precision_report",),
             "runners": ("Runner", "classes_of", "latents_of", "load_runner"),

@@ -68,6 +68,14 @@ def test_scores_of_a_stylegan3_follow_the_definition(stylegan3: Generator) -> No
         torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)  # the rounding of the order of sums
 
 
+def test_a_direction_drawn_twice_counts_twice(teacher: Generator) -> None:
+    directions = 2 * teacher.config.w_dim + 1  # more than there are, so some must be drawn again
+    expected = score_by_definition(teacher, latents=2, directions=directions, batch=2, alpha=2.0)
+    actual = score(teacher, latents=2, batch=2, directions=directions, alpha=2.0)
+    for layer, reference in zip(actual.scores, expected, strict=True):
+        torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)  # the rounding of the order of sums
+
+
 def test_the_same_seed_gives_the_same_scores_whatever_the_global_random_state(teacher: Generator) -> None:
     torch.manual_seed(1)
     first = score(teacher, **FEW)

@@ -31,7 +31,7 @@ from dcp_deploy.kernels.calls import BLOCK, fir_epilogue_call, modconv_epilogue_
 from dcp_deploy.kernels.library import source_texts
 
 EMULATOR = Path(__file__).parents[1] / "kernels"
-ENTRY = 'extern "C" const char* name parameters { return emulator::run([&] { __VA_ARGS__; }); }'
+ENTRY = "EXPORTED const char* name parameters { return emulator::run([&] { __VA_ARGS__; }); }"
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -85,7 +85,8 @@ def run_on_host(
         (folder / file).write_text(source.replace(f"kBlock = {BLOCK};", f"kBlock = {block};"))
     (folder / "entry.cu").write_text(text)
     library = folder / f"{name}.so"
-    options = ["-std=c++17", "-x", "c++", "-O1", "-fPIC", "-shared", "-w", f"-I{EMULATOR}", f"-I{folder}"]
+    options = ["-std=c++17", "-x", "c++", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-w"]
+    options += [f"-I{EMULATOR}", f"-I{folder}"]
     compiler = os.environ.get("CXX", "g++")
     command = [
         compiler,

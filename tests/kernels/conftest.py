@@ -41,6 +41,7 @@ def compile_for_host(folder: Path, *flags: str) -> dict[str, Path]:
         "-O1",
         "-fPIC",
         "-shared",
+        "-fvisibility=hidden",
         "-Wall",
         "-Wextra",
         "-Werror",
@@ -68,11 +69,16 @@ def pointer_or_number(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes
 
 
 @pytest.fixture(scope="session")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """``emulator(call, order=0)``: what ``launch`` does on a GPU, thread by thread here. Fails on deadlocks."""
+def host_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each source of kernels/, compiled for the host: name -> shared object."""
     flags = os.environ.get("KERNEL_HOST_FLAGS", "").split()  # the sanitizers, see test_sanitizers.py
-    built = compile_for_host(tmp_path_factory.mktemp("host"), *flags)
-    libraries = {name: ctypes.CDLL(str(path)) for name, path in built.items()}
+    return compile_for_host(tmp_path_factory.mktemp("host"), *flags)
+
+
+@pytest.fixture(scope="session")
+def emulator(host_libraries: dict[str, Path]) -> Run:
+    """``emulator(call, order=0)``: what ``launch`` does on a GPU, thread by thread here. Fails on deadlocks."""
+    libraries = {name: ctypes.CDLL(str(path)) for name, path in host_libraries.items()}
 
     def run(call: KernelCall | None, order: int = 0) -> None:
         if call is None:

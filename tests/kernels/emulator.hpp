@@ -24,8 +24,11 @@
 #define __global__
 #define __shared__ static
 #define __restrict__ __restrict
+// Only these are seen from outside, the rest is compiled as hidden: else every library in the process would share one copy
+// of each inline variable and of each template's static array (GNU's unique symbols), whose sizes may differ by library.
+#define EXPORTED extern "C" __attribute__((visibility("default")))
 #define KERNEL(name, parameters, ...) \
-    extern "C" const char* name parameters { return emulator::run([&] { __VA_ARGS__; }); }
+    EXPORTED const char* name parameters { return emulator::run([&] { __VA_ARGS__; }); }
 
 struct Index3 {
     unsigned x = 0, y = 0, z = 0;
@@ -200,7 +203,7 @@ inline float __shfl_xor_sync(unsigned, float value, int lane_mask) {
 
 // ---- what the tests call before a kernel ----
 
-extern "C" void emulator_shape(unsigned grid_x, unsigned grid_y, unsigned block_x, int order) {
+EXPORTED void emulator_shape(unsigned grid_x, unsigned grid_y, unsigned block_x, int order) {
     gridDim = {grid_x, grid_y, 1};
     blockDim = {block_x, 1, 1};
     emulator::order = order;
