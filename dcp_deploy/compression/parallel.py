@@ -105,10 +105,11 @@ def _await_all(processes: list[SpawnProcess], signs: list[Connection]) -> None:
 
 
 def _raise_if_ended(processes: list[SpawnProcess], cause: Exception | None) -> None:
-    if cause is not None:  # the connection may break a moment before the process is gone
-        wait([process.sentinel for process in processes], timeout=5)
+    # A connection may break a moment before its process is gone.
+    ended = wait([process.sentinel for process in processes], timeout=0 if cause is None else 5)
     for rank, process in enumerate(processes, start=1):
-        if process.exitcode is not None:
+        if process.sentinel in ended:
+            process.join()  # its exit code is known a moment after its sentinel
             raise DcpDeployError(
                 f"the process of device {rank} ended (exit code {process.exitcode})",
                 "its own words are above; the same command goes on from the last checkpoint",
