@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import load_generator
+from ..compression.channel_scores import ChannelScores
 from ..compression.randomness import draw_latents, stream
 from ..compression.scoring import (
-    ChannelScores,
     batch_sizes,
     gradient_profiles_by_definition,
     principal_directions,

@@ -59,8 +59,7 @@ def verify(
         return
     with output.task("verify"):
         report = export.verify(
-            export.load_runner(a, backend=backend_a, device=device),  # type: ignore[arg-type]
-            export.load_runner(b, backend=backend_b, device=device),  # type: ignore[arg-type]
+            *export.load_pair(a, b, backend_a=backend_a, backend_b=backend_b, device=device),  # type: ignore[arg-type]
             latents=latents,
             psis=numbers("--psi", psi),
             seed=seed,

@@ -24,6 +24,7 @@ __all__ = [
     "export_onnx",
     "latents_of",
     "load_form",
+    "load_pair",
     "load_runner",
     "precision_report",
     "read_manifest",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .fused import FusedGenerator, FusedSynthesis
     from .manifest import Engine, check_engine, read_manifest
     from .onnx import export_onnx
+    from .pairs import load_pair
     from .parity import ParityReport, verify
     from .quantization import precision_report
     from .runners import Runner, classes_of, latents_of, load_runner
@@ -47,6 +49,7 @@ else:
         "Bisection": "bisect",
         "FormRunner": "forms",
         "load_form": "forms",
+        "load_pair": "pairs",
         "FusedGenerator": "fused",
         "FusedSynthesis": "fused",
         "Engine": "manifest",

@@ -15,15 +15,13 @@ from typing import Any
 
 from ..errors import InputError, ParityError, UsageError
 from ..files import atomic_path
-from ..generators import Generator
 from .bisect import Bisection, bisect_layers
 from .distances import Array, ImageDistance, Pair
+from .pairs import Source, load_pair
 from .pictures import triplet
-from .runners import Runner, load_runner
+from .runners import Runner
 from .sides import Stream
 from .tolerance import PRECISIONS, Check, Precision, Tolerance, coarser, tolerance_for
-
-Source = Runner | Generator | str | os.PathLike[str]
 
 LARGEST_BATCH = 8  # of an artefact that does not say how many images it takes at once
 ODD_BATCH = 3
@@ -111,6 +109,9 @@ def verify(
 ) -> ParityReport:
     """Compare two artefacts on ``latents`` seeds from ``seed`` on, each at every psi; ``a`` is the reference.
 
+    A file that takes codes or noise maps, or was exported without noise, is compared with its network by what
+    :func:`~.pairs.load_pair` makes of the two.
+
     ``batches``: the sizes in which the images are drawn, in turn, from one stream of pairs; by default the smallest and
     the largest that both sides declare (1 and 8 where they do not) and 3. ``tolerance``: by default that of
     ``precision``, which in turn is by default the coarser of what the two declare. ``bisect`` compares the layers too,
@@ -120,7 +121,7 @@ def verify(
     :meth:`ParityReport.raise_for_failure`. UsageError for settings that compare nothing, and for ``bisect`` on
     something that has no layers to look at.
     """
-    first, second = (side if isinstance(side, Runner) else load_runner(side) for side in (a, b))
+    first, second = load_pair(a, b)
     sizes = tuple(_batches(first, second) if batches is None else batches)
     if latents < 2 or not psis or not sizes or min(sizes) < 1 or not 0 <= seed <= 2**32 - latents:
         raise UsageError(

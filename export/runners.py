@@ -246,11 +246,11 @@ def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = 
             reason = str(error).splitlines()[0]
             raise InputError(f"onnxruntime cannot run {path} on a batch of {len(z)}: {reason}") from error
 
-    batch = _batch_bounds(path, facts)
+    batch = batch_bounds(path, facts)
     return Runner(path.name, backend, z_dim, c_dim, resolution, image, draw, facts=facts, batch=batch, source=path)
 
 
-def _batch_bounds(path: Path, facts: Mapping[str, str]) -> tuple[int, int] | None:
+def batch_bounds(path: Path, facts: Mapping[str, str]) -> tuple[int, int] | None:
     """The smallest and largest batch that a file promises to serve, None where it names none."""
     if "batch" not in facts:
         return None

@@ -96,7 +96,8 @@ def score(
     device = torch.device(device) if device is not None else next(generator.parameters()).device
     generator = copy.deepcopy(generator).to(device).eval().requires_grad_(False)
     if device.type == "cpu":
-        generator.to(memory_format=torch.channels_last)  # a fifth less time for the same sums (docs/benchmarks.md)
+        # A fifth less time for the same sums (docs/benchmarks.md); torch's types do not know this keyword alone.
+        generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if method in ("style", "activation"):
         draws = style_scores if method == "style" else activation_scores
         if latents == "auto":
@@ -196,7 +197,7 @@ def _batch_profiles(
     if settings["released"]:
         return released_profiles(generator, weights, ws, settings["alpha"] * components[chosen].to(device), source)
     # A few directions hold most of the variance, so some are drawn more than once: of these, one gradient serves all.
-    drawn, places = chosen.unique(return_inverse=True)
+    drawn, places = torch.unique(chosen, return_inverse=True)
     profiles = gradient_profiles(generator, weights, ws, settings["alpha"] * components[drawn].to(device))
     return [profile[places.to(device)] for profile in profiles]
 
