@@ -7,6 +7,7 @@ from pathlib import Path
 from ..export.runners import load_runner
 from ..generators import Generator
 from .candidate import Candidate
+from .graph_work import generator_work, onnx_work
 from .opening import with_fixed_inputs
 
 BASELINE = "teacher, torch eager"
@@ -38,7 +39,8 @@ def _candidate(model: str, source: Generator | Path, threads: int | None, batch:
     runner = load_runner(source, threads=threads)
     size = source.stat().st_size if isinstance(source, Path) else None
     run = with_fixed_inputs(runner, batch, seed)
-    return Candidate(run, model, runner.backend, threads=threads, file_bytes=size)
+    work = onnx_work(source, batch) if isinstance(source, Path) else generator_work(source.config, batch)
+    return Candidate(run, model, runner.backend, threads=threads, file_bytes=size, work=work)
 
 
 def _name(candidate: Candidate) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..generators import Generator
+from ..generators import Generator, GeneratorConfig
 from .roofline import Work
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def generator_work(generator: Generator, batch: int) -> Work:
+def generator_work(config: GeneratorConfig, batch: int) -> Work:
     """Of one call of the readable network, as torch's own counter of operations has it. Runs on no device."""
-    config = generator.config
-    empty = copy.deepcopy(generator).to("meta").requires_grad_(False)
+    with torch.device("meta"):
+        empty = Generator(config).eval().requires_grad_(False)
     z = torch.zeros(batch, config.z_dim, device="meta")
     psi = torch.ones(batch, device="meta")
     c = torch.zeros(batch, config.c_dim, device="meta") if config.c_dim else None

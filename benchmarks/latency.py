@@ -100,7 +100,7 @@ def benchmark(
         for speedup in [_speedup(name, call, rounds, baseline, seed)]
     )
     return BenchReport(
-        baseline, batch, rows, method, environment, others, notes_on(rows, environment, others, clocks, skipped),
+        baseline, batch, rows, method, environment, others, notes_on(rows, environment, others, clocks, skipped, way),
         mode=way.name, skipped=tuple(skipped), ceilings=limits, clocks=clocks,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from .candidate import Skipped
 from .clocks import Clocks
 from .environment import Environment
+from .modes import MODES, Mode
 from .results import BenchRow
 from .statistics import needed_count
 
@@ -19,9 +20,11 @@ def notes_on(
     others: float | None,
     clocks: Clocks,
     skipped: Sequence[Skipped] = (),
+    mode: Mode = MODES["latency"],
 ) -> tuple[str, ...]:
     """One sentence for each thing; none when all is well. ``others``: cores that other processes took."""
-    notes = [*_on_samples(rows), *_on_load(environment, others), *clocks.notes()]
+    scenario = [] if mode.name == "latency" else [f"Mode: {mode.label}."]
+    notes = [*scenario, *_on_samples(rows), *_on_load(environment, others), *clocks.notes()]
     bound = [row.name for row in rows if row.phases is not None and row.phases.enqueue_bound]
     if bound:
         notes.append(f"Enqueue-bound: the GPU waits for the host's launches in {', '.join(bound)}; a CUDA graph helps.")

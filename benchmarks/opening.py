@@ -65,8 +65,8 @@ def _of_checkpoint(spec: Spec, backend: Backend, path: Path) -> Candidate:
     from ..checkpoints import load_generator
 
     generator = load_generator(path).eval().requires_grad_(False)
-    work = generator_work(generator, spec.batch)
     config = generator.config
+    work = generator_work(config, spec.batch)
     inputs = fixed_inputs(config.z_dim, config.c_dim, spec.batch, spec.seed)
     if backend.name.startswith("cuda-"):
         steps = cuda_path_steps(generator, inputs, precision=backend.precision or "fp16", graph=backend.graph)

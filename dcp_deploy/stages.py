@@ -297,7 +297,7 @@ def _real_grid(job: Job) -> str:
 
 
 def _bench(job: Job, progress: Progress) -> list[str]:
-    from .benchmarks import BASELINE, benchmark, generator_candidates
+    from .benchmarks import BASELINE, benchmark, generator_candidates, machine_ceilings
 
     work = job.work
     candidates = generator_candidates(
@@ -306,6 +306,7 @@ def _bench(job: Job, progress: Progress) -> list[str]:
     report = benchmark(
         candidates,
         baseline=BASELINE,
+        ceilings=machine_ceilings(["cpu"]),
         min_rounds=work.bench_rounds,
         min_seconds=work.bench_seconds,
         seed=job.config.seed,

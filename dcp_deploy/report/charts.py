@@ -94,6 +94,30 @@ def latency_chart(samples: Mapping[str, Sequence[float]]) -> Chart:
     return _render(draw, (WIDTH, 0.75 + 0.75 * len(samples)), alt)
 
 
+def tradeoff_chart(points: Mapping[str, tuple[float, float]]) -> Chart:
+    """FID against median latency: name -> (milliseconds of a call, FID). Down and to the left is better."""
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        for name, (milliseconds, fid) in points.items():
+            axes.plot(milliseconds, fid, marker="o", markersize=8, color=model_colour(name, theme))
+            under = name.startswith("teacher")  # apart from the students, which are about as good
+            axes.annotate(
+                literal(name), (milliseconds, fid), xytext=(0, -9 if under else 9), textcoords="offset points",
+                ha="center", va="top" if under else "bottom", color=theme.ink, fontsize=10,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlabel("milliseconds per call, logarithmic")
+        axes.set_ylabel("FID, lower is better")
+        axes.set_ylim(0, 1.25 * max(fid for _, fid in points.values()) or 1.0)
+        axes.margins(x=0.25)
+        plain_log_ticks(axes.xaxis)
+        style(axes, theme, grid="y")
+
+    alt = "FID against latency: " + ", ".join(f"{name} {x:.3g} ms, FID {y:.3g}" for name, (x, y) in points.items())
+    return _render(draw, (WIDTH, 3.3), alt)
+
+
 def widths_chart(layers: Sequence[str], before: Sequence[int], after: Sequence[int]) -> Chart:
     """Channels per layer before and after pruning, as bars inside bars."""
 

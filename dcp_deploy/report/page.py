@@ -65,6 +65,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "comparison": tables.comparison_table(run),
         "latency": tables.latency_table(run),
         "latency_chart": pictures.latency_picture(run),
+        "tradeoff_chart": pictures.tradeoff_picture(run),
         "method": tables.mapping_table(run.bench.method if run.bench else {}),
         "rare": tables.rare_table(run),
         "parity": tables.parity_table(run),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pydantic import JsonValue
 
-from .charts import Chart, curves_chart, latency_chart, scores_chart, widths_chart
+from .charts import Chart, curves_chart, latency_chart, scores_chart, tradeoff_chart, widths_chart
 from .run_directory import RunDirectory
 from .tables import QUALITY, flat
 
@@ -18,6 +18,16 @@ def latency_picture(run: RunDirectory) -> Chart | None:
     """Distribution of the raw samples."""
     samples = {row.name: row.samples_ms for row in run.bench_rows if row.samples_ms}
     return latency_chart(samples) if samples else None
+
+
+def tradeoff_picture(run: RunDirectory) -> Chart | None:
+    """Quality against latency of the candidates that draw in float32, which is what quality was measured of."""
+    points = {
+        row.name: (row.p50_ms, fid)
+        for row in run.bench_rows
+        if (row.label("precision") or "fp32") == "fp32" and (fid := run.quality(row.label("model")).fid) is not None
+    }
+    return tradeoff_chart(points) if points else None
 
 
 def widths_picture(run: RunDirectory) -> Chart | None:

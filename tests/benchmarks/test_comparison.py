@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from dcp_deploy.benchmarks import Candidate, benchmark
 from dcp_deploy.benchmarks.comparison import FASTER, SAME, SLOWER, Run, compare_runs, read_run
 from dcp_deploy.errors import CorruptFileError, InputError, QualityError
+from dcp_deploy.files import write_json
 
 MACHINE = {"cpu": "Some CPU", "usable_cores": 2, "cpu_quota": None, "gpu": None, "packages": {"torch": "2.6"}}
 
@@ -132,6 +134,26 @@ def test_a_written_run_is_read(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"schema": 1, **run([1.0, 2.0]).model_dump(), "else": 1}))
     assert read_run(path).rows[0].samples_ms == [1.0, 2.0]
+
+
+def test_what_the_harness_writes_is_read_and_compared(tmp_path):
+    def written(name, milliseconds):
+        now = [0.0]
+
+        def call():
+            now[0] += milliseconds / 1e3
+
+        report = benchmark(
+            {"student": Candidate(call, "student", "torch", threads=1)}, baseline="student", warmup_calls=1,
+            warmup_seconds=0, min_rounds=12, min_seconds=0, clock=lambda: now[0], sleep=lambda _: None,
+        )  # fmt: skip
+        write_json(tmp_path / name, report.to_dict())
+        return read_run(tmp_path / name)
+
+    a, b = written("a.json", 5.0), written("b.json", 4.0)
+    (row,) = compare_runs(a, b).rows
+    assert (row.verdict, row.ratio.value) == (FASTER, pytest.approx(0.8))
+    assert compare_runs(a, a).rows[0].verdict == SAME
 
 
 @pytest.mark.parametrize(

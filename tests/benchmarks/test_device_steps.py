@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
+import torch
+
 from dcp_deploy.benchmarks.candidate import Phases
-from dcp_deploy.benchmarks.device_steps import Steps
+from dcp_deploy.benchmarks.device_steps import Steps, engine_steps, network_steps
+from dcp_deploy.benchmarks.opening import fixed_inputs
+from dcp_deploy.errors import UsageError
+from dcp_deploy.export import engine_runner
+from dcp_deploy.generators import Generator, GeneratorConfig
 
 
 class Device:
@@ -54,3 +63,35 @@ def test_a_call_is_the_three_steps_in_order():
 def test_launches_that_take_as_long_as_the_computing_bind_it():
     assert not steps(Device(), 2.0).phases().enqueue_bound
     assert steps(Device(), 9.5).phases().enqueue_bound
+
+
+def test_a_network_draws_the_same_in_steps():
+    torch.manual_seed(0)
+    generator = Generator(GeneratorConfig(8, (3,) * 4, z_dim=6, w_dim=6, mapping_layers=1, c_dim=2)).eval()
+    inputs = fixed_inputs(6, 2, 3, seed=1)
+    z, psi, c = map(torch.from_numpy, inputs)
+    with torch.no_grad():
+        expected = generator(z, c, psi=psi).numpy()
+    assert (network_steps(generator, inputs)() == expected).all()
+
+
+@pytest.fixture
+def engine(monkeypatch, tmp_path):
+    """An engine whose image is its z, made for two to four images."""
+    profile = {"z": {"min": [2, 5], "max": [4, 5]}, "psi": {"min": [2], "max": [4]}}
+    manifest = {"profile": profile, "precision": "fp16", "build_seconds": 12.5}
+    session = SimpleNamespace(device=torch.device("cpu"), run=lambda feeds: feeds["z"] * feeds["psi"][:, None])
+    monkeypatch.setattr(engine_runner, "open_engine", lambda path, cuda_graph: (manifest, session))
+    return tmp_path / "s.engine"
+
+
+def test_an_engine_gets_the_fixed_inputs_and_tells_what_its_manifest_knows(engine):
+    steps, precision, build_seconds = engine_steps(engine, 3, 7, graph=True)
+    assert (precision, build_seconds) == ("fp16", 12.5)
+    assert (steps() == fixed_inputs(5, 0, 3, seed=7)[0]).all()
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_batch_outside_the_engines_profile_is_refused(engine, batch):
+    with pytest.raises(UsageError, match=f"batches of 2 to 4, not {batch}"):
+        engine_steps(engine, batch, 0, graph=False)

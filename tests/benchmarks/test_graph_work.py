@@ -62,7 +62,7 @@ def test_torch_and_the_exported_file_agree(tmp_path):
     generator = tiny()
     export_onnx(generator, tmp_path / "s.onnx", upsample="transposed")
     for batch in (1, 3):
-        network, exported = generator_work(generator, batch), onnx_work(tmp_path / "s.onnx", batch)
+        network, exported = generator_work(generator.config, batch), onnx_work(tmp_path / "s.onnx", batch)
         assert exported.operations == network.operations
         assert exported.traffic_bytes < network.traffic_bytes
 
@@ -70,5 +70,5 @@ def test_torch_and_the_exported_file_agree(tmp_path):
 def test_a_network_does_at_least_the_multiplications_of_the_papers():
     """Which count no filters: those are the rest."""
     for generator in (tiny(), tiny(c_dim=2)):
-        work, counted = generator_work(generator, 2), 2 * 2 * count_macs(generator)
+        work, counted = generator_work(generator.config, 2), 2 * 2 * count_macs(generator)
         assert counted <= work.operations < 1.5 * counted

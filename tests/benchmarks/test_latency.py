@@ -287,7 +287,8 @@ def test_offline_calls_follow_each_other_and_the_rate_is_over_all_of_them():
     report = machine.benchmark(candidates, baseline="a", batch=4, mode="offline", min_rounds=2)
     assert machine.pauses == 0 and report.row("a").summary.count == 16
     assert report.row("a").images_per_second == pytest.approx(4 / 0.020)  # the mean, not the median
-    assert "not conformant" in report.to_tables()[0].title and report.to_dict()["mode"] == "offline"
+    assert "not conformant" in report.to_tables()[0].title and "not conformant" in report.to_markdown()
+    assert report.to_dict()["mode"] == "offline" and "not conformant" in report.to_dict()["notes"][0]
 
 
 def test_turns_stay_together_in_the_bootstrap():

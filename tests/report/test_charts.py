@@ -35,6 +35,12 @@ def test_the_median_is_written_beside_its_dots():
     assert "4 ms" in texts(charts.latency_chart({"teacher": [8.0] * 9, "student": [2.0, 4.0, 6.0]}))
 
 
+def test_every_candidate_is_named_beside_its_quality_and_latency():
+    chart = charts.tradeoff_chart({"teacher, torch eager": (46.0, 9.8), "student, ONNX Runtime": (4.6, 10.4)})
+    assert {"teacher, torch eager", "student, ONNX Runtime"} <= set(texts(chart))
+    assert "student, ONNX Runtime 4.6 ms, FID 10.4" in chart.alt
+
+
 def test_a_chart_is_the_same_each_time_and_carries_no_date():
     first, second = (charts.widths_chart(["a", "b"], [8, 8], [3, 2]) for _ in range(2))
     assert first == second
@@ -50,6 +56,7 @@ def test_light_and_dark_differ_in_colours_only():
 
 @pytest.mark.parametrize("chart", [
     lambda: charts.latency_chart({HOSTILE: [1.0, 2.0]}),
+    lambda: charts.tradeoff_chart({HOSTILE: (1.0, 0.0)}),
     lambda: charts.widths_chart([HOSTILE], [2], [1]),
     lambda: charts.curves_chart([1, 2], {HOSTILE: [1.0, 2.0]}, HOSTILE),
 ])  # fmt: skip

@@ -122,7 +122,7 @@ def test_the_same_files_give_the_same_bytes(finished_run):
 def test_charts_have_a_light_and_a_dark_form(finished_run):
     page = Page(report_of(finished_run))
     charts = [image for image in page.all("img") if image["src"].startswith("data:image/svg")]
-    assert len(charts) == len(page.all("source")) == 5  # latency, widths, scores, losses, quality
+    assert len(charts) == len(page.all("source")) == 6  # latency, FID against it, widths, scores, losses, quality
     assert all(image["alt"] for image in charts)
 
 
