@@ -14,8 +14,8 @@ _ONNX_TOO = {"ONNX Runtime": "no ONNX files and bundles"}
 # Without one of these a verb does not work at all; "A or B" wants one of them.
 NEEDS: dict[str, tuple[str, ...]] = {
     "build": (*_BASE, "ONNX Runtime"),
-    **dict.fromkeys(("inspect", "convert", "score", "prune", "distill", "export", "verify", "bench", "sample"), _BASE),
-    "eval": _BASE,
+    **dict.fromkeys(("inspect", "convert", "score", "prune", "distill", "export", "verify"), _BASE),
+    **dict.fromkeys(("bench", "bench compare", "sample", "eval", "directions", "project"), _BASE),
     "engine": (*_BASE, "TensorRT-RTX or TensorRT"),
     "bundle": (*_BASE, "ONNX Runtime"),
     "serve": ("Python", "base packages", "Triton server"),

@@ -398,9 +398,9 @@ def test_the_command_goes_from_the_address_to_a_teacher_that_was_read(
     monkeypatch.setattr(summary, "summarise", lambda directory: {})
     monkeypatch.setattr(cli_tables, "summary_lines", lambda facts: [])
     dataset.script = [partial(dataset.send, stop=20_000), dataset.send]
-    code, out, err = dcp("build", "--dataset", "ffhq", "--out", "run", "--json")
+    code, _, err = dcp("build", "--dataset", "ffhq", "--out", "run")
     assert code == 0, err
-    run = json.loads(out)["run"]
+    run = json.loads(Path("run/run.json").read_text())
     assert run["teacher"]["origin"] == "fetched" and run["teacher"]["sha256"] == sha256(dataset.body)
     assert load_generator("run/teacher.safetensors").widths == tiny_generator.widths
     assert "licence: for tests only" in err and "trying again" in err
