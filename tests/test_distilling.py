@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_the_settings_reach_the_training(distil: Distil, tmp_path: Path) -> None
     assert code == 0
     history = json.loads(out)["history"]
     assert {"gan", "l1", "relation", "discriminator", "r1"} <= history[-1].keys()
-    assert "distill: 4 steps, about " in err and "by 4 steps timed here just now" in err
+    assert re.search(r"distill: 4 steps, about .+ each, by [2-4] steps timed here just now", err)  # fewer where slow
     assert "without the perceptual loss; --lpips FILE brings it" in err
     best = min(history, key=lambda entry: entry["l1_to_teacher"])
     assert f"kept the average after {best['step']} steps, l1_to_teacher {best['l1_to_teacher']:.4g}" in err
