@@ -72,7 +72,7 @@ def test_the_commands_exist_with_their_flags(arguments: list[str]) -> None:
 
 
 def test_the_readme_names_every_verb() -> None:
-    named = set(re.findall(r"`(\w+)`", README)) | {arguments[0] for arguments in commands("dcp-deploy")}
+    named = set(re.findall(r"`(\w+(?: \w+)?)`", README)) | {arguments[0] for arguments in commands("dcp-deploy")}
     assert set(verbs()) - {""} <= named
 
 
