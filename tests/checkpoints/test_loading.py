@@ -118,9 +118,10 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     for act in (sniff, read_checkpoint, load_generator):
         with pytest.raises(CorruptFileError, match="empty"):
             act(tmp_path / "empty.pkl")
-        for path in (tmp_path, tmp_path / "nowhere.pkl"):
-            with pytest.raises(InputError, match="no such file"):
-                act(path)
+        with pytest.raises(InputError, match="a folder, not a file"):
+            act(tmp_path)
+        with pytest.raises(InputError, match="no such file"):
+            act(tmp_path / "nowhere.pkl")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
