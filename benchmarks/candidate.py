@@ -44,12 +44,12 @@ class ColdStart:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peaks of a process that ran one candidate, in bytes; None: not measured."""
+    """Of a process that ran one candidate, in bytes; None: not measured."""
 
     host_bytes: int | None
     """Resident memory at its highest: interpreter and libraries included."""
     device_bytes: int | None
-    """Of the GPU, beyond what was in use before the candidate was loaded."""
+    """Of the GPU after the first call, beyond what was in use before the candidate was loaded."""
 
 
 @dataclass(frozen=True)

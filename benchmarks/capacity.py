@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from .statistics import needed_count
 
 if TYPE_CHECKING:
     from .results import BenchReport, BenchRow
@@ -87,7 +86,7 @@ def _capacity(name: str, rows: Sequence[BenchRow], bound_ms: float, seed: int) -
         p99_ms=best.summary.p99_ms if best else None,
         images_per_second=best.images_per_second if best else None,
         requests_per_second=largest_rate(times, bound_ms, seed=seed) if times else None,
-        indicative=any(row.summary.count < needed_count(0.99) for row in rows),
+        indicative=any(row.summary.p99_indicative for row in rows),
     )
 
 

@@ -90,10 +90,14 @@ class LoadMeter:
 
 
 def _busy_seconds() -> tuple[float, float, float]:
-    """(now, busy time of all cores, our own processor time). Time stolen by other guests counts as busy."""
-    cpu, process = psutil.cpu_times(), psutil.Process().cpu_times()
+    """(now, busy time of all cores, our own processor time). Time stolen by other guests counts as busy.
+
+    Our own is that of this process and of its children, in which isolated candidates run.
+    """
+    cpu, this = psutil.cpu_times(), psutil.Process()
     kinds = ("user", "nice", "system", "irq", "softirq", "steal")  # guest time is part of user
-    return time.monotonic(), sum(getattr(cpu, kind, 0.0) for kind in kinds), process.user + process.system
+    own = sum(sum(process.cpu_times()[:4]) for process in (this, *this.children(recursive=True)))  # ended children too
+    return time.monotonic(), sum(getattr(cpu, kind, 0.0) for kind in kinds), own
 
 
 def _guard(probe: Callable[[], T]) -> T | None:

@@ -92,6 +92,7 @@ def _candidate(spec: Spec, stack: ExitStack) -> Candidate:
         raise error_of(facts["error"])
     opened = facts["opened"]
     cold = ColdStart((started - begin) * 1e3, (loaded - started) * 1e3, float(worker.ask("call")["ms"]))
+    device_bytes = worker.ask("memory")["device_bytes"]  # now: candidates that are opened later share the device
     return Candidate(
         lambda: SimpleNamespace(shape=tuple(worker.ask("call")["shape"])),
         spec.model,
@@ -107,7 +108,7 @@ def _candidate(spec: Spec, stack: ExitStack) -> Candidate:
         cold_start=cold,
         measure=lambda: float(worker.ask("call")["ms"]),
         phases=(lambda: Phases(**worker.ask("phases"))) if opened["phases"] else None,
-        memory=lambda: Memory(**worker.ask("memory")),
+        memory=lambda: Memory(worker.ask("memory")["host_bytes"], device_bytes),
     )
 
 

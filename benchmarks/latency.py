@@ -26,7 +26,7 @@ from .modes import Mode, find_mode
 from .notes import notes_on
 from .results import BenchReport, BenchRow, Method
 from .roofline import Ceiling, Ceilings, measured_ceilings, roofline
-from .statistics import Interval, block_length, percentile_intervals, ratio_of_medians, stability, summarise
+from .statistics import Interval, percentile_intervals, ratio_of_medians, stability, summarise
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)``."""
@@ -95,9 +95,8 @@ def benchmark(
     )  # fmt: skip
     limits = measured_ceilings(ceilings, rounds.ceiling_samples)
     rows = tuple(
-        _row(name, call, warmed[name], rounds, _batch(call, batch), speedup, limits, seed)
+        _row(name, call, warmed[name], rounds, _batch(call, batch), baseline, limits, seed)
         for name, call in candidates.items()
-        for speedup in [_speedup(name, call, rounds, baseline, seed)]
     )
     return BenchReport(
         baseline, batch, rows, method, environment, others, notes_on(rows, environment, others, clocks, skipped, way),
@@ -186,12 +185,12 @@ class _Rounds:
 
 
 def _speedup(name: str, call: Call, rounds: _Rounds, baseline: str, seed: int) -> Interval | None:
-    """Over the candidate's own baseline, or that of the run. A turn is never torn apart by the bootstrap."""
+    """Over the candidate's own baseline, or that of the run."""
     over = (call.baseline if isinstance(call, Candidate) else None) or baseline
     if over == name:
         return None
-    block = max(rounds.mode.burst, block_length(len(rounds.samples[name])))
-    return ratio_of_medians(rounds.samples[over], rounds.samples[name], seed=seed, block=block)
+    ours, block = rounds.samples[name], rounds.mode.block(len(rounds.samples[name]))
+    return ratio_of_medians(rounds.samples[over], ours, seed=seed, block=block)
 
 
 def _row(
@@ -200,7 +199,7 @@ def _row(
     warmup_calls: int,
     rounds: _Rounds,
     batch: int,
-    speedup: Interval | None,
+    baseline: str,
     limits: Ceilings,
     seed: int,
 ) -> BenchRow:
@@ -215,10 +214,10 @@ def _row(
         samples_ms=tuple(samples),
         summary=summary,
         images_per_second=batch * 1e3 / typical,
-        speedup=speedup,
+        speedup=_speedup(name, call, rounds, baseline, seed),
         stability=stability(samples),
         batch=batch,
-        intervals=percentile_intervals(samples, seed=seed, block=max(rounds.mode.burst, block_length(len(samples)))),
+        intervals=percentile_intervals(samples, seed=seed, block=rounds.mode.block(len(samples))),
         phases=_medians(rounds.phases[name]),
         cold_start=own.cold_start if own else None,
         memory=own.memory() if own and own.memory else None,

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import UsageError
+from .statistics import block_length
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Mode:
     """What images per second means."""
     label: str
     """What stands over the table."""
+
+    def block(self, samples: int) -> int:
+        """Samples that the bootstrap draws together: at least a turn, whose calls depend on each other."""
+        return max(self.burst, block_length(samples))
 
 
 _NOT = "MLPerf-style, not conformant"

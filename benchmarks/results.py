@@ -119,7 +119,7 @@ class BenchRow:
             "copy in + compute + copy out ms": parts or NOT_MEASURED,
             "cold start s": _shown(None if cold is None else cold.total_ms, 1e3, 2),
             "peak host MB": _shown(host, MEGA, 0),
-            "peak device MB": _shown(device, MEGA, 0),
+            "device MB": _shown(device, MEGA, 0),
             "GFLOP": _shown(None if roof is None else roof.operations, 1e9, 2),
             "floor ms": _shown(None if roof is None else roof.floor_ms, 1, 3),
             "p50 / floor": NOT_MEASURED if roof is None else f"{roof.of_floor:.1f} ({roof.bound})",

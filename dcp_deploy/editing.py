@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .checkpoints.directions import Direction, check_directions
 from .compression.randomness import draw_latents, stream
-from .compression.scoring import PCA_LATENTS, principal_directions
+from .compression.scoring import principal_components
 from .datasets.avatars import FACTORS, RESOLUTION, Factors
 from .errors import UsageError
 from .generators import Generator
@@ -45,16 +45,10 @@ def find_directions(generator: Generator, *, count: int = COUNT, seed: int = 0) 
     config = generator.config
     if not 1 <= count <= config.w_dim:
         raise UsageError(f"{count} directions", f"Choose 1 to {config.w_dim}, the width of w.")
-    components, _ = principal_directions(generator, seed)
-    z, c = draw_latents(config, PCA_LATENTS, stream(seed, "pca"))
-    device = next(generator.parameters()).device
-    with torch.no_grad():
-        w = generator.mapping.w(z.to(device), None if c is None else c.to(device)).cpu()
-    sigmas = (w.double() @ components[:count].double().T).std(dim=0)
+    components, variances = principal_components(generator, seed)
     slots = (0, config.num_ws - 1)
-    return {
-        f"pc{index}": Direction(components[index], slots, float(sigma)) for index, sigma in enumerate(sigmas.tolist())
-    }
+    sigmas = variances[:count].sqrt().tolist()
+    return {f"pc{index}": Direction(components[index], slots, sigma) for index, sigma in enumerate(sigmas)}
 
 
 def parse_edits(words: Sequence[str], directions: Mapping[str, Direction]) -> list[tuple[Direction, float]]:

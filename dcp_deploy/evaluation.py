@@ -81,6 +81,10 @@ def evaluate_file(
         raise UsageError("directions compare a student with its teacher", "Give --teacher FILE too.")
     model = open_model(path, device)
     teacher = None if against.teacher is None else open_model(against.teacher, device)
+    if teacher is not None:  # before anything is measured, for that takes a while
+        from .metrics.likeness import check_alike
+
+        check_alike(model, teacher)
     edit = None if teacher is None or against.directions is None else _edit(model, teacher, against.directions)
     not_measured: dict[str, str] = {}
     lpips = lpips_or_reason(against.lpips, device, not_measured)
@@ -173,7 +177,7 @@ class _Run:
 
 
 def _edit(model: Model, teacher: Model, path: Path) -> Callable[..., EditingReport]:
-    """The comparison of editing, its inputs checked: before anything is measured, for that takes a while."""
+    """The comparison of editing, its inputs checked."""
     from functools import partial
 
     from .checkpoints.directions import check_directions, read_directions

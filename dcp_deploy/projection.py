@@ -132,6 +132,8 @@ class _Search:
     ) -> None:
         self.generator, self.target, self.config = generator, target, config
         self.lpips, self.features = lpips, features
+        with torch.no_grad():
+            self.wanted = None if features is None else features(target)
         slots = 1 if config.space == "w" else generator.config.num_ws
         self.w = mean.repeat(len(target), slots, 1).requires_grad_(True)
         self.maps = {name: tensor.requires_grad_(True) for name, tensor in self._noise().items()}
@@ -175,8 +177,8 @@ class _Search:
         loss = (images - self.target).square().mean(dim=(1, 2, 3)).sum()
         if self.lpips is not None:
             return loss + self.lpips(images, self.target).sum()
-        if self.features is not None:
-            return loss + len(images) * perceptual_loss(self.features(images), self.features(self.target))
+        if self.features is not None and self.wanted is not None:
+            return loss + len(images) * perceptual_loss(self.features(images), self.wanted)
         return loss
 
     @torch.no_grad()
@@ -220,9 +222,9 @@ def _renormalise(maps: Iterable[Tensor]) -> None:
 def _code_statistics(generator: Generator, seed: int) -> tuple[Tensor, Tensor]:
     """Mean [w_dim] of 10,000 codes, and their root mean squared distance from it per number, []."""
     device = next(generator.parameters()).device
-    z, c = draw_latents(generator.config, MEAN_LATENTS, stream(seed, "mean"))
+    z, _ = draw_latents(generator.config, MEAN_LATENTS, stream(seed, "mean"))
     with torch.no_grad():
-        w = generator.mapping.w(z.to(device), None if c is None else c.to(device))
+        w = generator.mapping.w(z.to(device), None)
     mean = w.mean(dim=0)
     return mean, (w - mean).square().mean().sqrt()
 

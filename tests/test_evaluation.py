@@ -101,6 +101,16 @@ def test_an_export_is_compared_with_the_teacher_but_not_edited(models: Path) -> 
         )
 
 
+def test_a_teacher_of_another_model_is_refused_before_anything_is_measured(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = GeneratorConfig(64, (4,) * 10, z_dim=5, w_dim=8, mapping_layers=1)
+    save_generator(Generator(other), tmp_path / "o.safetensors")
+    monkeypatch.setattr("dcp_deploy.evaluation._Run.against_images", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UsageError, match="z_dim is 8, the teacher's 5"):
+        evaluate_file(models / "t.safetensors", Against(tmp_path / "o.safetensors"))
+
+
 def test_directions_need_a_teacher(models: Path) -> None:
     with pytest.raises(UsageError, match="teacher"):
         evaluate_file(models / "t.safetensors", Against(directions=models / "d.safetensors"))

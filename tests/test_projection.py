@@ -83,8 +83,17 @@ def test_structured_noise_is_told_from_white_noise() -> None:
     assert float(noise_structure([smooth])) > 20 * float(noise_structure([white]))
     twice = float(noise_structure([white, white]))
     assert twice == pytest.approx(2 * float(noise_structure([white])))
-    # Coarse structure too: means of 2 x 2 stay white noise of spread 1, which smooth blocks of 2 x 2 are not.
     assert float(noise_structure([])) == 0.0
+
+
+def test_structure_counts_that_only_coarser_scales_show() -> None:
+    """A checkerboard cancels what neighbours of a smooth map have in common, and vanishes in the means of 2 x 2."""
+    board = 1.0 - 2.0 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2)
+    blocks = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate((blocks - blocks.mean()) / blocks.std(), scale_factor=4)
+    hidden = smooth + board * 0.75**0.5  # in blocks of 4, neighbours correlate by about 0.75
+    fine = sum(float((hidden * hidden.roll(1, dims=axis)).mean()) ** 2 for axis in (2, 3))
+    assert float(noise_structure([hidden])) > 10 * fine
 
 
 def test_the_rate_rises_holds_and_falls() -> None:

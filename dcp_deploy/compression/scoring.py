@@ -220,10 +220,16 @@ def _batch_profiles(
 
 
 def principal_directions(generator: Generator, seed: int) -> tuple[Tensor, Tensor]:
-    """Principal components of 10,000 mapped latents: unit rows [w_dim, w_dim] by falling variance, and their shares.
+    """:func:`principal_components`, and their shares [w_dim] of the total variance, which sum to one."""
+    components, variances = principal_components(generator, seed)
+    return components, variances / variances.sum()
 
-    The shares [w_dim] of the total variance sum to one. A component's sign is arbitrary; here its entry of largest
-    magnitude is positive, so that the result does not hang on the eigen-solver.
+
+def principal_components(generator: Generator, seed: int) -> tuple[Tensor, Tensor]:
+    """Of 10,000 mapped latents: unit rows [w_dim, w_dim] by falling variance, float32, and the variances, float64.
+
+    A component's sign is arbitrary; here its entry of largest magnitude is positive, so that the result does not hang
+    on the eigen-solver.
     """
     device = next(generator.parameters()).device
     z, c = draw_latents(generator.config, PCA_LATENTS, stream(seed, "pca"))
@@ -236,7 +242,7 @@ def principal_directions(generator: Generator, seed: int) -> tuple[Tensor, Tenso
     if variances.sum() <= 0:
         raise InputError("every latent maps to the same code, so there is no direction to score along")
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
-    return (components * largest.sign()).to(torch.float32), variances / variances.sum()
+    return (components * largest.sign()).to(torch.float32), variances
 
 
 def batch_sizes(latents: int, batch: int) -> list[int]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from .fid import frechet_distance
 from .kid import kernel_distance
-from .manifold import prdc
+from .manifold import overlaps
+from .rows import Features
 
-Features = NDArray[np.floating[Any]]
 PRECISION_K, COVERAGE_K = 3, 5
 
 
@@ -40,8 +37,7 @@ def feature_distances(real: Features, fake: Features, *, device: torch.device | 
     bring the rows in no particular order. Raises ValueError for fewer than 6 rows, or rows that are not finite.
     """
     count = min(len(real), len(fake))
-    closest = prdc(real[:count], fake[:count], PRECISION_K, device=device)
-    wider = prdc(real[:count], fake[:count], COVERAGE_K, device=device)
+    closest, wider = overlaps(real[:count], fake[:count], (PRECISION_K, COVERAGE_K), device=device)
     kernel = kernel_distance(real, fake, device=device)
     return Distances(
         fid=frechet_distance(real, fake),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-Features = NDArray[np.floating[Any]]
+from .rows import Features, rows_of_both
 
 
 def frechet_distance(real: Features, fake: Features) -> float:
@@ -19,10 +17,9 @@ def frechet_distance(real: Features, fake: Features) -> float:
 
     Raises ValueError for features that are not two matrices of equal width with at least two rows, or not finite.
     """
-    mean_real, covariance_real = _moments(real)
-    mean_fake, covariance_fake = _moments(fake)
-    if mean_real.shape != mean_fake.shape:
-        raise ValueError(f"features differ in width: {mean_real.size} and {mean_fake.size}")
+    reals, fakes = rows_of_both(real, fake)
+    mean_real, covariance_real = _moments(reals.numpy())
+    mean_fake, covariance_fake = _moments(fakes.numpy())
     values, vectors = np.linalg.eigh(covariance_real)
     root = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ covariance_fake @ root).clip(min=0.0)).sum()
@@ -31,11 +28,6 @@ def frechet_distance(real: Features, fake: Features) -> float:
     return max(0.0, float(shift + spread))  # rounding may leave a tiny negative number
 
 
-def _moments(features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean [D] and unbiased covariance [D, D]."""
-    rows = np.asarray(features, dtype=np.float64)
-    if rows.ndim != 2 or rows.shape[0] < 2:
-        raise ValueError(f"features must be [N, D] with N >= 2, got {rows.shape}")
-    if not np.isfinite(rows).all():
-        raise ValueError("features hold NaN or infinity")
     return rows.mean(axis=0), np.cov(rows, rowvar=False).reshape(rows.shape[1], rows.shape[1])

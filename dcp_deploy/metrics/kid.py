@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Features = NDArray[np.floating[Any]]
+from .rows import Features, rows_of_both
+
 SUBSETS, SUBSET = 100, 1000  # how many, and of how many rows each: the customary numbers
 
 
@@ -39,9 +38,7 @@ def kernel_distance(
 
     Raises ValueError for features that are not two matrices of equal width with at least two rows, or not finite.
     """
-    reals, fakes = _rows(real).to(device), _rows(fake).to(device)
-    if reals.shape[1] != fakes.shape[1]:
-        raise ValueError(f"features differ in width: {reals.shape[1]} and {fakes.shape[1]}")
+    reals, fakes = (rows.to(device) for rows in rows_of_both(real, fake))
     count = min(size, len(reals), len(fakes))
     if count == len(reals) == len(fakes):
         subsets = 1  # every subset would be the same
@@ -63,12 +60,3 @@ def unbiased_mmd(x: Tensor, y: Tensor) -> float:
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1.0).pow_(3)
-
-
-def _rows(features: Features) -> Tensor:
-    rows = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
-    if rows.ndim != 2 or rows.shape[0] < 2:
-        raise ValueError(f"features must be [N, D] with N >= 2, got {tuple(rows.shape)}")
-    if not bool(rows.isfinite().all()):
-        raise ValueError("features hold NaN or infinity")
-    return rows

@@ -50,6 +50,17 @@ class SeedDiversity:
         return asdict(self)
 
 
+def check_alike(model: Model, teacher: Model) -> None:
+    """UsageError unless the two take the same latents and draw the same size."""
+    mine, others = shape_of(model), shape_of(teacher)
+    for name in ("z_dim", "c_dim", "resolution"):
+        if getattr(mine, name) != getattr(others, name):
+            raise UsageError(
+                f"the model's {name} is {getattr(mine, name)}, the teacher's {getattr(others, name)}",
+                "Give the teacher that the student was made from.",
+            )
+
+
 def likeness(
     model: Model,
     teacher: Model,
@@ -65,13 +76,7 @@ def likeness(
 
     Raises UsageError when the two do not take the same latents or do not draw the same size.
     """
-    mine, others = shape_of(model), shape_of(teacher)
-    for name in ("z_dim", "c_dim", "resolution"):
-        if getattr(mine, name) != getattr(others, name):
-            raise UsageError(
-                f"the model's {name} is {getattr(mine, name)}, the teacher's {getattr(others, name)}",
-                "Give the teacher that the student was made from.",
-            )
+    check_alike(model, teacher)
     samples = min(samples, LARGEST)
     latents = latents_for(model, samples, seed)
     sums = torch.zeros(2, dtype=torch.float64)

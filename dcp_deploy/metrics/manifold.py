@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Features = NDArray[np.floating[Any]]
+from .rows import Features, rows_of_both
+
 _BLOCK = 1024  # rows of the distance matrix held at a time
 
 
@@ -35,43 +34,53 @@ def prdc(real: Features, fake: Features, k: int, *, device: torch.device | str =
     Balls are closed. Compare runs at equal N, M and k only. ``device`` computes the distances, in float64. Raises
     ValueError when a set has at most k rows.
     """
-    reals, fakes = _rows(real, k).to(device), _rows(fake, k).to(device)
-    if reals.shape[1] != fakes.shape[1]:
-        raise ValueError(f"features differ in width: {reals.shape[1]} and {fakes.shape[1]}")
-    real_radius, fake_radius = _radii(reals, k), _radii(fakes, k)
-    inside = 0  # pairs (real ball, fake in it)
-    fake_hit = torch.zeros(len(fakes), dtype=torch.bool, device=device)
-    covered = recalled = 0
+    return overlaps(real, fake, (k,), device=device)[0]
+
+
+def overlaps(
+    real: Features, fake: Features, ks: Sequence[int], *, device: torch.device | str = "cpu"
+) -> tuple[Overlap, ...]:
+    """:func:`prdc` for several k, from one computation of the distances."""
+    reals, fakes = (rows.to(device) for rows in rows_of_both(real, fake, max(ks)))
+    counts = [_Count(k, own, others) for k, own, others in zip(ks, _radii(reals, ks), _radii(fakes, ks), strict=True)]
     for start in range(0, len(reals), _BLOCK):
         distance = torch.cdist(reals[start : start + _BLOCK], fakes)
-        in_real = distance <= real_radius[start : start + _BLOCK, None]
-        fake_hit |= in_real.any(dim=0)
-        inside += int(in_real.sum())
-        covered += int(in_real.any(dim=1).sum())
-        recalled += int((distance <= fake_radius[None, :]).any(dim=1).sum())
-    return Overlap(
-        precision=float(fake_hit.double().mean()),
-        recall=recalled / len(reals),
-        density=inside / (k * len(fakes)),
-        coverage=covered / len(reals),
-    )
+        for count in counts:
+            count.add(distance, start)
+    return tuple(count.overlap() for count in counts)
 
 
-def _rows(features: Features, k: int) -> Tensor:
-    rows = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
-    if rows.ndim != 2 or rows.shape[0] <= k:
-        raise ValueError(f"features must be [N, D] with N > k = {k}, got {tuple(rows.shape)}")
-    if not bool(rows.isfinite().all()):
-        raise ValueError("features hold NaN or infinity")
-    return rows
+class _Count:
+    """What falls into whose balls, block by block of the distances [n, M] from reals to fakes."""
+
+    def __init__(self, k: int, real_radius: Tensor, fake_radius: Tensor) -> None:
+        self.k, self.real_radius, self.fake_radius = k, real_radius, fake_radius
+        self.fake_hit = torch.zeros(len(fake_radius), dtype=torch.bool, device=fake_radius.device)
+        self.inside = self.covered = self.recalled = 0  # inside: pairs (real ball, fake in it)
+
+    def add(self, distance: Tensor, start: int) -> None:
+        in_real = distance <= self.real_radius[start : start + len(distance), None]
+        self.fake_hit |= in_real.any(dim=0)
+        self.inside += int(in_real.sum())
+        self.covered += int(in_real.any(dim=1).sum())
+        self.recalled += int((distance <= self.fake_radius[None, :]).any(dim=1).sum())
+
+    def overlap(self) -> Overlap:
+        return Overlap(
+            precision=float(self.fake_hit.double().mean()),
+            recall=self.recalled / len(self.real_radius),
+            density=self.inside / (self.k * len(self.fake_radius)),
+            coverage=self.covered / len(self.real_radius),
+        )
 
 
-def _radii(rows: Tensor, k: int) -> Tensor:
-    """Distance [N] of each row to its k-th nearest other row."""
-    blocks = []
+def _radii(rows: Tensor, ks: Sequence[int]) -> list[Tensor]:
+    """For each k the distance [N] of each row to its k-th nearest other row."""
+    blocks: list[list[Tensor]] = [[] for _ in ks]
     for start in range(0, len(rows), _BLOCK):
         distance = torch.cdist(rows[start : start + _BLOCK], rows)
         own = torch.arange(distance.shape[0], device=rows.device)
         distance[own, start + own] = torch.inf  # a row is not its own neighbour, whatever rounding makes of the zero
-        blocks.append(distance.kthvalue(k, dim=1).values)
-    return torch.cat(blocks)
+        for found, k in zip(blocks, ks, strict=True):
+            found.append(distance.kthvalue(k, dim=1).values)
+    return [torch.cat(found) for found in blocks]

@@ -85,6 +85,17 @@ def test_what_was_measured_in_another_way_is_not_compared(change, reason):
     assert (row.verdict, row.reason) == ("not comparable", reason)
 
 
+def test_calls_of_one_turn_are_drawn_together():
+    """Turns of 32 calls that differ from turn to turn: torn apart, so many samples would seem to say much."""
+    turns = [np.repeat(np.random.default_rng(seed).lognormal(0, 0.1, 20), 32) for seed in (0, 1)]
+
+    def width(mode):
+        (row,) = compare_runs(*(run(10 * samples, mode=mode) for samples in turns)).rows
+        return row.ratio.high - row.ratio.low
+
+    assert width("single-stream") > 1.2 * width("latency")
+
+
 def test_candidates_of_one_run_only_and_changed_versions_are_told():
     a = run({"old": [1.0] * 20, "both": [1.0] * 20}, notes=["Other load: some."])
     b = run({"both": [1.0] * 20, "new": [1.0] * 20}, machine={"packages": {"torch": "2.7"}})

@@ -72,3 +72,15 @@ def test_a_moment_is_too_short_to_know_the_load(monkeypatch):
     readings = iter([(100.0, 50.0, 7.0), (100.5, 51.0, 7.0)])
     monkeypatch.setattr(environment, "_busy_seconds", lambda: next(readings))
     assert environment.LoadMeter().others() is None
+
+
+def test_what_children_take_is_our_own():
+    """Isolated candidates run in children: their work is no other load."""
+    code = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nprint(); input()"
+    _, _, before = environment._busy_seconds()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        _, _, during = environment._busy_seconds()
+        child.communicate(b"\n")
+    _, _, after = environment._busy_seconds()
+    assert during - before > 0.25 and after - before > 0.25  # the kernel counts in steps of 10 ms

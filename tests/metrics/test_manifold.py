@@ -79,7 +79,7 @@ def test_copies_of_a_point_are_neighbours_of_each_other_but_not_of_themselves() 
 
 
 def test_too_few_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match="N > k = 3"):
+    with pytest.raises(ValueError, match="N > 3"):
         prdc(np.zeros((3, 2)), np.ones((9, 2)), 3)
 
 
