@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import shutil
 import sys
 import threading
@@ -33,7 +32,7 @@ from ..checkpoints import load_generator
 from ..compression import RECIPES, ChannelScores, DistillConfig, distill, load_scores, plan, prune, save_scores, score
 from ..compression.pruning import Refinement
 from ..compression.scoring import ScoreMethod
-from ..files import write_json
+from ..files import read_json, write_json
 from ..generators import Generator
 from ..metrics import evaluate, load_avatar_reader
 from ..sampling import as_uint8, grid, save_png
@@ -215,7 +214,7 @@ def _partial(experiment: Experiment, cell: Cell) -> Path:
 def _is_done(experiment: Experiment, cell: Cell) -> bool:
     """Whether there is a file of the same settings."""
     path = experiment.out / "cells" / f"{cell.name}.json"
-    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] == experiment.settings()
+    return path.exists() and read_json(path)["settings"] == experiment.settings()
 
 
 @contextmanager

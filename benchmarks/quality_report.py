@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import atomic_path
+from ..files import atomic_path, read_json
 
 COLUMNS = {
     "fid": "FID",
@@ -42,7 +41,7 @@ Group = dict[Combination, dict[int, list[dict[str, float]]]]
 def load_cells(directory: Path) -> list[dict[str, Any]]:
     """All finished cells, in a fixed order. Raises InputError when there are none, or not all of the same settings."""
     paths = sorted((directory / "cells").glob("*.json"))
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    found = [read_json(path) for path in paths]
     if not found:
         raise InputError(f"there are no cells in {directory}", "run: python -m dcp_deploy.benchmarks.quality --out DIR")
     for path, cell in zip(paths, found, strict=True):
@@ -193,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where quality.md is (%(default)s)")
     options = parser.parse_args(arguments)
     found = load_cells(options.directory)
-    teacher = json.loads((options.directory / "teacher.json").read_text(encoding="utf-8"))["figures"]
+    teacher = read_json(options.directory / "teacher.json")["figures"]
     page = options.docs / "quality.md"
     text = page.read_text(encoding="utf-8") if page.exists() else "# Quality: scores and refinements compared\n"
     with atomic_path(page) as temporary:

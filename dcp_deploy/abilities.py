@@ -28,10 +28,13 @@ HELPS: dict[str, dict[str, str]] = {
         "demo teacher": "no demo", "TensorRT-RTX or TensorRT": "no engine", "memory": "may run out of memory",
         "disk": "may run out of disk",
     },
-    "distill": {"memory": "may run out of memory"},
+    "score": {"ONNX Runtime": "no --mask"},
+    "distill": {"memory": "may run out of memory", "ONNX Runtime": "no --mask"},
     "export": {"ONNX Runtime": "no --precision int8 and no --upsample auto"},
     "verify": {**_ONNX_TOO, "Triton client": "no running servers"},
-    **dict.fromkeys(("bench", "sample", "eval"), _ONNX_TOO),
+    **dict.fromkeys(("bench", "sample"), _ONNX_TOO),
+    "eval": {**_ONNX_TOO, "published features": "no --data and no LPIPS"},
+    "project": {"published features": "no LPIPS"},
 }  # fmt: skip
 
 

@@ -232,7 +232,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, an engine or a bundle.")],
     teacher: Annotated[Path | None, typer.Option(help="Compare the images of equal latents with this one's.")] = None,
     data: Annotated[Path | None, typer.Option(help="Real images, instead of the demo's: folder, zip or LMDB.")] = None,
-    resize: Annotated[str, typer.Option(help="Images of another size: error; crop to the centre.")] = "error",
+    resize: flags.Resize = "error",
     inception: Annotated[Path | None, typer.Option(help="torch-fidelity's weights; fetched when not given.")] = None,
     lpips: Annotated[Path | None, typer.Option(help="torchvision's vgg16-397923af.pth, for LPIPS.")] = None,
     directions: Annotated[Path | None, typer.Option(help="Does editing along these survive? With --teacher.")] = None,
@@ -313,7 +313,7 @@ def project(
     noise: Annotated[
         bool, typer.Option("--noise", help="Optimise the noise maps too, kept free of structure.")
     ] = False,
-    resize: Annotated[str, typer.Option(help="Images of another size: error; crop to the centre.")] = "error",
+    resize: flags.Resize = "error",
     lpips: Annotated[Path | None, typer.Option(help="torchvision's vgg16-397923af.pth, for LPIPS.")] = None,
     seed: Seed = 0,
     device: Device = "auto",

@@ -28,7 +28,7 @@ from .progress import Progress, Reporter, duration
 INTERRUPTED = 130
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 PLAIN_SECONDS = 15.0  # between two lines of progress where there is no terminal
-WRITE_FOLDERS = ("build", "bundle", "doctor")  # whose --out is one
+WRITE_FOLDERS = ("build", "bundle", "doctor", "project")  # whose --out is one
 WIDE = 160  # columns of a table that no terminal cuts
 
 P = ParamSpec("P")
@@ -133,7 +133,7 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
         name = name_of(function)
         _CALL.set(_Call(name))
         try:
-            for flag in ("out", "worst"):
+            for flag in ("out", "worst", "markdown", "plot"):
                 _check_place(name, f"--{flag}", kwargs.get(flag))
             function(*args, **kwargs)
         except UsageError as error:
@@ -141,7 +141,7 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
         except DcpDeployError as error:
             _end(error.exit_code, error.message, error.remedy, as_json)
         except KeyboardInterrupt as stop:
-            _end(INTERRUPTED, str(stop) or "interrupted", _resume_hint(), as_json)
+            _end(INTERRUPTED, str(stop) or "interrupted", _resume_hint(name), as_json)
         except BrokenPipeError:  # the reader of our output had enough; nothing may be written at exit either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
@@ -230,11 +230,10 @@ def _print_error(code: int, message: str, remedy: str) -> None:
     print(error.model_dump_json(indent=2, by_alias=True))
 
 
-def _resume_hint() -> str:
-    if "build" in sys.argv[1:2]:
-        again = " without --force" if "--force" in sys.argv else ""
-        return f"Run the same command again{again} to resume."
-    if "distill" in sys.argv[1:2]:
+def _resume_hint(verb: str) -> str:
+    if verb == "build" and "--force" in sys.argv:
+        return "Run the same command again without --force to resume."
+    if verb in ("build", "distill", "score"):
         return "Run the same command again to resume."
     return "Nothing was written; run the same command again."
 

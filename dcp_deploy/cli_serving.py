@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_output import ConfigFile, Debug, Json, Output, Quiet, verb, write_settings
+from .doctor import TRITON_VARIABLE
 from .errors import DcpDeployError, UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def serve(
     server: Annotated[
         Path | None,
         typer.Option(
-            envvar="DCP_DEPLOY_TRITON", help="A tritonserver program, or an environment that has nvidia-pytriton."
+            envvar=TRITON_VARIABLE, help="A tritonserver program, or an environment that has nvidia-pytriton."
         ),
     ] = None,
     config: ConfigFile = None,
@@ -102,7 +103,7 @@ def serve(
 
     Example: dcp-deploy serve demo-bundle --port 8000
     """
-    from .export.server import find_program, running_server, sigterm_interrupts
+    from .export.server import find_program, running_server
 
     output = Output(as_json=as_json, quiet=quiet)
     if not 1 <= port <= 65533:
@@ -110,10 +111,7 @@ def serve(
     program = find_program(server)
     begun = False
     try:
-        with (
-            sigterm_interrupts(),
-            running_server(path, program, host=host, ports=(port, port + 1, port + 2)) as running,
-        ):
+        with running_server(path, program, host=host, ports=(port, port + 1, port + 2)) as running:
             begun = True
             if program.config == "python":
                 output.message(

@@ -49,9 +49,8 @@ def distilling_settings(config: BuildConfig) -> dict[str, Any]:
         path: Path | None = getattr(config, name)
         if path is not None:
             settings[name] = sha256_file(path) if path.is_file() else "missing"
-    if config.mask is not None:
-        mask = mask_of(config)
-        settings["mask"] = mask.identity if mask else None
+    if (mask := mask_of(config)) is not None:
+        settings["mask"] = mask.identity
     return settings
 
 
@@ -98,6 +97,7 @@ def distill_student(
         reporter.message("distill: without the perceptual loss; --lpips FILE brings it (the weights of VGG16)")
         recipe = replace(recipe, perceptual=0.0)
     measured = demo and recipe.measure_every > 0
+    figure = "fid" if measured else "l1_to_teacher"
     result = distill(
         student,
         teacher,
@@ -110,13 +110,12 @@ def distill_student(
         progress=None if progress is None else lambda done, total, _: progress(done, total),
         expect=lambda expected: reporter.message(expected_words(expected)),
         measure=_measure(config.seed) if measured else None,
-        keep_best=None if config.keep == "last" else "fid" if measured else "l1_to_teacher",
+        keep_best=None if config.keep == "last" else figure,
         tensorboard=config.tensorboard,
         devices=config.devices,
     )
     if result.best is None:
         return result
-    figure = "fid" if measured else "l1_to_teacher"
     reporter.message(f"distill: kept the average after {result.best.step} steps, {figure} {result.best.value:.4g}")
     return replace(result, generator=result.best.generator)
 

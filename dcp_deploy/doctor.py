@@ -105,6 +105,7 @@ def diagnose(directory: Path | None = None) -> Diagnosis:
         ("CUDA compiler", _cuda_compiler),
         ("Triton server", _triton_server),
         ("Triton client", _triton_client),
+        ("published features", _published_features),
         ("memory", _memory),
         ("disk", lambda: _disk(folder)),
     ]
@@ -266,6 +267,15 @@ def _triton_client() -> Finding:
     if found is None:
         return Finding("Triton client", "missing", "not installed", purpose, "pip install 'dcp-deploy[serve]'")
     return Finding("Triton client", "ok", found, purpose)
+
+
+def _published_features() -> Finding:
+    name, purpose = "published features", "eval --data, --lpips"
+    found = {package: version(package) for package in ("torch-fidelity", "lpips")}
+    lacking = [package for package, number in found.items() if number is None]
+    if lacking:
+        return Finding(name, "missing", f"without {', '.join(lacking)}", purpose, "pip install 'dcp-deploy[metrics]'")
+    return Finding(name, "ok", ", ".join(f"{package} {number}" for package, number in found.items()), purpose)
 
 
 # ---- hardware ----

@@ -326,10 +326,6 @@ def _report(job: Job, progress: Progress) -> list[str]:
 # ---- the list ----
 
 
-def _nothing(config: BuildConfig) -> dict[str, Any]:
-    return {}
-
-
 def _of(*names: str) -> Callable[[BuildConfig], dict[str, Any]]:
     """Settings made of these numbers of the effort and fields of the config."""
 
@@ -362,14 +358,8 @@ _WEIGHTS = tuple(f"{model}.safetensors" for model in MODELS)
 _ENDS = ("student.safetensors", "teacher.safetensors", "student.onnx", "teacher.onnx")
 
 STAGES: tuple[Stage, ...] = (
-    Stage("teacher", "read the teacher", (SOURCE,), _nothing, _teacher),
-    Stage(
-        "score",
-        "score the teacher's channels",
-        ("teacher.safetensors",),
-        _scoring,
-        _score,
-    ),
+    Stage("teacher", "read the teacher", (SOURCE,), _of(), _teacher),
+    Stage("score", "score the teacher's channels", ("teacher.safetensors",), _scoring, _score),
     Stage(
         "prune",
         "remove the lowest",

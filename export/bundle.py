@@ -4,7 +4,7 @@ models/<model>/config.pbtxt, configs/*.pbtxt, 1/model.onnx, 1/model.py, 1/model_
 pictures/picture/                   a second one, for a server with Pillow: seeds in, encoded pictures out
 directions/                         along which the editor moves codes, when there are some
 engines/<name>.engine and .json     engines for TensorRT for RTX, which Triton does not load
-golden/<model>/                     what each model draws for fixed seeds
+golden/<model>/                     what generator and teacher draw for fixed seeds
 kubernetes/  clients/               KServe and Kubernetes manifests; examples
 provenance/                         the records of the run that made it
 README.md  MODEL_CARD.md  manifest.json  manifest.sha256

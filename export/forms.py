@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import InputError, UsageError
-from .runners import NOISE_INPUT, Array, as_floats, image_of, onnx_session, sniff
+from .runners import NOISE_INPUT, Array, as_floats, image_of, onnx_backend, onnx_session, sniff
 
 if TYPE_CHECKING:  # who runs a file with onnxruntime need not wait for torch
     from .fused import ImageForm
@@ -62,7 +62,7 @@ def load_form(path: str | os.PathLike[str], *, backend: str = "auto", threads: i
     path = Path(path)
     if sniff(path) != "onnx":
         raise UsageError(f"{path} is no ONNX file", "export one: dcp-deploy export --inputs ws")
-    backend = "onnxruntime" if backend == "auto" else backend
+    backend = onnx_backend(path, backend)
     session = onnx_session(path, None, backend, threads)
     inputs, problems = {}, []
     for value in session.get_inputs():

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import CorruptFileError, UsageError
 from ..files import atomic_path, read_json, write_json
+from .pictures import to_bytes
 from .runners import Array, Runner, classes_of, latents_of
 
 SEEDS = 4
@@ -94,8 +95,7 @@ def as_bytes(images: Array, form: str) -> Array:
     """uint8 [B, R, R, 3] of what a runner drew; float images by the formula of the uint8 output."""
     if form == "uint8":
         return images
-    scaled = np.clip(images * np.float32(127.5) + np.float32(128), 0, 255)
-    pixels: Array = scaled.astype(np.uint8).transpose(0, 2, 3, 1)
+    pixels: Array = to_bytes(images, form).transpose(0, 2, 3, 1)
     return pixels
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -48,17 +49,10 @@ class Guarded:
 def largest_request(manifest: Mapping[str, Any]) -> int:
     """Bytes that the largest batch of a bundle's hungriest model needs, written as JSON."""
     needs = [
-        model["max_batch"] * sum(_count(dims) for dims in model["inputs"].values()) * BYTES_PER_NUMBER
+        model["max_batch"] * sum(math.prod(dims) for dims in model["inputs"].values()) * BYTES_PER_NUMBER
         for model in manifest["models"].values()
     ]
     return BODY_FLOOR + max(needs, default=0)
-
-
-def _count(dims: list[int]) -> int:
-    count = 1
-    for size in dims:
-        count *= size
-    return count
 
 
 async def stand(guarded: Guarded) -> None:

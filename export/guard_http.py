@@ -74,11 +74,11 @@ def _application(handle: Handler, most_body: int, traffic: Traffic) -> web.Appli
         try:
             return await handle(request)
         except Refusal as error:
-            return _told(request, traffic, error.status, error.reason)
+            return _told(request, error.status, error.reason)
         except web.HTTPRequestEntityTooLarge:
-            return _told(request, traffic, 413, f"more than the {most_body} bytes that a request of this bundle needs")
+            return _told(request, 413, f"more than the {most_body} bytes that a request of this bundle needs")
         except aiohttp.ClientError as error:
-            return _told(request, traffic, 502, f"tritonserver does not answer: {error}")
+            return _told(request, 502, f"tritonserver does not answer: {error}")
         finally:
             traffic.under_way -= 1
 
@@ -134,7 +134,7 @@ async def _forward(
     return response
 
 
-def _told(request: web.Request, traffic: Traffic, status: int, reason: str) -> web.Response:
+def _told(request: web.Request, status: int, reason: str) -> web.Response:
     response = web.json_response({"error": reason}, status=status)
     if not request.content.is_eof():  # what is left of a body that was refused
         response.force_close()

@@ -20,7 +20,6 @@ class Deployment:
     plans: bool
     most_body: int = 1 << 26
     """Bytes of the largest request; Triton's own default."""
-    memory_gib: int = 4
 
     @property
     def arguments(self) -> list[str]:
@@ -32,7 +31,7 @@ class Deployment:
     def resources(self) -> str:
         """The limits, as lines of YAML without indentation."""
         gpu = ['nvidia.com/gpu: "1"'] if self.gpu else []
-        return "\n".join(['cpu: "2"', f"memory: {self.memory_gib}Gi", *gpu])
+        return "\n".join(['cpu: "2"', "memory: 4Gi", *gpu])
 
 
 def kubernetes_name(name: str) -> str:

@@ -20,6 +20,7 @@ import torch
 from ..errors import UsageError
 from ..generators import Generator
 from .forms import FormRunner, load_form
+from .integrity import ARCHIVE
 from .manifest import read_onnx
 from .runners import NOISE_INPUT, Array, Backend, Runner, batch_bounds, load_runner, sniff
 
@@ -92,12 +93,14 @@ def through_network(form: FormRunner, network: Generator) -> Runner:
 
 
 def _form(source: Source) -> tuple[list[str], bool]:
-    """Inputs of an ONNX file beyond z, psi and c, and whether it was exported without noise; nothing for all else."""
+    """Inputs of an ONNX file beyond z, psi and c, and whether it, or a bundle's, was exported without noise."""
     if isinstance(source, Runner):
         return [], source.facts.get("noise") == "none"
     if isinstance(source, Generator):
         return [], False
     path = Path(source)
+    if path.is_dir() or path.name.endswith(ARCHIVE):  # a bundle: its generator takes z, and tells the file's facts
+        return [], load_runner(path).facts.get("noise") == "none"
     if not path.is_file() or sniff(path) != "onnx":
         return [], False
     model = read_onnx(path)

@@ -106,11 +106,7 @@ def load_runner(
 
         return engine_runner(path)
     if kind == "onnx":
-        if backend in _TORCH:
-            raise UsageError(
-                f"backend {backend!r} cannot run the ONNX file {path}", "use onnxruntime, onnxruntime-cuda"
-            )
-        return onnx_runner(path, "onnxruntime" if backend == "auto" else backend, threads)
+        return onnx_runner(path, onnx_backend(path, backend), threads)
     from ..checkpoints import load_generator
 
     return _torch_runner(load_generator(path), path.name, backend, threads, device)
@@ -228,6 +224,13 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
 
 
 # ---- ONNX Runtime ----
+
+
+def onnx_backend(path: Path, backend: str) -> str:
+    """What runs an ONNX file. UsageError for a backend that cannot."""
+    if backend not in ("auto", "onnxruntime", "onnxruntime-cuda"):
+        raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", "use onnxruntime, onnxruntime-cuda")
+    return "onnxruntime" if backend == "auto" else backend
 
 
 def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = None) -> Runner:

@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +27,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError
@@ -135,13 +133,18 @@ class Server:
     grpc: str
     metrics: str
 
+    def ended(self) -> tuple[str, int] | None:
+        """Name and code of the one of the two processes that has ended."""
+        for name, process in (("tritonserver", self.process), ("its guard", self.guard)):
+            if process.poll() is not None:
+                return name, process.returncode
+        return None
+
     def wait(self) -> str:
         """Return when one of the two processes has ended, and say which, with what code."""
-        while True:
-            for name, process in (("tritonserver", self.process), ("its guard", self.guard)):
-                if process.poll() is not None:
-                    return f"{name} ended by itself with code {process.returncode}"
+        while (end := self.ended()) is None:
             time.sleep(0.2)
+        return f"{end[0]} ended by itself with code {end[1]}"
 
 
 @contextmanager
@@ -166,7 +169,7 @@ def running_server(
         if importlib.util.find_spec(package) is None:
             raise MissingCapabilityError(f"serving needs {package}, which is not installed", GUARD_INSTALL)
     most = largest_request(manifest)
-    upstream = _free_ports()
+    upstream = free_ports()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dcp-deploy-serve-")))
         output = None if log is None else stack.enter_context(log.open("ab"))
@@ -200,7 +203,7 @@ def _started(
             process.stdin.close()
 
 
-def _free_ports() -> tuple[int, int, int]:
+def free_ports() -> tuple[int, int, int]:
     """Three ports of this machine that nobody listens on."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
@@ -242,10 +245,8 @@ def _wait_until_ready(server: Server, address: str) -> None:
     end = time.monotonic() + LOAD_SECONDS
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is asked directly
     while time.monotonic() < end:
-        for name, process in (("tritonserver", server.process), ("its guard", server.guard)):
-            if process.poll() is not None:
-                message = f"{name} ended with code {process.returncode} before it was ready"
-                raise DcpDeployError(message, "its log says why")
+        if found := server.ended():
+            raise DcpDeployError(f"{found[0]} ended with code {found[1]} before it was ready", "its log says why")
         try:
             with opener.open(address, timeout=5):
                 return
@@ -265,17 +266,3 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt, as SIGINT does, so that what was started gets stopped."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

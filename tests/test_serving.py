@@ -29,7 +29,7 @@ from dcp_deploy.errors import DcpDeployError
 from dcp_deploy.export import latents_of, load_runner, sizing, verify
 from dcp_deploy.export.bundle import read_golden, write_bundle
 from dcp_deploy.export.live import check_endpoint
-from dcp_deploy.export.server import Server, _free_ports, find_program, running_server
+from dcp_deploy.export.server import Server, find_program, free_ports, running_server
 
 TRITON = Path(__file__).parents[1] / ".venv-triton"  # made by make test
 TINY = Effort(
@@ -79,7 +79,7 @@ def served(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sizing, "SECONDS", 0.05)
         write_bundle(contents_of(run_directory, directions=file, scratch=scratch), bundle)
-    with running_server(bundle, program, ports=_free_ports(), log=scratch / "log") as server:
+    with running_server(bundle, program, ports=free_ports(), log=scratch / "log") as server:
         yield Served(bundle, run_directory, server)
 
 

@@ -20,6 +20,7 @@ from ..errors import DcpDeployError
 from ..generators import Discriminator, Generator
 from ..metrics.published import Lpips
 from . import losses
+from .masks import Mask
 from .parallel import join_team
 from .randomness import draw_latents, stream
 from .real_images import ImageSource
@@ -27,7 +28,7 @@ from .recipe import DistillConfig
 from .step_graph import StepGraph, can_be_captured
 from .stopping import TrainingInterruptedError, stop_requests
 from .training_records import Measure, Records, not_finite
-from .training_run import ALONE, Mask, Team
+from .training_run import ALONE, Team
 from .training_setup import Task
 from .training_state import TrainingState, load_state, save_state
 from .training_step import train_step

@@ -6,7 +6,7 @@ one more class (0 and 16) counts, in both images; outside of it both are zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,15 @@ from ..files import sha256_file
 
 MaskInputs = Literal["imagenet", "unit", "signed"]
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images in [0, 1]
+
+
+Mask = Callable[[Tensor], Tensor]
+"""Images [B, 3, R, R] in [-1, 1] to [B, 1, R, R], 1 where they show what matters."""
+
+
+def identity_of(mask: Mask) -> Any:
+    """What decides its masks: a model's identity, and of a plain function the name."""
+    return getattr(mask, "identity", None) or getattr(mask, "__qualname__", type(mask).__qualname__)
 
 
 class SegmentationMask:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,18 +15,8 @@ from torch import Tensor
 
 from ..errors import CorruptFileError
 from ..files import atomic_path
-from ..generators import Generator
 
 _SECONDS = 30.0
-
-
-def score_key(settings: Mapping[str, Any], generator: Generator) -> str:
-    """Hex sha256 of all that decides the sums: settings, config, weights."""
-    digest = hashlib.sha256(json.dumps([settings, generator.config.to_dict()], sort_keys=True).encode())
-    for name, tensor in sorted(generator.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class ScoreSums:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import InputError, UsageError
 from ..generators import Generator
 from .channel_scores import ChannelScores
+from .masks import Mask, identity_of
 from .randomness import draw_latents, stream
 from .rival_scores import (
     RivalMethod,
@@ -31,12 +32,11 @@ from .rival_scores import (
     weight_out_scores,
 )
 from .score_gradients import content_profiles, gradient_profiles, released_profiles, scored_weights
-from .score_sums import ScoreSums, score_key
+from .score_sums import ScoreSums
 from .stability import STABLE, kept_in_common
+from .training_state import run_key
 
 ScoreMethod = Literal["diversity", "gradient", "content", RivalMethod]
-Mask = Callable[[Tensor], Tensor]
-"""Images [B, 3, R, R] in [-1, 1] to [B, 1, R, R], 1 where they show what matters: :class:`.masks.SegmentationMask`."""
 
 PCA_LATENTS = 10_000
 MOST_LATENTS = 5000
@@ -114,8 +114,8 @@ def score(
         layers = draws(generator, most, psi, seed, progress)
         return _finished(layers, settings | {"latents": latents, "psi": psi})
     settings |= {"latents": latents, "batch": batch, "psi": psi}
-    if method == "content":
-        settings["mask"] = getattr(mask, "identity", None)
+    if mask is not None:
+        settings["mask"] = identity_of(mask)
     else:
         settings |= {"directions": directions, "alpha": alpha, "released": released}
     if shard is not None:
@@ -151,7 +151,7 @@ def _sums(
     progress: Callable[[int, int], None] | None,
 ) -> ScoreSums:
     """Go through the batches, from where ``state`` is."""
-    key = score_key(settings, generator)
+    key = run_key({"settings": settings, "config": generator.config.to_dict()}, {"generator": generator})
     sums = ScoreSums.start(generator.widths, state, key)
     weights = scored_weights(generator)
     for weight in weights:  # only these ask for gradients

@@ -28,7 +28,7 @@ class Board:
             )
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
         self._next_grid = step
 
     def add(self, state: TrainingState, run: Run, entry: Mapping[str, float]) -> None:

@@ -12,10 +12,10 @@ from ..errors import UsageError
 from ..generators import Generator
 from ..metrics.published import Lpips
 from . import losses
+from .masks import Mask
 from .real_images import ImageSource
 from .recipe import DistillConfig
 
-Mask = Callable[[Tensor], Tensor]
 """The teacher's images [B, 3, R, R] in [-1, 1] to what of them counts, [B, 1, R, R] of zeros and ones."""
 
 

@@ -17,10 +17,11 @@ from ..errors import UsageError
 from ..generators import Discriminator, DiscriminatorConfig, Generator
 from ..metrics.published import Lpips
 from . import losses
+from .masks import Mask, identity_of
 from .randomness import draw_latents, stream
 from .real_images import ImageSequence, ImageSource, check_labels
 from .recipe import DistillConfig
-from .training_run import Mask, Run, Team, check_split
+from .training_run import Run, Team, check_split
 from .training_state import TrainingState, run_key
 from .training_step import PATH_INTERVAL, R1_INTERVAL, adam, lazy_share
 
@@ -123,7 +124,7 @@ class Task:
             "measure_at": sorted(self.measure_at),
             "keep_best": self.keep_best,
             "devices": self.devices if self.devices > 1 else None,
-            "mask": None if self.mask is None else getattr(self.mask, "identity", _name(self.mask)),
+            "mask": None if self.mask is None else identity_of(self.mask),
         }
         about = {"config": settings, "data": self._data_identity(), "torch": torch.__version__, "device": device.type}
         networks = {"student": self.student, "teacher": self.teacher, **_perceptual_network(self.perceptual)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from ..metrics.published import Lpips
 from . import losses
 from .randomness import draw_latents, stream
 from .real_images import real_batch
+from .recipe import DistillConfig
 from .training_batch import Batch, draw_batch, sample_streams
 from .training_run import Run
 from .training_state import TrainingState
@@ -28,12 +29,27 @@ PATH_INTERVAL = 4
 PATH_MEAN_RATE = 0.01
 
 
+class Terms(NamedTuple):
+    """Which of the terms that are not in every step a step has."""
+
+    gan: bool
+    r1: bool
+    path_length: bool
+
+
+def terms_at(config: DistillConfig, step: int) -> Terms:
+    """Of step ``step``: the discriminator comes in late, the two penalties now and then."""
+    gan = config.gan > 0 and step >= config.first_gan_step
+    r1 = gan and config.r1 > 0 and step % R1_INTERVAL == 0
+    return Terms(gan, r1, config.path_length > 0 and step % PATH_INTERVAL == 0)
+
+
 def train_step(state: TrainingState, run: Run) -> dict[str, float]:
     """Update discriminator, student and average once; returns the step's losses by name."""
     batch = draw_batch(run, state.step).to(run.device)
     set_rates(state, run)
     values = update_all(state, run, batch)
-    if run.config.path_length and state.step % PATH_INTERVAL == 0:
+    if terms_at(run.config, state.step).path_length:
         values["path_length"] = _regularise_path(state, run)
     state.update_ema(run.config.ema_decay)
     state.step += 1
@@ -127,7 +143,7 @@ def update_all(state: TrainingState, run: Run, batch: Batch) -> dict[str, Tensor
     parts = batch.parts(run.config.accumulate)
     drawn = _draw_both(state, run, batch) if len(parts) == 1 else None
     values = _Sums()
-    gan = run.config.gan > 0 and state.step >= run.config.first_gan_step
+    gan = terms_at(run.config, state.step).gan
     if gan:
         values |= _update_discriminator(state, run, parts, drawn)
     for part in parts:
@@ -189,9 +205,7 @@ def _draw(
     No loss looks at the moved images themselves, so those stop after the last mimic layer.
     """
     config = run.config
-    source = sample_streams(run, batch.places, "noise", name, step)
-    ws = batch.ws(generator)
-    how: dict[str, Any] = {"noise": config.noise, "generator": source, "dtype": config.dtype}
+    ws, how = batch.ws(generator), _how(run, batch, name, step)
     image, features = generator.synthesis.features(ws, **how)
     if not config.relation:
         return image, {}, {}
@@ -225,7 +239,7 @@ def _update_discriminator(state: TrainingState, run: Run, parts: list[Batch], dr
 def _discriminator_losses(
     state: TrainingState, run: Run, real_and_c: tuple[Tensor, Tensor | None], drawn_and_c: tuple[Tensor, Tensor | None]
 ) -> dict[str, Tensor]:
-    penalise = run.config.r1 > 0 and state.step % R1_INTERVAL == 0
+    penalise = terms_at(run.config, state.step).r1
     real, real_c = real_and_c
     real = real.detach().requires_grad_(penalise)
     # A gradient of a gradient needs float32.
@@ -238,10 +252,14 @@ def _discriminator_losses(
 @torch.no_grad()
 def _image(generator: Generator, batch: Batch, run: Run, name: str, step: int) -> Tensor:
     """The images that :func:`_draw` gives, without features."""
-    source = sample_streams(run, batch.places, "noise", name, step)
-    how: dict[str, Any] = {"noise": run.config.noise, "generator": source, "dtype": run.config.dtype}
-    image: Tensor = generator.synthesis.features(batch.ws(generator), **how)[0]
+    image: Tensor = generator.synthesis.features(batch.ws(generator), **_how(run, batch, name, step))[0]
     return image
+
+
+def _how(run: Run, batch: Batch, name: str, step: int) -> dict[str, Any]:
+    """What the teacher or the student draws this batch with."""
+    noise = sample_streams(run, batch.places, "noise", name, step)
+    return {"noise": run.config.noise, "generator": noise, "dtype": run.config.dtype}
 
 
 def _real_images(state: TrainingState, run: Run) -> tuple[Tensor, Tensor | None]:
@@ -271,14 +289,14 @@ def _regularise_path(state: TrainingState, run: Run) -> Tensor:
     follows the whole half batch, so where that comes in parts their lengths are measured before any is penalised.
     """
     config = run.config
-    half = max(config.batch // 2, 1)
+    half = config.batch // 2  # at least a place for every part, as check_split demands
     places = range(half)[run.team.rank :: run.team.size]
     parts = [tuple(places[index :: config.accumulate]) for index in range(config.accumulate)]
-    lengths = [_path_lengths(state, run, part, graph=len(parts) == 1) for part in parts if part]
+    lengths = [_path_lengths(state, run, part, graph=len(parts) == 1) for part in parts]
     total = torch.stack([part.detach().sum() for part in lengths]).sum()
     mean = state.path_mean.lerp(run.team.add(total) / half, PATH_MEAN_RATE)
     penalty = torch.zeros_like(mean)
-    for part in filter(None, parts):
+    for part in parts:
         drawn = lengths[0] if len(parts) == 1 else _path_lengths(state, run, part, graph=True)
         share = (drawn - mean).square().sum() / half
         _backward(config.path_length * PATH_INTERVAL * share, state.student_scaler)
@@ -291,7 +309,7 @@ def _regularise_path(state: TrainingState, run: Run) -> Tensor:
 def _path_lengths(state: TrainingState, run: Run, places: tuple[int, ...], *, graph: bool) -> Tensor:
     """One length for each of these places of the half batch."""
     config, step = run.config, state.step
-    z, c = draw_latents(run.teacher.config, max(config.batch // 2, 1), stream(config.seed, "path length", step))
+    z, c = draw_latents(run.teacher.config, config.batch // 2, stream(config.seed, "path length", step))
     chosen = list(places)
     ws = state.student.mapping(z[chosen].to(run.device), None if c is None else c[chosen].to(run.device))
     source = sample_streams(run, places, "noise", "path length", step)

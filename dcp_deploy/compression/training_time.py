@@ -6,17 +6,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from .recipe import DistillConfig
 from .step_graph import StepGraph, can_be_captured
 from .training_run import ALONE, Run
 from .training_setup import Task
 from .training_state import TrainingState
-from .training_step import PATH_INTERVAL, R1_INTERVAL, train_step
+from .training_step import Terms, terms_at, train_step
 
 PATIENCE = 30.0  # seconds after which kinds not timed yet are taken to last as long as the slowest so far
 _ROUNDS, _GRAPH_ROUNDS = 2, 6  # the first ones warm up, and capture the graph
-
-Kind = tuple[bool, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,10 @@ def expected_time(task: Task, run: Run, done: int) -> Expected:
     """
     config = replace(task.config, batch=task.config.batch // run.team.size)
     run = replace(run, config=config, team=ALONE)
-    counts = Counter(_kind(config, step) for step in range(done, config.steps))
-    first = {_kind(config, step): step for step in reversed(range(done, config.steps))}
+    counts = Counter(terms_at(config, step) for step in range(done, config.steps))
+    first = {terms_at(config, step): step for step in reversed(range(done, config.steps))}
     state = replace(task, config=config).state(run.device)
-    seconds: dict[Kind, float] = {}
+    seconds: dict[Terms, float] = {}
     begin, timed = time.perf_counter(), 0
     for kind, _ in counts.most_common():
         if time.perf_counter() - begin < PATIENCE:
@@ -48,12 +45,6 @@ def expected_time(task: Task, run: Run, done: int) -> Expected:
     slowest = max(seconds.values(), default=0.0)
     total = sum(count * seconds.get(kind, slowest) for kind, count in counts.items())
     return Expected(total, config.steps - done, timed)
-
-
-def _kind(config: DistillConfig, step: int) -> Kind:
-    """Whether a step has a discriminator, its penalty, and the path length's."""
-    gan = config.gan > 0 and step >= config.first_gan_step
-    return gan, gan and config.r1 > 0 and step % R1_INTERVAL == 0, config.path_length > 0 and step % PATH_INTERVAL == 0
 
 
 def _timed(state: TrainingState, run: Run, step: int) -> tuple[float, int]:

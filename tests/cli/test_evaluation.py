@@ -57,6 +57,7 @@ def test_project_reports_both_models_and_writes_what_it_found(dcp: Command, mode
     assert (told["space"], told["steps"], told["loss"]) == ("w+", 3, "mse")
     assert json.loads(Path("found/projection.json").read_text()).items() <= told.items()
     assert load_file("found/ws.safetensors")["model"].shape == (1, 6, 8)
+    assert dcp(*words, "--resize", "crop").code == 0  # into the same folder
     assert dcp("project", "nowhere.png", "--model", model).code == 3
 
 

@@ -9,18 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcp_deploy.compression import DistillConfig, distill, plan, prune, score
+from dcp_deploy.compression import DistillConfig, distill
 from dcp_deploy.compression import distillation as module
 from dcp_deploy.compression.training_step import Batch
 from dcp_deploy.generators import Generator
 
+from .conftest import pruned
+
 CONFIG = DistillConfig(
     steps=12, batch=4, perceptual=0, gan=0, path_length=0, noise="const", lr=0.01, log_every=3, ema_half_life=20
 )
-
-
-def pruned(teacher: Generator) -> Generator:
-    return prune(teacher, plan(teacher, score(teacher, method="random"), ratio=0.4))
 
 
 def test_a_batch_mixes_codes_from_the_crossover_on(teacher: Generator) -> None:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import onnx
@@ -15,6 +13,7 @@ from dcp_deploy.errors import DcpDeployError
 from dcp_deploy.export import Engine, Runner, build_engine, export_onnx, load_runner
 from dcp_deploy.export.bundle import write_bundle
 from dcp_deploy.export.server import Program, Server, find_program, running_server
+from dcp_deploy.export.server import free_ports as ports_of_nobody
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 
 from .stub_tensorrt import VERSIONS, Unavailable, stub_tensorrt
@@ -185,16 +184,7 @@ def triton() -> Program:
 @pytest.fixture(scope="session")
 def free_ports() -> Callable[[], tuple[int, int, int]]:
     """Three ports that nobody listened on a moment ago."""
-
-    def find() -> tuple[int, int, int]:
-        with ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            first, second, third = (one.getsockname()[1] for one in sockets)
-            return first, second, third
-
-    return find
+    return ports_of_nobody
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dcp_deploy.bundling import contents_of
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.errors import UsageError
 from dcp_deploy.export import export_onnx, load_pair, load_runner, verify
+from dcp_deploy.export.bundle import write_bundle
 from dcp_deploy.generators import Generator
 
 from .breaking import broken, edit
@@ -81,6 +83,16 @@ def test_bisection_of_a_file_without_noise_finds_the_layer(
 def test_codes_without_their_network_are_refused(forms: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match=r"takes ws, noise\.b4\.conv1.*a seed alone"):
         load_pair(forms["without"], forms["both"])
+
+
+def test_what_cannot_run_a_form_is_refused(network: Generator, forms: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="backend 'fused' cannot run the ONNX file"):
+        load_pair(network, forms["codes"], backend_b="fused")
+
+
+def test_a_bundle_without_noise_is_compared_without(network: Generator, forms: dict[str, Path], tmp_path: Path) -> None:
+    write_bundle(contents_of(forms["without"], name="quiet"), tmp_path / "quiet", max_batch=2)
+    assert verify(network, tmp_path / "quiet", latents=2).passed
 
 
 def test_the_network_itself_keeps_its_noise(network: Generator, forms: dict[str, Path]) -> None:
