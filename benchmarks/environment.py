@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import psutil
 
-PACKAGES = ("dcp-deploy", "torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy")
+PACKAGES = ("dcp-deploy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy")
 
 T = TypeVar("T")
 

@@ -41,6 +41,7 @@ _ALL = (
     Backend("torch", "torch eager", "checkpoint"),
     Backend("torch-compile", "torch.compile", "checkpoint"),
     Backend("onnxruntime", "ONNX Runtime", "onnx"),
+    Backend("openvino", "OpenVINO", "onnx"),
     Backend("torch-cuda", "torch eager on GPU", "checkpoint", "cuda"),
     Backend("torch-compile-cuda", "torch.compile on GPU", "checkpoint", "cuda"),
     Backend("onnxruntime-cuda", "ONNX Runtime on GPU", "onnx", "cuda"),

@@ -32,7 +32,8 @@ HELPS: dict[str, dict[str, str]] = {
     "distill": {"memory": "may run out of memory", "ONNX Runtime": "no --mask"},
     "export": {"ONNX Runtime": "no --precision int8 and no --upsample auto"},
     "verify": {**_ONNX_TOO, "Triton client": "no running servers"},
-    **dict.fromkeys(("bench", "sample"), _ONNX_TOO),
+    "sample": _ONNX_TOO,
+    "bench": {**_ONNX_TOO, "OpenVINO": "no --backends openvino"},
     "eval": {**_ONNX_TOO, "published features": "no --data and no LPIPS"},
     "project": {"published features": "no LPIPS"},
 }  # fmt: skip

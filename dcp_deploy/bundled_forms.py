@@ -61,7 +61,7 @@ def _editing(generator: Generator, directions: Mapping[str, Direction], synthesi
     from .export import load_runner
     from .export.bundle import Model
     from .export.editing_onnx import STRENGTHS, export_editor, export_mapping
-    from .export.runners import onnx_session
+    from .export.sessions import onnx_session
 
     mapping = export_mapping(generator, synthesis.with_name("mapping.onnx"))
     editor = export_editor(synthesis, directions, synthesis.with_name("editor.onnx"))

@@ -99,6 +99,7 @@ def diagnose(directory: Path | None = None) -> Diagnosis:
         ("base packages", _base_packages),
         ("demo teacher", _demo_teacher),
         ("ONNX Runtime", _onnxruntime),
+        ("OpenVINO", _openvino),
         ("TensorRT-RTX", _tensorrt_rtx),
         ("TensorRT", _tensorrt),
         ("NVIDIA GPU", _gpu),
@@ -208,6 +209,13 @@ def _onnxruntime() -> Finding:
     if not cpu and not gpu:
         return Finding("ONNX Runtime", "missing", "not installed", purpose, "pip install 'dcp-deploy[cpu]'", True)
     return Finding("ONNX Runtime", "ok", f"{cpu} (CPU)" if cpu else f"{gpu} (CUDA)", purpose, required=True)
+
+
+def _openvino() -> Finding:
+    found, purpose = version("openvino"), "running exported models faster on a CPU"
+    if found is None:
+        return Finding("OpenVINO", "missing", "not installed", purpose, "pip install 'dcp-deploy[openvino]'")
+    return Finding("OpenVINO", "ok", found, purpose)
 
 
 def _tensorrt_rtx() -> Finding:

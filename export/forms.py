@@ -11,12 +11,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InputError, UsageError
-from .runners import NOISE_INPUT, Array, as_floats, image_of, onnx_backend, onnx_session, sniff
+from .runners import NOISE_INPUT, Array, as_floats, image_of, onnx_backend, sniff
+from .sessions import open_session
 
 if TYPE_CHECKING:  # who runs a file with onnxruntime need not wait for torch
     from .fused import ImageForm
@@ -63,24 +64,15 @@ def load_form(path: str | os.PathLike[str], *, backend: str = "auto", threads: i
     if sniff(path) != "onnx":
         raise UsageError(f"{path} is no ONNX file", "export one: dcp-deploy export --inputs ws")
     backend = onnx_backend(path, backend)
-    session = onnx_session(path, None, backend, threads)
+    session = open_session(path, backend, threads)
     inputs, problems = {}, []
-    for value in session.get_inputs():
-        known = value.name in ("z", "psi", "c", "ws") or value.name.startswith(NOISE_INPUT)
-        if not known or value.type != "tensor(float)" or not all(isinstance(n, int) for n in value.shape[1:]):
-            problems.append(f"input {value.name!r} is {value.type} {value.shape}")
-        inputs[value.name] = tuple(value.shape[1:])
-    size, image, problem = image_of({value.name: (value.type, value.shape) for value in session.get_outputs()})
+    for name, (kind, shape) in session.inputs.items():
+        known = name in ("z", "psi", "c", "ws") or name.startswith(NOISE_INPUT)
+        if not known or kind != "tensor(float)" or not all(isinstance(n, int) for n in shape[1:]):
+            problems.append(f"input {name!r} is {kind} {shape}")
+        inputs[name] = tuple(shape[1:])
+    size, image, problem = image_of(session.outputs)
     problems += [problem] if problem else []
     if problems:
         raise InputError(f"{path} is not a generator of ours: {'; '.join(problems)}", "make it with: dcp-deploy export")
-
-    def draw(feeds: Mapping[str, Array]) -> Array:
-        try:
-            return cast(Array, session.run(["image"], dict(feeds))[0])
-        except Exception as error:  # its own exception types share no base
-            reason = str(error).splitlines()[0]
-            raise InputError(f"onnxruntime cannot run {path}: {reason}") from error
-
-    facts: dict[str, Any] = session.get_modelmeta().custom_metadata_map
-    return FormRunner(path.name, backend, inputs, size, image, facts, draw)
+    return FormRunner(path.name, backend, inputs, size, image, session.facts, session.draw)

@@ -26,7 +26,8 @@ from ..generators.ops import upsample_image
 from .fused import FusedGenerator
 from .fused_stylegan2 import FusedConv
 from .fused_styles import styled_layers
-from .runners import Array, Runner, onnx_session
+from .runners import Array, Runner
+from .sessions import onnx_session
 
 if TYPE_CHECKING:
     import onnx

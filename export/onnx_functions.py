@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -83,6 +83,32 @@ def attributes_of(op_type: str) -> list[str]:
     own = (["clamp"] if "Clamp" in parts else []) + (["channels"] if family == "FirEpilogue" else [])
     return [*own, *PLUGIN]
 
+
+Colours = Literal["product", "convolution"]
+
+_COLOURS: dict[Colours, list[str]] = {  # image_0 [B, 3, H, W] of x, styles and weight
+    "product": [
+        "outer = Constant <value_ints: ints = [1]> ()",
+        "wide = Cast <to: int = 1> (x)",
+        "flat = Constant <value_ints: ints = [0, 0, -1]> ()",
+        "pixels = Reshape (wide, flat)",
+        "rows = Unsqueeze (styles, outer)",
+        "colours = Mul (rows, weight)",
+        "image_flat = MatMul (colours, pixels)",
+        "same = Constant <value_ints: ints = [0, 0]> ()",
+        "size = Shape <start: int = 2, end: int = 4> (x)",
+        "full = Concat <axis: int = 0> (same, size)",
+        "image_0 = Reshape (image_flat, full)",
+    ],
+    "convolution": [
+        "outer = Constant <value_ints: ints = [2, 3]> ()",
+        "wide = Cast <to: int = 1> (x)",
+        "factor = Unsqueeze (styles, outer)",
+        "scaled = Mul (wide, factor)",
+        "kernel = Unsqueeze (weight, outer)",
+        "image_0 = Conv (scaled, kernel)",
+    ],
+}
 
 # ---- nodes: what the exporter puts in place of a torch operator ----
 
@@ -165,21 +191,27 @@ def op_schema(op_type: str) -> onnx.defs.OpSchema:
 # ---- functions: what a node means ----
 
 
-def add_functions(model: onnx.ModelProto) -> None:
-    """Append the function of every operator of ours that ``model`` uses, and import our domain."""
+def add_functions(model: onnx.ModelProto, colours: Colours = "product") -> None:
+    """Append the function of every operator of ours that ``model`` uses, and import our domain.
+
+    ``colours``: how ToRGB is written, see :func:`function`.
+    """
     used = sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN})
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    model.functions.extend(function(op_type, opset) for op_type in used)
+    model.functions.extend(function(op_type, opset, colours) for op_type in used)
     if used and not any(entry.domain == DOMAIN for entry in model.opset_import):
         model.opset_import.add(domain=DOMAIN, version=VERSION)
 
 
-def function(op_type: str, opset: int) -> onnx.FunctionProto:
-    """The body of an operator in standard operators of version ``opset``."""
+def function(op_type: str, opset: int, colours: Colours = "product") -> onnx.FunctionProto:
+    """The body of an operator in standard operators of version ``opset``.
+
+    ToRGB is a "product" of (styles x weight) with the features, or a "convolution" of the features times the styles.
+    """
     import onnx
 
     family, parts = parts_of(op_type)
-    lines = _rgb_body(parts) if family == "ToRGB" else _epilogue_body(family, parts)
+    lines = _rgb_body(parts, colours) if family == "ToRGB" else _epilogue_body(family, parts)
     attributes, inputs = ", ".join(attributes_of(op_type)), ", ".join(inputs_of(op_type))
     # TensorRT's parser makes bytes of the graph's outputs only, which it knows by their name, in a function too.
     result = "image" if "Bytes" in parts else "y"
@@ -227,21 +259,11 @@ def _epilogue_body(family: str, parts: frozenset[str]) -> list[str]:
     return [*lines, f"y = CastLike ({last}, x)"]
 
 
-def _rgb_body(parts: frozenset[str]) -> list[str]:
+def _rgb_body(parts: frozenset[str], colours: Colours) -> list[str]:
     """(styles weight) x + bias, clamped, plus the skip image at twice its size; as bytes, channels last."""
     lines = [
-        "outer = Constant <value_ints: ints = [1]> ()",
+        *_COLOURS[colours],
         "inner = Constant <value_ints: ints = [1, 2]> ()",
-        "wide = Cast <to: int = 1> (x)",
-        "flat = Constant <value_ints: ints = [0, 0, -1]> ()",
-        "pixels = Reshape (wide, flat)",
-        "rows = Unsqueeze (styles, outer)",
-        "colours = Mul (rows, weight)",
-        "image_flat = MatMul (colours, pixels)",
-        "same = Constant <value_ints: ints = [0, 0]> ()",
-        "size = Shape <start: int = 2, end: int = 4> (x)",
-        "full = Concat <axis: int = 0> (same, size)",
-        "image_0 = Reshape (image_flat, full)",
         "offset = Unsqueeze (bias, inner)",
         "image_1 = Add (image_0, offset)",
     ]

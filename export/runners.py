@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
-from .bfloat16 import widened
 from .integrity import ARCHIVE
+from .sessions import ONNX_BACKENDS, Values, open_session
 
 if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor wait for it
     import torch
@@ -24,10 +24,10 @@ if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor
     from .fused import FusedGenerator, ImageForm
 
 Array = npt.NDArray[Any]
-Backend = Literal["auto", "torch", "fused", "cuda", "onnxruntime", "onnxruntime-cuda"]
+Backend = Literal["auto", "torch", "fused", "cuda", "onnxruntime", "onnxruntime-cuda", "openvino"]
 Draw = Callable[[Array, Array, Array | None], Array]
 
-BACKENDS = ("auto", "torch", "fused", "cuda", "onnxruntime", "onnxruntime-cuda")
+BACKENDS = ("auto", "torch", "fused", "cuda", *ONNX_BACKENDS)
 _TORCH = ("torch", "fused", "cuda")
 NOISE_INPUT = "noise."  # before a layer's name, the name of an input of an ONNX file
 
@@ -81,11 +81,11 @@ def load_runner(
     """Make a Runner of a Generator, a checkpoint, an ONNX file or a bundle; content decides which, not the name.
 
     ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable form, still
-    in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" (on the CPU) or
-    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes
+    in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" or "openvino" (on the CPU)
+    or "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes
     what runs in torch ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend
     or device that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is no
-    generator of ours, MissingCapabilityError for what the machine lacks: a GPU, onnxruntime, or its CUDA provider.
+    generator of ours, MissingCapabilityError for what the machine lacks: a GPU, a runtime, or its CUDA provider.
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
@@ -223,34 +223,27 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# ---- ONNX Runtime ----
+# ---- ONNX files ----
 
 
 def onnx_backend(path: Path, backend: str) -> str:
     """What runs an ONNX file. UsageError for a backend that cannot."""
-    if backend not in ("auto", "onnxruntime", "onnxruntime-cuda"):
-        raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", "use onnxruntime, onnxruntime-cuda")
+    if backend not in ("auto", *ONNX_BACKENDS):
+        raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", f"use {', '.join(ONNX_BACKENDS)}")
     return "onnxruntime" if backend == "auto" else backend
 
 
 def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = None) -> Runner:
     """:func:`load_runner` of a file known to be ONNX."""
-    session = onnx_session(path, None, backend, threads)
-    inputs = {value.name: (value.type, value.shape) for value in session.get_inputs()}
-    outputs = {value.name: (value.type, value.shape) for value in session.get_outputs()}
-    z_dim, c_dim, resolution, image = _interface(path, inputs, outputs)
-    facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    session = open_session(path, backend, threads)
+    z_dim, c_dim, resolution, image = _interface(path, session.inputs, session.outputs)
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
-        try:
-            return cast(Array, session.run(["image"], feeds)[0])
-        except Exception as error:  # its own exception types share no base
-            reason = str(error).splitlines()[0]
-            raise InputError(f"onnxruntime cannot run {path} on a batch of {len(z)}: {reason}") from error
+        return session.draw({"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c})
 
-    batch = batch_bounds(path, facts)
-    return Runner(path.name, backend, z_dim, c_dim, resolution, image, draw, facts=facts, batch=batch, source=path)
+    source = None if backend == "openvino" else path  # which runs another graph than the file's: nothing to look into
+    batch = batch_bounds(path, session.facts)
+    return Runner(path.name, backend, z_dim, c_dim, resolution, image, draw, session.facts, batch, source)
 
 
 def batch_bounds(path: Path, facts: Mapping[str, str]) -> tuple[int, int] | None:
@@ -263,69 +256,8 @@ def batch_bounds(path: Path, facts: Mapping[str, str]) -> tuple[int, int] | None
     return int(smallest), int(largest)
 
 
-def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | None) -> Any:
-    """An onnxruntime session of the file, or of ``model``, the file's graph changed; its weights may lie outside it."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingCapabilityError(
-            f"running {path} needs onnxruntime, which is not installed",
-            "pip install 'dcp-deploy[cpu]' (or [gpu] on a machine with one; the two exclude each other)",
-        ) from error
-    providers = _providers(onnxruntime, backend)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Idle threads that spin take the cores from whatever else runs in the process: with spinning, a torch network timed
-    # beside a session on two cores took 108 ms instead of 21 ms, while the session itself gained nothing clear.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if model is not None:
-        folder = os.fspath(path.resolve().parent)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    source = os.fspath(path) if model is None else model
-    try:
-        session = _start(onnxruntime, source, options, providers)
-    except Exception as error:  # its own exception types share no base
-        reason = str(error).splitlines()[0]
-        raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "export it again") from error
-    if len(session.get_providers()) < len(providers):  # it falls back to the CPU without a word
-        raise MissingCapabilityError(
-            f"backend {backend!r}: onnxruntime could not start its CUDA provider",
-            "dcp-deploy doctor says what is missing",
-        )
-    return session
-
-
-def _start(onnxruntime: Any, source: str | bytes, options: Any, providers: list[Any]) -> Any:
-    """A session of a file or a model. Convolutions in bfloat16, which ONNX Runtime lacks, run as exact equivalents."""
-    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
-
-    try:
-        return onnxruntime.InferenceSession(source, options, providers=providers)
-    except NoKernel:
-        wide = widened(source)
-        if wide is None:
-            raise
-        return onnxruntime.InferenceSession(wide, options, providers=providers)
-
-
-def _providers(onnxruntime: Any, backend: str) -> list[Any]:
-    if backend == "onnxruntime":
-        return ["CPUExecutionProvider"]
-    import torch
-
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not torch.cuda.is_available():
-        raise MissingCapabilityError(
-            f"backend {backend!r} needs a GPU and onnxruntime-gpu; this machine lacks one of them",
-            "pip uninstall onnxruntime; pip install 'dcp-deploy[gpu]'; or use backend onnxruntime, on the CPU",
-        )
-    # TF32 keeps 10 bits of a float32: a precision of its own, and not the one that the file declares.
-    return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
-
-
 def _interface(
-    path: Path, inputs: dict[str, tuple[str, list[Any]]], outputs: dict[str, tuple[str, list[Any]]]
+    path: Path, inputs: Mapping[str, Values], outputs: Mapping[str, Values]
 ) -> tuple[int, int, int, ImageForm]:
     """(z_dim, c_dim, resolution, image form) of an ONNX file, or an InputError that names all that is unlike ours."""
     problems = []
@@ -352,7 +284,7 @@ def _interface(
     return inputs["z"][1][1], inputs["c"][1][1] if "c" in inputs else 0, size, image
 
 
-def image_of(outputs: dict[str, tuple[str, list[Any]]]) -> tuple[int, ImageForm, str | None]:
+def image_of(outputs: Mapping[str, Values]) -> tuple[int, ImageForm, str | None]:
     """(resolution, image form, what is unlike ours) of an ONNX file's outputs."""
     kind, shape = outputs.get("image", ("missing", [None] * 4))
     image: ImageForm = "uint8" if kind == "tensor(uint8)" else "float"

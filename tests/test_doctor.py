@@ -130,6 +130,14 @@ def test_a_missing_optional_package_leaves_the_machine_healthy(monkeypatch: pyte
     assert diagnose().healthy
 
 
+def test_openvino_is_an_extra_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_versions(monkeypatch, openvino=None)
+    diagnosis = doctor.diagnose()
+    assert "dcp-deploy[openvino]" in found("OpenVINO").fix
+    assert diagnosis.healthy
+    assert next(one for one in diagnosis.verbs if one.verb == "bench").words == "no --backends openvino"
+
+
 def test_two_onnx_runtimes_at_once_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_versions(monkeypatch, onnxruntime="1.32.0", onnxruntime_gpu="1.32.0")
     assert found("ONNX Runtime").verdict == "limited"
