@@ -83,12 +83,16 @@ def measured_ceilings(ceilings: Sequence[Ceiling], seconds: Mapping[str, Sequenc
     )  # fmt: skip
 
 
-def roofline(work: Work, limits: Ceilings, device: str, precision: str, p50_ms: float) -> Roofline | None:
+def roofline(
+    work: Work, limits: Ceilings, device: str, precision: str, p50_ms: float, *, native_bf16: bool = False
+) -> Roofline | None:
     """None where the rate of this device in this precision was not measured.
 
-    A CPU's half precisions count as float32, which ONNX Runtime and torch compute them in here.
+    A CPU's half precisions count as float32, which ONNX Runtime and torch compute them in here; ``native_bf16`` says
+    that this one does not, as OpenVINO where the CPU has products of bfloat16.
     """
-    computed_in = "fp32" if device == "cpu" and precision in ("fp16", "bf16") else precision
+    widened = device == "cpu" and (precision == "fp16" or (precision == "bf16" and not native_bf16))
+    computed_in = "fp32" if widened else precision
     compute = next((r for r in limits if (r.device, r.kind, r.precision) == (device, "compute", computed_in)), None)
     memory = next((r for r in limits if (r.device, r.kind) == (device, "memory")), None)
     if compute is None or memory is None:

@@ -1,7 +1,8 @@
 """The standing matrix of latencies: ``python -m dcp_deploy.benchmarks.suite FOLDER [--quick] [--network NAME]``.
 
     for each network, StyleGAN2 and 3 at 256 and 1024 px, with random weights:
-        its teacher in torch and ONNX Runtime, and a student for each ratio and alignment in ONNX Runtime
+        its teacher in torch, ONNX Runtime and OpenVINO, and a student for each ratio and alignment in the latter two
+        (StyleGAN2 at 256 px: one of them in bf16 and int8 too)
         one interleaved run of all of them -> FOLDER/<network>.json and .md
 
 All candidates of a network share one run, so an alignment is compared with another under the same load; operations
@@ -23,6 +24,7 @@ import torch
 from ..checkpoints import save_generator
 from ..compression.pruning import kept_width
 from ..export import export_onnx
+from ..export.tolerance import Precision
 from ..files import atomic_path, write_json
 from ..generators import Generator, GeneratorConfig
 from .latency import benchmark
@@ -36,6 +38,10 @@ ALIGNS = (1, 8, 16)
 KINDS = ("stylegan2", "stylegan3")
 RESOLUTIONS = (256, 1024)
 QUICK_RESOLUTION, QUICK_SHARE = 64, 8
+BACKENDS = "torch,onnxruntime,openvino"
+ROUNDED = "stylegan2", 256, 0.7, 16  # the student that is also exported in other precisions, up to this resolution
+PRECISIONS: tuple[Precision, ...] = ("bf16", "int8")
+WARM_CALLS = 3  # a teacher takes up to a minute
 
 
 def networks(*, quick: bool) -> dict[str, GeneratorConfig]:
@@ -53,11 +59,18 @@ def networks(*, quick: bool) -> dict[str, GeneratorConfig]:
     return found
 
 
-def students(teacher: GeneratorConfig) -> Iterator[tuple[str, GeneratorConfig]]:
-    """Name and network of each ratio and alignment; widths as pruning keeps them, the same share of every layer."""
+def students(teacher: GeneratorConfig) -> Iterator[tuple[str, GeneratorConfig, tuple[Precision, ...]]]:
+    """Name, network and precisions of each ratio and alignment; widths as pruning keeps them, the same share of every
+    layer."""
     for ratio, align in product(RATIOS, ALIGNS):
         widths = tuple(kept_width(width, ratio, align) for width in teacher.widths)
-        yield f"student {ratio:g} by {align}", replace(teacher, widths=widths)
+        kind, largest, *chosen = ROUNDED
+        rounded = [ratio, align] == chosen and teacher.kind == kind and teacher.resolution <= largest
+        yield (
+            f"student {ratio:g} by {align}",
+            replace(teacher, widths=widths),
+            ("fp32", *(PRECISIONS if rounded else ())),
+        )
 
 
 def measure(teacher: GeneratorConfig, *, rounds: int, seconds: float, threads: int | None) -> BenchReport:
@@ -67,13 +80,16 @@ def measure(teacher: GeneratorConfig, *, rounds: int, seconds: float, threads: i
         files = {
             "teacher": [_checkpoint(teacher, folder / "teacher.safetensors"), _exported(teacher, folder, "teacher")]
         }
-        files |= {name: [_exported(config, folder, name)] for name, config in students(teacher)}
-        specs, _ = plan(files, threads=threads)
-        candidates, _ = open_matrix(specs, open_candidate, tolerant=False)
+        for name, config, precisions in students(teacher):
+            files[name] = [_exported(config, folder, name, precision) for precision in precisions]
+        specs, _ = plan(files, backends=BACKENDS, threads=threads)  # left out: students as checkpoints
+        candidates, skipped = open_matrix(specs, open_candidate, tolerant=True)
         return benchmark(
             candidates,
             baseline=next(iter(candidates)),
             ceilings=machine_ceilings(["cpu"], threads),
+            skipped=skipped,
+            warmup_calls=WARM_CALLS,
             min_rounds=rounds,
             min_seconds=seconds,
         )
@@ -89,9 +105,9 @@ def _checkpoint(config: GeneratorConfig, path: Path) -> Path:
     return path
 
 
-def _exported(config: GeneratorConfig, folder: Path, name: str) -> Path:
-    path = folder / f"{name.replace(' ', '-')}.onnx"
-    export_onnx(_network(config), path)
+def _exported(config: GeneratorConfig, folder: Path, name: str, precision: Precision = "fp32") -> Path:
+    path = folder / f"{name.replace(' ', '-')}-{precision}.onnx"
+    export_onnx(_network(config), path, precision=precision)
     return path
 
 

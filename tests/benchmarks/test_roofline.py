@@ -10,6 +10,11 @@ from dcp_deploy.benchmarks.roofline import Ceiling, Rate, Work, machine_ceilings
 LIMITS = (Rate("mm", "cpu", "compute", "fp32", 100e9, 5), Rate("copy", "cpu", "memory", "", 10e9, 5))
 
 
+def test_bfloat16_that_is_computed_as_such_has_no_floor_here():
+    assert roofline(Work(10**9, 10, 20), LIMITS, "cpu", "bf16", 50.0) is not None
+    assert roofline(Work(10**9, 10, 20), LIMITS, "cpu", "bf16", 50.0, native_bf16=True) is None
+
+
 def test_the_floor_is_the_slower_of_computing_and_moving():
     computing = roofline(Work(2_000_000_000, 10, 20), LIMITS, "cpu", "fp32", 50.0)
     assert (computing.floor_ms, computing.bound, computing.of_floor) == (

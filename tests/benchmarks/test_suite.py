@@ -20,10 +20,17 @@ def test_the_matrix_has_every_kind_and_size_at_full_width():
 
 
 def test_students_keep_their_share_in_whole_multiples():
-    made = dict(suite.students(suite.networks(quick=False)["stylegan2-256"]))
+    made = {name: config for name, config, _ in suite.students(suite.networks(quick=False)["stylegan2-256"])}
     assert len(made) == 9
     assert made["student 0.7 by 16"].widths == (*[160] * 10, 80, 80, 32, 32)  # 30 % to the nearest
     assert all(width % 8 == 0 for width in made["student 0.85 by 8"].widths)
+
+
+@pytest.mark.parametrize(("network", "several"), [("stylegan2-256", 1), ("stylegan2-1024", 0), ("stylegan3-256", 0)])
+def test_one_student_of_one_network_comes_in_other_precisions(network, several):
+    precisions = [precisions for _, _, precisions in suite.students(suite.networks(quick=False)[network])]
+    assert precisions.count(("fp32", "bf16", "int8")) == several
+    assert precisions.count(("fp32",)) == 9 - several
 
 
 def test_a_network_is_measured_once_and_kept_with_its_table(tmp_path, monkeypatch, capsys):
@@ -33,8 +40,9 @@ def test_a_network_is_measured_once_and_kept_with_its_table(tmp_path, monkeypatc
     monkeypatch.setattr(suite, "ALIGNS", (1,))
     made = []
 
-    def exported_once(generator, path):
+    def exported_once(generator, path, precision):
         """Tracing takes most of the time, and all networks here are of one size."""
+        assert precision == "fp32"
         made.append(path)
         return shutil.copy(made[0], path) if len(made) > 1 else export_onnx(generator, path)
 
@@ -43,10 +51,13 @@ def test_a_network_is_measured_once_and_kept_with_its_table(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", words)
     suite.main()
     document = read_json(tmp_path / "stylegan2-8-quick.json")
-    names = ["teacher, torch eager", "teacher, ONNX Runtime", "student 0.5 by 1, ONNX Runtime"]
+    names = [
+        "teacher, torch eager", "teacher, ONNX Runtime", "teacher, OpenVINO",
+        "student 0.5 by 1, ONNX Runtime", "student 0.5 by 1, OpenVINO",
+    ]  # fmt: skip
     assert [row["name"] for row in document["rows"]] == names
     assert all(row["roofline"]["operations"] > 0 for row in document["rows"])
-    assert names[2] in (tmp_path / "stylegan2-8-quick.md").read_text()
+    assert names[-1] in (tmp_path / "stylegan2-8-quick.md").read_text()
     capsys.readouterr()
     suite.main()
     assert capsys.readouterr().out == ""  # it is there

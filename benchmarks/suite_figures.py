@@ -1,0 +1,177 @@
+"""Tables and a figure from the suite's documents: ``python -m dcp_deploy.benchmarks.suite_figures FOLDER --docs docs``.
+
+    FOLDER/<network>.json ... -> docs/benchmarks.md, between its markers, and docs/images/latency.png
+
+Nothing is measured here. Latencies are the medians that the documents hold; speed-ups are over the eager teacher of the
+same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..files import atomic_path, read_json
+from .results import markdown_row
+from .statistics import ratio_of_medians
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BEGIN, END = "<!-- figures of the suite: begin -->", "<!-- figures of the suite: end -->"
+BACKENDS = {"torch": "torch eager", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+COLOURS = {"torch": "#98a3b1", "onnxruntime": "#8aa4ff", "openvino": "#3558d4"}
+SHOWN = "student 0.7 by 16"  # of the figure
+
+Document = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def load_suite(folder: Path) -> dict[str, Document]:
+    """The documents by network, whole sizes before quick ones. InputError when there is none."""
+    found = {path.stem: read_json(path) for path in sorted(folder.glob("stylegan*.json"))}
+    if not found:
+        raise InputError(f"{folder} holds no document of the suite", "make one: python -m dcp_deploy.benchmarks.suite")
+    return dict(sorted(found.items(), key=lambda item: ("quick" in item[0], item[0])))
+
+
+def row_of(document: Document, model: str, backend: str, precision: str = "fp32") -> Row | None:
+    """The row of a model in a backend; None where it was not measured."""
+    wanted = {"model": model, "backend": backend, "precision": precision}
+    return next((row for row in document["rows"] if wanted.items() <= row["labels"].items()), None)
+
+
+def report(found: Mapping[str, Document]) -> str:
+    """Everything as Markdown: machine, then for each network its latencies and what alignment changes."""
+    lines: list[str] = []
+    for network, document in found.items():
+        rounds = document["method"]["rounds"]
+        lines += ["", f"### {network}", "", f"{rounds} interleaved rounds on {_machine(document)}:", ""]
+        lines += ["```sh", document["environment"]["command"], "```", ""]
+        lines += [*_latencies(document), "", *_alignment(document), ""]
+        lines += [f"- {note}" for note in document["notes"]]
+    return "\n".join(lines)
+
+
+def _machine(document: Document) -> str:
+    seen = document["environment"]
+    versions = ", ".join(f"{name} {seen['packages'][name]}" for name in ("torch", "onnxruntime", "openvino")
+                         if seen["packages"].get(name))  # fmt: skip
+    return f"{seen['cpu']}, {seen['usable_cores']} cores, Python {seen['python']}, {versions}"
+
+
+def _latencies(document: Document) -> Iterator[str]:
+    yield from _head("model", "backend", "precision", "p50 ms", "95 %", "speed-up", "95 %", "p50 / floor")
+    for row in document["rows"]:
+        labels, p50, speedup, roof = row["labels"], row["intervals"]["p50"], row["speedup"], row["roofline"]
+        yield markdown_row([
+            labels["model"], BACKENDS[labels["backend"]], labels["precision"], f"{row['p50_ms']:.4g}",
+            _interval(p50), f"{speedup['value']:.1f}x" if speedup else "", _interval(speedup),
+            f"{roof['of_floor']:.2f}" if roof else "",
+        ])  # fmt: skip
+
+
+def _alignment(document: Document) -> Iterator[str]:
+    """Latency per multiply-accumulate of widths in multiples of 8 and 16, against ragged ones of the same ratio."""
+    gains = [f"{BACKENDS[name]}, gain at equal MACs" for name in _compiled()]
+    yield from _head("ratio", "multiples of", "MACs", *gains)
+    for ratio, align in _pairs(document):
+        aligned, ragged = f"student {ratio} by {align}", f"student {ratio} by 1"
+        cells = []
+        for backend in _compiled():
+            ours, theirs = row_of(document, aligned, backend), row_of(document, ragged, backend)
+            cells.append(_gain(theirs, ours) if ours and theirs else "not measured")
+        first = row_of(document, aligned, "onnxruntime")
+        yield markdown_row([ratio, align, f"{_operations(first) / 2e6:,.0f} M" if first else "", *cells])
+
+
+def _gain(ragged: Row, aligned: Row) -> str:
+    """How much less time a multiply-accumulate takes: ratio of medians, both over their own number of operations."""
+    found = ratio_of_medians(ragged["samples_ms"], aligned["samples_ms"])
+    share = _operations(aligned) / _operations(ragged)
+    return f"{found.value * share:.2f} [{found.low * share:.2f}, {found.high * share:.2f}]"
+
+
+def _operations(row: Row) -> int:
+    return int(row["roofline"]["operations"])
+
+
+def _compiled() -> list[str]:
+    return [name for name in BACKENDS if name != "torch"]
+
+
+def _pairs(document: Document) -> Iterator[tuple[str, str]]:
+    models = dict.fromkeys(row["labels"]["model"] for row in document["rows"])
+    for model in models:
+        if (words := re.fullmatch(r"student (\S+) by (\d+)", model)) and words[2] != "1":
+            yield words[1], words[2]
+
+
+def _interval(value: Mapping[str, float] | None) -> str:
+    return f"{value['low']:.4g} to {value['high']:.4g}" if value else ""
+
+
+def _head(*titles: str) -> list[str]:
+    return [markdown_row(titles), markdown_row(["---"] * len(titles))]
+
+
+def insert(text: str, tables: str) -> str:
+    """``text`` with what stands between the markers replaced. InputError when it has none."""
+    if BEGIN not in text or END not in text:
+        raise InputError(f"no place for the figures: {BEGIN} ... {END}", "put both lines into the document")
+    return f"{text[: text.index(BEGIN)]}{BEGIN}\n{tables}\n{text[text.index(END) :]}"
+
+
+def draw(found: Mapping[str, Document], path: Path) -> None:
+    """Milliseconds of the teacher and of one student in every backend, a panel for each network. PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.1 * len(found), 2.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(found), squeeze=False)[0]
+    for axes, (network, document) in zip(panels, found.items(), strict=True):
+        _panel(axes, network, document)
+    panels[0].set_ylabel("median latency, ms")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+
+
+def _panel(axes: Axes, network: str, document: Document) -> None:
+    eager = row_of(document, "teacher", "torch")
+    assert eager is not None  # every run of the suite has it: the baseline
+    bars = [(model, backend, row) for model in ("teacher", SHOWN) for backend in BACKENDS
+            if (row := row_of(document, model, backend))]  # fmt: skip
+    for place, (_, backend, row) in enumerate(bars):
+        p50 = row["p50_ms"]
+        axes.bar(place, p50, color=COLOURS[backend])
+        axes.text(place, p50, f"{eager['p50_ms'] / p50:.1f}x", ha="center", va="bottom", fontsize=8)
+    titles = [f"{model.split()[0]}\n{BACKENDS[backend]}" for model, backend, _ in bars]
+    axes.set_xticks(range(len(bars)), titles, rotation=90, fontsize=7)
+    axes.set_yscale("log")
+    axes.margins(y=0.12)
+    axes.set_title(f"{network}, 70 % removed", fontsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Tables and a figure from the suite's documents.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--docs", type=Path, required=True, help="writes benchmarks.md and images/latency.png in it")
+    options = parser.parse_args(arguments)
+    found = load_suite(options.folder)
+    page = options.docs / "benchmarks.md"
+    text = insert(page.read_text(encoding="utf-8"), report(found))
+    with atomic_path(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    whole = {name: document for name, document in found.items() if "quick" not in name}
+    draw(whole or found, options.docs / "images" / "latency.png")
+
+
+if __name__ == "__main__":
+    main()
