@@ -89,7 +89,7 @@ Keep = Annotated[str, offered("The student: last; best by FID, else by the dista
 Tensorboard = Annotated[Path | None, typer.Option(help="Folder for the training's curves and pictures.")]
 LpipsWeights = Annotated[Path | None, typer.Option(help="VGG16's weights file: LPIPS as the perceptual loss.")]
 DiscriminatorFile = Annotated[
-    Path | None, typer.Option(help="Training file (rosinality .pt) whose discriminator to start from.")
+    Path | None, typer.Option(help="Training file (.pkl, rosinality .pt) whose discriminator to start from.")
 ]
 Mask = Annotated[
     Path | None, typer.Option(help="Segmentation model (ONNX): losses and content scores look at what it finds only.")
