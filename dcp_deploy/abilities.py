@@ -22,14 +22,16 @@ NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("datasets", "doctor", "schema"), ("Python", "base packages")),
 }
 
+_NO_FID = "no --lpips and no FID against --data"
+
 # Without one of these it does less, in these words.
 HELPS: dict[str, dict[str, str]] = {
     "build": {
         "demo teacher": "no demo", "TensorRT-RTX or TensorRT": "no engine", "memory": "may run out of memory",
-        "disk": "may run out of disk",
+        "disk": "may run out of disk", "published features": _NO_FID,
     },
     "score": {"ONNX Runtime": "no --mask"},
-    "distill": {"memory": "may run out of memory", "ONNX Runtime": "no --mask"},
+    "distill": {"memory": "may run out of memory", "ONNX Runtime": "no --mask", "published features": _NO_FID},
     "export": {"ONNX Runtime": "no --precision int8 and no --upsample auto"},
     "verify": {**_ONNX_TOO, "Triton client": "no running servers"},
     "sample": _ONNX_TOO,

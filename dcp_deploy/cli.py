@@ -72,6 +72,7 @@ def build(
     keep: flags.Keep = _DEFAULT.keep,
     tensorboard: flags.Tensorboard = None,
     lpips: flags.LpipsWeights = None,
+    inception: flags.InceptionWeights = None,
     discriminator: flags.DiscriminatorFile = None,
     mask: flags.Mask = None,
     mask_background: flags.MaskBackground = _DEFAULT.mask_background,

@@ -88,8 +88,11 @@ TrainPrecision = Annotated[
 Keep = Annotated[str, offered("The student: last; best by FID, else by the distance to the teacher.", setting("keep"))]
 Tensorboard = Annotated[Path | None, typer.Option(help="Folder for the training's curves and pictures.")]
 LpipsWeights = Annotated[Path | None, typer.Option(help="VGG16's weights file: LPIPS as the perceptual loss.")]
+InceptionWeights = Annotated[
+    Path | None, typer.Option(help="torch-fidelity's weights, for FID against --data; fetched when not given.")
+]
 DiscriminatorFile = Annotated[
-    Path | None, typer.Option(help="Training file (rosinality .pt) whose discriminator to start from.")
+    Path | None, typer.Option(help="Training file (.pkl, rosinality .pt) whose discriminator to start from.")
 ]
 Mask = Annotated[
     Path | None, typer.Option(help="Segmentation model (ONNX): losses and content scores look at what it finds only.")

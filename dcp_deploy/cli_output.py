@@ -103,11 +103,12 @@ class _PlainProgress:
         self.title, self.say, self.clock = title, say, clock
         self.begin = self.last = clock()
         self.first: int | None = None  # a resumed task does not begin at zero
+        self.total = 0
 
     def __call__(self, done: int, total: int) -> None:
         now = self.clock()
-        if self.first is None:
-            self.first, self.begin = done, now
+        if self.first is None or total != self.total:  # another total: a task within this one, or after that
+            self.first, self.begin, self.total = done, now, total
         if now - self.last < PLAIN_SECONDS or done >= total:
             return
         self.last = now

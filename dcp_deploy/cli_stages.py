@@ -193,6 +193,7 @@ def distill(
     keep: flags.Keep = "last",
     tensorboard: flags.Tensorboard = None,
     lpips: flags.LpipsWeights = None,
+    inception: flags.InceptionWeights = None,
     discriminator: flags.DiscriminatorFile = None,
     mask: flags.Mask = None,
     mask_background: flags.MaskBackground = "0,16",

@@ -130,6 +130,9 @@ class BuildConfig(BaseModel):
     """A folder for the distillation's curves and pictures."""
     lpips: Path | None = None
     """Weights of torchvision's VGG16: LPIPS is the perceptual loss, which is off without it but for the demo."""
+    inception: Path | None = None
+    """Weights of torch-fidelity's Inception, which measures quality against ``data`` while distilling; by default
+    those at hand, or fetched."""
     discriminator: Path | None = None
     """A training file whose discriminator the distillation's starts from; by default from scratch, as StyleKD's."""
     mask: Path | None = Field(default=None, validate_default=True)
@@ -155,10 +158,10 @@ class BuildConfig(BaseModel):
         except UsageError as error:
             raise ValueError(f"{error.message}. {error.remedy}") from error
 
-    @field_validator("resize", "mirror")
+    @field_validator("resize", "mirror", "inception")
     @classmethod
-    def _only_with_data(cls, value: str | bool, about: ValidationInfo) -> str | bool:
-        if value not in ("error", False) and about.data.get("data") is None:
+    def _only_with_data(cls, value: str | bool | Path | None, about: ValidationInfo) -> str | bool | Path | None:
+        if value not in ("error", False, None) and about.data.get("data") is None:
             raise ValueError("it is about the images of --data, and none are given")
         return value
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import BuildConfig
-from .errors import UsageError
+from .errors import MissingCapabilityError, UsageError
 from .files import sha256_file
-from .progress import Progress, Reporter, duration
+from .progress import Progress, Reporter, Within, duration
 
 if TYPE_CHECKING:
     from .compression import DistillConfig, DistillResult
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from .generators import Generator
 
 MEASURED_SAMPLES = 2000  # each time while training; the figures at the end come from more
+MEASURED_PHOTOGRAPHS = 5000  # of --data at most, and as many samples: more than Inception's 2048 features need
+DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
 MEASURED = ("fid", "precision", "recall", "density", "coverage", "mode_coverage")
+
+Measure = Callable[["Generator"], Mapping[str, float]]
 
 
 def recipe_of(config: BuildConfig) -> DistillConfig:
@@ -45,7 +49,7 @@ def distilling_settings(config: BuildConfig) -> dict[str, Any]:
         settings["keep"] = config.keep
     if config.devices > 1:
         settings["devices"] = config.devices
-    for name in ("lpips", "discriminator"):
+    for name in ("lpips", "discriminator", *(["inception"] if config.keep == "best" else [])):
         path: Path | None = getattr(config, name)
         if path is not None:
             settings[name] = sha256_file(path) if path.is_file() else "missing"
@@ -84,32 +88,37 @@ def distill_student(
 
     ``images`` are the real images. Without them ``demo`` brings the demo's, and else the teacher's own samples are the
     real ones. ``demo`` also brings features for the perceptual loss, and measures of quality for the schedule. Without
-    it that loss is LPIPS where ``config.lpips`` gives its network's weights, else off: no features of ours mean
-    anything for other teachers' images.
+    it that loss is LPIPS where ``config.lpips`` gives its network's weights, else off, and quality is measured against
+    ``images`` where there is Inception: no features of ours mean anything for other teachers' images.
     """
     from .checkpoints import read_discriminator
     from .compression import distill
     from .datasets.avatars import avatars
 
     reporter, recipe = reporter or Reporter(), recipe_of(config)
-    perceptual = _perceptual(config, str(next(teacher.parameters()).device), demo=demo)
+    device = str(next(teacher.parameters()).device)
+    perceptual = _perceptual(config, device, demo=demo)
     if perceptual is None and recipe.perceptual:
         reporter.message("distill: without the perceptual loss; --lpips FILE brings it (the weights of VGG16)")
         recipe = replace(recipe, perceptual=0.0)
-    measured = demo and recipe.measure_every > 0
-    figure = "fid" if measured else "l1_to_teacher"
+    discriminator = None if config.discriminator is None else read_discriminator(config.discriminator)
+    inside = Within(reporter, progress)
+    measure = _measure(config, images, device, inside, demo=demo) if recipe.measure_every else None
+    figure = "l1_to_teacher" if measure is None else "fid"
     result = distill(
         student,
         teacher,
         data=images if images is not None else avatars if demo else None,
         perceptual=perceptual,
         mask=mask_of(config),
-        discriminator=None if config.discriminator is None else read_discriminator(config.discriminator),
+        discriminator=discriminator,
         config=recipe,
         checkpoint_dir=checkpoints,
         progress=None if progress is None else lambda done, total, _: progress(done, total),
         expect=lambda expected: reporter.message(expected_words(expected)),
-        measure=_measure(config.seed) if measured else None,
+        measure=measure,
+        # The same run whether or not Inception is there, so a resumed one may measure from where it is.
+        measure_at=recipe.measured_steps if demo or images is not None else (),
         keep_best=None if config.keep == "last" else figure,
         tensorboard=config.tensorboard,
         devices=config.devices,
@@ -133,13 +142,54 @@ def _perceptual(config: BuildConfig, device: str, *, demo: bool) -> Any:
     return load_avatar_reader(device).pyramid
 
 
-def _measure(seed: int) -> Callable[[Generator], dict[str, float]]:
-    """Quality of a student of the demo, from latents that the build's own evaluation does not draw."""
+def _measure(
+    config: BuildConfig, images: ImageSet | None, device: str, reporter: Reporter, *, demo: bool
+) -> Measure | None:
+    """Quality of a student, from latents that no evaluation draws; None where nothing can be compared with."""
+    seed = 1000 + config.seed
+    if demo:
+        return _measure_demo(seed)
+    return None if images is None else _measure_against(images, config.inception, device, seed, reporter)
+
+
+def _measure_demo(seed: int) -> Measure:
     from .metrics import evaluate
 
     def measure(average: Generator) -> dict[str, float]:
-        figures = evaluate(average, samples=MEASURED_SAMPLES, seed=1000 + seed).to_dict()
+        figures = evaluate(average, samples=MEASURED_SAMPLES, seed=seed).to_dict()
         return {name: figures[name] for name in MEASURED}
+
+    return measure
+
+
+def _measure_against(
+    images: ImageSet, weights: Path | None, device: str, seed: int, reporter: Reporter
+) -> Measure | None:
+    """Quality against real images, by Inception as eval has it. None, said once, where that cannot be had.
+
+    Weights that were given must work: MissingCapabilityError without the package, and what reading them raises.
+    """
+    from .evaluation import features_of, open_inception
+    from .metrics.photographs import FEWEST, evaluate_against
+
+    without = "distill: without FID against the real images on the way: "
+    if len(images) < FEWEST:
+        reporter.message(f"{without}there are {len(images)}, and {FEWEST} are the fewest to compare with")
+        return None
+    try:
+        inception = open_inception(weights, device, reporter)
+    except MissingCapabilityError as error:
+        if weights is not None:
+            raise
+        reporter.message(f"{without}{error.message} ({error.remedy})")
+        return None
+    count = min(len(images), MEASURED_PHOTOGRAPHS)
+    reporter.message(f"distill: FID on the way is of {MEASURED_PHOTOGRAPHS} samples against {count} of the real images")
+    real = features_of(images, inception, count, reporter)
+
+    def measure(average: Generator) -> dict[str, float]:
+        figures = evaluate_against(average, real, inception, samples=MEASURED_PHOTOGRAPHS, seed=seed).to_dict()
+        return {name: figures[name] for name in DISTANCES}
 
     return measure
 

@@ -278,7 +278,7 @@ def _triton_client() -> Finding:
 
 
 def _published_features() -> Finding:
-    name, purpose = "published features", "eval --data, --lpips"
+    name, purpose = "published features", "eval --data, distill --data, --lpips"
     found = {package: version(package) for package in ("torch-fidelity", "lpips")}
     lacking = [package for package, number in found.items() if number is None]
     if lacking:

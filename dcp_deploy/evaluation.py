@@ -13,9 +13,11 @@ from .progress import Reporter
 
 if TYPE_CHECKING:
     from .datasets.decoding import Resize
+    from .datasets.images import ImageSet
     from .editing import EditingReport
     from .metrics.drawing import Model
-    from .metrics.published import Lpips
+    from .metrics.photographs import Extractor, RealFeatures
+    from .metrics.published import Inception, Lpips
 
 DEMO_SAMPLES, DATA_SAMPLES = 5000, 50_000
 REALS = 50_000  # of --data at most
@@ -127,11 +129,9 @@ class _Run:
     def against_images(self, samples: int | None) -> dict[str, Any]:
         """FID and its kin: against --data by Inception, else against the demo's images by their reader."""
         from .datasets.images import open_images
-        from .downloads import cache_folder
         from .metrics import evaluate
         from .metrics.drawing import shape_of
-        from .metrics.photographs import evaluate_against, real_features
-        from .metrics.published import load_inception
+        from .metrics.photographs import evaluate_against
 
         if self.against.data is None:
             with self.reporter.task("eval") as progress:
@@ -139,9 +139,8 @@ class _Run:
                 return evaluate(self.model, samples=chosen, progress=progress, **self.drawing).to_dict()
         size = shape_of(self.model).resolution
         images = open_images(self.against.data, resolution=size, resize=self.against.resize, c_dim=0)
-        extractor = load_inception(self._inception(), device=self.device)
-        with self.reporter.task("real images") as progress:
-            real = real_features(images, extractor, count=REALS, cache=cache_folder() / "features", progress=progress)
+        extractor = open_inception(self.against.inception, self.device, self.reporter)
+        real = features_of(images, extractor, REALS, self.reporter)
         chosen = DATA_SAMPLES if samples is None else samples
         with self.reporter.task("eval") as progress:
             measured = evaluate_against(self.model, real, extractor, samples=chosen, progress=progress, **self.drawing)
@@ -165,16 +164,6 @@ class _Run:
         kept = own["l1"] / diversity["l1"] if diversity["l1"] else None
         return {**like.to_dict(), "seed_diversity": diversity, "seed_diversity_kept": kept}
 
-    def _inception(self) -> Path:
-        """The file given, the one in torch's own cache, or ours, fetched where it is not there yet."""
-        from .downloads import fetch
-
-        there = self.against.inception or in_torch_cache(INCEPTION.file)
-        if there is not None:
-            return there
-        with self.reporter.task("Inception's weights") as progress:
-            return fetch(INCEPTION, say=self.reporter.message, progress=progress).path
-
 
 def _edit(model: Model, teacher: Model, path: Path) -> Callable[..., EditingReport]:
     """The comparison of editing, its inputs checked."""
@@ -190,6 +179,31 @@ def _edit(model: Model, teacher: Model, path: Path) -> Callable[..., EditingRepo
     for one in (model, teacher):
         check_directions(directions, one.config)
     return partial(compare_editing, model, teacher, directions)
+
+
+def open_inception(given: Path | None, device: str, reporter: Reporter) -> Inception:
+    """Inception from the weights given, else those in torch's own cache, else ours, fetched where they are not yet.
+
+    Raises what :func:`load_inception` does; MissingCapabilityError also when the weights cannot be had.
+    """
+    from .downloads import fetch
+    from .metrics.published import check_fidelity, load_inception
+
+    weights = given or in_torch_cache(INCEPTION.file)
+    if weights is None:
+        check_fidelity()  # what it lacks is found out before anything is fetched
+        with reporter.task("Inception's weights") as progress:
+            weights = fetch(INCEPTION, say=reporter.message, progress=progress).path
+    return load_inception(weights, device=device)
+
+
+def features_of(images: ImageSet, extractor: Extractor, count: int, reporter: Reporter) -> RealFeatures:
+    """Features of ``count`` of the images at most, from our cache or into it."""
+    from .downloads import cache_folder
+    from .metrics.photographs import real_features
+
+    with reporter.task("real images") as progress:
+        return real_features(images, extractor, count=count, cache=cache_folder() / "features", progress=progress)
 
 
 def in_torch_cache(name: str) -> Path | None:

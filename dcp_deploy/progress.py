@@ -32,3 +32,18 @@ class Reporter:
         """Show ``title`` while the block runs; the yielded callback moves its bar."""
         del title
         yield lambda done, total: None
+
+
+class Within(Reporter):
+    """What work inside of a task is given: its messages go on, and its own tasks move the one bar that there is."""
+
+    def __init__(self, reporter: Reporter, progress: Progress | None) -> None:
+        self._reporter, self._progress = reporter, progress
+
+    def message(self, text: str) -> None:
+        self._reporter.message(text)
+
+    @contextmanager
+    def task(self, title: str) -> Iterator[Progress]:
+        del title
+        yield self._progress or (lambda done, total: None)

@@ -262,7 +262,7 @@ def unmeasurable(config: BuildConfig, network: dict[str, Any]) -> str | None:
     from .datasets.avatars import RESOLUTION
 
     if config.data is not None and (config.dataset != "demo" or config.teacher is not None):
-        return "this version measures no quality against the images of --data"
+        return "this stage measures no quality against the images of --data: dcp-deploy eval --data does"
     if config.dataset != "demo":
         return f"there are no real images of {config.dataset!r} here to compare with"
     if network["resolution"] != RESOLUTION or network["c_dim"]:

@@ -39,6 +39,7 @@ def test_a_verb_may_do_less() -> None:
     assert told("verify", ONNX_Runtime="missing") == ("limited", "no ONNX files and bundles")
     assert told("verify", ONNX_Runtime="limited") == ("ok", "")
     assert told("distill", memory="limited") == ("limited", "may run out of memory")
+    assert told("build", published_features="missing") == ("limited", "no --lpips and no FID against --data")
 
 
 def test_one_of_two_engines_builders_is_enough() -> None:

@@ -6,21 +6,32 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dcp_deploy import distilling
 from dcp_deploy.checkpoints import load_generator, save_generator
 from dcp_deploy.cli import app
-from dcp_deploy.compression import plan, prune, score
+from dcp_deploy.compression import plan, prune, recipe, score
 from dcp_deploy.config import BuildConfig, read_toml
+from dcp_deploy.datasets.images import open_images
 from dcp_deploy.distilling import distilling_settings, recipe_of
 from dcp_deploy.errors import InputError, UsageError
 from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.metrics import published
+from dcp_deploy.metrics.photographs import evaluate_against, real_features
+from dcp_deploy.progress import Reporter, Within
+from dcp_deploy.schemas import checked
 
 Distil = Callable[..., tuple[int, str, str]]
 
@@ -110,6 +121,159 @@ def test_what_decides_the_student_decides_the_stage(tmp_path: Path) -> None:
     assert distilling_settings(BuildConfig(keep="best", devices=2)) == {"keep": "best", "devices": 2}
     recipe = recipe_of(BuildConfig(effort="paper", accumulate=4, train_precision="bf16", seed=5))
     assert (recipe.accumulate, recipe.precision, recipe.seed, recipe.steps) == (4, "bf16", 5, 450_000)
+
+
+# ---- quality against real images, on a schedule ----
+
+
+class Means:
+    """Features of images in place of Inception's: the mean of each channel's quarters, 12 numbers."""
+
+    name, key, device = "means", "means 1", torch.device("cpu")
+    seen: ClassVar[list[int]] = []
+
+    def __call__(self, images: torch.Tensor) -> np.ndarray:
+        self.seen.append(len(images))
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1).numpy()
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """A folder of 12 images of 8 px."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for index in range(12):
+        pixels = np.random.default_rng(index).integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def scheduled(monkeypatch: pytest.MonkeyPatch, no_inception: None) -> None:
+    """Of four steps the second and the last are measured, by 20 samples; means stand for Inception's features."""
+    Means.seen.clear()
+    monkeypatch.setattr(published, "check_fidelity", lambda: None)
+    monkeypatch.setattr("dcp_deploy.downloads.fetch", lambda wanted, **_: SimpleNamespace(path=Path(wanted.file)))
+    monkeypatch.setattr(published, "load_inception", lambda path, device: Means())
+
+
+@pytest.fixture
+def no_inception(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same schedule where torch-fidelity is not installed, and nothing lies in torch's cache."""
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    short = replace(recipe.RECIPES["standard"], batch=2, gan=0.0, relation=0.0, measure_every=2)  # what is quick
+    monkeypatch.setitem(recipe.RECIPES, "standard", short)
+    monkeypatch.setattr(distilling, "MEASURED_PHOTOGRAPHS", 20)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(published, "import_module", absent)
+    monkeypatch.setattr("dcp_deploy.downloads.fetch", lambda *_, **__: pytest.fail("fetched"))
+
+
+SCHEDULE = ("-o", "s.safetensors", "--effort", "standard", "--steps", 4, "--json")
+
+
+@pytest.mark.usefixtures("scheduled")
+def test_quality_against_real_images_is_measured_on_the_schedule(distil: Distil, faces: Path) -> None:
+    code, out, err = distil(*SCHEDULE, "--data", faces, "--tensorboard", "logs")
+    assert code == 0
+    assert "distill: FID on the way is of 20 samples against 12 of the real images" in err
+    document = json.loads(out)
+    assert checked("distill", {name: value for name, value in document.items() if name != "schema"})
+    measured = {entry["step"]: entry for entry in document["history"] if "fid" in entry}
+    assert list(measured) == [2, 4]
+    assert set(distilling.DISTANCES) <= measured[2].keys()
+    assert sum(Means.seen) == 12 + 2 * 20  # the real images once
+
+    real = real_features(open_images(faces, resolution=8), Means(), count=12, cache=Path("cache"))
+    again = evaluate_against(load_generator("s.safetensors"), real, Means(), samples=20, seed=1000).to_dict()
+    for name in distilling.DISTANCES:
+        assert measured[4][name] == pytest.approx(again[name], rel=1e-6), name
+
+    board = EventAccumulator("logs").Reload()
+    told = {event.step: event.value for event in board.Scalars("fid")}
+    assert told == pytest.approx({step: entry["fid"] for step, entry in measured.items()}, rel=1e-6)  # kept in float32
+
+
+@pytest.mark.usefixtures("scheduled")
+def test_the_best_student_is_the_one_of_the_lowest_fid(
+    distil: Distil, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rising = iter([3.0, 5.0])
+    figures = dict.fromkeys(distilling.DISTANCES, 0.5)
+    measured = lambda *_, **__: SimpleNamespace(to_dict=lambda: {**figures, "fid": next(rising)})  # noqa: E731
+    monkeypatch.setattr("dcp_deploy.metrics.photographs.evaluate_against", measured)
+    code, _, err = distil(*SCHEDULE, "--data", faces, "--keep", "best")
+    assert code == 0
+    assert "kept the average after 2 steps, fid 3" in err
+
+
+@pytest.mark.usefixtures("no_inception")
+def test_without_the_features_a_note_says_so_once_and_how_to_get_them(distil: Distil, faces: Path) -> None:
+    code, out, err = distil(*SCHEDULE, "--data", faces, "--keep", "best")
+    assert code == 0
+    assert err.count("without FID against the real images on the way: torch-fidelity cannot be used here") == 1
+    assert "pip install 'dcp-deploy[metrics]'" in err
+    assert "l1_to_teacher" in err  # what is kept is the best by that
+    assert not any("fid" in entry for entry in json.loads(out)["history"])
+
+
+def test_a_run_goes_on_when_the_features_have_come(
+    distil: Distil, faces: Path, no_inception: None, request: pytest.FixtureRequest
+) -> None:
+    assert distil(*SCHEDULE, "--data", faces)[0] == 0
+    request.getfixturevalue("scheduled")
+    code, out, _ = distil(*SCHEDULE, "--data", faces)
+    assert (code, json.loads(out)["resumed_at"]) == (0, 4)
+
+
+@pytest.mark.usefixtures("no_inception")
+def test_weights_that_were_given_must_work(distil: Distil, faces: Path, tmp_path: Path) -> None:
+    code, _, err = distil(*SCHEDULE, "--data", faces, "--inception", "missing.pth")
+    assert code == 3 and "cannot read missing.pth" in err
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+    code, _, err = distil(*SCHEDULE, "--data", faces, "--inception", "w.pth")
+    assert code == 4 and "torch-fidelity cannot be used here" in err
+    code, _, err = distil(*SCHEDULE, "--inception", "w.pth")
+    assert code == 2 and "--inception: it is about the images of --data" in err
+
+
+@pytest.mark.usefixtures("scheduled")
+def test_too_few_images_are_trained_with_but_not_measured(distil: Distil, faces: Path) -> None:
+    for path in sorted(faces.iterdir())[9:]:
+        path.unlink()
+    code, out, err = distil(*SCHEDULE, "--data", faces)
+    assert code == 0 and "there are 9, and 10 are the fewest to compare with" in err
+    assert not Means.seen and json.loads(out)["history"][-1]["step"] == 4
+
+
+@pytest.mark.usefixtures("no_inception")
+def test_a_recipe_without_a_schedule_needs_no_features(distil: Distil, faces: Path) -> None:
+    code, _, err = distil("-o", "s.safetensors", "--steps", 1, "--data", faces)
+    assert code == 0 and "FID" not in err
+
+
+def test_the_weights_decide_the_student_only_where_the_best_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").touch()
+    last, best = (
+        distilling_settings(BuildConfig(data=tmp_path, inception=tmp_path / "w.pth", keep=keep))
+        for keep in ("last", "best")
+    )
+    assert "inception" not in last and len(best["inception"]) == 64
+
+
+def test_tasks_within_a_task_move_its_bar() -> None:
+    told: list[tuple[int, int]] = []
+    with Within(Reporter(), lambda done, total: told.append((done, total))).task("real images") as progress:
+        progress(3, 12)
+    with Within(Reporter(), None).task("real images") as progress:
+        progress(4, 12)
+    assert told == [(3, 12)]
+
+
+# ---- what a build does with it ----
 
 
 def test_a_build_finds_out_first_that_the_mask_is_missing(tmp_path: Path) -> None:

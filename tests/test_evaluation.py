@@ -16,7 +16,7 @@ from dcp_deploy import editing, evaluation
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.checkpoints.directions import save_directions
 from dcp_deploy.editing import find_directions
-from dcp_deploy.errors import InputError, UsageError
+from dcp_deploy.errors import InputError, MissingCapabilityError, UsageError
 from dcp_deploy.evaluation import Against, evaluate_file, in_torch_cache
 from dcp_deploy.export import export_onnx
 from dcp_deploy.generators import Generator, GeneratorConfig
@@ -177,6 +177,7 @@ def test_weights_come_from_torchs_cache_or_else_from_the_net(
         raise InputError("no network here")
 
     monkeypatch.setattr("dcp_deploy.downloads.fetch", fetch)
+    monkeypatch.setattr(published, "check_fidelity", lambda: None)
     with pytest.raises(InputError, match="no network"):
         evaluate_file(models / "t.safetensors", Against(data=data), samples=20)
     assert [one.file for one in fetched] == ["weights-inception-2015-12-05-6726825d.pth"]
@@ -184,6 +185,18 @@ def test_weights_come_from_torchs_cache_or_else_from_the_net(
     (no_torch_cache / evaluation.INCEPTION.file).touch()
     assert evaluate_file(models / "t.safetensors", Against(data=data), samples=20).figures["reals"] == 12
     assert len(fetched) == 1
+
+
+def test_nothing_is_fetched_for_a_package_that_is_not_there(
+    models: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(published, "import_module", absent)
+    monkeypatch.setattr("dcp_deploy.downloads.fetch", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(MissingCapabilityError, match="torch-fidelity cannot be used here"):
+        evaluate_file(models / "t.safetensors", Against(data=data), samples=20)
 
 
 def test_the_download_is_pinned_and_names_its_flag() -> None:

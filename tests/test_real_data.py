@@ -48,7 +48,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     effort = replace(config_module.EFFORTS["quick"], score_latents=10, score_directions=2)
     for name in ("quick", "standard"):
         monkeypatch.setitem(config_module.EFFORTS, name, effort)  # type: ignore[misc]
-        small = replace(recipe.RECIPES[name], batch=4, relation=0.0, discriminator_width=0.05)
+        small = replace(recipe.RECIPES[name], batch=4, relation=0.0, discriminator_width=0.05, measure_every=0)
         monkeypatch.setitem(recipe.RECIPES, name, small)  # type: ignore[misc]
     monkeypatch.setattr(pipeline, "STAGES", tuple(stage for stage in stages.STAGES if stage.name in SEEN))
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from .checkpoint import Checkpoint, provenance
-from .loading import load_generator, read_checkpoint, sniff
+from .loading import load_generator, read_checkpoint, read_discriminator, sniff
 from .native import read_metadata, save_generator
-from .rosinality_discriminator import read_discriminator
 
 __all__ = [
     "Checkpoint",

@@ -1,4 +1,4 @@
-"""From a config and tensors of any origin to a generator, or to a list of what does not fit."""
+"""From a config and tensors of any origin to a network, or to a list of what does not fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CorruptFileError
-from ..generators import Generator, GeneratorConfig
+from ..generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SHOWN = 8
@@ -55,3 +55,22 @@ def fitted_generator(config: GeneratorConfig, state: Mapping[str, Tensor], sourc
         generator = Generator(config)
     generator.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
     return generator.eval().requires_grad_(True)
+
+
+def fitted_discriminator(
+    config: DiscriminatorConfig, state: Mapping[str, Tensor], table: Mapping[str, str], source: str
+) -> Discriminator:
+    """A discriminator of these tensors, as float32 and trainable. ``table``: our name of each to the file's.
+
+    Raises CorruptFileError as :func:`fitted_generator` does, under the names of the file.
+    """
+    with torch.device("meta"):
+        network = Discriminator(config)
+    check_shapes(
+        {table[name]: tuple(tensor.shape) for name, tensor in network.state_dict().items()},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        source,
+    )
+    check_values(state, source)
+    network.load_state_dict({name: state[theirs].float() for name, theirs in table.items()}, strict=True, assign=True)
+    return network.requires_grad_(True)

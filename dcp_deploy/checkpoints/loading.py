@@ -1,4 +1,4 @@
-"""Any file with a generator, recognised by its content alone, to a Checkpoint."""
+"""Any file with a generator, recognised by its content alone, to a Checkpoint; its discriminator where asked for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import CorruptFileError, InputError, UnknownFormatError
-from ..generators import Generator
+from ..generators import Discriminator, Generator
 from .checkpoint import Checkpoint
 from .native import read_native
 from .nvidia import read_nvidia
+from .nvidia_discriminator import read_nvidia_discriminator
 from .rosinality import read_rosinality
+from .rosinality_discriminator import read_rosinality_discriminator
 from .tensorflow import read_tensorflow
 from .torch_file import is_torch_file
 
@@ -68,6 +70,23 @@ def load_generator(path: str | os.PathLike[str]) -> Generator:
     for note in checkpoint.notes:
         logger.warning("%s: %s", path, note)
     return checkpoint.generator
+
+
+def read_discriminator(path: str | os.PathLike[str]) -> Discriminator:
+    """Read the discriminator that a training file or snapshot keeps, float32. Never executes code from the file.
+
+    Raises UnknownFormatError for other formats, for files without one and for discriminators that compute something
+    else than ours, CorruptFileError and UnsafeFileError as :func:`read_checkpoint` does.
+    """
+    data = mapped(Path(path))
+    form = _format(data)
+    if form not in ("nvidia", "torch"):
+        raise UnknownFormatError(
+            f"{path}: no discriminator is read from this format",
+            "what is read: D in a .pkl of NVIDIA's PyTorch repositories, d in a training file of rosinality's",
+        )
+    reader = {"nvidia": read_nvidia_discriminator, "torch": read_rosinality_discriminator}[form]
+    return reader(data, str(path))
 
 
 def _format(data: memoryview) -> Format:

@@ -109,11 +109,11 @@ def _common(generator: Module) -> dict[str, Any]:
     if not 0 < lr <= 1e6:
         raise layers[0].unsupported(f"bias_gain is {lr}, a learning rate multiplier above 0 was expected")
     for layer in layers:
-        _check_dense(layer, "lrelu", lr)
+        check_dense(layer, "lrelu", lr)
     c_dim = mapping.child("embed").shape("weight", 2)[1] if "embed" in mapping.children else 0
     generator.require("c_dim", c_dim)
     if c_dim:
-        _check_dense(mapping.child("embed"), "linear", 1.0)
+        check_dense(mapping.child("embed"), "linear", 1.0)
     return {
         "resolution": generator.whole("img_resolution"),
         "z_dim": generator.whole("z_dim"),
@@ -124,15 +124,15 @@ def _common(generator: Module) -> dict[str, Any]:
     }
 
 
-def _check_dense(layer: Module, activation: str, lr: float) -> None:
-    """Equalised learning rate as ours: weights times lr / sqrt(inputs), biases times lr."""
+def check_dense(layer: Module, activation: str, lr: float) -> None:
+    """Refuse a layer whose equalised learning rate is not ours: weights times lr / sqrt(inputs), biases times lr."""
     layer.require("activation", activation)
     layer.require("bias_gain", lr)
     layer.require("weight_gain", lr / math.sqrt(max(layer.shape("weight", 2)[1], 1)))
 
 
-def _clamp(layers: list[Module]) -> float | None:
-    """The one clamp of all layers; None for no clamp."""
+def common_clamp(layers: list[Module]) -> float | None:
+    """The one clamp of all layers; None for no clamp. Refuses layers that differ."""
     for layer in layers:
         layer.require("conv_clamp", layers[0].fact("conv_clamp"))
     return None if layers[0].fact("conv_clamp") is None else layers[0].number("conv_clamp")
@@ -166,29 +166,30 @@ def _stylegan2(generator: Module, load: Load) -> tuple[GeneratorConfig, dict[str
     for torgb in torgbs:
         torgb.require("weight_gain", 1 / math.sqrt(max(torgb.shape("weight", 4)[1], 1)))
     for layer in (*convs, *torgbs):
-        _check_dense(layer.child("affine"), "linear", 1.0)
+        check_dense(layer.child("affine"), "linear", 1.0)
     config = _config(
         generator,
         {
             **arguments,
             "widths": (blocks[0].shape("const", 3)[0], *(conv.shape("weight", 4)[0] for conv in convs)),
-            "conv_clamp": _clamp([*convs, *torgbs]),
+            "conv_clamp": common_clamp([*convs, *torgbs]),
             "num_fp16_res": sum(block.fact("use_fp16") is True for block in blocks),
         },
     )
     state = generator.state()
-    for name in [name for name in state if name.endswith("resample_filter")]:
-        _check_filter(name, state.pop(name), load)
+    drop_filters(state, load)
     return config, state, _silent_noise(convs)
 
 
-def _check_filter(name: str, view: TensorView, load: Load) -> None:
-    """The resampling filter is a constant of ours, so the file's must be the same."""
+def drop_filters(state: dict[str, TensorView], load: Load) -> None:
+    """Take the resampling filters out: the filter is a constant of ours, so the file's must be the same."""
     ours = fir_kernel()
-    if view.shape != tuple(ours.shape) or not torch.allclose(view.tensor(load).float(), ours, atol=1e-5):
-        raise UnknownFormatError(
-            f"{load.source}: {name} is another filter than [1, 3, 3, 1]", "only the published filter is read"
-        )
+    for name in [name for name in state if name.endswith("resample_filter")]:
+        view = state.pop(name)
+        if view.shape != tuple(ours.shape) or not torch.allclose(view.tensor(load).float(), ours, atol=1e-5):
+            raise UnknownFormatError(
+                f"{load.source}: {name} is another filter than [1, 3, 3, 1]", "only the published filter is read"
+            )
 
 
 def _silent_noise(convs: list[Module]) -> dict[str, Tensor]:
@@ -219,13 +220,13 @@ def _stylegan3(generator: Module, load: Load) -> tuple[GeneratorConfig, dict[str
             "kind": "stylegan3",
             "layout": layout,
             "widths": (entry.shape("weight", 2)[0], *(x.shape("weight", 4)[0] for x in list(layers.values())[:-1])),
-            "conv_clamp": _clamp(list(layers.values())),
+            "conv_clamp": common_clamp(list(layers.values())),
             "num_fp16_res": synthesis.whole("num_fp16_res"),
         },
     )
     _check_schedule(config, entry, layers)
     for module in (entry, *layers.values()):
-        _check_dense(module.child("affine"), "linear", 1.0)
+        check_dense(module.child("affine"), "linear", 1.0)
     renamed = {module.path: f"synthesis.{name}" for name, module in layers.items()}
     state = {}
     for name, view in generator.state().items():

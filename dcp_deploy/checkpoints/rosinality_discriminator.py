@@ -5,10 +5,8 @@ It computes what ours computes; only names differ. It is unconditional, and its 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,31 +14,29 @@ from torch import Tensor
 from ..errors import CorruptFileError, UnknownFormatError
 from ..generators import Discriminator, DiscriminatorConfig
 from ..generators.ops import fir_kernel
-from .fitting import check_shapes, check_values
-from .loading import mapped, sniff
+from .fitting import fitted_discriminator
 from .pickle_values import printable
 from .tensors import TensorView
 from .torch_file import read_torch_file
 
 MAX_BLOCKS = 9  # 2048 px
-_READS = "what is read: the d of a training file of rosinality's stylegan2-pytorch, CAGAN, StyleKD or DCP-GAN"
 _KERNEL = re.compile(r"convs\.[0-9]+\.(conv2|skip)\.0\.kernel")
 _BLOCK = re.compile(r"convs\.([1-9][0-9]*)\.skip\.1\.weight")
 
 
-def read_discriminator(path: str | os.PathLike[str]) -> Discriminator:
-    """Read the discriminator of a file, float32. Never executes code from the file.
+def read_rosinality_discriminator(data: memoryview, source: str) -> Discriminator:
+    """Read the discriminator of a training file, float32. Runs nothing from it.
 
-    Raises UnknownFormatError for other files and for those without one, CorruptFileError for a damaged one, and what
+    Raises UnknownFormatError for a file without one, CorruptFileError for a damaged one, and what
     :func:`read_torch_file` raises.
     """
-    source = str(path)
-    if sniff(path) != "torch":
-        raise UnknownFormatError(f"{source}: no discriminator is read from this format", _READS)
-    content = read_torch_file(mapped(Path(path)), source)
+    content = read_torch_file(data, source)
     entries = content.value.get("d") if isinstance(content.value, Mapping) else None
     if not isinstance(entries, Mapping) or not all(isinstance(value, TensorView) for value in entries.values()):
-        raise UnknownFormatError(f"{source}: there is no discriminator in this file, which would be under d", _READS)
+        raise UnknownFormatError(
+            f"{source}: there is no discriminator in this file, which would be under d",
+            "what is read: the d of a training file of rosinality's stylegan2-pytorch, CAGAN, StyleKD or DCP-GAN",
+        )
     state = content.tensors({printable(str(name)).removeprefix("module."): value for name, value in entries.items()})
     _drop_filters(state, source)
     return _discriminator(state, source)
@@ -84,14 +80,4 @@ def _discriminator(state: Mapping[str, Tensor], source: str) -> Discriminator:
     if missing:
         raise CorruptFileError(f"{source}: {missing[0]} is missing, or no convolution's weight")
     config = DiscriminatorConfig(4 << blocks, tuple(state[name].shape[0] for name in outputs))
-    with torch.device("meta"):  # no memory or random numbers for weights that are replaced at once
-        network = Discriminator(config)
-    table = origins(blocks)
-    check_shapes(
-        {table[name]: tuple(tensor.shape) for name, tensor in network.state_dict().items()},
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
-        source,
-    )
-    check_values(state, source)
-    network.load_state_dict({name: state[theirs].float() for name, theirs in table.items()}, strict=True, assign=True)
-    return network.requires_grad_(True)
+    return fitted_discriminator(config, state, origins(blocks), source)

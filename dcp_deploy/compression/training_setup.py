@@ -60,11 +60,13 @@ class Task:
                 "pass perceptual=load_avatar_reader().pyramid (the demo's images) or load_lpips(weights), or set its "
                 "weight to 0",
             )
+        judge = DiscriminatorConfig.mirror(self.teacher.config)
         if self.discriminator is not None:
-            self._check_discriminator(self.discriminator.config)
+            judge = self.discriminator.config
+            self._check_discriminator(judge)
         if self.data is not None and self.config.gan:
             check_labels(self.data, self.teacher.config.c_dim)
-        check_split(self.config, self.devices, DiscriminatorConfig.mirror(self.teacher.config).mbstd_group)
+        check_split(self.config, self.devices, judge.mbstd_group)
 
     def _check_discriminator(self, found: DiscriminatorConfig) -> None:
         wanted = (self.teacher.config.resolution, self.teacher.config.c_dim)
@@ -125,6 +127,7 @@ class Task:
             "keep_best": self.keep_best,
             "devices": self.devices if self.devices > 1 else None,
             "mask": None if self.mask is None else identity_of(self.mask),
+            "discriminator": None if self.discriminator is None else asdict(self.discriminator.config),
         }
         about = {"config": settings, "data": self._data_identity(), "torch": torch.__version__, "device": device.type}
         networks = {"student": self.student, "teacher": self.teacher, **_perceptual_network(self.perceptual)}

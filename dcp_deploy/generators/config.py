@@ -141,15 +141,21 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """A residual StyleGAN2 discriminator. ``widths`` gives the channels at resolution, resolution / 2, ..., 4."""
+    """A residual StyleGAN2 discriminator. ``widths`` gives the channels at resolution, resolution / 2, ..., 4.
+
+    ``conv_clamp`` bounds what every convolution with an activation gives; None for no bound.
+    """
 
     resolution: int
     widths: tuple[int, ...]
     c_dim: int = 0
     mbstd_group: int = 4
+    conv_clamp: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        if self.conv_clamp is not None and not self.conv_clamp > 0:
+            raise ValueError(f"conv_clamp must be positive or None, got {self.conv_clamp}")
         levels = int(math.log2(self.resolution)) - 1
         if self.resolution < 8 or self.resolution & (self.resolution - 1) or len(self.widths) != levels:
             raise ValueError(f"{self.resolution} px needs a power of two from 8 and {levels} widths, got {self.widths}")

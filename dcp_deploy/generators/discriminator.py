@@ -18,12 +18,22 @@ from .ops import bias_act, filter2d, fir_kernel, normalize_second_moment
 class Conv(nn.Module):
     """Convolution with equalised learning rate; with ``down`` the FIR runs first and the stride is 2."""
 
-    def __init__(self, fan_in: int, fan_out: int, kernel: int, *, down: bool = False, activate: bool = True) -> None:
+    def __init__(
+        self,
+        fan_in: int,
+        fan_out: int,
+        kernel: int,
+        *,
+        down: bool = False,
+        activate: bool = True,
+        clamp: float | None = None,
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(fan_out, fan_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(fan_out)) if activate else None
         self.gain = 1.0 / math.sqrt(fan_in * kernel * kernel)
         self.down = down
+        self.clamp = clamp  # of the activation's result
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, weight = self.weight.shape[-1], (self.weight * self.gain).to(x.dtype)
@@ -33,16 +43,16 @@ class Conv(nn.Module):
             x = F.conv2d(x, weight, stride=2)
         else:
             x = F.conv2d(x, weight, padding=kernel // 2)
-        return x if self.bias is None else bias_act(x, self.bias)
+        return x if self.bias is None else bias_act(x, self.bias, self.clamp)
 
 
 class ResidualBlock(nn.Module):
     """Two convolutions that halve the size, beside a 1x1 shortcut; the sum keeps unit variance."""
 
-    def __init__(self, fan_in: int, fan_out: int) -> None:
+    def __init__(self, fan_in: int, fan_out: int, clamp: float | None = None) -> None:
         super().__init__()
-        self.conv0 = Conv(fan_in, fan_in, 3)
-        self.conv1 = Conv(fan_in, fan_out, 3, down=True)
+        self.conv0 = Conv(fan_in, fan_in, 3, clamp=clamp)
+        self.conv1 = Conv(fan_in, fan_out, 3, down=True, clamp=clamp)
         self.skip = Conv(fan_in, fan_out, 1, down=True, activate=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,10 +79,10 @@ class Discriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
-        widths = config.widths
-        self.fromrgb = Conv(3, widths[0], 1)
-        self.blocks = nn.Sequential(*(ResidualBlock(*pair) for pair in itertools.pairwise(widths)))
-        self.conv = Conv(widths[-1] + 1, widths[-1], 3)
+        widths, clamp = config.widths, config.conv_clamp
+        self.fromrgb = Conv(3, widths[0], 1, clamp=clamp)
+        self.blocks = nn.Sequential(*(ResidualBlock(*pair, clamp) for pair in itertools.pairwise(widths)))
+        self.conv = Conv(widths[-1] + 1, widths[-1], 3, clamp=clamp)
         self.fc = Dense(widths[-1] * 16, widths[-1], activate=True)
         self.out = Dense(widths[-1], widths[-1] if config.c_dim else 1)
         if config.c_dim:

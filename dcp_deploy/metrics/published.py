@@ -46,6 +46,11 @@ class Inception:
         return features.float().cpu().numpy()
 
 
+def check_fidelity() -> None:
+    """Raise MissingCapabilityError unless torch-fidelity can be used here."""
+    _package("torch_fidelity")
+
+
 def load_inception(weights: Path, *, device: torch.device | str = "cpu") -> Inception:
     """torch-fidelity's extractor of 2048 features, from its weights file.
 

@@ -10,7 +10,7 @@ from .charts import Chart, curves_chart, latency_chart, scores_chart, tradeoff_c
 from .run_directory import RunDirectory
 from .tables import QUALITY, flat
 
-_QUALITY_CURVES = {*QUALITY, "l1_to_teacher"}
+_QUALITY_CURVES = {*QUALITY, "kid", "l1_to_teacher"}
 _NOT_CURVES = {"step", "seconds", "images", "images_per_second", "lr", "seed"}
 
 

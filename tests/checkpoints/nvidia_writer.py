@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcp_deploy.generators import Generator, StyledConv, SynthesisLayer, ToRGB
+from dcp_deploy.generators import Discriminator, Generator, StyledConv, SynthesisLayer, ToRGB
+from dcp_deploy.generators.discriminator import Conv
 from dcp_deploy.generators.mapping import Dense
 from dcp_deploy.generators.ops import fir_kernel
 
@@ -73,14 +74,20 @@ def nvidia_pickle(
     package: str = "torch_utils",
     keys: tuple[str, ...] = ("G", "D", "G_ema", "augment_pipe", "training_set_kwargs"),
     dtype: torch.dtype = torch.float32,
+    discriminator: Discriminator | None = None,
     change: Callable[[Document], Any] | None = None,
 ) -> bytes:
-    """A snapshot of ``generator`` as G_ema. ``change`` may edit the document, or return what to pickle instead."""
+    """A snapshot of ``generator`` as G_ema, with a D that is none of ours unless ``discriminator`` is given.
+
+    ``change`` may edit the document, or return what to pickle instead.
+    """
     with _made_up_modules(package):
         network = copy.deepcopy(generator).to(dtype)
         document: Document = {
             "G": Persistent("Generator", None),
-            "D": Persistent("Discriminator", nn.Linear(8, 8)),
+            "D": Persistent("Discriminator", nn.Linear(8, 8))
+            if discriminator is None
+            else _discriminator_record(copy.deepcopy(discriminator).to(dtype)),
             "G_ema": _generator_record(network),
             "augment_pipe": None,
             "training_set_kwargs": {"class_name": "training.Folder", "path": "/data/sets/faces.zip", "xflip": True},
@@ -246,6 +253,49 @@ def _layer(layer: SynthesisLayer) -> Persistent:
 
 
 _BAND = ("cutoff", "half_width")
+
+
+# ---- discriminators ----
+
+
+def _discriminator_record(network: Discriminator) -> Persistent:
+    """Blocks go by their resolution, b4 holds the rest."""
+    config = network.config
+    record = Persistent("Discriminator", None, c_dim=config.c_dim, img_resolution=config.resolution, img_channels=3)
+    for i, block in enumerate(network.blocks):
+        resolution = config.resolution >> i
+        entry = Persistent("DiscriminatorBlock", None, resolution=resolution, architecture="resnet", use_fp16=False)
+        _add_filter(entry)
+        convs = {} if i else {"fromrgb": network.fromrgb}
+        for name, conv in {**convs, **dict(block.named_children())}.items():
+            entry.state["_modules"][name] = _conv(cast(Conv, conv))
+        record.state["_modules"][f"b{resolution}"] = entry
+    last = Persistent("DiscriminatorEpilogue", None, cmap_dim=0, resolution=4, architecture="resnet")
+    last.state["_modules"].update(
+        mbstd=Persistent("MinibatchStdLayer", None, group_size=config.mbstd_group, num_channels=1),
+        conv=_conv(network.conv),
+        fc=_dense(network.fc),
+        out=_dense(network.out),
+    )
+    record.state["_modules"]["b4"] = last
+    return record
+
+
+def _conv(layer: Conv) -> Persistent:
+    kernel, active = layer.weight.shape[-1], layer.bias is not None
+    record = Persistent(
+        "Conv2dLayer",
+        layer,
+        activation="lrelu" if active else "linear",
+        up=1,
+        down=2 if layer.down else 1,
+        conv_clamp=layer.clamp,
+        padding=kernel // 2,
+        weight_gain=np.float64(1 / math.sqrt(layer.weight[0].numel())),
+        act_gain=np.sqrt(2) if active else 1,
+    )
+    _add_filter(record)
+    return record
 
 
 def channels_last(tensor: Tensor) -> Tensor:

@@ -57,6 +57,19 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
     assert len(said) == 9  # one each ten steps, none for the last
 
 
+def test_a_task_within_has_a_pace_of_its_own() -> None:
+    said: list[str] = []
+    now = 0.0
+    progress = _PlainProgress("distil", said.append, clock=lambda: now)
+    progress(0, 5000)
+    now += 1000.0
+    progress(5000, 5000)  # as fast as this the rest will not be
+    progress(10, 20)
+    now += PLAIN_SECONDS
+    progress(11, 20)
+    assert said == ["distil: 10 of 20", "distil: 11 of 20, about 2 min left"]
+
+
 def test_quiet_drops_messages_and_progress(capfd: pytest.CaptureFixture[str]) -> None:
     output = Output(quiet=True)
     output.message("hello")

@@ -161,6 +161,9 @@ def test_a_given_discriminator_is_the_one_to_start_from(tmp_path: Path, teacher:
         assert torch.equal(given.state_dict()[name], tensor)
     distill(student, teacher, config=config, discriminator=discriminator_of(teacher, 8), checkpoint_dir=tmp_path)
     assert len(files_in(tmp_path)) == 2  # another one is another run
+    bounded = discriminator_of(teacher, 7, conv_clamp=1.0)  # the same weights that judge otherwise
+    distill(student, teacher, config=config, discriminator=bounded, checkpoint_dir=tmp_path)
+    assert len(files_in(tmp_path)) == 3
 
 
 def test_a_discriminator_that_does_not_fit_is_refused(teacher: Generator) -> None:

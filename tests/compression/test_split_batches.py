@@ -25,7 +25,7 @@ from dcp_deploy.compression import DistillConfig, DistillResult, distill
 from dcp_deploy.compression.parallel import join_team
 from dcp_deploy.compression.stopping import TrainingInterruptedError
 from dcp_deploy.errors import DcpDeployError, MissingCapabilityError, UsageError
-from dcp_deploy.generators import Generator
+from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
 
 from .conftest import EVERYTHING, assert_same_weights, files_in, pruned
 
@@ -87,6 +87,13 @@ def test_parts_that_would_have_other_gradients_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         distill(pruned(small_teacher), small_teacher, config=replace(EVERYTHING, **changes))  # type: ignore[arg-type]
+
+
+def test_the_groups_are_those_of_the_discriminator_given(small_teacher: Generator) -> None:
+    config = replace(EVERYTHING, steps=1, batch=8, accumulate=2)
+    given = Discriminator(replace(DiscriminatorConfig.mirror(small_teacher.config), mbstd_group=8))
+    with pytest.raises(UsageError, match="the discriminator looks at groups of 8 images"):
+        distill(pruned(small_teacher), small_teacher, config=config, discriminator=given)
 
 
 def test_groups_of_two_can_be_taken_in_fours(small_teacher: Generator) -> None:

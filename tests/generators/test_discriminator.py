@@ -25,6 +25,20 @@ def test_the_class_changes_the_logit() -> None:
         network(images)
 
 
+def test_the_clamp_bounds_every_activated_convolution() -> None:
+    bounded = Discriminator(DiscriminatorConfig(16, (4, 6, 8), conv_clamp=0.25))
+    found: list[torch.Tensor] = []
+    convs = [m for m in bounded.modules() if type(m).__name__ == "Conv" and m.bias is not None]
+    for conv in convs:
+        torch.nn.init.constant_(conv.bias, 5.0)  # so that something passes the clamp everywhere
+        conv.register_forward_hook(lambda module, inputs, output: found.append(output))
+    bounded(torch.randn(4, 3, 16, 16))
+    assert len(found) == len(convs) == 6
+    assert [output.abs().max().item() for output in found] == [0.25] * 6
+    with pytest.raises(ValueError, match="conv_clamp must be positive"):
+        DiscriminatorConfig(16, (4, 6, 8), conv_clamp=0.0)
+
+
 def test_minibatch_std_measures_the_spread_within_each_group() -> None:
     x = torch.tensor([0.0, 5.0, 2.0, 5.0]).reshape(4, 1, 1, 1)  # groups of two: samples 0, 2 and 1, 3
     added = minibatch_std(x, group=2)[:, 1].flatten()

@@ -10,7 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from dcp_deploy.distilling import DISTANCES, MEASURED
 from dcp_deploy.report import charts
+from dcp_deploy.report.pictures import loss_picture
+from dcp_deploy.report.run_directory import Run, RunDirectory
 
 HOSTILE = "<b>&\"' $x^2$ \\frac{ \x00 \x1b"
 
@@ -96,3 +99,9 @@ def test_drawing_leaves_matplotlibs_settings_and_pyplot_alone():
     charts.widths_chart(["a"], [2], [1])
     assert dict(matplotlib.rcParams) == before
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_what_is_measured_on_a_schedule_is_quality_and_no_loss() -> None:
+    figures = dict.fromkeys((*DISTANCES, *MEASURED, "l1_to_teacher"), 0.5)
+    run = RunDirectory(run=Run(), history=tuple({"step": step, **figures} for step in (1, 2)))
+    assert loss_picture(run) is None

@@ -1,0 +1,116 @@
+"""The discriminator in NVIDIA's PyTorch snapshots, "D" beside "G_ema", of stylegan2-ada-pytorch and stylegan3 alike.
+
+It computes what ours computes when it is residual, unconditional and of RGB images: that is told by the attributes that
+the file records, and what differs is refused by name. The augmentation before it is not part of it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import UnknownFormatError
+from ..generators import Discriminator, DiscriminatorConfig
+from .fitting import fitted_discriminator
+from .nvidia import check_dense, common_clamp, drop_filters
+from .persistence import Module, PersistentRecord, module_tree, read_persistent
+from .pickle_values import Load
+
+_SQRT2 = math.sqrt(2.0)
+_LARGEST_GROUP = 1 << 16  # of images that a deviation is taken over
+
+
+def read_nvidia_discriminator(data: memoryview, source: str) -> Discriminator:
+    """Read the D of a snapshot, float32. Runs nothing from the file and decodes no other network's tensors.
+
+    Raises UnsafeFileError for a pickle that names anything unexpected, UnknownFormatError for a file without D and for
+    discriminators that compute something else, CorruptFileError for damaged files.
+    """
+    load = Load.of(source, len(data))
+    document = read_persistent(data, load)
+    record = document.get("D") if isinstance(document, dict) else None
+    if type(record) is not PersistentRecord:
+        raise UnknownFormatError(
+            f"{source}: there is no discriminator in this file, which would be under D",
+            "what is read: whole snapshots of training; a file of nothing but G_ema has none",
+        )
+    network = module_tree(record, load)
+    config = _config(network)
+    views = network.state()
+    drop_filters(views, load)
+    state = {name: view.tensor(load) for name, view in views.items()}
+    return fitted_discriminator(config, state, origins(config.resolution), source)
+
+
+def origins(resolution: int) -> dict[str, str]:
+    """Name of each tensor of our discriminator of so many pixels -> its name in the file."""
+    table = {f"fromrgb.{kind}": f"b{resolution}.fromrgb.{kind}" for kind in ("weight", "bias")}
+    for i in range(resolution.bit_length() - 3):
+        for name in ("conv0.weight", "conv0.bias", "conv1.weight", "conv1.bias", "skip.weight"):
+            table[f"blocks.{i}.{name}"] = f"b{resolution >> i}.{name}"
+    for name in ("conv", "fc", "out"):
+        table |= {f"{name}.{kind}": f"b4.{name}.{kind}" for kind in ("weight", "bias")}
+    return table
+
+
+def _config(network: Module) -> DiscriminatorConfig:
+    """Sizes and constants, once every attribute has been found to be what ours computes with."""
+    if network.class_name != "Discriminator":
+        raise network.unsupported("D is of another class than Discriminator")
+    network.require("img_channels", 3)
+    network.require("c_dim", 0)
+    resolution = network.whole("img_resolution")
+    if not 8 <= resolution <= 8192 or resolution & (resolution - 1):
+        raise network.unsupported(f"img_resolution is {resolution}, which is no power of two from 8 to 8192")
+    blocks = [network.child(f"b{resolution >> i}") for i in range(resolution.bit_length() - 3)]
+    last = network.child("b4")
+    for block in (*blocks, last):
+        block.require("architecture", "resnet")
+    first = blocks[0].child("fromrgb")
+    _check_conv(first)
+    _check_conv(last.child("conv"))
+    for block in blocks:
+        _check_block(block)
+    check_dense(last.child("fc"), "lrelu", 1.0)
+    check_dense(last.child("out"), "linear", 1.0)
+    outputs = [first, *(block.child("conv1") for block in blocks)]
+    activated = [*outputs, *(block.child("conv0") for block in blocks), last.child("conv")]
+    settings: dict[str, Any] = {"mbstd_group": _group(last), "conv_clamp": common_clamp(activated)}
+    try:
+        return DiscriminatorConfig(resolution, tuple(conv.shape("weight", 4)[0] for conv in outputs), **settings)
+    except ValueError as error:
+        raise network.unsupported(str(error)) from error
+
+
+def _check_block(block: Module) -> None:
+    _check_conv(block.child("conv0"))
+    _check_conv(block.child("conv1"), down=2)
+    _check_conv(block.child("skip"), down=2, activation="linear", gain=1.0)
+    block.child("skip").require("conv_clamp", None)
+
+
+def _check_conv(conv: Module, *, down: int = 1, activation: str = "lrelu", gain: float = _SQRT2) -> None:
+    """Refuse a convolution that is scaled, padded, activated or scaled down otherwise than ours."""
+    _, fan_in, kernel, _ = conv.shape("weight", 4)
+    expected = {
+        "activation": activation,
+        "act_gain": gain,
+        "up": 1,
+        "down": down,
+        "padding": kernel // 2,
+        "weight_gain": 1 / math.sqrt(max(fan_in * kernel * kernel, 1)),
+    }
+    for name, value in expected.items():
+        conv.require(name, value)
+
+
+def _group(last: Module) -> int:
+    """Images in a group of the minibatch deviation."""
+    if "mbstd" not in last.children:
+        raise last.unsupported("it has no minibatch deviation")
+    deviation = last.child("mbstd")
+    deviation.require("num_channels", 1)
+    group = deviation.fact("group_size")
+    if type(group) is not int or not 1 <= group <= _LARGEST_GROUP:
+        raise deviation.unsupported(f"group_size is no number of images from 1 to {_LARGEST_GROUP}")
+    return group
