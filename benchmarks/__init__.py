@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .candidate import Candidate, Skipped
-from .candidates import BASELINE, generator_candidates
 from .capacity import check_bound, within_bound
 from .comparison import Comparison, compare_runs, read_run
 from .environment import Environment, capture_environment
@@ -15,7 +14,6 @@ from .results import BenchReport, BenchRow
 from .roofline import machine_ceilings
 
 __all__ = [
-    "BASELINE",
     "BenchReport",
     "BenchRow",
     "Candidate",
@@ -26,7 +24,6 @@ __all__ = [
     "capture_environment",
     "check_bound",
     "compare_runs",
-    "generator_candidates",
     "isolated",
     "machine_ceilings",
     "open_candidate",
