@@ -300,7 +300,10 @@ def _bench(job: Job, progress: Progress) -> list[str]:
     from .benchmarks import benchmark, machine_ceilings, open_candidate, open_matrix, plan
 
     work = job.work
-    files = {model: [job.path(f"{model}{ending}") for ending in (".safetensors", ".onnx")] for model in ("teacher", "student")}
+    files = {
+        model: [job.path(f"{model}{ending}") for ending in (".safetensors", ".onnx")]
+        for model in ("teacher", "student")
+    }
     specs, _ = plan(files)
     candidates, _ = open_matrix(specs, open_candidate, tolerant=False)
     report = benchmark(
