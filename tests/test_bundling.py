@@ -291,15 +291,14 @@ def test_a_plan_of_tensorrt_goes_into_the_repository(run_directory: Path, tmp_pa
     """The plan itself is a stand-in: only a GPU could build one, and only Triton reads it."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     engine = tmp_path / "s.engine"
-    built = build_engine(run_directory / "student.onnx", engine, target="sm89", batch=(1, 8, 8))
+    built = build_engine(run_directory / "student.onnx", engine, target="sm89", batch=(1, 2, 8))
     plan = {**built.manifest, "flavour": "tensorrt", "targets": ["sm90"], "flavour_version": "10.16.1"}
     (tmp_path / "s.json").write_text(json.dumps(plan))
     assert dcp("bundle", run_directory / "student.onnx", "-o", tmp_path / "b", "--engine", engine)[0] == 0
     place = tmp_path / "b" / "models" / "generator"
     assert (place / "1" / "model_sm90.plan").read_bytes() == engine.read_bytes()
-    text = (place / "configs" / "tensorrt.pbtxt").read_text()
-    assert dict(text_format.Parse(text, model_config_pb2.ModelConfig()).cc_model_filenames) == {
-        "9.0": "model_sm90.plan"
-    }
+    config = text_format.Parse((place / "configs" / "tensorrt.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert dict(config.cc_model_filenames) == {"9.0": "model_sm90.plan"}
+    assert list(config.dynamic_batching.preferred_batch_size) == [2, 8]  # what it was built for, and the largest
     assert "--model-config-name=tensorrt" in (tmp_path / "b" / "kubernetes" / "kserve-gpu.yaml").read_text()
     assert load_runner(tmp_path / "b").resolution == 16
