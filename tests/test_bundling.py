@@ -18,8 +18,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dcp_deploy.bundling import contents_of
-from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.checkpoints import Checkpoint, loading, save_generator
 from dcp_deploy.checkpoints.directions import Direction, save_directions
+from dcp_deploy.checkpoints.native import read_native
 from dcp_deploy.cli import app
 from dcp_deploy.errors import CorruptFileError, DcpDeployError, MissingCapabilityError
 from dcp_deploy.export import build_engine, export_onnx, latents_of, load_runner, sizing, verify
@@ -108,6 +109,18 @@ def test_a_run_becomes_a_bundle_with_teacher_and_provenance(run_directory: Path,
     assert (tmp_path / "b" / "provenance" / "run.json").read_bytes() == (run_directory / "run.json").read_bytes()
     code, out, _ = dcp("bundle", "verify", tmp_path / "b")
     assert code == 0 and document["sha256"] in out
+
+
+def test_each_checkpoint_of_a_run_is_read_once(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def reader(path: Path) -> Checkpoint:
+        read.append(Path(path).name)
+        return read_native(path)
+
+    monkeypatch.setattr(loading, "read_native", reader)
+    contents_of(run_directory, teacher=True)
+    assert sorted(read) == ["student.safetensors", "teacher.safetensors"]
 
 
 @pytest.fixture(scope="module")
