@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic.dataclasses import dataclass
+
 from ..benchmarks.candidate import ColdStart, Memory, Phases, Skipped
 from ..benchmarks.capacity import Capacity
 from ..benchmarks.clocks import Clocks
@@ -9,12 +11,12 @@ from ..benchmarks.comparison import ComparedRow
 from ..benchmarks.environment import Environment
 from ..benchmarks.results import Method
 from ..benchmarks.roofline import Rate, Roofline
-from ..benchmarks.statistics import Interval, Stability
+from ..benchmarks.statistics import Interval, Stability, Summary
 from ..export.bisect import LayerDistance
 from ..export.distances import ImageDistance
 from ..export.live import Load
 from ..export.tolerance import Check, Tolerance
-from .base import Document, Facts, Part
+from .base import STRICT, Document, Facts, Part
 
 # ---- verify ----
 
@@ -94,22 +96,14 @@ class VerifiedServer(Document):
 # ---- bench ----
 
 
-class BenchRow(Part):
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class BenchRow(Summary):
     """One candidate; latencies in milliseconds."""
 
     name: str
     labels: Facts
     """Model, backend, precision, threads, bytes of the file."""
     warmup_calls: int
-    count: int
-    p50_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
-    mean_ms: float
-    std_ms: float
-    min_ms: float
-    max_ms: float
     p99_indicative: bool
     """True when there are too few samples to bound the 99th percentile."""
     images_per_second: float
