@@ -184,12 +184,15 @@ def test_a_reader_may_meet_a_field_of_a_later_version() -> None:
         Draft202012Validator(schemas.published("sample")).validate({**document, "schema": 2})
 
 
-def test_printing_a_schema_imports_nothing_slow() -> None:
+@pytest.mark.parametrize("words", ["schema verify", "bench compare a.json a.json --json"])
+def test_what_needs_no_network_imports_nothing_slow(words: str, tmp_path: Path) -> None:
+    run = {"schema": 1, "batch": 1, "rows": [{"name": "student", "samples_ms": [10.0] * 20}]}
+    (tmp_path / "a.json").write_text(json.dumps(run))
     script = (
         "import sys; from dcp_deploy.cli import app\n"
-        "try: app(['schema', 'verify'])\n"
+        f"try: app({words.split()})\n"
         "except SystemExit as end: assert not end.code\n"
         "assert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
