@@ -25,6 +25,7 @@ from ..checkpoints import save_generator
 from ..errors import DcpDeployError
 from ..files import read_json, write_json
 from ..generators import Generator, GeneratorConfig
+from .results import markdown_row
 
 RESOLUTIONS = (256, 1024)
 MODELS = ("teacher", "student")
@@ -88,7 +89,7 @@ def _run(arguments: Sequence[str]) -> dict[str, float]:
 def table(cells: Sequence[dict[str, Any]]) -> str:
     """Markdown, one row for each cell."""
     heads = ("network", "precision", "ONNX MB", "export s", "export GiB", "engine MB", "build s", "engine GiB")
-    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+    lines = [markdown_row(heads), "|---|---|" + "---:|" * (len(heads) - 2)]
     for cell in cells:
         row = (
             f"{cell['resolution']} px {cell['model']}",
@@ -100,7 +101,7 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
             f"{cell['engine']['build_seconds']:.1f}",
             f"{cell['engine']['peak_gib']:.1f}",
         )
-        lines.append("| " + " | ".join(row) + " |")
+        lines.append(markdown_row(row))
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..files import atomic_path, read_json
+from .results import markdown_row
 
 COLUMNS = {
     "fid": "FID",
@@ -99,10 +100,10 @@ def _table(group: Group, place: int, teacher: Mapping[str, float] | None) -> lis
     lines = _head("score", "refinement", *COLUMNS.values(), "seeds")
     if teacher is not None:
         values = [f"{teacher[name]:.3f}" if name in teacher else "" for name in COLUMNS]
-        lines.append(_row("*teacher*", "", *values, ""))
+        lines.append(markdown_row(["*teacher*", "", *values, ""]))
     for (score, refine), curves in group.items():
         values = [_spread(values_at(curves, name, place)) for name in COLUMNS]
-        lines.append(_row(score, refine, *values, str(len(curves))))
+        lines.append(markdown_row([score, refine, *values, str(len(curves))]))
     return lines
 
 
@@ -118,7 +119,7 @@ def _differences(group: Group) -> list[str]:
             continue
         ours, theirs = ({seed: part[seed] for seed in seeds} for part in (mine, curves))
         pairs = [values_at(ours, name, -1) - values_at(theirs, name, -1) for name in names]
-        lines.append(_row(score, refine, *map(_spread, pairs)))
+        lines.append(markdown_row([score, refine, *map(_spread, pairs)]))
     return [*lines, ""]
 
 
@@ -133,7 +134,9 @@ def _speeds(group: Group) -> list[str]:
     for (score, refine), curves in group.items():
         shares = np.array([reached(curve, goal) / steps for curve in curves.values()])
         there = shares[np.isfinite(shares)]
-        lines.append(_row(score, refine, _spread(there) if len(there) else "-", f"{len(there)} of {len(shares)} seeds"))
+        lines.append(
+            markdown_row([score, refine, _spread(there) if len(there) else "-", f"{len(there)} of {len(shares)} seeds"])
+        )
     return [*lines, ""]
 
 
@@ -144,11 +147,7 @@ def _spread(values: NDArray[np.float64]) -> str:
 
 
 def _head(*titles: str) -> list[str]:
-    return [_row(*titles), _row(*("---" for _ in titles))]
-
-
-def _row(*values: str) -> str:
-    return "| " + " | ".join(values) + " |"
+    return [markdown_row(titles), markdown_row(["---"] * len(titles))]
 
 
 def insert(text: str, tables: str) -> str:

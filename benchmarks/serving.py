@@ -1,8 +1,9 @@
 """A bundle on Triton under load, with and without dynamic batching: python -m dcp_deploy.benchmarks.serving BUNDLE ENV
 
 ENV is an environment with nvidia-pytriton (see :mod:`dcp_deploy.export.server`). Everything stays on this machine:
-16 clients send 5,000 requests of 1 to 8 images to 127.0.0.1, every image is compared with the bundle's golden ones, and
-the memory of the server's processes is read before, in the middle and at the end. One JSON document on stdout.
+16 clients send 5,500 requests of 1 to 8 images to 127.0.0.1 over HTTP, then as many over gRPC. The first 500 warm up,
+the other 5,000 come in two halves; every image is compared with the bundle's golden ones, and the memory of the
+server's processes is read after each of the three parts. One JSON document on stdout.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..export.live import check_endpoint
 from ..export.server import Program, Server, find_program, running_server
 from .environment import capture_environment
 
-CLIENTS, REQUESTS = 16, 5000
+CLIENTS, REQUESTS = 16, 5000  # beside a tenth of them that warms up
 PORTS = (18000, 18001, 18002)
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    import torch
-
     from .checkpoints.directions import Direction
     from .export.bundle import Model
-    from .export.runners import Array, Draw, Runner
+    from .export.runners import Array
     from .generators import Generator
 
 
@@ -50,65 +48,59 @@ def models_of_forms(generator: Generator, forms: Forms) -> dict[str, Model]:
     if forms.synthesis:
         models["synthesis"] = Model(file, load_runner(generator), through_network(load_form(file), generator))
     if directions:
-        models |= _editing(generator, directions, file)
+        models["mapping"] = _mapping(generator, file.with_name("mapping.onnx"))
+        models["editor"] = _editor(generator, directions, file, file.with_name("editor.onnx"))
     return models
 
 
-def _editing(generator: Generator, directions: Mapping[str, Direction], synthesis: Path) -> dict[str, Model]:
-    """The mapping is checked with the network's own synthesis, the editor with moves along all directions at once."""
+def _mapping(generator: Generator, file: Path) -> Model:
+    """Checked with the network's own synthesis."""
     import torch
 
     from .export import load_runner
     from .export.bundle import Model
-    from .export.editing_onnx import STRENGTHS, export_editor, export_mapping
+    from .export.editing_onnx import export_mapping
     from .export.sessions import onnx_session
 
-    mapping = export_mapping(generator, synthesis.with_name("mapping.onnx"))
-    editor = export_editor(synthesis, directions, synthesis.with_name("editor.onnx"))
-    mapped, edited = (onnx_session(file, None, "onnxruntime", None) for file in (mapping, editor))
-    step = np.float32(1 / len(directions))
+    session = onnx_session(export_mapping(generator, file), None, "onnxruntime", None)
+    reference = load_runner(generator)
 
-    def through_mapping(z: Array, psi: Array, c: Array | None) -> Array:
+    def draw(z: Array, psi: Array, c: Array | None) -> Array:
         feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
         with torch.inference_mode():
-            return _pixels(generator.synthesis(torch.from_numpy(mapped.run(["ws"], feeds)[0])))
+            images: Array = generator.synthesis(torch.from_numpy(session.run(["ws"], feeds)[0])).numpy()
+        return images
+
+    return Model(file, reference, replace(reference, name="mapping", draw=draw, source=None))
+
+
+def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis: Path, file: Path) -> Model:
+    """Checked with moves along all directions at once: the network's own, and the strengths that the editor takes."""
+    import torch
+
+    from .export import load_form, load_runner
+    from .export.bundle import Model
+    from .export.editing_onnx import STRENGTHS, export_editor
+    from .export.pairs import through_network
+    from .export.runners import onnx_session
+
+    session = onnx_session(export_editor(synthesis, directions, file), None, "onnxruntime", None)
+    step = np.float32(1 / len(directions))
 
     def moved(z: Array, psi: Array, c: Array | None) -> Array:
         with torch.inference_mode():
-            ws = _codes(generator, z, psi, c)
+            labels = None if c is None else torch.from_numpy(c)
+            ws = generator.mapping(torch.from_numpy(z), labels, psi=torch.from_numpy(psi))
             for one in directions.values():
                 ws = one.move(ws, float(step))
-            return _pixels(generator.synthesis(ws))
-
-    def through_editor(z: Array, psi: Array, c: Array | None) -> Array:
-        strengths = np.full((len(z), len(directions)), step)
-        images: Array = edited.run(["image"], {"ws": _codes(generator, z, psi, c).numpy(), STRENGTHS: strengths})[0]
+            images: Array = generator.synthesis(ws).numpy()
         return images
 
-    return {
-        "mapping": Model(mapping, load_runner(generator), _runner("mapping", generator, through_mapping, "float")),
-        "editor": Model(
-            editor, _runner("edited", generator, moved, "float"), _runner("editor", generator, through_editor, "uint8")
-        ),
-    }
+    def with_strengths(feeds: Mapping[str, Array]) -> Array:
+        strengths = np.full((len(feeds["ws"]), len(directions)), step)
+        images: Array = session.run(["image"], {**feeds, STRENGTHS: strengths})[0]
+        return images
 
-
-def _codes(generator: Generator, z: Array, psi: Array, c: Array | None) -> torch.Tensor:
-    import torch
-
-    with torch.inference_mode():
-        labels = None if c is None else torch.from_numpy(c)
-        return generator.mapping(torch.from_numpy(z), labels, psi=torch.from_numpy(psi))  # type: ignore[no-any-return]
-
-
-def _pixels(images: torch.Tensor) -> Array:
-    pixels: Array = images.numpy()
-    return pixels
-
-
-def _runner(name: str, generator: Generator, draw: Draw, image: Any) -> Runner:
-    from .export import Runner
-
-    config = generator.config
-    backend = "torch" if image == "float" else "onnxruntime"
-    return Runner(name, backend, config.z_dim, config.c_dim, config.resolution, image, draw)
+    reference = replace(load_runner(generator), name="edited", draw=moved, source=None)
+    edited = replace(load_form(synthesis), name="editor", draw=with_strengths)
+    return Model(file, reference, through_network(edited, generator))

@@ -58,13 +58,15 @@ def _of_run(directory: Path, name: str, teacher: bool, forms: Forms, engines: Se
     parity = run.parity
     if parity is None or not parity.passed:
         raise InputError(f"{directory} holds no export that passed the parity gate", "finish it: dcp-deploy build")
-    models = {}
-    for served, file in (("generator", "student"), *((("teacher", "teacher"),) if teacher else ())):
-        network = load_generator(directory / f"{file}.safetensors")
-        models[served] = Model(directory / f"{file}.onnx", load_runner(network))
-    record = read_json(directory / "run.json")
     student = read_checkpoint(directory / "student.safetensors")
+    networks = {"generator": ("student", student.generator)}
+    if teacher:
+        networks["teacher"] = ("teacher", load_generator(directory / "teacher.safetensors"))
+    models = {
+        served: Model(directory / f"{file}.onnx", load_runner(network)) for served, (file, network) in networks.items()
+    }
     models |= models_of_forms(student.generator, forms)
+    record = read_json(directory / "run.json")
     licence = record["teacher"].get("licence") or student.licence
     built = sorted((directory / "engines").glob("*.engine"))
     return Contents(

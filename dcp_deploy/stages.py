@@ -297,15 +297,18 @@ def _real_grid(job: Job) -> str:
 
 
 def _bench(job: Job, progress: Progress) -> list[str]:
-    from .benchmarks import BASELINE, benchmark, generator_candidates, machine_ceilings
+    from .benchmarks import benchmark, machine_ceilings, open_candidate, open_matrix, plan
 
     work = job.work
-    candidates = generator_candidates(
-        job.load("teacher").cpu(), job.load("student").cpu(), job.path("teacher.onnx"), job.path("student.onnx")
-    )
+    files = {
+        model: [job.path(f"{model}{ending}") for ending in (".safetensors", ".onnx")]
+        for model in ("teacher", "student")
+    }
+    specs, _ = plan(files)
+    candidates, _ = open_matrix(specs, open_candidate, tolerant=False)
     report = benchmark(
         candidates,
-        baseline=BASELINE,
+        baseline=next(iter(candidates)),  # the teacher as torch runs it
         ceilings=machine_ceilings(["cpu"]),
         min_rounds=work.bench_rounds,
         min_seconds=work.bench_seconds,

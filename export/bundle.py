@@ -39,7 +39,7 @@ from .manifest import check_engine
 from .parity import verify
 from .runners import Runner, onnx_runner
 from .sizing import Sizing, measure_sizing
-from .triton import Picture, Served, Variant, config_pbtxt, interface, picture_pbtxt
+from .triton import Picture, Plan, Served, Variant, config_pbtxt, interface, picture_pbtxt
 
 MAX_BATCH = 8
 
@@ -135,7 +135,7 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
 
 
 def _model(
-    folder: Path, name: str, model: Model, sizing: Sizing, plans: Mapping[str, str], max_batch: int
+    folder: Path, name: str, model: Model, sizing: Sizing, plans: Mapping[str, Plan], max_batch: int
 ) -> dict[str, Any]:
     """One model of the repository: its files, its configurations, its golden images. Returns its manifest entry."""
     place = folder / "models" / name
@@ -148,9 +148,8 @@ def _model(
         parity = _golden(folder / "golden" / name, model.reference, onnx)
     else:
         parity = _compared(model.reference, model.through, latents=SEEDS, psis=PSIS)
-    served = Served(
-        name, inputs, output, max_batch, sizing.best.instances, sizing.best.threads, sizing.delay_us, plans, max_batch
-    )
+    best = sizing.best
+    served = Served(name, inputs, output, max_batch, best.instances, best.threads, sizing.delay_us, plans)
     _write(place / "config.pbtxt", config_pbtxt(served, "onnxruntime"))
     variants: list[Variant] = ["python", *(["tensorrt"] if plans else [])]  # type: ignore[list-item]
     for variant in variants:
@@ -208,8 +207,8 @@ def _compared(reference: Runner, exported: Runner, **what: Any) -> dict[str, Any
     return {"reference": told["a"], **{name: told[name] for name in ("images", "max_steps", "differing", "tolerance")}}
 
 
-def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """Copy the engines: plans of TensorRT into the repository, others beside it. ({compute capability: file}, facts)"""
+def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str, Plan], list[dict[str, Any]]]:
+    """Copy the engines: plans of TensorRT into the repository, others beside it. ({compute capability: plan}, facts)"""
     plans, facts = {}, []
     for engine in contents.engines:
         manifest = check_engine(engine, contents.models["generator"].onnx)
@@ -223,7 +222,8 @@ def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str
         if manifest["flavour"] == "tensorrt":
             (target,) = manifest["targets"]
             place = Path("models/generator/1") / f"model_{target}.plan"
-            plans[f"{target[2:-1]}.{target[-1]}"] = place.name
+            best = min(shapes["opt"][0] for shapes in manifest["profile"].values())
+            plans[f"{target[2:-1]}.{target[-1]}"] = Plan(place.name, best)
         if (folder / place).exists():
             raise UsageError(f"two engines want to be {place}", "give one engine for each GPU and name")
         _copy(engine, folder / place)

@@ -37,8 +37,17 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A TensorRT plan beside the ONNX file."""
+
+    file: str
+    best_batch: int
+    """What it is tuned for."""
+
+
+@dataclass(frozen=True)
 class Served:
-    """A model as Triton serves it. ``plans``: compute capability ("9.0") to the file name of its TensorRT plan."""
+    """A model as Triton serves it. ``plans``: compute capability ("9.0") to its TensorRT plan."""
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -50,9 +59,12 @@ class Served:
     """Of each of them."""
     delay_us: int
     """How long a request may wait for others."""
-    plans: Mapping[str, str] = field(default_factory=dict)
-    best_batch: int = 8
-    """What the plans are tuned for."""
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Batches that the server should aim for: what its plans are tuned for, and the largest."""
+        return sorted({min(plan.best_batch, self.max_batch) for plan in self.plans.values()} | {self.max_batch})
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,7 @@ def _io(tensor: Tensor) -> dict[str, Any]:
 
 def _batching(model: Served, variant: Variant) -> dict[str, Any]:
     # Only plans have sizes they are tuned for; elsewhere whatever came within the delay is as good.
-    preferred = sorted({min(model.best_batch, model.max_batch), model.max_batch}) if variant == "tensorrt" else []
+    preferred = model.sizes if variant == "tensorrt" else []
     return {"preferred_batch_size": preferred, "max_queue_delay_microseconds": model.delay_us}
 
 
@@ -176,11 +188,10 @@ def _python(model: Served) -> dict[str, Any]:
 
 def _tensorrt(model: Served) -> dict[str, Any]:
     """CUDA graphs for the batch sizes that will come most: captured when the model loads."""
-    sizes = sorted({1, min(model.best_batch, model.max_batch), model.max_batch})
     shapes = [{"key": tensor.name, "value": {"dim": list(tensor.dims or (1,))}} for tensor in model.inputs]
     return {
-        "default_model_filename": next(iter(model.plans.values())),
-        "cc_model_filenames": [{"key": key, "value": name} for key, name in sorted(model.plans.items())],
+        "default_model_filename": next(iter(model.plans.values())).file,
+        "cc_model_filenames": [{"key": key, "value": plan.file} for key, plan in sorted(model.plans.items())],
         # Two: one copies its images to the host while the other computes.
         "instance_group": [{"count": 2, "kind": Word("KIND_GPU")}],
         "optimization": {
@@ -188,7 +199,7 @@ def _tensorrt(model: Served) -> dict[str, Any]:
                 "graphs": True,
                 "busy_wait_events": True,
                 "output_copy_stream": True,
-                "graph_spec": [{"batch_size": size, "input": shapes} for size in sizes],
+                "graph_spec": [{"batch_size": size, "input": shapes} for size in sorted({1, *model.sizes})],
             },
             "input_pinned_memory": {"enable": True},
             "output_pinned_memory": {"enable": True},

@@ -109,6 +109,39 @@ def tiny_generator() -> Generator:
     return generator
 
 
+@pytest.fixture(scope="session")
+def small_onnx() -> Callable[..., Path]:
+    """``small_onnx(path, precision="fp16")``: a file with a generator's interface, [B, 6] to 8 px: image = sum(z) psi.
+
+    It says ``precision`` of itself, and its weights lie beside it. Tracing a real network would take much longer.
+    """
+    from onnx import TensorProto, helper, numpy_helper, save_model
+
+    def write(path: Path, *, precision: str = "fp32") -> Path:
+        weights = [
+            numpy_helper.from_array(np.ones((6, 3 * 8 * 8), np.float32), "W"),
+            numpy_helper.from_array(np.array([-1, 1, 1, 1]), "column"),
+            numpy_helper.from_array(np.array([-1, 3, 8, 8]), "shape"),
+        ]
+        nodes = [
+            helper.make_node("MatMul", ["z", "W"], ["flat"]),
+            helper.make_node("Reshape", ["flat", "shape"], ["square"]),
+            helper.make_node("Reshape", ["psi", "column"], ["scale"]),
+            helper.make_node("Mul", ["square", "scale"], ["image"]),
+        ]
+        z, psi, image = (
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *rest])
+            for name, rest in (("z", [6]), ("psi", []), ("image", [3, 8, 8]))
+        )
+        graph = helper.make_graph(nodes, "student", [z, psi], [image], weights)
+        model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)])
+        helper.set_model_props(model, {"precision": precision})
+        save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+        return path
+
+    return write
+
+
 # ---- files on servers ----
 
 

@@ -18,8 +18,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dcp_deploy.bundling import contents_of
-from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.checkpoints import Checkpoint, loading, save_generator
 from dcp_deploy.checkpoints.directions import Direction, save_directions
+from dcp_deploy.checkpoints.native import read_native
 from dcp_deploy.cli import app
 from dcp_deploy.errors import CorruptFileError, DcpDeployError, MissingCapabilityError
 from dcp_deploy.export import build_engine, export_onnx, latents_of, load_runner, sizing, verify
@@ -108,6 +109,18 @@ def test_a_run_becomes_a_bundle_with_teacher_and_provenance(run_directory: Path,
     assert (tmp_path / "b" / "provenance" / "run.json").read_bytes() == (run_directory / "run.json").read_bytes()
     code, out, _ = dcp("bundle", "verify", tmp_path / "b")
     assert code == 0 and document["sha256"] in out
+
+
+def test_each_checkpoint_of_a_run_is_read_once(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def reader(path: Path) -> Checkpoint:
+        read.append(Path(path).name)
+        return read_native(path)
+
+    monkeypatch.setattr(loading, "read_native", reader)
+    contents_of(run_directory, teacher=True)
+    assert sorted(read) == ["student.safetensors", "teacher.safetensors"]
 
 
 @pytest.fixture(scope="module")
@@ -291,15 +304,14 @@ def test_a_plan_of_tensorrt_goes_into_the_repository(run_directory: Path, tmp_pa
     """The plan itself is a stand-in: only a GPU could build one, and only Triton reads it."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     engine = tmp_path / "s.engine"
-    built = build_engine(run_directory / "student.onnx", engine, target="sm89", batch=(1, 8, 8))
+    built = build_engine(run_directory / "student.onnx", engine, target="sm89", batch=(1, 2, 8))
     plan = {**built.manifest, "flavour": "tensorrt", "targets": ["sm90"], "flavour_version": "10.16.1"}
     (tmp_path / "s.json").write_text(json.dumps(plan))
     assert dcp("bundle", run_directory / "student.onnx", "-o", tmp_path / "b", "--engine", engine)[0] == 0
     place = tmp_path / "b" / "models" / "generator"
     assert (place / "1" / "model_sm90.plan").read_bytes() == engine.read_bytes()
-    text = (place / "configs" / "tensorrt.pbtxt").read_text()
-    assert dict(text_format.Parse(text, model_config_pb2.ModelConfig()).cc_model_filenames) == {
-        "9.0": "model_sm90.plan"
-    }
+    config = text_format.Parse((place / "configs" / "tensorrt.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert dict(config.cc_model_filenames) == {"9.0": "model_sm90.plan"}
+    assert list(config.dynamic_batching.preferred_batch_size) == [2, 8]  # what it was built for, and the largest
     assert "--model-config-name=tensorrt" in (tmp_path / "b" / "kubernetes" / "kserve-gpu.yaml").read_text()
     assert load_runner(tmp_path / "b").resolution == 16

@@ -1,53 +1,35 @@
-"""Teachers from a server on this machine: into the cache, checked, recorded, and on into a build."""
+"""Teachers from a server on this machine: into the cache, checked, and recorded."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
-import torch
 
-from dcp_deploy import cli_tables, downloads, pipeline, stages, summary
-from dcp_deploy.checkpoints import load_generator, save_generator
-from dcp_deploy.cli import app
-from dcp_deploy.config import BuildConfig
+from dcp_deploy import downloads
 from dcp_deploy.downloads import announcement, cache_folder, cached, cached_path, direct_url, fetch
 from dcp_deploy.errors import CorruptFileError, MissingCapabilityError
-from dcp_deploy.generators import Generator
 from dcp_deploy.presets import DATASETS, Teacher
-from dcp_deploy.progress import Reporter
 from dcp_deploy.transfer import Patience, note_of
+
+from .conftest import FileServer
 
 HASTE = Patience(connect=1, stall=0.15, attempts=3, pause=0.01)
 CUT = 120_000
 Handler = BaseHTTPRequestHandler
 
 
-class Server(Protocol):
-    """What the tests use of conftest's FileServer."""
-
-    body: bytes
-    script: list[Callable[[Handler], None]]
-    asked: list[dict[str, str]]
-    sent: int
-    url: str
-    send: Callable[..., None]
-    answer: Callable[..., None]
-
-
 @pytest.fixture
-def teacher(file_server: Server) -> Teacher:
+def teacher(file_server: FileServer) -> Teacher:
     return Teacher("teacher.pkl", "NVIDIA pickle", "for tests only", file_server.url, "https://example.invalid/page", 7)
 
 
@@ -63,7 +45,7 @@ def sha256(content: bytes) -> str:
 # ---- into the cache and out of it ----
 
 
-def test_a_fetched_file_is_recorded_and_used_again(file_server: Server, teacher: Teacher) -> None:
+def test_a_fetched_file_is_recorded_and_used_again(file_server: FileServer, teacher: Teacher) -> None:
     first = get(teacher)
     assert first.path.read_bytes() == file_server.body
     assert (first.origin, first.sha256, first.bytes) == ("fetched", sha256(file_server.body), 300_000)
@@ -81,7 +63,9 @@ def test_nothing_but_the_file_its_record_and_its_lock_stays(teacher: Teacher) ->
     assert {path.name for path in folder.iterdir()} <= {"teacher.pkl", "teacher.pkl.json", "teacher.pkl.lock"}
 
 
-def test_it_says_what_from_where_how_large_and_under_which_licence_first(file_server: Server, teacher: Teacher) -> None:
+def test_it_says_what_from_where_how_large_and_under_which_licence_first(
+    file_server: FileServer, teacher: Teacher
+) -> None:
     asked_when_it_spoke: list[int] = []
     fetch(
         teacher,
@@ -98,7 +82,7 @@ def test_what_nobody_measured_is_of_unknown_size(teacher: Teacher) -> None:
     assert "size unknown until asked" in announcement(replace(teacher, megabytes=None))
 
 
-def test_equal_names_from_two_addresses_do_not_meet(file_server: Server, teacher: Teacher) -> None:
+def test_equal_names_from_two_addresses_do_not_meet(file_server: FileServer, teacher: Teacher) -> None:
     first = get(teacher)
     file_server.body = file_server.body[::-1]
     second = get(replace(teacher, url=f"{file_server.url}?other"))
@@ -124,7 +108,7 @@ def test_a_cache_that_cannot_be_written_is_told(teacher: Teacher, tmp_path: Path
         get(teacher, cache=tmp_path / "file")
 
 
-def test_asking_for_the_path_checks_and_fetches_nothing(file_server: Server, teacher: Teacher) -> None:
+def test_asking_for_the_path_checks_and_fetches_nothing(file_server: FileServer, teacher: Teacher) -> None:
     assert cached_path(teacher) is None and cached(teacher) is None
     assert cached_path(DATASETS["demo"].teacher) is None
     assert get(teacher).path == cached_path(teacher)
@@ -134,13 +118,13 @@ def test_asking_for_the_path_checks_and_fetches_nothing(file_server: Server, tea
 # ---- hashes ----
 
 
-def test_a_pinned_hash_is_held_to(file_server: Server, teacher: Teacher) -> None:
+def test_a_pinned_hash_is_held_to(file_server: FileServer, teacher: Teacher) -> None:
     pinned = replace(teacher, sha256=sha256(file_server.body))
     assert get(pinned).sha256 == pinned.sha256
 
 
 def test_a_file_that_is_not_the_pinned_one_is_removed_and_both_hashes_told(
-    file_server: Server, teacher: Teacher
+    file_server: FileServer, teacher: Teacher
 ) -> None:
     wanted = sha256(b"something else")
     with pytest.raises(CorruptFileError) as caught:
@@ -150,7 +134,7 @@ def test_a_file_that_is_not_the_pinned_one_is_removed_and_both_hashes_told(
     assert not list(cache_folder().rglob("*.pkl")) and not list(cache_folder().rglob("*.part*"))
 
 
-def test_bytes_corrupted_on_the_way_are_found_and_fetched_anew(file_server: Server, teacher: Teacher) -> None:
+def test_bytes_corrupted_on_the_way_are_found_and_fetched_anew(file_server: FileServer, teacher: Teacher) -> None:
     good = file_server.body
     pinned = replace(teacher, sha256=sha256(good))
     file_server.body = good[:CUT] + b"\0" + good[CUT + 1 :]
@@ -168,14 +152,14 @@ def test_a_cached_file_that_changed_is_not_used(teacher: Teacher) -> None:
     assert str(path.parent) in caught.value.remedy
 
 
-def test_a_cached_file_that_is_not_the_one_pinned_since_is_not_used(file_server: Server, teacher: Teacher) -> None:
+def test_a_cached_file_that_is_not_the_one_pinned_since_is_not_used(file_server: FileServer, teacher: Teacher) -> None:
     get(teacher)
     with pytest.raises(CorruptFileError, match="pinned"):
         get(replace(teacher, sha256=sha256(b"something else")))
     assert get(replace(teacher, sha256=sha256(file_server.body))).origin == "cache"
 
 
-def test_a_file_that_was_replaced_on_the_server_is_noticed(file_server: Server, teacher: Teacher) -> None:
+def test_a_file_that_was_replaced_on_the_server_is_noticed(file_server: FileServer, teacher: Teacher) -> None:
     first = get(teacher)
     first.path.unlink()
     file_server.body = file_server.body[::-1]
@@ -184,14 +168,14 @@ def test_a_file_that_was_replaced_on_the_server_is_noticed(file_server: Server, 
     assert first.sha256 in caught.value.message and str(first.path.parent) in caught.value.remedy
 
 
-def test_a_file_without_its_record_is_fetched_again(file_server: Server, teacher: Teacher) -> None:
+def test_a_file_without_its_record_is_fetched_again(file_server: FileServer, teacher: Teacher) -> None:
     path = get(teacher).path
     path.with_name("teacher.pkl.json").write_text("{")
     assert get(teacher).origin == "fetched"
     assert len(file_server.asked) == 2
 
 
-def test_killed_between_the_last_byte_and_the_name_costs_nothing(file_server: Server, teacher: Teacher) -> None:
+def test_killed_between_the_last_byte_and_the_name_costs_nothing(file_server: FileServer, teacher: Teacher) -> None:
     part = get(teacher).path.rename(cache_folder() / "somewhere")
     (path,) = cache_folder().rglob("teacher.pkl.json")
     part = part.rename(path.with_name("teacher.pkl.part"))
@@ -233,7 +217,7 @@ print(fetch(teacher, say=lambda text: print(text, file=sys.stderr), progress=lam
 """
 
 
-def test_two_processes_fetch_one_file_once(file_server: Server, teacher: Teacher) -> None:
+def test_two_processes_fetch_one_file_once(file_server: FileServer, teacher: Teacher) -> None:
     file_server.script = [partial(file_server.send, stop=CUT, stall=0.7), file_server.send]
     command = [sys.executable, "-c", COMMAND, file_server.url]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": dict(os.environ)}
@@ -242,166 +226,3 @@ def test_two_processes_fetch_one_file_once(file_server: Server, teacher: Teacher
     assert sorted(out.strip() for out, _ in ended) == ["cache", "fetched"], ended
     assert file_server.sent == len(file_server.body)
     assert cached(teacher) is not None
-
-
-# ---- all the way through build ----
-
-
-@pytest.fixture
-def dataset(
-    file_server: Server,
-    teacher: Teacher,
-    tiny_generator: Generator,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Server:
-    """``--dataset ffhq`` with a small teacher on the server here; its format is told by content, not by name."""
-    file_server.body = save_generator(tiny_generator, tmp_path / "real.safetensors").read_bytes()
-    monkeypatch.setitem(DATASETS, "ffhq", replace(DATASETS["ffhq"], teacher=teacher))
-    monkeypatch.setattr(downloads, "PATIENCE", HASTE)
-    monkeypatch.chdir(tmp_path)
-    return file_server
-
-
-class Listener(Reporter):
-    """Remembers every message."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.heard.append(text)
-
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def dcp(capfd: pytest.CaptureFixture[str]) -> Command:
-    """The command in this process: its exit code, and what it wrote."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            app(list(words), prog_name="dcp-deploy")
-        return int(end.value.code or 0), *capfd.readouterr()
-
-    return run
-
-
-def test_build_fetches_its_teacher_once_and_records_where_it_is_from(
-    dataset: Server, tiny_generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "STAGES", stages.STAGES[:1])
-    config, listener = BuildConfig(dataset="ffhq", out=tmp_path / "run"), Listener()
-    first = pipeline.build(config, reporter=listener).record
-    assert first.teacher["origin"] == "fetched" and first.teacher["url"] == dataset.url
-    assert first.teacher["sha256"] == sha256(dataset.body) and first.teacher["licence"] == "for tests only"
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["teacher"] == first.teacher
-    assert "for tests only" in listener.heard[0] and dataset.url in listener.heard[0]
-    read = load_generator(tmp_path / "run" / "teacher.safetensors").state_dict()
-    assert all(torch.equal(read[name], tensor) for name, tensor in tiny_generator.state_dict().items())
-    again = pipeline.build(config).record
-    assert again.teacher == {**first.teacher, "origin": "cache"}
-    assert again.stages["teacher"].reused and len(dataset.asked) == 1
-
-
-@pytest.mark.parametrize(
-    "name", ["sg2ada_32_uncond_torch171.pkl", "ros_training_zip_torch213.pt", "tf_stylegan2_v4_32.pkl"]
-)
-def test_a_teacher_is_read_by_what_is_in_it_whatever_it_is_called(
-    dataset: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr(pipeline, "STAGES", stages.STAGES[:1])
-    dataset.body = (Path(__file__).parent / "data" / "checkpoints" / name).read_bytes()
-    pipeline.build(BuildConfig(dataset="ffhq", out=tmp_path / "run"))
-    assert load_generator(tmp_path / "run" / "teacher.safetensors").config.resolution == 32
-    assert dataset.sent == len(dataset.body)
-
-
-def test_what_would_stop_the_build_is_found_before_the_download(
-    dataset: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    with pytest.raises(MissingCapabilityError, match="ONNX Runtime"):
-        pipeline.build(BuildConfig(dataset="ffhq"))
-    assert dataset.asked == []
-
-
-def test_a_dry_run_fetches_nothing_and_says_what_it_would_fetch(dcp: Command, dataset: Server, own_cache: Path) -> None:
-    code, out, _ = dcp("build", "--dataset", "ffhq", "--dry-run")
-    assert code == 0
-    assert all(part in out for part in ("would fetch teacher.pkl", dataset.url, "about 7 MB", "for tests only"))
-    code, out, _ = dcp("build", "--dataset", "ffhq", "--dry-run", "--json")
-    facts = json.loads(out)
-    assert facts["fetch"]["url"] == dataset.url and facts["estimate"] is None
-    assert dataset.asked == [] and not own_cache.exists()
-
-
-def test_a_dry_run_plans_with_the_teacher_in_the_cache(dcp: Command, dataset: Server, teacher: Teacher) -> None:
-    get(teacher)
-    code, out, _ = dcp("build", "--dataset", "ffhq", "--dry-run", "--json")
-    facts = json.loads(out)
-    assert code == 0 and facts["fetch"] is None
-    assert facts["student"]["parameters"] < facts["teacher"]["parameters"]
-    assert len(dataset.asked) == 1
-
-
-def test_datasets_shows_what_is_in_the_cache(dcp: Command, dataset: Server, teacher: Teacher) -> None:
-    (row,) = [line for line in dcp("datasets")[1].splitlines() if " ffhq " in line]
-    assert "7 MB to fetch" in row
-    path = get(teacher).path
-    (row,) = [line for line in dcp("datasets")[1].splitlines() if " ffhq " in line]
-    assert "in the cache" in row
-    assert json.loads(dcp("datasets", "ffhq", "--json")[1])["cached"] == str(path)
-    assert json.loads(dcp("datasets", "--json")[1])["datasets"][0]["cached"] is None
-
-
-def test_a_table_fits_a_terminal_of_80_columns(dcp: Command) -> None:
-    assert max(map(len, dcp("datasets")[1].splitlines())) <= 80
-
-
-@pytest.mark.parametrize(
-    ("settings", "code", "named"),
-    [
-        ({"status": 404, "body": "<title>Gone</title>"}, 4, "404 Not Found: Gone"),
-        ({"status": 200, "body": "<title>Quota exceeded</title>", "content_type": "text/html"}, 4, "Quota exceeded"),
-        ({"status": 503}, 4, "503"),
-        ({"status": 200, "body": "\x01 not a teacher at all"}, 3, "delete"),
-    ],
-    ids=["gone", "a page", "busy", "something else"],
-)
-def test_a_download_that_fails_ends_with_its_exit_code_and_the_way_around(
-    dcp: Command, dataset: Server, own_cache: Path, settings: dict[str, Any], code: int, named: str
-) -> None:
-    dataset.script = [partial(dataset.answer, **settings)]
-    ended, out, err = dcp("build", "--dataset", "ffhq", "--out", "run")
-    assert ended == code and out == ""
-    assert named in err and dataset.url in err and "Traceback" not in err
-    assert "--teacher FILE" in err if code == 4 else str(own_cache) in err
-    assert not Path("run").exists()
-
-
-def test_without_a_network_it_ends_with_4_and_names_the_flag(
-    dcp: Command, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    request.getfixturevalue("offline")
-    code, _, err = dcp("build", "--dataset", "lsunchurch")
-    assert code == 4
-    assert "stylegan2-church-config-f.pkl" in err and "--teacher FILE" in err and "no network" in err
-
-
-def test_the_command_goes_from_the_address_to_a_teacher_that_was_read(
-    dcp: Command, dataset: Server, tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "STAGES", stages.STAGES[:1])  # the others are test_build.py's
-    monkeypatch.setattr(summary, "summarise", lambda directory: {})
-    monkeypatch.setattr(cli_tables, "summary_lines", lambda facts: [])
-    dataset.script = [partial(dataset.send, stop=20_000), dataset.send]
-    code, _, err = dcp("build", "--dataset", "ffhq", "--out", "run")
-    assert code == 0, err
-    run = json.loads(Path("run/run.json").read_text())
-    assert run["teacher"]["origin"] == "fetched" and run["teacher"]["sha256"] == sha256(dataset.body)
-    assert load_generator("run/teacher.safetensors").widths == tiny_generator.widths
-    assert "licence: for tests only" in err and "trying again" in err
-    assert dataset.sent == len(dataset.body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .canvas import RESOLUTION
 from .factors import (
     ENCODED_WIDTH,
     FACTOR_INDEX,
@@ -19,7 +20,7 @@ from .factors import (
     sample_factors,
     visible,
 )
-from .portrait import RESOLUTION, detail_mask, render
+from .portrait import detail_mask, render
 
 __all__ = [
     "ENCODED_WIDTH",

@@ -1,30 +1,34 @@
 """Draw avatars: flat-illustration portraits at 64 x 64 from their factors.
 
-A shape is a signed distance in pixels, negative inside; a layer blends one colour over the canvas with the coverage
-``clip(1/2 - distance)``, which is what anti-aliases the edges. Shapes live in head coordinates (origin at the middle of
-the face, one unit a pixel of a head of normal size), so moving and scaling the head is a change of coordinates.
-Layers touch only the window that they can reach, and images go through in chunks that fit the cache.
+Layers from :mod:`.canvas`'s shapes, back to front. They touch only the window that they can reach, and images go
+through in chunks that fit the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .canvas import (
+    RESOLUTION,
+    Array,
+    Palette,
+    Scene,
+    Window,
+    both,
+    ellipse,
+    head_coordinates,
+    hue,
+    ramp,
+    rounded_box,
+    solid,
+    window_of,
+)
 from .factors import FACTOR_INDEX, FACTORS, Factors
 
-RESOLUTION = 64
-Array = NDArray[np.floating[Any]]
-Window = tuple[slice, slice]
-
 _CHUNK = 16
-_CENTRE_X, _CENTRE_Y = 32.0, 36.0
-_SHIFT = 4.0  # pixels that head_x and head_y move the head by at most
-_ZOOM = 0.1  # relative change of size by head_size at most
 _EYE_X = 7.9
 _MOUTH_Y, _MOUTH_HALF = 11.0, 7.5
 _HAT_LINE = -9.5  # a hat hides the head above this height
@@ -48,7 +52,7 @@ def render(factors: Factors) -> NDArray[np.uint8]:
 
 def detail_mask(factors: Factors) -> Array:
     """Where the small parts are: float32 [N, 64, 64], 1 in the boxes of eyes, mouth, glasses and hat, else 0."""
-    x, y, _ = _head_coordinates(factors)
+    x, y, _ = head_coordinates(factors)
     boxes = [(_box(x, 13.0) & _box(y, 4.5)), (_box(x, _MOUTH_HALF + 2.0) & _box(y - _MOUTH_Y, 5.5))]
     boxes.append(_box(x, 19.0) & _box(y, 8.0) & (factors.labels("glasses") > 0)[:, None, None])
     boxes.append(_box(x, 24.0) & _box(y + 18.5, 13.0) & (factors.labels("hat") > 0)[:, None, None])
@@ -59,60 +63,12 @@ def _box(coordinate: Array, half: float) -> NDArray[np.bool_]:
     return np.abs(coordinate) <= half
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """A chunk of n canvases [n, 3, 64, 64] with the head coordinates x [n, 1, 64], y [n, 64, 1] and scale [n, 1, 1]."""
-
-    canvas: Array
-    x: Array
-    y: Array
-    scale: Array
-
-    def at(self, window: Window) -> tuple[Array, Array]:
-        """Head coordinates inside a window."""
-        rows, columns = window
-        return self.x[:, :, columns], self.y[:, rows]
-
-    def paint(self, window: Window, distance: Array, colour: Array, opacity: float = 1.0, blur: float = 1.0) -> None:
-        """Blend ``colour`` [n, 3] where ``distance`` (window-sized) is negative; the edge is ``blur`` pixels wide."""
-        alpha = distance * (self.scale * np.float32(-1.0 / blur))
-        alpha += 0.5
-        np.clip(alpha, 0.0, 1.0, out=alpha)
-        if opacity != 1.0:
-            alpha *= np.float32(opacity)
-        rows, columns = window
-        for channel in range(3):
-            region = self.canvas[:, channel, rows, columns]
-            region += alpha * (colour[:, channel, None, None] - region)
-
-    def pick(self, chosen: NDArray[np.intp]) -> _Scene:
-        """A copy of some of the canvases."""
-        return _Scene(self.canvas[chosen], self.x[chosen], self.y[chosen], self.scale[chosen])
-
-
-@dataclass(frozen=True)
-class _Palette:
-    """Colours [n, 3] of a chunk."""
-
-    skin: Array
-    skin_shade: Array
-    hair: Array
-    hair_light: Array
-    hair_dark: Array
-    iris: Array
-    shirt: Array
-    shirt_dark: Array
-
-    def pick(self, chosen: NDArray[np.intp]) -> _Palette:
-        return _Palette(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
-
-
-Layer = Callable[[_Scene, _Palette, Array], None]  # the array [n, 1, 1]: the height above which a hat hides the head
+Layer = Callable[[Scene, Palette, Array], None]  # the array [n, 1, 1]: the height above which a hat hides the head
 
 
 def _draw(factors: Factors) -> Array:
     """Canvas [n, 3, 64, 64] in [0, 1] (but for rounding) of a chunk, back to front."""
-    scene = _Scene(_background(factors), *_head_coordinates(factors))
+    scene = Scene(_background(factors), *head_coordinates(factors))
     palette = _palette(factors)
     cut = np.where(factors.labels("hat") > 0, _HAT_LINE - 1.0, -1e3).astype(np.float32)[:, None, None]
 
@@ -141,68 +97,29 @@ def _label(name: str, value: str) -> int:
     return FACTORS[FACTOR_INDEX[name]].values.index(value)
 
 
-def _head_coordinates(factors: Factors) -> tuple[Array, Array, Array]:
-    """x [n, 1, 64], y [n, 64, 1] of the pixel centres in head coordinates and pixels per unit [n, 1, 1]."""
-    pixels = np.arange(RESOLUTION, dtype=np.float32) + np.float32(0.5)
-    scale = 1.0 + _ZOOM * factors.column("head_size")
-    x = (pixels[None] - _CENTRE_X - _SHIFT * factors.column("head_x")[:, None]) / scale[:, None]
-    y = (pixels[None] - _CENTRE_Y - _SHIFT * factors.column("head_y")[:, None]) / scale[:, None]
-    return x[:, None, :].astype(np.float32), y[:, :, None].astype(np.float32), scale[:, None, None].astype(np.float32)
-
-
-def _window(x0: float, x1: float, y0: float, y1: float) -> Window:
-    """Pixels that the head-coordinate box can reach for any head position and size, with a pixel for the edge."""
-
-    def span(low: float, high: float, centre: float) -> slice:
-        first = centre - _SHIFT - 1.0 + min(low * (1 - _ZOOM), low * (1 + _ZOOM))
-        last = centre + _SHIFT + 1.0 + max(high * (1 - _ZOOM), high * (1 + _ZOOM))
-        return slice(max(0, int(np.floor(first))), min(RESOLUTION, int(np.ceil(last))))
-
-    return span(y0, y1, _CENTRE_Y), span(x0, x1, _CENTRE_X)
-
-
 # Colours ---------------------------------------------------------------------------------------------------------
 
 
-def _hue(turns: Array, light: Array | float, chroma: float) -> Array:
-    """Smooth colour circle [n, 3]: three cosines a third of a turn apart, so that hue 0 and hue 1 agree."""
-    phase = turns[:, None] - np.array([0.0, 1.0 / 3.0, 2.0 / 3.0])
-    grey = np.broadcast_to(np.asarray(light), turns.shape)[:, None]
-    colour = (grey + chroma * np.cos(2.0 * np.pi * phase)).clip(0.0, 1.0)
-    return np.asarray(colour, dtype=np.float32)
-
-
-def _ramp(position: Array, stops: NDArray[np.float64]) -> Array:
-    """Piecewise linear colour [n, 3] along ``stops`` for positions in [-1, 1]."""
-    where = (position + 1.0) / 2.0 * (len(stops) - 1)
-    knots = np.arange(len(stops))
-    return np.stack([np.interp(where, knots, stops[:, channel]) for channel in range(3)], axis=1).astype(np.float32)
-
-
-def _palette(factors: Factors) -> _Palette:
-    skin = _ramp(factors.column("skin"), _SKIN)
-    hair = _hue(factors.column("hair_hue"), 0.42 + 0.24 * factors.column("hair_lightness"), 0.17)
-    shirt = _hue(factors.column("shirt_hue"), 0.52, 0.30)
-    return _Palette(
+def _palette(factors: Factors) -> Palette:
+    skin = ramp(factors.column("skin"), _SKIN)
+    hair = hue(factors.column("hair_hue"), 0.42 + 0.24 * factors.column("hair_lightness"), 0.17)
+    shirt = hue(factors.column("shirt_hue"), 0.52, 0.30)
+    return Palette(
         skin=skin,
         skin_shade=skin * np.array([0.84, 0.76, 0.74], dtype=np.float32),
         hair=hair,
         hair_light=hair + (1.0 - hair) * np.float32(0.25),
         hair_dark=hair * np.float32(0.72),
-        iris=_ramp(factors.column("eye_colour"), _EYES),
+        iris=ramp(factors.column("eye_colour"), _EYES),
         shirt=shirt,
         shirt_dark=shirt * np.float32(0.72),
     )
 
 
-def _solid(scene: _Scene, red: float, green: float, blue: float) -> Array:
-    return np.broadcast_to(np.array([red, green, blue], dtype=np.float32), (scene.canvas.shape[0], 3))
-
-
 def _background(factors: Factors) -> Array:
     """Canvas [n, 3, 64, 64]: a vertical gradient with a paler disc behind the head."""
     light = 0.62 + 0.16 * factors.column("background_lightness")
-    colour = _hue(factors.column("background_hue"), light, 0.20)[:, :, None, None]
+    colour = hue(factors.column("background_hue"), light, 0.20)[:, :, None, None]
     pixels = (np.arange(RESOLUTION, dtype=np.float32) + 0.5) / RESOLUTION
     radius = np.sqrt((pixels[None, :] - 0.5) ** 2 + (pixels[:, None] - 0.52) ** 2)
     disc = (0.5 - (radius - 0.44) * RESOLUTION).clip(0.0, 1.0)
@@ -210,86 +127,62 @@ def _background(factors: Factors) -> Array:
     return np.asarray(colour + glow, dtype=np.float32)
 
 
-# Shapes ----------------------------------------------------------------------------------------------------------
-
-
-def _ellipse(x: Array, y: Array, a: float, b: float) -> Array:
-    """Distance to an ellipse with half axes a, b: the implicit value over the length of its gradient (first order)."""
-    u, v = (x / np.float32(a)) ** 2, (y / np.float32(b)) ** 2
-    value = np.sqrt(u + v)
-    slope = np.sqrt(u / np.float32(a * a) + v / np.float32(b * b) + np.float32(1e-6))
-    return np.asarray(value * (value - 1.0) / slope)
-
-
-def _rounded_box(x: Array, y: Array, half_x: float, half_y: float, radius: float) -> Array:
-    """Distance to an axis-aligned box with rounded corners."""
-    u = np.abs(x) - np.float32(half_x - radius)
-    v = np.abs(y) - np.float32(half_y - radius)
-    outside = np.sqrt(np.maximum(u, 0.0) ** 2 + np.maximum(v, 0.0) ** 2)
-    return np.asarray(outside + np.minimum(np.maximum(u, v), 0.0) - np.float32(radius))
-
-
-def _both(first: Array, second: Array) -> Array:
-    """Intersection of two shapes."""
-    return np.asarray(np.maximum(first, second))
-
-
 # Layers, back to front -------------------------------------------------------------------------------------------
 
 
-def _body(scene: _Scene, palette: _Palette) -> None:
-    window = _window(-28, 28, 17, 37)
+def _body(scene: Scene, palette: Palette) -> None:
+    window = window_of(-28, 28, 17, 37)
     x, y = scene.at(window)
-    shoulders = _rounded_box(x, y - 42.0, 25.5, 20.5, 13.0)
+    shoulders = rounded_box(x, y - 42.0, 25.5, 20.5, 13.0)
     scene.paint(window, shoulders, palette.shirt)
-    scene.paint(window, _both(shoulders, _ellipse(x, y - 20.0, 10.5, 7.5)), palette.shirt_dark)
+    scene.paint(window, both(shoulders, ellipse(x, y - 20.0, 10.5, 7.5)), palette.shirt_dark)
 
 
-def _back_bob(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-23, 23, -24, 17)
+def _back_bob(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-23, 23, -24, 17)
     x, y = scene.at(window)
-    scene.paint(window, _both(_rounded_box(x, y + 3.5, 21.5, 19.5, 15.0), cut - y), palette.hair_dark)
+    scene.paint(window, both(rounded_box(x, y + 3.5, 21.5, 19.5, 15.0), cut - y), palette.hair_dark)
 
 
-def _back_long(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-23, 23, -24, 34)
+def _back_long(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-23, 23, -24, 34)
     x, y = scene.at(window)
-    scene.paint(window, _both(_rounded_box(x, y - 4.0, 21.0, 27.0, 15.0), cut - y), palette.hair_dark)
+    scene.paint(window, both(rounded_box(x, y - 4.0, 21.0, 27.0, 15.0), cut - y), palette.hair_dark)
 
 
-def _head(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-7, 7, 12, 28)
+def _head(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-7, 7, 12, 28)
     x, y = scene.at(window)
-    scene.paint(window, _rounded_box(x, y - 16.0, 6.0, 9.5, 5.0), palette.skin_shade)
-    window = _window(-22, 22, -4, 8)
+    scene.paint(window, rounded_box(x, y - 16.0, 6.0, 9.5, 5.0), palette.skin_shade)
+    window = window_of(-22, 22, -4, 8)
     x, y = scene.at(window)
-    scene.paint(window, _ellipse(np.abs(x) - 17.5, y - 1.5, 3.6, 4.6), palette.skin_shade)
-    window = _window(-18, 18, -20, 20)
+    scene.paint(window, ellipse(np.abs(x) - 17.5, y - 1.5, 3.6, 4.6), palette.skin_shade)
+    window = window_of(-18, 18, -20, 20)
     x, y = scene.at(window)
-    face = _both(_ellipse(x, y, 17.8, 19.2), cut - y)
+    face = both(ellipse(x, y, 17.8, 19.2), cut - y)
     scene.paint(window, face, palette.skin)
-    shadow = -_ellipse(x + 4.0, y + 4.0, 18.5, 20.0)
+    shadow = -ellipse(x + 4.0, y + 4.0, 18.5, 20.0)
     scene.paint(window, np.maximum(shadow, face * 5.0), palette.skin_shade, opacity=0.75, blur=5.0)
-    window = _window(-17, 17, 2, 12)
+    window = window_of(-17, 17, 2, 12)
     x, y = scene.at(window)
     blush = palette.skin * np.float32(0.72) + np.array([0.28, 0.08, 0.10], dtype=np.float32)
-    scene.paint(window, _ellipse(np.abs(x) - 11.2, y - 6.6, 3.4, 2.6), blush, opacity=0.8, blur=3.0)
-    window = _window(-4, 4, 1, 8)
+    scene.paint(window, ellipse(np.abs(x) - 11.2, y - 6.6, 3.4, 2.6), blush, opacity=0.8, blur=3.0)
+    window = window_of(-4, 4, 1, 8)
     x, y = scene.at(window)
-    scene.paint(window, _ellipse(x, y - 4.6, 2.3, 1.7), palette.skin_shade)
+    scene.paint(window, ellipse(x, y - 4.6, 2.3, 1.7), palette.skin_shade)
 
 
-def _beard(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-19, 19, 2, 23)
+def _beard(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-19, 19, 2, 23)
     x, y = scene.at(window)
-    jaw = _ellipse(x, y - 1.5, 18.0, 20.5)
-    opening = _ellipse(x, y + 2.0, 15.0, 9.3)
-    scene.paint(window, _both(_both(jaw, -opening), 2.0 - y), palette.hair_dark)
+    jaw = ellipse(x, y - 1.5, 18.0, 20.5)
+    opening = ellipse(x, y + 2.0, 15.0, 9.3)
+    scene.paint(window, both(both(jaw, -opening), 2.0 - y), palette.hair_dark)
 
 
-def _mouth(scene: _Scene, palette: _Palette, smile: Array) -> None:
+def _mouth(scene: Scene, palette: Palette, smile: Array) -> None:
     """A stroke along a parabola, from frown (smile -1) to grin (1); the grin opens and shows teeth."""
-    window = _window(-10, 10, 5, 18)
+    window = window_of(-10, 10, 5, 18)
     x, y = scene.at(window)
     bend = np.float32(0.2) + np.float32(0.8) * smile[:, None, None]  # neutral is a slight smile: it looks friendlier
     opening = np.maximum(bend, 0.0) ** 2
@@ -302,19 +195,19 @@ def _mouth(scene: _Scene, palette: _Palette, smile: Array) -> None:
     lips = palette.skin * np.float32(0.30) + np.array([0.42, 0.06, 0.10], dtype=np.float32)
     scene.paint(window, distance - half, lips)
     teeth = distance - (half - np.float32(1.25)) + np.float32(1.5) * np.maximum(0.0, 0.7 - opening * parabola)
-    scene.paint(window, teeth, _solid(scene, 1.0, 0.98, 0.95))
+    scene.paint(window, teeth, solid(scene, 1.0, 0.98, 0.95))
 
 
-def _eyes(scene: _Scene, palette: _Palette) -> None:
-    window = _window(-13, 13, -5, 5)
+def _eyes(scene: Scene, palette: Palette) -> None:
+    window = window_of(-13, 13, -5, 5)
     x, y = scene.at(window)
     side = x - np.copysign(np.float32(_EYE_X), x)
-    scene.paint(window, _ellipse(side, y, 4.4, 3.9), _solid(scene, 0.99, 0.99, 1.0))
+    scene.paint(window, ellipse(side, y, 4.4, 3.9), solid(scene, 0.99, 0.99, 1.0))
     radius = np.sqrt(side**2 + (y - 0.2) ** 2)
     scene.paint(window, radius - 2.6, palette.iris)
-    scene.paint(window, radius - 1.25, _solid(scene, 0.05, 0.04, 0.06))
-    scene.paint(window, np.sqrt((side + 1.0) ** 2 + (y + 0.9) ** 2) - 0.75, _solid(scene, 1.0, 1.0, 1.0))
-    window = _window(-14, 14, -10, -5)
+    scene.paint(window, radius - 1.25, solid(scene, 0.05, 0.04, 0.06))
+    scene.paint(window, np.sqrt((side + 1.0) ** 2 + (y + 0.9) ** 2) - 0.75, solid(scene, 1.0, 1.0, 1.0))
+    window = window_of(-14, 14, -10, -5)
     x, y = scene.at(window)
     side = np.abs(x) - np.float32(_EYE_X)
     along = np.clip(side, -3.6, 3.6)
@@ -324,84 +217,84 @@ def _eyes(scene: _Scene, palette: _Palette) -> None:
 
 def _skull(x: Array, y: Array) -> Array:
     """The outline of the hair on top of the head."""
-    return _ellipse(x, y + 2.0, 20.0, 21.0)
+    return ellipse(x, y + 2.0, 20.0, 21.0)
 
 
-def _shine(scene: _Scene, palette: _Palette, window: Window, hair: Array) -> None:
+def _shine(scene: Scene, palette: Palette, window: Window, hair: Array) -> None:
     """A soft band of light on the upper left of the hair."""
     x, y = scene.at(window)
     band = np.abs(np.sqrt((x + 1.0) ** 2 + (y - 2.0) ** 2) - 19.0) - 1.2
-    scene.paint(window, _both(_both(band, hair), np.abs(x + 7.0) - 6.5), palette.hair_light, blur=2.0)
+    scene.paint(window, both(both(band, hair), np.abs(x + 7.0) - 6.5), palette.hair_light, blur=2.0)
 
 
-def _front_short(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-21, 21, -24, 3)
+def _front_short(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-21, 21, -24, 3)
     x, y = scene.at(window)
-    opening = _ellipse(x - 1.5, y - 7.5, 17.4, 18.0)
-    hair = _both(_both(_skull(x, y), -opening), _both(y - 1.5, cut - y))
+    opening = ellipse(x - 1.5, y - 7.5, 17.4, 18.0)
+    hair = both(both(_skull(x, y), -opening), both(y - 1.5, cut - y))
     scene.paint(window, hair, palette.hair)
     _shine(scene, palette, window, hair)
 
 
-def _front_bob(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-23, 23, -24, 17)
+def _front_bob(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-23, 23, -24, 17)
     x, y = scene.at(window)
-    outline = _rounded_box(x, y + 3.5, 21.5, 19.5, 15.0)
-    opening = _rounded_box(x, y - 12.0, 14.8, 21.0, 6.0)
-    hair = _both(_both(outline, -opening), cut - y)
+    outline = rounded_box(x, y + 3.5, 21.5, 19.5, 15.0)
+    opening = rounded_box(x, y - 12.0, 14.8, 21.0, 6.0)
+    hair = both(both(outline, -opening), cut - y)
     scene.paint(window, hair, palette.hair)
     _shine(scene, palette, window, hair)
 
 
-def _front_long(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-23, 23, -24, 33)
+def _front_long(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-23, 23, -24, 33)
     x, y = scene.at(window)
-    outline = _rounded_box(x, y - 4.0, 21.0, 27.0, 15.0)
-    opening = _ellipse(x, y - 12.0, 15.3, 29.0)
-    hair = _both(_both(outline, -opening), cut - y)
+    outline = rounded_box(x, y - 4.0, 21.0, 27.0, 15.0)
+    opening = ellipse(x, y - 12.0, 15.3, 29.0)
+    hair = both(both(outline, -opening), cut - y)
     scene.paint(window, hair, palette.hair)
     _shine(scene, palette, window, hair)
 
 
-def _round_glasses(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-19, 19, -8, 8)
+def _round_glasses(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-19, 19, -8, 8)
     x, y = scene.at(window)
-    frame = _solid(scene, 0.12, 0.11, 0.16)
+    frame = solid(scene, 0.12, 0.11, 0.16)
     radius = np.sqrt((np.abs(x) - np.float32(_EYE_X)) ** 2 + y**2)
-    scene.paint(window, radius - 6.0, _solid(scene, 0.85, 0.95, 1.0), opacity=0.12)
+    scene.paint(window, radius - 6.0, solid(scene, 0.85, 0.95, 1.0), opacity=0.12)
     wire = np.abs(np.abs(x) - np.float32(9.0))  # bridge and temples, where no lens is
-    line = _both(np.abs(y + 0.8) - 0.9, _both(8.0 - wire - 1.2, np.abs(x) - 18.0))
+    line = both(np.abs(y + 0.8) - 0.9, both(8.0 - wire - 1.2, np.abs(x) - 18.0))
     scene.paint(window, np.minimum(np.abs(radius - 6.1) - 1.0, line), frame)
 
 
-def _sunglasses(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-19, 19, -8, 8)
+def _sunglasses(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-19, 19, -8, 8)
     x, y = scene.at(window)
-    frame = _solid(scene, 0.06, 0.06, 0.09)
-    lens = _rounded_box(np.abs(x) - np.float32(_EYE_X + 0.2), y - 0.3, 6.9, 5.8, 4.0)
-    line = _both(np.abs(y + 3.2) - 1.3, np.abs(x) - 18.0)
+    frame = solid(scene, 0.06, 0.06, 0.09)
+    lens = rounded_box(np.abs(x) - np.float32(_EYE_X + 0.2), y - 0.3, 6.9, 5.8, 4.0)
+    line = both(np.abs(y + 3.2) - 1.3, np.abs(x) - 18.0)
     scene.paint(window, np.minimum(lens, line), frame)
-    glint = _both(np.abs(np.abs(x + y * 0.6 + 1.0) - 8.6) - 1.0, lens + 2.0)
-    scene.paint(window, glint, _solid(scene, 0.45, 0.50, 0.62), opacity=0.8)
+    glint = both(np.abs(np.abs(x + y * 0.6 + 1.0) - 8.6) - 1.0, lens + 2.0)
+    scene.paint(window, glint, solid(scene, 0.45, 0.50, 0.62), opacity=0.8)
 
 
-def _cap(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-24, 24, -28, -3)
+def _cap(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-24, 24, -28, -3)
     x, y = scene.at(window)
-    dome = _both(_ellipse(x, y + 8.0, 20.6, 17.5), y + 8.0)
+    dome = both(ellipse(x, y + 8.0, 20.6, 17.5), y + 8.0)
     scene.paint(window, dome, palette.shirt)
-    scene.paint(window, _both(np.abs(x) - 0.6, dome), palette.shirt_dark)
+    scene.paint(window, both(np.abs(x) - 0.6, dome), palette.shirt_dark)
     scene.paint(window, np.sqrt(x**2 + (y + 25.2) ** 2) - 1.8, palette.shirt_dark)
-    scene.paint(window, _rounded_box(x, y + 8.6, 21.0, 2.6, 2.6), palette.shirt_dark)
+    scene.paint(window, rounded_box(x, y + 8.6, 21.0, 2.6, 2.6), palette.shirt_dark)
 
 
-def _top_hat(scene: _Scene, palette: _Palette, cut: Array) -> None:
-    window = _window(-25, 25, -33, -4)
+def _top_hat(scene: Scene, palette: Palette, cut: Array) -> None:
+    window = window_of(-25, 25, -33, -4)
     x, y = scene.at(window)
-    black = _solid(scene, 0.13, 0.12, 0.17)
-    crown = _rounded_box(x * (1.0 + 0.004 * (y + 20.0)), y + 18.5, 15.5, 12.0, 2.5)
+    black = solid(scene, 0.13, 0.12, 0.17)
+    crown = rounded_box(x * (1.0 + 0.004 * (y + 20.0)), y + 18.5, 15.5, 12.0, 2.5)
     scene.paint(window, crown, black)
-    sheen = _both(_both(crown, np.abs(x + 8.5) - 1.6), np.abs(y + 22.0) - 6.0)
-    scene.paint(window, sheen, _solid(scene, 0.34, 0.33, 0.42), blur=2.0)
-    scene.paint(window, _both(crown, np.abs(y + 13.6) - 2.4), palette.shirt)
-    scene.paint(window, _rounded_box(x, y + 9.3, 23.5, 2.3, 2.3), black)
+    sheen = both(both(crown, np.abs(x + 8.5) - 1.6), np.abs(y + 22.0) - 6.0)
+    scene.paint(window, sheen, solid(scene, 0.34, 0.33, 0.42), blur=2.0)
+    scene.paint(window, both(crown, np.abs(y + 13.6) - 2.4), palette.shirt)
+    scene.paint(window, rounded_box(x, y + 9.3, 23.5, 2.3, 2.3), black)

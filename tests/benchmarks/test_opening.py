@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,25 @@ def test_a_checkpoint_draws_its_batch_and_knows_its_work(checkpoint):
     assert candidate().shape == (3, 3, 4, 4)
     assert (candidate.file_bytes, candidate.file) == (checkpoint.stat().st_size, checkpoint.name)
     assert candidate.work is not None and candidate.phases is None
+
+
+def test_an_onnx_file_says_its_precision_and_weighs_its_weights(small_onnx, tmp_path):
+    file = small_onnx(tmp_path / "s.onnx", precision="fp16")
+    candidate = open_candidate(Spec("student", str(file), "onnxruntime", threads=1))
+    assert (candidate.precision, candidate.threads) == ("fp16", 1)
+    assert candidate.file_bytes == sum(part.stat().st_size for part in tmp_path.iterdir())
+    assert candidate.work is not None
+
+
+def test_every_backend_is_given_the_same_latents(small_onnx, checkpoint, tmp_path):
+    file = small_onnx(tmp_path / "s.onnx")
+    one, other, exported = (
+        open_candidate(Spec("student", str(path), backend, batch=2, seed=4))()
+        for path, backend in ((checkpoint, "torch"), (checkpoint, "torch"), (file, "onnxruntime"))
+    )
+    assert (one == other).all()
+    z = np.random.default_rng(4).standard_normal((2, 6)).astype(np.float32)
+    np.testing.assert_allclose(exported[:, 0, 0, 0], z.sum(axis=1), rtol=1e-5)
 
 
 def test_torch_compile_has_compiled_before_it_is_timed(checkpoint, monkeypatch):

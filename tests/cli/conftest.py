@@ -6,6 +6,8 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,17 @@ def dcp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
         return Ended(int(end.value.code or 0), out, err)
 
     return run
+
+
+@pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many samples and portraits are enough for eval; the figures of so few mean nothing, but are there."""
+    measuring = import_module("dcp_deploy.metrics.evaluate")  # the package has a function of that name
+    for name in ("MIN_SAMPLES", "REFERENCE_SAMPLES"):
+        monkeypatch.setattr(measuring, name, 100)
+    # A cache of the test's own: it neither finds the features of all portraits nor leaves those of a few.
+    monkeypatch.setattr(measuring, "_reference", cache(measuring._reference.__wrapped__))
+    return 100
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -76,14 +75,9 @@ def test_the_answers_about_a_bundle_fit(dcp: Command) -> None:
     assert dcp("inspect", "b", "--json").json["format"] == "bundle"
 
 
-def test_the_answer_of_eval_fits(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    measuring = import_module("dcp_deploy.metrics.evaluate")  # the package has a function of that name
-    monkeypatch.setattr(measuring, "MIN_SAMPLES", 100)  # figures of so few mean nothing, but are there
-    monkeypatch.setattr(measuring, "REFERENCE_SAMPLES", 100)
-    measuring._reference.cache_clear()
+def test_the_answer_of_eval_fits(dcp: Command, few_samples: int) -> None:
     save_generator(Generator(GeneratorConfig(64, (4,) * 10, z_dim=8, w_dim=8, mapping_layers=2)), "g.safetensors")
-    assert dcp("eval", "g.safetensors", "--samples", 100, "--json").json["samples"] == 100
-    measuring._reference.cache_clear()  # later tests want the whole of it
+    assert dcp("eval", "g.safetensors", "--samples", few_samples, "--json").json["samples"] == few_samples
 
 
 @pytest.mark.slow
@@ -190,12 +184,15 @@ def test_a_reader_may_meet_a_field_of_a_later_version() -> None:
         Draft202012Validator(schemas.published("sample")).validate({**document, "schema": 2})
 
 
-def test_printing_a_schema_imports_nothing_slow() -> None:
+@pytest.mark.parametrize("words", ["schema verify", "bench compare a.json a.json --json"])
+def test_what_needs_no_network_imports_nothing_slow(words: str, tmp_path: Path) -> None:
+    run = {"schema": 1, "batch": 1, "rows": [{"name": "student", "samples_ms": [10.0] * 20}]}
+    (tmp_path / "a.json").write_text(json.dumps(run))
     script = (
         "import sys; from dcp_deploy.cli import app\n"
-        "try: app(['schema', 'verify'])\n"
+        f"try: app({words.split()})\n"
         "except SystemExit as end: assert not end.code\n"
         "assert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import import_module, util
+from importlib import util
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,9 @@ BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", TOUR, flags=re.M | re.S)
 
 
 @pytest.fixture
-def less_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def less_work(monkeypatch: pytest.MonkeyPatch, few_samples: int) -> None:
     """What the tour says that its test does less."""
-    measuring = import_module("dcp_deploy.metrics.evaluate")  # the package has a function of that name
-    monkeypatch.setattr(measuring, "MIN_SAMPLES", 100)
-    monkeypatch.setattr(measuring, "REFERENCE_SAMPLES", 100)
-    measuring._reference.cache_clear()
-    monkeypatch.setitem(config.EFFORTS, "quick", replace(TINY, evaluation_samples=100))
+    monkeypatch.setitem(config.EFFORTS, "quick", replace(TINY, evaluation_samples=few_samples))
     monkeypatch.setattr(sizing, "SECONDS", 0.05)
 
 
@@ -66,7 +62,6 @@ def test_every_command_of_the_tour_works(dcp: Command, tmp_path_factory: pytest.
     document, schema = (json.loads(Path(name).read_text()) for name in ("student.json", "inspect.schema.json"))
     Draft202012Validator(schema).validate(document)
     assert Path("tour/report.html").is_file() and Path("student.png").is_file()
-    import_module("dcp_deploy.metrics.evaluate")._reference.cache_clear()  # later tests want the whole of it
 
 
 def test_the_tour_uses_most_verbs_and_shortens_only_what_it_says() -> None:

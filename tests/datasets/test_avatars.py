@@ -194,7 +194,7 @@ def test_windows_cut_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
     for factor in CATEGORICAL:
         factors.table[:, FACTOR_INDEX[factor.name]] = np.arange(192) // 7 % len(factor.values)
     windowed = render(factors)
-    monkeypatch.setattr(portrait, "_window", lambda *box: (slice(0, 64), slice(0, 64)))
+    monkeypatch.setattr(portrait, "window_of", lambda *box: (slice(0, 64), slice(0, 64)))
     whole = render(factors)
     assert np.abs(windowed.astype(int) - whole).max() <= 6  # the last trace of a soft edge
 

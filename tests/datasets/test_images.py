@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import json
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,9 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dcp_deploy.datasets import containers, images
 from dcp_deploy.datasets.images import ImageSet, identify_images, open_images
-from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UsageError
+from dcp_deploy.errors import CorruptFileError, InputError, UsageError
 
 Files = Callable[..., dict[str, bytes]]
 New = Callable[..., Path]
@@ -139,7 +135,7 @@ def test_an_lmdb_whose_length_is_no_number_is_refused(
         open_images(new_lmdb({**sized({8: pictures(2)}, image_file), b"length": length}), resolution=R)
 
 
-# ---- what cannot be opened ----
+# ---- in another process ----
 
 
 def test_another_process_opens_the_same_images(
@@ -160,200 +156,6 @@ def test_images_that_changed_on_the_way_are_refused(nvidia_files: Files, new_zip
     new_zip(nvidia_files(3)).replace(path)
     with pytest.raises(InputError, match="has changed since it was opened"):
         pickle.loads(sent)
-
-
-def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no") as caught:
-        open_images(tmp_path / "gone", resolution=R)
-    assert "--data" in caught.value.remedy
-
-
-def test_no_images(new_folder: New, new_zip: New, new_lmdb: New) -> None:
-    for path in (new_folder({"a.txt": b"", "b.npy": b""}), new_zip({"a.txt": b"", "b": b""})):
-        with pytest.raises(InputError, match="holds no images; 2 files are none"):
-            open_images(path, resolution=R)
-    with pytest.raises(InputError, match="holds no images"):
-        open_images(new_lmdb({}), resolution=R)
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n" + bytes(100)])
-def test_a_file_that_is_no_set(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.zip").write_bytes(content)  # its name does not matter
-    with pytest.raises(UnknownFormatError, match="no set of images"):
-        open_images(tmp_path / "x.zip", resolution=R)
-
-
-def test_tfrecords_are_named(new_folder: New) -> None:
-    with pytest.raises(UnknownFormatError, match="TFRecords"):
-        open_images(new_folder({"ffhq-r02.tfrecords": b""}), resolution=R)
-
-
-def test_a_folder_whose_data_is_no_lmdb(new_folder: New) -> None:
-    with pytest.raises(CorruptFileError, match="no whole LMDB file"):
-        open_images(new_folder({"data.mdb": b"x" * 9000}), resolution=R)
-
-
-@pytest.mark.parametrize("share", [0.3, 0.99])
-def test_a_zip_file_that_ends_early(nvidia_files: Files, new_zip: New, share: float) -> None:
-    path = new_zip(nvidia_files(20))
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(CorruptFileError, match="no whole zip file"):
-        open_images(path, resolution=R)
-
-
-def test_a_zip_file_with_any_damage_is_an_error_of_ours_or_harmless(nvidia_files: Files, new_zip: New) -> None:
-    path = new_zip(nvidia_files(3, [0, 1, 2]))
-    content = np.frombuffer(path.read_bytes(), np.uint8)
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        damaged = content.copy()
-        damaged[rng.integers(0, len(damaged), 5)] = rng.integers(0, 256, 5)
-        path.write_bytes(damaged.tobytes())
-        try:
-            found = open_images(path, resolution=R)
-        except (InputError, UsageError):
-            continue
-        assert all_of(found).dtype == np.uint8
-
-
-@pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "..\\evil.png"])
-def test_paths_out_of_a_zip_file_are_refused(
-    image_file: ImageFile, new_zip: New, pictures: Pictures, name: str
-) -> None:
-    with pytest.raises(CorruptFileError, match=r"evil\.png"):
-        open_images(new_zip({name: image_file(pictures(1)[0])}), resolution=R)
-
-
-def test_names_in_dataset_json_open_nothing(nvidia_files: Files, new_folder: New) -> None:
-    path = new_folder(nvidia_files(2))
-    (path / "dataset.json").write_text(json.dumps({"labels": [["../../etc/passwd", 1]]}))
-    with pytest.raises(CorruptFileError, match="no label for 2 of 2 images"):
-        open_images(path, resolution=R)
-
-
-def zip_bomb(new_zip: New, told: int) -> Path:
-    """200 MB of zeros in 200 kB; the directory speaks of ``told`` bytes."""
-    path = new_zip({"bomb.png": bytes(200_000_000)}, compression=zipfile.ZIP_DEFLATED)
-    content = bytearray(path.read_bytes())
-    for signature, place in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
-        at = content.index(signature) + place
-        content[at : at + 4] = told.to_bytes(4, "little")
-    path.write_bytes(content)
-    return path
-
-
-@pytest.mark.parametrize("told", [200_000_000, 5000], ids=["honest", "lying"])
-def test_a_zip_bomb_unfolds_nothing(new_zip: New, told: int) -> None:
-    path = zip_bomb(new_zip, told)
-    code = (
-        "import resource, sys\n"
-        "from dcp_deploy.datasets.images import open_images\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try:\n    open_images(sys.argv[1], resolution=8)\n"
-        "except Exception as error:\n    print(type(error).__name__)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=100)
-    error, grown = ended.stdout.split()
-    assert error == "CorruptFileError"
-    assert int(grown) < 50_000  # kB
-
-
-def test_a_locked_zip_file_is_refused_with_the_reason(nvidia_files: Files, new_zip: New) -> None:
-    path = new_zip(nvidia_files(1))
-    content = bytearray(path.read_bytes())
-    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flag that says "with a password"
-        content[content.index(signature) + place] |= 1
-    path.write_bytes(content)
-    with pytest.raises(CorruptFileError, match="password"):
-        open_images(path, resolution=R)
-
-
-# ---- bad images ----
-
-
-def test_a_bad_image_is_named_counted_and_replaced_by_the_next(
-    nvidia_files: Files, new_zip: New, pictures: Pictures, caplog: pytest.LogCaptureFixture
-) -> None:
-    files = nvidia_files(200, [index % 2 for index in range(200)])
-    files["00000/img00000005.png"] = b""
-    files["00000/img00000199.png"] = files["00000/img00000199.png"][:100]
-    found = open_images(new_zip(files), resolution=R)
-    assert found.facts()["skipped"] == 2
-    assert found.facts()["skipped_first"][0] == "'00000/img00000005.png' (is empty)"
-    assert "skipped '00000/img00000005.png' (is empty)" in caplog.text
-    images, labels = zip(*found.samples([4, 5, 6, 199]), strict=True)
-    assert np.array_equal(np.stack(images), pictures(200)[[4, 6, 6, 0]])  # the last one's next is the first
-    assert [int(label.argmax()) for label in labels] == [0, 0, 0, 0]
-
-
-def test_more_than_one_percent_of_bad_images_is_refused(nvidia_files: Files, new_folder: New) -> None:
-    files = nvidia_files(200)
-    for index in (3, 50, 150):
-        files[f"00000/img{index:08}.png"] = b"<html>"
-    with pytest.raises(CorruptFileError, match=r"3 of 200 images.*img00000003\.png' \(is no image\).*img00000150"):
-        open_images(new_folder(files), resolution=R)
-
-
-def test_bad_images_beyond_the_first_look_are_found_when_they_are_read(
-    nvidia_files: Files, new_folder: New, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(images, "FIRST_LOOK", 0)
-    files = nvidia_files(300)
-    bad = [0, 1, 2, 299]
-    for index in bad:
-        files[f"00000/img{index:08}.png"] = b""
-    found = open_images(new_folder(files), resolution=R)
-    assert found.facts()["skipped"] < 4
-    assert np.array_equal(found[0], pictures(300)[3])
-    with pytest.raises(CorruptFileError, match="4 of 300 images"):
-        all_of(found)
-
-
-def test_a_first_look_at_a_part_refuses_what_is_mostly_bad(
-    nvidia_files: Files, new_folder: New, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(images, "FIRST_LOOK", 0)
-    files = {name: b"" if name.endswith("png") else content for name, content in nvidia_files(100).items()}
-    with pytest.raises(CorruptFileError, match="16 of 16 looked at images"):
-        open_images(new_folder(files), resolution=R)
-
-
-def test_images_of_another_size_name_the_remedy(nvidia_files: Files, new_folder: New) -> None:
-    path = new_folder(nvidia_files(3))
-    with pytest.raises(UsageError, match=r"3 of 3 images.*is 8x8 px, not 4x4") as caught:
-        open_images(path, resolution=4)
-    assert "--resize crop" in caught.value.remedy and "4 px" in caught.value.remedy
-    assert open_images(path, resolution=4, resize="crop")[0].shape == (4, 4, 3)
-    with pytest.raises(UsageError, match=r"is 8x8 px, smaller than 16") as caught:
-        open_images(path, resolution=16, resize="crop")
-    assert "--resize" not in caught.value.remedy
-
-
-def test_an_image_too_large_to_be_one_is_bad(
-    nvidia_files: Files, new_folder: New, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(images, "MAX_BYTES", 100)
-    with pytest.raises(CorruptFileError, match="bytes, more than 100"):
-        open_images(new_folder(nvidia_files(1)), resolution=R)
-
-
-@pytest.mark.parametrize("kind", ["new_folder", "new_zip"])
-def test_labels_too_large_to_be_some_are_refused(
-    nvidia_files: Files, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(containers, "MAX_BYTES", 10)
-    with pytest.raises(CorruptFileError, match=r"dataset\.json has 16 bytes"):
-        open_images(request.getfixturevalue(kind)(nvidia_files(1)), resolution=R)
-
-
-def test_a_disk_that_fails_is_no_bad_image(nvidia_files: Files, new_folder: New) -> None:
-    path = new_folder(nvidia_files(200))
-    found = open_images(path, resolution=R)
-    (path / "00000" / "img00000007.png").unlink()
-    with pytest.raises(InputError, match=r"img00000007\.png' of .* cannot be read any more"):
-        found.samples([7])
-    assert found.facts()["skipped"] == 0
 
 
 # ---- labels and generators ----

@@ -1,4 +1,4 @@
-"""Raw requests to a served generator, as a client may send them that is none of ours."""
+"""Requests to a served generator: raw ones, as a client may send them that is none of ours, and tritonclient's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from dcp_deploy.export import Runner
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+
+from dcp_deploy.export import Runner, classes_of, latents_of
 from dcp_deploy.export.bundle import read_golden
 from dcp_deploy.export.live import check_endpoint
 from dcp_deploy.export.server import Server
+
+CLIENTS = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 
 
 def infer(
@@ -44,3 +51,27 @@ def answers_rightly(server: Server, bundle: Path) -> bool:
     """Whether one client gets the golden images over HTTP."""
     golden, kept = read_golden(bundle, "generator")
     return check_endpoint(server.http, golden, kept, requests=0).passed
+
+
+def arrays(runner: Runner, seed: int = 0, rows: int = 1) -> dict[str, np.ndarray]:
+    """Inputs of so many images, all of one seed."""
+    classes = classes_of([seed] * rows, runner.c_dim)
+    assert classes is not None
+    return {"z": latents_of([seed] * rows, runner.z_dim), "psi": np.ones((rows, 1), np.float32), "c": classes}
+
+
+def inputs(kind: str, values: dict[str, np.ndarray]) -> list[Any]:
+    """As tritonclient sends them, in its binary form."""
+    tensors = []
+    for name, array in values.items():
+        tensors.append(CLIENTS[kind].InferInput(name, list(array.shape), "FP32"))
+        tensors[-1].set_data_from_numpy(array)
+    return tensors
+
+
+def ask(server: Server, kind: str, values: dict[str, np.ndarray]) -> np.ndarray:
+    """The images that tritonclient brings over "http" or "grpc"; InferenceServerException when it is refused."""
+    address = server.grpc if kind == "grpc" else urlsplit(server.http).netloc
+    with CLIENTS[kind].InferenceServerClient(address) as client:
+        images: np.ndarray = client.infer("generator", inputs(kind, values)).as_numpy("image")
+        return images

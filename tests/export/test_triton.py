@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dcp_deploy.errors import InputError
-from dcp_deploy.export.triton import Picture, Served, Tensor, config_pbtxt, interface, picture_pbtxt
+from dcp_deploy.export.triton import Picture, Plan, Served, Tensor, config_pbtxt, interface, picture_pbtxt
 
 CONDITIONAL = Served(
     "generator",
@@ -19,8 +19,7 @@ CONDITIONAL = Served(
     instances=2,
     threads=4,
     delay_us=700,
-    plans={"8.9": "model_sm89.plan", "10.0": "model_sm100.plan"},
-    best_batch=8,
+    plans={"8.9": Plan("model_sm89.plan", best_batch=8), "10.0": Plan("model_sm100.plan", best_batch=32)},
 )
 
 
@@ -89,7 +88,7 @@ def test_the_python_variant_runs_the_measured_number_of_copies() -> None:
 
 def test_the_tensorrt_variant_picks_plans_and_captures_graphs() -> None:
     config = parse(config_pbtxt(CONDITIONAL, "tensorrt"))
-    assert dict(config.cc_model_filenames) == CONDITIONAL.plans
+    assert dict(config.cc_model_filenames) == {"8.9": "model_sm89.plan", "10.0": "model_sm100.plan"}
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
     assert list(config.dynamic_batching.preferred_batch_size) == [8, 16]
     cuda = config.optimization.cuda
