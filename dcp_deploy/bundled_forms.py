@@ -82,7 +82,7 @@ def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis
     from .export.bundle import Model
     from .export.editing_onnx import STRENGTHS, export_editor
     from .export.pairs import through_network
-    from .export.runners import onnx_session
+    from .export.sessions import onnx_session
 
     session = onnx_session(export_editor(synthesis, directions, file), None, "onnxruntime", None)
     step = np.float32(1 / len(directions))
