@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 
@@ -13,6 +13,9 @@ from ..generators import NoiseMode
 
 Effort = Literal["quick", "standard", "paper"]
 Precision = Literal["fp32", "bf16", "fp16"]
+
+R1_INTERVAL = 16
+PATH_INTERVAL = 4
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,21 @@ class DistillConfig:
     def ema_decay(self) -> float:
         """What the moving average keeps of itself per step."""
         return math.pow(0.5, self.batch / self.ema_half_life)
+
+
+class Terms(NamedTuple):
+    """Which of the terms that are not in every step a step has."""
+
+    gan: bool
+    r1: bool
+    path_length: bool
+
+
+def terms_at(config: DistillConfig, step: int) -> Terms:
+    """Of step ``step``: the discriminator comes in late, the two penalties now and then."""
+    gan = config.gan > 0 and step >= config.first_gan_step
+    r1 = gan and config.r1 > 0 and step % R1_INTERVAL == 0
+    return Terms(gan, r1, config.path_length > 0 and step % PATH_INTERVAL == 0)
 
 
 RECIPES: dict[Effort, DistillConfig] = {

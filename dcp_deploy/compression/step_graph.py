@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .training_batch import Batch, draw_batch
+from .training_optimizers import set_rates
 from .training_run import Run
 from .training_state import TrainingState
-from .training_step import as_numbers, set_rates, train_step, update_all
+from .training_step import as_numbers, train_step, update_all
 
 _WARM_UP = 3  # plain steps before: memory, libraries and the optimiser's state are then as they stay
 _ONE_AT_A_TIME = threading.Lock()  # captures in other threads' streams would see each other's allocations

@@ -20,10 +20,10 @@ from . import losses
 from .masks import Mask, identity_of
 from .randomness import draw_latents, stream
 from .real_images import ImageSequence, ImageSource, check_labels
-from .recipe import DistillConfig
+from .recipe import PATH_INTERVAL, R1_INTERVAL, DistillConfig
+from .training_optimizers import adam, lazy_share
 from .training_run import Run, Team, check_split
 from .training_state import TrainingState, run_key
-from .training_step import PATH_INTERVAL, R1_INTERVAL, adam, lazy_share
 
 PROBE_LATENTS = 32
 NOT_DECIDING = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is told apart

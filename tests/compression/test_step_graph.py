@@ -11,7 +11,7 @@ import torch
 
 from dcp_deploy.compression import DistillConfig, distill
 from dcp_deploy.compression import distillation as module
-from dcp_deploy.compression.training_step import Batch
+from dcp_deploy.compression.training_batch import Batch
 from dcp_deploy.generators import Generator
 
 from .conftest import pruned
