@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .generators import Generator
 
 MEASURED_SAMPLES = 2000  # each time while training; the figures at the end come from more
+AUGMENT_TARGET, GUIDE, FEATURE_GAN = 0.6, 10.0, 1.0  # as their papers have them, where they are asked for
 MEASURED = ("fid", "precision", "recall", "density", "coverage", "mode_coverage")
 
 
@@ -35,6 +36,9 @@ def recipe_of(config: BuildConfig) -> DistillConfig:
         mirror=config.mirror,
         accumulate=config.accumulate,
         precision=config.train_precision,
+        augment_target=AUGMENT_TARGET if config.augment else recipe.augment_target,
+        guide=recipe.guide if config.guide is None else GUIDE,
+        feature_gan=FEATURE_GAN if config.feature_gan else recipe.feature_gan,
     )
 
 
@@ -45,7 +49,7 @@ def distilling_settings(config: BuildConfig) -> dict[str, Any]:
         settings["keep"] = config.keep
     if config.devices > 1:
         settings["devices"] = config.devices
-    for name in ("lpips", "discriminator"):
+    for name in ("lpips", "discriminator", "guide"):
         path: Path | None = getattr(config, name)
         if path is not None:
             settings[name] = sha256_file(path) if path.is_file() else "missing"
@@ -105,6 +109,7 @@ def distill_student(
         perceptual=perceptual,
         mask=mask_of(config),
         discriminator=None if config.discriminator is None else read_discriminator(config.discriminator),
+        guide=None if config.guide is None else read_discriminator(config.guide),
         config=recipe,
         checkpoint_dir=checkpoints,
         progress=None if progress is None else lambda done, total, _: progress(done, total),

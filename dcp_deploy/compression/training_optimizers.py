@@ -10,20 +10,24 @@ from .recipe import PATH_INTERVAL, R1_INTERVAL
 from .training_run import Run
 from .training_state import TrainingState
 
+UNSCALED = GradScaler("cpu", enabled=False)  # for a network that computes in float32 in every precision
+
 
 def set_rates(state: TrainingState, run: Run) -> None:
     """The step's learning rates; in place where they are tensors, as a captured graph reads them."""
     config = run.config
     rate = config.learning_rate(state.step)
-    for optimizer, weight, interval in (
-        (state.student_optimizer, config.path_length, PATH_INTERVAL),
-        (state.discriminator_optimizer, config.r1, R1_INTERVAL),
-    ):
+    shares = {
+        "student_optimizer": lazy_share(config.path_length, PATH_INTERVAL),
+        "discriminator_optimizer": lazy_share(config.r1, R1_INTERVAL),
+        "feature_optimizer": 1.0,
+    }
+    for name, optimizer in state.optimizers().items():
         for group in optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate * lazy_share(weight, interval))
+                group["lr"].fill_(rate * shares[name])
             else:
-                group["lr"] = rate * lazy_share(weight, interval)
+                group["lr"] = rate * shares[name]
 
 
 def lazy_share(weight: float, interval: int) -> float:

@@ -6,16 +6,14 @@ over samples or over groups of samples, so the parts' gradients, weighted by the
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
 from ..metrics.published import Lpips
 from . import losses
 from .randomness import draw_latents, stream
-from .recipe import PATH_INTERVAL, terms_at
-from .training_adversary import update_discriminator
+from .recipe import PATH_INTERVAL, DistillConfig, terms_at
+from .training_adversary import student_adversarial_losses, update_discriminators
 from .training_batch import Batch, draw_batch, sample_streams
 from .training_drawing import Drawn, draw_both
 from .training_optimizers import Sums, apply_gradients, backward, set_rates
@@ -34,7 +32,8 @@ def train_step(state: TrainingState, run: Run) -> dict[str, float]:
         values["path_length"] = _regularise_path(state, run)
     state.update_ema(run.config.ema_decay)
     state.step += 1
-    return as_numbers(values, run)
+    numbers = as_numbers(values, run)
+    return {**numbers, **_adapt(state, run.config, numbers)}
 
 
 def as_numbers(values: dict[str, Tensor], run: Run) -> dict[str, float]:
@@ -42,44 +41,52 @@ def as_numbers(values: dict[str, Tensor], run: Run) -> dict[str, float]:
     return dict(zip(values, run.team.add(torch.stack(list(values.values()))).tolist(), strict=True))
 
 
+def _adapt(state: TrainingState, config: DistillConfig, numbers: dict[str, float]) -> dict[str, float]:
+    """Adapt the augmentation to the whole batch's logits, alike in every process; returns the p that the step had."""
+    if "real_sign" not in numbers:
+        return {}
+    had = state.augmentation.p
+    images = config.augment_images
+    state.augmentation.adapt(numbers["real_sign"], target=config.augment_target, batch=config.batch, images=images)
+    return {"augment": had}
+
+
 # ---- the updates ----
 
 
 def update_all(state: TrainingState, run: Run, batch: Batch) -> dict[str, Tensor]:
-    """Update the discriminator if there is one, then the student; returns the losses of this process's batch, scalars.
+    """Update the discriminators that there are, then the student; returns the losses of this process's batch, scalars.
 
     ``batch`` is drawn once where it fits into one part. Else each part is drawn for either update, the same both times.
     """
     parts = batch.parts(run.config.accumulate)
     drawn = draw_both(state, run, batch) if len(parts) == 1 else None
     values = Sums()
-    gan = terms_at(run.config, state.step).gan
-    if gan:
-        values |= update_discriminator(state, run, parts, drawn)
+    terms = terms_at(run.config, state.step)
+    if terms.gan or terms.feature_gan:
+        values |= update_discriminators(state, run, parts, drawn)
     for part in parts:
         share = len(part.z) / run.config.batch
-        terms = _student_losses(state, run, part, drawn or draw_both(state, run, part), gan=gan)
-        backward(terms["total"] * share, state.student_scaler)
-        values.add(terms, share)
+        of_part = _student_losses(state, run, part, drawn or draw_both(state, run, part))
+        backward(of_part["total"] * share, state.student_scaler)
+        values.add(of_part, share)
     apply_gradients(run, state.student, state.student_optimizer, state.student_scaler)
     return values
 
 
-def _student_losses(state: TrainingState, run: Run, batch: Batch, drawn: Drawn, *, gan: bool) -> dict[str, Tensor]:
+def _student_losses(state: TrainingState, run: Run, batch: Batch, drawn: Drawn) -> dict[str, Tensor]:
     """Every loss of the student, and their weighted sum as "total"."""
-    config, values = run.config, {}
-    image, target = drawn.image, drawn.target
-    if gan:
-        state.discriminator.requires_grad_(False)
-        values["gan"] = losses.generator_gan_loss(state.discriminator(image, batch.c, dtype=config.dtype))
-        state.discriminator.requires_grad_(True)
-    if run.mask is not None and (config.l1 or config.perceptual):
+    config, image, target = run.config, drawn.image, drawn.target
+    values = student_adversarial_losses(state, run, batch, image)
+    if run.mask is not None and (config.l1 or config.perceptual or config.guide):
         shown = run.mask(target)
         image, target = image * shown, target * shown
     if config.l1:
         values["l1"] = losses.l1_loss(image, target)
     if config.perceptual and run.perceptual:
         values["perceptual"] = _perceptual_loss(run, image, target)
+    if config.guide:
+        values["guide"] = _guide_loss(run, image, target)
     if config.relation:
         values["relation"] = losses.relation_loss(
             drawn.features, drawn.moved, drawn.target_features, drawn.target_moved, group=config.relation_group
@@ -88,11 +95,24 @@ def _student_losses(state: TrainingState, run: Run, batch: Batch, drawn: Drawn, 
     return values
 
 
+def _guide_loss(run: Run, image: Tensor, target: Tensor) -> Tensor:
+    """How far student and teacher are apart in the features of the teacher's own discriminator, which does not learn.
+
+    Not that discriminator's verdict, which is the other use it could have: it has no lowest value, and a network that
+    does not answer is soon fooled, so that the student would leave the teacher for whatever pleases it. Its features
+    are lowest apart where both images are the same, and know what mattered in telling this teacher from its data.
+    """
+    guide, dtype = run.guide, run.config.dtype
+    assert guide is not None
+    with torch.no_grad():
+        target_maps = guide.features(target, dtype=dtype)
+    return losses.feature_matching_loss(guide.features(image, dtype=dtype), target_maps)
+
+
 def _perceptual_loss(run: Run, image: Tensor, target: Tensor) -> Tensor:
-    """In the run's precision as far as autocast finds that safe: the network is not ours."""
-    perceptual, low = run.perceptual, run.config.precision != "fp32"
+    perceptual = run.perceptual
     assert perceptual is not None
-    with torch.autocast(run.device.type, dtype=run.config.dtype) if low else nullcontext():
+    with run.autocast():
         if isinstance(perceptual, Lpips):
             return perceptual(image, target).float().mean()
         with torch.no_grad():
