@@ -132,7 +132,7 @@ def test_parts_of_a_batch_have_the_gradients_of_the_whole(tmp_path: Path, teache
 
 @pytest.mark.slow
 def test_two_processes_agree_on_what_they_change(tmp_path: Path, teacher: Generator) -> None:
-    config = replace(EVERYTHING, steps=6, batch=8, gan_start=0, relation=0, path_length=0, **OPTIONS["all"])
+    config = replace(EVERYTHING, steps=5, batch=8, gan_start=0, relation=0, path_length=0, **OPTIONS["all"])
     shown: dict[int, list[dict[str, float]]] = {1: [], 2: []}
     for devices, values in shown.items():
         distill(
@@ -143,7 +143,7 @@ def test_two_processes_agree_on_what_they_change(tmp_path: Path, teacher: Genera
     assert probabilities[0] == probabilities[1]
     assert probabilities[0][-1] > 0
     for alone, together in zip(shown[1], shown[2], strict=True):
-        assert together == pytest.approx(alone, rel=1e-2, abs=1e-3)  # float32 through six steps of two adversaries
+        assert together == pytest.approx(alone, rel=1e-2, abs=1e-3)  # float32 through five steps of two adversaries
 
 
 # ---- the teacher's discriminator as guide ----
@@ -269,3 +269,21 @@ def test_no_layer_of_a_head_stretches_its_input() -> None:
 def test_a_discriminator_of_features_without_features_is_refused(teacher: Generator) -> None:
     with pytest.raises(UsageError, match=r"no network that gives them\n.*--lpips FILE"):
         distill(pruned(teacher), teacher, config=replace(PLAIN, feature_gan=1.0))
+
+
+# Rounding of 8 and 11 bits in a dozen layers, forth and back, and the guide's signs of differences that it changes.
+@pytest.mark.parametrize(("precision", "near"), [("bf16", 0.97), ("fp16", 0.99)])
+def test_all_of_them_train_in_16_bits(tmp_path: Path, teacher: Generator, precision: str, near: float) -> None:
+    config = replace(EVERYTHING, steps=1, gan_start=0, relation=0, path_length=0, checkpoint_every=1, **OPTIONS["all"])
+    student, found = pruned(teacher), []
+    for each in ("fp32", precision):
+        in_bits = replace(config, precision=each)  # type: ignore[arg-type]
+        folder = tmp_path / each
+        distill(student, teacher, config=in_bits, checkpoint_dir=folder, **parts_for(config, teacher))
+        found.append(gradients(folder))
+    for optimizer in ("student", "discriminator", "feature"):
+        exact, ours = (
+            torch.cat([value.flatten() for name, value in each.items() if name.startswith(f"{optimizer}_optimizer")])
+            for each in found
+        )
+        assert torch.nn.functional.cosine_similarity(ours, exact, dim=0) > near, optimizer
