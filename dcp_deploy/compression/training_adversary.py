@@ -16,6 +16,9 @@ from .training_optimizers import UNSCALED, Sums, apply_gradients, backward
 from .training_run import Run
 from .training_state import TrainingState
 
+Labelled = tuple[Tensor, Tensor | None]
+"""Images [B, 3, R, R], and their classes where the generator has any."""
+
 
 def update_discriminators(state: TrainingState, run: Run, parts: list[Batch], drawn: Drawn | None) -> Sums:
     """One update of each on real and drawn images; returns their losses."""
@@ -43,9 +46,6 @@ def update_discriminators(state: TrainingState, run: Run, parts: list[Batch], dr
         assert state.feature_discriminator is not None and state.feature_optimizer is not None
         apply_gradients(run, state.feature_discriminator, state.feature_optimizer, UNSCALED)
     return values
-
-
-Labelled = tuple[Tensor, Tensor | None]
 
 
 def _discriminate(state: TrainingState, run: Run, real: Labelled, drawn: Labelled, share: float) -> dict[str, Tensor]:

@@ -102,13 +102,12 @@ class Task:
             raise UsageError("a guide is given, and its weight is 0", "set guide to 10, or leave the guide out")
 
     def on(self, device: torch.device) -> Task:
-        """A copy of the networks there."""
+        """A copy of the networks there; discriminators are copied where they are used."""
         return replace(
             self,
             student=copy.deepcopy(self.student).to(device),
             teacher=copy.deepcopy(self.teacher).to(device),
             perceptual=_moved(self.perceptual, device),
-            guide=None if self.guide is None else copy.deepcopy(self.guide).to(device),
         )
 
     def run(self, device: torch.device, team: Team) -> Run:

@@ -12,7 +12,7 @@ import torch
 from dcp_deploy.compression import DistillConfig, distill
 from dcp_deploy.compression import distillation as module
 from dcp_deploy.compression.training_batch import Batch
-from dcp_deploy.generators import Generator
+from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
 
 from .conftest import pruned
 
@@ -47,6 +47,16 @@ def test_a_graph_trains_as_single_steps_do(
     # The same kernels in the same order, but for sums that a GPU may take in another order: float32, twelve steps.
     for ours, theirs in zip(captured.history, plain.history, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_graph_holds_the_guide_too(teacher: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, config = teacher.cuda(), replace(CONFIG, guide=1.0)
+    student, guide = pruned(teacher), Discriminator(DiscriminatorConfig.mirror(teacher.config))
+    captured = distill(student, teacher, config=config, guide=guide)
+    monkeypatch.setattr(module, "can_be_captured", lambda run: False)
+    plain = distill(student, teacher, config=config, guide=guide)
+    assert captured.history[-1] == pytest.approx(plain.history[-1], rel=1e-3)  # as above
 
 
 @pytest.mark.gpu
