@@ -83,6 +83,17 @@ def _head(side: int) -> nn.Sequential:
     channels = CHANNELS
     while side > SMALLEST:
         wider = min(2 * channels, MOST_CHANNELS)
-        layers += [spectral_norm(nn.Conv2d(channels, wider, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+        layers += [_normed(nn.Conv2d(channels, wider, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
         channels, side = wider, side // 2
-    return nn.Sequential(*layers, spectral_norm(nn.Conv2d(channels, 1, 3, padding=1)))
+    return nn.Sequential(*layers, _normed(nn.Conv2d(channels, 1, 3, padding=1)))
+
+
+def _normed(layer: nn.Conv2d) -> nn.Module:
+    """The layer with a spectral norm, which takes the weights' own size away.
+
+    So they begin at N(0, 1), as all that learns here: there the recipe's learning rate is a small part of a weight.
+    """
+    nn.init.normal_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return spectral_norm(layer)

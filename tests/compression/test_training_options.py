@@ -203,7 +203,7 @@ def test_the_student_hears_of_its_features_and_of_them_alone(teacher: Generator)
 
 
 def test_a_student_that_stands_still_is_found_out_by_its_features(teacher: Generator) -> None:
-    config = replace(EVERYTHING, steps=40, gan=0, gan_start=0, feature_gan=1.0, l1=0, relation=0, path_length=0)
+    config = replace(EVERYTHING, steps=40, lr=0.02, gan=0, gan_start=0, feature_gan=1.0, relation=0, path_length=0)
     task = Task(pruned(teacher), teacher, config, perceptual=features_for(teacher))
     run, state = task.run(CPU, ALONE), task.state(CPU)
     found = []
