@@ -94,6 +94,13 @@ InceptionWeights = Annotated[
 DiscriminatorFile = Annotated[
     Path | None, typer.Option(help="Training file (.pkl, rosinality .pt) whose discriminator to start from.")
 ]
+Augment = Annotated[bool, typer.Option("--augment", help="Change what the discriminator sees, as it overfits (ADA).")]
+Guide = Annotated[
+    Path | None, typer.Option(help="Training file (rosinality .pt) by whose discriminator's features to compare.")
+]
+FeatureGan = Annotated[
+    bool, typer.Option("--feature-gan", help="A second discriminator, of the perceptual loss's features.")
+]
 Mask = Annotated[
     Path | None, typer.Option(help="Segmentation model (ONNX): losses and content scores look at what it finds only.")
 ]

@@ -135,6 +135,12 @@ class BuildConfig(BaseModel):
     those at hand, or fetched."""
     discriminator: Path | None = None
     """A training file whose discriminator the distillation's starts from; by default from scratch, as StyleKD's."""
+    augment: bool = False
+    """Change what the discriminator sees, as much as it overfits (adaptive augmentation)."""
+    guide: Path | None = None
+    """A training file whose discriminator's features teacher and student are compared by."""
+    feature_gan: bool = False
+    """A second discriminator, of the perceptual loss's features."""
     mask: Path | None = Field(default=None, validate_default=True)
     """A segmentation model as ONNX file: the L1, the perceptual loss and content scores look at what it finds only."""
     mask_background: str = Field(default="0,16", pattern=r"^\d+(,\d+)*$")
@@ -163,6 +169,13 @@ class BuildConfig(BaseModel):
     def _only_with_data(cls, value: str | bool | Path | None, about: ValidationInfo) -> str | bool | Path | None:
         if value not in ("error", False, None) and about.data.get("data") is None:
             raise ValueError("it is about the images of --data, and none are given")
+        return value
+
+    @field_validator("feature_gan")
+    @classmethod
+    def _features_are_there(cls, value: bool, about: ValidationInfo) -> bool:
+        if value and about.data.get("lpips") is None and about.data.get("dataset") != "demo":
+            raise ValueError("it needs the features of --lpips FILE (the weights of VGG16)")
         return value
 
     @field_validator("mask")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MEASURED_SAMPLES = 2000  # each time while training; the figures at the end come from more
 MEASURED_PHOTOGRAPHS = 5000  # of --data at most, and as many samples: more than Inception's 2048 features need
 DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
+AUGMENT_TARGET, GUIDE, FEATURE_GAN = 0.6, 10.0, 1.0  # as their papers have them, where they are asked for
 MEASURED = ("fid", "precision", "recall", "density", "coverage", "mode_coverage")
 
 Measure = Callable[["Generator"], Mapping[str, float]]
@@ -39,6 +40,9 @@ def recipe_of(config: BuildConfig) -> DistillConfig:
         mirror=config.mirror,
         accumulate=config.accumulate,
         precision=config.train_precision,
+        augment_target=AUGMENT_TARGET if config.augment else recipe.augment_target,
+        guide=recipe.guide if config.guide is None else GUIDE,
+        feature_gan=FEATURE_GAN if config.feature_gan else recipe.feature_gan,
     )
 
 
@@ -49,7 +53,7 @@ def distilling_settings(config: BuildConfig) -> dict[str, Any]:
         settings["keep"] = config.keep
     if config.devices > 1:
         settings["devices"] = config.devices
-    for name in ("lpips", "discriminator", *(["inception"] if config.keep == "best" else [])):
+    for name in ("lpips", "discriminator", "guide", *(["inception"] if config.keep == "best" else [])):
         path: Path | None = getattr(config, name)
         if path is not None:
             settings[name] = sha256_file(path) if path.is_file() else "missing"
@@ -112,6 +116,7 @@ def distill_student(
         perceptual=perceptual,
         mask=mask_of(config),
         discriminator=discriminator,
+        guide=None if config.guide is None else read_discriminator(config.guide),
         config=recipe,
         checkpoint_dir=checkpoints,
         progress=None if progress is None else lambda done, total, _: progress(done, total),

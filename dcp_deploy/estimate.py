@@ -46,6 +46,7 @@ def estimate(
     costs = planned.to_dict()
     big, small = 1 / rate, costs["student"]["macs"] / costs["teacher"]["macs"] / rate  # seconds per image
     discriminator = recipe.discriminator_width**2 * (1 - recipe.gan_start) if recipe.gan else 0.0
+    guide = 1.0 if recipe.guide else 0.0
     seconds = {
         # Per latent: one image with its graph, then per direction one image and one backward pass (two images' work).
         "score": work.score_latents * big * (1 + 3 * work.score_directions),
@@ -53,7 +54,8 @@ def estimate(
         "prune": work.refine_latents * len(planned.widths) * (big + small) if "reconstruct" in refine else 1.0,
         # Per image: teacher and student with and without offset, the student's backward pass, and a discriminator
         # that at full width costs about as much as the teacher: on real, on fake, and for the student, both ways.
-        "distill": recipe.steps * recipe.batch * (2 * big + 7 * small + 9 * big * discriminator),
+        # A guide is as large, learns nothing, and looks at the teacher's image and, both ways, at the student's.
+        "distill": recipe.steps * recipe.batch * (2 * big + 7 * small + 9 * big * discriminator + 3 * big * guide),
         "export": 15.0,
         "verify": 2 * 3 * work.parity_latents * (big + small),
         "evaluate": work.evaluation_samples * (big + 2 * small) + 30.0,
@@ -74,7 +76,7 @@ def disk_needed(planned: PruningPlan) -> int:
 def memory_needed(planned: PruningPlan, recipe: DistillConfig) -> int:
     """Bytes at the height of distillation: weights, gradients and moments, and the activations kept for backward."""
     teacher, student = _parameters(planned)
-    weights = teacher + 5 * student + 4 * teacher
+    weights = teacher + 5 * student + (5 if recipe.guide else 4) * teacher
     # Each convolution keeps about four maps of its output's size; the discriminator holds about the teacher's.
     maps = 2 * (_pixels(planned, planned.widths) + _pixels(planned, planned.teacher.widths))
     return _PROCESS_BYTES + _FLOAT * (weights + 4 * math.ceil(recipe.batch / recipe.accumulate) * maps)

@@ -349,7 +349,9 @@ def _distilling(config: BuildConfig) -> dict[str, Any]:
     recipe = asdict(recipe_of(config))
     for name in ("checkpoint_every", "measure_every"):  # decide what a kill costs and what is told, not what comes out
         del recipe[name]
-    data = data_settings(config) if recipe["gan"] else {}  # without a discriminator nothing looks at them
+    data = (
+        data_settings(config) if recipe_of(config).judges_images else {}
+    )  # without a discriminator nothing looks at them
     return {**recipe, **data, **distilling_settings(config), **_of("dataset", "device")(config)}
 
 

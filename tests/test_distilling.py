@@ -21,13 +21,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dcp_deploy import distilling
 from dcp_deploy.checkpoints import load_generator, save_generator
+from dcp_deploy.checkpoints.rosinality_discriminator import origins
 from dcp_deploy.cli import app
 from dcp_deploy.compression import plan, prune, recipe, score
 from dcp_deploy.config import BuildConfig, read_toml
 from dcp_deploy.datasets.images import open_images
 from dcp_deploy.distilling import distilling_settings, recipe_of
 from dcp_deploy.errors import InputError, UsageError
-from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from dcp_deploy.metrics import published
 from dcp_deploy.metrics.photographs import evaluate_against, real_features
 from dcp_deploy.progress import Reporter, Within
@@ -85,6 +86,37 @@ def test_the_settings_reach_the_training(distil: Distil, tmp_path: Path) -> None
     assert (written["keep"], written["accumulate"], written["mask_background"]) == ("best", 2, "0,2")
 
 
+def test_options_beyond_the_recipe_reach_the_training(distil: Distil) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = Discriminator(DiscriminatorConfig(8, (6, 7)))
+    names = origins(1)
+    torch.save({"d": {names[name]: tensor for name, tensor in network.state_dict().items()}}, "teacher.pt")
+    words = ("-o", "s.safetensors", "--effort", "standard", "--steps", 2, "--json")
+    code, out, _ = distil(*words, "--guide", "teacher.pt", "--augment")
+    assert code == 0
+    last = json.loads(out)["history"][-1]
+    assert last["augment"] == 0.0 and last["guide"] > 0  # p is adapted every fourth step
+    assert read_toml("s.safetensors.toml")["augment"] is True
+
+
+def test_options_beyond_the_recipe_have_their_published_weights_and_decide_the_stage(tmp_path: Path) -> None:
+    file = tmp_path / "d.pt"
+    file.write_bytes(b"one")
+    config = BuildConfig(effort="standard", augment=True, guide=file, feature_gan=True)
+    recipe = recipe_of(config)
+    assert (recipe.augment_target, recipe.guide, recipe.feature_gan) == (0.6, 10, 1)
+    before = distilling_settings(config)
+    file.write_bytes(b"other")
+    assert distilling_settings(config) != before
+
+
+def test_a_discriminator_of_features_without_features_is_refused_before_anything_is_built() -> None:
+    with pytest.raises(UsageError, match=r"--feature-gan.*--lpips FILE"):
+        BuildConfig.parse({"dataset": "ffhq", "feature_gan": True})
+    BuildConfig.parse({"dataset": "ffhq", "feature_gan": True, "lpips": Path("vgg16.pth")})
+
+
 def test_a_teacher_that_draws_infinity_ends_with_exit_code_1(distil: Distil) -> None:
     teacher = load_generator("teacher.safetensors")
     with torch.no_grad():
@@ -106,6 +138,9 @@ def test_a_teacher_that_draws_infinity_ends_with_exit_code_1(distil: Distil) -> 
         (("--mask-background", "hair"), 2, "--mask-background hair"),
         (("--accumulate", 3), 2, "cannot be split evenly"),
         (("--devices", 0), 2, "--devices 0"),
+        (("--augment",), 2, "take a recipe with one (effort standard or paper)"),
+        (("--feature-gan",), 2, "--lpips FILE"),
+        (("--guide", "missing.pt"), 3, "missing.pt"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(distil: Distil, words: tuple[Any, ...], code: int, told: str) -> None:

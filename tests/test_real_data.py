@@ -153,6 +153,18 @@ def test_without_a_discriminator_the_images_are_for_the_picture_alone_and_that_i
     assert reasons["distill"] == pipeline.REUSED and "--data" in reasons["evaluate"]
 
 
+def test_a_discriminator_of_features_alone_looks_at_the_images_too(new_images: Callable[..., Path]) -> None:
+    facts = real_facts(None, replace(recipe.RECIPES["quick"], feature_gan=1.0), demo=True)
+    assert facts["in_training"] is True
+    first, other = (
+        stages.STAGES[[stage.name for stage in stages.STAGES].index("distill")].settings(
+            BuildConfig(dataset="demo", data=new_images("images.zip", count), feature_gan=True)
+        )
+        for count in (5, 6)
+    )
+    assert first.keys() == other.keys() and first != other
+
+
 @pytest.mark.parametrize(
     ("c_dim", "made", "settings", "error", "told"),
     [

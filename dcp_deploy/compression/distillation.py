@@ -73,6 +73,7 @@ def distill(
     perceptual: losses.FeatureMaps | Lpips | None = None,
     mask: Mask | None = None,
     discriminator: Discriminator | None = None,
+    guide: Discriminator | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     expect: Callable[[Expected], None] | None = None,
@@ -88,9 +89,10 @@ def distill(
     ``data`` are real images for the discriminator: an ``ImageSet`` (for a conditional teacher one with labels), a
     sequence of uint8 [R, R, 3] or a function from indices [N] to uint8 [N, R, R, 3]; without it the teacher's own
     samples are the real images. ``perceptual`` gives the feature maps that the perceptual loss compares (for the demo
-    ``load_avatar_reader().pyramid``), or is LPIPS, and must be there when that loss has a weight. ``mask`` tells which
-    parts of the teacher's images the L1 and the perceptual loss look at. ``discriminator`` is one to start from, such
-    as the teacher's own; by default a fresh one.
+    ``load_avatar_reader().pyramid``), or is LPIPS, and must be there when that loss or ``feature_gan`` has a weight.
+    ``mask`` tells which parts of the teacher's images the L1 and the perceptual loss look at. ``discriminator`` is one
+    to start from, such as the teacher's own; by default a fresh one. ``guide`` is the teacher's own too, and stays as
+    it is: its features are what the loss of that name compares.
 
     ``progress`` is called after each step with (steps done, steps in all, losses), ``expect`` once before the first
     with the time that all will take, by a few steps timed for it. ``measure`` is called with the moving average after
@@ -116,7 +118,7 @@ def distill(
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     scheduled = () if measure is None else config.measured_steps
     at = frozenset(scheduled if measure_at is None else measure_at)
-    task = Task(student, teacher, config, data, perceptual, mask, discriminator, folder, at, keep_best, devices)
+    task = Task(student, teacher, config, data, perceptual, mask, discriminator, guide, folder, at, keep_best, devices)
     task.check()
     records = Records(task, measure, None if tensorboard is None else Path(tensorboard))
     heard = _Heard(progress, expect)

@@ -34,6 +34,17 @@ def discriminator_gan_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
+def generator_hinge_loss(fake_logits: Sequence[Tensor]) -> Tensor:
+    """``-sum over maps of mean D(G)`` (Lim & Ye 2017, "Geometric GAN", which Projected GANs train with)."""
+    return -torch.stack([logits.mean() for logits in fake_logits]).sum()
+
+
+def discriminator_hinge_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
+    """``sum over maps of mean max(0, 1 - D(x)) + mean max(0, 1 + D(G))``; the same paper."""
+    pairs = zip(real_logits, fake_logits, strict=True)
+    return torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in pairs]).sum()
+
+
 def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
     """``mean ||grad_x D(x)||^2`` (Mescheder et al. 2018, "Which Training Methods for GANs do actually
     Converge?", equation 9).
@@ -75,6 +86,14 @@ def perceptual_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Ten
         difference = F.normalize(a.float(), dim=1, eps=1e-6) - F.normalize(b.float(), dim=1, eps=1e-6)
         distances.append(difference.square().sum(dim=1).mean())
     return torch.stack(distances).sum()
+
+
+def feature_matching_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """``sum over maps of mean |student - teacher|`` over features [B, C_i, H_i, W_i] of a discriminator.
+
+    Wang et al. 2018 ("High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", equation 4).
+    """
+    return torch.stack([(a.float() - b.float()).abs().mean() for a, b in zip(student, teacher, strict=True)]).sum()
 
 
 # ---- the same relations between images ----

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 
@@ -14,6 +14,10 @@ from ..generators import NoiseMode
 Effort = Literal["quick", "standard", "paper"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
+R1_INTERVAL = 16
+PATH_INTERVAL = 4
+PAIR_LOSSES = ("l1", "perceptual", "relation", "guide")  # what compares the student with the teacher
+
 
 @dataclass(frozen=True)
 class DistillConfig:
@@ -21,6 +25,7 @@ class DistillConfig:
 
     Loss weights: ``gan``, ``l1``, ``perceptual``, ``relation`` act in every step, ``r1`` (gamma) every 16th step on
     the discriminator, ``path_length`` every 4th on the generator; 0 switches a term off, ``gan`` 0 the discriminator.
+    What StyleKD has not (``guide``, ``feature_gan``, ``augment_target``) is off.
     """
 
     steps: int = 450_000
@@ -36,14 +41,19 @@ class DistillConfig:
     relation: float = 30.0
     r1: float = 10.0
     path_length: float = 2.0
+    guide: float = 0.0  # distance in the features of the teacher's own discriminator; 10 in pix2pixHD
+    feature_gan: float = 0.0  # a discriminator of the perceptual loss's features, as in Projected GANs, there 1
 
     relation_group: int = 4  # images whose relations are compared: a GPU's share in StyleKD, 4 GPUs for 16 images
-    gan_start: float = 0.0  # share of the steps before discriminator and GAN loss join
+    gan_start: float = 0.0  # share of the steps before discriminators and GAN losses join
     discriminator_width: float = 1.0  # channels, as a share of the full-size discriminator's
     mixing: float = 0.9  # probability that a step mixes two latents, at one random slot
     noise: NoiseMode = "random"  # "const" trains on the stored maps that an export ships
     mirror: bool = False  # flip half of the real images left to right
     ema_half_life: float = 5000.0  # images after which a weight counts half in the moving average
+
+    augment_target: float = 0.0  # of E[sign(D(real))], which adapts the changes of what is judged; 0.6 in ADA, 0: none
+    augment_images: float = 500_000.0  # over which their probability can rise by 1, or fall
 
     precision: Precision = "fp32"  # of the convolutions in training; bf16 and fp16 are for GPUs
 
@@ -61,12 +71,13 @@ class DistillConfig:
             raise UsageError(f"measure_every must be at least 0, got {self.measure_every}")
         if self.relation_group < 2:
             raise UsageError(f"relation_group must be at least 2, got {self.relation_group}")
-        for name in ("gan", "l1", "perceptual", "relation", "r1", "path_length"):
+        for name in ("gan", "feature_gan", *PAIR_LOSSES, "r1", "path_length"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
-        if not any((self.gan, self.l1, self.perceptual, self.relation)):
+        compared = any(getattr(self, name) for name in PAIR_LOSSES)
+        if not (self.judges_images or compared):
             raise UsageError("all loss weights are 0, so there is nothing to train", "set l1, perceptual or gan")
-        for name in ("lr", "discriminator_width", "ema_half_life"):
+        for name in ("lr", "discriminator_width", "ema_half_life", "augment_images"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("mixing", "lr_end"):
@@ -74,7 +85,7 @@ class DistillConfig:
                 raise UsageError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if not 0 <= self.gan_start < 1:
             raise UsageError(f"gan_start must be at least 0 and below 1, got {self.gan_start}", "gan=0 leaves it out")
-        if self.first_gan_step and not any((self.l1, self.perceptual, self.relation)):
+        if self.first_gan_step and not compared:
             raise UsageError(
                 f"the GAN loss is the only one and starts at step {self.first_gan_step}", "set gan_start to 0"
             )
@@ -82,6 +93,19 @@ class DistillConfig:
             raise UsageError(f"unknown noise {self.noise!r}", "choose const, random or none")
         if self.precision not in get_args(Precision):
             raise UsageError(f"unknown precision {self.precision!r}", "choose fp32, bf16 or fp16")
+        self._check_augmentation()
+
+    def _check_augmentation(self) -> None:
+        if not 0 <= self.augment_target < 1:
+            raise UsageError(
+                f"augment_target must be at least 0 and below 1, got {self.augment_target}",
+                "it is a mean of signs: 0.6 as published, 0 for no augmentation",
+            )
+        if self.augment_target and not self.gan:
+            raise UsageError(
+                "augmentation follows how well the discriminator knows its images, and this recipe has none",
+                "take a recipe with one (effort standard or paper), or give gan a weight",
+            )
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step, before the correction for lazy regularisation."""
@@ -92,6 +116,11 @@ class DistillConfig:
     def dtype(self) -> torch.dtype:
         """What convolutions compute in."""
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+    @property
+    def judges_images(self) -> bool:
+        """Whether any discriminator looks at the student's images, and at real ones."""
+        return self.gan > 0 or self.feature_gan > 0
 
     @property
     def first_gan_step(self) -> int:
@@ -107,6 +136,23 @@ class DistillConfig:
     def ema_decay(self) -> float:
         """What the moving average keeps of itself per step."""
         return math.pow(0.5, self.batch / self.ema_half_life)
+
+
+class Terms(NamedTuple):
+    """Which of the terms that are not in every step a step has."""
+
+    gan: bool
+    feature_gan: bool
+    r1: bool
+    path_length: bool
+
+
+def terms_at(config: DistillConfig, step: int) -> Terms:
+    """Of step ``step``: discriminators come in late, the two penalties now and then."""
+    judged = step >= config.first_gan_step
+    gan = config.gan > 0 and judged
+    r1 = gan and config.r1 > 0 and step % R1_INTERVAL == 0
+    return Terms(gan, config.feature_gan > 0 and judged, r1, config.path_length > 0 and step % PATH_INTERVAL == 0)
 
 
 RECIPES: dict[Effort, DistillConfig] = {

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .training_batch import Batch, draw_batch
+from .training_optimizers import set_rates
 from .training_run import Run
 from .training_state import TrainingState
-from .training_step import as_numbers, set_rates, train_step, update_all
+from .training_step import as_numbers, train_step, update_all
 
 _WARM_UP = 3  # plain steps before: memory, libraries and the optimiser's state are then as they stay
 _ONE_AT_A_TIME = threading.Lock()  # captures in other threads' streams would see each other's allocations
@@ -25,7 +26,7 @@ def can_be_captured(run: Run) -> bool:
     """Whether every step is the same work on the GPU: no discriminator, no path length, no noise drawn on the host,
     no mask computed elsewhere, no updates that a loss scale skips, no other process to wait for."""
     config = run.config
-    alike = not config.gan and not config.path_length and config.noise != "random"
+    alike = not config.judges_images and not config.path_length and config.noise != "random"
     alike = alike and config.precision != "fp16" and run.mask is None
     return alike and run.device.type == "cuda" and run.team.size == 1
 

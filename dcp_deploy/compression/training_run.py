@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..generators import Generator
+from ..generators import Discriminator, Generator
 from ..metrics.published import Lpips
 from . import losses
 from .masks import Mask
@@ -62,7 +63,14 @@ class Run:
     probe: tuple[Tensor, Tensor | None, Tensor]  # latents, classes, the teacher's images of them
     device: torch.device
     mask: Mask | None = None
+    guide: Discriminator | None = None
     team: Team = ALONE
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """For networks that are not ours: the run's precision, as far as autocast finds that safe."""
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.config.dtype)
 
 
 def check_split(config: DistillConfig, devices: int, std_group: int) -> None:

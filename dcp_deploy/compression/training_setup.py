@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from ..errors import UsageError
 from ..generators import Discriminator, DiscriminatorConfig, Generator
 from ..metrics.published import Lpips
 from . import losses
+from .feature_adversary import FeatureDiscriminator, judged_maps
 from .masks import Mask, identity_of
 from .randomness import draw_latents, stream
 from .real_images import ImageSequence, ImageSource, check_labels
-from .recipe import DistillConfig
+from .recipe import PATH_INTERVAL, R1_INTERVAL, DistillConfig
+from .training_optimizers import adam, lazy_share
 from .training_run import Run, Team, check_split
 from .training_state import TrainingState, run_key
-from .training_step import PATH_INTERVAL, R1_INTERVAL, adam, lazy_share
 
 PROBE_LATENTS = 32
 NOT_DECIDING = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is told apart
@@ -41,6 +43,7 @@ class Task:
     perceptual: losses.FeatureMaps | Lpips | None = None
     mask: Mask | None = None
     discriminator: Discriminator | None = None
+    guide: Discriminator | None = None
     checkpoint_dir: Path | None = None
     measure_at: frozenset[int] = frozenset()
     keep_best: str | None = None
@@ -60,10 +63,19 @@ class Task:
                 "pass perceptual=load_avatar_reader().pyramid (the demo's images) or load_lpips(weights), or set its "
                 "weight to 0",
             )
-        judge = DiscriminatorConfig.mirror(self.teacher.config)
-        if self.discriminator is not None:
-            judge = self.discriminator.config
-            self._check_discriminator(judge)
+        if self.config.feature_gan and self.perceptual is None:
+            raise UsageError(
+                f"the discriminator of features has weight {self.config.feature_gan:g} but no network that gives them",
+                "pass perceptual=load_avatar_reader().pyramid (the demo's images) or load_lpips(weights), which is "
+                "--lpips FILE, or set feature_gan to 0",
+            )
+        judge = (
+            DiscriminatorConfig.mirror(self.teacher.config) if self.discriminator is None else self.discriminator.config
+        )
+        for given in (self.discriminator, self.guide):
+            if given is not None:
+                self._check_discriminator(given.config)
+        self._check_use()
         if self.data is not None and self.config.gan:
             check_labels(self.data, self.teacher.config.c_dim)
         check_split(self.config, self.devices, judge.mbstd_group)
@@ -76,14 +88,24 @@ class Task:
                 f"{wanted[0]} px of {wanted[1]}",
                 "give the one that this teacher was trained with",
             )
-        if not self.config.gan or self.config.discriminator_width != 1:
+
+    def _check_use(self) -> None:
+        """Raise UsageError for a discriminator that the recipe does not use, or misses."""
+        if self.discriminator is not None and (not self.config.gan or self.config.discriminator_width != 1):
             raise UsageError(
                 "a discriminator is given, and the recipe has none, or one of another width",
                 "give gan a weight and leave discriminator_width at 1, or leave the discriminator out",
             )
+        if self.config.guide and self.guide is None:
+            raise UsageError(
+                f"the guide has weight {self.config.guide:g} but there is no discriminator to compare features of",
+                "pass guide=read_discriminator(the file that this teacher was trained into), or set its weight to 0",
+            )
+        if self.guide is not None and not self.config.guide:
+            raise UsageError("a guide is given, and its weight is 0", "set guide to 10, or leave the guide out")
 
     def on(self, device: torch.device) -> Task:
-        """A copy of the networks there."""
+        """A copy of the networks there; discriminators are copied where they are used."""
         return replace(
             self,
             student=copy.deepcopy(self.student).to(device),
@@ -100,7 +122,10 @@ class Task:
             images = teacher(z, c)
         directions = losses.offset_directions(teacher)
         probe = (z, c, images)
-        return Run(self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, team)
+        guide = None
+        if self.guide is not None:
+            guide = copy.deepcopy(self.guide).to(device).eval().requires_grad_(False)
+        return Run(self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, guide, team)
 
     def state(self, device: torch.device) -> TrainingState:
         """The state before the first step, the same in every process."""
@@ -108,6 +133,7 @@ class Task:
         student = copy.deepcopy(self.student).to(device).train().requires_grad_(True)
         given = copy.deepcopy(self.discriminator)
         discriminator = (given or _new_discriminator(self.teacher, config)).to(device).train().requires_grad_(True)
+        features = self._feature_discriminator(device)
         return TrainingState(
             student=student,
             ema=copy.deepcopy(student).eval().requires_grad_(False),
@@ -115,9 +141,23 @@ class Task:
             student_optimizer=adam(student, lazy_share(config.path_length, PATH_INTERVAL)),
             discriminator_optimizer=adam(discriminator, lazy_share(config.r1, R1_INTERVAL)),
             path_mean=torch.zeros([], device=device),
+            feature_discriminator=features,
+            feature_optimizer=None if features is None else adam(features, 1.0),
             student_scaler=GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16"),
             discriminator_scaler=GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16"),
         )
+
+    def _feature_discriminator(self, device: torch.device) -> FeatureDiscriminator | None:
+        """One for the maps that the perceptual network has of such images, its weights drawn from the seed alone."""
+        if not self.config.feature_gan:
+            return None
+        assert self.perceptual is not None  # as check demands
+        resolution = self.teacher.config.resolution
+        with torch.no_grad():
+            maps = judged_maps(self.perceptual, torch.zeros(1, 3, resolution, resolution, device=device))
+        shapes = [(x.shape[1], x.shape[2]) for x in maps]
+        with _drawn_from(self.config.seed, "feature discriminator"):
+            return FeatureDiscriminator(shapes).to(device)
 
     def key(self, device: torch.device) -> str:
         """Hex sha256 of everything that decides the result, to the last bit; how often it is saved does not."""
@@ -131,8 +171,8 @@ class Task:
         }
         about = {"config": settings, "data": self._data_identity(), "torch": torch.__version__, "device": device.type}
         networks = {"student": self.student, "teacher": self.teacher, **_perceptual_network(self.perceptual)}
-        if self.discriminator is not None:
-            networks["discriminator"] = self.discriminator
+        given = {"discriminator": self.discriminator, "guide": self.guide}
+        networks |= {name: network for name, network in given.items() if network is not None}
         return run_key({**about, **{name: value for name, value in optional.items() if value}}, networks)
 
     def _data_identity(self) -> Any:
@@ -152,9 +192,16 @@ def _new_discriminator(teacher: Generator, settings: DistillConfig) -> Discrimin
     config = DiscriminatorConfig.mirror(teacher.config)
     widths = tuple(max(1, round(width * settings.discriminator_width)) for width in config.widths)
     config = replace(config, widths=widths)
-    with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
-        torch.manual_seed(stream(settings.seed, "discriminator").initial_seed() % 2**63)
+    with _drawn_from(settings.seed, "discriminator"):
         return Discriminator(config)
+
+
+@contextmanager
+def _drawn_from(seed: int, name: str) -> Iterator[None]:
+    """New weights come from torch's global state: a state of their own, and the caller's stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, name).initial_seed() % 2**63)
+        yield
 
 
 def _perceptual_network(perceptual: losses.FeatureMaps | Lpips | None) -> Mapping[str, nn.Module]:

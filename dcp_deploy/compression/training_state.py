@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -18,8 +18,10 @@ from torch.amp.grad_scaler import GradScaler
 from ..errors import CorruptFileError
 from ..files import atomic_path
 from ..generators import Discriminator, Generator
+from .augmentation import Augmentation
+from .feature_adversary import FeatureDiscriminator
 
-_FORMAT = "dcp-deploy training state 2"
+_FORMAT = "dcp-deploy training state 3"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, list[float]] = field(default_factory=dict)  # losses since the last history entry: [sum, count]
     best: Best | None = None
+    feature_discriminator: FeatureDiscriminator | None = None
+    feature_optimizer: torch.optim.Adam | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
     student_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))  # of fp16 alone
     discriminator_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))
 
@@ -57,13 +62,23 @@ class TrainingState:
         averages, values = list(self.ema.parameters()), list(self.student.parameters())
         torch._foreach_lerp_(averages, values, 1 - decay)  # type: ignore[arg-type]  # a few kernels for all of them
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Those that the run has, by their names here."""
+        names = ("student", "ema", "discriminator", "feature_discriminator")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def optimizers(self) -> dict[str, torch.optim.Adam]:
+        """Those that the run has, by their names here."""
+        names = ("student_optimizer", "discriminator_optimizer", "feature_optimizer")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the state under unique names, in memory shared with it."""
         named = {"path_mean": self.path_mean}
-        for prefix in ("student", "ema", "discriminator"):
-            named |= {f"{prefix}.{name}": tensor for name, tensor in getattr(self, prefix).state_dict().items()}
-        for prefix in ("student_optimizer", "discriminator_optimizer"):
-            for index, entries in getattr(self, prefix).state_dict()["state"].items():
+        for prefix, network in self.networks().items():
+            named |= {f"{prefix}.{name}": tensor for name, tensor in network.state_dict().items()}
+        for prefix, optimizer in self.optimizers().items():
+            for index, entries in optimizer.state_dict()["state"].items():
                 named |= {f"{prefix}.{index}.{name}": tensor for name, tensor in entries.items()}
         return named | {f"best.{name}": tensor for name, tensor in (self.best.weights if self.best else {}).items()}
 
@@ -81,6 +96,7 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
         "history": json.dumps(state.history, allow_nan=False),
         "sums": json.dumps(state.sums, allow_nan=False),
         "scalers": json.dumps([scaler.state_dict() for scaler in _scalers(state)]),
+        "augmentation": json.dumps(asdict(state.augmentation), allow_nan=False),
         "best": json.dumps(state.best and [state.best.step, state.best.value], allow_nan=False),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
@@ -107,10 +123,9 @@ def load_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
 
 
 def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
-    for prefix in ("student", "ema", "discriminator"):
-        getattr(state, prefix).load_state_dict(_below(prefix, tensors))
-    for prefix in ("student_optimizer", "discriminator_optimizer"):
-        optimizer: torch.optim.Adam = getattr(state, prefix)
+    for prefix, network in state.networks().items():
+        network.load_state_dict(_below(prefix, tensors))
+    for prefix, optimizer in state.optimizers().items():
         entries: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below(prefix, tensors).items():
             index, entry = name.split(".")
@@ -120,6 +135,7 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: Mapping
     state.step = int(metadata["step"])
     state.history = json.loads(metadata["history"])
     state.sums = json.loads(metadata["sums"])
+    state.augmentation = Augmentation(**json.loads(metadata["augmentation"]))
     for scaler, values in zip(_scalers(state), json.loads(metadata["scalers"]), strict=True):
         if values:
             scaler.load_state_dict(values)

@@ -6,11 +6,12 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from .recipe import Terms, terms_at
 from .step_graph import StepGraph, can_be_captured
 from .training_run import ALONE, Run
 from .training_setup import Task
 from .training_state import TrainingState
-from .training_step import Terms, terms_at, train_step
+from .training_step import train_step
 
 PATIENCE = 30.0  # seconds after which kinds not timed yet are taken to last as long as the slowest so far
 _ROUNDS, _GRAPH_ROUNDS = 2, 6  # the first ones warm up, and capture the graph

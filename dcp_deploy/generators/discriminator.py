@@ -93,7 +93,7 @@ class Discriminator(nn.Module):
 
         ``dtype``: what the blocks compute in, if not the images' own, which comes back before the minibatch deviation.
         """
-        x = self.blocks(self.fromrgb(image.to(dtype or image.dtype))).to(image.dtype)
+        x = self.features(image, dtype=dtype)[-1].to(image.dtype)
         x = self.conv(minibatch_std(x, self.config.mbstd_group))
         x = self.out(self.fc(x.flatten(1)))
         if not self.config.c_dim:
@@ -102,3 +102,13 @@ class Discriminator(nn.Module):
             raise ValueError(f"this discriminator is conditional: c must be a [B, {self.config.c_dim}] tensor")
         embedding = normalize_second_moment(self.embed(c))
         return cast(Tensor, x * embedding).sum(dim=1) / math.sqrt(x.shape[1])
+
+    def features(self, image: Tensor, *, dtype: torch.dtype | None = None) -> list[Tensor]:
+        """What the first layer and each block give, [B, width, R, R] down to [B, width, 4, 4], in ``dtype``.
+
+        Of each image by itself: before the minibatch deviation, and without classes.
+        """
+        maps = [cast(Tensor, self.fromrgb(image.to(dtype or image.dtype)))]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return maps

@@ -82,6 +82,11 @@ class Lpips:
         """Distances [B] >= 0 of images [B, 3, R, R] in [-1, 1], scaled down to 256 px where larger. Differentiable."""
         return cast(Tensor, self.network(self._fitted(a), self._fitted(b))).flatten()
 
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """VGG16's five maps that are compared, [B, 64, R, R] down to [B, 512, R / 16, R / 16], of such images."""
+        network: Any = self.network
+        return list(network.net(network.scaling_layer(self._fitted(images))))
+
     def _fitted(self, images: Tensor) -> Tensor:
         images = images.to(self.device)
         if images.shape[-1] <= _LPIPS_SIZE:

@@ -21,6 +21,10 @@ from dcp_deploy.errors import UsageError
         {"ema_half_life": 0.0},
         {"discriminator_width": 0.0},
         {"noise": "loud"},
+        {"guide": -1.0},
+        {"feature_gan": float("nan")},
+        {"augment_target": 1.0},
+        {"augment_images": 0.0},
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, object]) -> None:
@@ -32,6 +36,17 @@ def test_settings_that_cannot_work_are_refused(change: dict[str, object]) -> Non
 def test_a_recipe_without_losses_is_refused() -> None:
     with pytest.raises(UsageError, match="nothing to train"):
         DistillConfig(gan=0, l1=0, perceptual=0, relation=0)
+
+
+def test_any_comparison_or_judge_is_something_to_train_by() -> None:
+    for name in ("guide", "feature_gan"):
+        recipe = DistillConfig(**{"gan": 0, "l1": 0, "perceptual": 0, "relation": 0, name: 1.0})  # type: ignore[arg-type]
+        assert recipe.judges_images == (name == "feature_gan")
+
+
+def test_what_the_published_recipe_has_not_is_off() -> None:
+    for recipe in RECIPES.values():
+        assert (recipe.guide, recipe.feature_gan, recipe.augment_target) == (0, 0, 0)
 
 
 def test_a_first_part_without_any_loss_is_refused() -> None:

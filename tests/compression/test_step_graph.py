@@ -11,8 +11,8 @@ import torch
 
 from dcp_deploy.compression import DistillConfig, distill
 from dcp_deploy.compression import distillation as module
-from dcp_deploy.compression.training_step import Batch
-from dcp_deploy.generators import Generator
+from dcp_deploy.compression.training_batch import Batch
+from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
 
 from .conftest import pruned
 
@@ -50,6 +50,16 @@ def test_a_graph_trains_as_single_steps_do(
 
 
 @pytest.mark.gpu
+def test_a_graph_holds_the_guide_too(teacher: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, config = teacher.cuda(), replace(CONFIG, guide=1.0)
+    student, guide = pruned(teacher), Discriminator(DiscriminatorConfig.mirror(teacher.config))
+    captured = distill(student, teacher, config=config, guide=guide)
+    monkeypatch.setattr(module, "can_be_captured", lambda run: False)
+    plain = distill(student, teacher, config=config, guide=guide)
+    assert captured.history[-1] == pytest.approx(plain.history[-1], rel=1e-3)  # as above
+
+
+@pytest.mark.gpu
 def test_a_graph_goes_on_from_a_checkpoint(teacher: Generator, tmp_path: Path) -> None:
     teacher, config = teacher.cuda(), replace(CONFIG, checkpoint_every=4)
     student = pruned(teacher)
@@ -67,11 +77,13 @@ def test_a_graph_goes_on_from_a_checkpoint(teacher: Generator, tmp_path: Path) -
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("changes", [{"gan": 1.0}, {"noise": "random"}, {"path_length": 2.0}])
+@pytest.mark.parametrize("changes", [{"gan": 1.0}, {"feature_gan": 1.0}, {"noise": "random"}, {"path_length": 2.0}])
 def test_steps_that_differ_are_taken_one_by_one(
     teacher: Generator, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "StepGraph", lambda: pytest.fail("captured"))
     teacher = teacher.cuda()
-    history = distill(pruned(teacher), teacher, config=replace(CONFIG, steps=6, **changes)).history
+    history = distill(
+        pruned(teacher), teacher, config=replace(CONFIG, steps=6, **changes), perceptual=lambda x: [x]
+    ).history
     assert history[-1]["l1_to_teacher"] < history[0]["l1_to_teacher"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dcp_deploy.compression.augmentation import Augmentation
 from dcp_deploy.compression.training_state import TrainingState, load_state, run_key, save_state
 from dcp_deploy.errors import CorruptFileError
 from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
@@ -35,6 +36,7 @@ def make_state(student: Generator, *, train: bool) -> TrainingState:
         state.step = 2
         state.history = [{"step": 0, "l1_to_teacher": 0.1 + 0.2}]
         state.sums = {"l1": [1 / 3, 2]}
+        state.augmentation = Augmentation(p=0.1 + 0.2, signs=1 / 3, steps=3)
     return state
 
 
@@ -47,6 +49,7 @@ def test_a_state_survives_the_file_to_the_last_bit(tmp_path: Path, new_generator
     assert any(name.startswith("discriminator_optimizer.0.exp_avg_sq") for name in before)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert (restored.step, restored.history, restored.sums) == (state.step, state.history, state.sums)
+    assert restored.augmentation == state.augmentation
 
 
 def test_an_optimiser_that_has_not_run_is_restored_empty(

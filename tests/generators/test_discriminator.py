@@ -56,3 +56,13 @@ def test_r1_can_be_differentiated_twice() -> None:
     (gradient,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
     gradient.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for n, p in network.named_parameters() if "weight" in n)
+
+
+def test_features_are_of_every_image_by_itself_down_to_four_pixels() -> None:
+    network = Discriminator(DiscriminatorConfig(16, (4, 6, 8)))
+    images = torch.randn(4, 3, 16, 16)
+    maps = network.features(images)
+    assert [tuple(x.shape) for x in maps] == [(4, 4, 16, 16), (4, 6, 8, 8), (4, 8, 4, 4)]
+    # Alone or in a batch: other sums in a convolution's float32 at most.
+    torch.testing.assert_close(network.features(images[:1])[-1], maps[-1][:1], rtol=1e-4, atol=1e-5)
+    assert network.features(images, dtype=torch.bfloat16)[-1].dtype == torch.bfloat16

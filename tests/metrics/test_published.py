@@ -78,6 +78,17 @@ def test_lpips_has_a_gradient(vgg16_file: Path) -> None:
     assert image.grad is not None and float(image.grad.abs().sum()) > 0
 
 
+def test_the_maps_of_lpips_are_those_that_it_compares(vgg16_file: Path) -> None:
+    image = pictures(1, 32).float() / 127.5 - 1
+    maps = load_lpips(vgg16_file).maps(image)
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    state = torch.load(vgg16_file, weights_only=True)
+    assert [tuple(x.shape[1:]) for x in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
+    for found, last in zip(maps, (3, 8, 15, 22, 29), strict=True):
+        expected = through((image - shift[:, None, None]) / scale[:, None, None], state, last)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # float32 sums in another order
+
+
 def test_weights_of_another_network_are_refused(inception_file: Path, vgg16_file: Path) -> None:
     with pytest.raises(CorruptFileError, match="torch-fidelity's Inception"):
         load_inception(vgg16_file)
