@@ -235,6 +235,7 @@ def evaluate(
     resize: flags.Resize = "error",
     inception: Annotated[Path | None, typer.Option(help="torch-fidelity's weights; fetched when not given.")] = None,
     lpips: Annotated[Path | None, typer.Option(help="torchvision's vgg16-397923af.pth, for LPIPS.")] = None,
+    backend: Annotated[str, flags.offered("What runs it: torch, onnxruntime, openvino, ...", flags.backends)] = "auto",
     directions: Annotated[Path | None, typer.Option(help="Does editing along these survive? With --teacher.")] = None,
     samples: Annotated[
         int | None, typer.Option(help="Images to draw [5000 against the demo's, 50,000 against --data].")
@@ -263,8 +264,9 @@ def evaluate(
     output = Output(as_json=as_json, quiet=quiet)
     against = Against(teacher, data, resize, directions, inception, lpips)  # type: ignore[arg-type]  # refused there
     measured = evaluate_file(
-        model, against, samples=samples, seed=seed, psi=psi, batch=batch, device=torch_device(device), reporter=output
-    ).to_dict()
+        model, against, samples=samples, seed=seed, psi=psi, batch=batch, device=torch_device(device),
+        backend=backend, reporter=output,  # type: ignore[arg-type]  # refused there
+    ).to_dict()  # fmt: skip
     tables = [modes_table(measured["modes"])] if "modes" in measured else []
     _report(context, output, out, measured, *evaluation_lines(measured), *tables)
 

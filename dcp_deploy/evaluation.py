@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .datasets.decoding import Resize
     from .datasets.images import ImageSet
     from .editing import EditingReport
+    from .export.runners import Backend
     from .metrics.drawing import Model
     from .metrics.photographs import Extractor, RealFeatures
     from .metrics.published import Inception, Lpips
@@ -69,10 +70,11 @@ def evaluate_file(
     psi: float = 1.0,
     batch: int = 64,
     device: str = "cpu",
+    backend: Backend = "auto",
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Measure the model in a file. ``device`` is where torch computes; ``samples`` None means 5000 images against the
-    demo's, 50,000 against those of ``against.data``.
+    """Measure the model in a file. ``device`` is where torch computes, ``backend`` what runs the model; ``samples``
+    None means 5000 images against the demo's, 50,000 against those of ``against.data``.
 
     Against a teacher also the likeness of the images of equal latents, and with directions whether editing survives.
     Raises what the parts do: UsageError for a model that cannot be measured so, InputError for bad files,
@@ -81,7 +83,7 @@ def evaluate_file(
     reporter = reporter or Reporter()
     if against.directions is not None and against.teacher is None:
         raise UsageError("directions compare a student with its teacher", "Give --teacher FILE too.")
-    model = open_model(path, device)
+    model = open_model(path, device, backend)
     teacher = None if against.teacher is None else open_model(against.teacher, device)
     if teacher is not None:  # before anything is measured, for that takes a while
         from .metrics.likeness import check_alike
@@ -105,12 +107,12 @@ def evaluate_file(
     return Evaluation(figures, not_measured)
 
 
-def open_model(path: Path, device: str) -> Model:
+def open_model(path: Path, device: str, backend: Backend = "auto") -> Model:
     """The generator of a checkpoint on ``device``, or what runs an ONNX file, a bundle or an engine."""
     from .export import load_runner
     from .generators import Generator
 
-    runner = load_runner(path)
+    runner = load_runner(path, backend=backend)
     return runner.source.to(device) if isinstance(runner.source, Generator) else runner
 
 

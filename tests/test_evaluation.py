@@ -78,6 +78,20 @@ def test_a_checkpoint_and_its_export_measure_the_same(models: Path) -> None:
     assert set(one.not_measured) == {"lpips", "teacher", "editing"}
 
 
+def test_an_export_is_measured_in_the_runtime_that_is_asked_for(models: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    first, second = (
+        evaluate_file(models / "t.onnx", Against(), samples=SAMPLES, backend=backend).figures  # type: ignore[arg-type]
+        for backend in ("onnxruntime", "openvino")
+    )
+    assert second["fid"] == pytest.approx(first["fid"], rel=1e-3)  # 8-bit steps here and there
+
+
+def test_a_runtime_that_cannot_run_the_file_is_refused(models: Path) -> None:
+    with pytest.raises(UsageError, match="backend 'torch' cannot run the ONNX file"):
+        evaluate_file(models / "t.onnx", Against(), samples=SAMPLES, backend="torch")
+
+
 def test_a_teacher_brings_likeness_diversity_and_editing(models: Path) -> None:
     against = Against(teacher=models / "t.safetensors", directions=models / "d.safetensors")
     own = evaluate_file(models / "t.safetensors", against, samples=SAMPLES).to_dict()
