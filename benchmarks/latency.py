@@ -169,6 +169,7 @@ class _Rounds:
                 self.phases[name].append(call.phases())
         if self.done % _CEILING_EVERY == 0:
             for ceiling in self.ceilings:
+                self.sleep(self.pause)
                 begin = self.clock()
                 ceiling.run()
                 self.ceiling_samples[ceiling.name].append(self.clock() - begin)
