@@ -36,7 +36,13 @@ def load_suite(folder: Path) -> dict[str, Document]:
     found = {path.stem: read_json(path) for path in sorted(folder.glob("stylegan*.json"))}
     if not found:
         raise InputError(f"{folder} holds no document of the suite", "make one: python -m dcp_deploy.benchmarks.suite")
-    return dict(sorted(found.items(), key=lambda item: ("quick" in item[0], item[0])))
+    return dict(sorted(found.items(), key=lambda item: _place(item[0])))
+
+
+def _place(network: str) -> tuple[bool, str, int]:
+    """ "stylegan2-256", "stylegan2-1024", ..., then "stylegan2-64-quick"."""
+    kind, resolution, *quick = network.split("-")
+    return bool(quick), kind, int(resolution)
 
 
 def row_of(document: Document, model: str, backend: str, precision: str = "fp32") -> Row | None:
@@ -127,16 +133,15 @@ def insert(text: str, tables: str) -> str:
 
 
 def draw(found: Mapping[str, Document], path: Path) -> None:
-    """Milliseconds of the teacher and of one student in every backend, a panel for each network. PNG."""
+    """Milliseconds of the teacher and of one student in every backend and precision, a panel for each network. PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.1 * len(found), 2.9), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(found), 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (network, document) in zip(panels, found.items(), strict=True):
         _panel(axes, network, document)
-    panels[0].set_ylabel("median latency, ms")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
 
@@ -144,19 +149,23 @@ def draw(found: Mapping[str, Document], path: Path) -> None:
 def _panel(axes: Axes, network: str, document: Document) -> None:
     eager = row_of(document, "teacher", "torch")
     assert eager is not None  # every run of the suite has it: the baseline
-    bars = [(model, backend, row) for model in ("teacher", SHOWN) for backend in BACKENDS
-            if (row := row_of(document, model, backend))]  # fmt: skip
-    for place, (_, backend, row) in enumerate(bars):
-        p50 = row["p50_ms"]
-        axes.bar(place, p50, color=COLOURS[backend])
-        axes.text(place, p50, f"{eager['p50_ms'] / p50:.1f}x", ha="center", va="bottom", fontsize=8)
-    titles = [f"{model.split()[0]}\n{BACKENDS[backend]}" for model, backend, _ in bars]
-    axes.set_xticks(range(len(bars)), titles, rotation=90, fontsize=7)
-    axes.set_yscale("log")
-    axes.margins(y=0.12)
-    axes.set_title(f"{network}, 70 % removed", fontsize=9)
-    for side in ("top", "right"):
+    rows = [row for row in document["rows"] if row["labels"]["model"] in ("teacher", SHOWN)]
+    for place, row in enumerate(rows):
+        p50, backend = row["p50_ms"], row["labels"]["backend"]
+        axes.barh(place, p50, color=COLOURS[backend])
+        axes.text(p50, place, f" {p50:,.0f} ms, {eager['p50_ms'] / p50:.1f}x", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [_title(row["labels"]) for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.35 * eager["p50_ms"])
+    axes.set_xticks([])
+    axes.set_title(f"{network}, 70 % of the channels removed", fontsize=9)
+    for side in ("top", "right", "bottom"):
         axes.spines[side].set_visible(False)
+
+
+def _title(labels: Mapping[str, str]) -> str:
+    precision = "" if labels["precision"] == "fp32" else f", {labels['precision']}"
+    return f"{labels['model'].split()[0]}, {BACKENDS[labels['backend']]}{precision}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
