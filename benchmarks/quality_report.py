@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..files import atomic_path, read_json
-from .results import markdown_row
+from .results import between, markdown_head, markdown_row
 
 COLUMNS = {
     "fid": "FID",
@@ -97,7 +97,7 @@ def report(found: Sequence[Mapping[str, Any]], teacher: Mapping[str, float]) -> 
 
 
 def _table(group: Group, place: int, teacher: Mapping[str, float] | None) -> list[str]:
-    lines = _head("score", "refinement", *COLUMNS.values(), "seeds")
+    lines = markdown_head("score", "refinement", *COLUMNS.values(), "seeds")
     if teacher is not None:
         values = [f"{teacher[name]:.3f}" if name in teacher else "" for name in COLUMNS]
         lines.append(markdown_row(["*teacher*", "", *values, ""]))
@@ -111,7 +111,7 @@ def _differences(group: Group) -> list[str]:
     """Plain diversity scores against the other scores, seed by seed."""
     names = ("fid", "recall", "mode_coverage", "rare_recall")
     lines = ["Diversity less another score, paired by seed, at the end (FID: negative is better, else positive):", ""]
-    lines += _head("against", "refinement", *(COLUMNS[name] for name in names))
+    lines += markdown_head("against", "refinement", *(COLUMNS[name] for name in names))
     for (score, refine), curves in group.items():
         mine = group.get(("diversity", refine))
         seeds = sorted(set(curves) & set(mine or ()))
@@ -130,7 +130,7 @@ def _speeds(group: Group) -> list[str]:
         return []
     goal, steps = float(values_at(plain, "fid", -1).mean()), next(iter(plain.values()))[-1]["step"]
     lines = [f"Steps until the FID is {goal:.2f}, where diversity without refinement ends, as a share of all {steps}:"]
-    lines += ["", *_head("score", "refinement", "share of the steps", "reached by")]
+    lines += ["", *markdown_head("score", "refinement", "share of the steps", "reached by")]
     for (score, refine), curves in group.items():
         shares = np.array([reached(curve, goal) / steps for curve in curves.values()])
         there = shares[np.isfinite(shares)]
@@ -146,15 +146,10 @@ def _spread(values: NDArray[np.float64]) -> str:
     return f"{mean} ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
-def _head(*titles: str) -> list[str]:
-    return [markdown_row(titles), markdown_row(["---"] * len(titles))]
-
-
 def insert(text: str, tables: str) -> str:
     """``text`` with ``tables`` between the marks, or at its end with marks of their own."""
     if BEGIN in text and END in text:
-        before, rest = text.split(BEGIN, 1)
-        return f"{before}{BEGIN}\n\n{tables}\n{END}{rest.split(END, 1)[1]}"
+        return between(text, BEGIN, END, tables)
     return f"{text.rstrip()}\n\n{BEGIN}\n\n{tables}\n{END}\n".lstrip()
 
 

@@ -257,3 +257,14 @@ def interval_text(interval: Interval) -> str:
 def markdown_row(cells: Sequence[str]) -> str:
     """One row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def markdown_head(*titles: str) -> list[str]:
+    """The first two rows of a Markdown table."""
+    return [markdown_row(titles), markdown_row(["---"] * len(titles))]
+
+
+def between(text: str, begin: str, end: str, tables: str) -> str:
+    """``text``, which has both marks, with ``tables`` in place of what stood between them."""
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n\n{tables}\n{end}{rest.split(end, 1)[1]}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..files import atomic_path, read_json
-from .results import markdown_row
+from .results import between, markdown_head, markdown_row
 from .statistics import ratio_of_medians
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def report(found: Mapping[str, Document]) -> str:
         lines += ["```sh", document["environment"]["command"], "```", ""]
         lines += [*_latencies(document), "", *_alignment(document), ""]
         lines += [f"- {note}" for note in document["notes"]]
-    return "\n".join(lines)
+    return "\n".join(lines[1:])
 
 
 def _machine(document: Document) -> str:
@@ -71,7 +71,7 @@ def _machine(document: Document) -> str:
 
 
 def _latencies(document: Document) -> Iterator[str]:
-    yield from _head("model", "backend", "precision", "p50 ms", "95 %", "speed-up", "95 %", "p50 / floor")
+    yield from markdown_head("model", "backend", "precision", "p50 ms", "95 %", "speed-up", "95 %", "p50 / floor")
     for row in document["rows"]:
         labels, p50, speedup, roof = row["labels"], row["intervals"]["p50"], row["speedup"], row["roofline"]
         yield markdown_row([
@@ -84,7 +84,7 @@ def _latencies(document: Document) -> Iterator[str]:
 def _alignment(document: Document) -> Iterator[str]:
     """Latency per multiply-accumulate of widths in multiples of 8 and 16, against ragged ones of the same ratio."""
     gains = [f"{BACKENDS[name]}, gain at equal MACs" for name in _compiled()]
-    yield from _head("ratio", "multiples of", "MACs", *gains)
+    yield from markdown_head("ratio", "multiples of", "MACs", *gains)
     for ratio, align in _pairs(document):
         aligned, ragged = f"student {ratio} by {align}", f"student {ratio} by 1"
         cells = []
@@ -121,15 +121,11 @@ def _interval(value: Mapping[str, float] | None) -> str:
     return f"{value['low']:.4g} to {value['high']:.4g}" if value else ""
 
 
-def _head(*titles: str) -> list[str]:
-    return [markdown_row(titles), markdown_row(["---"] * len(titles))]
-
-
 def insert(text: str, tables: str) -> str:
     """``text`` with what stands between the markers replaced. InputError when it has none."""
     if BEGIN not in text or END not in text:
         raise InputError(f"no place for the figures: {BEGIN} ... {END}", "put both lines into the document")
-    return f"{text[: text.index(BEGIN)]}{BEGIN}\n{tables}\n{text[text.index(END) :]}"
+    return between(text, BEGIN, END, tables)
 
 
 def draw(found: Mapping[str, Document], path: Path) -> None:

@@ -15,7 +15,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from dcp_deploy.datasets.images import ImageSet
+
+Files = Callable[..., dict[str, bytes]]
+New = Callable[..., Path]
+Pictures = Callable[..., NDArray[np.uint8]]
+ImageFile = Callable[..., bytes]
+
 RESOLUTION = 8
+
+
+def all_of(found: ImageSet) -> NDArray[np.uint8]:
+    """Every image of a set, [N, R, R, 3]."""
+    return np.stack([found[index] for index in range(len(found))])
 
 
 def encoded(pixels: NDArray[Any], suffix: str = ".png") -> bytes:

@@ -6,28 +6,17 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from dcp_deploy.datasets import containers, images
-from dcp_deploy.datasets.images import ImageSet, open_images
+from dcp_deploy.datasets.images import open_images
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UsageError
 
-Files = Callable[..., dict[str, bytes]]
-New = Callable[..., Path]
-Pictures = Callable[..., NDArray[np.uint8]]
-ImageFile = Callable[..., bytes]
-
-R = 8
-
-
-def all_of(found: ImageSet) -> NDArray[np.uint8]:
-    return np.stack([found[index] for index in range(len(found))])
-
+from .conftest import RESOLUTION as R
+from .conftest import Files, ImageFile, New, Pictures, all_of
 
 # ---- what cannot be opened ----
 

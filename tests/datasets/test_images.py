@@ -3,27 +3,17 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dcp_deploy.datasets.images import ImageSet, identify_images, open_images
+from dcp_deploy.datasets.images import identify_images, open_images
 from dcp_deploy.errors import CorruptFileError, InputError, UsageError
 
-Files = Callable[..., dict[str, bytes]]
-New = Callable[..., Path]
-Pictures = Callable[..., NDArray[np.uint8]]
-ImageFile = Callable[..., bytes]
-
-R = 8
-
-
-def all_of(found: ImageSet) -> NDArray[np.uint8]:
-    return np.stack([found[index] for index in range(len(found))])
-
+from .conftest import RESOLUTION as R
+from .conftest import Files, ImageFile, New, Pictures, all_of
 
 # ---- containers ----
 
