@@ -33,10 +33,10 @@ HELPS: dict[str, dict[str, str]] = {
     "score": {"ONNX Runtime": "no --mask"},
     "distill": {"memory": "may run out of memory", "ONNX Runtime": "no --mask", "published features": _NO_FID},
     "export": {"ONNX Runtime": "no --precision int8 and no --upsample auto"},
-    "verify": {**_ONNX_TOO, "Triton client": "no running servers"},
+    "verify": {**_ONNX_TOO, "OpenVINO": "no backend openvino", "Triton client": "no running servers"},
     "sample": _ONNX_TOO,
-    "bench": {**_ONNX_TOO, "OpenVINO": "no --backends openvino"},
-    "eval": {**_ONNX_TOO, "published features": "no --data and no LPIPS"},
+    "bench": {**_ONNX_TOO, "OpenVINO": "no backend openvino"},
+    "eval": {**_ONNX_TOO, "OpenVINO": "no backend openvino", "published features": "no --data and no LPIPS"},
     "project": {"published features": "no LPIPS"},
 }  # fmt: skip
 

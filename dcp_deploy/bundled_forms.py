@@ -13,6 +13,7 @@ from .errors import UsageError
 
 if TYPE_CHECKING:
     from .checkpoints.directions import Direction
+    from .export import FormRunner
     from .export.bundle import Model
     from .export.runners import Array
     from .generators import Generator
@@ -39,17 +40,19 @@ def models_of_forms(generator: Generator, forms: Forms) -> dict[str, Model]:
     from .checkpoints.directions import check_directions, read_directions
     from .export import export_onnx, load_form, load_runner
     from .export.bundle import Model
+    from .export.editing_onnx import export_editor
     from .export.pairs import through_network
 
     directions = {} if forms.directions is None else read_directions(forms.directions)
     check_directions(directions, generator.config)
     file = export_onnx(generator, forms.scratch / "synthesis.onnx", inputs="ws")
-    models = {}
+    form, models = load_form(file), {}
     if forms.synthesis:
-        models["synthesis"] = Model(file, load_runner(generator), through_network(load_form(file), generator))
+        models["synthesis"] = Model(file, load_runner(generator), through_network(form, generator))
     if directions:
         models["mapping"] = _mapping(generator, file.with_name("mapping.onnx"))
-        models["editor"] = _editor(generator, directions, file, file.with_name("editor.onnx"))
+        editor = export_editor(file, directions, file.with_name("editor.onnx"))
+        models["editor"] = _editor(generator, directions, form, editor)
     return models
 
 
@@ -74,17 +77,17 @@ def _mapping(generator: Generator, file: Path) -> Model:
     return Model(file, reference, replace(reference, name="mapping", draw=draw, source=None))
 
 
-def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis: Path, file: Path) -> Model:
+def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis: FormRunner, file: Path) -> Model:
     """Checked with moves along all directions at once: the network's own, and the strengths that the editor takes."""
     import torch
 
-    from .export import load_form, load_runner
+    from .export import load_runner
     from .export.bundle import Model
-    from .export.editing_onnx import STRENGTHS, export_editor
+    from .export.editing_onnx import STRENGTHS
     from .export.pairs import through_network
     from .export.sessions import onnx_session
 
-    session = onnx_session(export_editor(synthesis, directions, file), None, "onnxruntime", None)
+    session = onnx_session(file, None, "onnxruntime", None)
     step = np.float32(1 / len(directions))
 
     def moved(z: Array, psi: Array, c: Array | None) -> Array:
@@ -102,5 +105,5 @@ def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis
         return images
 
     reference = replace(load_runner(generator), name="edited", draw=moved, source=None)
-    edited = replace(load_form(synthesis), name="editor", draw=with_strengths)
+    edited = replace(synthesis, name="editor", draw=with_strengths)
     return Model(file, reference, through_network(edited, generator))

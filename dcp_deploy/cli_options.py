@@ -96,7 +96,7 @@ DiscriminatorFile = Annotated[
 ]
 Augment = Annotated[bool, typer.Option("--augment", help="Change what the discriminator sees, as it overfits (ADA).")]
 Guide = Annotated[
-    Path | None, typer.Option(help="Training file (rosinality .pt) by whose discriminator's features to compare.")
+    Path | None, typer.Option(help="Training file (.pkl, rosinality .pt) by whose discriminator's features to compare.")
 ]
 FeatureGan = Annotated[
     bool, typer.Option("--feature-gan", help="A second discriminator, of the perceptual loss's features.")

@@ -112,8 +112,8 @@ def open_model(path: Path, device: str, backend: Backend = "auto") -> Model:
     from .export import load_runner
     from .generators import Generator
 
-    runner = load_runner(path, backend=backend)
-    return runner.source.to(device) if isinstance(runner.source, Generator) else runner
+    runner = load_runner(path, backend=backend, device=device)
+    return runner.source if isinstance(runner.source, Generator) else runner
 
 
 @dataclass(frozen=True)

@@ -346,13 +346,12 @@ def _scoring(config: BuildConfig) -> dict[str, Any]:
 
 
 def _distilling(config: BuildConfig) -> dict[str, Any]:
-    recipe = asdict(recipe_of(config))
+    recipe = recipe_of(config)
+    settings = asdict(recipe)
     for name in ("checkpoint_every", "measure_every"):  # decide what a kill costs and what is told, not what comes out
-        del recipe[name]
-    data = (
-        data_settings(config) if recipe_of(config).judges_images else {}
-    )  # without a discriminator nothing looks at them
-    return {**recipe, **data, **distilling_settings(config), **_of("dataset", "device")(config)}
+        del settings[name]
+    data = data_settings(config) if recipe.judges_images else {}  # without a discriminator nothing looks at them
+    return {**settings, **data, **distilling_settings(config), **_of("dataset", "device")(config)}
 
 
 def _evaluating(config: BuildConfig) -> dict[str, Any]:

@@ -288,3 +288,13 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.getbasetemp() / "cache" / os.urandom(4).hex()
     monkeypatch.setenv("DCP_DEPLOY_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def no_metrics_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra 'metrics' is not installed."""
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr("dcp_deploy.metrics.published.import_module", absent)

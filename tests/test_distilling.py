@@ -193,17 +193,12 @@ def scheduled(monkeypatch: pytest.MonkeyPatch, no_inception: None) -> None:
 
 
 @pytest.fixture
-def no_inception(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_inception(no_metrics_packages: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The same schedule where torch-fidelity is not installed, and nothing lies in torch's cache."""
-
-    def absent(name: str) -> None:
-        raise ModuleNotFoundError(f"No module named {name!r}")
-
     short = replace(recipe.RECIPES["standard"], batch=2, gan=0.0, relation=0.0, measure_every=2)  # what is quick
     monkeypatch.setitem(recipe.RECIPES, "standard", short)
     monkeypatch.setattr(distilling, "MEASURED_PHOTOGRAPHS", 20)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(published, "import_module", absent)
     monkeypatch.setattr("dcp_deploy.downloads.fetch", lambda *_, **__: pytest.fail("fetched"))
 
 

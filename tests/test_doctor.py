@@ -135,7 +135,7 @@ def test_openvino_is_an_extra_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     diagnosis = doctor.diagnose()
     assert "dcp-deploy[openvino]" in found("OpenVINO").fix
     assert diagnosis.healthy
-    assert next(one for one in diagnosis.verbs if one.verb == "bench").words == "no --backends openvino"
+    assert next(one for one in diagnosis.verbs if one.verb == "bench").words == "no backend openvino"
 
 
 def test_two_onnx_runtimes_at_once_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,12 +202,8 @@ def test_weights_come_from_torchs_cache_or_else_from_the_net(
 
 
 def test_nothing_is_fetched_for_a_package_that_is_not_there(
-    models: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, data: Path, no_metrics_packages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(name: str) -> None:
-        raise ModuleNotFoundError(f"No module named {name!r}")
-
-    monkeypatch.setattr(published, "import_module", absent)
     monkeypatch.setattr("dcp_deploy.downloads.fetch", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(MissingCapabilityError, match="torch-fidelity cannot be used here"):
         evaluate_file(models / "t.safetensors", Against(data=data), samples=20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ LITTLE = Effort(
 
 
 @pytest.fixture
-def job(tmp_path, small_onnx):
+def job(tmp_path: Path, small_onnx: Callable[..., Path]) -> Job:
     """A run directory whose student was exported in fp16, its weights beside it, and whose teacher is in float32."""
     for model, width, precision in (("teacher", 5, "fp32"), ("student", 3, "fp16")):
         with torch.random.fork_rng(devices=[]):
@@ -39,7 +40,7 @@ def job(tmp_path, small_onnx):
     return Job(config, tmp_path, Path("teacher.pkl"), LITTLE, key="", force=False, reporter=Reporter())
 
 
-def test_bench_says_what_each_file_holds_and_weighs(job):
+def test_bench_says_what_each_file_holds_and_weighs(job: Job) -> None:
     (bench,) = (stage for stage in STAGES if stage.name == "bench")
     assert bench.work(job, lambda done, total: None) == ["bench.json"]
     document = json.loads(job.path("bench.json").read_text())

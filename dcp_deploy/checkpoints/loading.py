@@ -79,13 +79,13 @@ def read_discriminator(path: str | os.PathLike[str]) -> Discriminator:
     else than ours, CorruptFileError and UnsafeFileError as :func:`read_checkpoint` does.
     """
     data = mapped(Path(path))
-    form = _format(data)
-    if form not in ("nvidia", "torch"):
+    readers = {"nvidia": read_nvidia_discriminator, "torch": read_rosinality_discriminator}
+    reader = readers.get(_format(data))
+    if reader is None:
         raise UnknownFormatError(
             f"{path}: no discriminator is read from this format",
             "what is read: D in a .pkl of NVIDIA's PyTorch repositories, d in a training file of rosinality's",
         )
-    reader = {"nvidia": read_nvidia_discriminator, "torch": read_rosinality_discriminator}[form]
     return reader(data, str(path))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 Features = NDArray[np.floating[Any]]
 
 
-def rows_of(features: Features, more_than: int = 1) -> Tensor:
+def _rows_of(features: Features, more_than: int) -> Tensor:
     """[N, D] in float64. Raises ValueError unless there are more than so many rows, all of them finite."""
     rows = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float64))
     if rows.ndim != 2 or rows.shape[0] <= more_than:
@@ -24,7 +24,7 @@ def rows_of(features: Features, more_than: int = 1) -> Tensor:
 
 def rows_of_both(real: Features, fake: Features, more_than: int = 1) -> tuple[Tensor, Tensor]:
     """Two sets of equal width; ValueError else."""
-    reals, fakes = rows_of(real, more_than), rows_of(fake, more_than)
+    reals, fakes = _rows_of(real, more_than), _rows_of(fake, more_than)
     if reals.shape[1] != fakes.shape[1]:
         raise ValueError(f"features differ in width: {reals.shape[1]} and {fakes.shape[1]}")
     return reals, fakes

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from dcp_deploy.errors import CorruptFileError, InputError, MissingCapabilityError, UnsafeFileError
-from dcp_deploy.metrics import published as module
 from dcp_deploy.metrics.published import load_inception, load_lpips, read_weights
 
 
@@ -117,14 +116,9 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "nowhere.pth")
 
 
-def test_a_missing_package_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_says_how_to_install_it(tmp_path: Path, no_metrics_packages: None) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"a": torch.zeros(1)}, path)
-
-    def absent(name: str) -> None:
-        raise ModuleNotFoundError(f"No module named {name!r}")
-
-    monkeypatch.setattr(module, "import_module", absent)
     with pytest.raises(MissingCapabilityError, match="torch-fidelity cannot be used") as caught:
         load_inception(path)
     assert "dcp-deploy[metrics]" in caught.value.remedy
