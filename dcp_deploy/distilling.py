@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from .progress import Progress, Reporter, Within, duration
 if TYPE_CHECKING:
     from .compression import DistillConfig, DistillResult
     from .compression.masks import SegmentationMask
+    from .compression.training_records import Measure
     from .compression.training_time import Expected
     from .datasets.images import ImageSet
     from .generators import Generator
@@ -24,8 +24,6 @@ MEASURED_PHOTOGRAPHS = 5000  # of --data at most, and as many samples: more than
 DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
 AUGMENT_TARGET, GUIDE, FEATURE_GAN = 0.6, 10.0, 1.0  # as their papers have them, where they are asked for
 MEASURED = ("fid", "precision", "recall", "density", "coverage", "mode_coverage")
-
-Measure = Callable[["Generator"], Mapping[str, float]]
 
 
 def recipe_of(config: BuildConfig) -> DistillConfig:
@@ -105,7 +103,11 @@ def distill_student(
     if perceptual is None and recipe.perceptual:
         reporter.message("distill: without the perceptual loss; --lpips FILE brings it (the weights of VGG16)")
         recipe = replace(recipe, perceptual=0.0)
-    discriminator = None if config.discriminator is None else read_discriminator(config.discriminator)
+    # What was given is read first: measuring may have to fetch its network and look at the data for half an hour.
+    discriminator, guide = (
+        None if path is None else read_discriminator(path) for path in (config.discriminator, config.guide)
+    )
+    mask = mask_of(config)
     inside = Within(reporter, progress)
     measure = _measure(config, images, device, inside, demo=demo) if recipe.measure_every else None
     figure = "l1_to_teacher" if measure is None else "fid"
@@ -114,15 +116,16 @@ def distill_student(
         teacher,
         data=images if images is not None else avatars if demo else None,
         perceptual=perceptual,
-        mask=mask_of(config),
+        mask=mask,
         discriminator=discriminator,
-        guide=None if config.guide is None else read_discriminator(config.guide),
+        guide=guide,
         config=recipe,
         checkpoint_dir=checkpoints,
         progress=None if progress is None else lambda done, total, _: progress(done, total),
         expect=lambda expected: reporter.message(expected_words(expected)),
         measure=measure,
-        # The same run whether or not Inception is there, so a resumed one may measure from where it is.
+        # The same run whether or not Inception is there, so a resumed one may measure from where it is; where the best
+        # is kept, by another figure then, it is not.
         measure_at=recipe.measured_steps if demo or images is not None else (),
         keep_best=None if config.keep == "last" else figure,
         tensorboard=config.tensorboard,

@@ -93,7 +93,7 @@ def feature_matching_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) 
 
     Wang et al. 2018 ("High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", equation 4).
     """
-    return torch.stack([(a.float() - b.float()).abs().mean() for a, b in zip(student, teacher, strict=True)]).sum()
+    return torch.stack([l1_loss(a.float(), b.float()) for a, b in zip(student, teacher, strict=True)]).sum()
 
 
 # ---- the same relations between images ----

@@ -27,7 +27,12 @@ Mask = Callable[[Tensor], Tensor]
 
 def identity_of(mask: Mask) -> Any:
     """What decides its masks: a model's identity, and of a plain function the name."""
-    return getattr(mask, "identity", None) or getattr(mask, "__qualname__", type(mask).__qualname__)
+    return getattr(mask, "identity", None) or name_of(mask)
+
+
+def name_of(something: object) -> str:
+    """Of a function or a class its own name, of anything else that of its class."""
+    return str(getattr(something, "__qualname__", type(something).__qualname__))
 
 
 class SegmentationMask:

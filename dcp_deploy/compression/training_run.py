@@ -17,8 +17,6 @@ from .masks import Mask
 from .real_images import ImageSource
 from .recipe import DistillConfig
 
-"""The teacher's images [B, 3, R, R] in [-1, 1] to what of them counts, [B, 1, R, R] of zeros and ones."""
-
 
 @dataclass(frozen=True)
 class Team:

@@ -19,7 +19,7 @@ from ..generators import Discriminator, DiscriminatorConfig, Generator
 from ..metrics.published import Lpips
 from . import losses
 from .feature_adversary import FeatureDiscriminator, judged_maps
-from .masks import Mask, identity_of
+from .masks import Mask, identity_of, name_of
 from .randomness import draw_latents, stream
 from .real_images import ImageSequence, ImageSource, check_labels
 from .recipe import PATH_INTERVAL, R1_INTERVAL, DistillConfig
@@ -162,17 +162,17 @@ class Task:
     def key(self, device: torch.device) -> str:
         """Hex sha256 of everything that decides the result, to the last bit; how often it is saved does not."""
         settings = {name: value for name, value in asdict(self.config).items() if name not in NOT_DECIDING}
+        given = {"discriminator": self.discriminator, "guide": self.guide}
+        judges = {name: network for name, network in given.items() if network is not None}
         optional = {
             "measure_at": sorted(self.measure_at),
             "keep_best": self.keep_best,
             "devices": self.devices if self.devices > 1 else None,
             "mask": None if self.mask is None else identity_of(self.mask),
-            "discriminator": None if self.discriminator is None else asdict(self.discriminator.config),
+            **{name: asdict(network.config) for name, network in judges.items()},
         }
         about = {"config": settings, "data": self._data_identity(), "torch": torch.__version__, "device": device.type}
-        networks = {"student": self.student, "teacher": self.teacher, **_perceptual_network(self.perceptual)}
-        given = {"discriminator": self.discriminator, "guide": self.guide}
-        networks |= {name: network for name, network in given.items() if network is not None}
+        networks = {"student": self.student, "teacher": self.teacher, **_perceptual_network(self.perceptual), **judges}
         return run_key({**about, **{name: value for name, value in optional.items() if value}}, networks)
 
     def _data_identity(self) -> Any:
@@ -180,11 +180,7 @@ class Task:
             return "teacher samples"
         if isinstance(self.data, ImageSet):
             return self.data.identity
-        return _name(self.data) + (f"[{len(self.data)}]" if isinstance(self.data, ImageSequence) else "")
-
-
-def _name(something: object) -> str:
-    return str(getattr(something, "__qualname__", type(something).__qualname__))
+        return name_of(self.data) + (f"[{len(self.data)}]" if isinstance(self.data, ImageSequence) else "")
 
 
 def _new_discriminator(teacher: Generator, settings: DistillConfig) -> Discriminator:

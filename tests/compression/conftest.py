@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,13 @@ import pytest
 import torch
 
 from dcp_deploy.compression import DistillConfig, plan, prune, score
-from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
+from dcp_deploy.generators import (
+    Discriminator,
+    DiscriminatorConfig,
+    Generator,
+    GeneratorConfig,
+    StyleGAN3Layout,
+)
 
 # Every loss with both lazy regularisers inside a few steps, but for the perceptual one, which wants a network.
 EVERYTHING = DistillConfig(steps=6, batch=4, perceptual=0, log_every=2, checkpoint_every=2, gan_start=1 / 6, lr_end=0.5)
@@ -92,3 +99,10 @@ def teacher() -> Generator:
 def small_teacher() -> Generator:
     """Of 8 px, for tests that train."""
     return make_generator(resolution=8, widths=(10, 9, 8, 7))
+
+
+def discriminator_of(teacher: Generator, seed: int, **changes: Any) -> Discriminator:
+    """One that fits the teacher, with weights of that seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Discriminator(replace(DiscriminatorConfig.mirror(teacher.config), **changes))

@@ -110,7 +110,7 @@ def test_no_distribution_of_shifts_is_hidden_at_the_highest_probability(resoluti
     torch.testing.assert_close(frequencies.double(), one_axis, rtol=0, atol=5 * math.sqrt(0.25 / COUNT))
 
     phi = torch.fft.fft2(torch.outer(one_axis, one_axis)).real
-    assert (1 - MAX_P + MAX_P * phi).min() > 0.02
+    assert (1 - MAX_P + MAX_P * phi).min() > 1 - MAX_P * 1.2173  # sin(x) / x is nowhere below -0.2172
     if resolution == 64:  # and the bound is no idle one: evenly shifted images alone would hide something
         assert phi.min() < -0.2
 

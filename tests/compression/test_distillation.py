@@ -20,10 +20,10 @@ from dcp_deploy.compression.training_setup import Task
 from dcp_deploy.compression.training_state import TrainingState
 from dcp_deploy.datasets.images import open_images
 from dcp_deploy.errors import DcpDeployError, UsageError
-from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
+from dcp_deploy.generators import Discriminator, Generator
 from dcp_deploy.metrics.published import Lpips
 
-from .conftest import EVERYTHING, assert_same_weights, files_in, make_stylegan3, pruned
+from .conftest import EVERYTHING, assert_same_weights, discriminator_of, files_in, make_stylegan3, pruned
 
 TINY = {"resolution": 8, "widths": (10, 9, 8, 7)}
 
@@ -141,12 +141,6 @@ def test_lpips_is_averaged_over_the_batch_and_goes_where_the_training_goes(teach
     moved = Task(student, teacher, config, perceptual=lpips).on(torch.device("meta")).perceptual
     assert isinstance(moved, Lpips) and moved.device.type == "meta"
     assert moved.network.weight.device.type == "meta" and lpips.network.weight.device.type == "cpu"
-
-
-def discriminator_of(teacher: Generator, seed: int, **changes: Any) -> Discriminator:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Discriminator(replace(DiscriminatorConfig.mirror(teacher.config), **changes))
 
 
 def test_a_given_discriminator_is_the_one_to_start_from(tmp_path: Path, teacher: Generator) -> None:

@@ -23,7 +23,7 @@ from dcp_deploy.compression.training_setup import Task
 from dcp_deploy.errors import UsageError
 from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
 
-from .conftest import EVERYTHING, assert_same_weights, files_in, pruned
+from .conftest import EVERYTHING, assert_same_weights, discriminator_of, files_in, pruned
 from .test_split_batches import assert_same_states, assert_same_to_rounding, gradients
 
 CPU = torch.device("cpu")
@@ -38,10 +38,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def judge_of(teacher: Generator, seed: int = 7) -> Discriminator:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Discriminator(DiscriminatorConfig.mirror(teacher.config)).requires_grad_(False)
+def judge_of(teacher: Generator, seed: int = 7, **changes: Any) -> Discriminator:
+    return discriminator_of(teacher, seed, **changes).requires_grad_(False)
 
 
 def features_for(teacher: Generator) -> Any:
@@ -235,14 +233,11 @@ def test_what_is_random_about_the_mixing_stays(tmp_path: Path, teacher: Generato
 
 
 def test_a_head_at_every_resolution_answers_on_four_pixels() -> None:
-    torch_state = torch.get_rng_state()
-    discriminator = FeatureDiscriminator([(24, 32), (48, 16), (80, 8), (64, 4)])
-    torch.set_rng_state(torch_state)
-    draw = torch.Generator().manual_seed(0)
-    maps = [
-        torch.randn(2, channels, side, side, generator=draw)
-        for channels, side in ((24, 32), (48, 16), (80, 8), (64, 4))
-    ]
+    shapes = [(24, 32), (48, 16), (80, 8), (64, 4)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        discriminator = FeatureDiscriminator(shapes)
+        maps = [torch.randn(2, channels, side, side) for channels, side in shapes]
     logits = discriminator(maps)
     assert [tuple(x.shape) for x in logits] == [(2, 1, 4, 4)] * 4
     # A coarse map reaches every finer head, a fine one only its own: mixing goes from coarse to fine.
@@ -264,6 +259,13 @@ def test_no_layer_of_a_head_stretches_its_input() -> None:
         discriminator.follow()
     for layer in layers:
         assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, rel=1e-2)
+
+
+def test_a_guide_that_clamps_otherwise_is_another_run(tmp_path: Path, teacher: Generator) -> None:
+    config = replace(PLAIN, guide=10.0, steps=1, checkpoint_every=1)
+    for guide in (judge_of(teacher), judge_of(teacher), judge_of(teacher, conv_clamp=1.0)):  # the same weights
+        distill(pruned(teacher), teacher, config=config, guide=guide, checkpoint_dir=tmp_path)
+    assert len(files_in(tmp_path)) == 2
 
 
 def test_a_discriminator_of_features_without_features_is_refused(teacher: Generator) -> None:
