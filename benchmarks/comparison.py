@@ -171,9 +171,8 @@ def _compared(row_a: Row, row_b: Row, a: Run, b: Run, everywhere: Sequence[str],
     ]  # fmt: skip
     halves = stability(row_a.samples_ms), stability(row_b.samples_ms)
     drift = max(abs(half.drift or 0.0) for half in halves)
-    # Calls of a turn depend on each other; single calls are drawn in blocks by the length of each run.
-    block = MODES[a.mode].block(len(row_a.samples_ms)) if a.mode in MODES and a.mode != "latency" else None
-    ratio = widened(ratio_of_runs(row_a.samples_ms, row_b.samples_ms, seed=seed, block=block), drift)
+    burst = MODES[a.mode].burst if a.mode in MODES else 1
+    ratio = widened(ratio_of_runs(row_a.samples_ms, row_b.samples_ms, seed=seed, burst=burst), drift)
     verdict, reason = _verdict(ratio, differing, halves)
     return ComparedRow(row_a.name, median(row_a.samples_ms), median(row_b.samples_ms), ratio, verdict, reason)
 

@@ -25,7 +25,7 @@ from .environment import LoadMeter, capture_environment
 from .modes import Mode, find_mode
 from .notes import notes_on
 from .results import BenchReport, BenchRow, Method
-from .roofline import Ceiling, Ceilings, Roofline, measured_ceilings, roofline
+from .roofline import Ceiling, Ceilings, measured_ceilings, roofline
 from .statistics import Interval, percentile_intervals, ratio_of_medians, stability, summarise
 
 Progress = Callable[[int, int], None]
@@ -169,7 +169,8 @@ class _Rounds:
                 self.phases[name].append(call.phases())
         if self.done % _CEILING_EVERY == 0:
             for ceiling in self.ceilings:
-                self.sleep(self.pause)
+                if self.mode.paused:
+                    self.sleep(self.pause)
                 begin = self.clock()
                 ceiling.run()
                 self.ceiling_samples[ceiling.name].append(self.clock() - begin)
@@ -222,15 +223,10 @@ def _row(
         phases=_medians(rounds.phases[name]),
         cold_start=own.cold_start if own else None,
         memory=own.memory() if own and own.memory else None,
-        roofline=_roofline(own, limits, summary.p50_ms) if own else None,
+        roofline=roofline(own.work, limits, own.device, own.precision, summary.p50_ms, backend=own.backend)
+        if own and own.work
+        else None,
     )
-
-
-def _roofline(own: Candidate, limits: Ceilings, p50_ms: float) -> Roofline | None:
-    if own.work is None:
-        return None
-    native = own.backend == "openvino"
-    return roofline(own.work, limits, own.device, own.precision, p50_ms, native_bf16=native)
 
 
 def _medians(phases: Sequence[Phases]) -> Phases | None:

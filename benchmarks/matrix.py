@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import DcpDeployError, InputError, UsageError
-from ..export.integrity import ARCHIVE
+from ..export.integrity import is_bundle
 from ..export.runners import sniff
 from .candidate import Candidate, Skipped
 
@@ -142,7 +142,7 @@ def open_matrix(specs: Sequence[Spec], open_one: Open, *, tolerant: bool) -> Ope
 
 def kind_of(path: Path) -> Kind:
     """What a file or a folder holds, by its content."""
-    return "bundle" if path.is_dir() or path.name.endswith(ARCHIVE) else sniff(path)
+    return "bundle" if is_bundle(path) else sniff(path)
 
 
 def _wanted(backends: str) -> list[Backend]:

@@ -84,14 +84,14 @@ def measured_ceilings(ceilings: Sequence[Ceiling], seconds: Mapping[str, Sequenc
 
 
 def roofline(
-    work: Work, limits: Ceilings, device: str, precision: str, p50_ms: float, *, native_bf16: bool = False
+    work: Work, limits: Ceilings, device: str, precision: str, p50_ms: float, *, backend: str = ""
 ) -> Roofline | None:
     """None where the rate of this device in this precision was not measured.
 
-    A CPU's half precisions count as float32, which ONNX Runtime and torch compute them in here; ``native_bf16`` says
-    that this one does not, as OpenVINO where the CPU has products of bfloat16.
+    A CPU's half precisions count as float32, which ONNX Runtime and torch compute them in here, but not OpenVINO its
+    bfloat16, where the CPU has such products.
     """
-    widened = device == "cpu" and (precision == "fp16" or (precision == "bf16" and not native_bf16))
+    widened = device == "cpu" and (precision == "fp16" or (precision == "bf16" and backend != "openvino"))
     computed_in = "fp32" if widened else precision
     compute = next((r for r in limits if (r.device, r.kind, r.precision) == (device, "compute", computed_in)), None)
     memory = next((r for r in limits if (r.device, r.kind) == (device, "memory")), None)

@@ -131,17 +131,22 @@ def ratio_of_runs(
     seed: int = 0,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
-    block: int | None = None,
+    burst: int = 1,
 ) -> Interval:
     """median(after) / median(before) of two runs, above 1 when the later one is slower, with its bootstrap interval.
 
     The runs share no rounds, so each is resampled by itself. It covers the noise inside the runs, which is less than
-    that between them: see ``widened``.
+    that between them: see ``widened``. Calls of a ``burst`` depend on each other and are drawn together.
     """
     before, after = _checked(before_ms), _checked(after_ms)
     rng = np.random.default_rng(seed)
     medians = [
-        np.concatenate([np.median(run[picked], axis=1) for picked in _draws(rng, len(run), resamples, block)])
+        np.concatenate(
+            [
+                np.median(run[picked], axis=1)
+                for picked in _draws(rng, len(run), resamples, max(burst, block_length(len(run))))
+            ]
+        )
         for run in (before, after)
     ]
     return _interval(float(np.median(after) / np.median(before)), medians[1] / medians[0], confidence)

@@ -6,7 +6,8 @@
         one interleaved run of all of them -> FOLDER/<network>.json and .md
 
 All candidates of a network share one run, so an alignment is compared with another under the same load; operations
-stand beside the times, since rounding widths up costs some. A network whose document is there is not measured again.
+stand beside the times, since rounding widths up costs some. A network whose document is there is not measured again, so
+install OpenVINO first: what cannot run here is listed as skipped.
 ``--quick`` has an eighth of the channels at 64 px: minutes, for trying a machine.
 """
 

@@ -28,6 +28,11 @@ LARGEST_ARCHIVE = 64 * 10**9  # bytes unpacked: no zip bomb fills a disk or a da
 AGAIN = "make or fetch the bundle again"
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a path is taken for a bundle: any folder, and what is named like a packed one."""
+    return path.is_dir() or path.name.endswith(ARCHIVE)
+
+
 def seal(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Write ``manifest.json``, ``facts`` and the size and sha256 of every file, and its seal; return the manifest."""
     files = {

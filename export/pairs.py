@@ -20,7 +20,7 @@ import torch
 from ..errors import UsageError
 from ..generators import Generator
 from .forms import FormRunner, load_form
-from .integrity import ARCHIVE
+from .integrity import is_bundle
 from .manifest import read_onnx
 from .runners import NOISE_INPUT, Array, Backend, Runner, batch_bounds, load_runner, sniff
 
@@ -35,7 +35,15 @@ def load_pair(
     Raises UsageError when a file takes codes or noise and the other side is no network in torch, and else what
     :func:`~.runners.load_runner` does.
     """
+    a, b = _opened(a, backend_a, device), _opened(b, backend_b, device)
     return _side(a, b, backend_a, device), _side(b, a, backend_b, device)
+
+
+def _opened(source: Source, backend: Backend, device: str | None) -> Source:
+    """A bundle as its Runner, which tells the file's facts; all else as it is."""
+    if isinstance(source, Runner | Generator) or not is_bundle(Path(source)):
+        return source
+    return load_runner(source, backend=backend, device=device)
 
 
 def _side(source: Source, other: Source, backend: Backend, device: str | None) -> Runner:
@@ -93,14 +101,12 @@ def through_network(form: FormRunner, network: Generator) -> Runner:
 
 
 def _form(source: Source) -> tuple[list[str], bool]:
-    """Inputs of an ONNX file beyond z, psi and c, and whether it, or a bundle's, was exported without noise."""
+    """Inputs of an ONNX file beyond z, psi and c, and whether it was exported without noise."""
     if isinstance(source, Runner):
         return [], source.facts.get("noise") == "none"
     if isinstance(source, Generator):
         return [], False
     path = Path(source)
-    if path.is_dir() or path.name.endswith(ARCHIVE):  # a bundle: its generator takes z, and tells the file's facts
-        return [], load_runner(path).facts.get("noise") == "none"
     if not path.is_file() or sniff(path) != "onnx":
         return [], False
     model = read_onnx(path)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
-from .integrity import ARCHIVE
+from .integrity import is_bundle
 from .sessions import ONNX_BACKENDS, Values, open_session
 
 if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor wait for it
@@ -94,7 +94,7 @@ def load_runner(
     if not isinstance(source, str | os.PathLike):
         return _torch_runner(source, f"{source.config.kind} {source.config.resolution}px", backend, threads, device)
     path = Path(source)
-    if path.is_dir() or path.name.endswith(ARCHIVE):
+    if is_bundle(path):
         from .runtime import bundle_runner
 
         return bundle_runner(path, backend, threads)

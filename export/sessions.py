@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorruptFileError, InputError, MissingCapabilityError
@@ -50,10 +49,11 @@ def open_session(path: Path, backend: str = "onnxruntime", threads: int | None =
 
     def draw(feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         try:
-            return cast("npt.NDArray[np.float32]", session.run(["image"], dict(feeds))[0])
+            image: npt.NDArray[Any] = session.run(["image"], dict(feeds))[0]
         except Exception as error:  # its own exception types share no base
             batch, reason = len(next(iter(feeds.values()))), str(error).splitlines()[0]
             raise InputError(f"onnxruntime cannot run {path} on a batch of {batch}: {reason}") from error
+        return image
 
     inputs, outputs = (
         {value.name: (value.type, value.shape) for value in values}

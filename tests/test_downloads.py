@@ -19,11 +19,10 @@ from dcp_deploy import downloads
 from dcp_deploy.downloads import announcement, cache_folder, cached, cached_path, direct_url, fetch
 from dcp_deploy.errors import CorruptFileError, MissingCapabilityError
 from dcp_deploy.presets import DATASETS, Teacher
-from dcp_deploy.transfer import Patience, note_of
+from dcp_deploy.transfer import note_of
 
-from .conftest import FileServer
+from .conftest import HASTE, FileServer
 
-HASTE = Patience(connect=1, stall=0.15, attempts=3, pause=0.01)
 CUT = 120_000
 Handler = BaseHTTPRequestHandler
 

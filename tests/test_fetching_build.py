@@ -23,11 +23,8 @@ from dcp_deploy.errors import MissingCapabilityError
 from dcp_deploy.generators import Generator
 from dcp_deploy.presets import DATASETS, Teacher
 from dcp_deploy.progress import Reporter
-from dcp_deploy.transfer import Patience
 
-from .conftest import FileServer
-
-HASTE = Patience(connect=1, stall=0.15, attempts=3, pause=0.01)
+from .conftest import HASTE, FileServer
 
 
 @pytest.fixture

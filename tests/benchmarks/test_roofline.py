@@ -12,7 +12,7 @@ LIMITS = (Rate("mm", "cpu", "compute", "fp32", 100e9, 5), Rate("copy", "cpu", "m
 
 def test_bfloat16_that_is_computed_as_such_has_no_floor_here():
     assert roofline(Work(10**9, 10, 20), LIMITS, "cpu", "bf16", 50.0) is not None
-    assert roofline(Work(10**9, 10, 20), LIMITS, "cpu", "bf16", 50.0, native_bf16=True) is None
+    assert roofline(Work(10**9, 10, 20), LIMITS, "cpu", "bf16", 50.0, backend="openvino") is None
 
 
 def test_the_floor_is_the_slower_of_computing_and_moving():

@@ -34,6 +34,7 @@ def test_one_student_of_one_network_comes_in_other_precisions(network, several):
 
 
 def test_a_network_is_measured_once_and_kept_with_its_table(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     tiny = GeneratorConfig(8, (4,) * 4, z_dim=6, w_dim=6, mapping_layers=1)
     monkeypatch.setattr(suite, "networks", lambda quick: {"stylegan2-8": tiny})
     monkeypatch.setattr(suite, "RATIOS", (0.5,))
