@@ -228,13 +228,15 @@ def distill(
     network = load_generator(teacher)
     check_dataset(dataset, network.config)
     images = open_data(settings, network.config)
+    recipe = recipe_of(settings, demo=dataset == "demo" and images is None)
     if images is not None:
-        output.message(f"real images: {real_words(real_facts(images, recipe_of(settings), demo=False))}")
+        output.message(f"real images: {real_words(real_facts(images, recipe, demo=False))}")
     with output.task("distil") as progress:
         result = distill_student(
             load_generator(student).to(chosen),
             network.to(chosen),
             settings,
+            recipe,
             demo=dataset == "demo",
             images=images,
             checkpoints=out.with_name(f"{out.name}.checkpoints"),
@@ -242,7 +244,7 @@ def distill(
             reporter=output,
         )
     save_generator(result.generator.cpu(), out)
-    real = real_facts(images, recipe_of(settings), demo=dataset == "demo")
+    real = real_facts(images, recipe, demo=dataset == "demo")
     _written(context, output, out, history=result.history, resumed_at=result.resumed_at, images=real)
 
 

@@ -205,6 +205,11 @@ class BuildConfig(BaseModel):
         return DATASETS[self.dataset]
 
     @property
+    def demo_images(self) -> bool:
+        """Whether the real images are the demo's portraits."""
+        return self.dataset == "demo" and self.data is None
+
+    @property
     def directory(self) -> Path:
         """The run directory."""
         return self.out if self.out is not None else Path("build") / self.dataset

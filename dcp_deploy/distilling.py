@@ -26,11 +26,14 @@ AUGMENT_TARGET, GUIDE, FEATURE_GAN = 0.6, 10.0, 1.0  # as their papers have them
 MEASURED = ("fid", "precision", "recall", "density", "coverage", "mode_coverage")
 
 
-def recipe_of(config: BuildConfig) -> DistillConfig:
-    """How to distil: the effort's recipe with the settings of ``config``."""
-    from .compression import RECIPES
+def recipe_of(config: BuildConfig, *, demo: bool) -> DistillConfig:
+    """How to distil: the effort's recipe with the settings of ``config``.
 
-    recipe = RECIPES[config.effort]
+    ``demo``: whether the demo's portraits are the real images, which have recipes of their own.
+    """
+    from .compression import DEMO_RECIPES, RECIPES
+
+    recipe = {**RECIPES, **(DEMO_RECIPES if demo else {})}[config.effort]
     return replace(
         recipe,
         seed=config.seed,
@@ -41,6 +44,7 @@ def recipe_of(config: BuildConfig) -> DistillConfig:
         augment_target=AUGMENT_TARGET if config.augment else recipe.augment_target,
         guide=recipe.guide if config.guide is None else GUIDE,
         feature_gan=FEATURE_GAN if config.feature_gan else recipe.feature_gan,
+        beta1=0.0 if config.feature_gan else recipe.beta1,  # as it follows a discriminator then
     )
 
 
@@ -79,6 +83,7 @@ def distill_student(
     student: Generator,
     teacher: Generator,
     config: BuildConfig,
+    recipe: DistillConfig,
     *,
     demo: bool,
     images: ImageSet | None = None,
@@ -86,7 +91,7 @@ def distill_student(
     progress: Progress | None = None,
     reporter: Reporter | None = None,
 ) -> DistillResult:
-    """Distil by the recipe of ``config``; the result's generator is the one to ``config.keep``.
+    """Distil by ``recipe``; the result's generator is the one to ``config.keep``, and ``config`` names the files.
 
     ``images`` are the real images. Without them ``demo`` brings the demo's, and else the teacher's own samples are the
     real ones. ``demo`` also brings features for the perceptual loss, and measures of quality for the schedule. Without
@@ -97,7 +102,7 @@ def distill_student(
     from .compression import distill
     from .datasets.avatars import avatars
 
-    reporter, recipe = reporter or Reporter(), recipe_of(config)
+    reporter = reporter or Reporter()
     device = str(next(teacher.parameters()).device)
     perceptual = _perceptual(config, device, demo=demo)
     if perceptual is None and recipe.perceptual:

@@ -169,6 +169,7 @@ def _distill(job: Job, progress: Progress) -> list[str]:
         job.load("pruned"),
         job.load("teacher"),
         job.config,
+        recipe_of(job.config, demo=job.config.demo_images),
         demo=demo,
         images=job.images,
         checkpoints=checkpoints,
@@ -182,7 +183,8 @@ def _distill(job: Job, progress: Progress) -> list[str]:
 def numbers(config: BuildConfig, macs: int = 0) -> dict[str, Any]:
     """Every number of the effort for a teacher of so many MACs, the recipe's with "distill_" before their names."""
     work = config.work.for_teacher(macs).to_dict() if macs else config.work.to_dict()
-    return {**work, **{f"distill_{name}": value for name, value in asdict(recipe_of(config)).items()}}
+    recipe = asdict(recipe_of(config, demo=config.demo_images))
+    return {**work, **{f"distill_{name}": value for name, value in recipe.items()}}
 
 
 # ---- deployment ----
@@ -346,7 +348,7 @@ def _scoring(config: BuildConfig) -> dict[str, Any]:
 
 
 def _distilling(config: BuildConfig) -> dict[str, Any]:
-    recipe = recipe_of(config)
+    recipe = recipe_of(config, demo=config.demo_images)
     settings = asdict(recipe)
     for name in ("checkpoint_every", "measure_every"):  # decide what a kill costs and what is told, not what comes out
         del settings[name]

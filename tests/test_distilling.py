@@ -31,6 +31,7 @@ from dcp_deploy.errors import InputError, UsageError
 from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from dcp_deploy.metrics import published
 from dcp_deploy.metrics.photographs import evaluate_against, real_features
+from dcp_deploy.pipeline import plan_build
 from dcp_deploy.progress import Reporter, Within
 from dcp_deploy.schemas import checked
 
@@ -104,7 +105,7 @@ def test_options_beyond_the_recipe_have_their_published_weights_and_decide_the_s
     file = tmp_path / "d.pt"
     file.write_bytes(b"one")
     config = BuildConfig(effort="standard", augment=True, guide=file, feature_gan=True)
-    recipe = recipe_of(config)
+    recipe = recipe_of(config, demo=False)
     assert (recipe.augment_target, recipe.guide, recipe.feature_gan) == (0.6, 10, 1)
     before = distilling_settings(config)
     file.write_bytes(b"other")
@@ -138,7 +139,7 @@ def test_a_teacher_that_draws_infinity_ends_with_exit_code_1(distil: Distil) -> 
         (("--mask-background", "hair"), 2, "--mask-background hair"),
         (("--accumulate", 3), 2, "cannot be split evenly"),
         (("--devices", 0), 2, "--devices 0"),
-        (("--augment",), 2, "take a recipe with one (effort standard or paper)"),
+        (("--augment",), 2, "take a recipe with one (effort paper, or standard but on the demo)"),
         (("--feature-gan",), 2, "--lpips FILE"),
         (("--guide", "missing.pt"), 3, "missing.pt"),
     ],
@@ -154,8 +155,27 @@ def test_what_decides_the_student_decides_the_stage(tmp_path: Path) -> None:
     one, other = (distilling_settings(BuildConfig(mask=mask, mask_background=which)) for which in ("0", "1"))
     assert one.keys() == {"mask"} and one != other
     assert distilling_settings(BuildConfig(keep="best", devices=2)) == {"keep": "best", "devices": 2}
-    recipe = recipe_of(BuildConfig(effort="paper", accumulate=4, train_precision="bf16", seed=5))
+    recipe = recipe_of(BuildConfig(effort="paper", accumulate=4, train_precision="bf16", seed=5), demo=False)
     assert (recipe.accumulate, recipe.precision, recipe.seed, recipe.steps) == (4, "bf16", 5, 450_000)
+
+
+def test_the_demo_s_standard_effort_needs_no_gpu() -> None:
+    """A discriminator and relations cost most of a step, and a demo has two cores."""
+    demo, other = (recipe_of(BuildConfig(effort="standard", steps=7), demo=demo) for demo in (True, False))
+    assert (demo.gan, demo.relation, demo.path_length) == (0, 0, 0) and demo.l1 and demo.perceptual
+    assert other.gan and other.relation
+    assert demo.steps == other.steps == 7
+    assert all(recipe_of(BuildConfig(effort="paper"), demo=demo) == recipe.RECIPES["paper"] for demo in (True, False))
+
+
+def test_images_of_one_s_own_are_not_the_demo_s(faces: Path) -> None:
+    assert BuildConfig().demo_images
+    assert not BuildConfig(data=faces).demo_images
+    assert not BuildConfig(dataset="ffhq").demo_images
+
+
+def test_a_plan_of_the_demo_has_the_demo_s_recipe() -> None:
+    assert plan_build(BuildConfig(effort="standard")).facts["effort"]["distill_gan"] == 0
 
 
 # ---- quality against real images, on a schedule ----

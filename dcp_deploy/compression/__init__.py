@@ -6,10 +6,11 @@ from .channel_scores import ChannelScores, load_scores, save_scores
 from .distillation import DistillResult, distill
 from .layer_times import latency_cost
 from .pruning import PruningPlan, plan, prune
-from .recipe import RECIPES, DistillConfig
+from .recipe import DEMO_RECIPES, RECIPES, DistillConfig
 from .scoring import merge_scores, score
 
 __all__ = [
+    "DEMO_RECIPES",
     "RECIPES",
     "ChannelScores",
     "DistillConfig",

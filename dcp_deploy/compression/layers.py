@@ -6,17 +6,28 @@ follows it. Scoring and refinement look in between.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Generator as Routine
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..generators import Generator, StyledConv, StyleGAN2Synthesis, StyleGAN3Synthesis, SynthesisLayer, ToRGB
 from ..generators.ops import modulated_conv2d, upsample_image
 
 Layer = StyledConv | ToRGB | SynthesisLayer
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+def copy_to(network: _Network, device: torch.device) -> _Network:
+    """A copy there. A CPU computes the same sums with channels last, in a fifth less time (docs/benchmarks.md)."""
+    copied = copy.deepcopy(network).to(device)
+    if device.type == "cpu":
+        copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types do not know it alone
+    return copied
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -33,6 +33,7 @@ class DistillConfig:
     accumulate: int = 1  # parts that the batch is taken in, one after the other: less memory, the same gradients
     seed: int = 0
     lr: float = 0.002
+    beta1: float = 0.0  # momentum of the student's Adam; 0 while it follows a discriminator, as in StyleGAN
     lr_end: float = 1.0  # share of ``lr`` left at the last step, along a half cosine; 1 keeps it constant
 
     gan: float = 1.0
@@ -83,6 +84,8 @@ class DistillConfig:
         for name in ("mixing", "lr_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.beta1 < 1:
+            raise UsageError(f"beta1 must be at least 0 and below 1, got {self.beta1}")
         if not 0 <= self.gan_start < 1:
             raise UsageError(f"gan_start must be at least 0 and below 1, got {self.gan_start}", "gan=0 leaves it out")
         if self.first_gan_step and not compared:
@@ -104,7 +107,7 @@ class DistillConfig:
         if self.augment_target and not self.gan:
             raise UsageError(
                 "augmentation follows how well the discriminator knows its images, and this recipe has none",
-                "take a recipe with one (effort standard or paper), or give gan a weight",
+                "take a recipe with one (effort paper, or standard but on the demo), or give gan a weight",
             )
 
     def learning_rate(self, step: int) -> float:
@@ -159,17 +162,18 @@ RECIPES: dict[Effort, DistillConfig] = {
     # A few minutes on two cores at 64 px. There the relation loss and a discriminator cost more than all else and give
     # less than the steps they take the place of. Measured on the demo, one seed each: 1800 steps without either ended
     # at FID 3.5 and mode coverage 0.87 after 292 s; 800 with relation, and half a discriminator for the last quarter,
-    # at 5.7 and 0.86 after 235 s, and the L1 distance to the teacher grew while the discriminator took part. The
-    # learning rate is measured too: after 300 steps on a half-trained demo teacher the L1 distance to it had come from
-    # 0.251 down to 0.098 (0.002, constant), 0.099 (0.003), 0.086 (0.006) and 0.088 (0.012).
+    # at 5.7 and 0.86 after 235 s, and the L1 distance to the teacher grew while the discriminator took part. Momentum,
+    # the learning rate and the share of mixed latents are measured too (docs/distillation.md).
     "quick": DistillConfig(
         steps=1800,
         batch=8,
         lr=0.006,
         lr_end=0.1,
+        beta1=0.9,
         gan=0.0,
         relation=0.0,
         path_length=0.0,
+        mixing=0.5,
         noise="const",
         ema_half_life=200.0,
         log_every=50,
@@ -181,3 +185,20 @@ RECIPES: dict[Effort, DistillConfig] = {
     "paper": DistillConfig(log_every=500, checkpoint_every=2000),
 }
 """The recipe of each effort. Change numbers with ``dataclasses.replace(RECIPES[effort], steps=..., seed=...)``."""
+
+DEMO_RECIPES: dict[Effort, DistillConfig] = {
+    # Half an hour on two cores, where the general one would take half a day: quick's, longer, from a higher rate to a
+    # lower one, with a longer average.
+    # What came of it is in docs/quality.md.
+    "standard": replace(
+        RECIPES["quick"],
+        steps=12_000,
+        lr=0.012,
+        lr_end=0.02,
+        ema_half_life=1000.0,
+        log_every=100,
+        measure_every=3000,
+        checkpoint_every=500,
+    ),
+}
+"""What takes their place on the demo's portraits of 64 px."""

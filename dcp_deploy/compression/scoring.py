@@ -9,7 +9,6 @@ images see the same stored noise maps, so their difference comes from the direct
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 from ..errors import InputError, UsageError
 from ..generators import Generator
 from .channel_scores import ChannelScores
+from .layers import copy_to
 from .masks import Mask, identity_of
 from .randomness import draw_latents, stream
 from .rival_scores import (
@@ -103,10 +103,7 @@ def score(
     most = MOST_LATENTS if latents == "auto" else latents
     _check_settings(most, directions, alpha, batch, psi)
     device = torch.device(device) if device is not None else next(generator.parameters()).device
-    generator = copy.deepcopy(generator).to(device).eval().requires_grad_(False)
-    if device.type == "cpu":
-        # A fifth less time for the same sums (docs/benchmarks.md); torch's types do not know this keyword alone.
-        generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    generator = copy_to(generator, device).eval().requires_grad_(False)
     if method in ("style", "activation"):
         draws = style_scores if method == "style" else activation_scores
         if latents == "auto":

@@ -38,9 +38,9 @@ def lazy_share(weight: float, interval: int) -> float:
     return interval / (interval + 1) if weight else 1.0
 
 
-def adam(network: nn.Module, share: float) -> torch.optim.Adam:
-    """Adam with the recipe's moments, its memory shortened to ``share``. On a GPU in a form that a graph can hold."""
-    parameters, betas = list(network.parameters()), (0.0, 0.99**share)
+def adam(network: nn.Module, share: float, beta1: float = 0.0) -> torch.optim.Adam:
+    """Adam, the memory of its second moment shortened to ``share``. On a GPU in a form that a graph can hold."""
+    parameters, betas = list(network.parameters()), (beta1, 0.99**share)
     if not parameters[0].is_cuda:
         return torch.optim.Adam(parameters, betas=betas)
     rate = torch.zeros([], device=parameters[0].device)

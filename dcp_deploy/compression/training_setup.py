@@ -19,6 +19,7 @@ from ..generators import Discriminator, DiscriminatorConfig, Generator
 from ..metrics.published import Lpips
 from . import losses
 from .feature_adversary import FeatureDiscriminator, judged_maps
+from .layers import copy_to
 from .masks import Mask, identity_of, name_of
 from .randomness import draw_latents, stream
 from .real_images import ImageSequence, ImageSource, check_labels
@@ -115,7 +116,7 @@ class Task:
 
     def run(self, device: torch.device, team: Team) -> Run:
         """The parts that stay fixed."""
-        teacher = copy.deepcopy(self.teacher).to(device).eval().requires_grad_(False)
+        teacher = copy_to(self.teacher, device).eval().requires_grad_(False)
         z, c = draw_latents(teacher.config, PROBE_LATENTS, stream(self.config.seed, "probe"))
         z, c = z.to(device), None if c is None else c.to(device)
         with torch.no_grad():
@@ -124,21 +125,21 @@ class Task:
         probe = (z, c, images)
         guide = None
         if self.guide is not None:
-            guide = copy.deepcopy(self.guide).to(device).eval().requires_grad_(False)
+            guide = copy_to(self.guide, device).eval().requires_grad_(False)
         return Run(self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, guide, team)
 
     def state(self, device: torch.device) -> TrainingState:
         """The state before the first step, the same in every process."""
         config = self.config
-        student = copy.deepcopy(self.student).to(device).train().requires_grad_(True)
-        given = copy.deepcopy(self.discriminator)
-        discriminator = (given or _new_discriminator(self.teacher, config)).to(device).train().requires_grad_(True)
+        student = copy_to(self.student, device).train().requires_grad_(True)
+        judge = self.discriminator or _new_discriminator(self.teacher, config)
+        discriminator = copy_to(judge, device).train().requires_grad_(True)
         features = self._feature_discriminator(device)
         return TrainingState(
             student=student,
             ema=copy.deepcopy(student).eval().requires_grad_(False),
             discriminator=discriminator,
-            student_optimizer=adam(student, lazy_share(config.path_length, PATH_INTERVAL)),
+            student_optimizer=adam(student, lazy_share(config.path_length, PATH_INTERVAL), config.beta1),
             discriminator_optimizer=adam(discriminator, lazy_share(config.r1, R1_INTERVAL)),
             path_mean=torch.zeros([], device=device),
             feature_discriminator=features,

@@ -15,6 +15,7 @@ from dcp_deploy.errors import UsageError
         {"l1": -1.0},
         {"gan": float("nan")},
         {"lr": 0.0},
+        {"beta1": 1.0},
         {"lr": float("inf")},
         {"mixing": 1.5},
         {"gan_start": 1.0},
