@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import ssl
 import threading
@@ -33,6 +34,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 # Two threads everywhere: sums are split the same way on every machine, so tolerances mean the same.
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(2)
+
+
+# A shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
