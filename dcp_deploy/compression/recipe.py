@@ -188,8 +188,7 @@ RECIPES: dict[Effort, DistillConfig] = {
 
 DEMO_RECIPES: dict[Effort, DistillConfig] = {
     # Half an hour on two cores, where the general one would take half a day: quick's, longer, from a higher rate to a
-    # lower one, with a longer average.
-    # What came of it is in docs/quality.md.
+    # lower one, with a longer average. What came of it is in docs/quality.md.
     "standard": replace(
         RECIPES["quick"],
         steps=12_000,
