@@ -205,9 +205,9 @@ class BuildConfig(BaseModel):
         return DATASETS[self.dataset]
 
     @property
-    def demo_images(self) -> bool:
-        """Whether the real images are the demo's portraits."""
-        return self.dataset == "demo" and self.data is None
+    def is_demo(self) -> bool:
+        """Whether this is the demo as it ships, its teacher and its portraits; a teacher of one's own is none."""
+        return self.dataset == "demo" and self.teacher is None and self.data is None
 
     @property
     def directory(self) -> Path:

@@ -29,7 +29,7 @@ MEASURED = ("fid", "precision", "recall", "density", "coverage", "mode_coverage"
 def recipe_of(config: BuildConfig, *, demo: bool) -> DistillConfig:
     """How to distil: the effort's recipe with the settings of ``config``.
 
-    ``demo``: whether the demo's portraits are the real images, which have recipes of their own.
+    ``demo``: whether it is the demo, which has recipes of its own.
     """
     from .compression import DEMO_RECIPES, RECIPES
 

@@ -113,7 +113,7 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     planned = _planned(config, source)
     teacher = load_generator(source.path).to(device_of(config)).requires_grad_(False)
     macs = count_macs(planned.teacher)
-    recipe = recipe_of(config, demo=config.demo_images)
+    recipe = recipe_of(config, demo=config.is_demo)
     guess = estimate(teacher, planned, config.work.for_teacher(macs), recipe, refine=config.refine)
     real = _real(config, planned, open_data(config, planned.teacher))
     facts = {"config": config.to_dict(), "effort": numbers(config, macs), "images": real, "fetch": None}
@@ -183,7 +183,7 @@ def _planned(config: BuildConfig, source: Source) -> PruningPlan:
 def _real(config: BuildConfig, planned: PruningPlan, images: ImageSet | None) -> dict[str, Any]:
     """What the real images are, of a build that is about to start."""
     demo = unmeasurable(config, {"resolution": planned.teacher.resolution, "c_dim": planned.teacher.c_dim}) is None
-    return real_facts(images, recipe_of(config, demo=config.demo_images), demo=demo)
+    return real_facts(images, recipe_of(config, demo=config.is_demo), demo=demo)
 
 
 def _check_machine(config: BuildConfig) -> None:

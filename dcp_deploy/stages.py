@@ -169,7 +169,7 @@ def _distill(job: Job, progress: Progress) -> list[str]:
         job.load("pruned"),
         job.load("teacher"),
         job.config,
-        recipe_of(job.config, demo=job.config.demo_images),
+        recipe_of(job.config, demo=job.config.is_demo),
         demo=demo,
         images=job.images,
         checkpoints=checkpoints,
@@ -183,7 +183,7 @@ def _distill(job: Job, progress: Progress) -> list[str]:
 def numbers(config: BuildConfig, macs: int = 0) -> dict[str, Any]:
     """Every number of the effort for a teacher of so many MACs, the recipe's with "distill_" before their names."""
     work = config.work.for_teacher(macs).to_dict() if macs else config.work.to_dict()
-    recipe = asdict(recipe_of(config, demo=config.demo_images))
+    recipe = asdict(recipe_of(config, demo=config.is_demo))
     return {**work, **{f"distill_{name}": value for name, value in recipe.items()}}
 
 
@@ -348,7 +348,7 @@ def _scoring(config: BuildConfig) -> dict[str, Any]:
 
 
 def _distilling(config: BuildConfig) -> dict[str, Any]:
-    recipe = recipe_of(config, demo=config.demo_images)
+    recipe = recipe_of(config, demo=config.is_demo)
     settings = asdict(recipe)
     for name in ("checkpoint_every", "measure_every"):  # decide what a kill costs and what is told, not what comes out
         del settings[name]

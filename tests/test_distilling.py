@@ -24,6 +24,7 @@ from dcp_deploy.checkpoints import load_generator, save_generator
 from dcp_deploy.checkpoints.rosinality_discriminator import origins
 from dcp_deploy.cli import app
 from dcp_deploy.compression import plan, prune, recipe, score
+from dcp_deploy.compression.training_setup import Task
 from dcp_deploy.config import BuildConfig, read_toml
 from dcp_deploy.datasets.images import open_images
 from dcp_deploy.distilling import distilling_settings, recipe_of
@@ -168,14 +169,28 @@ def test_the_demo_s_standard_effort_needs_no_gpu() -> None:
     assert all(recipe_of(BuildConfig(effort="paper"), demo=demo) == recipe.RECIPES["paper"] for demo in (True, False))
 
 
-def test_images_of_one_s_own_are_not_the_demo_s(faces: Path) -> None:
-    assert BuildConfig().demo_images
-    assert not BuildConfig(data=faces).demo_images
-    assert not BuildConfig(dataset="ffhq").demo_images
+def test_a_teacher_or_images_of_one_s_own_are_not_the_demo(faces: Path) -> None:
+    assert BuildConfig().is_demo
+    for given in ({"data": faces}, {"teacher": Path("mine.pkl")}, {"dataset": "ffhq"}):
+        assert not BuildConfig.parse(given).is_demo
 
 
-def test_a_plan_of_the_demo_has_the_demo_s_recipe() -> None:
-    assert plan_build(BuildConfig(effort="standard")).facts["effort"]["distill_gan"] == 0
+def test_a_plan_has_the_demo_s_recipe_for_the_demo_and_for_no_other_teacher(tmp_path: Path) -> None:
+    save_generator(
+        Generator(GeneratorConfig(8, (10, 9, 8, 7), z_dim=6, w_dim=6, mapping_layers=2)), tmp_path / "t.safetensors"
+    )
+    plans = [plan_build(BuildConfig(effort="standard", teacher=path)) for path in (None, tmp_path / "t.safetensors")]
+    assert [plan.facts["effort"]["distill_gan"] for plan in plans] == [0, 1]
+
+
+def test_momentum_is_the_student_s_and_goes_where_a_discriminator_comes() -> None:
+    assert recipe_of(BuildConfig(), demo=True).beta1 == 0.9
+    assert recipe_of(BuildConfig(feature_gan=True), demo=True).beta1 == 0
+    with torch.random.fork_rng(devices=[]):
+        teacher = Generator(GeneratorConfig(8, (4, 4, 4, 4), z_dim=6, w_dim=6, mapping_layers=1))
+    state = Task(teacher, teacher, recipe.DistillConfig(beta1=0.9)).state(torch.device("cpu"))
+    momentum = {name: optimizer.param_groups[0]["betas"][0] for name, optimizer in state.optimizers().items()}
+    assert momentum == {"student_optimizer": 0.9, "discriminator_optimizer": 0.0}
 
 
 # ---- quality against real images, on a schedule ----

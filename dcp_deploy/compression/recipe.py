@@ -200,4 +200,4 @@ DEMO_RECIPES: dict[Effort, DistillConfig] = {
         checkpoint_every=500,
     ),
 }
-"""What takes their place on the demo's portraits of 64 px."""
+"""What takes their place for the demo, 64 px."""

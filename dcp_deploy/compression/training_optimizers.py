@@ -39,7 +39,8 @@ def lazy_share(weight: float, interval: int) -> float:
 
 
 def adam(network: nn.Module, share: float, beta1: float = 0.0) -> torch.optim.Adam:
-    """Adam, the memory of its second moment shortened to ``share``. On a GPU in a form that a graph can hold."""
+    """Adam with momentum ``beta1``, the memory of its second moment shortened to ``share``; on a GPU in a form that a
+    graph can hold."""
     parameters, betas = list(network.parameters()), (beta1, 0.99**share)
     if not parameters[0].is_cuda:
         return torch.optim.Adam(parameters, betas=betas)
