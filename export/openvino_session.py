@@ -11,6 +11,10 @@ Three things differ from the file, none of them what it means:
 
 A model is compiled for a batch when it first comes, about half a second, and the last few are kept: with the shapes
 known it runs a fifth faster.
+
+A process has one ``openvino.Core``, never given back. OpenVINO 2026.4 sets a stack for signal handlers with every Core
+that compiles something, and of two it puts the first one's back, long unmapped, when the second goes: the next Ctrl-C
+or SIGTERM would end Python with a segmentation fault.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ def openvino_session(path: Path, threads: int | None = None) -> Session:
         ) from error
     try:
         model = onnx.load(path)
-        core = openvino.Core()
+        core = _core(openvino)
         read = core.read_model(_for_openvino(model).SerializeToString())
     except Exception as error:  # protobuf's, onnx's and OpenVINO's types share no base
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -69,6 +73,11 @@ def openvino_session(path: Path, threads: int | None = None) -> Session:
         return core.compile_model(fixed, "CPU", options).create_infer_request()
 
     return Session(inputs, outputs, facts, _draw(path, compiled))
+
+
+@lru_cache(maxsize=1)
+def _core(openvino: Any) -> Any:
+    return openvino.Core()
 
 
 def _draw(path: Path, compiled: Callable[[int], Any]) -> Callable[[_Feeds], npt.NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,3 +123,21 @@ def test_a_missing_openvino_names_the_install_line(float_onnx: Path, monkeypatch
     with pytest.raises(MissingCapabilityError, match="openvino, which is not installed") as caught:
         load_runner(float_onnx, backend="openvino")
     assert "dcp-deploy[openvino]" in str(caught.value.remedy)
+
+
+def test_signals_are_heard_after_two_sessions_are_gone(float_onnx: Path) -> None:
+    """A process of its own, for it ended with a segmentation fault (see the module's docstring)."""
+    script = """
+import signal, sys
+from pathlib import Path
+from dcp_deploy.export import latents_of, load_runner
+first, second = (load_runner(Path(sys.argv[1]), backend="openvino") for _ in range(2))
+for runner in (first, second):
+    runner(latents_of([0], 24), 1.0)
+del runner, first
+del second
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", script, float_onnx], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
