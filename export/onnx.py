@@ -30,6 +30,7 @@ from .onnx_file import write_model
 from .onnx_functions import OPSET, add_functions, translations
 from .precision import decide, measure_ranges
 from .quantization import plan_int8, quantize
+from .rounding import integer_kernels
 from .runners import NOISE_INPUT
 from .tolerance import Precision, tolerance_for
 from .upsampling import ChosenForm, choose_forms, forms_of
@@ -78,8 +79,8 @@ def export_onnx(
     under its name; weights of more than 2 GB lie beside it in ``NAME.data``.
 
     ``precision``: "fp16" and "bf16" store the convolutions in that type, but for the islands that measured ranges ask
-    for; "int8" quantises those that the gate bears (:mod:`.precision`, :mod:`.quantization`). The file says what was
-    measured and chosen, see :func:`~.quantization.precision_report`.
+    for; "int8" quantises those that the gate bears (:mod:`.precision`, :mod:`.rounding`, :mod:`.quantization`). The
+    file says what was measured and chosen, see :func:`~.quantization.precision_report`.
 
     UsageError for an unknown option, ParityError when no layer can be int8.
     """
@@ -102,8 +103,9 @@ def export_onnx(
     model = _model(fused, batch, opset)
     if ranges is not None and precision == "int8":
         alone = inputs == "z" and noise != "input"  # what can be int8 shows in images drawn from z alone
-        plan = plan_int8(model if alone else _drawing(generator, upsample), ranges, tolerance)
-        model, measured["int8"] = quantize(model, ranges, plan.layers), json.dumps(plan.to_dict())
+        kernels = integer_kernels(generator, upsample=upsample)
+        plan = plan_int8(model if alone else _drawing(generator, upsample), ranges, kernels, tolerance)
+        model, measured["int8"] = quantize(model, ranges, kernels, plan.layers), json.dumps(plan.to_dict())
     facts = {"inputs": inputs, **fused.options.facts(), **measured, "opset": str(opset)}
     if inputs == "z":
         facts["psi_range"] = f"{PSI_RANGE[0]},{PSI_RANGE[1]}"

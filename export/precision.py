@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UsageError
-from ..generators import Generator
+from ..generators import Generator, GeneratorConfig
 from .fused import FusedGenerator
 from .fused_stylegan2 import Upsample
 from .runners import classes_of, latents_of
@@ -40,6 +40,7 @@ TYPES: dict[HalfPrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.
 
 CALIBRATION_SEED = 1_000_000  # far from the seeds that the gate draws, which start at 0
 CALIBRATION_PSIS = (0.5, 0.7, 1.0)
+CALIBRATION_LATENTS = 8  # at each psi
 
 MARGIN = 8.0
 """How many times the measured maximum must fit below the type's largest number. The maxima of the demo's
@@ -109,7 +110,7 @@ def measure_ranges(
     generator: Generator,
     *,
     upsample: Upsample | Mapping[str, Upsample] = "transposed",
-    latents: int = 8,
+    latents: int = CALIBRATION_LATENTS,
     psis: Sequence[float] = CALIBRATION_PSIS,
     seed: int = CALIBRATION_SEED,
 ) -> RangeTable:
@@ -119,8 +120,6 @@ def measure_ranges(
     rounding moves a layer is an average, so the first few images are enough for it. Runs on the generator's own device;
     on one CPU core, about one second per image of a full-width 256 px network.
     """
-    if latents < 1 or not psis:
-        raise UsageError(f"latents {latents} at psis {tuple(psis)} draw nothing", "use 1 latent and 1 psi or more")
     exact = FusedGenerator(generator, upsample=upsample)
     layers = convolutions(exact)
     twins = {
@@ -129,11 +128,10 @@ def measure_ranges(
     }
     device = next(generator.parameters()).device
     recorder = _Recorder(layers, {name: convolutions(twin.to(device)) for name, twin in twins.items()})
-    pairs = [(seed + index, float(psi)) for index in range(latents) for psi in sorted(psis, reverse=True)]
     with torch.inference_mode(), recorder.watching(exact.to(device)):
-        for start in range(0, len(pairs), _BATCH):
-            recorder.rounding = start == 0
-            _draw(exact, pairs[start : start + _BATCH], device)
+        for z, psi, c in calibration_images(generator.config, latents, psis, seed, device):
+            exact(z, psi, c)
+            recorder.rounding = False
     rows = tuple(recorder.row(layer) for layer in layers)
     return RangeTable(rows, latents, tuple(float(psi) for psi in psis), seed)
 
@@ -184,14 +182,21 @@ def convolutions(fused: FusedGenerator) -> dict[str, nn.Module]:
     return {name: module for name, module in modules.items() if name.endswith((".conv0", ".conv1"))}
 
 
-def _draw(fused: FusedGenerator, pairs: Sequence[tuple[int, float]], device: torch.device) -> None:
-    seeds = [seed for seed, _ in pairs]
-    classes = classes_of(seeds, fused.config.c_dim)
-    fused(
-        torch.from_numpy(latents_of(seeds, fused.config.z_dim)).to(device),
-        torch.tensor([psi for _, psi in pairs], device=device),
-        None if classes is None else torch.from_numpy(classes).to(device),
-    )
+def calibration_images(
+    config: GeneratorConfig, latents: int, psis: Sequence[float], seed: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """z, psi and classes in batches: ``latents`` seeds from ``seed`` on, each at every psi, the largest first.
+
+    UsageError when that is none.
+    """
+    if latents < 1 or not psis:
+        raise UsageError(f"latents {latents} at psis {tuple(psis)} draw nothing", "use 1 latent and 1 psi or more")
+    pairs = [(seed + index, float(psi)) for index in range(latents) for psi in sorted(psis, reverse=True)]
+    for start in range(0, len(pairs), _BATCH):
+        seeds, batch_psis = zip(*pairs[start : start + _BATCH], strict=True)
+        c = classes_of(seeds, config.c_dim)
+        z = torch.from_numpy(latents_of(seeds, config.z_dim)).to(device)
+        yield z, torch.tensor(batch_psis, device=device), None if c is None else torch.from_numpy(c).to(device)
 
 
 def _number(value: Tensor) -> float:

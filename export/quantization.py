@@ -1,9 +1,10 @@
 """int8 in the graph: QuantizeLinear and DequantizeLinear around the convolutions that bear it, and only those.
 
-Weights have a scale per output channel; a convolution's input and output have one scale each, from the largest
-magnitude over real latents (:func:`~.precision.measure_ranges`), all symmetric with zero points 0, as TensorRT wants
-them. Which layers bear it is measured: each alone in int8 gives the list of sensitivities, and the most sensitive stay
-float32, one after the other, until the gate passes.
+Weights have a scale per output channel and are rounded so that the output moves least (:mod:`.rounding`); a
+convolution's input and output have one scale each, from the largest magnitude over real latents
+(:func:`~.precision.measure_ranges`), all symmetric with zero points 0, as TensorRT wants them. Which layers bear it is
+measured: each alone in int8 gives the list of sensitivities, and the most sensitive stay float32, one after the other,
+until the gate passes.
 
 The largest magnitude, and not a percentile: on the demo's teacher, all layers int8, onnxruntime's calibrators gave for
 the worst of 32 images 32.8 dB by the maximum and by entropy (which chose the maximum), 29.8 dB by the 99.99th
@@ -36,6 +37,7 @@ import numpy as np
 from ..errors import ParityError
 from .parity import verify
 from .precision import CALIBRATION_PSIS, LayerRange, RangeTable
+from .rounding import IntegerKernel, step_sizes
 from .runners import Array, Runner, classes_of, latents_of, load_runner
 from .tolerance import Tolerance
 
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     import onnx
 
 SENSITIVITY_SEED = 2_000_000  # neither what calibrated nor what the gate of a user draws
-LARGEST = 127  # -128 is not used: symmetric
 
 
 @dataclass(frozen=True)
@@ -93,28 +94,33 @@ class Int8Plan:
 def plan_int8(
     model: onnx.ModelProto,
     ranges: RangeTable,
+    kernels: Mapping[str, IntegerKernel],
     tolerance: Tolerance,
     *,
     latents: int = 8,
     psis: Sequence[float] = CALIBRATION_PSIS,
     seed: int = SENSITIVITY_SEED,
 ) -> Int8Plan:
-    """Find the layers of ``model`` (float32; z and psi in, images out) that can be int8 within ``tolerance``.
+    """Find the layers of ``kernels`` that can be int8 in ``model`` (float32; z and psi in, images out) within
+    ``tolerance``.
 
     Sensitivities and gate draw ``latents`` seeds at every psi. The limits are taken a tenth tighter (1 dB), since a
     user's gate draws more images and their worst is worse. Raises ParityError when not even one layer can be int8.
     """
-    layers = quantizable(model, ranges)
+    layers = list(kernels)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.onnx"
         exact = _remembering(_runner(model, path))
         pairs = [(seed + index, psi) for index in range(latents) for psi in psis]
-        alone = {layer: _worst_psnr(exact, _runner(quantize(model, ranges, [layer]), path), pairs) for layer in layers}
+        alone = {
+            layer: _worst_psnr(exact, _runner(quantize(model, ranges, kernels, [layer]), path), pairs)
+            for layer in layers
+        }
         sensitivity = tuple(Sensitivity(layer, alone[layer]) for layer in sorted(layers, key=alone.__getitem__))
         for count in range(len(layers)):
             left_out = tuple(row.layer for row in sensitivity[:count])
             chosen = [layer for layer in layers if layer not in left_out]
-            trial = _runner(quantize(model, ranges, chosen), path)
+            trial = _runner(quantize(model, ranges, kernels, chosen), path)
             report = verify(exact, trial, latents=latents, psis=psis, seed=seed, tolerance=_tighter(tolerance))
             if report.passed:
                 return Int8Plan(sensitivity, left_out, report.psnr_db)
@@ -124,13 +130,9 @@ def plan_int8(
     )
 
 
-def quantizable(model: onnx.ModelProto, ranges: RangeTable) -> list[str]:
-    """The layers of the table whose convolution is a ``Conv`` node, in the order of computation."""
-    found = {_layer(node.name) for node in model.graph.node if node.op_type == "Conv"}
-    return [row.layer for row in ranges.layers if row.layer in found]
-
-
-def quantize(model: onnx.ModelProto, ranges: RangeTable, layers: Collection[str]) -> onnx.ModelProto:
+def quantize(
+    model: onnx.ModelProto, ranges: RangeTable, kernels: Mapping[str, IntegerKernel], layers: Collection[str]
+) -> onnx.ModelProto:
     """A copy of ``model`` with the convolutions of ``layers`` in int8. The same arguments give the same bytes."""
     import onnx
 
@@ -146,7 +148,7 @@ def quantize(model: onnx.ModelProto, ranges: RangeTable, layers: Collection[str]
             nodes.append(node)
             continue
         weight = weights.pop(node.input[1])
-        made = _quantized(node, onnx.numpy_helper.to_array(weight), table[layer])
+        made = _quantized(node, kernels[layer], table[layer])
         nodes += made.nodes
         graph.initializer.remove(weight)
         graph.initializer.extend(made.constants)
@@ -180,24 +182,21 @@ class _Part:
     constants: list[onnx.TensorProto]
 
 
-def _quantized(node: onnx.NodeProto, weight: Array, row: LayerRange) -> _Part:
-    """The convolution ``node`` with its input, weight [Co, Ci, k, k] and output through int8."""
+def _quantized(node: onnx.NodeProto, kernel: IntegerKernel, row: LayerRange) -> _Part:
+    """The convolution ``node`` with its input, weight and output through int8."""
     import onnx
 
-    peaks = np.abs(weight).max(axis=(1, 2, 3))
-    scale = _scale(peaks)
-    integers = np.rint(weight / scale[:, None, None, None]).clip(-LARGEST, LARGEST).astype(np.int8)
     names = [f"{node.input[1]}.int8", f"{node.input[1]}.scale", f"{node.input[1]}.zero_point"]
-    arrays = [integers, scale, np.zeros(len(scale), np.int8)]
+    arrays = [kernel.integers, kernel.steps, np.zeros(len(kernel.steps), np.int8)]
     stored = [onnx.numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True)]
-    kernel = _node("DequantizeLinear", names, f"{node.input[1]}/DequantizeLinear", axis=0)
+    weight = _node("DequantizeLinear", names, f"{node.input[1]}/DequantizeLinear", axis=0)
     before = _through_int8(f"{node.name}.input", node.input[0], f"{node.name}.input/DequantizeLinear", row.input)
     after = _through_int8(f"{node.name}.output", f"{node.name}.output", node.output[0], row.output)
     conv = onnx.NodeProto()
     conv.CopyFrom(node)
-    conv.input[:2] = [before.nodes[-1].output[0], kernel.output[0]]
+    conv.input[:2] = [before.nodes[-1].output[0], weight.output[0]]
     conv.output[0] = after.nodes[0].input[0]
-    return _Part([*before.nodes, kernel, conv, *after.nodes], [*stored, *before.constants, *after.constants])
+    return _Part([*before.nodes, weight, conv, *after.nodes], [*stored, *before.constants, *after.constants])
 
 
 def _through_int8(name: str, source: str, target: str, peak: float) -> _Part:
@@ -206,18 +205,13 @@ def _through_int8(name: str, source: str, target: str, peak: float) -> _Part:
 
     scale, zero = f"{name}.scale", f"{name}.zero_point"
     constants = [
-        onnx.numpy_helper.from_array(_scale(np.array(peak)), scale),
+        onnx.numpy_helper.from_array(step_sizes(np.array(peak)), scale),
         onnx.numpy_helper.from_array(np.zeros((), np.int8), zero),
     ]
     down = _node("QuantizeLinear", [source, scale, zero], f"{name}/QuantizeLinear")
     up = _node("DequantizeLinear", [down.output[0], scale, zero], f"{name}/DequantizeLinear")
     up.output[0] = target
     return _Part([down, up], constants)
-
-
-def _scale(peaks: Array) -> Array:
-    """The step for which ``peaks`` becomes 127; 1 where there is nothing to represent."""
-    return np.where(peaks > 0, peaks / LARGEST, 1.0).astype(np.float32)
 
 
 def _node(kind: str, inputs: list[str], name: str, **attributes: Any) -> onnx.NodeProto:

@@ -24,7 +24,8 @@ from dcp_deploy.export import (
 )
 from dcp_deploy.export.layer_values import layer_values
 from dcp_deploy.export.precision import measure_ranges
-from dcp_deploy.export.quantization import quantizable, quantize
+from dcp_deploy.export.quantization import quantize
+from dcp_deploy.export.rounding import integer_kernels
 from dcp_deploy.generators import Generator
 
 from .conftest import random_generator
@@ -85,7 +86,8 @@ def test_threads_that_call_at_once_get_their_own_images(float_onnx: Path) -> Non
 def test_sums_of_integer_convolutions_are_not_rounded_again(unconditional: Generator, tmp_path: Path) -> None:
     exact = export_onnx(unconditional, tmp_path / "exact.onnx", image="float")
     model, ranges = onnx.load(exact), measure_ranges(unconditional, latents=2)
-    onnx.save(quantize(model, ranges, quantizable(model, ranges)), tmp_path / "int8.onnx")
+    kernels = integer_kernels(unconditional, latents=2)
+    onnx.save(quantize(model, ranges, kernels, kernels), tmp_path / "int8.onnx")
     z = latents_of(SEEDS, 24)
     reference = load_runner(exact)(z=z)
     errors = {

@@ -17,7 +17,8 @@ from dcp_deploy.errors import UsageError
 from dcp_deploy.export import FusedGenerator, export_onnx, load_runner, precision_report, verify
 from dcp_deploy.export.bfloat16 import widened
 from dcp_deploy.export.precision import choose_storage, convolutions, islands, measure_ranges
-from dcp_deploy.export.quantization import quantizable, quantize
+from dcp_deploy.export.quantization import quantize
+from dcp_deploy.export.rounding import integer_kernels
 from dcp_deploy.generators import Generator
 
 from .conftest import random_generator
@@ -176,11 +177,10 @@ def test_stylegan3_in_half_precision_draws_nearly_the_same(name: str, request: p
 
 
 def test_stylegan3_in_int8_draws_nearly_the_same(translating: Generator, translating_onnx: Path) -> None:
-    model, table = onnx.load(translating_onnx), measure_ranges(translating, latents=8)
-    layers = quantizable(model, table)
-    assert layers == ["L0", "L1", "L2", "L3"]
+    model, table, kernels = onnx.load(translating_onnx), measure_ranges(translating), integer_kernels(translating)
+    assert list(kernels) == ["L0", "L1", "L2", "L3"]
     rounded = onnxruntime.InferenceSession(
-        quantize(model, table, layers).SerializeToString(), providers=["CPUExecutionProvider"]
+        quantize(model, table, kernels, kernels).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     z, psi = np.random.default_rng(0).standard_normal((6, 12), np.float32), np.full(6, 0.7, np.float32)
     exact = load_runner(translating_onnx)(z=z, psi=psi)
