@@ -67,6 +67,8 @@ class LayerRange:
     bf16: float
     transposed: bool = False
     """Whether it is a transposed convolution."""
+    places: int = 1
+    """Height times width of its output."""
 
     @property
     def largest(self) -> float:
@@ -217,6 +219,7 @@ class _Recorder(TorchFunctionMode):
         self.rounding = True
         self.maxima = {layer: dict.fromkeys(("input", "output", "result"), 0.0) for layer in layers}
         self.transposed = dict.fromkeys(layers, False)
+        self.places = dict.fromkeys(layers, 1)
         self.moves = {layer: dict.fromkeys(twins, 0.0) for layer in layers}
 
     @contextmanager
@@ -238,6 +241,7 @@ class _Recorder(TorchFunctionMode):
             self._note(layer, "input", args[0])
             self._note(layer, "output", result)
             self.transposed[layer] = func is torch.conv_transpose2d
+            self.places[layer] = result[0, 0].numel()
         return result
 
     def _hook(self, layer: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
@@ -255,4 +259,5 @@ class _Recorder(TorchFunctionMode):
 
     def row(self, layer: str) -> LayerRange:
         """All that was recorded of one layer."""
-        return LayerRange(layer, **self.maxima[layer], **self.moves[layer], transposed=self.transposed[layer])
+        maxima, moves = self.maxima[layer], self.moves[layer]
+        return LayerRange(layer, **maxima, **moves, transposed=self.transposed[layer], places=self.places[layer])

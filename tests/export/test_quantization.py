@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from onnx import numpy_helper
 from dcp_deploy.errors import ParityError
 from dcp_deploy.export import Tolerance, export_onnx, latents_of
 from dcp_deploy.export.precision import RangeTable, measure_ranges
-from dcp_deploy.export.quantization import SENSITIVITY_SEED, Int8Plan, plan_int8, quantize
+from dcp_deploy.export.quantization import SENSITIVITY_SEED, Int8Plan, leave_out, plan_int8, quantize
 from dcp_deploy.export.rounding import IntegerKernel, integer_kernels
 from dcp_deploy.generators import Generator
 
@@ -129,10 +130,13 @@ def test_same_arguments_give_the_same_bytes(exact: onnx.ModelProto, ranges: Rang
     assert first == second
 
 
-def test_every_layer_is_in_the_list_most_sensitive_first(plan: Int8Plan) -> None:
+def test_every_layer_is_in_the_list_the_most_spoilt_for_each_multiplication_first(plan: Int8Plan) -> None:
     assert sorted(row.layer for row in plan.sensitivity) == sorted(CONV1)
-    values = [row.psnr_db for row in plan.sensitivity]
-    assert values == sorted(values)
+    # All are 8 x 8 x 3 x 3, at 4 x 4, 8 x 8 and 16 x 16 places.
+    places = {"b4.conv1": 16, "b8.conv1": 64, "b16.conv1": 256}
+    spoilt = [10 ** (-row.psnr_db / 10) / places[row.layer] for row in plan.sensitivity]
+    assert spoilt == sorted(spoilt, reverse=True)
+    assert [row.psnr_db for row in plan.sensitivity] != sorted(row.psnr_db for row in plan.sensitivity)
     assert plan.left_out == ()
 
 
@@ -161,6 +165,22 @@ def test_sensitive_layer_is_left_out_until_the_gate_passes(tmp_path: Path) -> No
     assert plan.sensitivity[0].psnr_db < 25 < 35 < plan.sensitivity[1].psnr_db
     assert plan.left_out == ("b8.conv1",)
     assert set(plan.layers) == {"b4.conv1", "b16.conv1"}
+
+
+@pytest.mark.parametrize(
+    ("needed", "expected"),
+    [
+        (set(), ()),
+        ({"a"}, ("a",)),
+        ({"c"}, ("c",)),
+        ({"b", "c"}, ("b", "c")),
+        ({"a", "d"}, ("a", "d")),
+        ({"a", "b", "c", "d", "e"}, None),
+    ],
+)
+def test_no_layer_stays_float32_that_need_not(needed: set[str], expected: tuple[str, ...] | None) -> None:
+    found = leave_out("abcde", lambda left_out: SimpleNamespace(passed=needed <= set(left_out)))  # type: ignore[arg-type, return-value]
+    assert (found and found[0]) == expected
 
 
 def test_no_layer_at_all_is_a_failure_of_the_gate(exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels) -> None:
