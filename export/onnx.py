@@ -103,7 +103,7 @@ def export_onnx(
     model = _model(fused, batch, opset)
     if ranges is not None and precision == "int8":
         alone = inputs == "z" and noise != "input"  # what can be int8 shows in images drawn from z alone
-        kernels = integer_kernels(generator, upsample=upsample)
+        kernels = integer_kernels(generator, ranges, upsample=upsample)
         plan = plan_int8(model if alone else _drawing(generator, upsample), ranges, kernels, tolerance)
         model, measured["int8"] = quantize(model, ranges, kernels, plan.layers), json.dumps(plan.to_dict())
     facts = {"inputs": inputs, **fused.options.facts(), **measured, "opset": str(opset)}

@@ -40,7 +40,6 @@ TYPES: dict[HalfPrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.
 
 CALIBRATION_SEED = 1_000_000  # far from the seeds that the gate draws, which start at 0
 CALIBRATION_PSIS = (0.5, 0.7, 1.0)
-CALIBRATION_LATENTS = 8  # at each psi
 
 MARGIN = 8.0
 """How many times the measured maximum must fit below the type's largest number. The maxima of the demo's
@@ -112,7 +111,7 @@ def measure_ranges(
     generator: Generator,
     *,
     upsample: Upsample | Mapping[str, Upsample] = "transposed",
-    latents: int = CALIBRATION_LATENTS,
+    latents: int = 8,
     psis: Sequence[float] = CALIBRATION_PSIS,
     seed: int = CALIBRATION_SEED,
 ) -> RangeTable:

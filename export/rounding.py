@@ -15,7 +15,7 @@ in FID than in PSNR: half of the distance that int8 added came from them, an eig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from ..generators import Generator
 from .fused import FusedGenerator
 from .fused_stylegan2 import Upsample
-from .precision import CALIBRATION_LATENTS, CALIBRATION_PSIS, CALIBRATION_SEED, calibration_images, convolutions
+from .precision import RangeTable, calibration_images, convolutions
 from .runners import Array
 
 LARGEST = 127  # -128 is not used: symmetric
@@ -45,25 +45,19 @@ class IntegerKernel:
 
 
 def integer_kernels(
-    generator: Generator,
-    *,
-    upsample: Upsample | Mapping[str, Upsample] = "transposed",
-    latents: int = CALIBRATION_LATENTS,
-    psis: Sequence[float] = CALIBRATION_PSIS,
-    seed: int = CALIBRATION_SEED,
+    generator: Generator, ranges: RangeTable, *, upsample: Upsample | Mapping[str, Upsample] = "transposed"
 ) -> dict[str, IntegerKernel]:
     """The weights in int8 of every layer whose convolution is an ordinary one, in the order of computation.
 
-    Images and arguments are those of :func:`~.precision.measure_ranges`. Keeps K^2 doubles for each layer: 170 MB for
-    one of 512 channels.
+    Looks at the images of ``ranges`` once more; ``upsample`` is what the table was measured with. Keeps K^2 doubles for
+    each layer: 170 MB for one of 512 channels. Runs on the generator's own device.
     """
-    fused = FusedGenerator(generator, upsample=upsample)
-    layers = convolutions(fused)
     device = next(generator.parameters()).device
+    fused = FusedGenerator(generator, upsample=upsample).to(device)
+    layers = convolutions(fused)
     recorder = _Moments({id(module.weight): layer for layer, module in layers.items()})
-    fused.to(device)
     with torch.inference_mode(), recorder:
-        for z, psi, c in calibration_images(generator.config, latents, psis, seed, device):
+        for z, psi, c in calibration_images(generator.config, ranges.latents, ranges.psis, ranges.seed, device):
             fused(z, psi, c)
     return {
         layer: round_kernel(layers[layer].get_buffer("weight").cpu(), moments.cpu())

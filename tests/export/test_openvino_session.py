@@ -86,7 +86,7 @@ def test_threads_that_call_at_once_get_their_own_images(float_onnx: Path) -> Non
 def test_sums_of_integer_convolutions_are_not_rounded_again(unconditional: Generator, tmp_path: Path) -> None:
     exact = export_onnx(unconditional, tmp_path / "exact.onnx", image="float")
     model, ranges = onnx.load(exact), measure_ranges(unconditional, latents=2)
-    kernels = integer_kernels(unconditional, latents=2)
+    kernels = integer_kernels(unconditional, ranges)
     onnx.save(quantize(model, ranges, kernels, kernels), tmp_path / "int8.onnx")
     z = latents_of(SEEDS, 24)
     reference = load_runner(exact)(z=z)

@@ -177,7 +177,8 @@ def test_stylegan3_in_half_precision_draws_nearly_the_same(name: str, request: p
 
 
 def test_stylegan3_in_int8_draws_nearly_the_same(translating: Generator, translating_onnx: Path) -> None:
-    model, table, kernels = onnx.load(translating_onnx), measure_ranges(translating), integer_kernels(translating)
+    model, table = onnx.load(translating_onnx), measure_ranges(translating)
+    kernels = integer_kernels(translating, table)
     assert list(kernels) == ["L0", "L1", "L2", "L3"]
     rounded = onnxruntime.InferenceSession(
         quantize(model, table, kernels, kernels).SerializeToString(), providers=["CPUExecutionProvider"]

@@ -41,8 +41,8 @@ def ranges(generator: Generator) -> RangeTable:
 
 
 @pytest.fixture(scope="module")
-def kernels(generator: Generator) -> Kernels:
-    return integer_kernels(generator)
+def kernels(generator: Generator, ranges: RangeTable) -> Kernels:
+    return integer_kernels(generator, ranges)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +119,9 @@ def test_layer_that_is_all_zero_stays_all_zero(tmp_path: Path) -> None:
     dead = random_generator((8, 8, 8, 8, 8, 8))
     dead.synthesis.get_parameter("b8.conv1.weight").zero_()
     model = onnx.load(export_onnx(dead, tmp_path / "dead.onnx", image="float"))
-    kernels = integer_kernels(dead, latents=2)
-    rounded = draw(quantize(model, measure_ranges(dead, latents=2), kernels, ["b8.conv1"]))
+    ranges = measure_ranges(dead, latents=2)
+    kernels = integer_kernels(dead, ranges)
+    rounded = draw(quantize(model, ranges, kernels, ["b8.conv1"]))
     assert not kernels["b8.conv1"].integers.any()
     assert np.abs(rounded - draw(model)).max() < 1e-5
 
@@ -159,7 +160,8 @@ def test_sensitive_layer_is_left_out_until_the_gate_passes(tmp_path: Path) -> No
     block.conv0.bias[3] = 300.0  # one channel takes the whole range of conv1's input, and hardly matters to it
     block.conv1.weight[:, 3] *= 0.003
     model = onnx.load(export_onnx(network, tmp_path / "sensitive.onnx", image="float"))
-    ranges, kernels = measure_ranges(network, latents=4), integer_kernels(network, latents=4)
+    ranges = measure_ranges(network, latents=4)
+    kernels = integer_kernels(network, ranges)
     plan = plan_int8(model, ranges, kernels, Tolerance(None, None, None, psnr_db=30.0), latents=4)
     assert plan.sensitivity[0].layer == "b8.conv1"
     assert plan.sensitivity[0].psnr_db < 25 < 35 < plan.sensitivity[1].psnr_db
