@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..errors import MissingCapabilityError, UsageError
 from ..export.runners import Runner, load_runner
+from ..kernels.cpu_library import find_compiler
 from .candidate import Candidate
 from .device_steps import Steps, cuda_path_steps, engine_steps, network_steps
 from .graph_work import generator_work, onnx_work
@@ -97,7 +97,7 @@ def _call(runner: Runner, spec: Spec) -> Callable[[], object]:
 
 
 def _require_compiler() -> None:
-    if not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
+    if find_compiler() is None:
         raise MissingCapabilityError("torch.compile needs a C++ compiler, and there is none here", "install g++")
 
 

@@ -1,8 +1,8 @@
 """The standing matrix of latencies: ``python -m dcp_deploy.benchmarks.suite FOLDER [--quick] [--network NAME]``.
 
     for each network, StyleGAN2 and 3 at 256 and 1024 px, with random weights:
-        its teacher in torch, ONNX Runtime and OpenVINO, and a student for each ratio and alignment in the latter two
-        (StyleGAN2 at 256 px: one of them in bf16 and int8 too)
+        its teacher in torch, ONNX Runtime and OpenVINO, and a student for each ratio and alignment in the latter two,
+        of a StyleGAN2 also with our CPU operators (at 256 px: one student in bf16 and int8 too)
         one interleaved run of all of them -> FOLDER/<network>.json and .md
 
 All candidates of a network share one run, so an alignment is compared with another under the same load; operations
@@ -39,7 +39,7 @@ ALIGNS = (1, 8, 16)
 KINDS = ("stylegan2", "stylegan3")
 RESOLUTIONS = (256, 1024)
 QUICK_RESOLUTION, QUICK_SHARE = 64, 8
-BACKENDS = "torch,onnxruntime,openvino"
+BACKENDS = "torch,onnxruntime,onnxruntime-winograd,openvino,openvino-winograd"
 ROUNDED = "stylegan2", 256, 0.7, 16  # the student that is also exported in other precisions, up to this resolution
 PRECISIONS: tuple[Precision, ...] = ("bf16", "int8")
 WARM_CALLS = 3  # a teacher takes up to a minute

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BEGIN, END = "<!-- figures of the suite: begin -->", "<!-- figures of the suite: end -->"
-COLOURS = {"torch": "#98a3b1", "onnxruntime": "#8aa4ff", "openvino": "#3558d4"}
+COLOURS = {
+    "torch": "#98a3b1",
+    "onnxruntime": "#a9bcff",
+    "onnxruntime-winograd": "#6f8dff",
+    "openvino": "#4767e0",
+    "openvino-winograd": "#1f3fae",
+}
 SHOWN = "student 0.7 by 16"  # of the figure
 
 Document = Mapping[str, Any]

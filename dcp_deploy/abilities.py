@@ -22,6 +22,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("datasets", "doctor", "schema"), ("Python", "base packages")),
 }
 
+_NO_WINOGRAD = {"C++ compiler": "no backends onnxruntime-winograd and openvino-winograd"}
 _NO_FID = "no --lpips and no FID against --data"
 
 # Without one of these it does less, in these words.
@@ -33,10 +34,12 @@ HELPS: dict[str, dict[str, str]] = {
     "score": {"ONNX Runtime": "no --mask"},
     "distill": {"memory": "may run out of memory", "ONNX Runtime": "no --mask", "published features": _NO_FID},
     "export": {"ONNX Runtime": "no --precision int8 and no --upsample auto"},
-    "verify": {**_ONNX_TOO, "OpenVINO": "no backend openvino", "Triton client": "no running servers"},
+    "verify": {**_ONNX_TOO, "OpenVINO": "no backend openvino", "Triton client": "no running servers", **_NO_WINOGRAD},
     "sample": _ONNX_TOO,
-    "bench": {**_ONNX_TOO, "OpenVINO": "no backend openvino"},
-    "eval": {**_ONNX_TOO, "OpenVINO": "no backend openvino", "published features": "no --data and no LPIPS"},
+    "bench": {**_ONNX_TOO, "OpenVINO": "no backend openvino", **_NO_WINOGRAD},
+    "eval": {
+        **_ONNX_TOO, "OpenVINO": "no backend openvino", "published features": "no --data and no LPIPS", **_NO_WINOGRAD,
+    },
     "project": {"published features": "no LPIPS"},
 }  # fmt: skip
 

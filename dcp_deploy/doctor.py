@@ -27,6 +27,8 @@ _MODULES = {
 }  # fmt: skip
 TRITON_VARIABLE = "DCP_DEPLOY_TRITON"  # as of serve --server
 
+CPP_COMPILERS = ("g++", "c++", "clang++")  # as of kernels/cpu_library.py
+
 REQUIRED = ("Python", "torch", "base packages", "ONNX Runtime")
 MEMORY_NEEDED = 4_000_000_000  # what the demo may use
 DISK_NEEDED = 1_000_000_000  # a demo's run directory, with room for its temporary files
@@ -103,6 +105,7 @@ def diagnose(directory: Path | None = None) -> Diagnosis:
         ("TensorRT-RTX", _tensorrt_rtx),
         ("TensorRT", _tensorrt),
         ("NVIDIA GPU", _gpu),
+        ("C++ compiler", _cpp_compiler),
         ("CUDA compiler", _cuda_compiler),
         ("Triton server", _triton_server),
         ("Triton client", _triton_client),
@@ -335,6 +338,16 @@ def _cuda_compiler() -> Finding:
     lines = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     release = next((line.strip() for line in lines.splitlines() if "release" in line), "version unknown")
     return Finding("CUDA compiler", "ok", f"{nvcc}: {release}", purpose)
+
+
+def _cpp_compiler() -> Finding:
+    purpose = "our CPU operators and torch.compile, which are compiled on first use"
+    names = [os.environ.get("CXX", ""), *CPP_COMPILERS]
+    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        return Finding("C++ compiler", "missing", "none found", purpose, "Install g++ or clang++, or let CXX name one.")
+    lines = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    return Finding("C++ compiler", "ok", f"{compiler}: {lines.splitlines()[0]}", purpose)
 
 
 def _memory() -> Finding:

@@ -9,6 +9,8 @@ Three things differ from the file, none of them what it means:
   has integer convolutions in no other case.
 - A file whose convolutions are bfloat16 is computed in bfloat16, all others in float32 between their integers.
 
+With our operators in place of its convolutions (:mod:`.winograd`) the graph is what ONNX Runtime gets too.
+
 A model is compiled for a batch when it first comes, about half a second, and the last few are kept: with the shapes
 known it runs a fifth faster.
 
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ..errors import CorruptFileError, InputError, MissingCapabilityError
+from ..errors import CorruptFileError, DcpDeployError, InputError, MissingCapabilityError
 from .onnx_functions import add_functions
 from .sessions import Session, Values
 
@@ -39,8 +41,11 @@ KEPT_BATCHES = 4
 _Feeds = Mapping[str, npt.NDArray[Any]]
 
 
-def openvino_session(path: Path, threads: int | None = None) -> Session:
-    """:func:`~.sessions.open_session` by OpenVINO. A call uses all its threads; calls of several threads take turns."""
+def openvino_session(path: Path, threads: int | None = None, *, winograd: bool = False) -> Session:
+    """:func:`~.sessions.open_session` by OpenVINO. A call uses all its threads; calls of several threads take turns.
+
+    ``winograd``: with our CPU operators (:mod:`.winograd`).
+    """
     import onnx
 
     try:
@@ -53,7 +58,10 @@ def openvino_session(path: Path, threads: int | None = None) -> Session:
     try:
         model = onnx.load(path)
         core = _core(openvino)
-        read = core.read_model(_for_openvino(model).SerializeToString())
+        graph = _with_cpu_operators(core, model, threads) if winograd else _for_openvino(model)
+        read = core.read_model(graph.SerializeToString())
+    except DcpDeployError:
+        raise
     except Exception as error:  # protobuf's, onnx's and OpenVINO's types share no base
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CorruptFileError(f"openvino cannot load {path}: {reason}", "export it again") from error
@@ -62,6 +70,8 @@ def openvino_session(path: Path, threads: int | None = None) -> Session:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "bf16" if facts.get("precision") == "bf16" else "f32",
     }
+    if winograd:
+        options["ENABLE_CPU_PINNING"] = False  # our threads would find one core taken
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
     inputs, outputs = _values(model.graph.input), _values(model.graph.output)
@@ -120,6 +130,24 @@ def _for_openvino(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.functions[:]
     add_functions(model, colours="convolution")
     return inline_local_functions(model)
+
+
+def _with_cpu_operators(core: Any, model: onnx.ModelProto, threads: int | None) -> onnx.ModelProto:
+    from ..kernels.cpu_library import cpu_operators
+    from .winograd import with_cpu_operators
+
+    _extend(core)
+    operators = cpu_operators()
+    operators.start(threads or 0)
+    return with_cpu_operators(model, lanes=operators.lanes, threads=threads or 0)
+
+
+@lru_cache(maxsize=1)
+def _extend(core: Any) -> None:
+    from .openvino_operators import extensions
+
+    for extension in extensions():
+        core.add_extension(extension)
 
 
 def _keep_sums(model: onnx.ModelProto) -> None:

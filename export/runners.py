@@ -24,7 +24,10 @@ if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor
     from .fused import FusedGenerator, ImageForm
 
 Array = npt.NDArray[Any]
-Backend = Literal["auto", "torch", "fused", "cuda", "onnxruntime", "onnxruntime-cuda", "openvino"]
+Backend = Literal[
+    "auto", "torch", "fused", "cuda",
+    "onnxruntime", "onnxruntime-winograd", "onnxruntime-cuda", "openvino", "openvino-winograd",
+]  # fmt: skip
 Draw = Callable[[Array, Array, Array | None], Array]
 
 BACKENDS = ("auto", "torch", "fused", "cuda", *ONNX_BACKENDS)
@@ -81,11 +84,13 @@ def load_runner(
     """Make a Runner of a Generator, a checkpoint, an ONNX file or a bundle; content decides which, not the name.
 
     ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable form, still
-    in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" or "openvino" (on the CPU)
-    or "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes
+    in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" or "openvino" on the CPU,
+    the same with "-winograd" after it (a StyleGAN2 in float32 with our CPU operators, compiled on first use), or
+    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes
     what runs in torch ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend
     or device that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is no
-    generator of ours, MissingCapabilityError for what the machine lacks: a GPU, a runtime, or its CUDA provider.
+    generator of ours, MissingCapabilityError for what the machine lacks: a GPU, a runtime, a compiler, or ONNX
+    Runtime's CUDA provider.
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
@@ -241,7 +246,8 @@ def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
         return session.draw({"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c})
 
-    source = None if backend == "openvino" else path  # which runs another graph than the file's: nothing to look into
+    # All others run another graph than the file's: there is nothing to look into.
+    source = path if backend in ("onnxruntime", "onnxruntime-cuda") else None
     batch = batch_bounds(path, session.facts)
     return Runner(path.name, backend, z_dim, c_dim, resolution, image, draw, session.facts, batch, source)
 

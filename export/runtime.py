@@ -17,6 +17,8 @@ from ..errors import CorruptFileError, UsageError
 from .integrity import ARCHIVE, MANIFEST, check_bundle, safe_name
 from .runners import Array, Draw, Runner, onnx_runner
 
+_BACKENDS = ("onnxruntime", "onnxruntime-winograd")
+
 
 def bundle_runner(path: Path, backend: str, threads: int | None, model: str = "generator") -> Runner:
     """The ``model`` of a bundle, after every file of the bundle was compared with its manifest.
@@ -36,9 +38,9 @@ def bundle_runner(path: Path, backend: str, threads: int | None, model: str = "g
         raise UsageError(f"{path} has no model {model!r}", f"it has: {there}") from error
     if facts["onnx"] not in manifest["files"]:
         raise CorruptFileError(f"{MANIFEST} names {facts['onnx']}, which is not in the bundle", "make the bundle again")
-    if backend not in ("auto", "onnxruntime"):
-        raise UsageError(f"backend {backend!r} cannot run the bundle {path}", "use onnxruntime")
-    runner = onnx_runner(onnx, threads=threads)
+    if backend not in ("auto", *_BACKENDS):
+        raise UsageError(f"backend {backend!r} cannot run the bundle {path}", f"use {' or '.join(_BACKENDS)}")
+    runner = onnx_runner(onnx, "onnxruntime" if backend == "auto" else backend, threads)
     return replace(runner, name=f"{manifest['name']}/{model}", draw=_in_parts(runner.draw, largest))
 
 

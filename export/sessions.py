@@ -1,4 +1,7 @@
-"""An exported ONNX file opened by what runs it: ONNX Runtime on a CPU or a GPU, OpenVINO on a CPU."""
+"""An exported ONNX file opened by what runs it: ONNX Runtime on a CPU or a GPU, OpenVINO on a CPU.
+
+Either runs it on a CPU as it is, or with our operators in place of its convolutions (``-winograd``, :mod:`.winograd`).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ Values = tuple[str, list[Any]]
 SPIN_MICROSECONDS = 1000
 SPIN_BOUNDED_SINCE = (1, 32)  # where it was seen to work; an older version may not know the bound and spin on
 
-ONNX_BACKENDS = ("onnxruntime", "onnxruntime-cuda", "openvino")
+WINOGRAD = "-winograd"  # after the name of a runtime
+ONNX_BACKENDS = ("onnxruntime", "onnxruntime-winograd", "onnxruntime-cuda", "openvino", "openvino-winograd")
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,12 @@ def open_session(path: Path, backend: str = "onnxruntime", threads: int | None =
     MissingCapabilityError for a runtime or a GPU that is not there, CorruptFileError for what it cannot load. ``draw``
     raises InputError for a batch that the file cannot draw.
     """
-    if backend == "openvino":
+    if backend in ("openvino", "openvino-winograd"):
         from .openvino_session import openvino_session
 
-        return openvino_session(path, threads)
-    session = onnx_session(path, None, backend, threads)
+        return openvino_session(path, threads, winograd=backend.endswith(WINOGRAD))
+    model = _with_cpu_operators(path, threads) if backend.endswith(WINOGRAD) else None
+    session = onnx_session(path, model, backend, threads)
 
     def draw(feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         try:
@@ -74,7 +79,13 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
     providers = _providers(onnxruntime, backend)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    _spin_briefly(options, onnxruntime.__version__)
+    if backend.endswith(WINOGRAD):
+        from ..kernels.cpu_library import cpu_library
+
+        options.register_custom_ops_library(os.fspath(cpu_library()))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are for our operators
+    else:
+        _spin_briefly(options, onnxruntime.__version__)
     if model is not None:
         folder = os.fspath(path.resolve().parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
@@ -92,6 +103,28 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
             "dcp-deploy doctor says what is missing",
         )
     return session
+
+
+def _with_cpu_operators(path: Path, threads: int | None) -> bytes:
+    """The file's graph with our operators. MissingCapabilityError without what changes the graph or compiles them."""
+    try:
+        import onnx
+
+        from ..kernels.cpu_library import cpu_operators
+        from .winograd import with_cpu_operators
+    except ImportError as error:
+        raise MissingCapabilityError(
+            f"backend 'onnxruntime{WINOGRAD}' changes the graph of {path}, which needs {error.name}",
+            "pip install dcp-deploy, with all it depends on; or use backend onnxruntime",
+        ) from error
+    lanes = cpu_operators().lanes
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf's types share no base
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorruptFileError(f"onnx cannot load {path}: {reason}", "export it again") from error
+    graph: bytes = with_cpu_operators(model, lanes=lanes, threads=threads or 0).SerializeToString()
+    return graph
 
 
 def _spin_briefly(options: Any, version: str) -> None:
@@ -122,7 +155,7 @@ def _start(onnxruntime: Any, source: str | bytes, options: Any, providers: list[
 
 
 def _providers(onnxruntime: Any, backend: str) -> list[Any]:
-    if backend == "onnxruntime":
+    if backend != "onnxruntime-cuda":
         return ["CPUExecutionProvider"]
     import torch
 

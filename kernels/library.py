@@ -72,7 +72,7 @@ def compiled(
         known = ", ".join(f"sm{known}" for known in CAPABILITIES)
         raise UsageError(f"kernels are not built for sm{capability}", f"choose one of: {known}")
     chosen = compiler or default_compiler()
-    folder = _user_cache() if cache_folder is None else cache_folder
+    folder = user_cache() if cache_folder is None else cache_folder
     entry = folder / f"{source}-sm{capability}-{cache_key(source, capability, chosen)}.zip"
     kept = _read_entry(entry)
     if kept is not None:
@@ -244,7 +244,7 @@ def parse_resources(log: str) -> dict[str, Resources]:
 # ---- the cache ----
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
     import platformdirs
 
     return platformdirs.user_cache_path("dcp-deploy") / "kernels"
