@@ -19,6 +19,7 @@ __all__ = [
     "ParityReport",
     "Runner",
     "Tolerance",
+    "WinogradFiles",
     "build_engine",
     "check_engine",
     "classes_of",
@@ -31,6 +32,7 @@ __all__ = [
     "read_manifest",
     "tolerance_for",
     "verify",
+    "write_winograd",
 ]
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from .runners import Runner, classes_of, latents_of, load_runner
     from .tensorrt import EngineOptions, build_engine
     from .tolerance import Tolerance, tolerance_for
+    from .winograd import WinogradFiles, write_winograd
 else:
     __getattr__, __dir__ = import_on_use(
         __name__,
@@ -60,5 +63,6 @@ else:
             "runners": ("Runner", "classes_of", "latents_of", "load_runner"),
             "tensorrt": ("EngineOptions", "build_engine"),
             "tolerance": ("Tolerance", "tolerance_for"),
+            "winograd": ("WinogradFiles", "write_winograd"),
         },
     )

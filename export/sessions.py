@@ -108,22 +108,15 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
 def _with_cpu_operators(path: Path, threads: int | None) -> bytes:
     """The file's graph with our operators. MissingCapabilityError without what changes the graph or compiles them."""
     try:
-        import onnx
-
         from ..kernels.cpu_library import cpu_operators
-        from .winograd import with_cpu_operators
+        from .winograd import read_onnx, with_cpu_operators
     except ImportError as error:
         raise MissingCapabilityError(
             f"backend 'onnxruntime{WINOGRAD}' changes the graph of {path}, which needs {error.name}",
             "pip install dcp-deploy, with all it depends on; or use backend onnxruntime",
         ) from error
     lanes = cpu_operators().lanes
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf's types share no base
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CorruptFileError(f"onnx cannot load {path}: {reason}", "export it again") from error
-    graph: bytes = with_cpu_operators(model, lanes=lanes, threads=threads or 0).SerializeToString()
+    graph: bytes = with_cpu_operators(read_onnx(path), lanes=lanes, threads=threads or 0).SerializeToString()
     return graph
 
 

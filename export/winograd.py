@@ -7,21 +7,24 @@ The functions stay what they are. A 3x3 convolution is done by Winograd's filter
 an up-sampling one 9 of 16; features are channels last from the constant input on, and are read and written only between
 layers. Styles, demodulation and the mapping network stay with the runtime. See ``kernels/cpu``.
 
-Written into memory when a session opens: the operators are compiled for the machine, so a file of them would be of no
-use on another.
+Changed in memory when a session opens: the operators are compiled for the machine, so the graph means nothing on
+another. :func:`write_winograd` writes it for ONNX Runtime in other languages.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
-from ..kernels.cpu_library import Floats
+from ..errors import CorruptFileError, UsageError
+from ..files import atomic_path
+from ..kernels.cpu_library import Floats, cpu_library, cpu_operators
 from ..kernels.reference import FIR
 from .onnx_functions import DOMAIN, inputs_of, parts_of
 
@@ -30,6 +33,44 @@ if TYPE_CHECKING:
 
 CPU_DOMAIN = "dcp_deploy.cpu"
 CPU_VERSION = 1
+
+
+class WinogradFiles(NamedTuple):
+    """What ONNX Runtime needs to run a generator with our operators."""
+
+    model: Path
+    library: Path
+
+
+def write_winograd(path: str | os.PathLike[str], folder: str | os.PathLike[str], *, threads: int = 0) -> WinogradFiles:
+    """An exported file for ONNX Runtime without dcp-deploy: its graph with our operators, and their library.
+
+    ``folder`` gets NAME.winograd.onnx and dcp_deploy_cpu.so; a session takes the latter by
+    ``RegisterCustomOpsLibrary`` (``register_custom_ops_library`` in Python). Both serve this processor and such as have
+    its instructions. ``threads`` of a call, 0 for all cores: ONNX Runtime's own number of threads has no say in it.
+
+    Raises InputError for what is no ONNX file, UsageError as :func:`with_cpu_operators`, MissingCapabilityError without
+    a C++ compiler.
+    """
+    source, folder = Path(path), Path(folder)
+    library = cpu_library()
+    model = with_cpu_operators(read_onnx(source), lanes=cpu_operators().lanes, threads=threads)
+    files = WinogradFiles(folder / f"{source.stem}.winograd.onnx", folder / "dcp_deploy_cpu.so")
+    for target, content in ((files.model, model.SerializeToString(deterministic=True)), (files.library, None)):
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(library.read_bytes() if content is None else content)
+    return files
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """The model with the weights that lie beside it. CorruptFileError for what cannot be read."""
+    import onnx
+
+    try:
+        return onnx.load(path)
+    except Exception as error:  # protobuf's, onnx's and the system's types share no base
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorruptFileError(f"onnx cannot load {path}: {reason}", "check the path, or export it again") from error
 
 
 def with_cpu_operators(model: onnx.ModelProto, *, lanes: int, threads: int = 0) -> onnx.ModelProto:

@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # What every installation has and what is quick to import; the rest is imported where it is used.
 TRAVELS = {Path(f"export/{name}.py") for name in ("example_client", "triton_generator", "triton_picture")}
 """Scripts that a bundle carries away: they run without dcp-deploy and import what they need at their top."""
-OPTIONAL = {Path("export/guard_grpc.py"), Path("export/guard_http.py")}
+OPTIONAL = {Path(f"export/{name}.py") for name in ("guard_grpc", "guard_http", "openvino_operators")}
 """Modules of one purpose that nobody imports without it, and whose package they are about."""
 AT_THE_TOP = {"markupsafe", "numpy", "PIL", "psutil", "pydantic", "rich", "safetensors", "torch", "typer"}
 DISTRIBUTION = {  # whose name to install is another
