@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..generators import GeneratorConfig
 from ..generators.ops import LRELU_GAIN, normalize_second_moment
-from ..kernels.reference import LEAKY_SLOPE
+from ..kernels.constants import LEAKY_SLOPE
 
 Weights = Mapping[str, Tensor]  # a Generator's state dict in float64, so that folding constants costs no precision
 

@@ -27,7 +27,8 @@ from ..generators import Generator
 from .fused import FusedGenerator, FusedSynthesis, ImageForm, noise_shapes
 from .fused_stylegan2 import NoiseForm, Upsample
 from .onnx_file import write_model
-from .onnx_functions import OPSET, add_functions, translations
+from .onnx_functions import OPSET, add_functions
+from .onnx_nodes import translations
 from .precision import decide, measure_ranges
 from .quantization import plan_int8, quantize
 from .rounding import integer_kernels

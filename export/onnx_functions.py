@@ -2,12 +2,8 @@
 
 A node of domain "dcp_deploy" stands where torch calls ``torch.ops.dcp_deploy.*``, and a model-local function of that
 name says what it computes. Who has the kernels (TensorRT with our plugins) takes the node as it is; everyone else (ONNX
-Runtime, TensorRT for RTX) puts the function in its place. Every combination of optional inputs is an operator type of
-its own, so that a node has the inputs it uses and a body has the passes it needs:
-
-    ModConvEpilogue[Shuffle][Noise][Next][Clamp](x, scale, [noise], bias, [next_scale])
-    FirEpilogue[Noise][Next][Clamp](x, scale, [noise], bias, [next_scale])
-    ToRGB[Skip][Clamp][Bytes](x, styles, weight, bias, [skip])
+Runtime, TensorRT for RTX) puts the function in its place. The types are listed in :mod:`.onnx_operators`, nodes are
+made in :mod:`.onnx_nodes`.
 
 x is float32, float16 or bfloat16, everything else float32, and so is the arithmetic (but for the FIR, which a body does
 in the type of x). What each computes is said in :mod:`..kernels.reference`. TensorRT finds plugins by operator type and
@@ -24,65 +20,16 @@ constant, and sums that a convolution could take over (lrelu(c s + b) = s lrelu(
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from ..kernels import operators  # noqa: F401 - registers torch.ops.dcp_deploy
-from ..kernels.reference import FIR, LEAKY_SLOPE
+from ..kernels.constants import FIR, LEAKY_SLOPE
+from .onnx_operators import DOMAIN, VERSION, attributes_of, inputs_of, parts_of
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET = 18  # the exporter's own; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime from 1.14 read it
-
-DOMAIN = "dcp_deploy"
-VERSION = 1
-PLUGIN: dict[str, str | int] = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
-
-_OPTIONAL = {
-    "ModConvEpilogue": ("Shuffle", "Noise", "Next", "Clamp"),
-    "FirEpilogue": ("Noise", "Next", "Clamp"),
-    "ToRGB": ("Skip", "Clamp", "Bytes"),
-}
-
-
-def operator_types() -> list[str]:
-    """Every operator type there is: 16 of ModConvEpilogue, 8 of FirEpilogue, 8 of ToRGB."""
-    return [
-        family + "".join(part for bit, part in enumerate(parts) if number >> bit & 1)
-        for family, parts in _OPTIONAL.items()
-        for number in range(2 ** len(parts))
-    ]
-
-
-def parts_of(op_type: str) -> tuple[str, frozenset[str]]:
-    """("FirEpilogue", {"Noise", "Clamp"}) of "FirEpilogueNoiseClamp". ValueError for a type that is not ours."""
-    if op_type not in operator_types():
-        raise ValueError(f"{op_type} is no operator of {DOMAIN}")
-    family = next(family for family in _OPTIONAL if op_type.startswith(family))
-    return family, frozenset(part for part in _OPTIONAL[family] if part in op_type[len(family) :])
-
-
-def inputs_of(op_type: str) -> list[str]:
-    """The names of an operator's inputs, in order."""
-    family, parts = parts_of(op_type)
-    if family == "ToRGB":
-        return ["x", "styles", "weight", "bias", *(["skip"] if "Skip" in parts else [])]
-    noise, following = (["noise"] if "Noise" in parts else []), (["next_scale"] if "Next" in parts else [])
-    return ["x", "scale", *noise, "bias", *following]
-
-
-def attributes_of(op_type: str) -> list[str]:
-    """The names of an operator's attributes: its own, then those that TensorRT reads.
-
-    ``channels`` of FirEpilogue is what the depthwise convolution of its body needs to be told; the kernel sees it.
-    """
-    family, parts = parts_of(op_type)
-    own = (["clamp"] if "Clamp" in parts else []) + (["channels"] if family == "FirEpilogue" else [])
-    return [*own, *PLUGIN]
-
 
 Colours = Literal["product", "convolution"]
 
@@ -109,86 +56,6 @@ _COLOURS: dict[Colours, list[str]] = {  # image_0 [B, 3, H, W] of x, styles and 
         "image_0 = Conv (scaled, kernel)",
     ],
 }
-
-# ---- nodes: what the exporter puts in place of a torch operator ----
-
-
-def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The ``custom_translation_table`` of ``torch.onnx.export``."""
-    return {
-        torch.ops.dcp_deploy.modconv_epilogue.default: _modconv_node,
-        torch.ops.dcp_deploy.fir_epilogue.default: _fir_node,
-        torch.ops.dcp_deploy.to_rgb.default: _rgb_node,
-    }
-
-
-def _modconv_node(
-    x: Any,
-    scale: Any,
-    noise: Any,
-    bias: Any,
-    next_scale: Any = None,
-    clamp: float | None = None,
-    depth_to_space: bool = False,
-) -> Any:
-    inputs = {"x": x, "scale": scale, "noise": noise, "bias": bias, "next_scale": next_scale}
-    parts = {"Shuffle": depth_to_space, "Noise": noise is not None, "Next": next_scale is not None}
-    return _node("ModConvEpilogue", parts, inputs, clamp)
-
-
-def _fir_node(x: Any, scale: Any, noise: Any, bias: Any, next_scale: Any = None, clamp: float | None = None) -> Any:
-    inputs = {"x": x, "scale": scale, "noise": noise, "bias": bias, "next_scale": next_scale}
-    parts = {"Noise": noise is not None, "Next": next_scale is not None}
-    return _node("FirEpilogue", parts, inputs, clamp, channels=int(bias.shape[0]))
-
-
-def _rgb_node(
-    x: Any,
-    styles: Any,
-    weight: Any,
-    bias: Any,
-    skip: Any = None,
-    clamp: float | None = None,
-    as_bytes: bool = False,
-) -> Any:
-    inputs = {"x": x, "styles": styles, "weight": weight, "bias": bias, "skip": skip}
-    return _node("ToRGB", {"Skip": skip is not None, "Bytes": as_bytes}, inputs, clamp)
-
-
-def _node(family: str, parts: dict[str, bool], inputs: dict[str, Any], clamp: float | None, **own: int) -> Any:
-    from onnxscript.values import Op, Opset
-
-    parts = {**parts, "Clamp": clamp is not None}
-    op_type = family + "".join(part for part in _OPTIONAL[family] if parts[part])
-    attributes: dict[str, Any] = {**own, **PLUGIN, **({} if clamp is None else {"clamp": float(clamp)})}
-    operator = Op(Opset(DOMAIN, VERSION), op_type, op_schema(op_type))
-    return operator(
-        *(inputs[name] for name in inputs_of(op_type)), **{name: attributes[name] for name in attributes_of(op_type)}
-    )
-
-
-def op_schema(op_type: str) -> onnx.defs.OpSchema:
-    """The signature of an operator, which the exporter needs to make a node of it."""
-    from onnx.defs import OpSchema
-
-    kinds = {"channels": OpSchema.AttrType.INT, "aot": OpSchema.AttrType.INT, "clamp": OpSchema.AttrType.FLOAT}
-    family, parts = parts_of(op_type)
-    result = "T" if family != "ToRGB" else "tensor(uint8)" if "Bytes" in parts else "tensor(float)"
-    return OpSchema(
-        op_type,
-        DOMAIN,
-        VERSION,
-        inputs=[OpSchema.FormalParameter(name, "T" if name == "x" else "tensor(float)") for name in inputs_of(op_type)],
-        outputs=[OpSchema.FormalParameter("y", result)],
-        type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "stored features")],
-        attributes=[
-            OpSchema.Attribute(name, kinds.get(name, OpSchema.AttrType.STRING), required=True)
-            for name in attributes_of(op_type)
-        ],
-    )
-
-
-# ---- functions: what a node means ----
 
 
 def add_functions(model: onnx.ModelProto, colours: Colours = "product") -> None:

@@ -5,8 +5,10 @@ This module imports openvino: whoever imports it has it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import openvino
 from openvino.frontend.onnx import ConversionExtension
 
@@ -15,15 +17,17 @@ from .winograd import CPU_DOMAIN
 
 
 class _Operator(openvino.Op):  # type: ignore[misc]  # its stubs do not type it
-    """What OpenVINO asks of any. ``attributes`` are the node's, in the file."""
+    """What OpenVINO asks of any. ``settings`` hold the node's attributes and constants, which are no inputs: reading a
+    tensor from Python takes as long as a small layer.
+    """
 
-    def __init__(self, inputs: Any = None, attributes: dict[str, Any] | None = None) -> None:
-        self.attributes = attributes or {}
+    def __init__(self, inputs: Any = None, settings: Any = None) -> None:
+        self.settings = settings
         super().__init__(self, inputs)
 
     def clone_with_new_inputs(self, new_inputs: Any) -> Any:
         """One like this, of other inputs."""
-        return type(self)(new_inputs, self.attributes)
+        return type(self)(new_inputs, self.settings)
 
     def visit_attributes(self, visitor: Any) -> bool:
         """Nothing that OpenVINO would have to write into a file."""
@@ -37,71 +41,119 @@ class _Operator(openvino.Op):  # type: ignore[misc]  # its stubs do not type it
         return self.get_input_partial_shape(place)
 
 
-class ModulatedConv(_Operator):
-    """See :mod:`.winograd`."""
+@dataclass(frozen=True)
+class _Conv:
+    """Settings of a convolution. ``noise`` is None where there is none, and where it is computed: the last input."""
 
-    packed: Floats | None = None
+    packed: Floats
+    bias: Floats
+    noise: Floats | None
+    up: bool
+    clamp: float
+    threads: int
+
+
+class ModulatedConv(_Operator):
+    """x, style, scale and perhaps noise to y, see :mod:`.winograd`."""
 
     def validate_and_infer_types(self) -> None:
         """[B, H, W, stored outputs]; B is the style's, for x may be a constant."""
-        x, style, scale = self._shape(0), self._shape(1), self._shape(3)
-        grow = 2 if self.attributes["up"] else 1
-        stored = cpu_operators().stored(scale[1].get_length())
+        x, style = self._shape(0), self._shape(1)
+        grow = 2 if self.settings.up else 1
+        stored = cpu_operators().stored(len(self.settings.bias))
         sizes = [style[0], *(openvino.Dimension(x[axis].get_length() * grow) for axis in (1, 2))]
         self.set_output_type(0, openvino.Type.f32, openvino.PartialShape([*sizes, openvino.Dimension(stored)]))
 
     def evaluate(self, outputs: Any, inputs: Any) -> bool:
-        """Compute; the weight, a constant, is packed at the first call."""
-        operators, up = cpu_operators(), bool(self.attributes["up"])
-        x, style, weight, scale, bias, *noise = (tensor.data for tensor in inputs)
-        if self.packed is None:
-            self.packed = operators.pack(weight, up=up)
-        operators.modulated_conv(
-            x, self.packed, style, scale, bias, noise[0] if noise else None, outputs[0].data,
-            up=up, clamp=self.attributes["clamp"], threads=self.attributes["threads"],
+        """Compute."""
+        own: _Conv = self.settings
+        x, style, scale, *noise = (tensor.data for tensor in inputs)
+        cpu_operators().modulated_conv(
+            x, own.packed, style, scale, own.bias, noise[0] if noise else own.noise, outputs[0].data,
+            up=own.up, clamp=own.clamp, threads=own.threads,
         )  # fmt: skip
         return True
 
 
+@dataclass(frozen=True)
+class _Colours:
+    """Settings of ToRGB. ``as_bytes``: rows of bytes, not planes of float32."""
+
+    weight: Floats
+    bias: Floats
+    as_bytes: bool
+    clamp: float
+    threads: int
+
+
 class ToRGB(_Operator):
-    """See :mod:`.winograd`; one class for planes of float32 and rows of bytes."""
+    """x, styles and perhaps skip to an image, see :mod:`.winograd`."""
 
     def validate_and_infer_types(self) -> None:
         """[B, 3, H, W] in float32 or [B, H, W, 3] in bytes."""
         batch, height, width = (self._shape(0)[axis] for axis in range(3))
         three = openvino.Dimension(3)
-        if self.attributes["bytes"]:
+        if self.settings.as_bytes:
             self.set_output_type(0, openvino.Type.u8, openvino.PartialShape([batch, height, width, three]))
         else:
             self.set_output_type(0, openvino.Type.f32, openvino.PartialShape([batch, three, height, width]))
 
     def evaluate(self, outputs: Any, inputs: Any) -> bool:
         """Compute."""
-        x, styles, weight, bias, *skip = (tensor.data for tensor in inputs)
+        own: _Colours = self.settings
+        x, styles, *skip = (tensor.data for tensor in inputs)
         cpu_operators().to_rgb(
-            x, styles, weight, bias, skip[0] if skip else None, outputs[0].data,
-            clamp=self.attributes["clamp"], threads=self.attributes["threads"],
+            x, styles, own.weight, own.bias, skip[0] if skip else None, outputs[0].data,
+            clamp=own.clamp, threads=own.threads,
         )  # fmt: skip
         return True
 
 
+# ---- from the nodes of a file ----
+
+
 def extensions() -> list[ConversionExtension]:
     """What makes a ``Core`` read the nodes of our domain."""
-
-    def attributes(node: Any, *names: str) -> dict[str, Any]:
-        return {name: node.get_attribute(name) for name in ("clamp", "threads", *names)}
-
-    def inputs(node: Any) -> list[Any]:
-        return [node.get_input(place) for place in range(node.get_input_size())]
-
-    def convolution(node: Any) -> Any:
-        return ModulatedConv(inputs(node), attributes(node, "up")).outputs()
-
-    def colours(node: Any) -> Any:
-        return ToRGB(inputs(node), {**attributes(node), "bytes": False}).outputs()
-
-    def bytes_of_colours(node: Any) -> Any:
-        return ToRGB(inputs(node), {**attributes(node), "bytes": True}).outputs()
-
-    converters = {"ModulatedConv": convolution, "ToRGB": colours, "ToRGBBytes": bytes_of_colours}
+    converters = {
+        "ModulatedConv": _convolution,
+        "ToRGB": lambda node: _colours(node, as_bytes=False),
+        "ToRGBBytes": lambda node: _colours(node, as_bytes=True),
+    }
     return [ConversionExtension(name, CPU_DOMAIN, converter) for name, converter in converters.items()]
+
+
+def _convolution(node: Any) -> Any:
+    x, style, weight, scale, bias, *noise = _inputs(node)
+    up = bool(node.get_attribute("up"))
+    fixed = _constant(noise[0]) if noise else None
+    settings = _Conv(
+        cpu_operators().pack(_required(weight), up=up), _required(bias), fixed, up,
+        node.get_attribute("clamp"), node.get_attribute("threads"),
+    )  # fmt: skip
+    computed = noise if fixed is None else []
+    return ModulatedConv([x, style, scale, *computed], settings).outputs()
+
+
+def _colours(node: Any, *, as_bytes: bool) -> Any:
+    x, styles, weight, bias, *skip = _inputs(node)
+    settings = _Colours(
+        _required(weight), _required(bias), as_bytes, node.get_attribute("clamp"), node.get_attribute("threads")
+    )
+    return ToRGB([x, styles, *skip], settings).outputs()
+
+
+def _inputs(node: Any) -> list[Any]:
+    return [node.get_input(place) for place in range(node.get_input_size())]
+
+
+def _constant(value: Any) -> Floats | None:
+    """The array of a constant, None of what is computed."""
+    node = value.get_node()
+    return np.array(node.get_data(), np.float32) if node.get_type_name() == "Constant" else None
+
+
+def _required(value: Any) -> Floats:
+    constant = _constant(value)
+    if constant is None:
+        raise ValueError(f"{value.get_any_name()} is no constant of the file")
+    return constant

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..kernels.calls import BLOCK, Form, KernelCall, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
 from ..kernels.library import ptx_of, source_texts
-from .onnx_functions import inputs_of, operator_types, parts_of
+from .onnx_operators import inputs_of, operator_types, parts_of
 
 Layout = Literal["nchw", "nhwc"]
 

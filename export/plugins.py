@@ -23,7 +23,7 @@ import torch
 from ..errors import MissingCapabilityError
 from ..kernels.launch import build_target
 from ..kernels.library import compiler_version
-from .onnx_functions import DOMAIN
+from .onnx_operators import DOMAIN
 from .plugin_kernels import OPERATORS, TACTICS, Operator, kernel_ptx, legal_tactics, output_shape, plugin_call
 from .targets import import_flavour
 

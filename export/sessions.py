@@ -108,13 +108,15 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
 def _with_cpu_operators(path: Path, threads: int | None) -> bytes:
     """The file's graph with our operators. MissingCapabilityError without what changes the graph or compiles them."""
     try:
-        from ..kernels.cpu_library import cpu_operators
-        from .winograd import read_onnx, with_cpu_operators
+        import onnx  # noqa: F401 - what a service with bundles alone need not have
     except ImportError as error:
         raise MissingCapabilityError(
-            f"backend 'onnxruntime{WINOGRAD}' changes the graph of {path}, which needs {error.name}",
-            "pip install dcp-deploy, with all it depends on; or use backend onnxruntime",
+            f"backend 'onnxruntime{WINOGRAD}' changes the graph of {path}, which needs onnx",
+            "pip install onnx; or use backend onnxruntime",
         ) from error
+    from ..kernels.cpu_library import cpu_operators
+    from .winograd import read_onnx, with_cpu_operators
+
     lanes = cpu_operators().lanes
     graph: bytes = with_cpu_operators(read_onnx(path), lanes=lanes, threads=threads or 0).SerializeToString()
     return graph

@@ -25,7 +25,8 @@ from ..errors import MissingCapabilityError
 from ..generators import Generator
 from .fused import UPSAMPLES, FusedSynthesis
 from .fused_stylegan2 import FusedConv, NormalStyles, Upsample
-from .onnx_functions import DOMAIN, OPSET, PLUGIN, add_functions, attributes_of, inputs_of
+from .onnx_functions import OPSET, add_functions
+from .onnx_operators import DOMAIN, PLUGIN, attributes_of, inputs_of
 
 if TYPE_CHECKING:
     import onnx

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from ..errors import CorruptFileError, UsageError
 from ..files import atomic_path
+from ..kernels.constants import FIR
 from ..kernels.cpu_library import Floats, cpu_library, cpu_operators
-from ..kernels.reference import FIR
-from .onnx_functions import DOMAIN, inputs_of, parts_of
+from .onnx_operators import DOMAIN, inputs_of, parts_of
 
 if TYPE_CHECKING:
     import onnx

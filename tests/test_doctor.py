@@ -138,6 +138,15 @@ def test_openvino_is_an_extra_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
     assert next(one for one in diagnosis.verbs if one.verb == "bench").words == "no backend openvino"
 
 
+def test_without_a_cpp_compiler_the_winograd_backends_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    diagnosis = diagnose()
+    assert found("C++ compiler").verdict == "missing" and "CXX" in found("C++ compiler").fix
+    assert diagnosis.healthy
+    words = next(one for one in diagnosis.verbs if one.verb == "eval").words
+    assert "no backends onnxruntime-winograd and openvino-winograd" in words
+
+
 def test_two_onnx_runtimes_at_once_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_versions(monkeypatch, onnxruntime="1.32.0", onnxruntime_gpu="1.32.0")
     assert found("ONNX Runtime").verdict == "limited"

@@ -59,7 +59,7 @@ def test_torch_compile_has_compiled_before_it_is_timed(checkpoint, monkeypatch):
         calls.append(settings)
         generator._compiled_call_impl = lambda *words, **more: calls.append("call") or generator.forward(*words, **more)
 
-    monkeypatch.setattr(opening.shutil, "which", lambda name: name)
+    monkeypatch.setattr(opening, "find_compiler", lambda: "g++")
     monkeypatch.setattr(Generator, "compile", compiled)
     eager, candidate = (
         open_candidate(Spec("student", str(checkpoint), backend, batch=2)) for backend in ("torch", "torch-compile")
@@ -72,7 +72,7 @@ def test_a_compiler_that_fails_is_a_lack(checkpoint, monkeypatch):
     def broken(*words, **more):
         raise RuntimeError("no such register\nand so on")
 
-    monkeypatch.setattr(opening.shutil, "which", lambda name: name)
+    monkeypatch.setattr(opening, "find_compiler", lambda: "g++")
     monkeypatch.setattr(Generator, "compile", lambda generator, **_: setattr(generator, "_compiled_call_impl", broken))
     with pytest.raises(MissingCapabilityError, match=r"torch\.compile failed") as raised:
         open_candidate(Spec("student", str(checkpoint), "torch-compile"))
@@ -80,7 +80,7 @@ def test_a_compiler_that_fails_is_a_lack(checkpoint, monkeypatch):
 
 
 def test_torch_compile_without_a_compiler_is_a_lack(checkpoint, monkeypatch):
-    monkeypatch.setattr(opening.shutil, "which", lambda name: None)
+    monkeypatch.setattr(opening, "find_compiler", lambda: None)
     with pytest.raises(MissingCapabilityError, match=r"needs a C\+\+ compiler"):
         open_candidate(Spec("student", str(checkpoint), "torch-compile"))
 

@@ -8,17 +8,8 @@ import onnxruntime
 import pytest
 import torch
 
-from dcp_deploy.export.onnx_functions import (
-    DOMAIN,
-    PLUGIN,
-    VERSION,
-    add_functions,
-    attributes_of,
-    inputs_of,
-    op_schema,
-    operator_types,
-    parts_of,
-)
+from dcp_deploy.export.onnx_functions import add_functions
+from dcp_deploy.export.onnx_operators import DOMAIN, PLUGIN, attributes_of, inputs_of, operator_types, parts_of
 from dcp_deploy.kernels import reference
 
 OPSET = 18
@@ -113,21 +104,3 @@ def test_features_in_half_precision_are_taken_and_given(op_type: str) -> None:
     assert image.dtype == result.numpy().dtype
     # The FIR's result is rounded to float16 in a body and not in the kernel: 2^-11 of magnitude 10, scaled by up to 3.
     assert np.abs(image.astype(np.float32) - result.float().numpy()).max() < 2e-2
-
-
-def test_operator_types_are_the_32_of_the_three_families() -> None:
-    types = operator_types()
-    assert len(types) == len(set(types)) == 16 + 8 + 8
-    assert {"ModConvEpilogue", "ModConvEpilogueShuffleNoiseNextClamp", "FirEpilogueNoiseClamp"} <= set(types)
-    assert "ToRGBSkipClampBytes" in types
-
-
-def test_an_operator_of_others_is_refused() -> None:
-    with pytest.raises(ValueError, match="ModConvEpilogueBytes"):
-        parts_of("ModConvEpilogueBytes")
-
-
-def test_every_node_carries_what_the_plugin_route_reads() -> None:
-    for op_type in operator_types():
-        assert set(PLUGIN) <= set(op_schema(op_type).attributes)
-        assert op_schema(op_type).since_version == VERSION

@@ -12,17 +12,18 @@ from dcp_deploy.errors import UsageError
 from dcp_deploy.export import Runner, classes_of, latents_of, load_runner, verify
 from dcp_deploy.export.bundle import read_golden
 from dcp_deploy.export.integrity import pack
+from dcp_deploy.kernels.cpu_library import find_compiler
 
-WITHOUT_TORCH = """
+WITHOUT = """
 import sys
 class Forbidden:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "onnx", "onnxscript", "tritonclient"):
+        if name.split(".")[0] in sys.argv[3].split(","):
             raise ImportError(f"{name} is not to be imported")
 sys.meta_path.insert(0, Forbidden())
 import numpy as np
 from dcp_deploy import load_runner
-runner = load_runner(sys.argv[1])
+runner = load_runner(sys.argv[1], backend=sys.argv[2])
 images = runner(z=np.zeros((2, runner.z_dim), np.float32), psi=0.7, c=np.eye(runner.c_dim, dtype=np.float32)[:2])
 print(images.shape, images.dtype, "torch" in sys.modules)
 """
@@ -37,12 +38,30 @@ def test_a_bundle_draws_what_its_golden_images_show(bundle: Path) -> None:
     verify(golden, load_runner(bundle), **kept).raise_for_failure()
 
 
-def test_it_runs_without_torch_and_onnx(bundle: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, bundle], capture_output=True, text=True, timeout=120
-    )
+@pytest.mark.parametrize(
+    ("backend", "without"),
+    [("auto", "torch,onnx,onnxscript,tritonclient"), ("onnxruntime-winograd", "torch,onnxscript,tritonclient")],
+)
+def test_it_runs_without_torch(bundle: Path, backend: str, without: str) -> None:
+    """Nor onnx, but for our CPU operators, which are put into the graph with it."""
+    if backend != "auto" and find_compiler() is None:
+        pytest.skip("no C++ compiler")
+    command = [sys.executable, "-W", "error", "-c", WITHOUT, bundle, backend, without]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(2, 32, 32, 3) uint8 False"
+
+
+def test_without_onnx_our_cpu_operators_say_what_they_lack(bundle: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT, bundle, "onnxruntime-winograd", "onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "MissingCapabilityError: backend 'onnxruntime-winograd' changes the graph" in done.stderr
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
+def test_our_cpu_operators_draw_the_golden_images_too(bundle: Path) -> None:
+    golden, kept = read_golden(bundle, "generator")
+    verify(golden, load_runner(bundle, backend="onnxruntime-winograd"), **kept).raise_for_failure()
 
 
 def test_a_batch_beyond_the_largest_is_drawn_in_parts(bundle: Path, uint8_onnx: Path) -> None:
