@@ -140,7 +140,7 @@ def draw(found: Mapping[str, Document], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4 * len(found), 2.6), layout="constrained")
+    figure = Figure(figsize=(5.6 * len(found), 3.0), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (network, document) in zip(panels, found.items(), strict=True):

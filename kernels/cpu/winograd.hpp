@@ -95,23 +95,24 @@ struct Job {
     Index first, count, first_block, last_block;  // tiles row by row
 };
 
-// A pass's tiles in rows `top` to `bottom` of its grid, cut into jobs: by tiles, or where there are few by columns. The
+constexpr Index kFewTiles = 8;  // of a job: with less, kernels are read for too few products
+
+// A pass's tiles in rows `top` to `bottom` of its grid, cut into jobs. Many tiles: some tiles of all columns each. The
 // transformed tiles of a job (`room` floats) are read again for every block of columns and should stay in a core's second
-// cache; kernels too large to stay beside them are read again for every job, which had better be large then.
+// cache; kernels too large to stay beside them are read again for every job, which had better be large then. Few tiles:
+// some tiles of one block of columns each.
 inline void add_jobs(std::vector<Job>& jobs, const Pass& pass, Index top, Index bottom, const Layer& layer, Index threads) {
     const Index first = top * pass.grid_width, count = (std::min(bottom, pass.grid_height) - top) * pass.grid_width;
     const Index column_blocks = static_cast<Index>(blocks(layer.outputs).size()) - 1;
-    if (count <= 0) return;
-    if (count < 8 * threads) {
-        for (Index block = 0; block < column_blocks; ++block) jobs.push_back({&pass, first, count, block, block + 1});
-        return;
-    }
+    const bool many = count >= kFewTiles * threads;
     const Index room = pass.points * layer.inputs * layer.outputs < 400000 ? 100000 : 420000;
     const Index most = std::max<Index>(4, room / (pass.points * layer.inputs));
-    const Index parts = rounded_up((count + most - 1) / most, threads);  // none idle at the end
+    const Index parts = many ? rounded_up((count + most - 1) / most, threads)  // none idle at the end
+                             : std::min((count + kFewTiles - 1) / kFewTiles, (threads + column_blocks - 1) / column_blocks);
     for (Index part = 0; part < parts; ++part) {
-        const Index begin = count * part / parts, end = count * (part + 1) / parts;
-        if (end > begin) jobs.push_back({&pass, first + begin, end - begin, 0, column_blocks});
+        const Index begin = count * part / parts, end = count * (part + 1) / parts, step = many ? column_blocks : 1;
+        for (Index block = 0; block < column_blocks && end > begin; block += step)
+            jobs.push_back({&pass, first + begin, end - begin, block, block + step});
     }
 }
 

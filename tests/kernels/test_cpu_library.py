@@ -123,7 +123,7 @@ def test_a_large_image_is_filtered_in_strips() -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("up", [False, True])
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 16])  # of 16, with parts of few tiles
 def test_the_number_of_threads_changes_nothing(threads: int, up: bool) -> None:
     case = Case(cpu_operators(), 1, 32, 16, 40, up=up)
     first = case.compute(threads=1).copy()
