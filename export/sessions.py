@@ -80,9 +80,9 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if backend.endswith(WINOGRAD):
-        from ..kernels.cpu_library import cpu_library
+        from ..kernels.cpu_library import cpu_operators
 
-        options.register_custom_ops_library(os.fspath(cpu_library()))
+        options.register_custom_ops_library(os.fspath(cpu_operators().library))
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are for our operators
     else:
         _spin_briefly(options, onnxruntime.__version__)

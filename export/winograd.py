@@ -14,6 +14,7 @@ another. :func:`write_winograd` writes it for ONNX Runtime in other languages.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from ..errors import CorruptFileError, UsageError
 from ..files import atomic_path
 from ..kernels.constants import FIR
-from ..kernels.cpu_library import Floats, cpu_library, cpu_operators
+from ..kernels.cpu_library import Floats, cpu_operators
 from .onnx_operators import DOMAIN, inputs_of, parts_of
 
 if TYPE_CHECKING:
@@ -53,12 +54,13 @@ def write_winograd(path: str | os.PathLike[str], folder: str | os.PathLike[str],
     a C++ compiler.
     """
     source, folder = Path(path), Path(folder)
-    library = cpu_library()
-    model = with_cpu_operators(read_onnx(source), lanes=cpu_operators().lanes, threads=threads)
+    operators = cpu_operators()
+    model = with_cpu_operators(read_onnx(source), lanes=operators.lanes, threads=threads)
     files = WinogradFiles(folder / f"{source.stem}.winograd.onnx", folder / "dcp_deploy_cpu.so")
-    for target, content in ((files.model, model.SerializeToString(deterministic=True)), (files.library, None)):
-        with atomic_path(target) as temporary:
-            temporary.write_bytes(library.read_bytes() if content is None else content)
+    with atomic_path(files.model) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    with atomic_path(files.library) as temporary:
+        shutil.copyfile(operators.library, temporary)
     return files
 
 
@@ -89,12 +91,12 @@ def with_cpu_operators(model: onnx.ModelProto, *, lanes: int, threads: int = 0) 
             nodes.append(_to_rgb(node, threads))
         else:
             nodes.append(_modulated_conv(graph, node, lanes, threads))
-    if not graph.weights:
+    if not graph.made:
         raise UsageError("the file has none of StyleGAN2's layers", "use backend onnxruntime or openvino")
     del model.graph.node[:], model.graph.value_info[:], model.functions[:]
     model.graph.node.extend(_needed(nodes, {value.name for value in model.graph.output}))
     held = {tensor.name: tensor for tensor in model.graph.initializer}
-    held |= {name: onnx.numpy_helper.from_array(value, name) for name, value in graph.weights.items()}
+    held |= {name: onnx.numpy_helper.from_array(value, name) for name, value in graph.made.items()}
     read = {name for node in model.graph.node for name in node.input}
     del model.graph.initializer[:]
     model.graph.initializer.extend(tensor for name, tensor in held.items() if name in read)
@@ -104,11 +106,11 @@ def with_cpu_operators(model: onnx.ModelProto, *, lanes: int, threads: int = 0) 
 
 @dataclass(frozen=True)
 class _Graph:
-    """Who makes a value, the constants, and the weights in the order that our operators take."""
+    """Who makes a value, the constants, and those that were made of them for our operators."""
 
     makers: Mapping[str, onnx.NodeProto]
     constants: Mapping[str, onnx.TensorProto]
-    weights: dict[str, Floats]
+    made: dict[str, Floats]
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> _Graph:
@@ -148,7 +150,7 @@ def _weight(graph: _Graph, convolution: onnx.NodeProto, family: str, parts: froz
     elif "Shuffle" in parts:
         weight = _unfolded(weight)
     made = f"{convolution.name}.filters"  # another name: a constant may have other readers
-    graph.weights[made] = np.ascontiguousarray(weight, np.float32)
+    graph.made[made] = np.ascontiguousarray(weight, np.float32)
     return made
 
 
@@ -192,7 +194,7 @@ def _constant_input(graph: _Graph, name: str, lanes: int) -> str:
     features = onnx.numpy_helper.to_array(graph.constants[name]).transpose(0, 2, 3, 1)
     added = -features.shape[-1] % lanes
     made = f"{name}.channels_last"
-    graph.weights[made] = np.ascontiguousarray(np.pad(features, [(0, 0)] * 3 + [(0, added)]))
+    graph.made[made] = np.ascontiguousarray(np.pad(features, [(0, 0)] * 3 + [(0, added)]))
     return made
 
 
@@ -204,7 +206,7 @@ def _noise(graph: _Graph, name: str) -> str:
         return name
     made = f"{name}.map"
     noise = onnx.numpy_helper.to_array(graph.constants[name])
-    graph.weights[made] = noise.reshape(1, 1, *noise.shape[-2:])
+    graph.made[made] = noise.reshape(1, 1, *noise.shape[-2:])
     return made
 
 

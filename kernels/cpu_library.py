@@ -116,6 +116,7 @@ class CPUOperators:
     """The library opened. Arrays are contiguous; ``threads`` 0 is one for each core."""
 
     def __init__(self, library: Path) -> None:
+        self.library = library
         self.functions = ctypes.CDLL(os.fspath(library))
         self.functions.dcp_lanes.restype = ctypes.c_ssize_t
         self.functions.dcp_packed_floats.restype = ctypes.c_ssize_t

@@ -5,8 +5,6 @@
 //
 //     ModulatedConv <up, clamp, threads> (x, style, weight, scale, bias, [noise]) -> y
 //     ToRGB / ToRGBBytes <clamp, threads> (x, styles, weight, bias, [skip]) -> image
-#include <cstring>
-
 #include "layers.hpp"
 
 namespace {

@@ -21,7 +21,13 @@ using EvenEven = Filter<2, 2>;
 using EvenOdd = Filter<2, 1>;
 using OddEven = Filter<1, 2>;
 using OddOdd = Filter<1, 1>;
-constexpr Index kOffsets[] = {0, 25, 45, 65, 81};  // of their kernels: the points of all before
+constexpr Index kOffsets[] = {  // of their kernels: the points of all before
+    0,
+    EvenEven::kPoints,
+    EvenEven::kPoints + EvenOdd::kPoints,
+    EvenEven::kPoints + EvenOdd::kPoints + OddEven::kPoints,
+    EvenEven::kPoints + EvenOdd::kPoints + OddEven::kPoints + OddOdd::kPoints,
+};
 
 // weight [outputs, inputs, 3, 3] for compute_up().
 inline std::vector<float> pack_up(const float* weight, Index outputs, Index inputs) {

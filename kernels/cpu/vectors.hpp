@@ -80,12 +80,12 @@ inline void product_rows(const float* a, const float* b, float* c, Index rows, I
 // there are registers for accumulators.
 inline void matrix_product(const float* a, const float* b, float* c, Index rows, Index depth, Index columns,
                            const float* ahead) {
-    constexpr int R = kMostVectors == 4 ? 1 : 0;  // 32 registers or 16
+    constexpr bool many = kMostVectors == 4;  // registers: 32, or 16
     switch (columns / kLanes) {
-        case 4: return product_rows<R ? 6 : 1, 4>(a, b, c, rows, depth, ahead);
-        case 3: return product_rows<R ? 8 : 3, 3>(a, b, c, rows, depth, ahead);
-        case 2: return product_rows<R ? 12 : 5, 2>(a, b, c, rows, depth, ahead);
-        default: return product_rows<R ? 14 : 10, 1>(a, b, c, rows, depth, ahead);
+        case 4: return product_rows<many ? 6 : 1, 4>(a, b, c, rows, depth, ahead);
+        case 3: return product_rows<many ? 8 : 3, 3>(a, b, c, rows, depth, ahead);
+        case 2: return product_rows<many ? 12 : 5, 2>(a, b, c, rows, depth, ahead);
+        default: return product_rows<many ? 14 : 10, 1>(a, b, c, rows, depth, ahead);
     }
 }
 
