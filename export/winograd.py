@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,8 @@ CPU_DOMAIN = "dcp_deploy.cpu"
 CPU_VERSION = 1
 
 
-class WinogradFiles(NamedTuple):
+@dataclass(frozen=True)
+class WinogradFiles:
     """What ONNX Runtime needs to run a generator with our operators."""
 
     model: Path

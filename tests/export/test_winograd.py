@@ -15,7 +15,16 @@ import pytest
 import torch
 
 from dcp_deploy.errors import CorruptFileError, MissingCapabilityError, UsageError
-from dcp_deploy.export import export_onnx, load_form, load_runner, onnx_file, verify, winograd, write_winograd
+from dcp_deploy.export import (
+    WinogradFiles,
+    export_onnx,
+    load_form,
+    load_runner,
+    onnx_file,
+    verify,
+    winograd,
+    write_winograd,
+)
 from dcp_deploy.export.fused_stylegan2 import polyphase_weight
 from dcp_deploy.export.runners import Backend
 from dcp_deploy.export.winograd import CPU_DOMAIN, with_cpu_operators
@@ -94,7 +103,7 @@ def test_onnxruntime_alone_runs_what_was_written(float_onnx: Path, tmp_path: Pat
     """In a process that has no dcp-deploy: the library finds its own way."""
     pytest.importorskip("onnxruntime", reason="the extra is not installed")
     files = write_winograd(float_onnx, tmp_path, threads=1)
-    assert files == (tmp_path / "float.winograd.onnx", tmp_path / "dcp_deploy_cpu.so")
+    assert files == WinogradFiles(tmp_path / "float.winograd.onnx", tmp_path / "dcp_deploy_cpu.so")
     z = np.random.default_rng(0).standard_normal((2, load_runner(float_onnx).z_dim)).astype(np.float32)
     np.save(tmp_path / "z.npy", z)
     script = (
@@ -106,7 +115,7 @@ def test_onnxruntime_alone_runs_what_was_written(float_onnx: Path, tmp_path: Pat
         "np.save('image.npy', session.run(['image'], {'z': z, 'psi': np.ones(len(z), np.float32)})[0])\n"
         "assert 'dcp_deploy' not in sys.modules and 'torch' not in sys.modules\n"
     )
-    command = [sys.executable, "-c", script, *map(str, files)]
+    command = [sys.executable, "-c", script, str(files.model), str(files.library)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "image.npy"), load_runner(float_onnx)(z=z), rtol=0, atol=1e-4)
