@@ -30,29 +30,29 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .candidate import Candidate, Skipped
+    from .candidates.candidate import Candidate, Skipped
+    from .candidates.isolation import isolated
+    from .candidates.matrix import open_matrix, plan
+    from .candidates.opening import open_candidate
     from .capacity import check_bound, within_bound
     from .comparison import Comparison, compare_runs, read_run
-    from .environment import Environment, capture_environment
-    from .isolation import isolated
     from .latency import benchmark
-    from .matrix import open_matrix, plan
-    from .opening import open_candidate
+    from .machine.environment import Environment, capture_environment
+    from .machine.roofline import machine_ceilings
     from .results import BenchReport, BenchRow
-    from .roofline import machine_ceilings
 else:
     __getattr__, __dir__ = import_on_use(
         __name__,
         {
-            "candidate": ("Candidate", "Skipped"),
+            "candidates.candidate": ("Candidate", "Skipped"),
             "capacity": ("check_bound", "within_bound"),
             "comparison": ("Comparison", "compare_runs", "read_run"),
-            "environment": ("Environment", "capture_environment"),
-            "isolation": ("isolated",),
+            "machine.environment": ("Environment", "capture_environment"),
+            "candidates.isolation": ("isolated",),
             "latency": ("benchmark",),
-            "matrix": ("open_matrix", "plan"),
-            "opening": ("open_candidate",),
+            "candidates.matrix": ("open_matrix", "plan"),
+            "candidates.opening": ("open_candidate",),
             "results": ("BenchReport", "BenchRow"),
-            "roofline": ("machine_ceilings",),
+            "machine.roofline": ("machine_ceilings",),
         },
     )

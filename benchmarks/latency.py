@@ -19,13 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from ..errors import UsageError
-from .candidate import Candidate, Phases, Skipped
-from .clocks import ClockMeter
-from .environment import LoadMeter, capture_environment
+from .candidates.candidate import Candidate, Phases, Skipped
+from .machine.clocks import ClockMeter
+from .machine.environment import LoadMeter, capture_environment
+from .machine.roofline import Ceiling, Ceilings, measured_ceilings, roofline
 from .modes import Mode, find_mode
 from .notes import notes_on
 from .results import BenchReport, BenchRow, Method
-from .roofline import Ceiling, Ceilings, measured_ceilings, roofline
 from .statistics import Interval, percentile_intervals, ratio_of_medians, stability, summarise
 
 Progress = Callable[[int, int], None]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .candidate import Skipped
-from .clocks import Clocks
-from .environment import Environment
+from .candidates.candidate import Skipped
+from .machine.clocks import Clocks
+from .machine.environment import Environment
 from .modes import MODES, Mode
 from .results import BenchRow
 from .statistics import needed_count

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .candidate import ColdStart, Memory, Phases, Skipped
+from .candidates.candidate import ColdStart, Memory, Phases, Skipped
 from .capacity import Capacity
-from .clocks import Clocks
-from .environment import Environment
+from .machine.clocks import Clocks
+from .machine.environment import Environment
+from .machine.roofline import Ceilings, Roofline
 from .modes import MODES
-from .roofline import Ceilings, Roofline
 from .statistics import CONFIDENCE, RESAMPLES, Interval, Stability, Summary
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .export import build_engine, export_onnx, load_runner, verify
     from .generators import Generator, GeneratorConfig, count_macs, count_parameters
     from .metrics import evaluate
-    from .pipeline import build
+    from .pipeline.builder import build
 else:
     __getattr__, __dir__ = import_on_use(
         __name__,

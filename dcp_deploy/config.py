@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from .errors import CorruptFileError, InputError, UsageError
-from .presets import DATASETS, Dataset, find_dataset
+from .teachers.presets import DATASETS, Dataset, find_dataset
 
 __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_toml", "to_toml"]
 

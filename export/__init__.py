@@ -36,33 +36,33 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .bisect import Bisection
-    from .forms import FormRunner, load_form
-    from .fused import FusedGenerator, FusedSynthesis
-    from .manifest import Engine, check_engine, read_manifest
-    from .onnx import export_onnx
-    from .pairs import load_pair
-    from .parity import ParityReport, verify
-    from .quantization import precision_report
-    from .runners import Runner, classes_of, latents_of, load_runner
-    from .tensorrt import EngineOptions, build_engine
-    from .tolerance import Tolerance, tolerance_for
-    from .winograd import WinogradFiles, write_winograd
+    from .fused.generator import FusedGenerator, FusedSynthesis
+    from .graph.winograd import WinogradFiles, write_winograd
+    from .onnx.exporter import export_onnx
+    from .onnx.quantization import precision_report
+    from .parity.bisect import Bisection
+    from .parity.gate import ParityReport, verify
+    from .parity.pairs import load_pair
+    from .parity.tolerance import Tolerance, tolerance_for
+    from .runners.forms import FormRunner, load_form
+    from .runners.loading import Runner, classes_of, latents_of, load_runner
+    from .tensorrt.engine import EngineOptions, build_engine
+    from .tensorrt.manifest import Engine, check_engine, read_manifest
 else:
     __getattr__, __dir__ = import_on_use(
         __name__,
         {
-            "bisect": ("Bisection",),
-            "forms": ("FormRunner", "load_form"),
-            "fused": ("FusedGenerator", "FusedSynthesis"),
-            "manifest": ("Engine", "check_engine", "read_manifest"),
-            "onnx": ("export_onnx",),
-            "pairs": ("load_pair",),
-            "parity": ("ParityReport", "verify"),
-            "quantization": ("precision_report",),
-            "runners": ("Runner", "classes_of", "latents_of", "load_runner"),
-            "tensorrt": ("EngineOptions", "build_engine"),
-            "tolerance": ("Tolerance", "tolerance_for"),
-            "winograd": ("WinogradFiles", "write_winograd"),
+            "parity.bisect": ("Bisection",),
+            "runners.forms": ("FormRunner", "load_form"),
+            "fused.generator": ("FusedGenerator", "FusedSynthesis"),
+            "tensorrt.manifest": ("Engine", "check_engine", "read_manifest"),
+            "onnx.exporter": ("export_onnx",),
+            "parity.pairs": ("load_pair",),
+            "parity.gate": ("ParityReport", "verify"),
+            "onnx.quantization": ("precision_report",),
+            "runners.loading": ("Runner", "classes_of", "latents_of", "load_runner"),
+            "tensorrt.engine": ("EngineOptions", "build_engine"),
+            "parity.tolerance": ("Tolerance", "tolerance_for"),
+            "graph.winograd": ("WinogradFiles", "write_winograd"),
         },
     )

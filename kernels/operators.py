@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .calls import (
+from .cuda.calls import (
     channels_last,
     epilogue_rgb_call,
     fir_epilogue_call,
@@ -18,7 +18,7 @@ from .calls import (
     modulation_call,
     to_rgb_call,
 )
-from .launch import launch
+from .cuda.launch import launch
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from hypothesis import settings
 
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
-from dcp_deploy.transfer import Patience
+from dcp_deploy.teachers.transfer import Patience
 
 HASTE = Patience(connect=1, stall=0.15, attempts=3, pause=0.01)  # with a server on this machine
 

@@ -70,7 +70,7 @@ def modules() -> list[Path]:
 
 
 def dotted(module: Path) -> list[str]:
-    """export/onnx.py -> ["dcp_deploy", "export", "onnx"]."""
+    """export/onnx/exporter.py -> ["dcp_deploy", "export", "onnx"]."""
     parts = list(module.with_suffix("").parts)
     return parts if parts[0] == "dcp_deploy" else ["dcp_deploy", *parts]
 

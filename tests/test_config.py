@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dcp_deploy.config import EFFORTS, BuildConfig, read_toml, to_toml
 from dcp_deploy.errors import CorruptFileError, InputError, UsageError
-from dcp_deploy.presets import DATASETS, find_dataset
+from dcp_deploy.teachers.presets import DATASETS, find_dataset
 
 SCALARS = st.text() | st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False)
 

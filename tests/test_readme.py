@@ -13,7 +13,7 @@ import typer
 
 import dcp_deploy
 from dcp_deploy import errors
-from dcp_deploy.cli import app
+from dcp_deploy.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import CorruptFileError, InputError, UnknownFormatError
 from ..files import atomic_path
 from ..generators import GeneratorConfig
-from .pickle_values import printable
+from .pickles.values import printable
 
 FORMAT = "dcp_deploy.directions"
 """The metadata key: a JSON object, name -> {"layers": [first, last], "sigma": number}."""

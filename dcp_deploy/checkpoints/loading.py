@@ -14,10 +14,10 @@ from .checkpoint import Checkpoint
 from .native import read_native
 from .nvidia import read_nvidia
 from .nvidia_discriminator import read_nvidia_discriminator
+from .pickles.torch_file import is_torch_file
 from .rosinality import read_rosinality
 from .rosinality_discriminator import read_rosinality_discriminator
 from .tensorflow import read_tensorflow
-from .torch_file import is_torch_file
 
 Format = Literal["native", "nvidia", "tensorflow", "torch", "other"]
 

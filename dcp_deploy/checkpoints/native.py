@@ -21,7 +21,7 @@ from ..files import atomic_path
 from ..generators import Generator, GeneratorConfig
 from .checkpoint import Checkpoint
 from .fitting import check_shapes, expected_shapes, fitted_generator
-from .pickle_values import printable
+from .pickles.values import printable
 
 FORMAT = "dcp-deploy.generator"
 FORMAT_VERSION = 1

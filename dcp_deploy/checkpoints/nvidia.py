@@ -19,9 +19,9 @@ from ..generators.ops import fir_kernel
 from .checkpoint import NVIDIA_LICENCE, Checkpoint
 from .fitting import check_shapes, expected_shapes, fitted_generator
 from .mean_code import LATENTS, mean_code
-from .persistence import Module, PersistentRecord, module_tree, read_persistent
-from .pickle_values import Load, printable
-from .tensors import TensorView
+from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
+from .pickles.tensors import TensorView
+from .pickles.values import Load, printable
 
 _SQRT2 = math.sqrt(2.0)
 

@@ -13,8 +13,8 @@ from ..errors import UnknownFormatError
 from ..generators import Discriminator, DiscriminatorConfig
 from .fitting import fitted_discriminator
 from .nvidia import check_dense, common_clamp, drop_filters
-from .persistence import Module, PersistentRecord, module_tree, read_persistent
-from .pickle_values import Load
+from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
+from .pickles.values import Load
 
 _SQRT2 = math.sqrt(2.0)
 _LARGEST_GROUP = 1 << 16  # of images that a deviation is taken over

@@ -20,9 +20,9 @@ from ..generators.ops import fir_kernel
 from .checkpoint import Checkpoint
 from .fitting import check_shapes, expected_shapes, fitted_generator
 from .mean_code import LATENTS, SEED, mean_code
-from .pickle_values import printable
-from .tensors import TensorView
-from .torch_file import TorchFile, read_torch_file
+from .pickles.tensors import TensorView
+from .pickles.torch_file import TorchFile, read_torch_file
+from .pickles.values import printable
 
 LR_MLP = 0.01  # the mapping's learning rate multiplier; files that do not tell are taken to have the published one
 NOISE_SEED = 0

@@ -15,9 +15,9 @@ from ..errors import CorruptFileError, UnknownFormatError
 from ..generators import Discriminator, DiscriminatorConfig
 from ..generators.ops import fir_kernel
 from .fitting import fitted_discriminator
-from .pickle_values import printable
-from .tensors import TensorView
-from .torch_file import read_torch_file
+from .pickles.tensors import TensorView
+from .pickles.torch_file import read_torch_file
+from .pickles.values import printable
 
 MAX_BLOCKS = 9  # 2048 px
 _KERNEL = re.compile(r"convs\.[0-9]+\.(conv2|skip)\.0\.kernel")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .channel_scores import ChannelScores, load_scores, save_scores
-from .distillation import DistillResult, distill
-from .layer_times import latency_cost
-from .pruning import PruningPlan, plan, prune
-from .recipe import DEMO_RECIPES, RECIPES, DistillConfig
-from .scoring import merge_scores, score
+from .distillation.recipe import DEMO_RECIPES, RECIPES, DistillConfig
+from .distillation.training import DistillResult, distill
+from .pruning.layer_times import latency_cost
+from .pruning.planning import PruningPlan, plan, prune
+from .scoring.channel_scores import ChannelScores, load_scores, save_scores
+from .scoring.diversity import merge_scores, score
 
 __all__ = [
     "DEMO_RECIPES",

@@ -2,7 +2,7 @@
 
 The same network serves three purposes: ``features`` for the Fréchet distance and the manifold metrics, ``pyramid`` for
 perceptual losses, and ``read`` for counting modes. Its weights ship with the package; ``python -m
-dcp_deploy.metrics.train_reader`` makes them again.
+dcp_deploy.training.avatar_reader`` makes them again.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def load_avatar_reader(device: str = "cpu") -> AvatarReader:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CorruptFileError(
             f"the package's {ASSET} cannot be loaded: {error}",
-            "Reinstall dcp-deploy, or train the reader again: python -m dcp_deploy.metrics.train_reader",
+            "Reinstall dcp-deploy, or train the reader again: python -m dcp_deploy.training.avatar_reader",
         ) from error
     return reader.to(device).eval().requires_grad_(False)
 

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..checkpoints.tensors import TensorView
-from ..checkpoints.torch_file import read_torch_file
+from ..checkpoints.pickles.tensors import TensorView
+from ..checkpoints.pickles.torch_file import read_torch_file
 from ..errors import CorruptFileError, InputError, MissingCapabilityError
 from ..files import sha256_file
 

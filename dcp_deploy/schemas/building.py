@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..benchmarks.environment import Environment
+from ..benchmarks.machine.environment import Environment
 from ..config import BuildConfig
-from ..run_record import StageRecord
+from ..pipeline.record import StageRecord
 from .base import Document, Facts, Part
 from .networks import Plan
 

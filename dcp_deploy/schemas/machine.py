@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..abilities import Ability
-from ..doctor import Finding
-from ..presets import Published, Teacher
+from ..doctor.abilities import Ability
+from ..doctor.diagnosis import Finding
+from ..teachers.presets import Published, Teacher
 from .base import Document, Facts, Part
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..export.bisect import LayerDistance
-from ..export.distances import ImageDistance
-from ..export.live import Load
-from ..export.tolerance import Check, Tolerance
+from ..export.parity.bisect import LayerDistance
+from ..export.parity.distances import ImageDistance
+from ..export.parity.tolerance import Check, Tolerance
+from ..export.serving.live import Load
 from .base import Document, Facts, Part
 
 # ---- verify ----

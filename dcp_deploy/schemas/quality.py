@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from ..editing import EditingReport
+from ..evaluation.editing import EditingReport
 from ..metrics.evaluate import Metrics
 from ..metrics.likeness import SeedDiversity
 from ..metrics.photographs import DataMetrics

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
-from ..benchmarks.candidate import ColdStart, Memory, Phases, Skipped
+from ..benchmarks.candidates.candidate import ColdStart, Memory, Phases, Skipped
 from ..benchmarks.capacity import Capacity
-from ..benchmarks.clocks import Clocks
 from ..benchmarks.comparison import ComparedRow
-from ..benchmarks.environment import Environment
+from ..benchmarks.machine.clocks import Clocks
+from ..benchmarks.machine.environment import Environment
+from ..benchmarks.machine.roofline import Rate, Roofline
 from ..benchmarks.results import Method
-from ..benchmarks.roofline import Rate, Roofline
 from ..benchmarks.statistics import Interval, Stability, Summary
 from .base import STRICT, Document, Facts
 

@@ -237,8 +237,8 @@ class Trainer:
     def finish(self) -> None:
         """Write the teacher, measured as it ships: after rounding to half precision."""
         from ..export import load_runner
+        from ..export.runners.sampling import sample_grid
         from ..metrics import evaluate
-        from ..sampling import sample_grid
 
         with torch.no_grad():
             z = torch.randn(W_AVG_LATENTS, self.recipe.z_dim, generator=torch.Generator().manual_seed(self.recipe.seed))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcp_deploy.benchmarks import benchmark
-from dcp_deploy.benchmarks.candidate import Candidate
+from dcp_deploy.benchmarks.candidates.candidate import Candidate
 from dcp_deploy.benchmarks.capacity import largest_rate, sojourns, within_bound
 from dcp_deploy.errors import UsageError
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dcp_deploy.benchmarks import Candidate, Skipped, benchmark, capture_environment, latency
-from dcp_deploy.benchmarks.candidate import ColdStart, Memory, Phases
-from dcp_deploy.benchmarks.roofline import Ceiling, Work
+from dcp_deploy.benchmarks.candidates.candidate import ColdStart, Memory, Phases
+from dcp_deploy.benchmarks.machine.roofline import Ceiling, Work
 from dcp_deploy.errors import UsageError
 
 

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from dcp_deploy.checkpoints import load_generator, provenance, read_checkpoint, read_metadata, save_generator
-from dcp_deploy.cli import app
+from dcp_deploy.cli.app import app
 from dcp_deploy.files import sha256_file
 from dcp_deploy.generators import Generator
 

@@ -16,7 +16,7 @@ import torch
 
 from dcp_deploy.checkpoints import Checkpoint, load_generator, read_checkpoint, save_generator, sniff
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError
-from dcp_deploy.export.runners import load_runner
+from dcp_deploy.export.runners.loading import load_runner
 from dcp_deploy.generators import Generator
 
 DATA = Path(__file__).parents[1] / "data" / "checkpoints"

@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from dcp_deploy import schemas
 from dcp_deploy.checkpoints import save_generator
-from dcp_deploy.cli import app
+from dcp_deploy.cli.app import app
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 VERBS: tuple[str, ...] = tuple(get_command(app).commands)  # type: ignore[attr-defined]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dcp_deploy import errors, pipeline
-from dcp_deploy.cli_output import is_disk_full
+from dcp_deploy import errors
+from dcp_deploy.cli.output import is_disk_full
+from dcp_deploy.pipeline import builder
 
 from .conftest import Command
 
@@ -18,7 +19,7 @@ def fail_build_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> No
     def build(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "build", build)
+    monkeypatch.setattr(builder, "build", build)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from dcp_deploy import evaluation
 from dcp_deploy.checkpoints.directions import read_directions
+from dcp_deploy.evaluation import quality
 
 from .conftest import Command
 
@@ -67,13 +67,13 @@ def test_eval_prints_figures_reasons_and_the_table_of_modes(
     row = {"factor": "hat", "value": "top_hat", "data": 0.05, "samples": 0.04, "ratio": 0.8}
     seen: list[Any] = []
 
-    def measure(path: Path, against: evaluation.Against, **settings: Any) -> evaluation.Evaluation:
+    def measure(path: Path, against: quality.Against, **settings: Any) -> quality.Evaluation:
         seen.append((path, against, settings["samples"]))
-        return evaluation.Evaluation({"fid": 1.25, "modes": [row]}, {"lpips": "no weights here"})
+        return quality.Evaluation({"fid": 1.25, "modes": [row]}, {"lpips": "no weights here"})
 
-    monkeypatch.setattr(evaluation, "evaluate_file", measure)
+    monkeypatch.setattr(quality, "evaluate_file", measure)
     ended = dcp("eval", model, "--teacher", model, "--samples", 700, "-o", "m.json")
-    assert ended.code == 0 and seen == [(model, evaluation.Against(teacher=model), 700)]
+    assert ended.code == 0 and seen == [(model, quality.Against(teacher=model), 700)]
     lines = [line.split() for line in ended.out.splitlines()]
     assert ["fid", "1.25"] in lines
     assert ["hat", "top_hat", "0.0500", "0.0400", "0.80"] in lines

@@ -8,8 +8,8 @@ import shlex
 import pytest
 from typer.main import get_command
 
-from dcp_deploy.cli import app
-from dcp_deploy.cli_output import name_of, verb
+from dcp_deploy.cli.app import app
+from dcp_deploy.cli.output import name_of, verb
 
 from .conftest import VERBS, Command
 

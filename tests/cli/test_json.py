@@ -13,12 +13,13 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from dcp_deploy import pipeline, schemas
+from dcp_deploy import schemas
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.errors import DcpDeployError
-from dcp_deploy.export import sizing
-from dcp_deploy.export.server import find_program
+from dcp_deploy.export.bundle import sizing
+from dcp_deploy.export.serving.server import find_program
 from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.pipeline import builder
 
 from .conftest import VERBS, Command
 
@@ -154,7 +155,7 @@ def test_an_interrupt_is_told_too(dcp: Command, monkeypatch: pytest.MonkeyPatch)
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "build", interrupted)
+    monkeypatch.setattr(builder, "build", interrupted)
     assert dcp("build", "--json").json["error"]["exit_code"] == 130
 
 

@@ -15,9 +15,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from dcp_deploy import config
-from dcp_deploy.export import sizing
+from dcp_deploy.export.bundle import sizing
 
-from ..test_build import TINY
+from ..pipeline.test_build import TINY
 from .conftest import VERBS, Command
 from .test_completion import environment
 

@@ -8,15 +8,15 @@ import onnx
 import pytest
 import torch
 
-from dcp_deploy.bundling import contents_of
 from dcp_deploy.errors import DcpDeployError
 from dcp_deploy.export import Engine, Runner, build_engine, export_onnx, load_runner
-from dcp_deploy.export.bundle import write_bundle
-from dcp_deploy.export.server import Program, Server, find_program, running_server
-from dcp_deploy.export.server import free_ports as ports_of_nobody
+from dcp_deploy.export.bundle.writer import write_bundle
+from dcp_deploy.export.serving.server import Program, Server, find_program, running_server
+from dcp_deploy.export.serving.server import free_ports as ports_of_nobody
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
+from dcp_deploy.shipping.contents import contents_of
 
-from .stub_tensorrt import VERSIONS, Unavailable, stub_tensorrt
+from .tensorrt.stub_tensorrt import VERSIONS, Unavailable, stub_tensorrt
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from dcp_deploy import kernels
-from dcp_deploy.kernels.calls import BLOCK, KernelCall
-from dcp_deploy.kernels.launch import launch
-from dcp_deploy.kernels.library import SOURCES
+from dcp_deploy.kernels.cuda.calls import BLOCK, KernelCall
+from dcp_deploy.kernels.cuda.launch import launch
+from dcp_deploy.kernels.cuda.library import SOURCES
 
-FOLDER = Path(kernels.__file__).parent
+FOLDER = Path(kernels.__file__).parent / "cuda"
 HERE = Path(__file__).parent
 Run = Callable[..., None]
 

@@ -13,7 +13,7 @@ from dcp_deploy.datasets.avatars import ENCODED_WIDTH, FACTORS, Factors, avatars
 from dcp_deploy.errors import CorruptFileError
 from dcp_deploy.metrics import AvatarReader, features, load_avatar_reader
 from dcp_deploy.metrics.features import ASSET, DEFECTS, FEATURES, images_to_tensor, reading_errors
-from dcp_deploy.metrics.train_reader import degrade
+from dcp_deploy.training.avatar_reader import degrade
 
 HELD_OUT = np.arange(10**6, 10**6 + 600)  # far from any index that a figure is computed on
 

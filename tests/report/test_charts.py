@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from dcp_deploy.distilling import DISTANCES, MEASURED
+from dcp_deploy.pipeline.distilling import DISTANCES, MEASURED
 from dcp_deploy.report import charts
 from dcp_deploy.report.pictures import loss_picture
 from dcp_deploy.report.run_directory import Run, RunDirectory

@@ -1,0 +1,126 @@
+"""A call on a GPU in three steps, inputs to the device, computing, images to the host: run as one, or told apart.
+
+Apart means by CUDA events on the stream, in calls of their own: the end-to-end time of a candidate has no events in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UsageError
+from .candidate import Phases
+
+if TYPE_CHECKING:
+    from ...generators import Generator
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One call: ``copy_out(compute(copy_in()))``."""
+
+    copy_in: Callable[[], Any]
+    compute: Callable[[Any], Any]
+    """Hands the work to the device and may return before it is done."""
+    copy_out: Callable[[Any], object]
+    """Images on the host."""
+    mark: Callable[[], Any] | None = None
+    """Makes an event; CUDA's by default."""
+    clock: Callable[[], float] = time.perf_counter
+
+    def __call__(self) -> object:
+        """End to end."""
+        return self.copy_out(self.compute(self.copy_in()))
+
+    def phases(self) -> Phases:
+        """The same call with an event between the steps."""
+        marks = [(self.mark or _cuda_event)() for _ in range(4)]
+        marks[0].record()
+        placed = self.copy_in()
+        marks[1].record()
+        begin = self.clock()
+        images = self.compute(placed)
+        enqueued = (self.clock() - begin) * 1e3
+        marks[2].record()
+        self.copy_out(images)
+        marks[3].record()
+        marks[3].synchronize()
+        copied_in, computed, copied_out = (float(before.elapsed_time(after)) for before, after in pairwise(marks))
+        return Phases(copied_in, computed, copied_out, enqueued)
+
+
+def _cuda_event() -> Any:
+    import torch
+
+    event: Any = torch.cuda.Event  # without annotations
+    return event(enable_timing=True)
+
+
+def network_steps(generator: Generator, inputs: tuple[Any, Any, Any]) -> Steps:
+    """A torch network that lies on a GPU."""
+    import torch
+
+    device = next(generator.parameters()).device
+
+    @torch.inference_mode()
+    def compute(placed: list[Any]) -> Any:
+        z, psi, c = placed
+        return generator(z, c, psi=psi)
+
+    return Steps(lambda: _placed(inputs, device), compute, lambda images: images.cpu().numpy())
+
+
+def cuda_path_steps(generator: Generator, inputs: tuple[Any, Any, Any], *, precision: str, graph: bool) -> Steps:
+    """Our CUDA path with 8-bit images, as one graph or launch by launch. UsageError for a StyleGAN3."""
+    import torch
+
+    from ...export.fused.cuda import CudaGenerator
+    from ...export.runners.cuda import STORAGE, CapturedGenerator, fastest_forms
+
+    device = torch.device("cuda")
+    network = CudaGenerator(generator, storage=STORAGE[precision], image="uint8").to(device)
+    forms = fastest_forms(network, len(inputs[0]))
+    captured = CapturedGenerator(network, len(inputs[0]), forms=forms) if graph else None
+
+    @torch.inference_mode()
+    def compute(placed: list[Any]) -> Any:
+        return captured(*placed) if captured is not None else network(*placed, forms)
+
+    return Steps(lambda: _placed(inputs, device), compute, lambda images: images.cpu().numpy())
+
+
+def engine_steps(path: Path, batch: int, seed: int, *, graph: bool) -> tuple[Steps, str, float | None]:
+    """A TensorRT engine of either flavour; its precision, and the seconds its building took.
+
+    Raises what ``engine_runner`` does, and UsageError for a batch outside the engine's profile.
+    """
+    import torch
+
+    from ...export.runners.engine import open_engine
+    from .opening import fixed_inputs
+
+    manifest, session = open_engine(path, cuda_graph=graph)
+    profile = manifest["profile"]
+    least, most = profile["z"]["min"][0], profile["z"]["max"][0]
+    if not least <= batch <= most:
+        raise UsageError(f"{path} was built for batches of {least} to {most}, not {batch}", "See --batch.")
+    c_dim = profile["c"]["min"][1] if "c" in profile else 0
+    z, psi, c = fixed_inputs(profile["z"]["min"][1], c_dim, batch, seed)
+    feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
+
+    def copy_in() -> dict[str, Any]:
+        return {name: torch.from_numpy(values).to(session.device) for name, values in feeds.items()}
+
+    steps = Steps(copy_in, session.run, lambda images: images.cpu().numpy())
+    return steps, str(manifest["precision"]), manifest.get("build_seconds")
+
+
+def _placed(inputs: tuple[Any, Any, Any], device: Any) -> list[Any]:
+    """z, psi and c on the device."""
+    import torch
+
+    return [None if array is None else torch.from_numpy(array).to(device) for array in inputs]

@@ -1,0 +1,133 @@
+"""Operations and bytes of a generator, counted from its graph without running it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...generators import Generator, GeneratorConfig
+from ..machine.roofline import Work
+
+if TYPE_CHECKING:
+    import onnx
+
+Shape = tuple[int, ...]
+
+_LARGEST_CONSTANT = 1024  # bytes: what may be a shape that inference must see
+
+
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of the tensors that every operator takes and gives; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = [leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs, result)) if _is_tensor(leaf)]
+            self.bytes += sum(_bytes(tensor) for tensor in tensors)
+        return result
+
+
+def generator_work(config: GeneratorConfig, batch: int) -> Work:
+    """Of one call of the readable network, as torch's own counter of operations has it. Runs on no device."""
+    with torch.device("meta"):
+        empty = Generator(config).eval().requires_grad_(False)
+    z = torch.zeros(batch, config.z_dim, device="meta")
+    psi = torch.ones(batch, device="meta")
+    c = torch.zeros(batch, config.c_dim, device="meta") if config.c_dim else None
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _Traffic() as traffic:
+        images = empty(z, c, psi=psi)
+    kept = sum(_bytes(tensor) for tensor in empty.state_dict().values())
+    given = sum(_bytes(tensor) for tensor in (z, psi, images, *([] if c is None else [c])))
+    return Work(int(counter.get_total_flops()), kept + given, traffic.bytes)
+
+
+def _is_tensor(leaf: object) -> bool:
+    return isinstance(leaf, torch.Tensor)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+# ---- ONNX ----
+
+
+def onnx_work(path: str | os.PathLike[str], batch: int) -> Work | None:
+    """Of one call of an exported file. None when a shape in it cannot be told, so nothing is counted by half.
+
+    Nodes of our own operators move the bytes of one pass; their products count as their bodies have them.
+    """
+    import onnx
+    from onnx.inliner import inline_local_functions
+
+    model = onnx.load(os.fspath(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > _LARGEST_CONSTANT:
+            tensor.ClearField("raw_data")  # its shape is enough
+    whole, parts = _inferred(model, batch), _inferred(inline_local_functions(model), batch)
+    if whole is None or parts is None:
+        return None
+    (graph, sizes), (inlined, inlined_sizes) = whole, parts
+    held = {tensor.name for tensor in graph.initializer}
+    ends = [value.name for value in (*graph.input, *graph.output) if value.name not in held]
+    traffic = sum(_value_bytes(sizes, [*node.input, *node.output]) for node in graph.node if node.op_type != "Constant")
+    operations = sum(_operations(node, {name: shape for name, (shape, _) in inlined_sizes.items()})
+                     for node in inlined.node)  # fmt: skip
+    return Work(operations, _value_bytes(sizes, [*held, *ends]), traffic)
+
+
+def _inferred(model: onnx.ModelProto, batch: int) -> tuple[onnx.GraphProto, dict[str, tuple[Shape, int]]] | None:
+    """The graph at one batch, and shape and bytes per element of every value; None when one is unknown."""
+    import onnx
+
+    model = copy.deepcopy(model)
+    del model.graph.value_info[:]
+    for value in (*model.graph.input, *model.graph.output):
+        first = value.type.tensor_type.shape.dim[0]
+        if not first.HasField("dim_value"):
+            first.dim_value = batch
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    sizes = {tensor.name: (tuple(tensor.dims), _width(tensor.data_type)) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        kind = value.type.tensor_type
+        if all(dim.HasField("dim_value") for dim in kind.shape.dim):
+            sizes[value.name] = tuple(dim.dim_value for dim in kind.shape.dim), _width(kind.elem_type)
+    names = {name for node in graph.node for name in (*node.input, *node.output) if name}
+    return (graph, sizes) if names <= sizes.keys() else None
+
+
+def _width(kind: int) -> int:
+    """Bytes of an element."""
+    import onnx
+
+    return int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
+
+
+def _value_bytes(sizes: dict[str, tuple[Shape, int]], names: Sequence[str]) -> int:
+    return sum(math.prod(sizes[name][0]) * sizes[name][1] for name in names if name)
+
+
+def _operations(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
+    """Two for each multiply-accumulate of a product or a convolution; other nodes count nothing."""
+    if node.op_type == "Conv":
+        return 2 * math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+    if node.op_type == "ConvTranspose":  # every input element meets a filter for each output channel of its group
+        return 2 * math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
+    if node.op_type == "MatMul":
+        return 2 * math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    if node.op_type == "Gemm":
+        (rows, columns), target = shapes[node.input[0]], math.prod(shapes[node.output[0]])
+        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        return 2 * target * (rows if transposed else columns)
+    return 0

@@ -1,0 +1,195 @@
+"""Which candidates there are: every model in everything that can run it, and why the rest is left out.
+
+model files x backends -> Spec (plain data, so that another process can open it) -> Candidate, or Skipped
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import DcpDeployError, InputError, UsageError
+from ...export.integrity import is_bundle
+from ...export.runners.loading import sniff
+from .candidate import Candidate, Skipped
+
+Kind = Literal["checkpoint", "onnx", "engine", "bundle"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run a model."""
+
+    name: str
+    """What --backends calls it, and the label in the document."""
+    title: str
+    """In the name of a candidate."""
+    takes: Kind
+    device: str = "cpu"
+    precision: str | None = None
+    """Where it does not follow from the file."""
+    graph: bool = False
+    """Whether a call is one CUDA graph."""
+    flavour: str | None = None
+    """Of the engines it runs."""
+
+
+_ALL = (
+    Backend("torch", "torch eager", "checkpoint"),
+    Backend("torch-compile", "torch.compile", "checkpoint"),
+    Backend("onnxruntime", "ONNX Runtime", "onnx"),
+    Backend("onnxruntime-winograd", "ONNX Runtime, Winograd", "onnx"),
+    Backend("openvino", "OpenVINO", "onnx"),
+    Backend("openvino-winograd", "OpenVINO, Winograd", "onnx"),
+    Backend("torch-cuda", "torch eager on GPU", "checkpoint", "cuda"),
+    Backend("torch-compile-cuda", "torch.compile on GPU", "checkpoint", "cuda"),
+    Backend("onnxruntime-cuda", "ONNX Runtime on GPU", "onnx", "cuda"),
+    Backend("cuda-fp32", "our CUDA path, graph", "checkpoint", "cuda", "fp32", graph=True),
+    Backend("cuda-fp16", "our CUDA path, graph", "checkpoint", "cuda", "fp16", graph=True),
+    Backend("cuda-fp16-launches", "our CUDA path, no graph", "checkpoint", "cuda", "fp16"),
+    Backend("tensorrt", "TensorRT", "engine", "cuda", flavour="tensorrt"),
+    Backend("tensorrt-graph", "TensorRT, graph", "engine", "cuda", graph=True, flavour="tensorrt"),
+    Backend("tensorrt-rtx", "TensorRT for RTX", "engine", "cuda", flavour="tensorrt-rtx"),
+    Backend("tensorrt-rtx-graph", "TensorRT for RTX, graph", "engine", "cuda", graph=True, flavour="tensorrt-rtx"),
+    Backend("bundle", "bundle", "bundle"),
+)
+BACKENDS = {backend.name: backend for backend in _ALL}
+_NATURAL = {"checkpoint": "torch", "onnx": "onnxruntime", "bundle": "bundle"}
+_MADE_BY = {"checkpoint": "", "onnx": "dcp-deploy export", "engine": "dcp-deploy engine", "bundle": "dcp-deploy bundle"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A candidate that nobody has opened yet."""
+
+    model: str
+    path: str
+    backend: str
+    threads: int | None = None
+    batch: int = 1
+    seed: int = 0
+    """Of z: normal, [batch, z_dim]; psi is 1, classes come in turn."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; ``Spec(**...)`` reads it back."""
+        return asdict(self)
+
+
+Opened = tuple[dict[str, Candidate], list[Skipped]]
+Open = Callable[[Spec], Candidate]
+
+
+def plan(
+    files: Mapping[str, Sequence[Path]],
+    *,
+    backends: str = "auto",
+    batches: Sequence[int] = (1,),
+    threads: int | None = None,
+    seed: int = 0,
+) -> tuple[list[Spec], list[Skipped]]:
+    """Every candidate that the files allow, and those whose kind of file is missing.
+
+    ``files``: model ("teacher", "student") -> its files, checkpoint, ONNX, engine, bundle. ``backends``: "auto", each
+    file in what it is for; "all"; or names of ``BACKENDS`` separated by commas. UsageError for a name that is none,
+    or a batch below 1; InputError for a file that cannot be read.
+    """
+    wanted = _wanted(backends)
+    if not batches or min(batches) < 1:
+        raise UsageError(f"batch is {min(batches, default=0)}", "Give 1 or more.")
+    kinds = {model: [(path, kind_of(path)) for path in paths] for model, paths in files.items()}
+    specs: list[Spec] = []
+    skipped: list[Skipped] = []
+    for batch in batches:
+        for model, given in kinds.items():
+            for backend in wanted if backends != "auto" else _natural(given):
+                fitting = [path for path, kind in given if _fits(backend, path, kind)]
+                specs += [Spec(model, str(path), backend.name, threads, batch, seed) for path in fitting]
+                if not fitting and backend.takes != "bundle" and batch == batches[0]:
+                    skipped.append(Skipped(f"{model}, {backend.title}", _missing(backend, model)))
+    return specs, list(dict.fromkeys(skipped))
+
+
+def open_matrix(specs: Sequence[Spec], open_one: Open, *, tolerant: bool) -> Opened:
+    """Open each; one that lacks something here is skipped when ``tolerant``, and an error else.
+
+    Names are unique: batch, precision and file are in them as far as it takes. The baseline of a candidate is the first
+    one with its batch. Raises what ``open_one`` does, and when nothing could be opened the reason of the first.
+    """
+    made: list[tuple[Spec, Candidate]] = []
+    skipped: list[Skipped] = []
+    errors: list[DcpDeployError] = []
+    for spec in specs:
+        try:
+            made.append((spec, open_one(spec)))
+        except DcpDeployError as error:
+            if not tolerant or isinstance(error, InputError):  # a bad file is no lack of this machine
+                raise
+            errors.append(error)
+            skipped.append(Skipped(f"{spec.model}, {BACKENDS[spec.backend].title}", error.message))
+    if not made:
+        raise errors[0] if errors else UsageError("no file fits the backends", "See --backends all.")
+    names = _names(made)
+    firsts: dict[int, str] = {}
+    for name, (spec, _) in zip(names, made, strict=True):
+        firsts.setdefault(spec.batch, name)
+    opened = {
+        name: replace(candidate, batch=spec.batch, baseline=firsts[spec.batch])
+        for name, (spec, candidate) in zip(names, made, strict=True)
+    }
+    return opened, list(dict.fromkeys(skipped))
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file or a folder holds, by its content."""
+    return "bundle" if is_bundle(path) else sniff(path)
+
+
+def _wanted(backends: str) -> list[Backend]:
+    if backends in ("auto", "all"):
+        return [backend for backend in _ALL if backend.takes != "bundle"]
+    names = [name.strip() for name in backends.split(",")]
+    for name in names:
+        if name not in BACKENDS:
+            raise UsageError(f"there is no backend {name!r}", f"Use auto, all, or some of: {', '.join(BACKENDS)}.")
+    return [BACKENDS[name] for name in names]
+
+
+def _natural(given: Sequence[tuple[Path, Kind]]) -> list[Backend]:
+    """What each file is for."""
+    names = [_flavour(path) if kind == "engine" else _NATURAL[kind] for path, kind in given]
+    return [BACKENDS[name] for name in dict.fromkeys(names)]
+
+
+def _fits(backend: Backend, path: Path, kind: Kind) -> bool:
+    return kind == backend.takes and (backend.flavour is None or _flavour(path) == backend.flavour)
+
+
+def _flavour(engine: Path) -> str:
+    from ...export.tensorrt.manifest import read_manifest
+
+    return str(read_manifest(engine)["flavour"])
+
+
+def _missing(backend: Backend, model: str) -> str:
+    what = {"onnx": "ONNX file", "engine": f"{backend.flavour} engine"}.get(backend.takes, backend.takes)
+    maker = _MADE_BY[backend.takes]
+    return f"no {what} of the {model} was given" + (f" (made by {maker})" if maker else "")
+
+
+def _names(made: Sequence[tuple[Spec, Candidate]]) -> list[str]:
+    """``student, ONNX Runtime, fp16, batch 8``: no more than tells them apart, but precisions always."""
+    several = len({spec.batch for spec, _ in made}) > 1
+    names = []
+    for spec, candidate in made:
+        precision = f", {candidate.precision}" if candidate.precision != "fp32" else ""
+        batch = f", batch {spec.batch}" if several else ""
+        names.append(f"{spec.model}, {BACKENDS[spec.backend].title}{precision}{batch}")
+    counted = Counter(names)
+    files = [f"{name}, {Path(spec.path).name}" if counted[name] > 1 else name
+             for name, (spec, _) in zip(names, made, strict=True)]  # fmt: skip
+    counted = Counter(files)
+    return [f"{name} ({spec.path})" if counted[name] > 1 else name
+            for name, (spec, _) in zip(files, made, strict=True)]  # fmt: skip

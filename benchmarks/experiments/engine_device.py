@@ -1,0 +1,117 @@
+"""What TensorRT for RTX does on the GPU at hand: ``python -m dcp_deploy.benchmarks.experiments.engine_device FOLDER``.
+
+A small network with random weights is exported (unless FOLDER holds it already: no exporter is needed then), built for
+this GPU, by name and as "the current one", and for three that are served, and every engine is loaded and, where it
+loads, run and compared with the readable generator. Each attempt is one line: what happened, or why not, in TensorRT's
+own words. Nothing here fails because an attempt does. A minute at most. FOLDER keeps the files and
+``engine_device.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import DcpDeployError, MissingCapabilityError
+from ...export import build_engine, export_onnx, latents_of, load_runner
+from ...export.runners.engine import EngineSession, runner_of
+from ...export.tensorrt.engine import DEFAULTS, _build_rtx
+from ...export.tensorrt.targets import import_flavour, present_gpu
+from ...files import write_json
+from ...generators import Generator, GeneratorConfig
+
+NETWORK = GeneratorConfig(32, (64, 64, 64, 64, 32, 32, 32, 32))  # built in seconds, with every kind of layer
+SEEDS = range(5)
+BATCHES = {"min": 1, "opt": 4, "max": 8}
+TARGETS = ("sm80", "sm89", "sm120")  # Ampere, Ada, Blackwell
+
+
+def attempts(folder: Path) -> list[dict[str, Any]]:
+    """Build for this GPU, then build, load and run for every target, one line each."""
+    torch.manual_seed(0)
+    generator = Generator(NETWORK).eval()
+    onnx = folder / "small.onnx"
+    if not onnx.is_file():
+        export_onnx(generator, onnx, image="float")
+    found = [
+        _attempt(f"build for {present_gpu()}, this GPU", lambda: _build(onnx, folder / "own.engine", "auto")),
+        _attempt("build and run for CURRENT", lambda: _run_current(onnx, folder / "current.engine", generator)),
+    ]
+    for target in TARGETS:
+        engine = folder / f"{target}.engine"
+        found.append(_attempt(f"build for {target}", lambda e=engine, t=target: _build(onnx, e, t)))  # type: ignore[misc]
+        if engine.is_file():
+            found.append(_attempt(f"load and run {target}", lambda e=engine: _run(e, generator)))  # type: ignore[misc]
+            found.append(_attempt(f"load_runner {target}", lambda e=engine: load_runner(e).name))  # type: ignore[misc]
+    return found
+
+
+def _attempt(what: str, action: Callable[[], object]) -> dict[str, Any]:
+    start = time.perf_counter()
+    try:
+        result = f"yes: {action()}"
+    except DcpDeployError as error:
+        result = f"no: {error.message} ({error.remedy})"
+    except Exception as error:  # whatever the library throws is what we want to know
+        result = f"no: {type(error).__name__}: {error}"
+    seconds = round(time.perf_counter() - start, 2)
+    print(f"{what}: {result} [{seconds} s]", flush=True)
+    return {"attempt": what, "result": result, "seconds": seconds}
+
+
+def _build(onnx: Path, engine: Path, target: str) -> str:
+    built = build_engine(onnx, engine, target=target, flavour="tensorrt-rtx", batch=tuple(BATCHES.values()))  # type: ignore[arg-type]
+    return f"{built.manifest['size_bytes']} bytes"
+
+
+def _run_current(onnx: Path, engine: Path, generator: Generator) -> str:
+    """Past our list of targets: what TensorRT for RTX itself makes of the GPU that is there."""
+    profile = _profile(generator)
+    engine.write_bytes(_build_rtx(onnx, ("current",), profile, DEFAULTS).data)
+    return _run(engine, generator)
+
+
+def _run(engine: Path, generator: Generator) -> str:
+    """Past the manifest's check, which refuses another GPU's engine before TensorRT is asked."""
+    trt = import_flavour("tensorrt-rtx")
+    session = EngineSession(trt, engine.read_bytes(), torch.device("cuda"))
+    if session.engine is None:
+        raise MissingCapabilityError("TensorRT for RTX refuses to deserialise it", "what it prints to its log says why")
+    profile = _profile(generator)
+    manifest = {"profile": profile, "resolution": generator.config.resolution, "precision": "fp32"}
+    z = latents_of(SEEDS, generator.config.z_dim)
+    images = runner_of(engine.name, manifest, session)(z, 0.7)
+    exact = load_runner(generator)(z, 0.7)
+    return f"it draws; largest difference from the readable generator {np.abs(images - exact).max():.2e}"
+
+
+def _profile(generator: Generator) -> dict[str, dict[str, list[int]]]:
+    sizes = {"z": [generator.config.z_dim], "psi": []}
+    return {name: {key: [n, *size] for key, n in BATCHES.items()} for name, size in sizes.items()}
+
+
+def main() -> None:
+    """Try everything and keep the answers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"gpu": None, "python": platform.python_version(), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        facts["gpu"] = f"{torch.cuda.get_device_name()} ({present_gpu()}), CUDA {torch.version.cuda}"
+    facts["tensorrt_rtx"] = _attempt("import tensorrt_rtx", lambda: import_flavour("tensorrt-rtx").__version__)[
+        "result"
+    ]
+    print(facts, flush=True)
+    write_json(folder / "engine_device.json", {**facts, "attempts": attempts(folder)})
+
+
+if __name__ == "__main__":
+    main()

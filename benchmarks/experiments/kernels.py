@@ -1,0 +1,237 @@
+"""How much of the memory's bandwidth the kernels reach.
+
+Run ``python -m dcp_deploy.benchmarks.experiments.kernels --out FILE``.
+
+    for each kernel, form, type, layout and width: the layer of 256 px at batch 32
+    repeat: for each of them, shuffled: time it, and a device copy that moves as many bytes
+
+The kernels do next to no arithmetic per byte, so the copy is their limit: a kernel that takes as long as the copy of
+the same number of bytes cannot be made faster. Bytes are those that must move, each input read once and each output
+written once; what a kernel reads twice counts against it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ...errors import MissingCapabilityError
+from ...files import write_json
+from ...kernels.cuda.calls import (
+    TAGS,
+    KernelCall,
+    epilogue_rgb_call,
+    fir_epilogue_call,
+    modconv_epilogue_call,
+    to_rgb_call,
+)
+from ...kernels.cuda.launch import launch
+from ..machine.environment import capture_environment
+
+Operator = Literal["modconv", "modconv_d2s", "fir", "rgb", "rgb_bytes", "epilogue_rgb", "epilogue_rgb_bytes"]
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
+TEACHER_WIDTH, STUDENT_WIDTH = 128, 40  # channels at 256 px: StyleGAN2's, and 70 % fewer in steps of 8
+SETS = 2  # of buffers, in turn: far more bytes than any L2 cache holds lie between two uses of one
+LAUNCHES = 4  # per timing
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel on one shape. ``wide``: 16 bytes per access, else one element."""
+
+    operator: Operator
+    dtype: torch.dtype
+    channels_last: bool
+    wide: bool
+    channels: int
+    size: int = 256
+    batch: int = 32
+
+    @property
+    def source(self) -> tuple[int, int, int, int]:
+        """Shape of x; the output has ``channels`` channels of ``size`` x ``size`` pixels, or three."""
+        if self.operator == "modconv_d2s":
+            return self.batch, 4 * self.channels, self.size // 2, self.size // 2
+        side = self.size + 1 if self.operator == "fir" else self.size
+        return self.batch, self.channels, side, side
+
+    @property
+    def target(self) -> tuple[int, int, int, int]:
+        """Shape of y, where one is written."""
+        return self.batch, self.channels, self.size, self.size
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one kernel reached. Rates count the bytes that must move, in bytes per second; times are medians."""
+
+    kernel: str
+    channels: int
+    bytes: int
+    time_ms: float
+    copy_time_ms: float
+    rate: float
+    copy_rate: float
+    share: float
+    """Of the copy's rate, the median over rounds."""
+
+
+def cases(size: int = 256, batch: int = 32) -> Iterator[Case]:
+    """Every kernel of the fast forms at the teacher's width, the wide ones at the student's too."""
+    for operator, dtype, last in product(OPERATORS, TAGS, (False, True)):
+        if operator.startswith("epilogue") and not last:
+            continue  # there is no such kernel
+        for wide, channels in ((True, TEACHER_WIDTH), (True, STUDENT_WIDTH), (False, TEACHER_WIDTH)):
+            yield Case(operator, dtype, last, wide, channels, size, batch)
+
+
+class Buffers:
+    """Random features and room for results, cut to the shape of any case."""
+
+    def __init__(self, of: Sequence[Case], device: torch.device) -> None:
+        self.device = device
+        most = {
+            dtype: max(_count(case.source) for case in of if case.dtype == dtype) for dtype in {c.dtype for c in of}
+        }
+        self.x = {dtype: torch.randn(1 + count, device=device).to(dtype) for dtype, count in most.items()}
+        size = max(_count(case.target) * case.dtype.itemsize for case in of)
+        self.y = torch.empty(size, dtype=torch.uint8, device=device)
+
+    def call(self, case: Case) -> KernelCall:
+        """The launch of one case, its options all in use."""
+        x = self.x[case.dtype][0 if case.wide else 1 :]  # the narrow form's misses its 16 bytes
+        features = _shaped(x, case.source, case.channels_last)
+        y = _shaped(
+            self.y[: _count(case.target) * case.dtype.itemsize].view(case.dtype), case.target, case.channels_last
+        )
+        scale, bias = self._ones(case.batch, case.channels), self._ones(case.channels)
+        noise = self._ones(case.size, case.size)
+        made: KernelCall | None
+        if case.operator in ("modconv", "modconv_d2s"):
+            next_scale, shuffled = self._ones(case.batch, case.channels), case.operator == "modconv_d2s"
+            made = modconv_epilogue_call(
+                features, scale, noise, bias, y, clamp=256.0, next_scale=next_scale, depth_to_space=shuffled
+            )
+        elif case.operator == "fir":
+            next_scale = self._ones(case.batch, case.channels)
+            made = fir_epilogue_call(features, scale, noise, bias, y, clamp=256.0, next_scale=next_scale)
+        else:
+            made = self._with_image(case, features, (scale, noise, bias), y)
+        assert made is not None
+        return made
+
+    def _with_image(self, case: Case, x: Tensor, terms: tuple[Tensor, Tensor, Tensor], y: Tensor) -> KernelCall | None:
+        """toRGB, after the epilogue or alone; of the last resolution, as bytes, nobody else wants the features."""
+        as_bytes, half = case.operator.endswith("_bytes"), case.size // 2
+        shape = (case.batch, case.size, case.size, 3) if as_bytes else (case.batch, 3, case.size, case.size)
+        image = torch.empty(shape, dtype=torch.uint8 if as_bytes else torch.float32, device=self.device)
+        colours = self._ones(case.batch, case.channels), self._ones(3, case.channels), self._ones(3)
+        skip = self._ones(case.batch, 3, half, half)
+        if case.operator.startswith("rgb"):
+            return to_rgb_call(x, *colours, skip, image, clamp=256.0)
+        kept, next_scale = (None, None) if as_bytes else (y, self._ones(case.batch, case.channels))
+        return epilogue_rgb_call(
+            x, *terms, *colours, skip, kept, image, next_scale=next_scale, clamp=256.0, rgb_clamp=256.0
+        )
+
+    def _ones(self, *shape: int) -> Tensor:
+        return torch.ones(shape, device=self.device)
+
+
+def bytes_of(call: KernelCall) -> int:
+    """What must move through memory: every tensor of the call once."""
+    return sum(argument.nbytes for argument in call.arguments if isinstance(argument, Tensor))
+
+
+def measure(chosen: Sequence[Case], *, rounds: int = 20, seed: int = 0) -> list[Row]:
+    """Time every case against the copy of as many bytes, on the current GPU.
+
+    Raises MissingCapabilityError without a GPU.
+    """
+    if not torch.cuda.is_available():
+        raise MissingCapabilityError("there is no NVIDIA GPU here", "run this where nvidia-smi lists one")
+    device = torch.device("cuda", torch.cuda.current_device())
+    buffers = [Buffers(chosen, device) for _ in range(SETS)]
+    calls = [[held.call(case) for held in buffers] for case in chosen]
+    half = [bytes_of(per_set[0]) // 1024 * 512 for per_set in calls]  # aligned, as the copy likes it
+    flat = [torch.empty(2 * max(half), dtype=torch.uint8, device=device) for _ in range(SETS)]
+    for held in flat:
+        held.view(torch.int32)[: held.numel() // 4].random_()
+    runs = [[lambda call=call: launch(call, device) for call in per_set] for per_set in calls]
+    copies = [[lambda held=held, n=n: held[n : 2 * n].copy_(held[:n]) for held in flat] for n in half]
+    times: list[list[tuple[float, float]]] = [[] for _ in chosen]
+    order = random.Random(seed)
+    for number in range(rounds + 1):
+        for index in order.sample(range(len(chosen)), len(chosen)):
+            pair = _timed(runs[index]), _timed(copies[index])
+            if number > 0:  # the first round loads kernels and wakes the clocks
+                times[index].append(pair)
+    return [_row(case, per_set[0], pairs) for case, per_set, pairs in zip(chosen, calls, times, strict=True)]
+
+
+def _timed(in_turn: Sequence[Callable[[], Any]]) -> float:
+    """Milliseconds of one call on the GPU, the mean of LAUNCHES in a row."""
+    event: Any = torch.cuda.Event  # without annotations
+    begin, end = event(enable_timing=True), event(enable_timing=True)
+    in_turn[-1]()  # keeps the GPU busy while the host enqueues the rest
+    begin.record()
+    for number in range(LAUNCHES):
+        in_turn[number % len(in_turn)]()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / LAUNCHES
+
+
+def _row(case: Case, call: KernelCall, pairs: Sequence[tuple[float, float]]) -> Row:
+    size = bytes_of(call)
+    time, copy_time = median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
+    share = median(copy / own for own, copy in pairs)
+    return Row(call.kernel, case.channels, size, time, copy_time, size / time * 1e3, size / copy_time * 1e3, share)
+
+
+def _shaped(flat: Tensor, shape: tuple[int, ...], last: bool) -> Tensor:
+    part = flat[: _count(shape)]
+    if not last:
+        return part.view(shape)
+    batch, channels, height, width = shape
+    return part.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line per kernel, the slowest first."""
+    lines = [f"{'kernel':28} {'channels':>8} {'ms':>8} {'TB/s':>7} {'copy':>7} {'share':>6}"]
+    for row in sorted(rows, key=lambda row: row.share):
+        rates = f"{row.rate / 1e12:7.3f} {row.copy_rate / 1e12:7.3f} {row.share:6.1%}"
+        lines.append(f"{row.kernel:28} {row.channels:8} {row.time_ms:8.4f} {rates}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Bandwidth of every kernel against a device copy, in one run.")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--size", type=int, default=256, help="pixels of a side")
+    parser.add_argument("--batch", type=int, default=32)
+    arguments = parser.parse_args()
+    chosen = list(cases(arguments.size, arguments.batch))
+    rows = measure(chosen, rounds=arguments.rounds)
+    record = {"environment": asdict(capture_environment()), "rounds": arguments.rounds, "size": arguments.size}
+    write_json(arguments.out, {**record, "batch": arguments.batch, "rows": [asdict(row) for row in rows]})
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""A pickle interpreter that cannot import: it knows the opcodes, and no function but those handed to it.
+
+Python's own unpicklers are no base for reading strangers' files. Both allocate what a file tells them to (one
+LONG_BINPUT with a large index costs gigabytes), hash nested keys by recursion and set attributes on whatever BUILD is
+aimed at. Here a global is only a name, looked up among the stand-ins of one reader; nothing is imported, no attribute
+is set, dictionary keys are scalars, and every load has a budget of steps and bytes.
+
+The opcodes are those of protocols 2 to 5 that checkpoints use (Python's ``pickletools`` documents them).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from ...errors import UnsafeFileError
+from .opcodes import HANDLERS, NAMES, STOP
+from .values import Buildable, Global, Load, Symbol, printable
+
+_NAME = 256
+_NUMBER_KEYS = 4096  # hashes of numbers can be made to collide, so a dictionary with many such keys is quadratic
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+
+
+class PickleResult(NamedTuple):
+    """The value, and the offset behind the STOP: several pickles may follow each other."""
+
+    value: Any
+    end: int
+
+
+def run_pickle(
+    data: memoryview,
+    *,
+    load: Load,
+    allowed: Callable[[Global], Callable[..., Any] | None],
+    persistent: Callable[[Any], Any] | None = None,
+    buildable: tuple[type[Buildable], ...] = (),
+) -> PickleResult:
+    """Read one pickle from the start of ``data``.
+
+    ``allowed`` (the ``get`` of a dictionary will do) gives the stand-in for a global, None when there is none;
+    ``persistent`` answers persistent ids. Only instances of the ``buildable`` classes take BUILD. Byte strings come
+    out as slices of ``data``, texts above ``TEXT`` bytes as LongText, globals as Symbol.
+
+    Raises UnsafeFileError for a global without a stand-in and CorruptFileError for everything else that is wrong.
+    Shared and cyclic containers are legal in a pickle: whoever walks over the value has to bound the walk.
+    """
+    machine = Machine(data.cast("B"), load, allowed, persistent, buildable)
+    return PickleResult(machine.run(), machine.position)
+
+
+class Machine:
+    """The stack, the memo and the position of one pickle."""
+
+    def __init__(
+        self,
+        data: memoryview,
+        load: Load,
+        allowed: Callable[[Global], Callable[..., Any] | None],
+        persistent: Callable[[Any], Any] | None,
+        buildable: tuple[type[Buildable], ...],
+    ) -> None:
+        self.data = data
+        self.load = load
+        self.allowed = allowed
+        self.persistent = persistent
+        self.buildable = buildable
+        self.position = 0
+        self.stack: list[Any] = []
+        self.marks: list[int] = []  # heights of the stack
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        """Carry out instructions up to STOP; the value that is then on the stack."""
+        while True:
+            if self.position >= len(self.data):
+                self.fail("it ends without a STOP")
+            code = self.data[self.position]
+            self.position += 1
+            self.load.spend(steps=1)
+            handler = HANDLERS[code]
+            if handler is None:
+                known = NAMES.get(code)
+                self.fail(f"no checkpoint uses the instruction {known}" if known else f"no instruction is {code:#x}")
+            handler(self)
+            if code == STOP:
+                value = self.pop()
+                if self.stack or self.marks:
+                    self.fail("values are left over at its end")
+                return value
+
+    def fail(self, what: str) -> NoReturn:
+        raise self.load.damaged(f"pickle, before byte {self.position}: {what}")
+
+    # ---- reading ----
+
+    def take(self, count: int) -> memoryview:
+        """The next ``count`` bytes."""
+        end = self.position + count
+        if end > len(self.data):
+            self.fail(f"{count:,} bytes are announced and {len(self.data) - self.position:,} are left")
+        taken = self.data[self.position : end]
+        self.position = end
+        return taken
+
+    def number(self, width: int) -> int:
+        return int.from_bytes(self.take(width), "little")
+
+    def line(self) -> str:
+        """Text up to the next line feed."""
+        head = bytes(self.data[self.position : self.position + _NAME])
+        text, feed, _ = head.partition(b"\n")
+        if not feed:
+            self.fail("a name does not end")
+        self.position += len(text) + 1
+        return self.decode(text)
+
+    def decode(self, utf8: bytes | memoryview) -> str:
+        try:
+            text = str(utf8, "utf-8")
+        except UnicodeDecodeError:
+            self.fail("a text is not UTF-8")
+        self.load.spend(memory=sys.getsizeof(text))  # one rare character makes a text four times its UTF-8
+        return text
+
+    # ---- the stack ----
+
+    def pop(self) -> Any:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            self.fail("an instruction finds no value to work on")
+        return self.stack.pop()
+
+    def top(self) -> Any:
+        value = self.pop()
+        self.stack.append(value)
+        return value
+
+    def pop_to_mark(self) -> list[Any]:
+        if not self.marks:
+            self.fail("an instruction finds no mark")
+        start = self.marks.pop()
+        values = self.stack[start:]
+        del self.stack[start:]
+        return values
+
+    # ---- what instructions share ----
+
+    def set_items(self, target: Any, values: list[Any]) -> None:
+        if not isinstance(target, dict) or len(values) % 2:
+            self.fail("entries are added to something that is no dictionary")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            self.check_key(key, len(target))
+            target[key] = value
+
+    def check_key(self, key: Any, already: int) -> None:
+        """Only scalars are hashed: a nested tuple would be hashed by recursion."""
+        if type(key) is str:
+            return
+        if type(key) not in (int, bool, type(None)):
+            self.fail(f"a key is of type {type(key).__name__}")
+        if already >= _NUMBER_KEYS:
+            self.fail(f"more than {_NUMBER_KEYS:,} keys are numbers")
+
+    def symbol(self, module: Any, name: Any) -> Symbol:
+        if type(module) is not str or type(name) is not str:
+            self.fail("the name of a global is not a text")
+        found = Global(module, name)
+        self.load.globals[found] = None
+        function = self.allowed(found)
+        if function is None:
+            raise UnsafeFileError(
+                f"{self.load.source}: its pickle asks for {found}, which no supported checkpoint needs",
+                "the file was not executed; if it is from a source you do not trust, open it with nothing else either",
+            )
+        return Symbol(found, function)
+
+    def call(self, symbol: Any, arguments: Any) -> Any:
+        """The stand-in's answer; what it has to read of texts, lists and tuples is paid for before."""
+        if type(symbol) is not Symbol or type(arguments) is not tuple:
+            self.fail("something is called that is no global")
+        texts = sum(len(one) // 1024 for one in arguments if type(one) is str)
+        items = sum(len(one) for one in arguments if type(one) in _CONTAINERS)
+        self.load.spend(steps=len(arguments) + items + texts)
+        try:
+            return symbol.function(*arguments)
+        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+            raise self.load.damaged(f"the values given to {symbol.name} do not fit: {printable(str(error))}") from error

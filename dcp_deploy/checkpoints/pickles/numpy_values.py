@@ -1,0 +1,102 @@
+"""Stand-ins for numpy's types, numbers and arrays in a pickle: inert records, checked before they become values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .values import Global, Load, Symbol
+
+_TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+_ORDERS: Mapping[str, Literal["<", ">", "|", "="]] = {"<": "<", ">": ">", "|": "|", "=": "="}
+_DIMENSIONS = 8
+_CORE = ("numpy.core", "numpy._core")  # before and since numpy 2
+
+
+class DTypeRecord:
+    """A numpy dtype of numbers. The pickle makes it of a code such as "f8" and tells the byte order later."""
+
+    def __init__(self, code: str) -> None:
+        self.dtype = np.dtype(code)
+
+    def build(self, state: Any) -> None:
+        """State ``(version, byte order, ...)``: what follows describes records, which are refused with their code."""
+        if type(state) is not tuple or len(state) < 2 or type(state[1]) is not str or state[1] not in _ORDERS:
+            raise ValueError("a dtype with another state than numpy's")
+        self.dtype = self.dtype.newbyteorder(_ORDERS[state[1]])
+
+
+class ArrayRecord:
+    """An array that is not read yet: type, shape and the bytes in the file."""
+
+    def __init__(self) -> None:
+        self.dtype = np.dtype(np.float64)
+        self.shape: tuple[int, ...] = (0,)
+        self.fortran = False
+        self.data: memoryview | bytes = b""
+
+    def build(self, state: Any) -> None:
+        """State ``(version, shape, dtype, Fortran order, bytes)``."""
+        if type(state) is not tuple or len(state) != 5:
+            raise ValueError("an array with another state than numpy's")
+        self.fill(*state[1:])
+
+    def fill(self, shape: Any, dtype: Any, fortran: Any, data: Any) -> None:
+        """Take the parts of an array after checking that they belong together; ValueError when they do not."""
+        if type(shape) is not tuple or len(shape) > _DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError("an array's shape is not a tuple of a few sizes")
+        if type(dtype) is not DTypeRecord or type(data) not in (memoryview, bytes):
+            raise ValueError("an array lacks its type or its bytes")
+        if math.prod(shape) * dtype.dtype.itemsize != len(data):
+            raise ValueError(f"an array of {len(data):,} bytes does not fill its shape")
+        self.dtype, self.shape, self.fortran, self.data = dtype.dtype, shape, fortran is True, data
+
+    def array(self, load: Load) -> npt.NDArray[Any]:
+        """A copy of the values, in C order and the machine's byte order."""
+        load.spend(memory=len(self.data))
+        flat = np.frombuffer(self.data, self.dtype)
+        shaped = flat.reshape(self.shape, order="F" if self.fortran else "C")
+        return np.array(shaped, self.dtype.newbyteorder("="), order="C")
+
+
+NUMPY_BUILDABLE = (DTypeRecord, ArrayRecord)
+
+
+def numpy_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
+    """Name to stand-in, made afresh for every load. The classes in NUMPY_BUILDABLE take BUILD."""
+
+    def dtype(code: Any, *flags: Any) -> DTypeRecord:
+        if type(code) is not str or code not in _TYPES:
+            raise load.damaged("a numpy array is of a type that holds no plain numbers")
+        return DTypeRecord(code)
+
+    def scalar(kind: Any, data: Any) -> bool | int | float:
+        if type(kind) is not DTypeRecord or type(data) not in (memoryview, bytes) or len(data) != kind.dtype.itemsize:
+            raise load.damaged("a numpy number is not of its type's size")
+        value: bool | int | float = np.frombuffer(data, kind.dtype)[0].item()
+        return value
+
+    def reconstruct(kind: Any, shape: Any, code: Any) -> ArrayRecord:
+        if type(kind) is not Symbol or kind.name != Global("numpy", "ndarray"):
+            raise load.damaged("a numpy array is of a class of its own")
+        return ArrayRecord()
+
+    def from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> ArrayRecord:
+        """How protocol 5 writes arrays."""
+        record = ArrayRecord()
+        record.fill(shape, kind, order == "F", data)
+        return record
+
+    def never_called(*arguments: Any) -> None:
+        raise ValueError("an array's class is no function here")
+
+    names: dict[tuple[str, str], Callable[..., Any]] = {("numpy", "dtype"): dtype, ("numpy", "ndarray"): never_called}
+    for core in _CORE:
+        names[f"{core}.multiarray", "scalar"] = scalar
+        names[f"{core}.multiarray", "_reconstruct"] = reconstruct
+        names[f"{core}.numeric", "_frombuffer"] = from_buffer
+    return {Global(*name): function for name, function in names.items()}

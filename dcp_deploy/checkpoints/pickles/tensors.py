@@ -1,0 +1,207 @@
+"""Tensors as torch writes them: storages of raw bytes, and strided views into them that stay views until asked for.
+
+Reading a view checks that it lies within its storage and copies; nothing aliases the file or another tensor. A view
+that nobody asks for costs nothing, so the discriminator in a snapshot is never decoded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .machine import run_pickle
+from .values import Buildable, Global, Load, Symbol
+
+STORAGES: Mapping[str, torch.dtype] = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "DoubleStorage": torch.float64,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_DIMENSIONS = 8
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+
+
+@dataclass
+class Storage:
+    """``numel`` values of one type; ``data`` are their little-endian bytes, None until they are found."""
+
+    dtype: torch.dtype
+    numel: int
+    data: memoryview | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """A tensor that is not read yet: where in which storage its values lie."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def tensor(self, load: Load) -> Tensor:
+        """A contiguous copy of the values. CorruptFileError when there are none."""
+        if self.storage.data is None:
+            raise load.damaged("a tensor's values are not in the file")
+        if 0 in self.shape:
+            raise load.damaged(f"a tensor of shape {list(self.shape)} has no values")
+        itemsize = self.storage.dtype.itemsize
+        span = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        load.spend(memory=span * itemsize)
+        start = self.offset * itemsize
+        values = bytearray(self.storage.data[start : start + span * itemsize])
+        flat = torch.frombuffer(values, dtype=self.storage.dtype)
+        return flat.as_strided(self.shape, self.stride).contiguous()
+
+
+def storage_stand_ins() -> Mapping[Global, Callable[..., Any]]:
+    """The storage types of torch, which are only named and never called."""
+
+    def never_called(*arguments: Any) -> None:
+        raise ValueError("a storage type is no function")
+
+    return dict.fromkeys((Global("torch", name) for name in STORAGES), never_called)
+
+
+def tensor_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
+    """What rebuilds tensors and parameters of storages, made afresh for every load."""
+
+    def rebuild_tensor(
+        storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
+    ) -> TensorView:
+        if type(storage) is not Storage:
+            raise load.damaged("a tensor is made of something that is no storage")
+        return _view(storage, offset, size, stride, load)
+
+    def rebuild_parameter(tensor: Any, requires_grad: Any, hooks: Any) -> TensorView:
+        if type(tensor) is not TensorView:
+            raise load.damaged("a parameter is made of something that is no tensor")
+        return tensor
+
+    return {
+        Global("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+        Global("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+    }
+
+
+def storage_of(key: Any, load: Load) -> tuple[str, Storage]:
+    """Key and storage, still without data, of a persistent id ``("storage", type, key, location, numel[, None])``."""
+    if (
+        type(key) is not tuple
+        or len(key) not in (5, 6)
+        or key[0] != "storage"
+        or (len(key) == 6 and key[5] is not None)
+    ):
+        raise load.damaged("it refers to something that is no storage")
+    kind, name, numel = key[1], key[2], key[4]
+    if type(kind) is not Symbol or kind.name.module != "torch" or kind.name.name not in STORAGES:
+        raise load.damaged("a storage is of a type that holds no numbers")
+    if type(name) is not str or not _is_size(numel):
+        raise load.damaged("a storage lacks its name or its size")
+    return name, Storage(STORAGES[kind.name.name], numel)
+
+
+def read_legacy(
+    data: memoryview,
+    load: Load,
+    allowed: Callable[[Global], Callable[..., Any] | None],
+    buildable: tuple[type[Buildable], ...] = (),
+) -> Any:
+    """The value in a stream of torch.save before its zip format (torch 1.6), storages filled.
+
+    The stream is a magic number, a protocol number and facts about the machine, each a pickle; the pickle of the value,
+    with storages as persistent ids; a pickle of the storages' keys; and for each key its count as an int64 and its
+    bytes. Raises as run_pickle does, and CorruptFileError when a part does not fit the others.
+    """
+    storages: dict[str, Storage] = {}
+
+    def persistent(key: Any) -> Storage:
+        name, storage = storage_of(key, load)
+        known = storages.setdefault(name, storage)
+        if (known.dtype, known.numel) != (storage.dtype, storage.numel):
+            raise load.damaged("a storage is named with two types or sizes")
+        return known
+
+    for expected in (_MAGIC, _PROTOCOL):
+        found, end = run_pickle(data, load=load, allowed=_nothing)
+        if type(found) is not int or found != expected:
+            raise load.damaged("a stream of tensors does not start as torch.save writes it")
+        data = data[end:]
+    machine, end = run_pickle(data, load=load, allowed=_nothing)
+    if type(machine) is not dict or machine.get("little_endian") is not True:
+        raise load.damaged("a stream of tensors is not little-endian")
+    data = data[end:]
+    value, end = run_pickle(data, load=load, allowed=allowed, persistent=persistent, buildable=buildable)
+    data = data[end:]
+    keys, end = run_pickle(data, load=load, allowed=_nothing)
+    _fill(data[end:], keys, storages, load)
+    return value
+
+
+def load_from_bytes(load: Load) -> Callable[..., Storage]:
+    """Stand-in for ``torch.storage._load_from_bytes``: the one storage in a nested stream."""
+    names = storage_stand_ins()
+
+    def read(data: Any) -> Storage:
+        if type(data) not in (memoryview, bytes):
+            raise load.damaged("a storage is made of something that is not bytes")
+        storage = read_legacy(memoryview(data), load, names.get)
+        if type(storage) is not Storage:
+            raise load.damaged("a nested stream holds something that is no storage")
+        return storage
+
+    return read
+
+
+def _nothing(name: Global) -> None:
+    """No global is allowed."""
+
+
+def _fill(data: memoryview, keys: Any, storages: Mapping[str, Storage], load: Load) -> None:
+    """Give every storage its bytes, which follow each other in the order of ``keys``."""
+    if type(keys) is not list or set(map(type, keys)) - {str} or sorted(keys) != sorted(storages):
+        raise load.damaged("the storages of a stream are not those it refers to")
+    for key in keys:
+        storage = storages[key]
+        end = 8 + storage.nbytes
+        if len(data) < end or int.from_bytes(data[:8], "little", signed=True) != storage.numel:
+            raise load.damaged(f"a storage of {storage.numel:,} values is cut off or has another size")
+        storage.data = data[8:end]
+        data = data[end:]
+
+
+def _view(storage: Storage, offset: Any, shape: Any, stride: Any, load: Load) -> TensorView:
+    """A view that lies within its storage and is not larger: a step of 0 would make terabytes of one value."""
+    for numbers in (shape, stride):
+        if type(numbers) is not tuple or len(numbers) > _DIMENSIONS or not all(map(_is_size, numbers)):
+            raise load.damaged("a tensor's shape or stride is not a tuple of a few sizes")
+    if len(shape) != len(stride) or not _is_size(offset):
+        raise load.damaged("a tensor's offset, shape and stride do not belong together")
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    if 0 not in shape and (math.prod(shape) > storage.numel or last >= storage.numel):
+        raise load.damaged(
+            f"a tensor of shape {list(shape)}, stride {list(stride)} and offset {offset} does not fit "
+            f"into its storage of {storage.numel:,} values"
+        )
+    return TensorView(storage, offset, shape, stride)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 48

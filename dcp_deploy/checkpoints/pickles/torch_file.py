@@ -1,0 +1,231 @@
+"""Files of torch.save, read without torch.load: the zip archive of torch 1.6 and later, and the stream before it.
+
+Both are a pickle that refers to storages outside itself. The pickle runs on our own machine with the few names that
+dictionaries of tensors, numbers and options need; tensors stay views into the file until they are asked for, so the
+discriminator and the optimisers of a training file cost nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import UnknownFormatError
+from .machine import run_pickle
+from .numpy_values import NUMPY_BUILDABLE, numpy_stand_ins
+from .python_values import OrderedRecord, python_stand_ins
+from .tensors import Storage, TensorView, read_legacy, storage_of, storage_stand_ins, tensor_stand_ins
+from .values import Global, Load, printable
+
+_ZIP = b"PK\x03\x04"
+_LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number that the older format starts with, pickled
+
+_DIRECTORY = 4 << 20  # bytes of an archive's list of entries; enough for 40,000, where a training file has 2,000
+_BROKEN_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError, struct.error)
+
+
+class NamespaceRecord(dict[str, Any]):
+    """An argparse.Namespace: the options of a training run, as a dictionary."""
+
+    __slots__ = ()
+
+    def build(self, state: Any) -> None:
+        if not isinstance(state, dict):
+            raise ValueError("a namespace with a state that is no dictionary")
+        self.update({str(name): value for name, value in state.items()})
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """What torch.save was given: dictionaries, lists, numbers, and tensors as views that ``tensors`` reads."""
+
+    value: Any
+    load: Load
+    checksums: Mapping[int, int] = field(default_factory=dict)
+    """CRC-32 of the bytes of a storage, by its id; the older format has none."""
+
+    @property
+    def globals(self) -> tuple[str, ...]:
+        """Dotted names that the pickle mentions, in order."""
+        return tuple(map(str, self.load.globals))
+
+    def tensors(self, views: Mapping[str, TensorView]) -> dict[str, Tensor]:
+        """Read these tensors, after checking their bytes. CorruptFileError when they were changed or cut off."""
+        storages = {id(view.storage): (name, view.storage) for name, view in views.items()}
+        for key, (name, storage) in storages.items():
+            if key in self.checksums:
+                _check_sum(storage.data or b"", self.checksums[key], name, self.load)
+        return {name: view.tensor(self.load) for name, view in views.items()}
+
+
+def is_torch_file(data: memoryview) -> bool:
+    """True when the content starts as either format does; a zip archive may still hold something else."""
+    return data[:4] == _ZIP or _LEGACY in bytes(data[:32])
+
+
+def read_torch_file(data: memoryview, source: str) -> TorchFile:
+    """The content of a torch.save file, zip or legacy; ``source`` names it in messages. Executes nothing.
+
+    Raises UnsafeFileError for a pickle that names anything but tensors and plain values, UnknownFormatError for other
+    archives (TorchScript, data sets), CorruptFileError for whatever is damaged or contradicts itself.
+    """
+    load = Load.of(source, len(data))
+    if data[:4] == _ZIP:
+        return _read_zip(data, load)
+    return TorchFile(read_legacy(data, load, _stand_ins(load).get, _BUILDABLE), load)
+
+
+_BUILDABLE = (OrderedRecord, NamespaceRecord, *NUMPY_BUILDABLE)
+
+
+def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
+    """Every name that may occur, made afresh for every load."""
+
+    def named(*arguments: Any) -> str:
+        """Types and devices are kept as text: nothing depends on them."""
+        if not all(type(argument) in (str, int) for argument in arguments):
+            raise load.damaged("a device is made of something that is neither a name nor a number")
+        return printable(":".join(map(str, arguments)))
+
+    def size(sizes: Any) -> tuple[Any, ...]:
+        if type(sizes) not in (list, tuple):
+            raise load.damaged("a torch.Size is made of something that is no list")
+        return tuple(sizes)
+
+    def namespace() -> NamespaceRecord:
+        """Made empty: a dictionary's own constructor would hash whatever keys it is given."""
+        return NamespaceRecord()
+
+    types = [Global("torch", str(kind).removeprefix("torch.")) for kind in _TYPES]
+    return {
+        **python_stand_ins(load),
+        **numpy_stand_ins(load),
+        **storage_stand_ins(),
+        **tensor_stand_ins(load),
+        **dict.fromkeys([*types, Global("torch", "device")], named),
+        Global("torch", "Size"): size,
+        Global("argparse", "Namespace"): namespace,
+    }
+
+
+_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
+
+
+# ---- the zip archive: <name>/data.pkl, <name>/data/<key>, <name>/byteorder ----
+
+
+class _Stream(io.RawIOBase):
+    """Bytes in memory as the file that zipfile wants, without a copy of them."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: len(self.data)}[whence]
+        if self.at < 0:
+            raise ValueError("a position before the start")
+        return self.at
+
+    def read(self, size: int = -1) -> bytes:
+        """zipfile reads the list of entries at once, and makes an object of each."""
+        end = len(self.data) if size < 0 else min(self.at + size, len(self.data))
+        if end - self.at > _DIRECTORY:
+            raise ValueError(f"a list of entries of {end - self.at:,} bytes")
+        taken = bytes(self.data[self.at : end])
+        self.at += len(taken)
+        return taken
+
+
+def _read_zip(data: memoryview, load: Load) -> TorchFile:
+    root, entries = _entries(data, load)
+    order = entries.get(f"{root}/byteorder")
+    if order is not None and bytes(_content(data, order, load)[:16]).strip() != b"little":
+        raise UnknownFormatError(f"{load.source}: its tensors are not stored little-endian")
+    storages: dict[str, Storage] = {}
+    checksums: dict[int, int] = {}
+
+    def persistent(key: Any) -> Storage:
+        name, storage = storage_of(key, load)
+        if name in storages:
+            known = storages[name]
+            if (known.dtype, known.numel) != (storage.dtype, storage.numel):
+                raise load.damaged("a storage is named with two types or sizes")
+            return known
+        entry = entries.get(f"{root}/data/{name}")
+        if entry is None or entry.file_size != storage.nbytes:
+            size = "missing" if entry is None else f"{entry.file_size:,} bytes"
+            raise load.damaged(f"storage {printable(name)} of {storage.nbytes:,} bytes is {size} in the archive")
+        storage.data = _content(data, entry, load)
+        storages[name] = storage
+        checksums[id(storage)] = entry.CRC
+        return storage
+
+    entry = entries[f"{root}/data.pkl"]
+    pickled = _content(data, entry, load)
+    _check_sum(pickled, entry.CRC, "data.pkl", load)
+    allowed = _stand_ins(load).get
+    value, end = run_pickle(pickled, load=load, allowed=allowed, persistent=persistent, buildable=_BUILDABLE)
+    if end != len(pickled):
+        raise load.damaged("data.pkl goes on behind its end")
+    return TorchFile(value, load, checksums)
+
+
+def _entries(data: memoryview, load: Load) -> tuple[str, dict[str, zipfile.ZipInfo]]:
+    """Name of the archive's one folder, and its entries by name, all of them stored as they are."""
+    try:
+        with zipfile.ZipFile(_Stream(data)) as archive:
+            found = archive.infolist()
+    except _BROKEN_ZIP as error:
+        raise load.damaged(f"not a readable zip archive: {printable(str(error))}") from error
+    entries = {entry.filename: entry for entry in found}
+    roots = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(roots) != 1 or f"{roots[0]}/constants.pkl" in entries:
+        shown = ", ".join(printable(name, 60) for name in list(entries)[:6])
+        kind = "TorchScript, a program" if roots else "a zip archive, but not of torch.save"
+        raise UnknownFormatError(
+            f"{load.source}: {kind}: {len(entries)} entries: {shown}", "save a state dict with torch.save"
+        )
+    if len(entries) != len(found):
+        raise load.damaged("entries of the archive share a name")
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in found):
+        raise load.damaged("entries of the archive are compressed or encrypted, which torch.save never does")
+    if any(entry.compress_size != entry.file_size for entry in found):
+        raise load.damaged("entries of the archive are stored and have two sizes")
+    if sum(entry.file_size for entry in found) > len(data):
+        raise load.damaged("the entries of the archive are larger than the file: they overlap")
+    return roots[0], entries
+
+
+def _content(data: memoryview, entry: zipfile.ZipInfo, load: Load) -> memoryview:
+    """The bytes of a stored entry: behind its local header, whose name and extra field have lengths of their own."""
+    header = data[entry.header_offset : entry.header_offset + 30]
+    if len(header) != 30 or header[:4] != _ZIP:
+        raise load.damaged("an entry of the archive has no header")
+    start = entry.header_offset + 30 + sum(struct.unpack_from("<HH", header, 26))
+    if start + entry.file_size > len(data):
+        raise load.damaged("an entry of the archive is cut off")
+    return data[start : start + entry.file_size]
+
+
+def _check_sum(data: memoryview | bytes, expected: int, name: str, load: Load) -> None:
+    """torch writes 0 for all when it was told to compute none (torch.serialization.set_crc32_options)."""
+    if expected and zlib.crc32(data) != expected:
+        raise load.damaged(f"the bytes of {name} do not match their checksum")

@@ -1,0 +1,1 @@
+"""Distillation: the student learns to generate the images of its teacher."""

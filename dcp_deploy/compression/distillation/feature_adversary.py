@@ -1,0 +1,99 @@
+"""A discriminator of features: it judges images by what a network that does not learn sees in them.
+
+Sauer et al. 2021, "Projected GANs Converge Faster". Maps of several resolutions are mixed by random filters that stay
+as they were drawn: over channels, and from coarse to fine over resolutions, so that no head can look at one part of
+them only. A small convolutional head at each resolution answers with a map of logits. Spectral normalisation (Miyato et
+al. 2018) keeps the heads smooth, in the place of R1. It knows no classes.
+
+The features are those of the perceptual loss: the demo's reader, or the VGG16 that LPIPS brings. The paper's own come
+from an EfficientNet and are of about unit size; VGG16's grow with depth. So at every position each map is scaled to
+a mean square of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from ...generators.ops import normalize_second_moment
+from ...metrics.published import Lpips
+from . import losses
+
+CHANNELS, MOST_CHANNELS = 64, 256  # after mixing, and of a head; they double where it halves the size
+SCALES, LARGEST = 4, 64  # maps that are judged, and the side of the finest in pixels, as published for 256 px
+SMALLEST = 4  # side of the maps of logits
+
+
+def judged_maps(perceptual: losses.FeatureMaps | Lpips, images: Tensor) -> list[Tensor]:
+    """What is judged of images [B, 3, R, R]: the four coarsest maps of at most 64 px, fine to coarse, float32."""
+    found = perceptual.maps(images) if isinstance(perceptual, Lpips) else perceptual(images)
+    fitting = [x for x in found if x.shape[-1] <= LARGEST] or [found[-1]]
+    return [normalize_second_moment(x.float()) for x in fitting[-SCALES:]]
+
+
+class FeatureDiscriminator(nn.Module):
+    """Maps [B, C_i, H_i, W_i], fine to coarse, to as many maps of logits [B, 1, h, w], positive for real images.
+
+    ``shapes`` are the C_i and H_i. All that is random about it is drawn from torch's global state.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        for index, (channels, _) in enumerate(shapes):
+            self.register_buffer(f"over_channels{index}", _filter(channels, 1))
+            self.register_buffer(f"over_scales{index}", _filter(CHANNELS, 3))
+        self.heads = nn.ModuleList(_head(side) for _, side in shapes)
+        self.eval()  # spectral norms follow the weights in :meth:`follow` alone
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The logits of each resolution, fine to coarse."""
+        coarser: Tensor | None = None
+        logits: list[Tensor] = []
+        for index, head in reversed(list(enumerate(self.heads))):
+            x = F.conv2d(maps[index], self.get_buffer(f"over_channels{index}"))
+            if coarser is not None:
+                x = x + F.interpolate(coarser, size=x.shape[2:], mode="bilinear", align_corners=False)
+            coarser = F.conv2d(x, self.get_buffer(f"over_scales{index}"), padding=1)
+            logits.append(head(coarser))
+        return logits[::-1]
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """One power iteration: every layer's norm follows its weight. Once a step, in however many parts it is."""
+        self.train()
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                _ = layer.weight  # asking for it iterates
+        self.eval()
+
+
+def _filter(channels: int, kernel: int) -> Tensor:
+    """Random filters to 64 channels, by He et al. 2015 where no non-linearity follows: independent inputs keep size."""
+    weight = torch.empty(CHANNELS, channels, kernel, kernel)
+    return nn.init.kaiming_normal_(weight, nonlinearity="linear")
+
+
+def _head(side: int) -> nn.Sequential:
+    """From a mixed map down to logits: strided convolutions until 4 px, and one more."""
+    layers: list[nn.Module] = []
+    channels = CHANNELS
+    while side > SMALLEST:
+        wider = min(2 * channels, MOST_CHANNELS)
+        layers += [_normed(nn.Conv2d(channels, wider, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+        channels, side = wider, side // 2
+    return nn.Sequential(*layers, _normed(nn.Conv2d(channels, 1, 3, padding=1)))
+
+
+def _normed(layer: nn.Conv2d) -> nn.Module:
+    """The layer with a spectral norm, which takes the weights' own size away.
+
+    So they begin at N(0, 1), as all that learns here: there the recipe's learning rate is a small part of a weight.
+    """
+    nn.init.normal_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return spectral_norm(layer)

@@ -1,0 +1,175 @@
+"""The losses of distillation, each a plain function of tensors.
+
+GAN, L1, perceptual and relation losses with the weights 1, 3, 3 and 30 are the recipe of StyleKD (Xu et al.,
+"Mind the Gap in Distilling StyleGANs", ECCV 2022), which DCP-GAN trains with as well. All are means over the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...generators import Generator, GeneratorConfig
+
+FeatureMaps = Callable[[Tensor], Sequence[Tensor]]
+"""Images [B, 3, R, R] in [-1, 1] to feature maps [B, C_i, H_i, W_i], fine to coarse."""
+
+DIRECTIONS_PER_BLOCK = 5
+OFFSET_LENGTH = 5.0
+
+# ---- adversarial ----
+
+
+def generator_gan_loss(fake_logits: Tensor) -> Tensor:
+    """Non-saturating logistic loss ``mean softplus(-D(G))`` (Goodfellow et al. 2014, section 3)."""
+    return F.softplus(-fake_logits).mean()
+
+
+def discriminator_gan_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Logistic loss ``mean softplus(-D(x)) + mean softplus(D(G))``."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def generator_hinge_loss(fake_logits: Sequence[Tensor]) -> Tensor:
+    """``-sum over maps of mean D(G)`` (Lim & Ye 2017, "Geometric GAN", which Projected GANs train with)."""
+    return -torch.stack([logits.mean() for logits in fake_logits]).sum()
+
+
+def discriminator_hinge_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
+    """``sum over maps of mean max(0, 1 - D(x)) + mean max(0, 1 + D(G))``; the same paper."""
+    pairs = zip(real_logits, fake_logits, strict=True)
+    return torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in pairs]).sum()
+
+
+def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
+    """``mean ||grad_x D(x)||^2`` (Mescheder et al. 2018, "Which Training Methods for GANs do actually
+    Converge?", equation 9).
+
+    ``real_images`` [B, 3, R, R] must require gradients and have led to ``real_logits`` [B].
+    """
+    (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+def path_lengths(images: Tensor, ws: Tensor, noise: Tensor, *, graph: bool = True) -> Tensor:
+    """How far images move per step in ``ws``, one number per sample [B] (Karras et al. 2020, StyleGAN2, section 3.2).
+
+    ``||J^T y||`` for a random image ``y = noise / sqrt(H W)``, noise ~ N(0, I) of the images' shape: squares are summed
+    over w_dim and averaged over the slots of ``ws`` [B, num_ws, w_dim], which must require gradients. ``graph`` False:
+    only to look at, not to derive again.
+    """
+    y = noise / math.sqrt(images.shape[2] * images.shape[3])
+    (gradient,) = torch.autograd.grad((images * y).sum(), ws, create_graph=graph)
+    return gradient.square().sum(dim=2).mean(dim=1).sqrt()
+
+
+# ---- the same image as the teacher ----
+
+
+def l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """``mean |student - teacher|`` over final images."""
+    return (student - teacher).abs().mean()
+
+
+def perceptual_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Distance between feature maps, each position's feature vector scaled to unit length first.
+
+    Squared difference summed over channels, mean over positions and batch, summed over maps: LPIPS (Zhang et al.
+    2018, "The Unreasonable Effectiveness of Deep Features", equation 1) with all channel weights equal to one.
+    """
+    distances = []
+    for a, b in zip(student, teacher, strict=True):
+        difference = F.normalize(a.float(), dim=1, eps=1e-6) - F.normalize(b.float(), dim=1, eps=1e-6)
+        distances.append(difference.square().sum(dim=1).mean())
+    return torch.stack(distances).sum()
+
+
+def feature_matching_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """``sum over maps of mean |student - teacher|`` over features [B, C_i, H_i, W_i] of a discriminator.
+
+    Wang et al. 2018 ("High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", equation 4).
+    """
+    return torch.stack([l1_loss(a.float(), b.float()) for a, b in zip(student, teacher, strict=True)]).sum()
+
+
+# ---- the same relations between images ----
+
+
+def relation_loss(
+    student: Mapping[str, Tensor],
+    student_moved: Mapping[str, Tensor],
+    teacher: Mapping[str, Tensor],
+    teacher_moved: Mapping[str, Tensor],
+    *,
+    group: int = 4,
+) -> Tensor:
+    """Latent-direction relation loss of StyleKD: ``sum over layers of KL(P_teacher || P_student)``, batch mean.
+
+    Each argument maps block names to features [B, C, H, W], of the latents and of the same latents moved by an
+    offset. Images are compared in groups of ``group``, spread over the batch as the discriminator's are; a batch that
+    the group does not divide is one group. ``P[a, b]`` is the softmax over the b of a's group of the cosine between
+    image a's features and moved image b's. Only these matrices are compared, so the student may have other channel
+    counts. Its layers are those of ``teacher``. StyleKD compares within a GPU's share, which is 4 of 16 images.
+    """
+    divergences = []
+    for name in teacher:
+        target = F.log_softmax(_cosines(teacher[name], teacher_moved[name], group), dim=2)
+        actual = F.log_softmax(_cosines(student[name], student_moved[name], group), dim=2)
+        divergence = F.kl_div(actual, target, reduction="sum", log_target=True)
+        divergences.append(divergence / len(teacher[name]))
+    return torch.stack(divergences).sum()
+
+
+def _cosines(a: Tensor, b: Tensor, group: int) -> Tensor:
+    """Of every image of ``a`` with every one of ``b`` in its group: [B / group, group, group]."""
+    size = group if len(a) % group == 0 else len(a)
+    units = (F.normalize(x.flatten(1).float(), dim=1).reshape(size, -1, x[0].numel()).transpose(0, 1) for x in (a, b))
+    a, b = units
+    return a @ b.transpose(1, 2)
+
+
+def mimic_layers(config: GeneratorConfig) -> list[str]:
+    """Outputs that the relation loss compares, by their names in ``synthesis.features``.
+
+    StyleGAN2: blocks of 16 to 128 px and at most half the image (256 px: all four); an image too small for any of them
+    is compared at its own resolution. StyleGAN3: L1 and L2, as DCP-GAN's authors do.
+    """
+    if config.layout is not None:
+        return [f"L{i}" for i in (1, 2) if i < config.layout.num_layers]
+    return [f"b{r}" for r in (16, 32, 64, 128) if r <= config.resolution // 2] or [f"b{config.resolution}"]
+
+
+def offset_directions(teacher: Generator) -> Tensor:
+    """The pool of unit directions [n, w_dim] that the relation loss moves latents along.
+
+    For each block from 8 px to the last mimic layer (StyleGAN3: each layer up to it), the affine weights of its
+    convolutions side by side are M [w_dim, C], every column (one style channel) scaled to unit length; the block gives
+    the five leading eigenvectors of M M^T: the directions in w that most styles of the block listen to (StyleKD's
+    "main" directions).
+    """
+    last = mimic_layers(teacher.config)[-1]
+    blocks: dict[str, list[Tensor]] = {}
+    for name, layer in teacher.synthesis.scored()[:-1]:  # without toRGB
+        block = name.split(".")[0]
+        if blocks and block not in blocks and last in blocks:
+            break
+        blocks.setdefault(block, []).append(layer.affine.weight.detach())
+    blocks.pop("b4", None)
+    if not blocks:
+        raise ValueError(f"a generator of {teacher.config.resolution} px has no block to take directions from")
+    pool = []
+    for weights in blocks.values():
+        columns = F.normalize(torch.cat(weights).to("cpu", torch.float64), dim=1)  # [C, w_dim]: M transposed
+        _, vectors = torch.linalg.eigh(columns.T @ columns)  # ascending
+        pool.append(vectors.flip(1).T[:DIRECTIONS_PER_BLOCK])
+    return torch.cat(pool).to(torch.float32)
+
+
+def draw_offsets(directions: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    """One offset per sample, [batch, w_dim]: a direction drawn evenly from the pool, times N(0, 1) * 5."""
+    chosen = torch.randint(len(directions), (batch,), generator=generator)
+    return directions[chosen] * (OFFSET_LENGTH * torch.randn(batch, 1, generator=generator))

@@ -1,0 +1,92 @@
+"""Batches of real images for the discriminator, by position: the same step always sees the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...datasets.images import ImageSet
+from ...errors import UsageError
+from ...generators.latents import stream
+
+
+@runtime_checkable
+class ImageSequence(Protocol):
+    """A finite data set: ``images[i]`` is uint8 [R, R, 3]. An ImageSet has labels too, and decodes in threads."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+ImageSource = ImageSequence | Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+"""A finite data set, visited in a new order each epoch, or an endless one: indices [N] to uint8 [N, R, R, 3]."""
+
+
+def check_labels(source: ImageSource, c_dim: int) -> None:
+    """Raise UsageError unless ``source`` has labels [c_dim], which a conditional generator's discriminator needs."""
+    found = source.c_dim if isinstance(source, ImageSet) else 0
+    if c_dim and found != c_dim:
+        raise UsageError(
+            f"the generator is conditional on {c_dim} classes, and the real images have labels of length {found}",
+            f"open them with c_dim={c_dim}, or leave them out to train against the teacher's own samples",
+        )
+
+
+def real_batch(
+    source: ImageSource,
+    position: int,
+    count: int,
+    *,
+    seed: int,
+    resolution: int,
+    mirror: bool,
+    part: slice = slice(None),
+) -> tuple[Tensor, Tensor | None]:
+    """Images ``position`` to ``position + count`` of the stream, float [count, 3, R, R] in [-1, 1], and their labels.
+
+    ``part`` chooses some of them. Labels are float [count, c_dim], None for a source without. Raises UsageError when
+    the images are not uint8 of that resolution.
+    """
+    indices = np.arange(position, position + count, dtype=np.int64)[part]
+    images, labels = _read(source, indices, count, seed)
+    if images.dtype != np.uint8 or images.shape != (len(indices), resolution, resolution, 3):
+        raise UsageError(
+            f"real images must be uint8 [{len(indices)}, {resolution}, {resolution}, 3], got {images.dtype} "
+            f"{list(images.shape)}",
+            f"resize the data set to the generator's {resolution} px",
+        )
+    batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+    if mirror:
+        flips = torch.rand(count, generator=stream(seed, "mirror", position))[part] < 0.5
+        batch = torch.where(flips[:, None, None, None], batch.flip(3), batch)
+    return batch, labels
+
+
+def _read(source: ImageSource, indices: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[Any], Tensor | None]:
+    if not isinstance(source, ImageSequence):
+        return np.asarray(source(indices)), None
+    if not len(source):
+        raise UsageError("the data set has no images", "leave it out to train against the teacher's own samples")
+    if not isinstance(source, ImageSet):
+        return np.stack([np.asarray(source[index]) for index in _shuffled(indices, len(source), seed)]), None
+    following = _shuffled(indices + count, len(source), seed)
+    images, labels = zip(*source.samples(_shuffled(indices, len(source), seed), then=following), strict=True)
+    return np.stack(images), torch.from_numpy(np.stack(labels)) if source.labels else None
+
+
+def _shuffled(positions: NDArray[np.int64], length: int, seed: int) -> list[int]:
+    """Indices into a data set of ``length`` at positions of the endless stream of its shuffled epochs."""
+    places = (divmod(int(position), length) for position in positions)
+    return [int(_permutation(length, seed, epoch)[offset]) for epoch, offset in places]
+
+
+@lru_cache(maxsize=2)  # a batch may reach into the next epoch
+def _permutation(length: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(length, generator=stream(seed, "epoch", epoch))

@@ -1,0 +1,225 @@
+"""Train the pruned student to draw what the teacher draws: StyleKD's recipe, resumable to the last bit.
+
+One step: the teacher draws a batch and the same latents moved by an offset; the student draws both too. The student's
+loss compares images (L1, perceptual), relations between images (features of both batches) and, through a full-size
+discriminator trained along, the student's images with real ones. The result is the student's moving average.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ...errors import DcpDeployError
+from ...generators import Discriminator, Generator
+from ...generators.latents import draw_latents, stream
+from ...metrics.published import Lpips
+from ..masks import Mask
+from . import losses
+from .real_images import ImageSource
+from .recipe import DistillConfig
+from .records import Measure, Records, not_finite
+from .state import TrainingState, load_state, save_state
+from .step import train_step
+from .step_graph import StepGraph, can_be_captured
+from .stopping import TrainingInterruptedError, stop_requests
+from .task import Task
+from .team import join_team
+from .timing import Expected, expected_time
+from .training_run import ALONE, Team
+
+W_AVG_LATENTS = 10_000
+LEAST_SCALE = 2.0**-20  # of fp16's loss scale, halved at each update that overflows: nothing is learnt any more
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """The distilled generator (the moving average), its history, and where the run started.
+
+    Each history entry has "step", "l1_to_teacher" (of the average, over 32 fixed latents) and, but for the first, each
+    loss's mean since the entry before. ``resumed_at`` is 0 unless a checkpoint was continued. ``best`` is the average
+    at its best step so far, when ``keep_best`` asked for it.
+    """
+
+    generator: Generator
+    history: list[dict[str, float]]
+    resumed_at: int
+    best: BestStudent | None = None
+
+
+@dataclass(frozen=True)
+class BestStudent:
+    """The moving average after ``step`` steps, where the figure was ``value``."""
+
+    generator: Generator
+    step: int
+    value: float
+
+
+def distill(
+    student: Generator,
+    teacher: Generator,
+    *,
+    config: DistillConfig,
+    data: ImageSource | None = None,
+    perceptual: losses.FeatureMaps | Lpips | None = None,
+    mask: Mask | None = None,
+    discriminator: Discriminator | None = None,
+    guide: Discriminator | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    expect: Callable[[Expected], None] | None = None,
+    measure: Measure | None = None,
+    measure_at: Collection[int] | None = None,
+    keep_best: str | None = None,
+    tensorboard: str | os.PathLike[str] | None = None,
+    device: torch.device | str | None = None,
+    devices: int = 1,
+) -> DistillResult:
+    """Train a copy of ``student`` after ``teacher``; neither argument is changed.
+
+    ``data`` are real images for the discriminator: an ``ImageSet`` (for a conditional teacher one with labels), a
+    sequence of uint8 [R, R, 3] or a function from indices [N] to uint8 [N, R, R, 3]; without it the teacher's own
+    samples are the real images. ``perceptual`` gives the feature maps that the perceptual loss compares (for the demo
+    ``load_avatar_reader().pyramid``), or is LPIPS, and must be there when that loss or ``feature_gan`` has a weight.
+    ``mask`` tells which parts of the teacher's images the L1 and the perceptual loss look at. ``discriminator`` is one
+    to start from, such as the teacher's own; by default a fresh one. ``guide`` is the teacher's own too, and stays as
+    it is: its features are what the loss of that name compares.
+
+    ``progress`` is called after each step with (steps done, steps in all, losses), ``expect`` once before the first
+    with the time that all will take, by a few steps timed for it. ``measure`` is called with the moving average after
+    each number of steps in ``measure_at`` (0: before the first; by default every ``config.measure_every`` steps and at
+    the end), and what it returns goes into the history.
+    ``keep_best`` names a figure of the history, the lower the better: the average is kept where it was lowest.
+    ``tensorboard`` is a folder for TensorBoard's files.
+
+    With ``checkpoint_dir`` the whole state is written there every ``config.checkpoint_every`` steps, under a name made
+    of everything that decides the result. A run killed at any moment and started again with the same arguments ends
+    with the same student, bit for bit, on a CPU with the same number of threads and version of torch (sums are taken
+    in another order by another number). Other settings do not touch that file, they start a file of their own. SIGTERM
+    and SIGINT end the run after the step at hand, with a checkpoint, as TrainingInterruptedError (a KeyboardInterrupt).
+
+    ``devices`` processes share every batch, the first of them this one: on that many GPUs, from ``cuda:0`` on, or on
+    the CPU. Gradients are those of the whole batch, to rounding.
+
+    Raises UsageError when student, teacher and settings do not fit together, CorruptFileError for a damaged
+    checkpoint, MissingCapabilityError for devices or packages that are not there, and DcpDeployError (exit code 1) when
+    the training diverges to NaN or infinity.
+    """
+    device = torch.device(device) if device is not None else next(teacher.parameters()).device
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    scheduled = () if measure is None else config.measured_steps
+    at = frozenset(scheduled if measure_at is None else measure_at)
+    task = Task(student, teacher, config, data, perceptual, mask, discriminator, guide, folder, at, keep_best, devices)
+    task.check()
+    records = Records(task, measure, None if tensorboard is None else Path(tensorboard))
+    heard = _Heard(progress, expect)
+    if devices == 1:
+        return _train(task, records, device, ALONE, heard)
+    with join_team(devices, device, partial(_follow, task.on(torch.device("cpu")))) as (team, own_device):
+        return _train(task, records, own_device, team, heard)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Who is told of what happens."""
+
+    progress: Progress | None = None
+    expect: Callable[[Expected], None] | None = None
+
+
+def _follow(task: Task, device: torch.device, team: Team) -> None:
+    """What the other processes of a team do: the same steps, and no records."""
+    _train(task.on(device), None, device, team, _Heard())
+
+
+def _train(task: Task, records: Records | None, device: torch.device, team: Team, heard: _Heard) -> DistillResult:
+    config, run, state = task.config, task.run(device, team), task.state(device)
+    key = task.key(device)
+    checkpoint = _checkpoint(task, key, team)
+    if checkpoint and checkpoint.exists():
+        load_state(state, checkpoint, key)
+    team.any(False, device)  # nobody goes on, and writes, before all have read
+    resumed_at = state.step
+    if heard.expect and state.step < config.steps:
+        heard.expect(expected_time(task, run, state.step))
+    if records:
+        records.begin(state, run)
+
+    step = StepGraph() if can_be_captured(run) else train_step
+    with stop_requests() as asked:
+        while state.step < config.steps:
+            values = step(state, run)
+            if broken := not_finite(values):
+                raise _diverged(broken, state.step, checkpoint)
+            stop = team.any(asked() is not None, device)
+            if records:
+                records.add(state, run, values)
+                due = state.step % config.checkpoint_every == 0 or state.step == config.steps
+                if checkpoint and (due or stop):
+                    _save(state, checkpoint, key)
+                if heard.progress:
+                    heard.progress(state.step, config.steps, values)
+            if stop:
+                raise _interrupted(asked(), state, config, checkpoint)
+    if records:
+        records.close()
+    return DistillResult(_finished(state.ema, config), state.history, resumed_at, _best_student(state, config))
+
+
+def _checkpoint(task: Task, key: str, team: Team) -> Path | None:
+    """Where the run's state is kept, without the remnants of a run that was killed while writing there."""
+    if task.checkpoint_dir is None:
+        return None
+    checkpoint = task.checkpoint_dir / f"distill-{key[:12]}.safetensors"
+    if team.rank == 0:
+        for remnant in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):
+            remnant.unlink()
+    return checkpoint
+
+
+def _save(state: TrainingState, checkpoint: Path, key: str) -> None:
+    """Write the state, unless it is one to keep the last good checkpoint from."""
+    if not state.is_finite():
+        raise _diverged("a weight", state.step, checkpoint)
+    if min(state.student_scaler.get_scale(), state.discriminator_scaler.get_scale()) < LEAST_SCALE:
+        raise _diverged("every gradient in fp16", state.step, checkpoint)
+    save_state(state, checkpoint, key)
+
+
+def _interrupted(
+    signal: str | None, state: TrainingState, config: DistillConfig, checkpoint: Path | None
+) -> TrainingInterruptedError:
+    kept = f"the checkpoint is {checkpoint}" if checkpoint else "nothing was kept: there is no checkpoint_dir"
+    return TrainingInterruptedError(f"stopped by {signal} after step {state.step} of {config.steps}; {kept}")
+
+
+def _diverged(what: str, step: int, checkpoint: Path | None) -> DcpDeployError:
+    kept = f"the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else "no checkpoint yet"
+    return DcpDeployError(f"{what} became NaN or infinite at step {step}; {kept}", "lower the learning rate")
+
+
+def _best_student(state: TrainingState, config: DistillConfig) -> BestStudent | None:
+    if state.best is None:
+        return None
+    average = copy.deepcopy(state.ema)
+    average.load_state_dict(state.best.weights)
+    return BestStudent(_finished(average, config), state.best.step, state.best.value)
+
+
+@torch.no_grad()
+def _finished(average: Generator, config: DistillConfig) -> Generator:
+    """The result: truncation pulls towards ``w_avg``, so after the mapping network trained it is measured again."""
+    z, c = draw_latents(average.config, W_AVG_LATENTS, stream(config.seed, "w_avg"))
+    device = average.mapping.w_avg.device
+    w = average.mapping.w(z.to(device), None if c is None else c.to(device))
+    average.mapping.w_avg.copy_(w.mean(dim=0))
+    return average.requires_grad_(True)

@@ -1,0 +1,1 @@
+"""Channel scores: how much each channel contributes to the diversity of the images."""

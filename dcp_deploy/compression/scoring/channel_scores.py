@@ -1,0 +1,76 @@
+"""The result of scoring, in memory and as a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ...errors import CorruptFileError, InputError
+from ...files import atomic_path
+
+_FORMAT = "dcp-deploy scores 1"
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelScores:
+    """One float64 vector per entry of ``GeneratorConfig.widths``, in its order; higher means keep.
+
+    Only the order *within* a layer has a meaning. ``settings`` are those of :func:`score`, ready for JSON.
+    """
+
+    scores: tuple[Tensor, ...]
+    settings: dict[str, Any]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels per layer of the generator that was scored."""
+        return tuple(len(layer) for layer in self.scores)
+
+
+def save_scores(scores: ChannelScores, path: str | os.PathLike[str]) -> Path:
+    """Write the scores as safetensors, the settings as JSON in its metadata. Atomic."""
+    tensors = {f"layer{i:02d}": layer.contiguous() for i, layer in enumerate(scores.scores)}
+    metadata = {"format": _FORMAT, "settings": json.dumps(scores.settings, sort_keys=True, allow_nan=False)}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata))  # a full disk is an OSError this way
+    return Path(path)
+
+
+def load_scores(path: str | os.PathLike[str]) -> ChannelScores:
+    """Read what :func:`save_scores` wrote.
+
+    Raises InputError when there is no such file, CorruptFileError when it is not a whole and finite file of scores.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no score file {path}", "write one with: dcp-deploy score TEACHER --out FILE")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        settings = json.loads(metadata.get("settings", "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CorruptFileError(f"{path} is not a readable score file: {error}", "compute the scores again") from error
+    names = [f"layer{i:02d}" for i in range(len(tensors))]
+    if metadata.get("format") != _FORMAT or not isinstance(settings, dict) or sorted(tensors) != names or not names:
+        raise CorruptFileError(f"{path} is a safetensors file, but not one of scores ({_FORMAT!r})")
+    scores = ChannelScores(tuple(tensors[name] for name in names), settings)
+    check_scores(scores, str(path))
+    return scores
+
+
+def check_scores(scores: ChannelScores, source: str = "the scores") -> None:
+    """Raise CorruptFileError unless every layer is a finite float64 vector."""
+    for index, layer in enumerate(scores.scores):
+        if layer.ndim != 1 or layer.dtype != torch.float64 or not layer.isfinite().all():
+            raise CorruptFileError(
+                f"layer {index} of {source} is not a finite float64 vector ({layer.dtype}, {list(layer.shape)})",
+                "compute the scores again",
+            )

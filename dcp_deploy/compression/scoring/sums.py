@@ -1,0 +1,77 @@
+"""The sums of a scoring run on their way: kept apart for even and odd batches, and as a file that outlives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ...errors import CorruptFileError
+from ...files import atomic_path
+
+_SECONDS = 30.0
+
+
+class ScoreSums:
+    """Two lists of float64 [C], one vector per layer: what even and what odd batches add up to.
+
+    ``done`` counts batches, ``latents`` the latents in them.
+    """
+
+    def __init__(self, widths: Sequence[int], path: Path | None, key: str) -> None:
+        self.halves = [[torch.zeros(width, dtype=torch.float64) for width in widths] for _ in range(2)]
+        self.done = self.latents = 0
+        self._path, self._key, self._saved = path, key, time.monotonic()
+
+    @classmethod
+    def start(cls, widths: Sequence[int], path: str | os.PathLike[str] | None, key: str) -> ScoreSums:
+        """Empty, or what the file holds if it was written under the same key.
+
+        Raises CorruptFileError when there is a file that cannot be read.
+        """
+        sums = cls(widths, None if path is None else Path(path), key)
+        if sums._path is not None and sums._path.exists():
+            sums._load(sums._path)
+        return sums
+
+    def add(self, layers: Sequence[Tensor], latents: int) -> None:
+        """One more batch."""
+        for total, layer in zip(self.halves[self.done % 2], layers, strict=True):
+            total += layer
+        self.done, self.latents = self.done + 1, self.latents + latents
+
+    def save_sometimes(self) -> None:
+        """Write the file, if there is to be one and the last time is half a minute ago."""
+        if self._path is None or time.monotonic() - self._saved < _SECONDS:
+            return
+        tensors = {f"{half}.{i:02d}": layer for half in (0, 1) for i, layer in enumerate(self.halves[half])}
+        facts = {"key": self._key, "done": self.done, "latents": self.latents}
+        with atomic_path(self._path) as temporary:
+            temporary.write_bytes(save(tensors, {"progress": json.dumps(facts)}))
+        self._saved = time.monotonic()
+
+    def discard(self) -> None:
+        """Remove the file: the scores are there."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _load(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {})["progress"])
+                if facts["key"] != self._key:
+                    return
+                layers = range(len(self.halves[0]))
+                self.halves = [[file.get_tensor(f"{half}.{i:02d}") for i in layers] for half in (0, 1)]
+                self.done, self.latents = int(facts["done"]), int(facts["latents"])
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptFileError(
+                f"{path} does not hold the sums of a scoring run: {error}", "delete it; scoring then starts over"
+            ) from error

@@ -1,0 +1,265 @@
+"""Does editing survive? Directions of the teacher's w, and what they change in its images and in a student's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..checkpoints.directions import Direction, check_directions
+from ..compression.scoring.diversity import principal_components
+from ..datasets.avatars import FACTORS, RESOLUTION, Factors
+from ..errors import UsageError
+from ..generators import Generator
+from ..generators.latents import draw_latents, stream
+from ..metrics.drawing import to_8_bit
+from ..metrics.features import load_avatar_reader
+from ..progress import Progress, shifted
+
+if TYPE_CHECKING:
+    from ..export.runners.loading import Array, Runner
+
+COUNT = 10
+SAMPLES = 128
+STEPS = 2.0  # standard deviations to either side: far enough to see, near enough to stay within the data
+_BATCH = 32
+
+Matrix = NDArray[np.float64]
+
+
+# ---- directions ----
+
+
+def find_directions(generator: Generator, *, count: int = COUNT, seed: int = 0) -> dict[str, Direction]:
+    """The ``count`` leading principal components of w, "pc0", "pc1", ..., each moving every slot.
+
+    GANSpace (Härkönen et al. 2020) for StyleGAN: PCA of 10,000 mapped latents, as channel scoring computes it. Raises
+    UsageError for a count below 1 or above w_dim.
+    """
+    config = generator.config
+    if not 1 <= count <= config.w_dim:
+        raise UsageError(f"{count} directions", f"Choose 1 to {config.w_dim}, the width of w.")
+    components, variances = principal_components(generator, seed)
+    slots = (0, config.num_ws - 1)
+    sigmas = variances[:count].sqrt().tolist()
+    return {f"pc{index}": Direction(components[index], slots, sigma) for index, sigma in enumerate(sigmas)}
+
+
+def parse_edits(words: Sequence[str], directions: Mapping[str, Direction]) -> list[tuple[Direction, float]]:
+    """["pc0=2", "pc3=-1.5"] as directions and standard deviations; UsageError for what is not among ``directions``."""
+    edits = []
+    for word in words:
+        name, _, number = word.rpartition("=")
+        try:
+            steps = float(number)
+        except ValueError:
+            steps = math.nan
+        if name not in directions or not math.isfinite(steps):
+            known = ", ".join(directions)
+            raise UsageError(f"--direction {word!r} is no NAME=STRENGTH of the file", f"Its names: {known}.")
+        edits.append((directions[name], steps))
+    return edits
+
+
+def edited_runner(runner: Runner, edits: Sequence[tuple[Direction, float]]) -> Runner:
+    """A runner that moves w along directions, by so many standard deviations each, before it draws.
+
+    Raises UsageError for a runner that is no torch generator: an exported file's w lies inside it.
+    """
+    generator = runner.source
+    if not isinstance(generator, Generator):
+        raise UsageError(
+            f"{runner.name} takes z, and an edit moves w", "Give the checkpoint that it was exported from."
+        )
+    check_directions({str(index): one for index, (one, _) in enumerate(edits)}, generator.config)
+    device = next(generator.parameters()).device
+
+    def draw(z: Array, psi: Array, c: Array | None) -> Array:
+        labels = None if c is None else torch.from_numpy(c).to(device)
+        with torch.inference_mode():
+            ws = generator.mapping(torch.from_numpy(z).to(device), labels, psi=torch.from_numpy(psi).to(device))
+            for direction, steps in edits:
+                ws = direction.move(ws, steps)
+            images: Array = generator.synthesis(ws).cpu().numpy()
+        return images
+
+    return replace(runner, draw=draw)
+
+
+# ---- what they change ----
+
+
+@dataclass(frozen=True)
+class DirectionReport:
+    """One direction. ``images``: cosine between the changes of teacher's and student's pixels, mean over seeds.
+
+    ``correlation``: Pearson's, over the factors, between what it changes in both. ``strongest``: the factor that it
+    changes most in the teacher, with both changes, in standard deviations of the data. None where factors cannot be
+    read.
+    """
+
+    name: str
+    images: float
+    correlation: float | None = None
+    strongest: str | None = None
+    teacher_change: float | None = None
+    student_change: float | None = None
+
+
+@dataclass(frozen=True)
+class EditingReport:
+    """Agreement of teacher and student over all directions. ``images``: mean of that of the directions.
+
+    ``correlation``: Pearson's over all pairs of direction and factor; ``slope``: least squares through zero, student's
+    change per unit of the teacher's (1: as strong, below: weaker). Both None where factors cannot be read.
+    ``same_strongest``: share of the directions whose strongest factor is the same in both.
+    """
+
+    images: float
+    correlation: float | None
+    slope: float | None
+    same_strongest: float | None
+    directions: tuple[DirectionReport, ...]
+    samples: int
+    steps: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {**asdict(self), "directions": [asdict(one) for one in self.directions]}
+
+
+def compare_editing(
+    student: Generator,
+    teacher: Generator,
+    directions: Mapping[str, Direction],
+    *,
+    samples: int = SAMPLES,
+    steps: float = STEPS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> EditingReport:
+    """Move the codes of ``samples`` latents by ``steps`` standard deviations to either side along each direction, in
+    both generators, and compare what changes: G(w + d) - G(w - d), and for avatars half the difference of each factor.
+
+    Continuous factors are read in [-1, 1], circular ones in turns, each value of a category as its rate; all divided by
+    their standard deviation in the data. Raises UsageError for fewer than 2 samples, InputError for directions that
+    do not fit.
+    """
+    if samples < 2 or not steps > 0:
+        raise UsageError(f"{samples} samples, {steps:g} steps", "Choose 2 samples or more, and steps above 0.")
+    check_directions(directions, teacher.config)
+    check_directions(directions, student.config)
+    z, c = draw_latents(teacher.config, samples, stream(seed, "editing"))
+    readable = all(one.config.resolution == RESOLUTION and not one.config.c_dim for one in (teacher, student))
+    reports, matrices = [], []
+    for index, (name, direction) in enumerate(directions.items()):
+        part = shifted(progress, index * samples, len(directions) * samples)
+        cosine, effects = _compare_direction(student, teacher, direction, (z, c), steps, readable, part)
+        matrices.append(effects)
+        reports.append(_report(name, cosine, effects if readable else None))
+    images = float(np.mean([one.images for one in reports]))
+    if not readable:
+        return EditingReport(images, None, None, None, tuple(reports), samples, steps)
+    student_effects, teacher_effects = np.stack(matrices, axis=1)  # [directions, columns] each
+    same = np.abs(student_effects).argmax(axis=1) == np.abs(teacher_effects).argmax(axis=1)
+    return EditingReport(
+        images,
+        _pearson(student_effects.ravel(), teacher_effects.ravel()),
+        float((student_effects * teacher_effects).sum() / np.square(teacher_effects).sum()),
+        float(same.mean()),
+        tuple(reports),
+        samples,
+        steps,
+    )
+
+
+def _report(name: str, cosine: float, effects: Matrix | None) -> DirectionReport:
+    if effects is None:
+        return DirectionReport(name, cosine)
+    student, teacher = effects
+    at = int(np.abs(teacher).argmax())
+    return DirectionReport(
+        name, cosine, _pearson(student, teacher), COLUMNS[at], float(teacher[at]), float(student[at])
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _compare_direction(
+    student: Generator,
+    teacher: Generator,
+    direction: Direction,
+    latents: tuple[Tensor, Tensor | None],
+    steps: float,
+    readable: bool,
+    progress: Progress | None,
+) -> tuple[float, Matrix]:
+    """Mean cosine of the pixels' changes, and the factors' changes [2, columns] of student and teacher."""
+    z, c = latents
+    cosines: list[Tensor] = []
+    read: list[list[Factors]] = [[], [], [], []]  # student -, student +, teacher -, teacher +
+    for start in range(0, len(z), _BATCH):
+        rows = slice(start, start + _BATCH)
+        images = [
+            _draw(network, z[rows], None if c is None else c[rows], direction, sign * steps)
+            for network in (student, teacher)
+            for sign in (-1.0, 1.0)
+        ]
+        change, wanted = (images[1] - images[0]).flatten(1), (images[3] - images[2]).flatten(1).to(images[0].device)
+        cosines.append(torch.cosine_similarity(change.double(), wanted.double(), dim=1).cpu())
+        for found, drawn in zip(read, images, strict=True):
+            if readable:
+                found.append(load_avatar_reader(str(drawn.device)).read(drawn))
+        if progress:
+            progress(min(start + _BATCH, len(z)), len(z))
+    if not readable:
+        return float(torch.cat(cosines).mean()), np.zeros((2, 0))
+    before, after, teacher_before, teacher_after = (Factors(np.concatenate([p.table for p in parts])) for parts in read)
+    effects = np.stack([factor_changes(before, after), factor_changes(teacher_before, teacher_after)])
+    return float(torch.cat(cosines).mean()), effects
+
+
+def _draw(generator: Generator, z: Tensor, c: Tensor | None, direction: Direction, steps: float) -> Tensor:
+    device = next(generator.parameters()).device
+    ws = generator.mapping(z.to(device), None if c is None else c.to(device))
+    return to_8_bit(generator.synthesis(direction.move(ws, steps)))
+
+
+COLUMNS: tuple[str, ...] = tuple(
+    name
+    for factor in FACTORS
+    for name in (
+        [f"{factor.name}={value}" for value in factor.values] if factor.kind == "categorical" else [factor.name]
+    )
+)
+"""What :func:`factor_changes` measures, in order."""
+
+
+def factor_changes(before: Factors, after: Factors) -> Matrix:
+    """Half the mean change of every factor from ``before`` to ``after`` (rows pair up), in standard deviations of the
+    data: float64 [len(COLUMNS)]. Circular factors by their shorter way round, categories as the rate of each value."""
+    changes: list[float] = []
+    for factor in FACTORS:
+        first, second = (table.column(factor.name).astype(np.float64) for table in (before, after))
+        if factor.kind == "categorical":
+            for value, rate in enumerate(factor.probabilities):
+                moved = np.mean(second == value) - np.mean(first == value)
+                changes.append(float(moved) / np.sqrt(rate * (1.0 - rate)))
+        elif factor.kind == "circular":
+            turned = np.mod(second - first + 0.5, 1.0) - 0.5
+            changes.append(float(turned.mean()) * np.sqrt(12.0))  # uniform on one turn
+        else:
+            changes.append(float((second - first).mean()) * np.sqrt(3.0))  # uniform on [-1, 1]
+    return np.array(changes) / 2.0
+
+
+def _pearson(a: Matrix, b: Matrix) -> float | None:
+    """None where one of them does not vary."""
+    if a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])

@@ -1,0 +1,233 @@
+"""What ``eval`` measures: a checkpoint, an exported file or an engine, against the demo's images or a user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DcpDeployError, UsageError
+from ..progress import Reporter
+from ..teachers.presets import Teacher
+
+if TYPE_CHECKING:
+    from ..datasets.decoding import Resize
+    from ..datasets.images import ImageSet
+    from ..export.runners.loading import Backend
+    from ..metrics.drawing import Model
+    from ..metrics.photographs import Extractor, RealFeatures
+    from ..metrics.published import Inception, Lpips
+    from .editing import EditingReport
+
+DEMO_SAMPLES, DATA_SAMPLES = 5000, 50_000
+REALS = 50_000  # of --data at most
+
+INCEPTION = Teacher(
+    "weights-inception-2015-12-05-6726825d.pth",
+    "torch.save",
+    "Apache-2.0",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    "https://github.com/toshas/torch-fidelity/releases",
+    96,
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    "--inception",
+)
+VGG16 = "vgg16-397923af.pth"
+"""torchvision's file of LPIPS' network; half a gigabyte, so taken when it is there and never fetched."""
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a model is compared with, beside the demo's own images: files of a user."""
+
+    teacher: Path | None = None
+    data: Path | None = None
+    resize: Resize = "error"
+    directions: Path | None = None
+    inception: Path | None = None
+    lpips: Path | None = None
+
+
+@dataclass
+class Evaluation:
+    """Figures by name; ``not_measured``: the reason for each that there is none of."""
+
+    figures: dict[str, Any]
+    not_measured: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**self.figures, "not_measured": self.not_measured}
+
+
+def evaluate_file(
+    path: Path,
+    against: Against,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    psi: float = 1.0,
+    batch: int = 64,
+    device: str = "cpu",
+    backend: Backend = "auto",
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Measure the model in a file. ``device`` is where torch computes, ``backend`` what runs the model; ``samples``
+    None means 5000 images against the demo's, 50,000 against those of ``against.data``.
+
+    Against a teacher also the likeness of the images of equal latents, and with directions whether editing survives.
+    Raises what the parts do: UsageError for a model that cannot be measured so, InputError for bad files,
+    MissingCapabilityError for packages, weights or devices that are not there, QualityError for NaN.
+    """
+    reporter = reporter or Reporter()
+    if against.directions is not None and against.teacher is None:
+        raise UsageError("directions compare a student with its teacher", "Give --teacher FILE too.")
+    model = open_model(path, device, backend)
+    teacher = None if against.teacher is None else open_model(against.teacher, device)
+    if teacher is not None:  # before anything is measured, for that takes a while
+        from ..metrics.likeness import check_alike
+
+        check_alike(model, teacher)
+    edit = None if teacher is None or against.directions is None else _edit(model, teacher, against.directions)
+    not_measured: dict[str, str] = {}
+    lpips = lpips_or_reason(against.lpips, device, not_measured)
+    run = _Run(model, against, lpips, {"seed": seed, "psi": psi, "batch": batch}, device, reporter)
+    figures = run.against_images(samples)
+    figures["seed_diversity"] = run.diversity(model, "seed diversity")
+    if teacher is None:
+        not_measured |= dict.fromkeys(("teacher", "editing"), "there is no --teacher to compare with")
+        return Evaluation(figures, not_measured)
+    figures["teacher"] = run.against_teacher(teacher, figures["samples"], figures["seed_diversity"])
+    if edit is None:
+        not_measured["editing"] = "there are no --directions to edit along"
+    else:
+        with reporter.task("editing") as progress:
+            figures["editing"] = edit(seed=seed, progress=progress).to_dict()
+    return Evaluation(figures, not_measured)
+
+
+def open_model(path: Path, device: str, backend: Backend = "auto") -> Model:
+    """The generator of a checkpoint on ``device``, or what runs an ONNX file, a bundle or an engine."""
+    from ..export import load_runner
+    from ..generators import Generator
+
+    runner = load_runner(path, backend=backend, device=device)
+    return runner.source if isinstance(runner.source, Generator) else runner
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all measurements of one call share."""
+
+    model: Model
+    against: Against
+    lpips: Lpips | None
+    drawing: Mapping[str, Any]
+    """seed, psi and batch."""
+    device: str
+    reporter: Reporter
+
+    def against_images(self, samples: int | None) -> dict[str, Any]:
+        """FID and its kin: against --data by Inception, else against the demo's images by their reader."""
+        from ..datasets.images import open_images
+        from ..metrics import evaluate
+        from ..metrics.drawing import shape_of
+        from ..metrics.photographs import evaluate_against
+
+        if self.against.data is None:
+            with self.reporter.task("eval") as progress:
+                chosen = DEMO_SAMPLES if samples is None else samples
+                return evaluate(self.model, samples=chosen, progress=progress, **self.drawing).to_dict()
+        size = shape_of(self.model).resolution
+        images = open_images(self.against.data, resolution=size, resize=self.against.resize, c_dim=0)
+        extractor = open_inception(self.against.inception, self.device, self.reporter)
+        real = features_of(images, extractor, REALS, self.reporter)
+        chosen = DATA_SAMPLES if samples is None else samples
+        with self.reporter.task("eval") as progress:
+            measured = evaluate_against(self.model, real, extractor, samples=chosen, progress=progress, **self.drawing)
+        return {**measured.to_dict(), "data": images.facts()}
+
+    def diversity(self, model: Model, title: str) -> dict[str, Any]:
+        """Around single seeds, see :func:`~.metrics.likeness.seed_diversity`."""
+        from ..metrics.likeness import seed_diversity
+
+        with self.reporter.task(title) as progress:
+            seed, psi = self.drawing["seed"], self.drawing["psi"]
+            return seed_diversity(model, seed=seed, psi=psi, lpips=self.lpips, progress=progress).to_dict()
+
+    def against_teacher(self, teacher: Model, samples: int, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Likeness, and the teacher's seed diversity with the share of it that the model keeps."""
+        from ..metrics.likeness import likeness
+
+        with self.reporter.task("teacher") as progress:
+            like = likeness(self.model, teacher, samples=samples, lpips=self.lpips, progress=progress, **self.drawing)
+        diversity = self.diversity(teacher, "the teacher's seed diversity")
+        kept = own["l1"] / diversity["l1"] if diversity["l1"] else None
+        return {**like.to_dict(), "seed_diversity": diversity, "seed_diversity_kept": kept}
+
+
+def _edit(model: Model, teacher: Model, path: Path) -> Callable[..., EditingReport]:
+    """The comparison of editing, its inputs checked."""
+    from functools import partial
+
+    from ..checkpoints.directions import check_directions, read_directions
+    from ..generators import Generator
+    from .editing import compare_editing
+
+    if not isinstance(model, Generator) or not isinstance(teacher, Generator):
+        raise UsageError("an edit moves w, and an exported file takes z", "Give the checkpoints of both.")
+    directions = read_directions(path)
+    for one in (model, teacher):
+        check_directions(directions, one.config)
+    return partial(compare_editing, model, teacher, directions)
+
+
+def open_inception(given: Path | None, device: str, reporter: Reporter) -> Inception:
+    """Inception from the weights given, else those in torch's own cache, else ours, fetched where they are not yet.
+
+    Raises what :func:`load_inception` does; MissingCapabilityError also when the weights cannot be had.
+    """
+    from ..metrics.published import check_fidelity, load_inception
+    from ..teachers.downloads import fetch
+
+    weights = given or in_torch_cache(INCEPTION.file)
+    if weights is None:
+        check_fidelity()  # what it lacks is found out before anything is fetched
+        with reporter.task("Inception's weights") as progress:
+            weights = fetch(INCEPTION, say=reporter.message, progress=progress).path
+    return load_inception(weights, device=device)
+
+
+def features_of(images: ImageSet, extractor: Extractor, count: int, reporter: Reporter) -> RealFeatures:
+    """Features of ``count`` of the images at most, from our cache or into it."""
+    from ..metrics.photographs import real_features
+    from ..teachers.downloads import cache_folder
+
+    with reporter.task("real images") as progress:
+        return real_features(images, extractor, count=count, cache=cache_folder() / "features", progress=progress)
+
+
+def in_torch_cache(name: str) -> Path | None:
+    """A file that torch.hub has fetched for another program."""
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    return path if path.is_file() else None
+
+
+def lpips_or_reason(given: Path | None, device: str, not_measured: dict[str, str]) -> Lpips | None:
+    """LPIPS from the weights given, or from those at hand; else None, and the reason. Given ones must work."""
+    from ..metrics.published import load_lpips
+
+    weights = given or in_torch_cache(VGG16)
+    if weights is None:
+        not_measured["lpips"] = f"the weights of its network, {VGG16}, are not here; give them as --lpips FILE"
+        return None
+    try:
+        return load_lpips(weights, device=device)
+    except DcpDeployError as error:
+        if given is not None:
+            raise
+        not_measured["lpips"] = f"{error.message} ({error.remedy})"
+        return None

@@ -1,0 +1,30 @@
+"""Random draws that depend on a seed and a name alone: no generator state to save, none of torch's global one used."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from . import GeneratorConfig
+
+
+def stream(seed: int, *names: str | int) -> torch.Generator:
+    """A CPU generator of its own for one purpose, such as ``stream(seed, "mixing", step)``.
+
+    Draws of different names are independent, and any of them can be repeated without replaying those before it:
+    what makes a resumed run draw the same numbers as one that never stopped.
+    """
+    name = "/".join(str(part) for part in (seed, *names))
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def draw_latents(config: GeneratorConfig, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    """``count`` latents z ~ N(0, I) [count, z_dim] and, for a conditional generator, uniform one-hot classes."""
+    z = torch.randn(count, config.z_dim, generator=generator)
+    if not config.c_dim:
+        return z, None
+    classes = torch.randint(config.c_dim, (count,), generator=generator)
+    return z, torch.nn.functional.one_hot(classes, config.c_dim).to(torch.float32)

@@ -1,0 +1,99 @@
+"""What a build gained and what it cost, in a few lines. What was not measured says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..report.headline import fastest_student, same_backend_speedup
+from ..report.run_directory import RunDirectory, read_run_directory
+from ..report.tables import worst_difference
+from ..report.text import amount, size, times
+from .inputs import DATA, real_words
+
+NOT_MEASURED = "not measured"
+
+
+def summarise(directory: Path) -> dict[str, Any]:
+    """The figures of a run directory, ready for JSON. None: not measured."""
+    run = read_run_directory(directory)
+    best = fastest_student(run)
+    engines = sorted(directory.glob("engines/*.engine"))
+    return {
+        "speedup": _speedup(run),
+        "fastest": best.name if best else None,
+        "baseline": run.bench.baseline if run.bench else None,
+        "parity": {
+            "passed": run.parity.passed if run.parity else None,
+            "difference": worst_difference(run),
+        },
+        "quality": {
+            name: {"fid": run.quality(name).fid, "mode_coverage": run.quality(name).mode_coverage}
+            for name in ("teacher", "student")
+        },
+        "images": run.run.images or None,
+        "not_measured": run.metrics.reason if run.metrics else None,
+        "networks": {
+            name: {"parameters": network.parameters, "macs": network.macs, "bytes": network.bytes}
+            for name, network in run.run.networks.items()
+        },
+        "files": {name: run.file_bytes[name] for name in sorted(run.file_bytes)},
+        "engine": str(engines[0]) if engines else None,
+        "no_engine": None if engines else run.run.stages["engine"].reason,
+        "report": str(directory / "report.html"),
+    }
+
+
+def _speedup(run: RunDirectory) -> dict[str, Any] | None:
+    best = fastest_student(run)
+    if best is None or best.speedup is None:
+        return None
+    return {**best.speedup.model_dump(), "same_backend": same_backend_speedup(run, best)}
+
+
+def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name, words) of each line of the summary."""
+    networks, files = facts["networks"], facts["files"]
+    teacher, student = networks.get("teacher", {}), networks.get("student", {})
+    sizes = [f"{name} {size(files[name])}" for name in ("teacher.onnx", "student.onnx") if name in files]
+    return [
+        ("speedup", _speedup_words(facts)),
+        ("parity", _parity_words(facts["parity"])),
+        ("quality", _quality_words(facts)),
+        *_real_images(facts["images"]),
+        ("parameters", f"{amount(teacher.get('parameters'))} -> {amount(student.get('parameters'))}"),
+        ("MACs", f"{amount(teacher.get('macs'))} -> {amount(student.get('macs'))}"),
+        ("size", ", ".join(sizes)),
+        ("engine", facts["engine"] or f"none: {facts['no_engine']}"),
+        ("report", facts["report"]),
+    ]
+
+
+def _real_images(facts: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """A line about the images that the user brought."""
+    return [("real images", real_words(facts))] if facts and facts.get("real") == DATA else []
+
+
+def _speedup_words(facts: dict[str, Any]) -> str:
+    found = facts["speedup"]
+    if found is None:
+        return NOT_MEASURED
+    words = f"{times(found['value'])} ({facts['fastest']} against {facts['baseline']}"
+    return f"{words}; {times(found['same_backend'])} on the same backend)" if found["same_backend"] else f"{words})"
+
+
+def _parity_words(parity: dict[str, Any]) -> str:
+    if parity["passed"] is None:
+        return NOT_MEASURED
+    detail = f": {parity['difference']}" if parity["difference"] else ""
+    return f"{'passed' if parity['passed'] else 'FAILED'}{detail}"
+
+
+def _quality_words(facts: dict[str, Any]) -> str:
+    parts = []
+    for name, quality in facts["quality"].items():
+        if quality["fid"] is not None:
+            coverage = quality["mode_coverage"]
+            modes = f", mode coverage {coverage:.3f}" if coverage is not None else ""
+            parts.append(f"{name} FID {quality['fid']:.2f}{modes}")
+    return "; ".join(parts) or f"{NOT_MEASURED}: {facts['not_measured'] or 'the stage did not run'}"

@@ -1,0 +1,1 @@
+"""Presets of published teachers, and how their files are fetched."""

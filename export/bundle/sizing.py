@@ -1,0 +1,78 @@
+"""How many copies of a model a CPU server should run, and how long requests should wait for each other: measured."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..runners.loading import Runner, classes_of, latents_of, onnx_runner
+from .triton import LONGEST_DELAY, SHORTEST_DELAY
+
+SECONDS = 1.0  # for each split of the cores
+
+
+@dataclass(frozen=True)
+class Split:
+    """Copies of a model that work side by side, each with its threads, and what they drew together."""
+
+    instances: int
+    threads: int
+    images_per_second: float
+    milliseconds: float
+    """Median of one image, with all copies busy."""
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """The split that drew most on this machine, and the delay that goes with it."""
+
+    cores: int
+    best: Split
+    tried: tuple[Split, ...]
+    delay_us: int
+    """Half of what one image takes: a batch of two that waited so long is done no later than two single ones."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def measure_sizing(onnx: Path) -> Sizing:
+    """Try one copy with all cores, one copy on each core, and what lies between; takes about a second each."""
+    cores = len(os.sched_getaffinity(0))
+    tried = tuple(_measure(onnx, cores // threads, threads) for threads in _divisors(cores))
+    best = max(tried, key=lambda split: split.images_per_second)
+    delay = min(max(round(best.milliseconds * 500), SHORTEST_DELAY), LONGEST_DELAY)
+    return Sizing(cores, best, tried, delay)
+
+
+def _divisors(cores: int) -> list[int]:
+    """1, 2, 4, ... and all cores, where they divide them."""
+    return sorted({threads for threads in (1, 2, 4, 8, 16, cores) if threads <= cores and cores % threads == 0})
+
+
+def _measure(onnx: Path, instances: int, threads: int) -> Split:
+    runners = [onnx_runner(onnx, threads=threads) for _ in range(instances)]
+    with ThreadPoolExecutor(instances) as pool:
+        list(pool.map(lambda runner: _draw_for(runner, 0.0), runners))  # the first call allocates
+        begin = time.perf_counter()
+        times = [one for many in pool.map(lambda runner: _draw_for(runner, SECONDS), runners) for one in many]
+        seconds = time.perf_counter() - begin
+    return Split(instances, threads, round(len(times) / seconds, 2), round(statistics.median(times) * 1e3, 3))
+
+
+def _draw_for(runner: Runner, seconds: float) -> list[float]:
+    """Seconds of each single image drawn, at least two."""
+    z, c = latents_of([0], runner.z_dim), classes_of([0], runner.c_dim)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 2 or time.perf_counter() < end:
+        begin = time.perf_counter()
+        runner(z=z, psi=0.7, c=c)
+        times.append(time.perf_counter() - begin)
+    return times

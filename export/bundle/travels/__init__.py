@@ -1,0 +1,1 @@
+"""Scripts that a bundle carries with it. They run without dcp-deploy."""

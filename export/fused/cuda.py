@@ -1,0 +1,136 @@
+"""StyleGAN2 arranged for a GPU: FusedGenerator's function in as few passes and launches as our kernels allow.
+
+    z -> mapping -> styles of all layers, one product -> directions and demodulation of all layers, one launch
+    per resolution: conv0, its FIR or shuffle with the epilogue, conv1, its epilogue with toRGB
+
+Features are channels last: convolutions on tensor cores want them so, and then conv1's epilogue has every channel of a
+pixel at hand when toRGB wants it. It also multiplies by the styles of the next conv0, so no feature is read twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import UsageError
+from ...generators import Generator
+from ...kernels.cuda.modulation import layer_views, styled_layers
+from ...kernels.operators import epilogue_rgb, fir_epilogue, modconv_epilogue, modulation
+from .generator import FusedGenerator, ImageForm
+from .stylegan2 import FusedBlock, FusedConv, FusedStyleGAN2Synthesis, Upsample, conv_layers
+
+Forms = Mapping[str, Upsample]
+
+
+class CudaGenerator(nn.Module):
+    """A StyleGAN2 with constant weights, float32 [B, 3, R, R] or uint8 [B, R, R, 3] as ``image`` says.
+
+    ``storage``: the type in which every convolution keeps weight, input and output; all else is float32. Both forms of
+    every up-sampling layer are kept, and each call may choose. Runs on a CPU too, slowly. Raises UsageError for a
+    StyleGAN3.
+    """
+
+    const: Tensor
+    energy: Tensor
+    root_eps: Tensor
+    layers: Tensor
+    layer_blocks: Tensor
+
+    def __init__(
+        self, generator: Generator, *, storage: torch.dtype = torch.float16, image: ImageForm = "float"
+    ) -> None:
+        super().__init__()
+        self.config = config = generator.config
+        self.image = image
+        if config.layout is not None:
+            raise UsageError("the CUDA path draws StyleGAN2; this is a StyleGAN3", "use backend fused")
+        types = dict.fromkeys(conv_layers(config), storage)
+        fused = FusedGenerator(generator, image=image, storage=types)
+        shuffling = FusedGenerator(generator, upsample="polyphase", storage=types)
+        self.mapping, self.styles = fused.mapping, fused.styles
+        synthesis, other = (cast(FusedStyleGAN2Synthesis, made.synthesis) for made in (fused, shuffling))
+        self.register_buffer("const", synthesis.const)
+        self.blocks = nn.ModuleList(synthesis.blocks())
+        self.polyphase = nn.ModuleList(block.conv0 for block in other.blocks() if block.conv0 is not None)
+        self._gather_modulation()
+        cast(Any, self).to(memory_format=torch.channels_last)  # an overload that its annotations miss
+        self.eval().requires_grad_(False)
+
+    def _gather_modulation(self) -> None:
+        """What :func:`modulation` takes, of all layers in the order of their styles."""
+        energies, roots, self.outputs = [], [], []
+        for block in self._blocks():
+            for conv in filter(None, (block.conv0, block.conv1)):
+                energies.append(conv.energy.flatten())
+                roots.append(conv.root_eps)
+                self.outputs.append(conv.energy.shape[1])
+            roots.append(0.0)
+            self.outputs.append(0)
+        tables = styled_layers(self.styles.widths, self.outputs)
+        self.register_buffer("energy", torch.cat(energies))
+        self.register_buffer("root_eps", torch.tensor(roots))
+        self.register_buffer("layers", tables.layers)
+        self.register_buffer("layer_blocks", tables.blocks)
+        self.sizes = tables.direction_size, tables.scale_size
+
+    def _blocks(self) -> Iterator[FusedBlock]:
+        return (cast(FusedBlock, block) for block in self.blocks)
+
+    def forward(self, z: Tensor, psi: Tensor, c: Tensor | None = None, forms: Forms | None = None) -> Tensor:
+        """One image per row of z. ``forms``: of up-sampling layers by name, "transposed" where left out."""
+        styles = torch.addcmul(self.styles.base, self.styles.affine(self.mapping(z, c)), psi[:, None])
+        flat = modulation(styles, self.energy, self.root_eps, self.layers, self.layer_blocks, *self.sizes)
+        directions = layer_views(flat[0], len(z), self.styles.widths)
+        scales = layer_views(flat[1], len(z), self.outputs)
+        x, image, layer = self._start(directions[0]), None, 0
+        for resolution, block in zip(self.config.resolutions, self._blocks(), strict=True):
+            if block.conv0 is not None:
+                name = f"b{resolution}.conv0"
+                conv0 = self.upsampling(name, (forms or {}).get(name, "transposed"))
+                x = upsampled(conv0, x, scales[layer], directions[layer + 1])
+                layer += 1
+            following = directions[layer + 2] if layer + 2 < len(directions) else None
+            x, image = finished(block, x, image, scales[layer], directions[layer + 1], following)
+            layer += 2
+        return cast(Tensor, image)
+
+    def _start(self, directions: Tensor) -> Tensor:
+        """The learned constant times the directions [B, C] of the first layer, in its type, channels last."""
+        weight = cast(FusedBlock, self.blocks[0]).conv1.weight
+        shape = (len(directions), *self.const.shape[1:])
+        x = torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=torch.channels_last)
+        return torch.mul(self.const, directions[:, :, None, None], out=x)
+
+    def upsampling(self, name: str, form: Upsample) -> FusedConv:
+        """The up-sampling layer ``name`` ("b8.conv0") in one of its forms."""
+        number = self.config.resolutions.index(int(name.removeprefix("b").removesuffix(".conv0")))
+        if form == "polyphase":
+            return cast(FusedConv, self.polyphase[number - 1])
+        return cast(FusedConv, cast(FusedBlock, self.blocks[number]).conv0)
+
+
+def upsampled(conv: FusedConv, x: Tensor, scale: Tensor, next_scale: Tensor) -> Tensor:
+    """conv0: x [B, Ci, H, W], already times its directions, to [B, Co, 2 H, 2 W] times conv1's."""
+    if conv.upsample == "transposed":
+        y = F.conv_transpose2d(x, conv.weight, stride=2)
+        return cast(Tensor, fir_epilogue(y, scale, conv.noise, conv.bias, next_scale, conv.clamp))
+    y = F.conv2d(x, conv.weight, padding=1)
+    return cast(Tensor, modconv_epilogue(y, scale, conv.noise, conv.bias, next_scale, conv.clamp, True))
+
+
+def finished(
+    block: FusedBlock, x: Tensor, image: Tensor | None, scale: Tensor, styles: Tensor, next_scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """conv1 and toRGB: features times the next conv0's directions (None: nobody wants them), and the image so far."""
+    conv, torgb = block.conv1, block.torgb
+    y = F.conv2d(x, conv.weight, padding=1)
+    keep = next_scale is not None
+    result = epilogue_rgb(
+        y, scale, conv.noise, conv.bias, styles, torgb.weight, torgb.bias, image,
+        next_scale, conv.clamp, torgb.clamp, torgb.as_bytes, keep,
+    )  # fmt: skip
+    return cast("tuple[Tensor, Tensor]", result)

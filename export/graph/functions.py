@@ -1,0 +1,176 @@
+"""The epilogues of the fused generator as ONNX operators of our own, each with its meaning in standard operators.
+
+A node of domain "dcp_deploy" stands where torch calls ``torch.ops.dcp_deploy.*``, and a model-local function of that
+name says what it computes. Who has the kernels (TensorRT with our plugins) takes the node as it is; everyone else (ONNX
+Runtime, TensorRT for RTX) puts the function in its place. The types are listed in :mod:`.onnx_operators`, nodes are
+made in :mod:`.onnx_nodes`.
+
+x is float32, float16 or bfloat16, everything else float32, and so is the arithmetic (but for the FIR, which a body does
+in the type of x). What each computes is said in :mod:`..kernels.reference`. TensorRT finds plugins by operator type and
+by the attributes that every node carries for it.
+
+The bodies are written for ONNX Runtime on a CPU, which runs an operator at a time: as few passes over the features as
+possible. Measured there (version 1.32, one thread, x86 with AVX-512, median of interleaved runs): toRGB as a product of
+styles x weight with the features takes half the time of scaling the features first (5 against 13 ms for 40 channels of
+256 px), and a depthwise convolution is as fast a FIR as any (43 ms for 40 channels to 256 px, transposed convolution
+included; two separable ones 46, three average poolings 61, sums of slices twice as long). Noise and bias as one
+constant, and sums that a convolution could take over (lrelu(c s + b) = s lrelu(c + b / s)), gained nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from ...kernels.constants import FIR, LEAKY_SLOPE
+from .operators import DOMAIN, VERSION, attributes_of, inputs_of, parts_of
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18  # the exporter's own; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime from 1.14 read it
+
+Colours = Literal["product", "convolution"]
+
+_COLOURS: dict[Colours, list[str]] = {  # image_0 [B, 3, H, W] of x, styles and weight
+    "product": [
+        "outer = Constant <value_ints: ints = [1]> ()",
+        "wide = Cast <to: int = 1> (x)",
+        "flat = Constant <value_ints: ints = [0, 0, -1]> ()",
+        "pixels = Reshape (wide, flat)",
+        "rows = Unsqueeze (styles, outer)",
+        "colours = Mul (rows, weight)",
+        "image_flat = MatMul (colours, pixels)",
+        "same = Constant <value_ints: ints = [0, 0]> ()",
+        "size = Shape <start: int = 2, end: int = 4> (x)",
+        "full = Concat <axis: int = 0> (same, size)",
+        "image_0 = Reshape (image_flat, full)",
+    ],
+    "convolution": [
+        "outer = Constant <value_ints: ints = [2, 3]> ()",
+        "wide = Cast <to: int = 1> (x)",
+        "factor = Unsqueeze (styles, outer)",
+        "scaled = Mul (wide, factor)",
+        "kernel = Unsqueeze (weight, outer)",
+        "image_0 = Conv (scaled, kernel)",
+    ],
+}
+
+
+def add_functions(model: onnx.ModelProto, colours: Colours = "product") -> None:
+    """Append the function of every operator of ours that ``model`` uses, and import our domain.
+
+    ``colours``: how ToRGB is written, see :func:`function`.
+    """
+    used = sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN})
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    model.functions.extend(function(op_type, opset, colours) for op_type in used)
+    if used and not any(entry.domain == DOMAIN for entry in model.opset_import):
+        model.opset_import.add(domain=DOMAIN, version=VERSION)
+
+
+def function(op_type: str, opset: int, colours: Colours = "product") -> onnx.FunctionProto:
+    """The body of an operator in standard operators of version ``opset``.
+
+    ToRGB is a "product" of (styles x weight) with the features, or a "convolution" of the features times the styles.
+    """
+    import onnx
+
+    family, parts = parts_of(op_type)
+    lines = _rgb_body(parts, colours) if family == "ToRGB" else _epilogue_body(family, parts)
+    attributes, inputs = ", ".join(attributes_of(op_type)), ", ".join(inputs_of(op_type))
+    # TensorRT's parser makes bytes of the graph's outputs only, which it knows by their name, in a function too.
+    result = "image" if "Bytes" in parts else "y"
+    head = f'<domain: "{DOMAIN}", opset_import: ["": {opset}]>\n{op_type} <{attributes}> ({inputs}) => ({result})'
+    return onnx.parser.parse_function(head + " {\n" + "\n".join(lines) + "\n}")
+
+
+def _epilogue_body(family: str, parts: frozenset[str]) -> list[str]:
+    """lrelu(x scale + noise + bias), clamped, times the next style; before it the FIR or depth to space, as stored."""
+    lines = ["outer = Constant <value_ints: ints = [2, 3]> ()", "inner = Constant <value_ints: ints = [1, 2]> ()"]
+    x, factor = "x", "scale"
+    if family == "FirEpilogue":
+        # The taps sum to 1 and the scale has the gain of 4: in half precision the result is no larger than the input.
+        lines += [
+            f"tap = Constant <value = {_taps(1, gain=1.0)}> ()",
+            "count = Shape (bias)",
+            "ones = Constant <value_ints: ints = [1, 1, 1]> ()",
+            "copies = Concat <axis: int = 0> (count, ones)",
+            "taps_float = Expand (tap, copies)",
+            "taps = CastLike (taps_float, x)",
+            "filtered = Conv <group: int = @channels, pads: ints = [1, 1, 1, 1]> (x, taps)",
+            "four = Constant <value = float {4.0}> ()",
+            "scale_four = Mul (scale, four)",
+        ]
+        x, factor = "filtered", "scale_four"
+    lines += [f"wide = Cast <to: int = 1> ({x})"]
+    wide = "wide"
+    if "Shuffle" in parts:  # after the cast, for ONNX Runtime moves no bfloat16
+        lines += ['shuffled = DepthToSpace <blocksize: int = 2, mode: string = "CRD"> (wide)']
+        wide = "shuffled"
+    lines += [
+        f"factor = Unsqueeze ({factor}, outer)",
+        f"scaled = Mul ({wide}, factor)",
+        *(["noisy = Add (scaled, noise)"] if "Noise" in parts else []),
+        "offset = Unsqueeze (bias, inner)",
+        f"biased = Add ({'noisy' if 'Noise' in parts else 'scaled'}, offset)",
+        f"result_0 = LeakyRelu <alpha: float = {LEAKY_SLOPE}> (biased)",
+    ]
+    if "Clamp" in parts:
+        lines += [*_clip("result_0", "result_1")]
+    if "Next" in parts:
+        before = "result_1" if "Clamp" in parts else "result_0"
+        lines += ["following = Unsqueeze (next_scale, outer)", f"result_2 = Mul ({before}, following)"]
+    last = "result_2" if "Next" in parts else "result_1" if "Clamp" in parts else "result_0"
+    return [*lines, f"y = CastLike ({last}, x)"]
+
+
+def _rgb_body(parts: frozenset[str], colours: Colours) -> list[str]:
+    """(styles weight) x + bias, clamped, plus the skip image at twice its size; as bytes, channels last."""
+    lines = [
+        *_COLOURS[colours],
+        "inner = Constant <value_ints: ints = [1, 2]> ()",
+        "offset = Unsqueeze (bias, inner)",
+        "image_1 = Add (image_0, offset)",
+    ]
+    image = "image_1"
+    if "Clamp" in parts:
+        lines += _clip(image, "image_2")
+        image = "image_2"
+    if "Skip" in parts:
+        lines += [
+            f"taps = Constant <value = {_taps(3, gain=4.0)}> ()",
+            "larger = ConvTranspose <group: int = 3, strides: ints = [2, 2], pads: ints = [1, 1, 1, 1]> (skip, taps)",
+            f"image_3 = Add ({image}, larger)",
+        ]
+        image = "image_3"
+    if "Bytes" not in parts:
+        return [*lines, f"y = Identity ({image})"]
+    return [
+        *lines,
+        "steps = Constant <value = float {127.5}> ()",
+        "middle = Constant <value = float {128.0}> ()",
+        "black = Constant <value = float {0.0}> ()",
+        "white = Constant <value = float {255.0}> ()",
+        f"stretched = Mul ({image}, steps)",
+        "shifted = Add (stretched, middle)",
+        "shown = Clip (shifted, black, white)",
+        "last = Transpose <perm: ints = [0, 2, 3, 1]> (shown)",
+        "image = Cast <to: int = 2> (last)",
+    ]
+
+
+def _clip(before: str, after: str) -> list[str]:
+    return [
+        "most = Constant <value_float: float = @clamp> ()",
+        "least = Neg (most)",
+        f"{after} = Clip ({before}, least, most)",
+    ]
+
+
+def _taps(channels: int, gain: float) -> str:
+    """The FIR as a tensor literal float[channels, 1, 4, 4]."""
+    total = math.fsum(FIR) ** 2
+    taps: Sequence[float] = [gain * a * b / total for a in FIR for b in FIR] * channels
+    return f"float[{channels}, 1, 4, 4] {{{', '.join(map(repr, taps))}}}"

@@ -1,0 +1,231 @@
+"""An exported StyleGAN2 with our CPU operators in place of its convolutions, for ONNX Runtime and OpenVINO.
+
+    scaling, Conv or ConvTranspose, *Epilogue  ->  dcp_deploy.cpu.ModulatedConv(x, style, weight, scale, bias, [noise])
+    ToRGB*                                     ->  dcp_deploy.cpu.ToRGB, ToRGBBytes(x, styles, weight, bias, [skip])
+
+The functions stay what they are. A 3x3 convolution is done by Winograd's filters, a quarter of the multiplications, of
+an up-sampling one 9 of 16; features are channels last from the constant input on, and are read and written only between
+layers. Styles, demodulation and the mapping network stay with the runtime. See ``kernels/cpu``.
+
+Changed in memory when a session opens: the operators are compiled for the machine, so the graph means nothing on
+another. :func:`write_winograd` writes it for ONNX Runtime in other languages.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import CorruptFileError, UsageError
+from ...files import atomic_path
+from ...kernels.constants import FIR
+from ...kernels.cpu.library import Floats, cpu_operators
+from .operators import DOMAIN, inputs_of, parts_of
+
+if TYPE_CHECKING:
+    import onnx
+
+CPU_DOMAIN = "dcp_deploy.cpu"
+CPU_VERSION = 1
+
+
+@dataclass(frozen=True)
+class WinogradFiles:
+    """What ONNX Runtime needs to run a generator with our operators."""
+
+    model: Path
+    library: Path
+
+
+def write_winograd(path: str | os.PathLike[str], folder: str | os.PathLike[str], *, threads: int = 0) -> WinogradFiles:
+    """An exported file for ONNX Runtime without dcp-deploy: its graph with our operators, and their library.
+
+    ``folder`` gets NAME.winograd.onnx and dcp_deploy_cpu.so; a session takes the latter by
+    ``RegisterCustomOpsLibrary`` (``register_custom_ops_library`` in Python). Both serve this processor and such as have
+    its instructions. ``threads`` of a call, 0 for all cores: ONNX Runtime's own number of threads has no say in it.
+
+    Raises InputError for what is no ONNX file, UsageError as :func:`with_cpu_operators`, MissingCapabilityError without
+    a C++ compiler.
+    """
+    source, folder = Path(path), Path(folder)
+    operators = cpu_operators()
+    model = with_cpu_operators(read_onnx(source), lanes=operators.lanes, threads=threads)
+    files = WinogradFiles(folder / f"{source.stem}.winograd.onnx", folder / "dcp_deploy_cpu.so")
+    with atomic_path(files.model) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    with atomic_path(files.library) as temporary:
+        shutil.copyfile(operators.library, temporary)
+    return files
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """The model with the weights that lie beside it. CorruptFileError for what cannot be read."""
+    import onnx
+
+    try:
+        return onnx.load(path)
+    except Exception as error:  # protobuf's, onnx's and the system's types share no base
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorruptFileError(f"onnx cannot load {path}: {reason}", "check the path, or export it again") from error
+
+
+def with_cpu_operators(model: onnx.ModelProto, *, lanes: int, threads: int = 0) -> onnx.ModelProto:
+    """The model, changed in place. ``lanes``: floats of a vector (:class:`~..kernels.cpu_library.CPUOperators`).
+
+    UsageError for a network without such layers (a StyleGAN3), or one that stores them in another type than float32.
+    """
+    import onnx
+
+    graph = _Graph.of(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.domain != DOMAIN:
+            nodes.append(node)
+        elif parts_of(node.op_type)[0] == "ToRGB":
+            nodes.append(_to_rgb(node, threads))
+        else:
+            nodes.append(_modulated_conv(graph, node, lanes, threads))
+    if not graph.made:
+        raise UsageError("the file has none of StyleGAN2's layers", "use backend onnxruntime or openvino")
+    del model.graph.node[:], model.graph.value_info[:], model.functions[:]
+    model.graph.node.extend(_needed(nodes, {value.name for value in model.graph.output}))
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    held |= {name: onnx.numpy_helper.from_array(value, name) for name, value in graph.made.items()}
+    read = {name for node in model.graph.node for name in node.input}
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(tensor for name, tensor in held.items() if name in read)
+    model.opset_import.add(domain=CPU_DOMAIN, version=CPU_VERSION)
+    return model
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Who makes a value, the constants, and those that were made of them for our operators."""
+
+    makers: Mapping[str, onnx.NodeProto]
+    constants: Mapping[str, onnx.TensorProto]
+    made: dict[str, Floats]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> _Graph:
+        makers = {value: node for node in model.graph.node for value in node.output}
+        return cls(makers, {tensor.name: tensor for tensor in model.graph.initializer}, {})
+
+
+def _modulated_conv(graph: _Graph, epilogue: onnx.NodeProto, lanes: int, threads: int) -> onnx.NodeProto:
+    """An epilogue and all that is before it, up to the last layer's features, as one node."""
+    family, parts = parts_of(epilogue.op_type)
+    given = dict(zip(inputs_of(epilogue.op_type), epilogue.input, strict=True))
+    convolution = graph.makers[given["x"]]
+    weight = _weight(graph, convolution, family, parts)
+    x, style = _features(graph, convolution.input[0], lanes)
+    noise = [_noise(graph, given["noise"])] if "Noise" in parts else []
+    inputs = [x, style, weight, given["scale"], given["bias"], *noise]
+    return _node("ModulatedConv", epilogue, inputs, threads, up=int(family == "FirEpilogue" or "Shuffle" in parts))
+
+
+def _to_rgb(node: onnx.NodeProto, threads: int) -> onnx.NodeProto:
+    return _node("ToRGBBytes" if "Bytes" in parts_of(node.op_type)[1] else "ToRGB", node, list(node.input), threads)
+
+
+def _weight(graph: _Graph, convolution: onnx.NodeProto, family: str, parts: frozenset[str]) -> str:
+    """The name of the filters [outputs, inputs, 3, 3]."""
+    import onnx
+
+    name = convolution.input[1]
+    held = graph.constants.get(name)
+    if convolution.op_type not in ("Conv", "ConvTranspose") or held is None or held.data_type != onnx.TensorProto.FLOAT:
+        raise UsageError(
+            f"{convolution.name} is not stored in float32, which Winograd's products need", "export --precision fp32"
+        )
+    weight = onnx.numpy_helper.to_array(held)
+    if family == "FirEpilogue":  # of a transposed convolution
+        weight = weight.transpose(1, 0, 2, 3)
+    elif "Shuffle" in parts:
+        weight = _unfolded(weight)
+    made = f"{convolution.name}.filters"  # another name: a constant may have other readers
+    graph.made[made] = np.ascontiguousarray(weight, np.float32)
+    return made
+
+
+def _unfolded(weight: Floats) -> NDArray[np.float64]:
+    """The filters [Co, Ci, 3, 3] that :func:`~.fused_stylegan2.polyphase_weight` has folded the FIR into.
+
+    The phases put together are the FIR over the filter, six taps of three along either axis: least squares give them
+    back to the last bits of float32.
+    """
+    outputs, inputs = len(weight) // 4, weight.shape[1]
+    phases = weight.reshape(outputs, 2, 2, inputs, 3, 3).astype(np.float64)
+    # Tap a of phase p is number 4 + p - 2 a of the six.
+    full = phases[..., ::-1, ::-1].transpose(0, 3, 4, 1, 5, 2).reshape(outputs, inputs, 6, 6)
+    taps = np.asarray(FIR) / sum(FIR) * 2.0
+    fold = np.stack([np.convolve(row, taps) for row in np.eye(3)], axis=1)  # [6, 3]
+    back = np.linalg.pinv(fold)
+    filters: NDArray[np.float64] = np.einsum("ai,ocij,bj->ocab", back, full, back)
+    return filters
+
+
+def _features(graph: _Graph, value: str, lanes: int) -> tuple[str, str]:
+    """What a convolution reads, taken apart: features as the layer before leaves them, and the style that scales them.
+
+    Either an epilogue has multiplied by that style on its way out, or a product before the convolution does.
+    """
+    maker = graph.makers[value]
+    if maker.domain == DOMAIN:
+        return value, dict(zip(inputs_of(maker.op_type), maker.input, strict=True))["next_scale"]
+    features, factor = maker.input  # Mul
+    style = graph.makers[factor].input[0]  # Unsqueeze
+    source = graph.makers.get(features)
+    if source is None or source.domain != DOMAIN:
+        features = _constant_input(graph, features if source is None else source.input[0], lanes)
+    return features, style
+
+
+def _constant_input(graph: _Graph, name: str, lanes: int) -> str:
+    """[1, C, 4, 4] with the channels last and rounded up."""
+    import onnx
+
+    features = onnx.numpy_helper.to_array(graph.constants[name]).transpose(0, 2, 3, 1)
+    added = -features.shape[-1] % lanes
+    made = f"{name}.channels_last"
+    graph.made[made] = np.ascontiguousarray(np.pad(features, [(0, 0)] * 3 + [(0, added)]))
+    return made
+
+
+def _noise(graph: _Graph, name: str) -> str:
+    """A constant map [..., H, W] as [1, 1, H, W]; what is computed is [B, 1, H, W] already."""
+    import onnx
+
+    if name not in graph.constants:
+        return name
+    made = f"{name}.map"
+    noise = onnx.numpy_helper.to_array(graph.constants[name])
+    graph.made[made] = noise.reshape(1, 1, *noise.shape[-2:])
+    return made
+
+
+def _node(op_type: str, of: onnx.NodeProto, inputs: list[str], threads: int, **own: Any) -> onnx.NodeProto:
+    """One of our operators in place of the node ``of``."""
+    import onnx
+
+    clamp = next((float(attribute.f) for attribute in of.attribute if attribute.name == "clamp"), 0.0)
+    return onnx.helper.make_node(
+        op_type, inputs, list(of.output), name=of.name, domain=CPU_DOMAIN, clamp=clamp, threads=threads, **own
+    )
+
+
+def _needed(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on, in their order."""
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            kept.append(node)
+            wanted |= set(node.input)
+    return kept[::-1]

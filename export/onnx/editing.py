@@ -1,0 +1,87 @@
+"""The two ONNX files of an edit: z to the codes ``ws``, and ``ws`` moved along named directions to an image.
+
+    z, psi (and c) -> mapping -> ws,   ws + strengths · directions -> synthesis -> image
+
+Between the two a service may keep ``ws``: it is drawn again with other strengths, or is the code of a photograph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...checkpoints.directions import Direction
+from ...generators import Generator
+from ..graph.file import write_model
+from .exporter import describe, graph_of
+
+STRENGTHS = "strengths"
+
+
+def export_mapping(generator: Generator, path: Path) -> Path:
+    """Write ``z`` [batch, z_dim], ``psi`` [batch] and, of a class-conditional generator, ``c`` [batch, c_dim] to ``ws``
+    [batch, num_ws, w_dim], all float32, as ONNX: the readable generator's mapping with its truncation."""
+    import onnx
+
+    config = generator.config
+    samples = {"z": torch.randn(2, config.z_dim), "psi": torch.full((2,), 0.7)}
+    if config.c_dim:
+        samples["c"] = torch.eye(config.c_dim)[torch.arange(2) % config.c_dim]
+    model = graph_of(_Codes(generator).eval(), samples, "ws")
+    facts = {**describe(generator), "inputs": "z", "output": "ws"}
+    onnx.helper.set_model_props(model, dict(sorted(facts.items())))
+    write_model(model, path)
+    return path
+
+
+class _Codes(nn.Module):
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.mapping = generator.mapping
+
+    def forward(self, z: Tensor, psi: Tensor, c: Tensor | None = None) -> Tensor:
+        return cast(Tensor, self.mapping(z, c, psi=psi))
+
+
+def offsets_of(directions: Mapping[str, Direction], num_ws: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """How far strength 1 of each direction moves each slot: float32 [K, num_ws, w_dim], sigma times the vector."""
+    width = len(next(iter(directions.values())).vector)
+    still = torch.zeros(1, num_ws, width)
+    return torch.cat([one.move(still, 1.0) for one in directions.values()]).numpy()
+
+
+def export_editor(synthesis: Path, directions: Mapping[str, Direction], path: Path) -> Path:
+    """Write the synthesis form ``synthesis`` (``ws`` to ``image``) with a second input, ``strengths`` [batch, K].
+
+    ws is first moved by so many standard deviations along each direction, in their order; zeros leave it alone.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(synthesis)
+    graph = model.graph
+    (ws,) = graph.input
+    batch, num_ws, w_dim = ws.type.tensor_type.shape.dim
+    offsets = offsets_of(directions, num_ws.dim_value).reshape(len(directions), -1)
+    for node in graph.node:
+        node.input[:] = ["edit.ws" if name == ws.name else name for name in node.input]
+    graph.input.append(helper.make_tensor_value_info(STRENGTHS, TensorProto.FLOAT, [batch.dim_param, len(directions)]))
+    graph.initializer.append(numpy_helper.from_array(offsets, "edit.offsets"))
+    shape = np.array([-1, num_ws.dim_value, w_dim.dim_value], np.int64)
+    graph.initializer.append(numpy_helper.from_array(shape, "edit.shape"))
+    steps = [
+        helper.make_node("MatMul", [STRENGTHS, "edit.offsets"], ["edit.flat"], "edit/MatMul"),
+        helper.make_node("Reshape", ["edit.flat", "edit.shape"], ["edit.moves"], "edit/Reshape"),
+        helper.make_node("Add", [ws.name, "edit.moves"], ["edit.ws"], "edit/Add"),
+    ]
+    for place, node in enumerate(steps):
+        graph.node.insert(place, node)
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    helper.set_model_props(model, {**props, "directions": ", ".join(directions)})
+    write_model(model, path)
+    return path

@@ -1,0 +1,262 @@
+"""Which convolutions may be stored in half precision: what they meet over real latents, measured, and the rule.
+
+In an fp16 or bf16 file a convolution keeps its weight, its input and its output in the half type (its sums are float32
+on every backend we know); styles, demodulation, noise, biases, toRGB and the image stay float32. Two things can go
+wrong.
+
+*Overflow.* float16 ends at 65504. Weights and styles are normalised to one, so that no style, however large, matters;
+but features may be large themselves where nothing clamps them. bfloat16 ends where float32 does.
+
+*Underflow and cancellation.* Below 6e-5 float16 has fewer bits the smaller a number is, and none below 3e-8; bfloat16
+has 8 bits everywhere. Rounding the weight, the input, the output and the result changes each by a part in 2^11
+(float16) or 2^8 (bfloat16) at most, half of that on average; a layer whose result moves further loses more than its
+type explains.
+
+A layer that either would spoil stays float32: an island.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ...errors import UsageError
+from ...generators import Generator, GeneratorConfig
+from ..fused.generator import FusedGenerator
+from ..fused.stylegan2 import Upsample
+from ..parity.tolerance import Precision
+from ..runners.loading import classes_of, latents_of
+
+HalfPrecision = Literal["fp16", "bf16"]
+TYPES: dict[HalfPrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+CALIBRATION_SEED = 1_000_000  # far from the seeds that the gate draws, which start at 0
+CALIBRATION_PSIS = (0.5, 0.7, 1.0)
+
+MARGIN = 8.0
+"""How many times the measured maximum must fit below the type's largest number. The maxima of the demo's
+teacher over 1500 images at psi 1 are up to 1.8 times, over 200 images at psi 1.5 up to 2.2 times those over the 24
+images of the default."""
+
+ROUNDINGS = 4.0
+"""Unit roundings that a layer's result may move: weight, input, output and result, each once."""
+
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class LayerRange:
+    """One convolution over all images: the largest magnitude of its input (after the styles), of its output, and of the
+    layer's result (after the epilogue). ``fp16`` and ``bf16``: how far the result moves when this layer alone is stored
+    in that type, as root mean square over root mean square; infinite when it overflowed."""
+
+    layer: str
+    input: float
+    output: float
+    result: float
+    fp16: float
+    bf16: float
+    transposed: bool = False
+    """Whether it is a transposed convolution."""
+    places: int = 1
+    """Height times width of its output."""
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude that has to be stored."""
+        return max(self.input, self.output, self.result)
+
+
+@dataclass(frozen=True)
+class RangeTable:
+    """What every convolution of a generator met, in the order of computation. ``str()`` is a table for people."""
+
+    layers: tuple[LayerRange, ...]
+    latents: int
+    psis: tuple[float, ...]
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; what is not finite becomes None."""
+        rows = [{name: _finite(value) for name, value in asdict(row).items()} for row in self.layers]
+        return {"latents": self.latents, "psis": list(self.psis), "seed": self.seed, "layers": rows}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RangeTable:
+        """What :meth:`to_dict` made."""
+        rows: list[dict[str, Any]] = [
+            {name: math.inf if value is None else value for name, value in row.items()} for row in values["layers"]
+        ]
+        layers = tuple(LayerRange(**row) for row in rows)
+        return cls(layers, values["latents"], tuple(values["psis"]), values["seed"])
+
+    def __str__(self) -> str:
+        lines = [f"{'layer':<14}{'input':>10}{'output':>10}{'result':>10}{'fp16':>10}{'bf16':>10}"]
+        for row in self.layers:
+            values = (row.input, row.output, row.result, row.fp16, row.bf16)
+            lines.append(f"{row.layer:<14}" + "".join(f"{value:>10.3g}" for value in values))
+        psis = ", ".join(f"{psi:g}" for psi in self.psis)
+        return "\n".join([*lines, f"largest magnitudes, and moves by rounding; {self.latents} latents, psi {psis}"])
+
+
+def measure_ranges(
+    generator: Generator,
+    *,
+    upsample: Upsample | Mapping[str, Upsample] = "transposed",
+    latents: int = 8,
+    psis: Sequence[float] = CALIBRATION_PSIS,
+    seed: int = CALIBRATION_SEED,
+) -> RangeTable:
+    """Draw ``latents`` seeds from ``seed`` on, each at every psi, in float32, and note what every convolution meets.
+
+    ``upsample``: the form that will be exported, for an up-sampling convolution's output depends on it. How far
+    rounding moves a layer is an average, so the first few images are enough for it. Runs on the generator's own device;
+    on one CPU core, about one second per image of a full-width 256 px network.
+    """
+    exact = FusedGenerator(generator, upsample=upsample)
+    layers = convolutions(exact)
+    twins = {
+        name: FusedGenerator(generator, upsample=upsample, storage=dict.fromkeys(layers, kind))
+        for name, kind in TYPES.items()
+    }
+    device = next(generator.parameters()).device
+    recorder = _Recorder(layers, {name: convolutions(twin.to(device)) for name, twin in twins.items()})
+    with torch.inference_mode(), recorder.watching(exact.to(device)):
+        for z, psi, c in calibration_images(generator.config, latents, psis, seed, device):
+            exact(z, psi, c)
+            recorder.rounding = False
+    rows = tuple(recorder.row(layer) for layer in layers)
+    return RangeTable(rows, latents, tuple(float(psi) for psi in psis), seed)
+
+
+def decide(table: RangeTable | None, precision: Precision) -> tuple[dict[str, torch.dtype], dict[str, str]]:
+    """The storage of every convolution for ``precision``, and what an exported file says about the choice.
+
+    The facts are "precision", "ranges" (the table as JSON) and, for half precision, "islands" (JSON, layer to reason).
+    """
+    facts = {"precision": str(precision)}
+    if table is not None:
+        facts["ranges"] = json.dumps(table.to_dict())
+    if table is None or precision not in TYPES:
+        return {}, facts
+    facts["islands"] = json.dumps(islands(table, precision))
+    return choose_storage(table, precision), facts
+
+
+def choose_storage(table: RangeTable, precision: HalfPrecision) -> dict[str, torch.dtype]:
+    """The type of every convolution: the half type, or float32 for the layers that :func:`islands` names."""
+    kept = islands(table, precision)
+    return {row.layer: torch.float32 if row.layer in kept else TYPES[precision] for row in table.layers}
+
+
+def islands(table: RangeTable, precision: HalfPrecision) -> dict[str, str]:
+    """The layers that have to stay float32 in an fp16 or bf16 file, each with the reason in words."""
+    if precision not in TYPES:
+        raise UsageError(f"precision {precision!r} has no half type", f"use one of: {', '.join(TYPES)}")
+    about = torch.finfo(TYPES[precision])
+    most = ROUNDINGS * about.eps / 2
+    reasons = {}
+    for row in table.layers:
+        moved = getattr(row, precision)
+        if not row.largest * MARGIN < about.max:
+            reasons[row.layer] = f"reaches {row.largest:.3g}, more than {about.max:.3g} / {MARGIN:g}"
+        elif not moved <= most:
+            reasons[row.layer] = f"moves by {moved:.2g} of its size when rounded, more than {most:.2g}"
+        elif precision == "bf16" and row.transposed:
+            reasons[row.layer] = "TensorRT for RTX builds no transposed convolution in bfloat16"
+    return reasons
+
+
+def convolutions(fused: FusedGenerator) -> dict[str, nn.Module]:
+    """The modulated convolutions by layer name ("b8.conv0"; "L3" of a StyleGAN3), in the order of computation."""
+    modules = dict(fused.synthesis.named_modules())
+    if fused.config.layout is not None:
+        return {name.removesuffix(".conv"): module for name, module in modules.items() if name.endswith(".conv")}
+    return {name: module for name, module in modules.items() if name.endswith((".conv0", ".conv1"))}
+
+
+def calibration_images(
+    config: GeneratorConfig, latents: int, psis: Sequence[float], seed: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """z, psi and classes in batches: ``latents`` seeds from ``seed`` on, each at every psi, the largest first.
+
+    UsageError when that is none.
+    """
+    if latents < 1 or not psis:
+        raise UsageError(f"latents {latents} at psis {tuple(psis)} draw nothing", "use 1 latent and 1 psi or more")
+    pairs = [(seed + index, float(psi)) for index in range(latents) for psi in sorted(psis, reverse=True)]
+    for start in range(0, len(pairs), _BATCH):
+        seeds, batch_psis = zip(*pairs[start : start + _BATCH], strict=True)
+        c = classes_of(seeds, config.c_dim)
+        z = torch.from_numpy(latents_of(seeds, config.z_dim)).to(device)
+        yield z, torch.tensor(batch_psis, device=device), None if c is None else torch.from_numpy(c).to(device)
+
+
+def _number(value: Tensor) -> float:
+    """A scalar; infinite where it is not a number, so that a comparison cannot miss it."""
+    return float(value.nan_to_num(math.inf, math.inf))
+
+
+def _finite(value: Any) -> Any:
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every convolution that torch runs and knows by its weight whose it is; the results come from hooks."""
+
+    def __init__(self, layers: Mapping[str, nn.Module], twins: Mapping[str, Mapping[str, nn.Module]]) -> None:
+        super().__init__()
+        self.layers, self.twins = layers, twins
+        self.rounding = True
+        self.maxima = {layer: dict.fromkeys(("input", "output", "result"), 0.0) for layer in layers}
+        self.transposed = dict.fromkeys(layers, False)
+        self.places = dict.fromkeys(layers, 1)
+        self.moves = {layer: dict.fromkeys(twins, 0.0) for layer in layers}
+
+    @contextmanager
+    def watching(self, fused: FusedGenerator) -> Iterator[None]:
+        """Record all that ``fused`` computes meanwhile."""
+        self.weights = {id(module.weight): layer for layer, module in self.layers.items()}
+        with ExitStack() as stack:
+            for layer, module in self.layers.items():
+                stack.callback(module.register_forward_hook(self._hook(layer)).remove)
+            stack.enter_context(self)
+            yield
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.conv2d, torch.conv_transpose2d) and id(args[1]) in self.weights:
+            layer = self.weights[id(args[1])]
+            self._note(layer, "input", args[0])
+            self._note(layer, "output", result)
+            self.transposed[layer] = func is torch.conv_transpose2d
+            self.places[layer] = result[0, 0].numel()
+        return result
+
+    def _hook(self, layer: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], result: Tensor) -> None:
+            self._note(layer, "result", result)
+            if self.rounding:
+                for name, twins in self.twins.items():
+                    error = (twins[layer](*args) - result).square().mean()
+                    self.moves[layer][name] = _number((error / result.square().mean()).sqrt())
+
+        return hook
+
+    def _note(self, layer: str, what: str, values: Tensor) -> None:
+        self.maxima[layer][what] = max(self.maxima[layer][what], _number(values.abs().max()))
+
+    def row(self, layer: str) -> LayerRange:
+        """All that was recorded of one layer."""
+        maxima, moves = self.maxima[layer], self.moves[layer]
+        return LayerRange(layer, **maxima, **moves, transposed=self.transposed[layer], places=self.places[layer])

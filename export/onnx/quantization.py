@@ -1,0 +1,303 @@
+"""int8 in the graph: QuantizeLinear and DequantizeLinear around the convolutions that bear it, and only those.
+
+Weights have a scale per output channel and are rounded so that the output moves least (:mod:`.rounding`); a
+convolution's input and output have one scale each, from the largest magnitude over real latents
+(:func:`~.precision.measure_ranges`), all symmetric with zero points 0, as TensorRT wants them. Which layers bear it is
+measured: each alone in int8 gives the list of sensitivities. Until the gate passes, one after the other stays float32,
+first the layer that adds most to the mean square for each multiplication that int8 saves: of layers that spoil the
+image alike, the cheap ones. What turns out not to have been needed for it goes back.
+
+The largest magnitude, and not a percentile: on the demo's teacher, all layers int8, onnxruntime's calibrators gave for
+the worst of 32 images 32.8 dB by the maximum and by entropy (which chose the maximum), 29.8 dB by the 99.99th
+percentile and 25.2 dB by the 99.9th, though the average image gains up to 2 dB: what is rare in a feature is a detail
+of an image.
+
+Only ``Conv`` nodes can be int8. ONNX Runtime has no int8 transposed convolution, and TensorRT for RTX 1.7 takes one but
+keeps its weights in float. An up-sampling layer in int8 therefore means the polyphase form, which is no gain on a CPU:
+the demo's teacher takes 13.1 ms in float32, 8.4 ms with conv1 of every block in int8 and conv0 transposed in float32,
+8.9 ms with all in int8 and polyphase (onnxruntime 1.32, one thread of a Xeon with AMX, batch 1, medians of interleaved
+calls).
+
+The outputs are quantised too, because ONNX Runtime has integer convolutions in no other case and would be slower than
+in float32; it costs 1 to 2 dB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import ParityError
+from ..parity.gate import ParityReport, verify
+from ..parity.tolerance import Tolerance
+from ..runners.loading import Array, Runner, classes_of, latents_of, load_runner
+from .precision import CALIBRATION_PSIS, LayerRange, RangeTable
+from .rounding import IntegerKernel, step_sizes
+
+if TYPE_CHECKING:
+    import onnx
+
+SENSITIVITY_SEED = 2_000_000  # neither what calibrated nor what the gate of a user draws
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """PSNR of the worst image in dB, with this layer alone in int8. The smaller, the more sensitive."""
+
+    layer: str
+    psnr_db: float
+
+
+@dataclass(frozen=True)
+class Int8Plan:
+    """Which layers are int8, and why the others are not. ``str()`` is a table for people.
+
+    ``sensitivity``: every layer that could be int8, what spoils most for what it saves first.
+    """
+
+    sensitivity: tuple[Sensitivity, ...]
+    left_out: tuple[str, ...]
+    psnr_db: float | None
+    """Of the file as it is, against float32; None when the images are identical."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers in int8, in the order of ``sensitivity``."""
+        return tuple(row.layer for row in self.sensitivity if row.layer not in self.left_out)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Int8Plan:
+        """What :meth:`to_dict` made."""
+        sensitivity = tuple(Sensitivity(**row) for row in values["sensitivity"])
+        return cls(sensitivity, tuple(values["left_out"]), values["psnr_db"])
+
+    def __str__(self) -> str:
+        lines = [f"{'layer':<14}{'alone in int8':>14}"]
+        for row in self.sensitivity:
+            kept = "  stays float32" if row.layer in self.left_out else ""
+            lines.append(f"{row.layer:<14}{row.psnr_db:>11.1f} dB{kept}")
+        together = "identical" if self.psnr_db is None else f"{self.psnr_db:.1f} dB"
+        return "\n".join([*lines, f"{len(self.layers)} layers in int8 together: {together}"])
+
+
+def plan_int8(
+    model: onnx.ModelProto,
+    ranges: RangeTable,
+    kernels: Mapping[str, IntegerKernel],
+    tolerance: Tolerance,
+    *,
+    latents: int = 8,
+    psis: Sequence[float] = CALIBRATION_PSIS,
+    seed: int = SENSITIVITY_SEED,
+) -> Int8Plan:
+    """Find the layers of ``kernels`` that can be int8 in ``model`` (float32; z and psi in, images out) within
+    ``tolerance``.
+
+    Sensitivities and gate draw ``latents`` seeds at every psi. The limits are taken a tenth tighter (1 dB), since a
+    user's gate draws more images and their worst is worse. Raises ParityError when not even one layer can be int8.
+    """
+    layers = list(kernels)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trial.onnx"
+        exact = _remembering(_runner(model, path))
+        pairs = [(seed + index, psi) for index in range(latents) for psi in psis]
+        alone = {
+            layer: _worst_psnr(exact, _runner(quantize(model, ranges, kernels, [layer]), path), pairs)
+            for layer in layers
+        }
+        places = {row.layer: row.places for row in ranges.layers}
+        cost = {layer: 10 ** (-alone[layer] / 10) / (kernels[layer].integers.size * places[layer]) for layer in layers}
+        sensitivity = tuple(Sensitivity(layer, alone[layer]) for layer in sorted(layers, key=cost.__getitem__)[::-1])
+
+        def judge(left_out: Collection[str]) -> ParityReport:
+            chosen = [layer for layer in layers if layer not in left_out]
+            trial = _runner(quantize(model, ranges, kernels, chosen), path)
+            return verify(exact, trial, latents=latents, psis=psis, seed=seed, tolerance=_tighter(tolerance))
+
+        found = leave_out([row.layer for row in sensitivity], judge)
+    if found is None:
+        best = max(sensitivity, key=lambda row: row.psnr_db)
+        raise ParityError(
+            f"no layer of this generator can be int8: {best.layer} alone gives {best.psnr_db:.1f} dB",
+            "export it in fp16, or state a wider tolerance",
+        )
+    left_out, report = found
+    return Int8Plan(sensitivity, left_out, report.psnr_db)
+
+
+def leave_out(
+    order: Sequence[str], judge: Callable[[Collection[str]], ParityReport]
+) -> tuple[tuple[str, ...], ParityReport] | None:
+    """The layers that stay float32, taken from the front of ``order``, and what ``judge`` says without them.
+
+    Those before the one that made it pass go back where it passes with them too. None when one layer left is one too
+    many.
+    """
+    for count in range(len(order)):
+        left_out = tuple(order[:count])
+        report = judge(left_out)
+        if report.passed:
+            break
+    else:
+        return None
+    for layer in left_out[-2::-1]:  # the last one saves most: first
+        fewer = tuple(kept for kept in left_out if kept != layer)
+        again = judge(fewer)
+        if again.passed:
+            left_out, report = fewer, again
+    return left_out, report
+
+
+def quantize(
+    model: onnx.ModelProto, ranges: RangeTable, kernels: Mapping[str, IntegerKernel], layers: Collection[str]
+) -> onnx.ModelProto:
+    """A copy of ``model`` with the convolutions of ``layers`` in int8. The same arguments give the same bytes."""
+    import onnx
+
+    table = {row.layer: row for row in ranges.layers}
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        layer = _layer(node.name)
+        if node.op_type != "Conv" or layer not in layers:
+            nodes.append(node)
+            continue
+        weight = weights.pop(node.input[1])
+        made = _quantized(node, kernels[layer], table[layer])
+        nodes += made.nodes
+        graph.initializer.remove(weight)
+        graph.initializer.extend(made.constants)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    return result
+
+
+def precision_report(path: str | os.PathLike[str]) -> str:
+    """For people: what was measured and chosen, from the metadata of an exported file; "" for float32."""
+    import onnx
+
+    facts = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    parts = []
+    if "ranges" in facts:
+        parts.append(str(RangeTable.from_dict(json.loads(facts["ranges"]))))
+    if "islands" in facts:
+        kept = [f"{layer} stays float32: {reason}" for layer, reason in json.loads(facts["islands"]).items()]
+        parts.append("\n".join(kept) or f"every convolution is stored in {facts['precision']}")
+    if "int8" in facts:
+        parts.append(str(Int8Plan.from_dict(json.loads(facts["int8"]))))
+    return "\n\n".join(parts)
+
+
+# ---- one convolution ----
+
+
+@dataclass(frozen=True)
+class _Part:
+    nodes: list[onnx.NodeProto]
+    constants: list[onnx.TensorProto]
+
+
+def _quantized(node: onnx.NodeProto, kernel: IntegerKernel, row: LayerRange) -> _Part:
+    """The convolution ``node`` with its input, weight and output through int8."""
+    import onnx
+
+    names = [f"{node.input[1]}.int8", f"{node.input[1]}.scale", f"{node.input[1]}.zero_point"]
+    arrays = [kernel.integers, kernel.steps, np.zeros(len(kernel.steps), np.int8)]
+    stored = [onnx.numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True)]
+    weight = _node("DequantizeLinear", names, f"{node.input[1]}/DequantizeLinear", axis=0)
+    before = _through_int8(f"{node.name}.input", node.input[0], f"{node.name}.input/DequantizeLinear", row.input)
+    after = _through_int8(f"{node.name}.output", f"{node.name}.output", node.output[0], row.output)
+    conv = onnx.NodeProto()
+    conv.CopyFrom(node)
+    conv.input[:2] = [before.nodes[-1].output[0], weight.output[0]]
+    conv.output[0] = after.nodes[0].input[0]
+    return _Part([*before.nodes, weight, conv, *after.nodes], [*stored, *before.constants, *after.constants])
+
+
+def _through_int8(name: str, source: str, target: str, peak: float) -> _Part:
+    """``source`` rounded to int8 and back, as ``target``."""
+    import onnx
+
+    scale, zero = f"{name}.scale", f"{name}.zero_point"
+    constants = [
+        onnx.numpy_helper.from_array(step_sizes(np.array(peak)), scale),
+        onnx.numpy_helper.from_array(np.zeros((), np.int8), zero),
+    ]
+    down = _node("QuantizeLinear", [source, scale, zero], f"{name}/QuantizeLinear")
+    up = _node("DequantizeLinear", [down.output[0], scale, zero], f"{name}/DequantizeLinear")
+    up.output[0] = target
+    return _Part([down, up], constants)
+
+
+def _node(kind: str, inputs: list[str], name: str, **attributes: Any) -> onnx.NodeProto:
+    import onnx
+
+    return onnx.helper.make_node(kind, inputs, [name], name=name, **attributes)
+
+
+def _layer(name: str) -> str:
+    """ "synthesis.b8.conv1/Conv" and "synthesis.L3.conv/Conv" to the names of :func:`~.precision.convolutions`."""
+    return name.partition("/")[0].removeprefix("synthesis.").removesuffix(".conv")
+
+
+# ---- trials ----
+
+
+def _runner(model: onnx.ModelProto, path: Path) -> Runner:
+    path.write_bytes(model.SerializeToString())
+    return load_runner(path)
+
+
+def _remembering(runner: Runner) -> Runner:
+    """The same, but what was drawn once is not drawn again: the gate draws one reference many times."""
+    drawn: dict[bytes, Array] = {}
+
+    def draw(z: Array, psi: Array, c: Array | None) -> Array:
+        key = z.tobytes() + psi.tobytes()  # classes follow from the seed
+        if key not in drawn:
+            drawn[key] = runner.draw(z, psi, c)
+        return drawn[key]
+
+    return replace(runner, draw=draw)
+
+
+def _worst_psnr(exact: Runner, rounded: Runner, pairs: Sequence[tuple[int, float]]) -> float:
+    """Of the image that fares worst, in dB over the range of the images: [-1, 1], or 0 to 255."""
+    peak, floor = (255.0, 0.0) if exact.image == "uint8" else (1.0, -1.0)
+    worst = 1e-12
+    for seed, psi in pairs:
+        inputs = (latents_of([seed], exact.z_dim), psi, classes_of([seed], exact.c_dim))
+        a, b = (np.clip(runner(*inputs).astype(np.float64), floor, peak) for runner in (exact, rounded))
+        worst = max(worst, float(np.square(a - b).mean()))
+    return 10 * math.log10((peak - floor) ** 2 / worst)
+
+
+def _tighter(tolerance: Tolerance) -> Tolerance:
+    """A tenth less of every difference, one decibel more."""
+    less = {
+        name: value * 0.9
+        for name in ("max_abs", "p999_abs", "mean_abs", "differing")
+        if (value := getattr(tolerance, name)) is not None
+    }
+    psnr, ssim = tolerance.psnr_db, tolerance.ssim
+    return replace(
+        tolerance,
+        **less,
+        psnr_db=None if psnr is None else psnr + 1.0,
+        ssim=None if ssim is None else 1 - 0.9 * (1 - ssim),
+    )

@@ -1,0 +1,38 @@
+"""The parity gate: do two artefacts generate the same images?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...lazy import import_on_use
+
+__all__ = [
+    "Bisection",
+    "ParityReport",
+    "Tolerance",
+    "load_pair",
+    "tolerance_for",
+    "verify",
+]
+
+if TYPE_CHECKING:
+    from .bisect import Bisection
+    from .gate import ParityReport, verify
+    from .pairs import load_pair
+    from .tolerance import Tolerance, tolerance_for
+else:
+    __getattr__, __dir__ = import_on_use(
+        __name__,
+        {
+            "bisect": ("Bisection",),
+            "gate": (
+                "ParityReport",
+                "verify",
+            ),
+            "pairs": ("load_pair",),
+            "tolerance": (
+                "Tolerance",
+                "tolerance_for",
+            ),
+        },
+    )

@@ -1,0 +1,204 @@
+"""What is inside a generator while it draws: the value that every layer hands on, by the same names for every form.
+
+In the order of computation: "mapping" (w before truncation), "styles.<layer>" for every layer, then the layers, and
+"image". A StyleGAN2's "b8.torgb" is the image of that resolution so far, colours of all blocks up to it added; the last
+one is "image". In an ONNX file the nodes are named after their modules, so the last node of a module's name makes what
+that module hands on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError, UsageError
+from ...generators import Generator, GeneratorConfig
+from ...generators.ops import upsample_image
+from ..fused.generator import FusedGenerator
+from ..fused.stylegan2 import FusedConv
+from ..fused.styles import styled_layers
+from ..runners.loading import Array, Runner
+from ..runners.sessions import onnx_session
+
+if TYPE_CHECKING:
+    import onnx
+
+MAPPING, IMAGE = "mapping", "image"
+
+
+@dataclass(frozen=True)
+class LayerValue:
+    """float32, batch first. ``styled``: already multiplied by the next convolution's style over its peak."""
+
+    values: npt.NDArray[np.float32]
+    styled: bool = False
+
+
+def layer_values(runner: Runner, z: Array, psi: Array, c: Array | None) -> dict[str, LayerValue]:
+    """Every value of one batch (z [B, z_dim], psi [B], c [B, c_dim] or None), in the order of computation.
+
+    UsageError for a runner whose inside cannot be seen: a TensorRT engine, or one without a ``source``.
+    """
+    source = runner.source
+    if isinstance(source, Path):
+        return _onnx_values(source, runner, z, psi, c)
+    if source is None:
+        raise UsageError(
+            f"{runner.name} ({runner.backend}) does not show its layers", "look into its ONNX file instead"
+        )
+    device = next(source.buffers()).device
+    inputs = [None if values is None else torch.from_numpy(values).to(device) for values in (z, psi, c)]
+    assert inputs[0] is not None and inputs[1] is not None
+    record = _Record(source)
+    with torch.inference_mode(), record.listening():
+        arguments = {} if inputs[2] is None else {"c": inputs[2]}
+        record.found[IMAGE] = source(inputs[0], psi=inputs[1], **arguments)
+    return record.ordered()
+
+
+def value_names(config: GeneratorConfig) -> list[str]:
+    """The names of all values, in the order of computation."""
+    styled = [layer for layer, _ in styled_layers(config)]
+    return [MAPPING, *(f"styles.{layer}" for layer in styled), *styled[:-1], IMAGE]
+
+
+# ---- torch ----
+
+
+class _Record:
+    """Forward hooks on the modules of a network, readable or fused."""
+
+    def __init__(self, network: Generator | FusedGenerator) -> None:
+        self.network, self.config = network, network.config
+        self.found: dict[str, Tensor] = {}
+        self.styled: set[str] = set()
+
+    def listening(self) -> ExitStack:
+        """A context in which what the modules return is kept."""
+        stack = ExitStack()
+        hooks = self._readable_hooks() if isinstance(self.network, Generator) else self._fused_hooks()
+        for module, keep in hooks:
+            stack.callback(module.register_forward_hook(keep).remove)
+        return stack
+
+    def ordered(self) -> dict[str, LayerValue]:
+        """What was found, as arrays, in the order of computation."""
+        return {
+            name: LayerValue(self.found[name].float().cpu().numpy(), name in self.styled)
+            for name in value_names(self.config)
+            if name in self.found
+        }
+
+    def _keeper(self, name: str, gain: float = 1.0) -> Any:
+        def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            self.found[name] = output * gain
+            if isinstance(module, FusedConv) and inputs[2:] not in ((), (None,)):  # the next layer's styles
+                self.styled.add(name)
+
+        return keep
+
+    def _readable_hooks(self) -> Iterator[tuple[nn.Module, Any]]:
+        network = self.network
+        yield network.get_submodule(f"mapping.fc{self.config.mapping_layers - 1}"), self._keeper(MAPPING)
+        for layer, torgb in styled_layers(self.config):
+            module = network.get_submodule(f"synthesis.{layer}")
+            affine = module.get_submodule("affine")
+            width = affine.get_parameter("bias").numel()
+            yield affine, self._keeper(f"styles.{layer}", width**-0.5 if torgb else 1.0)
+            yield module, self._colours(layer) if layer.endswith(".torgb") else self._keeper(layer)
+
+    def _colours(self, layer: str) -> Any:
+        """Adds a block's colours to the image so far, as the synthesis does."""
+
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            before = [value for name, value in self.found.items() if name.endswith(".torgb") and "styles" not in name]
+            self.found[layer] = upsample_image(before[-1]) + output if before else output
+
+        return keep
+
+    def _fused_hooks(self) -> Iterator[tuple[nn.Module, Any]]:
+        network = self.network
+
+        def keep_styles(module: nn.Module, inputs: Any, output: tuple[Tensor, ...]) -> None:
+            for (layer, _), styles in zip(styled_layers(self.config), output, strict=True):
+                self.found[f"styles.{layer}"] = styles
+
+        def keep_image(name: str) -> Any:
+            def keep(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+                self.found[name] = output[1]
+
+            return keep
+
+        yield network.get_submodule("mapping"), self._keeper(MAPPING)
+        yield network.get_submodule("styles"), keep_styles
+        for layer, torgb in list(styled_layers(self.config))[:-1]:
+            block = layer.removesuffix(".torgb")
+            module = network.get_submodule(f"synthesis.{block}")
+            yield module, keep_image(layer) if torgb else self._keeper(layer)
+
+
+# ---- ONNX ----
+
+
+def _onnx_values(path: Path, runner: Runner, z: Array, psi: Array, c: Array | None) -> dict[str, LayerValue]:
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    config = _config(path, runner)
+    places = _places(model, config)
+    known = {value.name for value in model.graph.output}
+    for name, (value, _) in places.items():
+        if value not in known:  # half-precision features become float32
+            model.graph.node.append(onnx.helper.make_node("Cast", [value], [f"look {name}"], to=onnx.TensorProto.FLOAT))
+            output = onnx.helper.make_tensor_value_info(f"look {name}", onnx.TensorProto.FLOAT, None)
+            model.graph.output.append(output)
+    session = onnx_session(path, model.SerializeToString(), runner.backend, None)
+    names = [output.name for output in session.get_outputs()]
+    feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
+    found = dict(zip(names, session.run(names, feeds), strict=True))
+    values = {name: LayerValue(found[f"look {name}"], styled) for name, (value, styled) in places.items()}
+    values[IMAGE] = LayerValue(found["image"])
+    return values
+
+
+def _config(path: Path, runner: Runner) -> GeneratorConfig:
+    try:
+        return GeneratorConfig.from_dict(json.loads(runner.facts["config"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} does not say what network it holds", "make it with: dcp-deploy export") from error
+
+
+def _places(model: onnx.ModelProto, config: GeneratorConfig) -> dict[str, tuple[str, bool]]:
+    """Name of the value in the graph, and whether it is styled, of everything but the image that the file shows."""
+    made: dict[str, tuple[str, bool]] = {}  # by layer: the last node's output, and whether one of its nodes styles it
+    layers = [layer for layer, _ in styled_layers(config)]
+    places: dict[str, tuple[str, bool]] = {}
+    for node in model.graph.node:
+        module = node.name.rpartition("/")[0]
+        if node.op_type == "Split" and node.input[0].startswith("styles") and len(node.output) == len(layers):
+            places.update({f"styles.{layer}": (value, False) for layer, value in zip(layers, node.output, strict=True)})
+        if module and node.output:
+            owner = _owner(module, layers)
+            styled = "Next" in node.op_type or (owner in made and made[owner][1])
+            made[owner] = (node.output[0], styled)
+    places.update(made)
+    return {name: places[name] for name in value_names(config)[:-1] if name in places and places[name][0] != "image"}
+
+
+def _owner(module: str, layers: list[str]) -> str:
+    """The layer that a module belongs to: "synthesis.L3.conv" to "L3", and a block's own nodes to its torgb."""
+    parts = module.removeprefix("synthesis.").split(".")
+    names = [".".join(parts[:size]) for size in (1, 2)]
+    for name in [*names, f"{parts[0]}.torgb"]:
+        if name in layers or name == MAPPING:
+            return name
+    return module

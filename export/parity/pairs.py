@@ -1,0 +1,138 @@
+"""The two sides of a comparison as runners, one of which may be an ONNX file that a z alone is not enough for.
+
+    codes instead of z (``ws``)    the mapping network of the other side makes them
+    noise maps as inputs           the other side's stored maps
+    exported without noise         the other side draws without noise, too
+
+So every form of an export goes through the same gate, beside the network it was made from.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...errors import UsageError
+from ...generators import Generator
+from ..integrity import is_bundle
+from ..runners.forms import FormRunner, load_form
+from ..runners.loading import NOISE_INPUT, Array, Backend, Runner, batch_bounds, load_runner, sniff
+from ..tensorrt.manifest import read_onnx
+
+Source = Runner | Generator | str | os.PathLike[str]
+
+
+def load_pair(
+    a: Source, b: Source, *, backend_a: Backend = "auto", backend_b: Backend = "auto", device: str | None = None
+) -> tuple[Runner, Runner]:
+    """Both sides by ``load_runner`` (a Runner stays as it is), each with what it needs of the other.
+
+    Raises UsageError when a file takes codes or noise and the other side is no network in torch, and else what
+    :func:`~.runners.load_runner` does.
+    """
+    a, b = _opened(a, backend_a, device), _opened(b, backend_b, device)
+    return _side(a, b, backend_a, device), _side(b, a, backend_b, device)
+
+
+def _opened(source: Source, backend: Backend, device: str | None) -> Source:
+    """A bundle as its Runner, which tells the file's facts; all else as it is."""
+    if isinstance(source, Runner | Generator) or not is_bundle(Path(source)):
+        return source
+    return load_runner(source, backend=backend, device=device)
+
+
+def _side(source: Source, other: Source, backend: Backend, device: str | None) -> Runner:
+    if isinstance(source, Runner):
+        return source
+    extra, _ = _form(source)
+    if extra:
+        network = _network(other)
+        if network is None:
+            raise UsageError(
+                f"{source} takes {', '.join(extra[:3])}, which a seed alone does not give",
+                "compare it with the checkpoint that it was exported from",
+            )
+        return through_network(load_form(Path(str(source)), backend=backend), network)
+    _, without_noise = _form(other)
+    network = _network(source) if without_noise else None
+    if network is None or network.config.layout is not None:  # a StyleGAN3 has no noise
+        return load_runner(source, backend=backend, device=device)
+    quiet = load_runner(_quiet(network), backend=backend, device=device)
+    name = quiet.name if isinstance(source, Generator) else Path(source).name
+    return replace(quiet, name=f"{name} without noise")
+
+
+def through_network(form: FormRunner, network: Generator) -> Runner:
+    """``form`` from z on: ``network``'s mapping makes the codes that it takes, or its stored maps are the noise."""
+    config = network.config
+    mapping = copy.deepcopy(network.mapping).cpu()
+    maps = {
+        name: network.synthesis.get_buffer(f"{name.removeprefix(NOISE_INPUT)}.noise_const").cpu().numpy()
+        for name in form.inputs
+        if name.startswith(NOISE_INPUT)
+    }
+
+    def draw(z: Array, psi: Array, c: Array | None) -> Array:
+        feeds: dict[str, Array] = {name: np.broadcast_to(m, (len(z), 1, *m.shape)) for name, m in maps.items()}
+        if "ws" in form.inputs:
+            with torch.inference_mode():
+                labels = None if c is None else torch.from_numpy(c)
+                feeds["ws"] = mapping(torch.from_numpy(z), labels, psi=torch.from_numpy(psi)).numpy()
+        else:
+            feeds |= {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
+        return form(feeds)
+
+    return Runner(
+        form.name,
+        form.backend,
+        config.z_dim,
+        config.c_dim,
+        form.resolution,
+        form.image,
+        draw,
+        facts=form.facts,
+        batch=batch_bounds(Path(form.name), form.facts),
+    )
+
+
+def _form(source: Source) -> tuple[list[str], bool]:
+    """Inputs of an ONNX file beyond z, psi and c, and whether it was exported without noise."""
+    if isinstance(source, Runner):
+        return [], source.facts.get("noise") == "none"
+    if isinstance(source, Generator):
+        return [], False
+    path = Path(source)
+    if not path.is_file() or sniff(path) != "onnx":
+        return [], False
+    model = read_onnx(path)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    names = [value.name for value in model.graph.input]
+    return [name for name in names if name == "ws" or name.startswith(NOISE_INPUT)], facts.get("noise") == "none"
+
+
+def _network(source: Source) -> Generator | None:
+    """The generator in torch that a source is or holds."""
+    if isinstance(source, Runner):
+        return source.source if isinstance(source.source, Generator) else None
+    if isinstance(source, Generator):
+        return source
+    path = Path(source)
+    if not path.is_file() or sniff(path) != "checkpoint":
+        return None
+    from ...checkpoints import load_generator
+
+    return load_generator(path)
+
+
+def _quiet(network: Generator) -> Generator:
+    """A copy whose noise has no strength."""
+    network = copy.deepcopy(network)
+    for name, value in network.state_dict().items():
+        if name.endswith(".noise_strength"):
+            value.zero_()
+    return network

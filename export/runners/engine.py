@@ -1,0 +1,154 @@
+"""Running a TensorRT engine on the GPU it was built for, of either flavour, on torch's tensors and streams.
+
+Held to the names of the Python bindings of TensorRT 10.16, 11.4 and of TensorRT for RTX 1.7, and tested with a stand-in
+for the libraries; it has not run an engine on TensorRT hardware by this project yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import InputError, MissingCapabilityError, StaleArtifactError
+from ..fused.generator import ImageForm
+from ..tensorrt.manifest import check_engine
+from ..tensorrt.targets import import_flavour
+from .loading import Array, Runner
+
+
+def engine_runner(path: str | os.PathLike[str], *, cuda_graph: bool = False) -> Runner:
+    """A Runner of an engine that fits this machine.
+
+    ``cuda_graph``: record the launches of a batch size once and replay them, which saves the time of the host; calls
+    pay again when the batch size changes. Batches beyond the engine's largest are drawn in parts, those below its
+    smallest are filled up. Raises MissingCapabilityError without a GPU or the flavour's package, StaleArtifactError for
+    an engine built for something else, CorruptFileError for a manifest that is none.
+    """
+    path = Path(path)
+    manifest, session = open_engine(path, cuda_graph=cuda_graph)
+    return runner_of(path.name, manifest, session)
+
+
+def open_engine(path: Path, *, cuda_graph: bool = False) -> tuple[dict[str, Any], EngineSession]:
+    """The manifest and the open session of an engine that fits this machine; raises as :func:`engine_runner`."""
+    if not torch.cuda.is_available():
+        raise MissingCapabilityError(
+            f"{path} is a TensorRT engine; running it needs an NVIDIA GPU and its driver, and this machine has none",
+            "run the ONNX file it was built from, with onnxruntime",
+        )
+    manifest = check_engine(path)
+    trt = import_flavour(manifest["flavour"])
+    trusted = bool(manifest.get("options", {}).get("version_compatible"))  # by its hash, which has just been compared
+    session = EngineSession(trt, path.read_bytes(), torch.device("cuda"), cuda_graph=cuda_graph, host_code=trusted)
+    if session.engine is None:
+        raise StaleArtifactError(f"TensorRT cannot load {path}", f"rebuild it: {manifest['rebuild']}")
+    return manifest, session
+
+
+def runner_of(name: str, manifest: Mapping[str, Any], session: EngineSession) -> Runner:
+    """The Runner over an open session."""
+    profile = manifest["profile"]
+    image: ImageForm = "uint8" if session.output_dtype == torch.uint8 else "float"
+    least, most = profile["z"]["min"][0], profile["z"]["max"][0]
+
+    def draw(z: Array, psi: Array, c: Array | None) -> Array:
+        feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
+        parts = []
+        for first in range(0, len(z), most):
+            part = {key: _filled(values[first : first + most], least) for key, values in feeds.items()}
+            images = session.run({key: torch.from_numpy(values) for key, values in part.items()})
+            parts.append(images[: len(z) - first].cpu().numpy())
+        return np.concatenate(parts)
+
+    c_dim = profile["c"]["min"][1] if "c" in profile else 0
+    z_dim, facts = profile["z"]["min"][1], {"precision": str(manifest["precision"])}
+    return Runner(name, "tensorrt", z_dim, c_dim, manifest["resolution"], image, draw, facts=facts, batch=(least, most))
+
+
+def _filled(rows: Array, least: int) -> Array:
+    """At least ``least`` rows: the last one again and again."""
+    missing = max(least - len(rows), 0)
+    return np.ascontiguousarray(np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]))
+
+
+class EngineSession:
+    """One engine, deserialised, with one execution context; ``engine`` is None when TensorRT refuses the bytes.
+
+    It works on a stream of its own, which waits for torch's current stream and is waited for by it.
+    """
+
+    def __init__(
+        self, trt: Any, plan: bytes, device: torch.device, *, cuda_graph: bool = False, host_code: bool = False
+    ) -> None:
+        self.device, self.cuda_graph = device, cuda_graph
+        self.recorded: tuple[int, torch.cuda.CUDAGraph, dict[str, Tensor], Tensor] | None = None
+        self.logger = trt.Logger(trt.Logger.ERROR)  # lives as long as what it was given to
+        self.runtime = trt.Runtime(self.logger)
+        self.runtime.engine_host_code_allowed = host_code  # version-compatible engines bring their runtime along
+        self.engine = self.runtime.deserialize_cuda_engine(plan)
+        if self.engine is None:
+            return
+        self.context = self.engine.create_execution_context()
+        if self.context is None:
+            raise MissingCapabilityError("TensorRT cannot prepare the engine: too little GPU memory?", "free some")
+        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
+        modes = {name: self.engine.get_tensor_mode(name) for name in names}
+        self.inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
+        (self.output,) = (name for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
+        types = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16, trt.DataType.UINT8: torch.uint8}
+        self.output_dtype = types[self.engine.get_tensor_dtype(self.output)]
+        stream: Any = torch.cuda.Stream  # without annotations
+        self.stream = stream(device)
+
+    def run(self, feeds: Mapping[str, Tensor]) -> Tensor:
+        """The output for one batch within the engine's profile; tensors may lie anywhere. InputError when it fails."""
+        before = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(before)
+        with torch.cuda.stream(self.stream):
+            if self.cuda_graph:
+                image = self._replay(feeds)
+            else:
+                image, _ = self._bind(feeds)
+                self._enqueue()
+        before.wait_stream(self.stream)
+        return image
+
+    def _bind(self, feeds: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Shapes and addresses of everything; the output and the inputs as they lie on the device."""
+        placed = {name: feeds[name].to(self.device).contiguous() for name in self.inputs}
+        for name, tensor in placed.items():
+            if not self.context.set_input_shape(name, tuple(tensor.shape)):
+                raise InputError(f"the engine takes no {name} of shape {list(tensor.shape)}", "see its manifest")
+            self.context.set_tensor_address(name, tensor.data_ptr())
+        shape = tuple(self.context.get_tensor_shape(self.output))
+        image = torch.empty(shape, dtype=self.output_dtype, device=self.device)
+        self.context.set_tensor_address(self.output, image.data_ptr())
+        self.placed = placed  # the kernels still read them after this returns
+        return image, placed
+
+    def _enqueue(self) -> None:
+        if not self.context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream):
+            raise InputError("TensorRT could not start the engine", "see what it logged above")
+
+    def _replay(self, feeds: Mapping[str, Tensor]) -> Tensor:
+        """The recorded launches of this batch size, recorded now when it is another than the last."""
+        batch = len(next(iter(feeds.values())))
+        if self.recorded is None or self.recorded[0] != batch:
+            image, placed = self._bind(feeds)
+            self._enqueue()  # the first call after new shapes prepares what must not be recorded
+            self.stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                self._enqueue()
+            self.recorded = (batch, graph, placed, image)
+        _, graph, placed, image = self.recorded
+        for name, tensor in placed.items():
+            tensor.copy_(feeds[name])
+        graph.replay()
+        return image.clone()

@@ -1,0 +1,164 @@
+"""OpenVINO on a CPU: the file that ONNX Runtime runs, the same images, another runtime.
+
+Three things differ from the file, none of them what it means:
+
+- The colours of a block (the operator ToRGB) are a 1x1 convolution of the scaled features and not a product with the
+  features as a matrix. OpenVINO keeps features with the channels last, where that matrix is a copy of everything, a
+  tenth of the time of a 256 px student.
+- In an int8 file the outputs of convolutions stay as they are summed. They are rounded for ONNX Runtime alone, which
+  has integer convolutions in no other case.
+- A file whose convolutions are bfloat16 is computed in bfloat16, all others in float32 between their integers.
+
+With our operators in place of its convolutions (:mod:`.winograd`) the graph is what ONNX Runtime gets too.
+
+A model is compiled for a batch when it first comes, about half a second, and the last few are kept: with the shapes
+known it runs a fifth faster.
+
+A process has one ``openvino.Core``, never given back. OpenVINO 2026.4 sets a stack for signal handlers with every Core
+that compiles something, and of two it puts the first one's back, long unmapped, when the second goes: the next Ctrl-C
+or SIGTERM would end Python with a segmentation fault.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from ...errors import CorruptFileError, DcpDeployError, InputError, MissingCapabilityError
+from ..graph.functions import add_functions
+from .sessions import Session, Values
+
+if TYPE_CHECKING:
+    import onnx
+
+KEPT_BATCHES = 4
+
+_Feeds = Mapping[str, npt.NDArray[Any]]
+
+
+def openvino_session(path: Path, threads: int | None = None, *, winograd: bool = False) -> Session:
+    """:func:`~.sessions.open_session` by OpenVINO. A call uses all its threads; calls of several threads take turns.
+
+    ``winograd``: with our CPU operators (:mod:`.winograd`).
+    """
+    import onnx
+
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingCapabilityError(
+            f"backend 'openvino': running {path} needs openvino, which is not installed",
+            "pip install 'dcp-deploy[openvino]'",
+        ) from error
+    try:
+        model = onnx.load(path)
+        core = _core(openvino)
+        graph = _with_cpu_operators(core, model, threads) if winograd else _for_openvino(model)
+        read = core.read_model(graph.SerializeToString())
+    except DcpDeployError:
+        raise
+    except Exception as error:  # protobuf's, onnx's and OpenVINO's types share no base
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorruptFileError(f"openvino cannot load {path}: {reason}", "export it again") from error
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    options: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if facts.get("precision") == "bf16" else "f32",
+    }
+    if winograd:
+        options["ENABLE_CPU_PINNING"] = False  # our threads would find one core taken
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    inputs, outputs = _values(model.graph.input), _values(model.graph.output)
+
+    @lru_cache(maxsize=KEPT_BATCHES)
+    def compiled(batch: int) -> Any:
+        fixed = read.clone()
+        fixed.reshape({name: [batch, *shape[1:]] for name, (_, shape) in inputs.items()})
+        return core.compile_model(fixed, "CPU", options).create_infer_request()
+
+    return Session(inputs, outputs, facts, _draw(path, compiled))
+
+
+@lru_cache(maxsize=1)
+def _core(openvino: Any) -> Any:
+    return openvino.Core()
+
+
+def _draw(path: Path, compiled: Callable[[int], Any]) -> Callable[[_Feeds], npt.NDArray[Any]]:
+    turn = threading.Lock()  # a request has one set of tensors
+
+    def draw(feeds: _Feeds) -> npt.NDArray[Any]:
+        batch = len(next(iter(feeds.values())))
+        try:
+            with turn:
+                image: npt.NDArray[Any] = compiled(batch).infer(dict(feeds))["image"]  # a copy
+        except Exception as error:  # its own exception types share no base
+            raise InputError(
+                f"openvino cannot run {path} on a batch of {batch}: {(str(error).splitlines() or [''])[0]}"
+            ) from error
+        return image
+
+    return draw
+
+
+def _values(values: Any) -> dict[str, Values]:
+    """Type and shape by name, in the words of ONNX Runtime."""
+    import onnx
+
+    found = {}
+    for value in values:
+        kind = value.type.tensor_type
+        shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in kind.shape.dim]
+        found[value.name] = f"tensor({onnx.TensorProto.DataType.Name(kind.elem_type).lower()})", shape
+    return found
+
+
+# ---- the graph as OpenVINO runs it best ----
+
+
+def _for_openvino(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, changed in place, without rounded outputs and with bodies in place of our operators."""
+    from onnx.inliner import inline_local_functions
+
+    _keep_sums(model)
+    del model.functions[:]
+    add_functions(model, colours="convolution")
+    return inline_local_functions(model)
+
+
+def _with_cpu_operators(core: Any, model: onnx.ModelProto, threads: int | None) -> onnx.ModelProto:
+    from ...kernels.cpu.library import cpu_operators
+    from ..graph.winograd import with_cpu_operators
+
+    _extend(core)
+    operators = cpu_operators()
+    operators.start(threads or 0)
+    return with_cpu_operators(model, lanes=operators.lanes, threads=threads or 0)
+
+
+@lru_cache(maxsize=1)
+def _extend(core: Any) -> None:
+    from .openvino_operators import extensions
+
+    for extension in extensions():
+        core.add_extension(extension)
+
+
+def _keep_sums(model: onnx.ModelProto) -> None:
+    """Take the rounding off every output that :func:`~.quantization.quantize` rounded."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    readers = {value: node for node in model.graph.node for value in node.input}
+    for node in [node for node in model.graph.node if node.op_type == "QuantizeLinear"]:
+        maker = makers.get(node.input[0])
+        if maker is None or maker.op_type != "Conv":  # it rounds an input
+            continue
+        after = readers[node.output[0]]
+        maker.output[0] = after.output[0]
+        model.graph.node.remove(node)
+        model.graph.node.remove(after)

@@ -1,0 +1,94 @@
+"""Images from seeds: what a seed means, and grids of them as PNG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import QualityError, UsageError
+from ...files import atomic_path
+from ...progress import Progress, shifted
+
+if TYPE_CHECKING:
+    from .loading import Runner
+
+COLUMNS = 8
+BATCH = 8
+
+
+def draw(
+    runner: Runner, seeds: Sequence[int], *, psi: float = 1.0, progress: Progress | None = None
+) -> NDArray[np.uint8]:
+    """One image per seed, uint8 [N, H, W, 3], constant noise, truncation ``psi``.
+
+    A seed's latent is numpy's ``RandomState(seed).randn(1, z_dim)``, as NVIDIA's scripts draw it; a conditional model
+    draws class ``seed`` modulo the number of classes. Raises QualityError when an image holds NaN or infinity.
+    """
+    from .. import classes_of, latents_of
+
+    batches = []
+    for start in range(0, len(seeds), BATCH):
+        chosen = seeds[start : start + BATCH]
+        images = runner(z=latents_of(chosen, runner.z_dim), psi=psi, c=classes_of(chosen, runner.c_dim))
+        batches.append(as_uint8(images))
+        if progress:
+            progress(start + len(chosen), len(seeds))
+    return np.concatenate(batches)
+
+
+def as_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 as it is; float [N, 3, H, W] in [-1, 1] to uint8 [N, H, W, 3]: clip(127.5 x + 128, 0, 255), truncated."""
+    if images.dtype == np.uint8:
+        return images
+    if not np.isfinite(images).all():
+        raise QualityError("the model drew NaN or infinity", "Look at its weights, or the file it came from.")
+    return np.clip(images * 127.5 + 128.0, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def grid(images: NDArray[np.uint8], columns: int = COLUMNS) -> NDArray[np.uint8]:
+    """[N, H, W, 3] tiled row by row to [rows H, columns W, 3], without padding; missing tiles are black."""
+    count, height, width, _ = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    tiles = np.zeros((rows * columns, height, width, 3), dtype=np.uint8)
+    tiles[:count] = images
+    tiled = tiles.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
+    return tiled.reshape(rows * height, columns * width, 3)
+
+
+def save_png(image: NDArray[np.uint8], path: str | os.PathLike[str]) -> Path:
+    """Write an image uint8 [H, W, 3], atomically."""
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG", optimize=True)
+    return Path(path)
+
+
+def sample_grid(
+    runner: Runner,
+    path: str | os.PathLike[str],
+    *,
+    seeds: Sequence[int],
+    psis: Sequence[float] = (1.0,),
+    progress: Progress | None = None,
+) -> Path:
+    """Write a PNG: one row per psi and one column per seed; a single psi wraps after eight.
+
+    Raises UsageError for no seeds, no psi, or a seed outside [0, 2**32).
+    """
+    if not seeds or not psis:
+        raise UsageError("a grid needs at least one seed and one psi")
+    wrong = [seed for seed in seeds if not 0 <= seed < 2**32]
+    if wrong:
+        raise UsageError(f"seed {wrong[0]} is outside 0 .. 4294967295")
+    rows = []
+    for row, psi in enumerate(psis):
+        report = shifted(progress, row * len(seeds), len(psis) * len(seeds))
+        rows.append(draw(runner, seeds, psi=psi, progress=report))
+    return save_png(grid(np.concatenate(rows), COLUMNS if len(psis) == 1 else len(seeds)), path)

@@ -1,0 +1,163 @@
+"""An exported ONNX file opened by what runs it: ONNX Runtime on a CPU or a GPU, OpenVINO on a CPU.
+
+Either runs it on a CPU as it is, or with our operators in place of its convolutions (``-winograd``, :mod:`.winograd`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from ...errors import CorruptFileError, InputError, MissingCapabilityError
+from ..graph.bfloat16 import widened
+
+Values = tuple[str, list[Any]]
+
+SPIN_MICROSECONDS = 1000
+SPIN_BOUNDED_SINCE = (1, 32)  # where it was seen to work; an older version may not know the bound and spin on
+
+WINOGRAD = "-winograd"  # after the name of a runtime
+ONNX_BACKENDS = ("onnxruntime", "onnxruntime-winograd", "onnxruntime-cuda", "openvino", "openvino-winograd")
+
+
+@dataclass(frozen=True)
+class Session:
+    """A file ready to run. Type ("tensor(float)") and shape of inputs and outputs by name; an open dimension is no int.
+
+    ``facts``: what the file says about itself. ``draw``: arrays by the inputs' names to the output ``image``; may be
+    called from many threads at once.
+    """
+
+    inputs: Mapping[str, Values]
+    outputs: Mapping[str, Values]
+    facts: Mapping[str, str]
+    draw: Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]]
+
+
+def open_session(path: Path, backend: str = "onnxruntime", threads: int | None = None) -> Session:
+    """Open ``path`` for one of ``ONNX_BACKENDS``; ``threads`` of one call, all cores by default.
+
+    MissingCapabilityError for a runtime or a GPU that is not there, CorruptFileError for what it cannot load. ``draw``
+    raises InputError for a batch that the file cannot draw.
+    """
+    if backend in ("openvino", "openvino-winograd"):
+        from .openvino import openvino_session
+
+        return openvino_session(path, threads, winograd=backend.endswith(WINOGRAD))
+    model = _with_cpu_operators(path, threads) if backend.endswith(WINOGRAD) else None
+    session = onnx_session(path, model, backend, threads)
+
+    def draw(feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        try:
+            image: npt.NDArray[Any] = session.run(["image"], dict(feeds))[0]
+        except Exception as error:  # its own exception types share no base
+            batch, reason = len(next(iter(feeds.values()))), str(error).splitlines()[0]
+            raise InputError(f"onnxruntime cannot run {path} on a batch of {batch}: {reason}") from error
+        return image
+
+    inputs, outputs = (
+        {value.name: (value.type, value.shape) for value in values}
+        for values in (session.get_inputs(), session.get_outputs())
+    )
+    return Session(inputs, outputs, session.get_modelmeta().custom_metadata_map, draw)
+
+
+def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | None) -> Any:
+    """An onnxruntime session of the file, or of ``model``, the file's graph changed; its weights may lie outside it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingCapabilityError(
+            f"running {path} needs onnxruntime, which is not installed",
+            "pip install 'dcp-deploy[cpu]' (or [gpu] on a machine with one; the two exclude each other)",
+        ) from error
+    providers = _providers(onnxruntime, backend)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if backend.endswith(WINOGRAD):
+        from ...kernels.cpu.library import cpu_operators
+
+        options.register_custom_ops_library(os.fspath(cpu_operators().library))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are for our operators
+    else:
+        _spin_briefly(options, onnxruntime.__version__)
+    if model is not None:
+        folder = os.fspath(path.resolve().parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    source = os.fspath(path) if model is None else model
+    try:
+        session = _start(onnxruntime, source, options, providers)
+    except Exception as error:  # its own exception types share no base
+        reason = str(error).splitlines()[0]
+        raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "export it again") from error
+    if len(session.get_providers()) < len(providers):  # it falls back to the CPU without a word
+        raise MissingCapabilityError(
+            f"backend {backend!r}: onnxruntime could not start its CUDA provider",
+            "dcp-deploy doctor says what is missing",
+        )
+    return session
+
+
+def _with_cpu_operators(path: Path, threads: int | None) -> bytes:
+    """The file's graph with our operators. MissingCapabilityError without what changes the graph or compiles them."""
+    try:
+        import onnx  # noqa: F401 - what a service with bundles alone need not have
+    except ImportError as error:
+        raise MissingCapabilityError(
+            f"backend 'onnxruntime{WINOGRAD}' changes the graph of {path}, which needs onnx",
+            "pip install onnx; or use backend onnxruntime",
+        ) from error
+    from ...kernels.cpu.library import cpu_operators
+    from ..graph.winograd import read_onnx, with_cpu_operators
+
+    lanes = cpu_operators().lanes
+    graph: bytes = with_cpu_operators(read_onnx(path), lanes=lanes, threads=threads or 0).SerializeToString()
+    return graph
+
+
+def _spin_briefly(options: Any, version: str) -> None:
+    """Let idle threads look for work for a millisecond, or not at all where they would look longer.
+
+    Between two operators they find some, which a small student gains a tenth by (64 px, two cores). Between two calls
+    they take the cores from whatever else runs in the process: with ONNX Runtime's own setting a torch network timed
+    beside a session on two cores took 108 ms instead of 21 ms.
+    """
+    numbers = tuple(int(part) for part in version.split(".")[:2])
+    bounded = numbers >= SPIN_BOUNDED_SINCE
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if bounded else "0")
+    if bounded:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+
+
+def _start(onnxruntime: Any, source: str | bytes, options: Any, providers: list[Any]) -> Any:
+    """A session of a file or a model. Convolutions in bfloat16, which ONNX Runtime lacks, run as exact equivalents."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
+
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=providers)
+    except NoKernel:
+        wide = widened(source)
+        if wide is None:
+            raise
+        return onnxruntime.InferenceSession(wide, options, providers=providers)
+
+
+def _providers(onnxruntime: Any, backend: str) -> list[Any]:
+    if backend != "onnxruntime-cuda":
+        return ["CPUExecutionProvider"]
+    import torch
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not torch.cuda.is_available():
+        raise MissingCapabilityError(
+            f"backend {backend!r} needs a GPU and onnxruntime-gpu; this machine lacks one of them",
+            "pip uninstall onnxruntime; pip install 'dcp-deploy[gpu]'; or use backend onnxruntime, on the CPU",
+        )
+    # TF32 keeps 10 bits of a float32: a precision of its own, and not the one that the file declares.
+    return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]

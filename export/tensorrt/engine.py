@@ -1,0 +1,289 @@
+"""ONNX to TensorRT engines, each with a manifest that says what it was built from, by what, and for which GPUs.
+
+Two flavours. TensorRT for RTX (`tensorrt_rtx`) builds ahead of time on any machine, without a GPU, one file for several
+targets. TensorRT proper (`tensorrt`, 10.13 and later but for 10.14, 11.x) builds on the target GPU and reaches those
+that RTX does not (sm90, sm100, ...); that path goes through Polygraphy's loaders and has not been run on TensorRT
+hardware by this project yet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...errors import InputError, MissingCapabilityError, UsageError
+from ...files import atomic_path, sha256_file, write_json
+from . import targets as gpus
+from .manifest import Engine, manifest_path, onnx_sha256, read_onnx
+from .targets import Flavour, choose_flavour, import_flavour, parse_targets
+
+Batch = tuple[int, int, int]
+Shapes = dict[str, dict[str, list[int]]]  # input -> min, opt, max -> shape
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What trades speed for something else, and so is off, and the plugins, which are on.
+
+    ``version_compatible``: later versions of the same major TensorRT may load the engine. ``hardware_compatible``:
+    every GPU from Ampere on may. ``refit``: its weights can be replaced. ``timing_cache``: a file that remembers how
+    fast kernels were, read and written, so that the next build of the like is quick. ``plugins``: our own CUDA kernels
+    (TensorRT only; TensorRT for RTX takes no plugins and fuses the function bodies instead).
+    """
+
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    refit: bool = False
+    timing_cache: str | None = None
+    plugins: bool = True
+
+    def flags(self) -> list[str]:
+        """As ``dcp-deploy engine`` takes them."""
+        named = ("version_compatible", "hardware_compatible", "refit")
+        found = [f"--{name.replace('_', '-')}" for name in named if getattr(self, name)]
+        found += ["--timing-cache", self.timing_cache] if self.timing_cache else []
+        return found if self.plugins else [*found, "--no-plugins"]
+
+
+DEFAULTS = EngineOptions()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A built engine: its bytes, the builder's flags that were on, and what the plugins in it were compiled by."""
+
+    data: bytes
+    flags: tuple[str, ...]
+    plugins: dict[str, Any] | None = None
+
+
+def build_engine(
+    onnx: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    target: str = "auto",
+    flavour: Flavour = "auto",
+    batch: Batch = (1, 8, 64),
+    options: EngineOptions = DEFAULTS,
+) -> Engine:
+    """Build ``path`` (``.engine``) from an ONNX file, with its manifest ``.json`` beside it.
+
+    ``target``: compute capabilities or product names, separated by commas ("sm89,sm120", "RTX 4090", "L4"); "auto" is
+    the GPU of this machine. ``batch``: smallest, best-served and largest batch. ``flavour`` "auto" takes TensorRT for
+    RTX when it serves all targets. The precision is that of the graph (both flavours are strongly typed). The bytes of
+    an engine differ from build to build; its manifest's ``onnx_sha256`` says whether it is up to date.
+
+    Raises UsageError (target, batch or options), InputError (ONNX file), MissingCapabilityError (package, GPU, or a
+    target that the flavour cannot build this graph for).
+    """
+    onnx, path = Path(onnx), Path(path)
+    targets = parse_targets(target)
+    chosen = choose_flavour(flavour, targets)
+    if len(batch) != 3 or not 1 <= batch[0] <= batch[1] <= batch[2]:
+        raise UsageError(f"batch is {tuple(batch)}", "give smallest, best-served and largest, for instance 1,8,64")
+    if path.suffix == ".json":
+        raise UsageError(f"{path} is the name of the manifest", "name the engine *.engine")
+    model = read_onnx(onnx)
+    profile = _profile(onnx, model, batch)
+    command = ["dcp-deploy", "engine", str(onnx), "--target", ",".join(targets), "--flavour", chosen]
+    command += ["--batch", ",".join(map(str, batch)), *options.flags(), "--out", str(path)]
+    start = time.perf_counter()
+    if chosen == "tensorrt-rtx":
+        plan = _build_rtx(onnx, targets, profile, options)
+    else:
+        plan = _build_tensorrt(onnx, model, targets, profile, options, shlex.join(command))
+    seconds = time.perf_counter() - start
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(plan.data)
+        digest = sha256_file(temporary)
+    manifest: dict[str, Any] = {
+        "schema": 1,
+        "engine_sha256": digest,
+        "size_bytes": len(plan.data),
+        **_source(onnx, model),
+        "flavour": chosen,
+        "flavour_version": str(import_flavour(chosen).__version__),
+        "targets": list(targets),
+        "precision": weight_types(model),
+        "profile": profile,
+        "options": asdict(options),
+        "build_flags": list(plan.flags),
+        "plugins": plan.plugins,
+        "build_seconds": round(seconds, 3),
+        "tool": f"dcp-deploy {__version__}",
+        "rebuild": shlex.join(command),
+    }
+    write_json(manifest_path(path), manifest)
+    return Engine(path, manifest)
+
+
+def _source(path: Path, model: Any) -> dict[str, Any]:
+    """What the manifest says of the ONNX file."""
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    return {
+        "onnx": path.name,
+        "onnx_sha256": onnx_sha256(path),
+        "kind": told.get("kind"),
+        **{key: json.loads(told.get(key, "null")) for key in ("resolution", "widths", "config")},
+    }
+
+
+def _profile(path: Path, model: Any, batch: Batch) -> Shapes:
+    """The optimisation profile: every input with the smallest, best-served and largest batch."""
+    profile: Shapes = {}
+    for value in model.graph.input:
+        shape = value.type.tensor_type.shape.dim
+        if not shape or shape[0].HasField("dim_value") or not all(dim.HasField("dim_value") for dim in shape[1:]):
+            raise InputError(f"input {value.name!r} of {path} does not have a dynamic batch and other sizes fixed")
+        sizes = [dim.dim_value for dim in shape[1:]]
+        profile[value.name] = {key: [n, *sizes] for key, n in zip(("min", "opt", "max"), batch, strict=True)}
+    return profile
+
+
+def weight_types(model: Any) -> str:
+    """The types of the weights of an ONNX model: "fp32", "fp16+fp32", "fp32+int8", ..."""
+    import onnx
+
+    kinds = {
+        onnx.TensorProto.FLOAT: "fp32",
+        onnx.TensorProto.FLOAT16: "fp16",
+        onnx.TensorProto.BFLOAT16: "bf16",
+        onnx.TensorProto.INT8: "int8",
+    }
+    found = {kinds[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in kinds}
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        found.add("int8")
+    return "+".join(sorted(found))
+
+
+# ---- TensorRT for RTX: ahead of time, no GPU involved ----
+
+
+def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes, options: EngineOptions) -> Plan:
+    trt = import_flavour("tensorrt-rtx")
+    _refuse_for_rtx(options)
+    lines: list[str] = []
+
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined]  # known at run time
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                lines.append(text)
+
+    log = Log()
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(os.fspath(path)):  # from the file: it may keep its weights in another beside it
+        lines.extend(str(parser.get_error(index)) for index in range(parser.num_errors))
+        raise InputError(f"TensorRT for RTX cannot read {path}: {_joined(lines)}")
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = len(targets)
+    for index, sm in enumerate(targets):
+        config.set_compute_capability(getattr(trt.ComputeCapability, sm.upper()), index)
+    shapes = builder.create_optimization_profile()
+    for name, limits in profile.items():
+        shapes.set_shape(name, limits["min"], limits["opt"], limits["max"])
+    config.add_optimization_profile(shapes)
+    if options.refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        served = ", ".join(targets)
+        raise MissingCapabilityError(
+            f"TensorRT for RTX cannot build {path} for {served}: {_joined(lines)}", _rtx_remedy(targets, options)
+        )
+    flags = trt.BuilderFlag.__members__.items()
+    return Plan(bytes(plan), tuple(sorted(name for name, flag in flags if config.get_flag(flag))))
+
+
+def _refuse_for_rtx(options: EngineOptions) -> None:
+    """UsageError for an option that TensorRT for RTX does not have."""
+    without = {
+        "--version-compatible": options.version_compatible,  # it has the flag, and no lean runtime to go with it
+        "--hardware-compatible": options.hardware_compatible,  # its engines name their targets
+        "--timing-cache": bool(options.timing_cache),  # it times nothing: kernels are chosen on the target
+    }
+    for flag in (flag for flag, asked in without.items() if asked):
+        raise UsageError(f"TensorRT for RTX has nothing like {flag}", f"leave {flag} out, or add --flavour tensorrt")
+
+
+def _rtx_remedy(targets: Sequence[str], options: EngineOptions) -> str:
+    """What 1.7 is known to refuse."""
+    if options.refit and gpus.present_gpu() is None:
+        return "build it where an NVIDIA GPU and driver are: TensorRT for RTX compiles refittable engines on the GPU"
+    if "sm75" in targets:
+        return "leave sm75 out: TensorRT for RTX 1.7 has no float32 matrix product for it"
+    return ""
+
+
+# ---- TensorRT: on the target GPU, through Polygraphy ----
+
+
+def _build_tensorrt(
+    path: Path, model: Any, targets: Sequence[str], profile: Shapes, options: EngineOptions, command: str
+) -> Plan:
+    """TF32 is on, as in TensorRT itself (Polygraphy's default is off)."""
+    gpu = gpus.present_gpu()
+    if gpu is None or tuple(targets) != (gpu,):
+        raise MissingCapabilityError(
+            f"TensorRT builds on the GPU it builds for, {', '.join(targets)}; this machine has {gpu or 'none'}",
+            f"on that machine: pip install 'dcp-deploy[gpu]' && {command}",
+        )
+    trt = import_flavour("tensorrt")
+    try:
+        from polygraphy.backend.trt import CreateConfig, EngineBytesFromNetwork, NetworkFromOnnxPath, Profile
+        from polygraphy.exception import PolygraphyException
+    except ImportError as error:
+        message = "building with TensorRT needs the package polygraphy, which is not installed"
+        raise MissingCapabilityError(message, "pip install 'dcp-deploy[gpu]'") from error
+    shapes = Profile()
+    for name, limits in profile.items():
+        shapes.add(name, limits["min"], limits["opt"], limits["max"])
+    plugins = _use_plugins(model, gpu, options)
+    network = NetworkFromOnnxPath(os.fspath(path), strongly_typed=True)
+    level = trt.HardwareCompatibilityLevel
+    config = CreateConfig(
+        profiles=[shapes],
+        tf32=True,
+        refittable=options.refit,
+        version_compatible=options.version_compatible,
+        hardware_compatibility_level=level.AMPERE_PLUS if options.hardware_compatible else level.NONE,
+        load_timing_cache=options.timing_cache,
+    )
+    try:
+        plan = EngineBytesFromNetwork(network, config=config, save_timing_cache=options.timing_cache)()
+    except PolygraphyException as error:
+        remedy = "add --no-plugins, which uses the function bodies in the file instead" if plugins else ""
+        raise InputError(f"TensorRT cannot build {path}: {error}", remedy) from error
+    chosen = {"REFIT": options.refit, "TF32": True, "VERSION_COMPATIBLE": options.version_compatible}
+    return Plan(bytes(plan), tuple(name for name, on in chosen.items() if on), plugins)
+
+
+def _use_plugins(model: Any, gpu: str, options: EngineOptions) -> dict[str, Any] | None:
+    """Have the parser take our kernels in place of the function bodies; None when it shall not, or has none to take.
+
+    UsageError when it shall not, but already does: a registration lasts for the life of the process.
+    """
+    from . import plugins
+
+    if not any(node.domain == plugins.NAMESPACE for node in model.graph.node):
+        return None
+    if not options.plugins:
+        if plugins.is_registered():
+            raise UsageError("this process has registered the plugins for an earlier engine", "use a new process")
+        return None
+    return plugins.register(80 if options.hardware_compatible else int(gpu.removeprefix("sm")))
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return " | ".join(dict.fromkeys(line.strip() for line in lines)) or "no reason given"

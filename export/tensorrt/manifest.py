@@ -1,0 +1,125 @@
+"""What an engine was made from and for: the manifest beside its file, and whether it still fits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import CorruptFileError, InputError, MissingCapabilityError, StaleArtifactError
+from ...files import read_json, sha256_file
+from . import targets
+
+_COMPARED = {"engine_sha256", "onnx_sha256", "flavour", "flavour_version", "targets", "rebuild"}  # by check_engine
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A TensorRT engine file and its manifest, the content of ``<name>.json`` beside ``<name>.engine``.
+
+    The manifest says what the engine was built from (``onnx``, ``onnx_sha256``, ``kind``, ``resolution``, ``widths``,
+    ``config``),
+    by what (``flavour``, ``flavour_version``, ``options``, ``build_flags``, ``plugins``, ``tool``, ``build_seconds``),
+    for what (``targets``, ``precision``, ``profile``: min, opt and max shape of every input), and what came out
+    (``engine_sha256``, ``size_bytes``). ``rebuild`` is the command that makes it again.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+
+def manifest_path(engine: Path) -> Path:
+    """The manifest's file."""
+    return engine.with_suffix(".json")
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of an engine. StaleArtifactError when it is missing, CorruptFileError when it is no manifest."""
+    file = manifest_path(Path(path))
+    if not file.is_file():
+        raise StaleArtifactError(f"{path} has no manifest {file.name}, so nothing is known of it", "build it again")
+    try:
+        manifest: Any = read_json(file)
+    except ValueError as error:
+        raise CorruptFileError(f"{file} is not JSON: {error}", "build the engine again") from error
+    if not isinstance(manifest, dict) or not manifest.keys() >= _COMPARED:
+        raise CorruptFileError(f"{file} is not an engine manifest", "build the engine again")
+    if manifest["flavour"] not in targets.FLAVOURS:
+        raise CorruptFileError(f"{file} names the flavour {manifest['flavour']!r}", "build the engine again")
+    return manifest
+
+
+def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Check an engine against its manifest, the ONNX file it should come from, and this machine.
+
+    Compared are the engine's own hash, the hash of ``onnx`` (when given), the version of the flavour (when installed;
+    an engine built version-compatible needs the same major version only) and the compute capability of the GPU (when
+    there is one). StaleArtifactError names the field that differs and the command that builds the engine again;
+    InputError when the engine is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no engine {path}", "build it with: dcp-deploy engine")
+    manifest = read_manifest(path)
+    found: dict[str, tuple[object, object]] = {"engine_sha256": (manifest["engine_sha256"], sha256_file(path))}
+    if onnx is not None:
+        if not Path(onnx).is_file():
+            raise InputError(f"there is no ONNX file {onnx} to compare {path} with", "check the path")
+        found["onnx_sha256"] = (manifest["onnx_sha256"], onnx_sha256(Path(onnx)))
+    options = manifest.get("options", {})
+    with suppress(MissingCapabilityError):  # without the package there is nothing here to be incompatible with
+        versions = (manifest["flavour_version"], str(targets.import_flavour(manifest["flavour"]).__version__))
+        if not (options.get("version_compatible") and len({version.split(".")[0] for version in versions}) == 1):
+            found["flavour_version"] = versions
+    gpu = targets.present_gpu()
+    if gpu is not None and not _serves(manifest["targets"], gpu, bool(options.get("hardware_compatible"))):
+        found["targets"] = (",".join(manifest["targets"]), gpu)
+    for name, (recorded, actual) in found.items():
+        if recorded != actual:
+            message = f"{path} does not fit: {name} is {recorded} in its manifest, but {actual} here"
+            raise StaleArtifactError(message, f"rebuild it: {manifest['rebuild']}")
+    return manifest
+
+
+def _serves(built_for: list[str], gpu: str, hardware_compatible: bool) -> bool:
+    """Hardware compatibility is TensorRT's "Ampere and newer": sm80 and whatever comes after it."""
+    return gpu in built_for or (hardware_compatible and int(gpu.removeprefix("sm")) >= 80)
+
+
+def read_onnx(path: Path) -> Any:
+    """The ModelProto of a file, with something in it and without weights that lie in other files."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except Exception as error:  # protobuf's own, which differs between its implementations
+        raise CorruptFileError(f"{path} is not an ONNX file: {error}", "export it again") from error
+    if not model.graph.input:
+        raise CorruptFileError(f"{path} has no inputs: it is no ONNX model of a generator", "export it again")
+    return model
+
+
+def onnx_sha256(path: Path) -> str:
+    """Hex sha256 of an ONNX file; when its weights lie in files beside it, of its hash and theirs."""
+    parts = [sha256_file(path), *(sha256_file(file) for file in external_files(path))]
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def external_files(path: Path) -> list[Path]:
+    """The files beside an ONNX file that hold its weights, sorted. InputError when one is missing or lies elsewhere."""
+    names = {
+        entry.value
+        for tensor in read_onnx(path).graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    files = [path.parent / name for name in sorted(names)]
+    for file in files:
+        if file.resolve().parent != path.parent.resolve() or not file.is_file():
+            raise InputError(f"{path} keeps weights in {file}, which is not a file beside it", "export it again")
+    return files

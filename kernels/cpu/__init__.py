@@ -1,0 +1,1 @@
+"""CPU operators in C++: their sources, compiled on first use."""

@@ -1,0 +1,1 @@
+"""CUDA kernels: their sources, compiled by NVRTC, cached and launched."""

@@ -1,0 +1,52 @@
+"""What every kernel takes on every GPU, kept in resources.json.
+
+Written by ``python -m dcp_deploy.kernels.cuda.resources``.
+
+Compiling all sources for all GPUs takes minutes; tests hold the file to the sources by their hash and compile a few.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ...files import read_json, write_json
+from .library import CAPABILITIES, FLAGS, SOURCES, compiled, source_texts
+
+RECORD = "resources.json"
+
+
+def sources_hash() -> str:
+    """Hex sha256 over all sources and flags."""
+    parts = list(FLAGS)
+    for source in SOURCES:
+        for name, text in sorted(source_texts(source).items()):
+            parts += [name, text]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def recorded() -> dict[str, Any]:
+    """The record: sources (hash), compiler, and kernels: name -> capability ("90") -> resources."""
+    with resources.as_file(resources.files(__package__) / RECORD) as path:
+        record: dict[str, Any] = read_json(path)
+    return record
+
+
+def measure() -> dict[str, Any]:
+    """Compile everything for every GPU and gather what ptxas reports, as :func:`recorded`."""
+    kernels: dict[str, dict[str, dict[str, int]]] = {}
+    compilers = set()
+    for source in SOURCES:
+        for capability in CAPABILITIES:
+            code = compiled(source, capability)
+            compilers.add(code.compiler)
+            for name, taken in sorted(code.kernels.items()):
+                kernels.setdefault(name, {})[str(capability)] = asdict(taken)
+    return {"sources": sources_hash(), "compiler": ", ".join(sorted(compilers)), "kernels": kernels}
+
+
+if __name__ == "__main__":
+    write_json(Path(__file__).with_name(RECORD), measure())

@@ -1,0 +1,74 @@
+"""Operations and bytes of graphs whose counts are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper, save_model
+
+from dcp_deploy.benchmarks.candidates.graph_work import generator_work, onnx_work
+from dcp_deploy.export import export_onnx
+from dcp_deploy.generators import Generator, GeneratorConfig, count_macs
+
+
+def tiny(**settings):
+    torch.manual_seed(0)
+    return Generator(
+        GeneratorConfig(resolution=8, z_dim=6, w_dim=6, mapping_layers=1, widths=(3,) * 4, **settings)
+    ).eval()
+
+
+def saved(path, nodes, inputs, outputs, weights):
+    """A file of float32 values; "B" is the batch."""
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in some.items()]
+            for some in (inputs, outputs)]  # fmt: skip
+    held = [numpy_helper.from_array(torch.ones(shape).numpy(), name) for name, shape in weights.items()]
+    graph = helper.make_graph([helper.make_node(*node[:3], **node[3]) for node in nodes], "g", *ends, held)
+    save_model(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 21)]), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("node", "x", "w", "y", "macs"),
+    [
+        (("Conv", {}), ["B", 4, 10, 10], [6, 4, 3, 3], ["B", 6, 8, 8], 6 * 8 * 8 * 4 * 9),
+        (("Conv", {"group": 4}), ["B", 4, 10, 10], [4, 1, 3, 3], ["B", 4, 8, 8], 4 * 8 * 8 * 9),
+        (("ConvTranspose", {"strides": [2, 2]}), ["B", 4, 8, 8], [4, 6, 3, 3], ["B", 6, 17, 17], 4 * 8 * 8 * 6 * 9),
+        (("MatMul", {}), ["B", 5], [5, 7], ["B", 7], 5 * 7),
+        (("Gemm", {"transB": 1}), ["B", 5], [7, 5], ["B", 7], 5 * 7),
+    ],
+)
+def test_two_operations_for_each_multiplication(tmp_path, node, x, w, y, macs):
+    kind, attributes = node
+    path = saved(tmp_path / "g.onnx", [(kind, ["x", "w"], ["y"], attributes)], {"x": x}, {"y": y}, {"w": w})
+    assert onnx_work(path, 3).operations == 3 * 2 * macs
+
+
+def test_bytes_are_weights_and_ends_once_and_traffic_every_pass(tmp_path):
+    nodes = [("MatMul", ["x", "w"], ["h"], {}), ("Relu", ["h"], ["y"], {})]
+    path = saved(tmp_path / "g.onnx", nodes, {"x": ["B", 5]}, {"y": ["B", 7]}, {"w": [5, 7]})
+    work = onnx_work(path, 2)
+    assert work.bytes == 4 * (5 * 7 + 2 * 5 + 2 * 7)
+    assert work.traffic_bytes == 4 * ((2 * 5 + 5 * 7 + 2 * 7) + (2 * 7 + 2 * 7))
+
+
+def test_a_shape_that_nobody_knows_is_not_counted_by_half(tmp_path):
+    nodes = [("NonZero", ["x"], ["n"], {}), ("Cast", ["n"], ["y"], {"to": TensorProto.FLOAT})]
+    assert onnx_work(saved(tmp_path / "g.onnx", nodes, {"x": ["B", 5]}, {"y": [2, "N"]}, {}), 2) is None
+
+
+def test_torch_and_the_exported_file_agree(tmp_path):
+    """Both do the same convolutions; only what lies between them is fused in the file."""
+    generator = tiny()
+    export_onnx(generator, tmp_path / "s.onnx", upsample="transposed")
+    for batch in (1, 3):
+        network, exported = generator_work(generator.config, batch), onnx_work(tmp_path / "s.onnx", batch)
+        assert exported.operations == network.operations
+        assert exported.traffic_bytes < network.traffic_bytes
+
+
+def test_a_network_does_at_least_the_multiplications_of_the_papers():
+    """Which count no filters: those are the rest."""
+    for generator in (tiny(), tiny(c_dim=2)):
+        work, counted = generator_work(generator.config, 2), 2 * 2 * count_macs(generator)
+        assert counted <= work.operations < 1.5 * counted

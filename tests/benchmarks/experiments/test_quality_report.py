@@ -1,0 +1,90 @@
+"""Tables and figure of the experiment from made-up cells whose answers are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dcp_deploy.benchmarks.experiments.quality_report import BEGIN, END, insert, load_cells, main, reached, report
+from dcp_deploy.errors import InputError
+
+
+def cell(score: str, refine: str, seed: int, fids: tuple[float, ...], ratio: float = 0.7) -> dict[str, Any]:
+    rest = {"recall": 0.5, "coverage": 0.5, "mode_coverage": 0.5, "rare_recall": 0.5, "l1_to_teacher": 0.1}
+    return {
+        "cell": {"ratio": ratio, "score": score, "refine": refine, "seed": seed},
+        "settings": {"steps": 100, "samples": 500, "score_latents": 5, "recipe": {"batch": 8}},
+        "curve": [{"step": 50 * place, "fid": fid, **rest} for place, fid in enumerate(fids)],
+        "environment": {"gpu": None, "cpu": "a processor", "packages": {"torch": "2"}, "python": "3"},
+    }
+
+
+CELLS = [
+    cell("diversity", "none", 0, (40.0, 20.0, 10.0)),
+    cell("diversity", "none", 1, (40.0, 20.0, 12.0)),
+    cell("diversity", "reconstruct", 0, (30.0, 8.0, 6.0)),
+    cell("random", "none", 0, (50.0, 30.0, 20.0)),
+    cell("random", "none", 1, (50.0, 30.0, 24.0)),
+]
+
+
+def write(directory: Path, cells: list[dict[str, Any]]) -> Path:
+    (directory / "cells").mkdir(parents=True)
+    for number, document in enumerate(cells):
+        (directory / "cells" / f"{number}.json").write_text(json.dumps(document))
+    (directory / "teacher.json").write_text(json.dumps({"figures": {"fid": 0.7, "recall": 0.87}}))
+    return directory
+
+
+def test_means_and_spreads_are_over_seeds() -> None:
+    text = report(CELLS, {"fid": 0.7})
+    assert "| diversity | none | 11.00 ± 1.41 |" in text
+    assert "| diversity | reconstruct | 6.00 |" in text  # one seed has no spread
+    assert "| *teacher* |  | 0.700 |" in text
+
+
+def test_scores_are_compared_seed_by_seed() -> None:
+    assert "| random | none | -11.00 ± 1.41 | 0.000 ± 0.000 |" in report(CELLS, {})
+
+
+def test_the_steps_to_plain_dcps_end_are_interpolated() -> None:
+    assert reached(CELLS[0]["curve"], 15.0) == 75.0
+    assert reached(CELLS[0]["curve"], 45.0) == 0.0
+    assert reached(CELLS[0]["curve"], 9.0) == float("inf")
+    text = report(CELLS, {})
+    assert "FID is 11.00" in text
+    assert "| diversity | reconstruct | 0.432 | 1 of 1 seeds |" in text  # (30 - 11) / (30 - 8) of the first half
+    assert "| random | none | - | 0 of 2 seeds |" in text
+
+
+def test_what_people_wrote_stays(tmp_path: Path) -> None:
+    once = insert("# Title\n\nWords.\n", "tables\n")
+    assert once.startswith("# Title\n\nWords.\n\n" + BEGIN)
+    again = insert(once.replace("Words.", "Other words.") + "\nThe end.\n", "new tables\n")
+    assert "Other words." in again and "The end." in again
+    assert again.count(BEGIN) == again.count(END) == 1
+    assert "new tables" in again and "\ntables" not in again
+
+
+def test_page_and_picture_are_written(tmp_path: Path) -> None:
+    directory = write(tmp_path / "run", [*CELLS, cell("random", "svs", 0, (9.0, 8.0, 7.0), ratio=0.85)])
+    assert main([str(directory), "--docs", str(tmp_path / "docs")]) == 0
+    assert "### 85% of the channels removed" in (tmp_path / "docs" / "quality.md").read_text()
+    with Image.open(tmp_path / "docs" / "images" / "quality.png") as image:
+        assert image.width > 1000  # two panels
+
+
+def test_cells_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    other = cell("random", "none", 2, (1.0, 1.0, 1.0))
+    other["settings"]["steps"] = 200
+    with pytest.raises(InputError, match="other settings"):
+        load_cells(write(tmp_path / "run", [*CELLS, other]))
+
+
+def test_no_cells_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no cells"):
+        load_cells(tmp_path)

@@ -1,0 +1,86 @@
+"""The record of the machine: complete where it can be, and made whatever fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+
+from dcp_deploy.benchmarks.machine import environment
+
+
+def test_the_record_names_machine_versions_and_command(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/dcp-deploy", "bench", "a file.safetensors"])
+    record = environment.capture_environment()
+    assert record.command == "dcp-deploy bench 'a file.safetensors'"
+    assert record.python == ".".join(map(str, sys.version_info[:3]))
+    assert record.packages["torch"]
+    assert record.usable_cores >= 1
+    assert record.time_utc.endswith("+00:00")
+    json.dumps(asdict(record), allow_nan=False)
+
+
+def test_the_record_is_made_when_every_probe_fails(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("nothing here")
+
+    for name in ("_cpu_model", "_cpu_quota", "_gpu", "_os_name", "_torch_threads", "_git_commit"):
+        monkeypatch.setattr(environment, name, fail)
+    monkeypatch.setattr(environment.os, "getloadavg", fail)
+    record = environment.capture_environment()
+    assert record.cpu is record.gpu is record.load_average is record.git_commit is None
+    assert record.os
+
+
+def _repository(folder):
+    def git(*arguments):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        return subprocess.run(
+            ["git", "-C", folder, *identity, *arguments], check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "-q")
+    (folder / "tracked.py").write_text("1")
+    git("add", "tracked.py")
+    git("commit", "-qm", "first")
+    return git("rev-parse", "HEAD").strip()
+
+
+def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path, monkeypatch):
+    commit = _repository(tmp_path)
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "tracked.py"))
+    assert environment.capture_environment().git_commit == commit
+    (tmp_path / "tracked.py").write_text("2")
+    assert environment.capture_environment().git_commit == f"{commit}-dirty"
+
+
+def test_a_package_installed_below_somebodys_checkout_has_no_commit(tmp_path, monkeypatch):
+    _repository(tmp_path)
+    (tmp_path / "installed.py").write_text("untracked")
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "installed.py"))
+    assert environment.capture_environment().git_commit is None
+
+
+def test_other_processes_load_is_the_machines_time_less_our_own(monkeypatch):
+    readings = iter([(100.0, 50.0, 7.0), (110.0, 68.0, 10.0)])  # (clock, busy seconds of all cores, our own)
+    monkeypatch.setattr(environment, "_busy_seconds", lambda: next(readings))
+    assert environment.LoadMeter().others() == 1.5  # 18 busy, 3 of them ours, in 10 seconds
+
+
+def test_a_moment_is_too_short_to_know_the_load(monkeypatch):
+    readings = iter([(100.0, 50.0, 7.0), (100.5, 51.0, 7.0)])
+    monkeypatch.setattr(environment, "_busy_seconds", lambda: next(readings))
+    assert environment.LoadMeter().others() is None
+
+
+def test_what_children_take_is_our_own():
+    """Isolated candidates run in children: their work is no other load."""
+    code = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nprint(); input()"
+    _, _, before = environment._busy_seconds()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        _, _, during = environment._busy_seconds()
+        child.communicate(b"\n")
+    _, _, after = environment._busy_seconds()
+    assert during - before > 0.25 and after - before > 0.25  # the kernel counts in steps of 10 ms

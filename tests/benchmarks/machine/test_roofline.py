@@ -1,0 +1,52 @@
+"""Floors from work and rates that are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dcp_deploy.benchmarks.machine.roofline import Ceiling, Rate, Work, machine_ceilings, measured_ceilings, roofline
+
+LIMITS = (Rate("mm", "cpu", "compute", "fp32", 100e9, 5), Rate("copy", "cpu", "memory", "", 10e9, 5))
+
+
+def test_bfloat16_that_is_computed_as_such_has_no_floor_here():
+    assert roofline(Work(10**9, 10, 20), LIMITS, "cpu", "bf16", 50.0) is not None
+    assert roofline(Work(10**9, 10, 20), LIMITS, "cpu", "bf16", 50.0, backend="openvino") is None
+
+
+def test_the_floor_is_the_slower_of_computing_and_moving():
+    computing = roofline(Work(2_000_000_000, 10, 20), LIMITS, "cpu", "fp32", 50.0)
+    assert (computing.floor_ms, computing.bound, computing.of_floor) == (
+        pytest.approx(20),
+        "compute",
+        pytest.approx(2.5),
+    )
+    moving = roofline(Work(10, 50_000_000, 20), LIMITS, "cpu", "fp32", 50.0)
+    assert (moving.floor_ms, moving.bound, moving.of_floor) == (pytest.approx(5), "memory", pytest.approx(10))
+
+
+def test_a_cpu_computes_half_precisions_in_float32():
+    full, half = (roofline(Work(10**9, 10, 20), LIMITS, "cpu", precision, 50.0) for precision in ("fp32", "fp16"))
+    assert full == half
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "int8"), ("cuda", "fp32")])
+def test_without_a_measured_rate_there_is_no_floor(device, precision):
+    assert roofline(Work(10**9, 10, 20), LIMITS, device, precision, 50.0) is None
+
+
+def test_rates_are_those_of_the_median_call():
+    ceiling = Ceiling("mm", "cpu", "compute", "fp32", lambda: None, 30.0)
+    (rate,) = measured_ceilings([ceiling], {"mm": [1.0, 3.0, 100.0]})
+    assert (rate.per_second, rate.count) == (10.0, 3)
+
+
+def test_a_machine_has_a_product_and_a_copy_which_leave_its_threads_alone():
+    before = torch.get_num_threads()
+    ceilings = machine_ceilings(["cpu", "cpu"], threads=1)
+    assert [(one.kind, one.precision) for one in ceilings] == [("compute", "fp32"), ("memory", "")]
+    for one in ceilings:
+        one.run()
+        assert one.amount > 1e6
+    assert torch.get_num_threads() == before

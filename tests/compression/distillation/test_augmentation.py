@@ -1,0 +1,188 @@
+"""Augmentation of what the discriminator sees: what it changes, what it cannot hide, and how it adapts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcp_deploy.compression import distill
+from dcp_deploy.compression.distillation.augmentation import MAX_P, SHIFT, Augmentation, Changes, augment, draw_changes
+from dcp_deploy.compression.distillation.state import TrainingState
+from dcp_deploy.compression.distillation.task import Task
+from dcp_deploy.errors import UsageError
+from dcp_deploy.generators import Generator
+
+from ..conftest import EVERYTHING, pruned
+
+COUNT = 20_000
+
+
+def images(count: int, resolution: int = 8) -> torch.Tensor:
+    return torch.rand(count, 3, resolution, resolution, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def many_changes(p: float, resolution: int = 64) -> Changes:
+    return draw_changes(p, resolution, [torch.Generator().manual_seed(0)] * COUNT)
+
+
+def changes(**given: torch.Tensor) -> Changes:
+    """Of one image, those that are not given neutral."""
+    neutral = {
+        "mirrored": torch.tensor([False]),
+        "turns": torch.tensor([0]),
+        "shifts": torch.tensor([[0, 0]]),
+        "colours": torch.tensor([[0.0, 1.0, 1.0]]),
+    }
+    return Changes(**{**neutral, **given})
+
+
+# ---- the changes ----
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_probability_0_changes_nothing(seed: int) -> None:
+    before = images(4)
+    sources = [torch.Generator().manual_seed(seed + index) for index in range(4)]
+    assert torch.equal(augment(before, draw_changes(0.0, 8, sources)), before)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_pixels_are_moved_and_none_is_lost(seed: int) -> None:
+    drawn = draw_changes(1.0, 8, [torch.Generator().manual_seed(seed)])
+    before = images(1)
+    after = augment(before, changes(mirrored=drawn.mirrored, turns=drawn.turns, shifts=drawn.shifts))
+    assert torch.equal(after.flatten(2).sort()[0], before.flatten(2).sort()[0])
+
+
+def test_each_change_does_what_it_is_called() -> None:
+    x = images(1)
+    assert torch.equal(augment(x, changes(mirrored=torch.tensor([True]))), x.flip(3))
+    assert torch.equal(augment(x, changes(turns=torch.tensor([2]))), x.flip((2, 3)))
+    down = augment(x, changes(shifts=torch.tensor([[1, 0]])))
+    assert torch.equal(down[:, :, 1:], x[:, :, :-1]) and torch.equal(down[:, :, 0], x[:, :, -1])
+    torch.testing.assert_close(augment(x, changes(colours=torch.tensor([[0.3, 1.0, 1.0]]))), x + 0.3)
+    torch.testing.assert_close(augment(x, changes(colours=torch.tensor([[0.0, 2.0, 1.0]]))), 2 * x)
+    grey = augment(x, changes(colours=torch.tensor([[0.0, 1.0, 0.0]])))
+    torch.testing.assert_close(grey, x.mean(dim=1, keepdim=True).expand_as(x))
+
+
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_each_change_is_as_frequent_as_the_probability_says(p: float) -> None:
+    found = many_changes(p)
+    # Of neutral values only mirroring, turns and shifts have some among what is drawn: 1/2, 1/4, and (1/16)^2.
+    shares = {
+        "mirrored": (found.mirrored, 0.5 * p),
+        "turned": (found.turns > 0, 0.75 * p),
+        "shifted": ((found.shifts != 0).any(dim=1), (1 - 1 / 16**2) * p),
+        "lit": (found.colours[:, 0] != 0, p),
+        "contrasted": (found.colours[:, 1] != 1, p),
+        "saturated": (found.colours[:, 2] != 1, p),
+    }
+    for name, (chosen, share) in shares.items():
+        # Five standard deviations of a share of 20,000.
+        assert chosen.float().mean().item() == pytest.approx(share, abs=5 * math.sqrt(0.25 / COUNT)), name
+    logs = found.colours[found.colours[:, 1] != 1][:, 1].log2()
+    assert logs.mean().item() == pytest.approx(0, abs=0.02) and logs.std().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_same_draws_are_only_taken_more_often_at_a_higher_probability() -> None:
+    low, high = many_changes(0.2), many_changes(0.6)
+    assert ((low.turns == 0) | (low.turns == high.turns)).all()
+    assert ((low.colours[:, 0] == 0) | (low.colours[:, 0] == high.colours[:, 0])).all()
+
+
+@pytest.mark.parametrize("resolution", [8, 64])
+def test_no_distribution_of_shifts_is_hidden_at_the_highest_probability(resolution: int) -> None:
+    """The distribution of shifted images is a convolution over the torus; it hides what its transform takes to 0."""
+    m = round(SHIFT * resolution)
+    one_axis = torch.zeros(resolution, dtype=torch.float64)
+    for j in range(-m, m + 1):
+        one_axis[j] = 1 / (4 * m) if abs(j) == m else 1 / (2 * m)
+    found = many_changes(1.0, resolution).shifts[:, 0]
+    frequencies = torch.bincount(found % resolution, minlength=resolution) / COUNT
+    torch.testing.assert_close(frequencies.double(), one_axis, rtol=0, atol=5 * math.sqrt(0.25 / COUNT))
+
+    phi = torch.fft.fft2(torch.outer(one_axis, one_axis)).real
+    assert (1 - MAX_P + MAX_P * phi).min() > 1 - MAX_P * 1.2173  # sin(x) / x is nowhere below -0.2172
+    if resolution == 64:  # and the bound is no idle one: evenly shifted images alone would hide something
+        assert phi.min() < -0.2
+
+
+def test_a_gradient_goes_through_to_where_the_pixels_came_from() -> None:
+    x = images(3).requires_grad_(True)
+    drawn = draw_changes(1.0, 8, [torch.Generator().manual_seed(seed) for seed in range(3)])
+    augment(x, drawn).sum().backward()
+    assert x.grad is not None
+    # Every pixel's sum over colours is multiplied by the contrast, wherever it lies and however saturated it is.
+    expected = drawn.colours[:, 1, None, None, None].expand_as(x)
+    torch.testing.assert_close(x.grad, expected)
+
+
+# ---- adapting ----
+
+
+def test_the_probability_follows_the_signs_at_its_rate_and_within_its_bounds() -> None:
+    state = Augmentation()
+    for _ in range(8):
+        state.adapt(0.9, target=0.6, batch=16, images=640)
+    assert state.p == pytest.approx(2 * 64 / 640)
+    for _ in range(4):
+        state.adapt(0.1, target=0.6, batch=16, images=640)
+    assert state.p == pytest.approx(64 / 640)
+    for _ in range(3):
+        state.adapt(0.1, target=0.6, batch=16, images=640)
+    assert state.p == pytest.approx(64 / 640) and state.steps == 3  # only every fourth step
+    for sign, end in ((1.0, MAX_P), (-1.0, 0.0)):
+        for _ in range(100):
+            state.adapt(sign, target=0.6, batch=16, images=640)
+        assert state.p == end
+
+
+def test_training_augments_what_is_judged_and_tells_how_much(
+    small_teacher: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(EVERYTHING, steps=10, gan_start=0, augment_target=0.6, augment_images=64.0)
+    student = pruned(small_teacher)
+    shown: list[dict[str, float]] = []
+    monkeypatch.setattr("torch.Tensor.sign", lambda logits: torch.ones_like(logits))  # it knows every image
+    distill(student, small_teacher, config=config, progress=lambda s, t, values: shown.append(values))
+    assert [values["augment"] for values in shown] == [0.0] * 4 + [0.25] * 4 + [0.5] * 2
+    monkeypatch.undo()
+    plain: list[dict[str, float]] = []
+    without = replace(config, augment_target=0.0)
+    distill(student, small_teacher, config=without, progress=lambda s, t, values: plain.append(values))
+    same = [ours["discriminator"] == theirs["discriminator"] for ours, theirs in zip(shown, plain, strict=True)]
+    assert same == [True] * 4 + [False] * 6  # as long as p is 0 they are the same training
+
+
+def test_augmentation_reaches_the_student_through_what_the_discriminator_sees(small_teacher: Generator) -> None:
+    from dcp_deploy.compression.distillation.adversary import student_adversarial_losses
+    from dcp_deploy.compression.distillation.batch import draw_batch
+    from dcp_deploy.compression.distillation.training_drawing import draw_both
+    from dcp_deploy.compression.distillation.training_run import ALONE
+
+    task = Task(pruned(small_teacher), small_teacher, replace(EVERYTHING, gan_start=0, augment_target=0.6))
+    run = task.run(torch.device("cpu"), ALONE)
+    gradients = []
+    for p in (0.0, MAX_P):
+        state: TrainingState = task.state(torch.device("cpu"))
+        state.augmentation.p = p
+        batch = draw_batch(run, 0)
+        student_adversarial_losses(state, run, batch, draw_both(state, run, batch).image)["gan"].backward()  # type: ignore[no-untyped-call]
+        gradient = state.student.synthesis.b4.const.grad
+        assert gradient is not None and gradient.abs().sum() > 0
+        assert all(parameter.grad is None for parameter in state.discriminator.parameters())
+        gradients.append(gradient)
+    assert not torch.equal(*gradients)
+
+
+def test_augmentation_without_a_discriminator_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"this recipe has none\n.*give gan a weight"):
+        replace(EVERYTHING, gan=0, augment_target=0.6)

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dcp_deploy.compression import ChannelScores, PruningPlan, merge_scores, prune, score
+from dcp_deploy.compression.scoring import diversity, sums
+from dcp_deploy.compression.scoring.diversity import PCA_LATENTS, batch_sizes, principal_directions
+from dcp_deploy.compression.scoring.gradients import gradient_profiles, scored_weights
+from dcp_deploy.compression.scoring.stability import kept_in_common
+from dcp_deploy.errors import CorruptFileError, InputError, UsageError
+from dcp_deploy.generators import Generator
+from dcp_deploy.generators.latents import draw_latents, stream
+
+FEW = {"latents": 7, "directions": 3, "batch": 3}
+
+
+def score_by_definition(generator: Generator, latents: int, directions: int, batch: int, alpha: float) -> list[Tensor]:
+    """The method as it is written down: for every direction both images anew, and the backward pass of their loss."""
+    weights = scored_weights(generator)
+    components, shares = principal_directions(generator, seed=0)
+    totals = [torch.zeros(width, dtype=torch.float64) for width in generator.widths]
+    for index, size in enumerate(batch_sizes(latents, batch)):
+        source = stream(0, "score", index)
+        z, _ = draw_latents(generator.config, size, source)
+        chosen = torch.multinomial(shares, directions, replacement=True, generator=source)
+        gradients: list[list[Tensor]] = [[] for _ in weights]
+        for component in components[chosen]:
+            ws = generator.mapping(z).detach()
+            image = generator.synthesis(ws, noise="const")
+            perturbed = generator.synthesis(ws + alpha * component, noise="const").detach()
+            generator.zero_grad()
+            (perturbed - image).abs().sum().backward()
+            for layer, weight in zip(gradients, weights, strict=True):
+                layer.append(weight.grad.abs().double().mean(dim=(0, 2, 3)))
+        for total, layer in zip(totals, gradients, strict=True):
+            total += torch.stack(layer).var(dim=0, unbiased=False) * directions
+    return totals
+
+
+def assert_same(a: ChannelScores, b: ChannelScores) -> None:
+    assert all(torch.equal(x, y) for x, y in zip(a.scores, b.scores, strict=True))
+
+
+def test_scores_follow_the_definition(teacher: Generator) -> None:
+    expected = score_by_definition(teacher, latents=7, directions=3, batch=3, alpha=2.0)
+    actual = score(teacher, alpha=2.0, **FEW)
+    for layer, reference in zip(actual.scores, expected, strict=True):
+        # The same operations on the same numbers: what is left is the rounding of the order of sums.
+        torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)
+
+
+def test_scores_of_a_stylegan3_follow_the_definition(stylegan3: Generator) -> None:
+    expected = score_by_definition(stylegan3, latents=7, directions=3, batch=3, alpha=2.0)
+    actual = score(stylegan3, alpha=2.0, **FEW)
+    assert actual.widths == stylegan3.widths
+    for layer, reference in zip(actual.scores, expected, strict=True):
+        torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)  # the rounding of the order of sums
+
+
+def test_a_direction_drawn_twice_counts_twice(teacher: Generator) -> None:
+    directions = 2 * teacher.config.w_dim + 1  # more than there are, so some must be drawn again
+    expected = score_by_definition(teacher, latents=2, directions=directions, batch=2, alpha=2.0)
+    actual = score(teacher, latents=2, batch=2, directions=directions, alpha=2.0)
+    for layer, reference in zip(actual.scores, expected, strict=True):
+        torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)  # the rounding of the order of sums
+
+
+def test_the_same_seed_gives_the_same_scores_whatever_the_global_random_state(teacher: Generator) -> None:
+    torch.manual_seed(1)
+    first = score(teacher, **FEW)
+    torch.manual_seed(2)
+    assert_same(first, score(teacher, **FEW))
+
+
+def test_scoring_draws_nothing_from_the_global_random_state(teacher: Generator) -> None:
+    before = torch.get_rng_state()
+    score(teacher, **FEW)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_gives_other_scores(teacher: Generator) -> None:
+    first, second = score(teacher, **FEW), score(teacher, seed=1, **FEW)
+    assert not torch.equal(first.scores[0], second.scores[0])
+
+
+def test_scoring_leaves_the_generator_untouched(teacher: Generator) -> None:
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    score(teacher, **FEW)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("layer", range(6))
+def test_a_channel_that_nothing_listens_to_scores_zero(teacher: Generator, layer: int) -> None:
+    modules = [*teacher.synthesis.convs(), teacher.synthesis.torgbs()[-1]]
+    affine = modules[layer][1].affine
+    with torch.no_grad():
+        affine.weight[3] = 0
+        affine.bias[3] = 0
+    scores = score(teacher, **FEW).scores
+    assert scores[layer][3] == 0
+    assert sum(int((s == 0).sum()) for s in scores) == 1
+
+
+def test_permuting_channels_permutes_the_scores(teacher: Generator) -> None:
+    orders = tuple(torch.randperm(width, generator=stream(5, width)) for width in teacher.widths)
+    permuted = prune(teacher, PruningPlan(teacher.config, orders, ratio=0.0, align=1))
+    for before, after, order in zip(score(teacher, **FEW).scores, score(permuted, **FEW).scores, orders, strict=True):
+        # Convolutions sum their channels in another order, in float32.
+        torch.testing.assert_close(after, before[order], rtol=1e-3, atol=0)
+
+
+def test_directions_are_the_principal_components_of_the_mapped_latents(teacher: Generator) -> None:
+    components, shares = principal_directions(teacher, seed=4)
+    z, _ = draw_latents(teacher.config, PCA_LATENTS, stream(4, "pca"))
+    w = teacher.mapping.w(z).detach().double().numpy()
+    _, singular, rows = np.linalg.svd(w - w.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(shares.numpy(), singular**2 / (singular**2).sum(), rtol=1e-6)
+    cosines = np.abs((components.double().numpy() * rows).sum(axis=1))
+    np.testing.assert_allclose(cosines, 1.0, atol=1e-5)
+
+
+def test_the_largest_entry_of_every_direction_is_positive(teacher: Generator) -> None:
+    components, _ = principal_directions(teacher, seed=0)
+    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
+    assert (largest > 0).all()
+
+
+@pytest.mark.parametrize(("latents", "batch", "sizes"), [(10, 5, [5, 5]), (12, 5, [5, 7]), (5, 5, [5]), (3, 5, [3])])
+def test_the_last_batch_takes_the_remainder(latents: int, batch: int, sizes: list[int]) -> None:
+    assert batch_sizes(latents, batch) == sizes
+
+
+def test_conditional_generators_can_be_scored(new_generator: Callable[..., Generator]) -> None:
+    scores = score(new_generator(c_dim=3), **FEW)
+    assert all((layer > 0).any() for layer in scores.scores)
+
+
+def test_truncation_changes_the_scores(teacher: Generator) -> None:
+    assert not torch.equal(score(teacher, **FEW).scores[0], score(teacher, psi=0.5, **FEW).scores[0])
+
+
+def test_progress_counts_latents(teacher: Generator) -> None:
+    calls: list[tuple[int, int]] = []
+    score(teacher, progress=lambda done, total: calls.append((done, total)), **FEW)
+    assert calls == [(3, 7), (7, 7)]
+
+
+def test_random_scores_depend_on_the_seed_alone(teacher: Generator) -> None:
+    first, second = (score(teacher, method="random", seed=seed) for seed in (0, 1))
+    assert_same(first, score(teacher, method="random", seed=0))
+    assert first.widths == teacher.widths
+    assert not torch.equal(first.scores[0], second.scores[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"method": "magic"}, "'magic'"),
+        ({"latents": 0}, "0 latents"),
+        ({"batch": 0}, "batch 0"),
+        ({"directions": 1}, "at least 2 directions"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"psi": 0.0}, "psi"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(teacher: Generator, settings: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        score(teacher, **settings)  # type: ignore[arg-type]
+
+
+def test_a_teacher_that_draws_nan_is_refused(teacher: Generator) -> None:
+    with torch.no_grad():
+        teacher.synthesis.convs()[1][1].bias[0] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        score(teacher, **FEW)
+
+
+def test_a_teacher_that_maps_to_nan_is_refused(teacher: Generator) -> None:
+    with torch.no_grad():
+        teacher.mapping.get_parameter("fc0.bias")[0] = float("inf")
+    with pytest.raises(InputError, match="infinity"):
+        score(teacher, **FEW)
+
+
+def test_settings_are_recorded(teacher: Generator) -> None:
+    expected = {"method": "diversity", "seed": 0, "alpha": 5.0, "psi": 1.0, "released": False, **FEW}
+    settings = score(teacher, **FEW).settings
+    assert len(settings.pop("stability")) == len(teacher.widths)
+    assert settings == expected
+
+
+# ---- switches ----
+
+
+def test_the_released_code_s_scores_follow_its_definition(teacher: Generator) -> None:
+    """Both images with gradients and noise of their own, one backward pass per direction."""
+    weights = scored_weights(teacher)
+    components, shares = principal_directions(teacher, seed=0)
+    source = stream(0, "score", 0)
+    z, _ = draw_latents(teacher.config, 4, source)
+    chosen = torch.multinomial(shares, 3, replacement=True, generator=source)
+    profiles: list[list[Tensor]] = [[] for _ in weights]
+    for component in components[chosen]:
+        ws = teacher.mapping(z).detach()
+        teacher.zero_grad()
+        image = teacher.synthesis(ws, noise="random", generator=source)
+        (teacher.synthesis(ws + 2 * component, noise="random", generator=source) - image).abs().sum().backward()
+        for profile, weight in zip(profiles, weights, strict=True):
+            profile.append(weight.grad.abs().double().mean(dim=(0, 2, 3)))
+    actual = score(teacher, latents=4, batch=4, directions=3, alpha=2.0, released=True)
+    for layer, profile in zip(actual.scores, profiles, strict=True):
+        expected = torch.stack(profile).var(dim=0, unbiased=False) * 3
+        torch.testing.assert_close(layer, expected, rtol=1e-4, atol=0)  # float32 sums in another order
+
+
+def test_the_gradient_score_is_the_sum_that_the_variance_is_of(teacher: Generator) -> None:
+    weights = scored_weights(teacher)
+    components, shares = principal_directions(teacher, seed=0)
+    source = stream(0, "score", 0)
+    z, _ = draw_latents(teacher.config, 3, source)
+    chosen = torch.multinomial(shares, 2, replacement=True, generator=source)
+    profiles = gradient_profiles(teacher, weights, teacher.mapping(z).detach(), 5 * components[chosen])
+    actual = score(teacher, method="gradient", latents=3, batch=3, directions=2)
+    for layer, profile in zip(actual.scores, profiles, strict=True):
+        torch.testing.assert_close(layer, profile.sum(dim=0), rtol=1e-4, atol=0)
+
+
+# ---- stability, and killed runs ----
+
+
+def test_auto_stops_when_the_halves_agree_and_says_after_how_many(
+    teacher: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diversity, "_FIRST_LOOK", 6)
+    monkeypatch.setattr(diversity, "MOST_LATENTS", 24)
+    wanted = {"directions": 2, "batch": 2}
+    monkeypatch.setattr(diversity, "STABLE", 0.0)
+    eager = score(teacher, latents="auto", **wanted)
+    monkeypatch.setattr(diversity, "STABLE", 1.1)
+    never = score(teacher, latents="auto", **wanted)
+    assert (eager.settings["latents"], never.settings["latents"]) == (6, 24)
+    assert_same(never, score(teacher, latents=24, **wanted))
+
+
+def test_a_killed_run_goes_on_to_the_same_scores(
+    teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "_SECONDS", 0.0)
+    state, whole = tmp_path / "state", score(teacher, latents=8, directions=2, batch=2)
+    calls: list[int] = []
+
+    def killed(done: int, total: int) -> None:
+        calls.append(done)
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(teacher, latents=8, directions=2, batch=2, state=state, progress=killed)
+    assert state.exists()
+    resumed = score(teacher, latents=8, directions=2, batch=2, state=state, progress=killed)
+    assert calls == [2, 4, 6, 8]  # nothing twice
+    assert_same(resumed, whole)
+    assert resumed.settings == whole.settings
+    assert not state.exists()
+
+
+def test_other_settings_do_not_go_on_from_the_file(
+    teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "_SECONDS", 0.0)
+    monkeypatch.setattr(sums.ScoreSums, "discard", lambda self: None)
+    state = tmp_path / "state"
+    score(teacher, latents=8, directions=2, batch=2, state=state)
+    other = {"latents": 8, "directions": 2, "batch": 2, "alpha": 4.0}
+    assert_same(score(teacher, state=state, **other), score(teacher, **other))
+
+
+def test_a_damaged_state_is_refused(teacher: Generator, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.write_bytes(b"nothing")
+    with pytest.raises(CorruptFileError, match="delete it"):
+        score(teacher, state=state, **FEW)
+
+
+# ---- shards ----
+
+
+def test_shards_add_up_to_the_whole(teacher: Generator) -> None:
+    settings = {"latents": 11, "directions": 2, "batch": 2}
+    parts = [score(teacher, shard=(i, 3), **settings) for i in range(3)]
+    merged, whole = merge_scores(parts[::-1]), score(teacher, **settings)
+    for a, b in zip(merged.scores, whole.scores, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)  # float64 sums in another order
+    assert merged.settings.keys() == whole.settings.keys()
+    assert {**merged.settings, "stability": 0} == {**whole.settings, "stability": 0}
+
+
+def test_shards_that_do_not_belong_together_are_refused(teacher: Generator) -> None:
+    first, second = (score(teacher, shard=(i, 2), **FEW) for i in (0, 1))
+    other = score(teacher, shard=(1, 2), **{**FEW, "alpha": 3.0})
+    with pytest.raises(UsageError, match="no 2 shards of one run"):
+        merge_scores([first, first])
+    with pytest.raises(UsageError, match="no 1 shards"):
+        merge_scores([second])
+    with pytest.raises(UsageError, match="different settings"):
+        merge_scores([first, other])
+
+
+@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0)])
+def test_a_shard_that_does_not_exist_is_refused(teacher: Generator, shard: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match="no shard"):
+        score(teacher, shard=shard, **FEW)
+
+
+def test_kept_in_common_counts_the_channels_that_both_keep() -> None:
+    first = [torch.arange(10).double()]  # keeps 7, 8, 9
+    second = [torch.tensor([0, 1, 2, 3, 4, 5, 9, 6, 8, 7]).double()]  # keeps 6, 8, 9
+    assert kept_in_common(first, second) == [pytest.approx(2 / 3)]
+    assert kept_in_common(first, first) == [1.0]
+
+
+def test_widths_come_from_the_scored_generator(new_generator: Callable[..., Generator]) -> None:
+    config = replace(new_generator().config, widths=(5, 4, 3, 6, 7, 2))
+    assert score(Generator(config), **FEW).widths == config.widths

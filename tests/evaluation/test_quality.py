@@ -1,0 +1,247 @@
+"""What eval measures: checkpoints and exported files alike, real images, a teacher, and what is not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.checkpoints.directions import save_directions
+from dcp_deploy.errors import InputError, MissingCapabilityError, UsageError
+from dcp_deploy.evaluation import editing, quality
+from dcp_deploy.evaluation.editing import find_directions
+from dcp_deploy.evaluation.quality import Against, evaluate_file, in_torch_cache
+from dcp_deploy.export import export_onnx
+from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.metrics import likeness, published
+from dcp_deploy.schemas import checked
+from dcp_deploy.teachers.presets import Teacher
+
+SAMPLES = 200
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_reference() -> Iterator[None]:
+    """300 real images in place of 10,000, and figures of fewer samples than mean something."""
+    measuring = import_module("dcp_deploy.metrics.evaluate")  # the package's name for it is the function
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "REFERENCE_SAMPLES", 300)
+        patch.setattr(measuring, "MIN_SAMPLES", SAMPLES)
+        measuring._reference.cache_clear()
+        yield
+    measuring._reference.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a 64 px network, ``t.safetensors``, its export ``t.onnx``, another network, and directions."""
+    folder = tmp_path_factory.mktemp("models")
+    config = GeneratorConfig(64, (4,) * 10, z_dim=8, w_dim=8, mapping_layers=1)
+    for seed, name in enumerate(("t", "s")):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            generator = Generator(config).eval()
+        save_generator(generator, folder / f"{name}.safetensors")
+        if name == "t":
+            export_onnx(generator, folder / "t.onnx")
+            save_directions(find_directions(generator, count=2), folder / "d.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four seeds and samples where the defaults are a hundred."""
+    monkeypatch.setattr(likeness, "seed_diversity", partial(likeness.seed_diversity, seeds=4))
+    monkeypatch.setattr(editing, "compare_editing", partial(editing.compare_editing, samples=4))
+
+
+@pytest.fixture(autouse=True)
+def no_torch_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torch.hub has fetched nothing."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return tmp_path / "hub" / "checkpoints"
+
+
+def test_a_checkpoint_and_its_export_measure_the_same(models: Path) -> None:
+    one, other = (evaluate_file(models / name, Against(), samples=SAMPLES) for name in ("t.safetensors", "t.onnx"))
+    for name in ("fid", "kid", "frequency_error", "precision", "coverage"):
+        # float32 sums in another order move a few 8-bit values by one step
+        assert one.figures[name] == pytest.approx(other.figures[name], rel=1e-3, abs=1e-3), name
+    assert one.figures["seed_diversity"]["l1"] == pytest.approx(other.figures["seed_diversity"]["l1"], rel=1e-3)
+    assert set(one.not_measured) == {"lpips", "teacher", "editing"}
+
+
+def test_an_export_is_measured_in_the_runtime_that_is_asked_for(models: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    first, second = (
+        evaluate_file(models / "t.onnx", Against(), samples=SAMPLES, backend=backend).figures  # type: ignore[arg-type]
+        for backend in ("onnxruntime", "openvino")
+    )
+    assert second["fid"] == pytest.approx(first["fid"], rel=1e-3)  # 8-bit steps here and there
+
+
+def test_a_runtime_that_cannot_run_the_file_is_refused(models: Path) -> None:
+    with pytest.raises(UsageError, match="backend 'torch' cannot run the ONNX file"):
+        evaluate_file(models / "t.onnx", Against(), samples=SAMPLES, backend="torch")
+
+
+def test_a_teacher_brings_likeness_diversity_and_editing(models: Path) -> None:
+    against = Against(teacher=models / "t.safetensors", directions=models / "d.safetensors")
+    own = evaluate_file(models / "t.safetensors", against, samples=SAMPLES).to_dict()
+    assert own["teacher"]["l1"] == 0.0 and own["teacher"]["samples"] == SAMPLES
+    assert own["teacher"]["seed_diversity_kept"] == 1.0
+    assert own["editing"]["images"] == pytest.approx(1.0)
+    assert own["teacher"]["lpips"] is None
+    assert checked("eval", own)
+    assert list(own["not_measured"]) == ["lpips"] and "--lpips FILE" in own["not_measured"]["lpips"]
+
+
+def test_an_export_is_compared_with_the_teacher_but_not_edited(models: Path) -> None:
+    measured = evaluate_file(models / "t.onnx", Against(teacher=models / "s.safetensors"), samples=SAMPLES)
+    assert measured.figures["teacher"]["l1"] > 0.05
+    assert "--directions" in measured.not_measured["editing"]
+    with pytest.raises(UsageError, match="moves w"):
+        evaluate_file(
+            models / "t.onnx",
+            Against(teacher=models / "s.safetensors", directions=models / "d.safetensors"),
+            samples=SAMPLES,
+        )
+
+
+def test_a_teacher_of_another_model_is_refused_before_anything_is_measured(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = GeneratorConfig(64, (4,) * 10, z_dim=5, w_dim=8, mapping_layers=1)
+    save_generator(Generator(other), tmp_path / "o.safetensors")
+    monkeypatch.setattr("dcp_deploy.evaluation._Run.against_images", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UsageError, match="z_dim is 8, the teacher's 5"):
+        evaluate_file(models / "t.safetensors", Against(tmp_path / "o.safetensors"))
+
+
+def test_directions_need_a_teacher(models: Path) -> None:
+    with pytest.raises(UsageError, match="teacher"):
+        evaluate_file(models / "t.safetensors", Against(directions=models / "d.safetensors"))
+
+
+# ---- real images ----
+
+
+class Means:
+    """Features of images: the mean of each channel's quarters, 12 numbers."""
+
+    name, device = "means", torch.device("cpu")
+
+    def __init__(self, weights: Path) -> None:
+        self.key = f"means {weights.name}"
+
+    def __call__(self, images: torch.Tensor) -> np.ndarray:
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1).numpy()
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of 12 images of 64 px; Inception is replaced by means."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for index in range(12):
+        pixels = np.random.default_rng(index).integers(0, 256, size=(64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    monkeypatch.setattr(published, "load_inception", lambda path, device: Means(path))
+    return folder
+
+
+def test_data_is_measured_by_inception_and_kept_in_the_cache(models: Path, data: Path, own_cache: Path) -> None:
+    against = Against(data=data, inception=Path("given.pth"))
+    measured = [evaluate_file(models / "t.safetensors", against, samples=20) for _ in range(2)]
+    assert checked("eval", measured[0].to_dict())
+    first, again = (one.figures for one in measured)
+    assert (first["cached"], again["cached"]) == (False, True)
+    assert {**first, "cached": True} == again
+    assert (first["reals"], first["samples"], first["features"]) == (12, 20, "means")
+    assert first["data"]["images"] == 12
+    assert len(list((own_cache / "features").iterdir())) == 1
+
+
+def test_an_export_is_measured_against_data_too(models: Path, data: Path) -> None:
+    against = Against(data=data, inception=Path("given.pth"))
+    one, other = (evaluate_file(models / f"t.{end}", against, samples=20).figures for end in ("safetensors", "onnx"))
+    assert one["fid"] == pytest.approx(other["fid"], rel=1e-3)
+
+
+def test_images_of_another_size_are_refused(models: Path, data: Path) -> None:
+    Image.new("RGB", (70, 80)).save(data / "0.png")
+    with pytest.raises(UsageError, match="70x80"):
+        evaluate_file(models / "t.safetensors", Against(data=data, inception=Path("given.pth")), samples=20)
+
+
+def test_weights_come_from_torchs_cache_or_else_from_the_net(
+    models: Path, data: Path, no_torch_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[Teacher] = []
+
+    def fetch(wanted: Teacher, **_: object) -> object:
+        fetched.append(wanted)
+        raise InputError("no network here")
+
+    monkeypatch.setattr("dcp_deploy.teachers.downloads.fetch", fetch)
+    monkeypatch.setattr(published, "check_fidelity", lambda: None)
+    with pytest.raises(InputError, match="no network"):
+        evaluate_file(models / "t.safetensors", Against(data=data), samples=20)
+    assert [one.file for one in fetched] == ["weights-inception-2015-12-05-6726825d.pth"]
+    no_torch_cache.mkdir(parents=True)
+    (no_torch_cache / quality.INCEPTION.file).touch()
+    assert evaluate_file(models / "t.safetensors", Against(data=data), samples=20).figures["reals"] == 12
+    assert len(fetched) == 1
+
+
+def test_nothing_is_fetched_for_a_package_that_is_not_there(
+    models: Path, data: Path, no_metrics_packages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dcp_deploy.teachers.downloads.fetch", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(MissingCapabilityError, match="torch-fidelity cannot be used here"):
+        evaluate_file(models / "t.safetensors", Against(data=data), samples=20)
+
+
+def test_the_download_is_pinned_and_names_its_flag() -> None:
+    from dcp_deploy.teachers.downloads import by_hand
+
+    sha256 = quality.INCEPTION.sha256
+    assert sha256 is not None and len(sha256) == 64
+    assert sha256.startswith(quality.INCEPTION.file.removesuffix(".pth").rpartition("-")[2])  # as the name says
+    assert by_hand(quality.INCEPTION).endswith("then --inception FILE.")
+
+
+# ---- LPIPS ----
+
+
+def test_weights_that_were_given_must_work(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        evaluate_file(models / "t.safetensors", Against(lpips=tmp_path / "nowhere.pth"), samples=SAMPLES)
+
+
+def test_weights_at_hand_that_do_not_work_are_a_reason(
+    models: Path, no_torch_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_torch_cache.mkdir(parents=True)
+    (no_torch_cache / quality.VGG16).write_bytes(b"half a file")
+    assert in_torch_cache(quality.VGG16) is not None
+    measured = evaluate_file(models / "t.safetensors", Against(), samples=SAMPLES)
+    assert quality.VGG16 in measured.not_measured["lpips"]
+
+
+def test_lpips_is_measured_where_it_can_be(models: Path, no_torch_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_torch_cache.mkdir(parents=True)
+    (no_torch_cache / quality.VGG16).touch()
+    half = lambda a, b: torch.full((len(a),), 0.5)  # noqa: E731
+    monkeypatch.setattr(published, "load_lpips", lambda path, device: half)
+    measured = evaluate_file(models / "t.safetensors", Against(teacher=models / "t.onnx"), samples=SAMPLES).to_dict()
+    assert measured["teacher"]["lpips"] == pytest.approx(0.5)
+    assert measured["seed_diversity"]["lpips"] == pytest.approx(0.5)
+    assert "lpips" not in measured["not_measured"]

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcp_deploy.errors import CorruptFileError, UsageError
+from dcp_deploy.export import classes_of, latents_of, load_runner, verify
+from dcp_deploy.export.bundle.golden import golden_range, golden_runner, write_golden
+
+
+def test_the_kept_images_are_those_of_the_exported_file(uint8_onnx: Path, tmp_path: Path) -> None:
+    runner = load_runner(uint8_onnx)
+    document = write_golden(runner, tmp_path)
+    assert len(document["images"]) == 8
+    entry = document["images"][5]
+    image = runner(
+        z=latents_of([entry["seed"]], runner.z_dim), psi=entry["psi"], c=classes_of([entry["seed"]], runner.c_dim)
+    )
+    assert np.abs(np.asarray(Image.open(tmp_path / entry["file"])).astype(int) - image[0]).max() <= 1
+
+
+def test_float_images_are_kept_by_the_formula_of_the_uint8_output(
+    float_onnx: Path, unconditional: object, tmp_path: Path
+) -> None:
+    write_golden(load_runner(float_onnx), tmp_path)
+    verify(golden_runner(tmp_path), load_runner(unconditional), **golden_range(tmp_path)).raise_for_failure()  # type: ignore[arg-type]
+
+
+def test_another_latent_than_the_kept_ones_is_refused(uint8_onnx: Path, tmp_path: Path) -> None:
+    runner = load_runner(uint8_onnx)
+    write_golden(runner, tmp_path, seeds=2, psis=(0.5,))
+    golden = golden_runner(tmp_path)
+    for seed, psi in ((2, 0.5), (0, 0.6)):
+        with pytest.raises(UsageError, match="only 2 golden seeds"):
+            golden(z=latents_of([seed], golden.z_dim), psi=psi, c=classes_of([seed], golden.c_dim))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "seed0_psi0.7.png").unlink(),
+        lambda folder: (folder / "seed0_psi0.7.png").write_bytes(b"no picture"),
+        lambda folder: Image.new("L", (32, 32)).save(folder / "seed0_psi0.7.png"),
+        lambda folder: (folder / "golden.json").write_text("{}"),
+        lambda folder: (folder / "golden.json").write_text(json.dumps({"images": 5})),
+        lambda folder: (folder / "golden.json").unlink(),
+    ],
+)
+def test_damaged_golden_images_are_refused(uint8_onnx: Path, tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    write_golden(load_runner(uint8_onnx), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(CorruptFileError, match="no golden images"):
+        golden_runner(tmp_path)

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from dcp_deploy.errors import ParityError
+from dcp_deploy.export import Tolerance, export_onnx, latents_of
+from dcp_deploy.export.onnx.precision import RangeTable, measure_ranges
+from dcp_deploy.export.onnx.quantization import SENSITIVITY_SEED, Int8Plan, leave_out, plan_int8, quantize
+from dcp_deploy.export.onnx.rounding import IntegerKernel, integer_kernels
+from dcp_deploy.generators import Generator
+
+from ..conftest import random_generator
+
+CONV1 = ["b4.conv1", "b8.conv1", "b16.conv1"]
+LATENTS, PSI = latents_of(range(6), 12), np.ones(6, np.float32)
+Kernels = dict[str, IntegerKernel]
+ANYTHING = Tolerance(max_abs=2.0, max_steps=255, differing=1.0)
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return random_generator((8, 8, 8, 8, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def exact(generator: Generator, tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    return onnx.load(export_onnx(generator, tmp_path_factory.mktemp("onnx") / "exact.onnx", image="float"))
+
+
+@pytest.fixture(scope="module")
+def ranges(generator: Generator) -> RangeTable:
+    return measure_ranges(generator, latents=8)
+
+
+@pytest.fixture(scope="module")
+def kernels(generator: Generator, ranges: RangeTable) -> Kernels:
+    return integer_kernels(generator, ranges)
+
+
+@pytest.fixture(scope="module")
+def all_int8(exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels) -> onnx.ModelProto:
+    return quantize(exact, ranges, kernels, CONV1)
+
+
+@pytest.fixture(scope="module")
+def plan(exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels) -> Int8Plan:
+    return plan_int8(exact, ranges, kernels, ANYTHING, latents=4)
+
+
+def draw(model: onnx.ModelProto, z: np.ndarray = LATENTS, psi: np.ndarray = PSI) -> np.ndarray:
+    """With bare onnxruntime, as a user would."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["image"], {"z": z, "psi": psi})[0]
+
+
+def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(4 / np.mean(np.square(np.clip(a, -1, 1) - np.clip(b, -1, 1), dtype=np.float64))))
+
+
+def test_int8_file_runs_and_draws_nearly_the_same(exact: onnx.ModelProto, all_int8: onnx.ModelProto) -> None:
+    onnx.checker.check_model(all_int8, full_check=True)
+    # 8 bits of features that reach four standard deviations are worth 38 dB per layer; three layers, amplified by what
+    # follows, stay above 25.
+    assert 25 < psnr(draw(exact), draw(all_int8)) < 60
+
+
+def test_onnxruntime_runs_integer_convolutions(all_int8: onnx.ModelProto, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3  # it warns that the optimised file fits this machine only
+    onnxruntime.InferenceSession(all_int8.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(tmp_path / "optimized.onnx").graph.node
+    assert sum(node.op_type == "QLinearConv" for node in optimized) == len(CONV1)
+
+
+def test_weights_have_a_scale_per_channel_and_no_zero_points(kernels: Kernels, all_int8: onnx.ModelProto) -> None:
+    after = constants(all_int8)
+    for layer in CONV1:
+        name = f"synthesis.{layer}.weight"
+        assert name not in after
+        assert after[f"{name}.int8"].dtype == np.int8
+        assert np.array_equal(after[f"{name}.int8"], kernels[layer].integers)
+        assert np.array_equal(after[f"{name}.scale"], kernels[layer].steps)
+    zeros = [array for name, array in after.items() if name.endswith("zero_point")]
+    assert zeros and all(array.dtype == np.int8 and not array.any() for array in zeros)
+
+
+def test_activations_reach_127_at_the_measured_maximum(all_int8: onnx.ModelProto, ranges: RangeTable) -> None:
+    stored = constants(all_int8)
+    for row in ranges.layers:
+        if row.layer in CONV1:
+            prefix = f"synthesis.{row.layer}/Conv"
+            assert stored[f"{prefix}.input.scale"] == pytest.approx(row.input / 127)
+            assert stored[f"{prefix}.output.scale"] == pytest.approx(row.output / 127)
+
+
+def test_only_the_named_layers_change(exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels) -> None:
+    one = quantize(exact, ranges, kernels, ["b8.conv1"])
+    kinds = {tensor.name: tensor.data_type for tensor in one.graph.initializer if tensor.name.endswith("weight.int8")}
+    assert kinds == {"synthesis.b8.conv1.weight.int8": onnx.TensorProto.INT8}
+    assert {node.name for node in exact.graph.node} <= {node.name for node in one.graph.node}
+    assert list(one.functions) == list(exact.functions)
+    assert quantize(exact, ranges, kernels, []).graph.node == exact.graph.node
+
+
+def test_layer_that_is_all_zero_stays_all_zero(tmp_path: Path) -> None:
+    dead = random_generator((8, 8, 8, 8, 8, 8))
+    dead.synthesis.get_parameter("b8.conv1.weight").zero_()
+    model = onnx.load(export_onnx(dead, tmp_path / "dead.onnx", image="float"))
+    ranges = measure_ranges(dead, latents=2)
+    kernels = integer_kernels(dead, ranges)
+    rounded = draw(quantize(model, ranges, kernels, ["b8.conv1"]))
+    assert not kernels["b8.conv1"].integers.any()
+    assert np.abs(rounded - draw(model)).max() < 1e-5
+
+
+def test_same_arguments_give_the_same_bytes(exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels) -> None:
+    first, second = (quantize(exact, ranges, kernels, CONV1).SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+
+
+def test_every_layer_is_in_the_list_the_most_spoilt_for_each_multiplication_first(plan: Int8Plan) -> None:
+    assert sorted(row.layer for row in plan.sensitivity) == sorted(CONV1)
+    # All are 8 x 8 x 3 x 3, at 4 x 4, 8 x 8 and 16 x 16 places.
+    places = {"b4.conv1": 16, "b8.conv1": 64, "b16.conv1": 256}
+    spoilt = [10 ** (-row.psnr_db / 10) / places[row.layer] for row in plan.sensitivity]
+    assert spoilt == sorted(spoilt, reverse=True)
+    assert [row.psnr_db for row in plan.sensitivity] != sorted(row.psnr_db for row in plan.sensitivity)
+    assert plan.left_out == ()
+
+
+def test_sensitivity_is_what_the_layer_alone_costs(
+    exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels, plan: Int8Plan
+) -> None:
+    seeds = [SENSITIVITY_SEED + index for index in range(4) for _ in range(3)]
+    z, psi = latents_of(seeds, 12), np.float32([0.5, 0.7, 1.0] * 4)
+    for row in plan.sensitivity:
+        int8 = quantize(exact, ranges, kernels, [row.layer])
+        pairs = zip(draw(exact, z, psi), draw(int8, z, psi), strict=True)
+        alone = min(psnr(a, b) for a, b in pairs)
+        # Features on the border between two of 255 steps fall to either side when the batch is cut in another way.
+        assert row.psnr_db == pytest.approx(alone, abs=0.3)
+
+
+def test_sensitive_layer_is_left_out_until_the_gate_passes(tmp_path: Path) -> None:
+    network = random_generator((8, 8, 8, 8, 8, 8))
+    block = network.synthesis.get_submodule("b8")
+    block.conv0.bias[3] = 300.0  # one channel takes the whole range of conv1's input, and hardly matters to it
+    block.conv1.weight[:, 3] *= 0.003
+    model = onnx.load(export_onnx(network, tmp_path / "sensitive.onnx", image="float"))
+    ranges = measure_ranges(network, latents=4)
+    kernels = integer_kernels(network, ranges)
+    plan = plan_int8(model, ranges, kernels, Tolerance(None, None, None, psnr_db=30.0), latents=4)
+    assert plan.sensitivity[0].layer == "b8.conv1"
+    assert plan.sensitivity[0].psnr_db < 25 < 35 < plan.sensitivity[1].psnr_db
+    assert plan.left_out == ("b8.conv1",)
+    assert set(plan.layers) == {"b4.conv1", "b16.conv1"}
+
+
+@pytest.mark.parametrize(
+    ("needed", "expected"),
+    [
+        (set(), ()),
+        ({"a"}, ("a",)),
+        ({"c"}, ("c",)),
+        ({"b", "c"}, ("b", "c")),
+        ({"a", "d"}, ("a", "d")),
+        ({"a", "b", "c", "d", "e"}, None),
+    ],
+)
+def test_no_layer_stays_float32_that_need_not(needed: set[str], expected: tuple[str, ...] | None) -> None:
+    found = leave_out("abcde", lambda left_out: SimpleNamespace(passed=needed <= set(left_out)))  # type: ignore[arg-type, return-value]
+    assert (found and found[0]) == expected
+
+
+def test_no_layer_at_all_is_a_failure_of_the_gate(exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels) -> None:
+    with pytest.raises(ParityError, match="no layer of this generator can be int8"):
+        plan_int8(exact, ranges, kernels, Tolerance(1e-9, 0, 0.0), latents=2)
+
+
+def test_plan_reads_and_is_json(plan: Int8Plan) -> None:
+    document = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
+    assert [row["layer"] for row in document["sensitivity"]] == [row.layer for row in plan.sensitivity]
+    assert Int8Plan.from_dict(document) == plan
+    lines = str(plan).splitlines()
+    assert lines[1].split()[0] == plan.sensitivity[0].layer
+    assert lines[-1].startswith("3 layers in int8")

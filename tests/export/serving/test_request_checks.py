@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import array_shapes, arrays
+from tritonclient.grpc.service_pb2 import ModelInferRequest
+
+from dcp_deploy.export.serving.request_checks import FLOATS, ITEM_BYTES, Refusal, check_body, check_message
+
+MOST = 10_000
+
+
+def tensor(**changes: Any) -> dict[str, Any]:
+    """A good input; None takes a field out."""
+    fields = {"name": "z", "datatype": "FP32", "shape": [1, 2], "data": [0.5, -1], **changes}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def in_json(*inputs: Any, **fields: Any) -> bytes:
+    return json.dumps({"inputs": list(inputs), **fields}).encode()
+
+
+def in_binary(contents: bytes, **changes: Any) -> tuple[bytes, str]:
+    """(body, length of its JSON) of one input."""
+    head = in_json(tensor(data=None, parameters={"binary_data_size": len(contents)}, **changes))
+    return head + contents, str(len(head))
+
+
+def check(body: bytes, header_length: str | None = None) -> None:
+    check_body(body, header_length, most_json=MOST)
+
+
+SHAPES = array_shapes(min_dims=1, max_dims=3, max_side=4)
+FINITE = arrays(np.float32, SHAPES, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
+
+
+@given(FINITE)
+def test_whatever_is_whole_and_finite_passes_in_every_form(values: np.ndarray) -> None:
+    shape = list(values.shape)
+    check(in_json(tensor(shape=shape, data=values.tolist())))
+    check(in_json(tensor(shape=shape, data=values.ravel().tolist())))
+    check(*in_binary(values.tobytes(), shape=shape))
+    message = ModelInferRequest()
+    entry = message.inputs.add(name="z", datatype="FP32", shape=shape)
+    message.raw_input_contents.append(values.tobytes())
+    check_message(message, most=MOST)
+    del message.raw_input_contents[:]
+    entry.contents.fp32_contents.extend(values.ravel().tolist())
+    check_message(message, most=MOST)
+
+
+@given(FINITE, st.integers(0), st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_one_value_that_is_not_finite_is_refused_in_every_form(values: np.ndarray, place: int, value: float) -> None:
+    values = values.copy()
+    values.flat[place % values.size] = value
+    shape = list(values.shape)
+    message = ModelInferRequest()
+    entry = message.inputs.add(name="z", datatype="FP32", shape=shape)
+    entry.contents.fp32_contents.extend(values.ravel().tolist())
+    raw = ModelInferRequest(raw_input_contents=[values.tobytes()])
+    raw.inputs.add(name="z", datatype="FP32", shape=shape)
+    for attempt in (
+        lambda: check(in_json(tensor(shape=shape, data=values.tolist()))),
+        lambda: check(*in_binary(values.tobytes(), shape=shape)),
+        lambda: check_message(message, most=MOST),
+        lambda: check_message(raw, most=MOST),
+    ):
+        with pytest.raises(Refusal, match="'z' holds values that are not finite"):
+            attempt()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"shape": [1, -2]}, r"inputs.0.shape.1: .*greater than or equal to 0"),
+        ({"shape": [2**62, 4]}, r"shape.0: .*less than"),
+        ({"shape": [2**30, 2**30, 2**30], "data": []}, "more than was sent"),
+        ({"shape": [1.0, 2]}, r"shape.0: .*valid integer"),
+        ({"shape": [True, 2]}, r"shape.0: .*valid integer"),
+        ({"shape": [1] * 9}, "shape: .*at most 8"),
+        ({"shape": [1, 3]}, "has 2 numbers, its shape wants 3"),
+        ({"shape": None}, "shape: Field required"),
+        ({"name": 5}, "name: .*valid string"),
+        ({"datatype": "FLOAT"}, "'FLOAT', which there is not"),
+        ({"datatype": "INT64"}, "does not fit INT64"),
+        ({"datatype": "UINT8", "data": [1, 256]}, "does not fit UINT8"),
+        ({"datatype": "UINT64", "data": [1, -1]}, "does not fit UINT64"),
+        ({"datatype": "BYTES"}, "not 2 strings"),
+        ({"datatype": "BYTES", "data": ["a"]}, "not 2 strings"),
+        ({"data": None}, "needs either data or"),
+        ({"data": "0.5"}, "is no list"),
+        ({"data": ["0.5", "1"]}, "does not fit FP32"),
+        ({"data": [True, 1.0]}, "does not fit FP32"),
+        ({"data": [None, 1.0]}, "does not fit FP32"),
+        ({"data": [[1.0], [1.0, 2.0]]}, "ragged"),
+        ({"data": [1e39, 0]}, "not finite"),
+        ({"data": [10**400, 0]}, "not finite"),
+        ({"parameters": {"binary_data_size": 8}}, "needs either data or"),
+        ({"parameters": {"shared_memory_region": "x"}}, "shared_memory_region: .*not permitted"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_malformed_input_is_refused_by_name(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Refusal, match=reason) as refusal:
+        check(in_json(tensor(**change)))
+    assert refusal.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "no readable JSON"),
+        (b"{", "no readable JSON"),
+        (b"\xff" * 9, "no readable JSON"),
+        ("{}".encode("utf-16"), "no readable JSON"),
+        (b"[" * 9_000, "no readable JSON"),
+        (b'{"inputs": "\\ud800"}', "no readable JSON"),
+        (b'{"inputs": [], "inputs": []}', "a name stands twice"),
+        (b"[]", "malformed"),
+        (b"null", "malformed"),
+        (b"{}", "inputs: Field required"),
+        (in_json(), "inputs: .*at least 1"),
+        (in_json(*[tensor()] * 2), "given twice"),
+        (in_json(*[tensor(name=str(n)) for n in range(65)]), "inputs: .*at most 64"),
+        (in_json(tensor(), more=[[[]]]), "more: .*not permitted"),
+        (in_json(tensor(), outputs=5), "outputs: .*valid list"),
+        (in_json(tensor(), outputs=[{"name": "image", "parameters": {"classification": 5}}]), "classification"),
+        (in_json(tensor(), parameters={"timeout": 2**63}), "parameters.timeout"),
+        (in_json(tensor(datatype="BYTES", shape=[1], data=["\udc00"])), "no Unicode"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_body_that_is_no_request_is_refused(body: bytes, reason: str) -> None:
+    with pytest.raises(Refusal, match=reason) as refusal:
+        check(body)
+    assert refusal.value.status == 400
+
+
+def test_more_json_than_is_read_is_refused_as_too_large_and_binary_is_not() -> None:
+    with pytest.raises(Refusal, match="send the binary form") as refusal:
+        check(in_json(tensor(shape=[MOST], data=[0] * MOST)))
+    assert refusal.value.status == 413
+    check(*in_binary(bytes(4 * MOST), shape=[MOST]))
+
+
+@pytest.mark.parametrize("length", ["0", "-1", "+5", "5.0", "x", "", "9" * 30, "²"])
+def test_a_length_of_the_json_that_cannot_be_is_refused(length: str) -> None:
+    with pytest.raises(Refusal, match="Inference-Header-Content-Length"):
+        check(in_json(tensor()), length)
+
+
+@given(st.integers(-9, 9).filter(bool))
+def test_too_few_or_too_many_bytes_in_the_binary_form_are_refused(more: int) -> None:
+    body, length = in_binary(bytes(8))
+    with pytest.raises(Refusal):
+        check((body + bytes(9))[: len(body) + more], length)
+    with pytest.raises(Refusal, match="its shape wants 8"):
+        check(*in_binary(bytes(9 + more) if more != -1 else b""))
+
+
+@pytest.mark.parametrize(
+    "contents", [b"", b"\x01", b"\x01\0\0\0", b"\xff\xff\xff\xffa", b"\x01\0\0\0ab", b"\0\0\0\0" * 2]
+)
+def test_strings_that_do_not_fit_their_lengths_are_refused(contents: bytes) -> None:
+    with pytest.raises(Refusal, match="each after its length"):
+        check(*in_binary(contents, datatype="BYTES", shape=[1]))
+    check(*in_binary(b"\x01\0\0\0a", datatype="BYTES", shape=[1]))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["name", "shape", "data", "datatype"]) | st.text(), inner)
+    ),
+)
+INPUT = st.fixed_dictionaries(
+    {"name": st.just("z"), "datatype": st.sampled_from([*ITEM_BYTES, "BYTES"]), "shape": st.lists(st.integers(0, 3))},
+    optional={"data": JSON, "parameters": JSON},
+)
+
+
+@given(st.binary() | st.builds(in_json, JSON | INPUT), st.none() | st.integers(0, 200).map(str))
+def test_no_body_does_more_than_be_refused(body: bytes, length: str | None) -> None:
+    with contextlib.suppress(Refusal):
+        check(body, length)
+
+
+# ---- gRPC ----
+
+
+def message(*, raw: list[bytes] | None = None, values: list[float] | None = None, **fields: Any) -> ModelInferRequest:
+    """A message of one good input, or with some of it replaced."""
+    request = ModelInferRequest(raw_input_contents=[bytes(8)] if raw is None and values is None else raw or [])
+    entry = request.inputs.add(**{"name": "z", "datatype": "FP32", "shape": [1, 2], **fields})
+    entry.contents.fp32_contents.extend(values or [])
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (ModelInferRequest(), "0 inputs"),
+        (message(raw=[bytes(8)] * 2), "1 inputs and 2 raw contents"),
+        (message(raw=[bytes(9)]), "has 9 bytes, its shape wants 8"),
+        (message(raw=[bytes(8)], values=[1.0, 2.0]), "contents and raw contents"),
+        (message(values=[1.0]), "has 1 values, its shape wants 2"),
+        (message(shape=[-1, 2]), r"has shape \[-1, 2\]"),
+        (message(shape=[2**62, 4]), "more than was sent"),
+        (message(shape=[1] * 9), "has shape"),
+        (message(datatype="FLOAT"), "which there is not"),
+    ],
+    ids=lambda value: str(value)[:40].replace("\n", " "),
+)
+def test_a_malformed_message_is_refused(request_: ModelInferRequest, reason: str) -> None:
+    with pytest.raises(Refusal, match=reason):
+        check_message(request_, most=MOST)
+
+
+@pytest.mark.parametrize("place", ["request", "input", "output"])
+def test_shared_memory_is_refused_wherever_a_message_names_it(place: str) -> None:
+    request = message()
+    request.outputs.add(name="image")
+    check_message(request, most=MOST)
+    holder = {"request": request, "input": request.inputs[0], "output": request.outputs[0]}[place]
+    holder.parameters["shared_memory_region"].string_param = "x"
+    with pytest.raises(Refusal, match="shared_memory_region"):
+        check_message(request, most=MOST)
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=9), st.sampled_from([*ITEM_BYTES, "BYTES", ""]), st.binary())
+def test_no_message_does_more_than_be_refused(shape: list[int], datatype: str, contents: bytes) -> None:
+    with contextlib.suppress(Refusal):
+        check_message(message(shape=shape, datatype=datatype, raw=[contents]), most=MOST)
+
+
+def test_every_floating_type_is_looked_into_but_the_one_numpy_lacks() -> None:
+    # BF16 is no type that a model of ours takes, so Triton refuses it.
+    assert set(FLOATS) == {"FP16", "FP32", "FP64"} == {name for name in ITEM_BYTES if name.startswith("FP")}

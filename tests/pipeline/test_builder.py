@@ -1,0 +1,356 @@
+"""The order of the stages, their keys and their record, with stages that cost nothing; real ones: test_build.py."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.config import BuildConfig
+from dcp_deploy.errors import GateError, InputError, MissingCapabilityError, UsageError
+from dcp_deploy.generators import Generator
+from dcp_deploy.pipeline import builder
+from dcp_deploy.pipeline import record as run_record
+from dcp_deploy.pipeline.builder import REUSED, Run, build, plan_build, teacher_source
+from dcp_deploy.pipeline.record import locked
+from dcp_deploy.pipeline.stages import SOURCE, Job, SkippedError, Stage
+from dcp_deploy.progress import Progress, Reporter
+
+Trouble = Callable[[], None]
+
+
+class Toys:
+    """Three stages: copy the teacher's size, add a seed to it, describe both. ``ran`` lists the work done."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.trouble: dict[str, Trouble] = {}
+
+    def stages(self) -> tuple[Stage, ...]:
+        return (
+            self.stage("first", (SOURCE,), "first.txt"),
+            self.stage("second", ("first.txt",), "second.txt", "seed"),
+            self.stage("report", ("first.txt", "second.txt", "optional.txt"), "report.html"),
+        )
+
+    def stage(self, name: str, inputs: tuple[str, ...], output: str, *settings: str) -> Stage:
+        def work(job: Job, progress: Progress) -> list[str]:
+            self.ran.append(name)
+            self.trouble.get(name, lambda: None)()
+            read = [job.source if input == SOURCE else job.path(input) for input in inputs]
+            text = [str(path.stat().st_size) for path in read if path.exists()]
+            job.path(output).write_text(f"{name} {text} {[getattr(job.config, field) for field in settings]}")
+            return [output]
+
+        return Stage(name, name, inputs, lambda config: {field: getattr(config, field) for field in settings}, work)
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> Toys:
+    toys = Toys()
+    monkeypatch.setattr(builder, "STAGES", toys.stages())
+    return toys
+
+
+@pytest.fixture
+def teacher(tiny_generator: Generator, tmp_path: Path) -> Path:
+    return save_generator(tiny_generator, tmp_path / "teacher.st")
+
+
+@pytest.fixture
+def config(teacher: Path, tmp_path: Path) -> BuildConfig:
+    return BuildConfig(dataset="ffhq", teacher=teacher, out=tmp_path / "run")
+
+
+def changed(config: BuildConfig, **values: Any) -> BuildConfig:
+    return config.model_copy(update=values)
+
+
+def record(run: Run) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((run.directory / "run.json").read_text())
+    return document
+
+
+def fail_with(error: BaseException) -> Trouble:
+    def trouble() -> None:
+        raise error
+
+    return trouble
+
+
+# ---- running and running again ----
+
+
+def test_all_stages_run_in_order_and_are_recorded(toys: Toys, config: BuildConfig) -> None:
+    run = build(config)
+    assert toys.ran == ["first", "second", "report"]
+    document = record(run)
+    assert document["schema"] == 1 and document["status"] == "finished"
+    assert list(document["stages"]) == toys.ran
+    assert document["config"]["dataset"] == "ffhq" and document["environment"]["python"]
+    second = document["stages"]["second"]
+    assert second["status"] == "done" and not second["reused"] and second["settings"] == {"seed": 0}
+    assert second["inputs"].keys() == {"first.txt"} and second["outputs"].keys() == {"second.txt"}
+    assert second["seconds"] >= 0 and second["version"] == document["tool"]["version"]
+    assert BuildConfig.from_toml(run.directory / "config.toml").to_dict() == config.to_dict()
+
+
+def test_a_second_run_reuses_every_stage_and_says_why(toys: Toys, config: BuildConfig) -> None:
+    first = record(build(config))
+    toys.ran.clear()
+    again = record(build(config))
+    assert toys.ran == []
+    for name, stage in again["stages"].items():
+        assert stage["reused"] and stage["reason"] == REUSED
+        assert stage["seconds"] == first["stages"][name]["seconds"]
+
+
+@pytest.mark.parametrize(("damage", "told"), [("alter", "second.txt was altered"), ("delete", "second.txt is missing")])
+def test_a_result_that_is_not_what_was_recorded_is_made_again(
+    toys: Toys, config: BuildConfig, damage: str, told: str
+) -> None:
+    directory = build(config).directory
+    toys.ran.clear()
+    if damage == "alter":
+        (directory / "second.txt").write_text("something else")
+    else:
+        (directory / "second.txt").unlink()
+    run = build(config)
+    assert told in record(run)["stages"]["second"]["reason"]
+    assert toys.ran == ["second", "report"]  # the report was removed: it may have shown what was altered
+
+
+def test_a_changed_setting_runs_its_stage_and_what_follows(toys: Toys, config: BuildConfig) -> None:
+    build(config)
+    toys.ran.clear()
+    run = build(changed(config, seed=5))
+    assert toys.ran == ["second", "report"]
+    assert record(run)["stages"]["second"]["reason"] == "ran because settings changed: seed 0 -> 5"
+
+
+def test_a_changed_teacher_runs_everything(toys: Toys, config: BuildConfig, tiny_generator: Generator) -> None:
+    build(config)
+    toys.ran.clear()
+    assert config.teacher is not None
+    save_generator(tiny_generator, config.teacher, extra={"other": "file"})
+    run = build(config)
+    assert toys.ran == ["first", "second", "report"]
+    assert record(run)["stages"]["first"]["reason"] == f"ran because inputs changed: {SOURCE}"
+
+
+def test_the_same_teacher_under_another_name_changes_nothing(toys: Toys, config: BuildConfig, tmp_path: Path) -> None:
+    build(config)
+    toys.ran.clear()
+    assert config.teacher is not None
+    build(changed(config, teacher=config.teacher.rename(tmp_path / "moved.st")))
+    assert toys.ran == []
+
+
+def test_another_version_of_the_tool_runs_everything(
+    toys: Toys, config: BuildConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(config)
+    toys.ran.clear()
+    monkeypatch.setattr(run_record, "__version__", "99.0")
+    run = build(config)
+    assert toys.ran == ["first", "second", "report"]
+    assert "the tool changed" in record(run)["stages"]["first"]["reason"]
+
+
+def test_force_runs_everything(toys: Toys, config: BuildConfig) -> None:
+    build(config)
+    toys.ran.clear()
+    build(config, force=True)
+    assert toys.ran == ["first", "second", "report"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "stages": 3, "networks": {}}'])
+def test_an_unreadable_record_costs_a_fresh_run(toys: Toys, config: BuildConfig, content: str) -> None:
+    directory = build(config).directory
+    toys.ran.clear()
+    (directory / "run.json").write_text(content)
+    build(config)
+    assert toys.ran == ["first", "second", "report"]
+
+
+def test_stages_and_reuse_are_reported(toys: Toys, config: BuildConfig) -> None:
+    class Listener(Reporter):
+        heard: list[str] = []  # noqa: RUF012
+
+        def message(self, text: str) -> None:
+            self.heard.append(text)
+
+    listener = Listener()
+    build(config, reporter=listener)
+    build(config, reporter=listener)
+    assert [text.split(":")[0] for text in listener.heard] == ["first", "second", "report"] * 2
+    assert all(REUSED in text for text in listener.heard[3:])
+
+
+# ---- ends that are not the end ----
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (RuntimeError("a bug"), "failed"),
+        (GateError("worse than allowed"), "failed"),
+        (OSError(errno.ENOSPC, "No space left on device"), "failed"),
+    ],
+    ids=repr,
+)
+def test_a_run_that_ends_early_says_so_and_the_next_goes_on_there(
+    toys: Toys, config: BuildConfig, error: BaseException, status: str
+) -> None:
+    toys.trouble["second"] = fail_with(error)
+    with pytest.raises(type(error)):
+        build(config)
+    document = json.loads((config.directory / "run.json").read_text())
+    assert document["status"] == document["stages"]["second"]["status"] == status
+    assert document["stages"]["report"]["status"] == "pending"
+    toys.trouble.clear()
+    toys.ran.clear()
+    build(config)
+    assert toys.ran == ["second", "report"]
+
+
+def test_a_full_disk_is_told_even_when_the_record_cannot_be_written(
+    toys: Toys, config: BuildConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = fail_with(OSError(errno.ENOSPC, "No space left on device"))
+
+    def fill_the_disk() -> None:
+        monkeypatch.setattr(run_record, "write_json", lambda path, value: full())
+        full()
+
+    toys.trouble["second"] = fill_the_disk
+    with pytest.raises(OSError, match="No space left"):
+        build(config)
+
+
+def test_a_failed_run_leaves_no_report_of_an_earlier_one(toys: Toys, config: BuildConfig) -> None:
+    directory = build(config).directory
+    assert (directory / "report.html").exists()
+    toys.trouble["second"] = fail_with(GateError("worse"))
+    with pytest.raises(GateError):
+        build(changed(config, seed=1))
+    assert not (directory / "report.html").exists()
+
+
+def test_a_skipped_stage_is_no_failure_and_is_tried_again(toys: Toys, config: BuildConfig) -> None:
+    toys.trouble["second"] = fail_with(SkippedError("no TensorRT here"))
+    run = build(config)
+    second = record(run)["stages"]["second"]
+    assert (second["status"], second["reason"], second["outputs"]) == ("skipped", "no TensorRT here", {})
+    toys.trouble.clear()
+    toys.ran.clear()
+    build(config)
+    assert toys.ran == ["second", "report"]
+
+
+def test_what_a_skipped_stage_left_before_is_removed(toys: Toys, config: BuildConfig) -> None:
+    directory = build(config).directory
+    toys.trouble["second"] = fail_with(SkippedError("uninstalled"))
+    build(changed(config, seed=1))
+    assert not (directory / "second.txt").exists()
+
+
+def test_a_directory_in_use_is_refused_by_the_number_of_its_process(toys: Toys, config: BuildConfig) -> None:
+    with locked(config.directory), pytest.raises(UsageError, match=r"process \d+"):
+        build(config)
+    assert toys.ran == []
+    build(config)
+
+
+# ---- before any work ----
+
+
+@pytest.fixture
+def nothing_written(config: BuildConfig) -> Iterator[None]:
+    yield
+    assert not config.directory.exists()
+
+
+@pytest.mark.usefixtures("nothing_written")
+def test_a_missing_onnxruntime_is_found_out_first(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    with pytest.raises(MissingCapabilityError, match="ONNX Runtime"):
+        build(config)
+
+
+@pytest.mark.usefixtures("nothing_written")
+def test_a_target_without_tensorrt_is_found_out_first(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "tensorrt" in name else find(name))
+    with pytest.raises(MissingCapabilityError, match="sm89"):
+        build(changed(config, target="sm89"))
+
+
+@pytest.mark.usefixtures("nothing_written")
+@pytest.mark.parametrize(
+    ("setting", "value", "error"),
+    [("target", "RTX 9999", UsageError), ("device", "abacus", UsageError), ("device", "mps", UsageError)],
+)
+def test_names_that_nothing_bears_are_found_out_first(
+    config: BuildConfig, setting: str, value: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=value):
+        build(changed(config, **{setting: value}))
+
+
+@pytest.mark.usefixtures("nothing_written")
+@pytest.mark.parametrize("content", [None, b"", b"no model"], ids=["missing", "empty", "something else"])
+def test_a_bad_teacher_is_found_out_first(config: BuildConfig, content: bytes | None) -> None:
+    assert config.teacher is not None
+    config.teacher.unlink()
+    if content is not None:
+        config.teacher.write_bytes(content)
+    with pytest.raises(InputError, match=r"teacher\.st"):
+        build(config)
+
+
+def test_too_little_space_is_found_out_before_the_first_stage(
+    toys: Toys, config: BuildConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builder, "free_space", lambda folder: 1_000_000)
+    with pytest.raises(MissingCapabilityError, match="1 MB are free"):
+        build(config)
+    assert toys.ran == []
+
+
+def test_a_finished_build_needs_no_space(toys: Toys, config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(config)
+    monkeypatch.setattr(builder, "free_space", lambda folder: 0)
+    build(config)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_preset_without_its_teacher_names_the_flag_and_the_source() -> None:
+    with pytest.raises(MissingCapabilityError) as caught:
+        teacher_source(BuildConfig(dataset="lsunchurch"), Reporter())
+    assert "--teacher FILE" in caught.value.remedy
+    assert "stylegan2-church-config-f.pkl" in caught.value.message
+
+
+def test_the_demo_s_teacher_ships() -> None:
+    source = teacher_source(BuildConfig(), Reporter())
+    assert source.path.is_file() and source.origin["origin"] == "package"
+
+
+def test_a_plan_writes_nothing(config: BuildConfig, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    plan = plan_build(config)
+    assert sorted(tmp_path.rglob("*")) == before
+    facts = plan.to_dict()
+    assert facts["student"]["widths"] == [8] * 8  # 70 % of 8, 10 and 12 gone, to the nearest multiple of eight
+    assert facts["student"]["macs"] < facts["teacher"]["macs"]
+    assert facts["estimate"]["total_seconds"] > 0 and facts["estimate"]["disk_bytes"] > 0
+    json.dumps(facts, allow_nan=False)

@@ -1,0 +1,355 @@
+"""What a config says of the distillation, and the verb that does it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dcp_deploy.checkpoints import load_generator, save_generator
+from dcp_deploy.checkpoints.rosinality_discriminator import origins
+from dcp_deploy.cli.app import app
+from dcp_deploy.compression import plan, prune, score
+from dcp_deploy.compression.distillation import recipe
+from dcp_deploy.compression.distillation.task import Task
+from dcp_deploy.config import BuildConfig, read_toml
+from dcp_deploy.datasets.images import open_images
+from dcp_deploy.errors import InputError, UsageError
+from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from dcp_deploy.metrics import published
+from dcp_deploy.metrics.photographs import evaluate_against, real_features
+from dcp_deploy.pipeline import distilling
+from dcp_deploy.pipeline.builder import plan_build
+from dcp_deploy.pipeline.distilling import distilling_settings, recipe_of
+from dcp_deploy.progress import Reporter, Within
+from dcp_deploy.schemas import checked
+
+Distil = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def distil(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Distil:
+    """The verb on a small teacher and student in an empty working directory: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        teacher = Generator(GeneratorConfig(8, (10, 9, 8, 7), z_dim=8, w_dim=8, mapping_layers=2)).eval()
+    save_generator(teacher, "teacher.safetensors")
+    student = prune(teacher, plan(teacher, score(teacher, method="random"), ratio=0.4))
+    save_generator(student, "pruned.safetensors")
+
+    def run(*words: object) -> tuple[int, str, str]:
+        arguments = ["distill", "pruned.safetensors", "--teacher", "teacher.safetensors", *map(str, words)]
+        monkeypatch.setattr(sys, "argv", ["dcp-deploy", *arguments])
+        with pytest.raises(SystemExit) as end:
+            app(arguments, prog_name="dcp-deploy")
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+def grey_mask(path: Path) -> Path:
+    """An ONNX file that takes an image for its own mask of three classes."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ("B", 3, "H", "W"))
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ("B", 3, "H", "W"))
+    graph = helper.make_graph([helper.make_node("Identity", ["image"], ["out"])], "mask", [image], [out])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def test_the_settings_reach_the_training(distil: Distil, tmp_path: Path) -> None:
+    mask = grey_mask(tmp_path / "mask.onnx")
+    words = ("-o", "s.safetensors", "--effort", "standard", "--steps", 4, "--keep", "best", "--json")
+    more = ("--accumulate", 2, "--train-precision", "bf16", "--tensorboard", "logs", "--mask", mask)
+    code, out, err = distil(*words, *more, "--mask-background", "0,2")
+    assert code == 0
+    history = json.loads(out)["history"]
+    assert {"gan", "l1", "relation", "discriminator", "r1"} <= history[-1].keys()
+    assert re.search(r"distill: 4 steps, about .+ each, by [2-4] steps timed here just now", err)  # fewer where slow
+    assert "without the perceptual loss; --lpips FILE brings it" in err
+    best = min(history, key=lambda entry: entry["l1_to_teacher"])
+    assert f"kept the average after {best['step']} steps, l1_to_teacher {best['l1_to_teacher']:.4g}" in err
+    assert len(list(Path("logs").iterdir())) == 1
+    assert load_generator("s.safetensors").widths == load_generator("pruned.safetensors").widths
+    written = read_toml("s.safetensors.toml")
+    assert (written["keep"], written["accumulate"], written["mask_background"]) == ("best", 2, "0,2")
+
+
+def test_options_beyond_the_recipe_reach_the_training(distil: Distil) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = Discriminator(DiscriminatorConfig(8, (6, 7)))
+    names = origins(1)
+    torch.save({"d": {names[name]: tensor for name, tensor in network.state_dict().items()}}, "teacher.pt")
+    words = ("-o", "s.safetensors", "--effort", "standard", "--steps", 2, "--json")
+    code, out, _ = distil(*words, "--guide", "teacher.pt", "--augment")
+    assert code == 0
+    last = json.loads(out)["history"][-1]
+    assert last["augment"] == 0.0 and last["guide"] > 0  # p is adapted every fourth step
+    assert read_toml("s.safetensors.toml")["augment"] is True
+
+
+def test_options_beyond_the_recipe_have_their_published_weights_and_decide_the_stage(tmp_path: Path) -> None:
+    file = tmp_path / "d.pt"
+    file.write_bytes(b"one")
+    config = BuildConfig(effort="standard", augment=True, guide=file, feature_gan=True)
+    recipe = recipe_of(config, demo=False)
+    assert (recipe.augment_target, recipe.guide, recipe.feature_gan) == (0.6, 10, 1)
+    before = distilling_settings(config)
+    file.write_bytes(b"other")
+    assert distilling_settings(config) != before
+
+
+def test_a_discriminator_of_features_without_features_is_refused_before_anything_is_built() -> None:
+    with pytest.raises(UsageError, match=r"--feature-gan.*--lpips FILE"):
+        BuildConfig.parse({"dataset": "ffhq", "feature_gan": True})
+    BuildConfig.parse({"dataset": "ffhq", "feature_gan": True, "lpips": Path("vgg16.pth")})
+
+
+def test_a_teacher_that_draws_infinity_ends_with_exit_code_1(distil: Distil) -> None:
+    teacher = load_generator("teacher.safetensors")
+    with torch.no_grad():
+        teacher.synthesis.get_parameter("b8.torgb.weight").fill_(3e38)  # a float32, but not what it is multiplied to
+    save_generator(teacher, "teacher.safetensors")
+    code, _, err = distil("-o", "s.safetensors", "--steps", 4)
+    assert code == 1
+    assert "the l1 loss became NaN or infinite at step 1; no checkpoint yet" in err
+    assert not Path("s.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("--mask", "missing.onnx"), 3, "there is no mask model missing.onnx"),
+        (("--lpips", "missing.pth"), 3, "cannot read missing.pth"),
+        (("--keep", "second"), 2, "--keep second"),
+        (("--train-precision", "fp8"), 2, "--train-precision fp8"),
+        (("--mask-background", "hair"), 2, "--mask-background hair"),
+        (("--accumulate", 3), 2, "cannot be split evenly"),
+        (("--devices", 0), 2, "--devices 0"),
+        (("--augment",), 2, "take a recipe with one (effort paper, or standard but on the demo)"),
+        (("--feature-gan",), 2, "--lpips FILE"),
+        (("--guide", "missing.pt"), 3, "missing.pt"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(distil: Distil, words: tuple[Any, ...], code: int, told: str) -> None:
+    ended, _, err = distil("-o", "s.safetensors", "--steps", 1, *words)
+    assert ended == code and told in err
+
+
+def test_what_decides_the_student_decides_the_stage(tmp_path: Path) -> None:
+    assert distilling_settings(BuildConfig(tensorboard=tmp_path)) == {}
+    mask = grey_mask(tmp_path / "mask.onnx")
+    one, other = (distilling_settings(BuildConfig(mask=mask, mask_background=which)) for which in ("0", "1"))
+    assert one.keys() == {"mask"} and one != other
+    assert distilling_settings(BuildConfig(keep="best", devices=2)) == {"keep": "best", "devices": 2}
+    recipe = recipe_of(BuildConfig(effort="paper", accumulate=4, train_precision="bf16", seed=5), demo=False)
+    assert (recipe.accumulate, recipe.precision, recipe.seed, recipe.steps) == (4, "bf16", 5, 450_000)
+
+
+def test_the_demo_s_standard_effort_needs_no_gpu() -> None:
+    """A discriminator and relations cost most of a step, and a demo has two cores."""
+    demo, other = (recipe_of(BuildConfig(effort="standard", steps=7), demo=demo) for demo in (True, False))
+    assert (demo.gan, demo.relation, demo.path_length) == (0, 0, 0) and demo.l1 and demo.perceptual
+    assert other.gan and other.relation
+    assert demo.steps == other.steps == 7
+    assert all(recipe_of(BuildConfig(effort="paper"), demo=demo) == recipe.RECIPES["paper"] for demo in (True, False))
+
+
+def test_a_teacher_or_images_of_one_s_own_are_not_the_demo(faces: Path) -> None:
+    assert BuildConfig().is_demo
+    for given in ({"data": faces}, {"teacher": Path("mine.pkl")}, {"dataset": "ffhq"}):
+        assert not BuildConfig.parse(given).is_demo
+
+
+def test_a_plan_has_the_demo_s_recipe_for_the_demo_and_for_no_other_teacher(tmp_path: Path) -> None:
+    save_generator(
+        Generator(GeneratorConfig(8, (10, 9, 8, 7), z_dim=6, w_dim=6, mapping_layers=2)), tmp_path / "t.safetensors"
+    )
+    plans = [plan_build(BuildConfig(effort="standard", teacher=path)) for path in (None, tmp_path / "t.safetensors")]
+    assert [plan.facts["effort"]["distill_gan"] for plan in plans] == [0, 1]
+
+
+def test_momentum_is_the_student_s_and_goes_where_a_discriminator_comes() -> None:
+    assert recipe_of(BuildConfig(), demo=True).beta1 == 0.9
+    assert recipe_of(BuildConfig(feature_gan=True), demo=True).beta1 == 0
+    with torch.random.fork_rng(devices=[]):
+        teacher = Generator(GeneratorConfig(8, (4, 4, 4, 4), z_dim=6, w_dim=6, mapping_layers=1))
+    state = Task(teacher, teacher, recipe.DistillConfig(beta1=0.9)).state(torch.device("cpu"))
+    momentum = {name: optimizer.param_groups[0]["betas"][0] for name, optimizer in state.optimizers().items()}
+    assert momentum == {"student_optimizer": 0.9, "discriminator_optimizer": 0.0}
+
+
+# ---- quality against real images, on a schedule ----
+
+
+class Means:
+    """Features of images in place of Inception's: the mean of each channel's quarters, 12 numbers."""
+
+    name, key, device = "means", "means 1", torch.device("cpu")
+    seen: ClassVar[list[int]] = []
+
+    def __call__(self, images: torch.Tensor) -> np.ndarray:
+        self.seen.append(len(images))
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1).numpy()
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """A folder of 12 images of 8 px."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for index in range(12):
+        pixels = np.random.default_rng(index).integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def scheduled(monkeypatch: pytest.MonkeyPatch, no_inception: None) -> None:
+    """Of four steps the second and the last are measured, by 20 samples; means stand for Inception's features."""
+    Means.seen.clear()
+    monkeypatch.setattr(published, "check_fidelity", lambda: None)
+    monkeypatch.setattr(
+        "dcp_deploy.teachers.downloads.fetch", lambda wanted, **_: SimpleNamespace(path=Path(wanted.file))
+    )
+    monkeypatch.setattr(published, "load_inception", lambda path, device: Means())
+
+
+@pytest.fixture
+def no_inception(no_metrics_packages: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same schedule where torch-fidelity is not installed, and nothing lies in torch's cache."""
+    short = replace(recipe.RECIPES["standard"], batch=2, gan=0.0, relation=0.0, measure_every=2)  # what is quick
+    monkeypatch.setitem(recipe.RECIPES, "standard", short)
+    monkeypatch.setattr(distilling, "MEASURED_PHOTOGRAPHS", 20)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("dcp_deploy.teachers.downloads.fetch", lambda *_, **__: pytest.fail("fetched"))
+
+
+SCHEDULE = ("-o", "s.safetensors", "--effort", "standard", "--steps", 4, "--json")
+
+
+@pytest.mark.usefixtures("scheduled")
+def test_quality_against_real_images_is_measured_on_the_schedule(distil: Distil, faces: Path) -> None:
+    code, out, err = distil(*SCHEDULE, "--data", faces, "--tensorboard", "logs")
+    assert code == 0
+    assert "distill: FID on the way is of 20 samples against 12 of the real images" in err
+    document = json.loads(out)
+    assert checked("distill", {name: value for name, value in document.items() if name != "schema"})
+    measured = {entry["step"]: entry for entry in document["history"] if "fid" in entry}
+    assert list(measured) == [2, 4]
+    assert set(distilling.DISTANCES) <= measured[2].keys()
+    assert sum(Means.seen) == 12 + 2 * 20  # the real images once
+
+    real = real_features(open_images(faces, resolution=8), Means(), count=12, cache=Path("cache"))
+    again = evaluate_against(load_generator("s.safetensors"), real, Means(), samples=20, seed=1000).to_dict()
+    for name in distilling.DISTANCES:
+        assert measured[4][name] == pytest.approx(again[name], rel=1e-6), name
+
+    board = EventAccumulator("logs").Reload()
+    told = {event.step: event.value for event in board.Scalars("fid")}
+    assert told == pytest.approx({step: entry["fid"] for step, entry in measured.items()}, rel=1e-6)  # kept in float32
+
+
+@pytest.mark.usefixtures("scheduled")
+def test_the_best_student_is_the_one_of_the_lowest_fid(
+    distil: Distil, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rising = iter([3.0, 5.0])
+    figures = dict.fromkeys(distilling.DISTANCES, 0.5)
+    measured = lambda *_, **__: SimpleNamespace(to_dict=lambda: {**figures, "fid": next(rising)})  # noqa: E731
+    monkeypatch.setattr("dcp_deploy.metrics.photographs.evaluate_against", measured)
+    code, _, err = distil(*SCHEDULE, "--data", faces, "--keep", "best")
+    assert code == 0
+    assert "kept the average after 2 steps, fid 3" in err
+
+
+@pytest.mark.usefixtures("no_inception")
+def test_without_the_features_a_note_says_so_once_and_how_to_get_them(distil: Distil, faces: Path) -> None:
+    code, out, err = distil(*SCHEDULE, "--data", faces, "--keep", "best")
+    assert code == 0
+    assert err.count("without FID against the real images on the way: torch-fidelity cannot be used here") == 1
+    assert "pip install 'dcp-deploy[metrics]'" in err
+    assert "l1_to_teacher" in err  # what is kept is the best by that
+    assert not any("fid" in entry for entry in json.loads(out)["history"])
+
+
+def test_a_run_goes_on_when_the_features_have_come(
+    distil: Distil, faces: Path, no_inception: None, request: pytest.FixtureRequest
+) -> None:
+    assert distil(*SCHEDULE, "--data", faces)[0] == 0
+    request.getfixturevalue("scheduled")
+    code, out, _ = distil(*SCHEDULE, "--data", faces)
+    assert (code, json.loads(out)["resumed_at"]) == (0, 4)
+
+
+@pytest.mark.usefixtures("no_inception")
+def test_weights_that_were_given_must_work(distil: Distil, faces: Path, tmp_path: Path) -> None:
+    code, _, err = distil(*SCHEDULE, "--data", faces, "--inception", "missing.pth")
+    assert code == 3 and "cannot read missing.pth" in err
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+    code, _, err = distil(*SCHEDULE, "--data", faces, "--inception", "w.pth")
+    assert code == 4 and "torch-fidelity cannot be used here" in err
+    code, _, err = distil(*SCHEDULE, "--inception", "w.pth")
+    assert code == 2 and "--inception: it is about the images of --data" in err
+
+
+@pytest.mark.usefixtures("scheduled")
+def test_too_few_images_are_trained_with_but_not_measured(distil: Distil, faces: Path) -> None:
+    for path in sorted(faces.iterdir())[9:]:
+        path.unlink()
+    code, out, err = distil(*SCHEDULE, "--data", faces)
+    assert code == 0 and "there are 9, and 10 are the fewest to compare with" in err
+    assert not Means.seen and json.loads(out)["history"][-1]["step"] == 4
+
+
+@pytest.mark.usefixtures("no_inception")
+def test_a_recipe_without_a_schedule_needs_no_features(distil: Distil, faces: Path) -> None:
+    code, _, err = distil("-o", "s.safetensors", "--steps", 1, "--data", faces)
+    assert code == 0 and "FID" not in err
+
+
+def test_the_weights_decide_the_student_only_where_the_best_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").touch()
+    last, best = (
+        distilling_settings(BuildConfig(data=tmp_path, inception=tmp_path / "w.pth", keep=keep))
+        for keep in ("last", "best")
+    )
+    assert "inception" not in last and len(best["inception"]) == 64
+
+
+def test_tasks_within_a_task_move_its_bar() -> None:
+    told: list[tuple[int, int]] = []
+    with Within(Reporter(), lambda done, total: told.append((done, total))).task("real images") as progress:
+        progress(3, 12)
+    with Within(Reporter(), None).task("real images") as progress:
+        progress(4, 12)
+    assert told == [(3, 12)]
+
+
+# ---- what a build does with it ----
+
+
+def test_a_build_finds_out_first_that_the_mask_is_missing(tmp_path: Path) -> None:
+    from dcp_deploy.pipeline.builder import build
+
+    config = BuildConfig(mask=tmp_path / "missing.onnx", out=tmp_path / "run")
+    with pytest.raises(InputError, match="there is no mask model"):
+        build(config)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="--mask-inputs"):
+        BuildConfig.parse({"mask_inputs": "grey"})

@@ -1,0 +1,251 @@
+"""Builds that are given real images: what looks at them, what the record says, and what a change of them costs."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dcp_deploy import config as config_module
+from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.compression.distillation import recipe
+from dcp_deploy.config import BuildConfig
+from dcp_deploy.errors import InputError, UsageError
+from dcp_deploy.files import read_json, write_json
+from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.pipeline import builder, stages
+from dcp_deploy.pipeline.builder import build, plan_build
+from dcp_deploy.pipeline.inputs import open_data, real_facts, real_words
+from dcp_deploy.pipeline.summary import as_lines, summarise
+from dcp_deploy.progress import Reporter
+
+R = 16
+SEEN = ("teacher", "score", "prune", "distill", "evaluate")  # the stages that real images have to do with
+
+
+class Listener(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little work, and none on what comes after the student."""
+    effort = replace(config_module.EFFORTS["quick"], score_latents=10, score_directions=2)
+    for name in ("quick", "standard"):
+        monkeypatch.setitem(config_module.EFFORTS, name, effort)  # type: ignore[misc]
+        small = replace(recipe.RECIPES[name], batch=4, relation=0.0, discriminator_width=0.05, measure_every=0)
+        monkeypatch.setitem(recipe.RECIPES, name, small)  # type: ignore[misc]
+    monkeypatch.setattr(builder, "STAGES", tuple(stage for stage in stages.STAGES if stage.name in SEEN))
+
+
+@pytest.fixture
+def new_config(tmp_path: Path) -> Callable[..., BuildConfig]:
+    """``new_config(c_dim, **settings)``: a build of a tiny teacher, three steps with a discriminator."""
+
+    def make(c_dim: int = 0, **settings: Any) -> BuildConfig:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = Generator(GeneratorConfig(R, (12,) * 6, z_dim=8, w_dim=8, mapping_layers=2, c_dim=c_dim))
+        teacher = save_generator(network, tmp_path / f"teacher{c_dim}.safetensors")
+        defaults = {"dataset": "ffhq", "teacher": teacher, "out": tmp_path / "run", "effort": "standard", "steps": 3}
+        return BuildConfig(**{**defaults, "score": "random", "refine": "none", "device": "cpu", **settings})
+
+    return make
+
+
+@pytest.fixture
+def new_images(tmp_path: Path) -> Callable[..., Path]:
+    """``new_images(name, count, classes, size)``: a zip file of NVIDIA's kind; image i is grey with value i."""
+
+    def make(name: str = "images.zip", count: int = 20, classes: int = 3, size: int = R) -> Path:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for index in range(count):
+                png = io.BytesIO()
+                Image.new("RGB", (size, size), (index,) * 3).save(png, "PNG")
+                archive.writestr(f"00000/img{index:08}.png", png.getvalue())
+            labels = [[f"00000/img{index:08}.png", index % classes] for index in range(count)] if classes else None
+            archive.writestr("dataset.json", json.dumps({"labels": labels}))
+            archive.writestr("readme.txt", "")
+        return tmp_path / name
+
+    return make
+
+
+def status(config: BuildConfig) -> dict[str, str]:
+    """Why each stage ran or did not, by its record."""
+    return {name: stage["reason"] for name, stage in read_json(config.directory / "run.json")["stages"].items()}
+
+
+# ---- whole builds ----
+
+
+def test_a_conditional_build_trains_against_labelled_images(
+    new_config: Callable[..., BuildConfig], new_images: Callable[..., Path]
+) -> None:
+    config, listener = new_config(c_dim=3, data=new_images(), mirror=True), Listener()
+    build(config, reporter=listener)
+    history = read_json(config.directory / "history.json")
+    assert history[-1]["discriminator"] > 0
+    record = read_json(config.directory / "run.json")
+    assert record["images"] == {
+        "real": "--data", "in_training": True, "mirrored": True, "path": str(config.data), "kind": "zip", "images": 20,
+        "skipped": 0, "skipped_first": [], "ignored_files": 1, "c_dim": 3, "resize": "error",
+        "fingerprint": record["stages"]["distill"]["settings"]["--data"]["fingerprint"],
+    }  # fmt: skip
+    assert record["stages"]["distill"]["settings"]["mirror"] is True
+    assert f"real images: 20 of {config.data} (zip), files that are none: 1" in listener.said
+    assert "against the images of --data" in read_json(config.directory / "metrics.json")["reason"]
+
+    with Image.open(config.directory / "grids" / "real.png") as grid:
+        values = np.asarray(grid)[::R, ::R, 0].ravel()
+    assert values.tolist() == np.linspace(0, 19, 16, dtype=int).tolist()  # from the first to the last
+    record["stages"]["engine"] = {"status": "skipped", "reason": "not in this test"}  # the summary tells of it
+    write_json(config.directory / "run.json", record)
+    assert ("real images", real_words(record["images"])) in as_lines(summarise(config.directory))
+
+
+def test_another_set_trains_anew_and_the_same_elsewhere_does_not(
+    new_config: Callable[..., BuildConfig], new_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = new_config(data=new_images())
+    build(config)
+    first = (config.directory / "student.safetensors").read_bytes()
+    moved = config.data.rename(tmp_path / "moved.zip")
+    build(config.model_copy(update={"data": moved}))
+    assert set(status(config).values()) == {builder.REUSED}
+
+    build(config.model_copy(update={"data": new_images("other.zip", count=19)}))
+    reasons = status(config)
+    assert "--data" in reasons["distill"] and "--data" in reasons["evaluate"]
+    assert reasons["prune"] == builder.REUSED
+    assert (config.directory / "student.safetensors").read_bytes() != first
+
+    build(config.model_copy(update={"data": None}))
+    assert read_json(config.directory / "run.json")["images"]["real"] == "the teacher's own samples"
+    assert not (config.directory / "grids" / "real.png").exists()
+
+
+def test_without_a_discriminator_the_images_are_for_the_picture_alone_and_that_is_said(
+    new_config: Callable[..., BuildConfig], new_images: Callable[..., Path]
+) -> None:
+    config, listener = new_config(data=new_images(), effort="quick"), Listener()
+    assert "--effort standard has" in real_words(plan_build(config).facts["images"])
+    build(config, reporter=listener)
+    assert any("training does not look at them" in line for line in listener.said)
+    assert (config.directory / "grids" / "real.png").exists()
+    build(config.model_copy(update={"data": new_images("other.zip", count=5)}))
+    reasons = status(config)
+    assert reasons["distill"] == builder.REUSED and "--data" in reasons["evaluate"]
+
+
+def test_a_discriminator_of_features_alone_looks_at_the_images_too(new_images: Callable[..., Path]) -> None:
+    facts = real_facts(None, replace(recipe.RECIPES["quick"], feature_gan=1.0), demo=True)
+    assert facts["in_training"] is True
+    first, other = (
+        stages.STAGES[[stage.name for stage in stages.STAGES].index("distill")].settings(
+            BuildConfig(dataset="demo", data=new_images("images.zip", count), feature_gan=True)
+        )
+        for count in (5, 6)
+    )
+    assert first.keys() == other.keys() and first != other
+
+
+@pytest.mark.parametrize(
+    ("c_dim", "made", "settings", "error", "told"),
+    [
+        (0, {"size": 8}, {}, UsageError, "is 8x8 px, not 16x16"),
+        (3, {"classes": 0}, {}, UsageError, "no labels, and the generator is conditional on 3 classes"),
+        (3, {"classes": 2}, {}, UsageError, "labels of length 2"),
+        (0, None, {"data": Path("nowhere.zip")}, InputError, "there is no nowhere.zip"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused_before_anything_is_written(
+    new_config: Callable[..., BuildConfig],
+    new_images: Callable[..., Path],
+    c_dim: int,
+    made: dict[str, int] | None,
+    settings: dict[str, Any],
+    error: type[Exception],
+    told: str,
+) -> None:
+    config = new_config(c_dim, **({"data": new_images(**made)} if made is not None else settings))
+    for start in (build, plan_build):
+        with pytest.raises(error, match=told):
+            start(config)
+    assert not config.directory.exists()
+
+
+def test_a_run_against_real_images_that_is_interrupted_ends_with_the_same_student(
+    new_config: Callable[..., BuildConfig],
+    new_images: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frequent = replace(recipe.RECIPES["standard"], checkpoint_every=1)
+    monkeypatch.setitem(recipe.RECIPES, "standard", frequent)
+    config = new_config(c_dim=3, data=new_images(), steps=4)
+    build(config)
+
+    interrupted = config.model_copy(update={"out": tmp_path / "again"})
+    original = stages.distill_student
+
+    def stop_halfway(*args: Any, **kwargs: Any) -> Any:
+        def progress(done: int, total: int) -> None:
+            if done == 2:
+                raise KeyboardInterrupt
+
+        return original(*args, **{**kwargs, "progress": progress})
+
+    monkeypatch.setattr(stages, "distill_student", stop_halfway)
+    with pytest.raises(KeyboardInterrupt):
+        build(interrupted)
+    monkeypatch.setattr(stages, "distill_student", original)
+    build(interrupted)
+    students = [(run.directory / "student.safetensors").read_bytes() for run in (config, interrupted)]
+    assert students[0] == students[1]
+
+
+# ---- the parts ----
+
+
+def test_the_demo_keeps_its_portraits_without_data() -> None:
+    demo = BuildConfig()
+    assert open_data(demo, GeneratorConfig(64, (8,) * 10)) is None
+    facts = real_facts(None, recipe.RECIPES["standard"], demo=True)
+    assert real_words(facts) == "the demo's portraits, drawn on the fly"
+    assert stages.unmeasurable(demo, {"resolution": 64, "c_dim": 0}) is None
+
+
+def test_the_demos_own_teacher_is_still_measured_with_data_and_another_is_not(tmp_path: Path) -> None:
+    network = {"resolution": 64, "c_dim": 0}
+    assert stages.unmeasurable(BuildConfig(data=tmp_path), network) is None
+    for settings in ({"teacher": tmp_path / "t.safetensors"}, {"dataset": "ffhq"}):
+        reason = stages.unmeasurable(BuildConfig(data=tmp_path, **settings), network)
+        assert reason is not None and "--data" in reason
+
+
+def test_bad_images_are_counted_in_the_words(
+    new_images: Callable[..., Path], tmp_path: Path, new_config: Callable[..., BuildConfig]
+) -> None:
+    folder = tmp_path / "folder"
+    with zipfile.ZipFile(new_images(count=120)) as archive:
+        archive.extractall(folder)
+    (folder / "00000" / "img00000003.png").write_bytes(b"")
+    images = open_data(new_config(data=folder), GeneratorConfig(R, (8,) * 6))
+    words = real_words(real_facts(images, recipe.RECIPES["standard"], demo=False))
+    assert words == f"120 of {folder} (folder), 1 of them bad and skipped, files that are none: 1"

@@ -1,0 +1,205 @@
+"""Servers that need patience, those beyond it, and answers that are not the file."""
+
+from __future__ import annotations
+
+import socket
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dcp_deploy.teachers import transfer as transfer_module
+from dcp_deploy.teachers.transfer import Patience
+
+from .conftest import CUT, HASTE, Fetching, Server
+
+# ---- servers that need patience, and those beyond it ----
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_busy_server_is_asked_again(file_server: Server, fetch: Fetching, status: int) -> None:
+    busy = partial(file_server.answer, status=status)
+    file_server.script = [busy, busy, file_server.send]
+    fetch()
+    assert fetch.whole and any(str(status) in words for words in fetch.said)
+
+
+def test_it_waits_as_long_as_the_server_asks(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(file_server.answer, status=429, retry_after="1"), file_server.send]
+    begin = time.monotonic()
+    fetch()
+    assert fetch.whole and time.monotonic() - begin >= 1  # what is asked for is no guess: no less may do
+
+
+@pytest.mark.parametrize("wait", ["3600", "Fri, 31 Dec 2100 23:59:59 GMT"])
+def test_it_does_not_wait_for_an_hour(file_server: Server, fetch: Fetching, wait: str) -> None:
+    file_server.script = [partial(file_server.answer, status=503, retry_after=wait)]
+    assert "asks to wait" in fetch.refused().message
+    assert len(file_server.asked) == 1
+
+
+def test_after_the_last_attempt_what_came_is_kept_and_told(file_server: Server, fetch: Fetching) -> None:
+    busy = partial(file_server.answer, status=503)
+    file_server.script = [partial(file_server.send, stop=CUT), busy]
+    error = fetch.refused()
+    assert "503" in error.message and "0.1 MB are kept" in error.remedy
+    assert fetch.part.stat().st_size == CUT
+
+
+def test_a_server_that_only_stalls_is_given_up(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(file_server.send, stop=0, stall=30)]
+    assert "stalled" in fetch.refused().message
+    assert len(file_server.asked) == HASTE.attempts
+
+
+def test_a_server_that_promises_more_than_it_has_is_given_up(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(file_server.send, length=400_000)]
+    assert "3 times in a row" in fetch.refused().message
+
+
+def test_a_server_that_sends_nothing_is_given_up(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(file_server.answer, status=200)]
+    assert "sent nothing" in fetch.refused().message
+
+
+def test_one_that_speaks_no_http_is_given_up(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [lambda handler: (handler.wfile.write(b"\x80\x02\x00 no status line\r\n\r\n"), None)[1]]
+    assert "the connection failed" in fetch.refused().message
+
+
+def test_nobody_listening_is_given_up(fetch: Fetching) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    error = fetch.refused(url=f"http://127.0.0.1:{port}/teacher.pkl")
+    assert f"http://127.0.0.1:{port}/teacher.pkl" in error.message and "refused" in error.message
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_name_without_an_address_is_told_at_once(fetch: Fetching) -> None:
+    patience = Patience(pause=1000, longest_pause=2000)  # a second attempt would be noticed
+    assert "no network" in fetch.refused(url="https://weights.invalid/teacher.pkl", patience=patience).message
+
+
+class Answer:
+    """As much of a response as its headers."""
+
+    def __init__(self, **headers: str) -> None:
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@given(
+    st.text() | st.datetimes().map(lambda moment: moment.strftime("%a, %d %b %Y %H:%M:%S GMT")) | st.integers().map(str)
+)
+def test_whatever_a_server_asks_to_wait_is_a_time_or_nothing(value: str) -> None:
+    wait = transfer_module._retry_after(Answer(retry_after=value))  # type: ignore[arg-type]
+    assert wait is None or wait >= 0
+
+
+# ---- answers that are not the file ----
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_a_refusal_is_final_and_quoted(file_server: Server, fetch: Fetching, status: int) -> None:
+    page = "<html><head><title>Moved\n away</title></head><body>a long story</body></html>"
+    file_server.script = [partial(file_server.answer, status=status, body=page)]
+    error = fetch.refused()
+    assert str(status) in error.message and error.message.endswith(": Moved away")
+    assert len(file_server.asked) == 1
+
+
+@pytest.mark.parametrize("told", ["text/html; charset=utf-8", "application/octet-stream"])
+def test_a_page_in_place_of_the_file_is_refused_and_named(file_server: Server, fetch: Fetching, told: str) -> None:
+    page = "\n <!DOCTYPE html><html><title>Google Drive - Quota exceeded</title></html>"
+    fetch.interrupted()
+    file_server.script = [partial(file_server.answer, status=200, body=page, content_type=told)]
+    error = fetch.refused()
+    assert "page" in error.message and "Google Drive - Quota exceeded" in error.message
+    assert fetch.part.read_bytes() == file_server.body[:CUT]  # what came before is no worse for it
+
+
+def test_json_in_place_of_the_file_is_refused_and_quoted(file_server: Server, fetch: Fetching) -> None:
+    text = '{"requestStatus": {"statusCode": "NOT_FOUND"}}'
+    file_server.script = [partial(file_server.answer, status=200, body=text, content_type="application/json")]
+    assert "NOT_FOUND" in fetch.refused().message
+
+
+@pytest.mark.parametrize("begin", [b"<", b"{"])
+def test_a_safetensors_file_may_begin_with_a_bracket(file_server: Server, fetch: Fetching, begin: bytes) -> None:
+    file_server.body = begin + bytes(7) + b"{}"
+    fetch()
+    assert fetch.whole
+
+
+def test_a_compressed_answer_is_refused(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(file_server.send, content_encoding="gzip")]
+    assert "gzip" in fetch.refused().message
+
+
+def test_a_ring_of_redirects_is_refused(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(file_server.answer, status=302, location="/teacher.pkl")]
+    assert "redirected more than 10 times" in fetch.refused().message
+    assert len(file_server.asked) == 11
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/teacher.pkl"])
+def test_redirects_to_other_protocols_are_refused(file_server: Server, fetch: Fetching, to: str) -> None:
+    file_server.script = [partial(file_server.answer, status=302, location=to)]
+    assert to.split("/")[0] in fetch.refused().message
+    assert not fetch.part.exists()
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "file:///etc/passwd", "/etc/passwd", "teacher.pkl"])
+def test_other_protocols_are_refused_without_a_request(fetch: Fetching, url: str) -> None:
+    assert url in fetch.refused(url=url).message
+
+
+# ---- TLS ----
+
+
+@pytest.fixture
+def trusted(secure_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    certificate = Path(__file__).parents[1] / "data" / "tls" / "localhost.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    return secure_server
+
+
+def test_a_redirect_from_https_to_http_is_refused(trusted: Server, file_server: Server, tmp_path: Path) -> None:
+    trusted.script = [partial(trusted.answer, status=302, location=file_server.url)]
+    error = Fetching(trusted, tmp_path).refused()
+    assert "http://127.0.0.1, which is not safe" in error.message
+    assert file_server.asked == []
+
+
+def test_a_redirect_from_https_to_https_is_followed(trusted: Server, tmp_path: Path) -> None:
+    trusted.script = [partial(trusted.answer, status=302, location="/elsewhere"), trusted.send]
+    fetch = Fetching(trusted, tmp_path)
+    fetch()
+    assert fetch.whole
+
+
+def test_a_certificate_nobody_signed_is_refused_at_once(
+    secure_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    patience = Patience(pause=1000, longest_pause=2000)  # a second attempt would be noticed
+    assert "certificate" in Fetching(secure_server, tmp_path).refused(patience=patience).message
+    assert secure_server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks9://127.0.0.1:1"),
+        ("ALL_PROXY", "http://127.0.0.1:port"),
+        ("SSL_CERT_FILE", "/nowhere/at-all.pem"),
+    ],
+)
+def test_settings_of_the_machine_that_do_not_work_are_told(
+    fetch: Fetching, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert "settings of this machine" in fetch.refused().message
