@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
+from .results import Capacity
 
 if TYPE_CHECKING:
     from .results import BenchReport, BenchRow
@@ -27,36 +28,6 @@ _HALVINGS = 14  # of the interval between a rate that keeps the bound and one th
 
 Times = Mapping[int, NDArray[np.float64]]
 """Batch -> milliseconds of its calls."""
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What one artefact serves within the bound; None where even one image a call does not keep it."""
-
-    name: str
-    bound_ms: float
-    batch: int | None
-    """Largest measured batch whose p99 keeps the bound."""
-    p99_ms: float | None
-    """Of that batch."""
-    images_per_second: float | None
-    """Of that batch, calls back to back."""
-    requests_per_second: float | None
-    """Replayed: Poisson arrivals of one image each."""
-    indicative: bool
-    """True when some batch has too few samples for its p99."""
-
-    def cells(self) -> dict[str, str]:
-        """The row of its table, by heading."""
-        hint = "~" if self.indicative else ""
-        return {
-            "candidate": self.name,
-            "p99 bound ms": f"{self.bound_ms:g}",
-            "largest batch": "none" if self.batch is None else str(self.batch),
-            "its p99 ms": "" if self.p99_ms is None else f"{hint}{self.p99_ms:.2f}",
-            "images/s back to back": "" if self.images_per_second is None else f"{self.images_per_second:.1f}",
-            "requests/s (replayed)": "none" if self.requests_per_second is None else f"{self.requests_per_second:.1f}",
-        }
 
 
 def within_bound(report: BenchReport, bound_ms: float, *, seed: int = 0) -> BenchReport:

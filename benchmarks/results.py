@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .candidates.candidate import ColdStart, Memory, Phases, Skipped
-from .capacity import Capacity
 from .machine.clocks import Clocks
 from .machine.environment import Environment
 from .machine.roofline import Ceilings, Roofline
@@ -268,3 +267,33 @@ def between(text: str, begin: str, end: str, tables: str) -> str:
     """``text``, which has both marks, with ``tables`` in place of what stood between them."""
     before, rest = text.split(begin, 1)
     return f"{before}{begin}\n\n{tables}\n{end}{rest.split(end, 1)[1]}"
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What one artefact serves within the bound; None where even one image a call does not keep it."""
+
+    name: str
+    bound_ms: float
+    batch: int | None
+    """Largest measured batch whose p99 keeps the bound."""
+    p99_ms: float | None
+    """Of that batch."""
+    images_per_second: float | None
+    """Of that batch, calls back to back."""
+    requests_per_second: float | None
+    """Replayed: Poisson arrivals of one image each."""
+    indicative: bool
+    """True when some batch has too few samples for its p99."""
+
+    def cells(self) -> dict[str, str]:
+        """The row of its table, by heading."""
+        hint = "~" if self.indicative else ""
+        return {
+            "candidate": self.name,
+            "p99 bound ms": f"{self.bound_ms:g}",
+            "largest batch": "none" if self.batch is None else str(self.batch),
+            "its p99 ms": "" if self.p99_ms is None else f"{hint}{self.p99_ms:.2f}",
+            "images/s back to back": "" if self.images_per_second is None else f"{self.images_per_second:.1f}",
+            "requests/s (replayed)": "none" if self.requests_per_second is None else f"{self.requests_per_second:.1f}",
+        }

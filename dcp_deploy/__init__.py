@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import errors
 from .lazy import import_on_use
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "BuildConfig",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,3 +51,17 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """Hex sha256 of a file's content, read in blocks."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def free_space(folder: Path) -> int:
+    """Free bytes where ``folder`` is, or would be once it is made."""
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def user_cache() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("dcp-deploy") / "kernels"

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from .parity.pairs import load_pair
     from .parity.tolerance import Tolerance, tolerance_for
     from .runners.forms import FormRunner, load_form
-    from .runners.loading import Runner, classes_of, latents_of, load_runner
+    from .runners.loading import load_runner
+    from .runners.runner import Runner, classes_of, latents_of
     from .tensorrt.engine import EngineOptions, build_engine
     from .tensorrt.manifest import Engine, check_engine, read_manifest
 else:
@@ -60,7 +61,8 @@ else:
             "parity.pairs": ("load_pair",),
             "parity.gate": ("ParityReport", "verify"),
             "onnx.quantization": ("precision_report",),
-            "runners.loading": ("Runner", "classes_of", "latents_of", "load_runner"),
+            "runners.loading": ("load_runner",),
+            "runners.runner": ("Runner", "classes_of", "latents_of"),
             "tensorrt.engine": ("EngineOptions", "build_engine"),
             "parity.tolerance": ("Tolerance", "tolerance_for"),
             "graph.winograd": ("WinogradFiles", "write_winograd"),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -224,3 +225,18 @@ def _digest(stream: IO[bytes]) -> str:
     while block := stream.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+BYTES_PER_NUMBER = 32  # of JSON: -0.12345678901234567, a comma, spaces
+
+
+BODY_FLOOR = 1 << 16  # names, shapes and braces
+
+
+def largest_request(manifest: Mapping[str, Any]) -> int:
+    """Bytes that the largest batch of a bundle's hungriest model needs, written as JSON."""
+    needs = [
+        model["max_batch"] * sum(math.prod(dims) for dims in model["inputs"].values()) * BYTES_PER_NUMBER
+        for model in manifest["models"].values()
+    ]
+    return BODY_FLOOR + max(needs, default=0)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..machine.roofline import Work
 
 
@@ -105,3 +107,13 @@ class Candidate:
             "build_seconds": self.build_seconds,
             "isolated": self.measure is not None,
         }
+
+
+Inputs = tuple[Any, Any, Any]
+
+
+def fixed_inputs(z_dim: int, c_dim: int, batch: int, seed: int) -> Inputs:
+    """z [batch, z_dim] normal from ``seed``, psi 1, classes in turn; float32, c None when unconditional."""
+    z = np.random.default_rng(seed).standard_normal((batch, z_dim)).astype(np.float32)
+    psi = np.ones(batch, np.float32)
+    return z, psi, np.eye(c_dim, dtype=np.float32)[np.arange(batch) % c_dim] if c_dim else None

@@ -101,7 +101,7 @@ def engine_steps(path: Path, batch: int, seed: int, *, graph: bool) -> tuple[Ste
     import torch
 
     from ...export.runners.engine import open_engine
-    from .opening import fixed_inputs
+    from .candidate import fixed_inputs
 
     manifest, session = open_engine(path, cuda_graph=graph)
     profile = manifest["profile"]

@@ -6,30 +6,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ...errors import MissingCapabilityError, UsageError
-from ...export.runners.loading import Runner, load_runner
+from ...export.runners.loading import load_runner
+from ...export.runners.runner import Runner
 from ...kernels.cpu.library import find_compiler
 from ..machine.roofline import Work
-from .candidate import Candidate
+from .candidate import Candidate, fixed_inputs
 from .device_steps import Steps, cuda_path_steps, engine_steps, network_steps
 from .graph_work import generator_work, onnx_work
 from .matrix import BACKENDS, Backend, Spec
 
 if TYPE_CHECKING:
     from ...generators import Generator
-
-Inputs = tuple[Any, Any, Any]
-
-
-def fixed_inputs(z_dim: int, c_dim: int, batch: int, seed: int) -> Inputs:
-    """z [batch, z_dim] normal from ``seed``, psi 1, classes in turn; float32, c None when unconditional."""
-    z = np.random.default_rng(seed).standard_normal((batch, z_dim)).astype(np.float32)
-    psi = np.ones(batch, np.float32)
-    return z, psi, np.eye(c_dim, dtype=np.float32)[np.arange(batch) % c_dim] if c_dim else None
 
 
 def with_fixed_inputs(runner: Runner, batch: int, seed: int) -> Callable[[], object]:

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from ...checkpoints import save_generator
-from ...compression.pruning.planning import kept_width
+from ...compression.scoring.channel_scores import kept_width
 from ...export import export_onnx
 from ...export.parity.tolerance import Precision
 from ...files import atomic_path, write_json

@@ -20,9 +20,9 @@ from ..errors import UnknownFormatError
 from ..generators import GeneratorConfig
 from .checkpoint import NVIDIA_LICENCE, Checkpoint
 from .fitting import check_shapes, expected_shapes, fitted_generator
-from .pickles.machine import run_pickle
 from .pickles.numpy_values import NUMPY_BUILDABLE, ArrayRecord, numpy_stand_ins
 from .pickles.python_values import OrderedRecord, python_stand_ins
+from .pickles.reading import run_pickle
 from .pickles.values import Global, Load, printable
 
 VERSIONS = {4: "StyleGAN2", 5: "StyleGAN2-ADA"}

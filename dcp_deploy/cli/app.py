@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
 from ..config import BuildConfig
+from ..version import __version__
 from . import measure, serving, stages
 from . import options as flags
 from .output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, Verbs, name_of, verb
@@ -105,15 +105,15 @@ def build(
     fields = {name: value for name, value in context.params.items() if name in BuildConfig.model_fields}
     settings = BuildConfig.parse(fields)
     output = Output(as_json=as_json, quiet=quiet)
-    from ..pipeline import builder
+    from ..pipeline import builder, plan
     from ..pipeline.inputs import real_words
     from ..pipeline.summary import summarise
     from .tables import plan_lines, summary_lines
 
     if dry_run:
-        plan = builder.plan_build(settings)
-        real = [f"real images: {real_words(plan.facts['images'])}"] if plan.facts.get("images") else []
-        output.result(plan.to_dict(), plan.table, *plan_lines(plan.estimate), *real)
+        planned = plan.plan_build(settings)
+        real = [f"real images: {real_words(planned.facts['images'])}"] if planned.facts.get("images") else []
+        output.result(planned.to_dict(), planned.table, *plan_lines(planned.estimate), *real)
         return
     run = builder.build(settings, force=force, reporter=output)
     facts = summarise(run.directory)

@@ -11,7 +11,7 @@ import typer
 from ..errors import UsageError
 from ..files import atomic_path
 from . import options as flags
-from .cli_values import numbers, wants_suffix, whole_numbers
+from .options import numbers, wants_suffix, whole_numbers
 from .output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb, write_settings
 
 ReportFile = Annotated[Path | None, typer.Option("--out", "-o", help="Also write the JSON document to this file.")]
@@ -257,8 +257,8 @@ def evaluate(
 
     Example: dcp-deploy eval student.onnx --teacher teacher.safetensors --data ffhq256.zip
     """
+    from ..devices import torch_device
     from ..evaluation.quality import Against, evaluate_file
-    from ..pipeline.stages import torch_device
     from .tables import evaluation_lines, modes_table
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -290,8 +290,8 @@ def directions(
     """
     from ..checkpoints import load_generator
     from ..checkpoints.directions import save_directions
+    from ..devices import torch_device
     from ..evaluation.editing import find_directions
-    from ..pipeline.stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
     wants_suffix(out, ".safetensors")
@@ -328,8 +328,8 @@ def project(
 
     Example: dcp-deploy project face.png --model student.safetensors --teacher teacher.safetensors -o projected
     """
+    from ..devices import torch_device
     from ..evaluation.projection import ProjectConfig, project_files
-    from ..pipeline.stages import torch_device
     from .tables import facts_lines
 
     output = Output(as_json=as_json, quiet=quiet)

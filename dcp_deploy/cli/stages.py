@@ -9,7 +9,7 @@ import typer
 
 from ..errors import UsageError
 from . import options as flags
-from .cli_values import check_dataset, milliseconds, shard_of, wants_suffix, whole_number, whole_numbers
+from .options import check_dataset, milliseconds, shard_of, wants_suffix, whole_number, whole_numbers
 from .output import ConfigFile, Debug, Device, Json, Output, Quiet, Seed, verb, write_settings
 
 
@@ -71,8 +71,8 @@ def score(
     """
     from .. import compression
     from ..checkpoints import load_generator
+    from ..devices import torch_device
     from ..pipeline.distilling import open_mask
-    from ..pipeline.stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
     wants_suffix(out, ".safetensors")
@@ -139,7 +139,7 @@ def prune(
     """
     from .. import compression
     from ..checkpoints import load_generator, save_generator
-    from ..pipeline.stages import torch_device
+    from ..devices import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
     wants_suffix(out, ".safetensors")
@@ -215,9 +215,9 @@ def distill(
     """
     from ..checkpoints import load_generator, save_generator
     from ..config import BuildConfig
+    from ..devices import torch_device
     from ..pipeline.distilling import distill_student, recipe_of
     from ..pipeline.inputs import open_data, real_facts, real_words
-    from ..pipeline.stages import torch_device
 
     output = Output(as_json=as_json, quiet=quiet)
     wants_suffix(out, ".safetensors")

@@ -25,16 +25,6 @@ Mask = Callable[[Tensor], Tensor]
 """Images [B, 3, R, R] in [-1, 1] to [B, 1, R, R], 1 where they show what matters."""
 
 
-def identity_of(mask: Mask) -> Any:
-    """What decides its masks: a model's identity, and of a plain function the name."""
-    return getattr(mask, "identity", None) or name_of(mask)
-
-
-def name_of(something: object) -> str:
-    """Of a function or a class its own name, of anything else that of its class."""
-    return str(getattr(something, "__qualname__", type(something).__qualname__))
-
-
 class SegmentationMask:
     """The teacher's images [B, 3, R, R] in [-1, 1] to a mask [B, 1, R, R] of zeros and ones.
 

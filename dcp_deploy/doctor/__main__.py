@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .diagnosis import main
+import sys
+
+from .diagnosis import diagnose
 
 if __name__ == "__main__":
-    main()
+    here = diagnose()
+    print("\n".join(here.lines()))
+    sys.exit(0 if here.healthy else 4)

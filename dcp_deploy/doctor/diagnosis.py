@@ -19,6 +19,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from ..files import free_space
 from .abilities import Ability, Verdict, abilities
 
 _MODULES = {
@@ -385,17 +386,3 @@ def _disk(folder: Path) -> Finding:
     if free < DISK_NEEDED:
         return Finding("disk", "limited", found, "run directories", "Free some space, or give build another --out.")
     return Finding("disk", "ok", found, "run directories")
-
-
-def free_space(folder: Path) -> int:
-    """Free bytes where ``folder`` is, or would be once it is made."""
-    folder = folder.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-if __name__ == "__main__":
-    here = diagnose()
-    print("\n".join(here.lines()))
-    sys.exit(0 if here.healthy else 4)

@@ -23,7 +23,7 @@ from ..metrics.features import load_avatar_reader
 from ..progress import Progress, shifted
 
 if TYPE_CHECKING:
-    from ..export.runners.loading import Array, Runner
+    from ..export.runners.runner import Array, Runner
 
 COUNT = 10
 SAMPLES = 128

@@ -14,16 +14,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .builder import BuildPlan, Run, build, plan_build
+    from .builder import Run, build
+    from .plan import BuildPlan, plan_build
 else:
     __getattr__, __dir__ = import_on_use(
         __name__,
         {
-            "builder": (
-                "BuildPlan",
-                "Run",
-                "build",
-                "plan_build",
-            ),
+            "builder": ("Run", "build"),
+            "plan": ("BuildPlan", "plan_build"),
         },
     )

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import __version__
 from ..config import BuildConfig, to_toml
-from ..doctor.diagnosis import free_space
-from ..errors import InputError, MissingCapabilityError
-from ..files import atomic_path, sha256_file
+from ..errors import MissingCapabilityError
+from ..files import atomic_path, free_space, sha256_file
 from ..progress import Reporter
-from ..teachers.downloads import Fetched, announcement, cached, fetch
-from .distilling import mask_of, recipe_of
-from .inputs import data_settings, open_data, real_facts, real_words
-from .plan import Estimate, disk_needed, estimate
+from ..version import __version__
+from .inputs import (
+    Source,
+    _check_machine,
+    _planned,
+    _real,
+    numbers,
+    open_data,
+    real_words,
+    teacher_source,
+)
+from .plan import disk_needed
 from .record import RunRecord, StageRecord, locked, now, stage_key, why_again
-from .stages import SOURCE, STAGES, Job, SkippedError, Stage, device_of, numbers, unmeasurable
+from .stages import SOURCE, STAGES, Job, SkippedError, Stage
 
 if TYPE_CHECKING:
     from ..compression import PruningPlan
     from ..datasets.images import ImageSet
 
 REUSED = "reused because inputs, settings and version are unchanged"
-
-
-@dataclass(frozen=True)
-class Source:
-    """The teacher's file, and where it came from (``origin``, for run.json)."""
-
-    path: Path
-    origin: dict[str, Any]
-
-    @classmethod
-    def of(cls, fetched: Fetched) -> Source:
-        """A file of the cache."""
-        return cls(fetched.path, fetched.to_dict())
 
 
 @dataclass(frozen=True)
@@ -59,22 +50,6 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """``run.json``, and where it lies."""
         return {**self.record.to_dict(), "directory": str(self.directory), "report": str(self.report)}
-
-
-@dataclass(frozen=True)
-class BuildPlan:
-    """What ``build`` would do: ``table`` for people, ``facts`` for JSON.
-
-    ``estimate`` is None as long as the teacher has yet to be fetched: then the plan says no more than that.
-    """
-
-    table: str
-    facts: dict[str, Any]
-    estimate: Estimate | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {**self.facts, "estimate": None if self.estimate is None else self.estimate.to_dict()}
 
 
 def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None = None) -> Run:
@@ -96,120 +71,6 @@ def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None
     images = open_data(config, planned.teacher)
     with locked(config.directory):
         return _Builder(config, source, planned, images, force, reporter).run()
-
-
-def plan_build(config: BuildConfig) -> BuildPlan:
-    """What ``build`` would make of this config, and about how long it would take. Writes and fetches nothing."""
-    from ..checkpoints import load_generator
-    from ..generators import count_macs
-
-    _check_target(config)
-    source = _teacher_here(config)
-    if source is None:
-        there = cached(config.preset.teacher)
-        source = Source.of(there) if there is not None else None
-    if source is None:
-        return _plan_to_fetch(config)
-    planned = _planned(config, source)
-    teacher = load_generator(source.path).to(device_of(config)).requires_grad_(False)
-    macs = count_macs(planned.teacher)
-    recipe = recipe_of(config, demo=config.is_demo)
-    guess = estimate(teacher, planned, config.work.for_teacher(macs), recipe, refine=config.refine)
-    real = _real(config, planned, open_data(config, planned.teacher))
-    facts = {"config": config.to_dict(), "effort": numbers(config, macs), "images": real, "fetch": None}
-    facts |= planned.to_dict()
-    return BuildPlan(str(planned), facts, guess)
-
-
-def _plan_to_fetch(config: BuildConfig) -> BuildPlan:
-    """The plan while the teacher is somewhere else: its widths, and all that follows from them, are not known yet."""
-    teacher = config.preset.teacher
-    fetching = {"file": teacher.file, "url": teacher.url, "megabytes": teacher.megabytes, "licence": teacher.licence}
-    return BuildPlan(
-        f"build would fetch {announcement(teacher)}.\nWidths, parameters, time and memory can be told once it is here, "
-        "or of another teacher with --teacher FILE.",
-        {"config": config.to_dict(), "effort": numbers(config), "fetch": fetching},
-        None,
-    )
-
-
-def teacher_source(config: BuildConfig, reporter: Reporter) -> Source:
-    """The file to start from: ``config.teacher``, else what ships for the preset, else what can be fetched for it.
-
-    Raises InputError when the given file does not exist, MissingCapabilityError when the preset's cannot be had here,
-    CorruptFileError when what came is not what it should be.
-    """
-    here = _teacher_here(config)
-    if here is not None:
-        return here
-    teacher = config.preset.teacher
-    with reporter.task(f"fetch {teacher.file}, MB") as progress:
-        return Source.of(fetch(teacher, say=reporter.message, progress=progress))
-
-
-def _teacher_here(config: BuildConfig) -> Source | None:
-    """The teacher that needs no download; None when the preset's has to be fetched, or lies in the cache."""
-    if config.teacher is not None:
-        if not config.teacher.is_file():
-            raise InputError(f"there is no teacher file {config.teacher}", "Check the path given to --teacher.")
-        return Source(config.teacher, {"origin": "file", "path": str(config.teacher)})
-    teacher = config.preset.teacher
-    if teacher.url is not None:
-        return None
-    asset = Path(str(resources.files("dcp_deploy") / "assets" / teacher.file))
-    if not asset.is_file():
-        raise MissingCapabilityError(
-            f"this installation lacks its demo teacher ({asset.name})",
-            "Install dcp-deploy again, or give --teacher FILE.",
-        )
-    return Source(asset, {"origin": "package", "path": str(asset), "licence": teacher.licence})
-
-
-def _planned(config: BuildConfig, source: Source) -> PruningPlan:
-    """The plan's widths and costs. They depend on how many channels go, not on which: any scores will do."""
-    from ..checkpoints import read_checkpoint
-    from ..compression import plan, score
-
-    try:
-        teacher = read_checkpoint(source.path).generator  # what it lacks is said by the stage that reads it for good
-    except InputError as error:
-        if "url" not in source.origin:
-            raise
-        again = f"It came from {source.origin['url']}: delete {source.path.parent} to fetch it anew."
-        raise type(error)(error.message, f"{error.remedy}\n{again}".strip()) from error
-    return plan(teacher, score(teacher, method="random"), **config.widths_wanted)
-
-
-def _real(config: BuildConfig, planned: PruningPlan, images: ImageSet | None) -> dict[str, Any]:
-    """What the real images are, of a build that is about to start."""
-    demo = unmeasurable(config, {"resolution": planned.teacher.resolution, "c_dim": planned.teacher.c_dim}) is None
-    return real_facts(images, recipe_of(config, demo=config.is_demo), demo=demo)
-
-
-def _check_machine(config: BuildConfig) -> None:
-    """Find out now what would stop a stage after minutes of work."""
-    device_of(config)
-    mask_of(config)
-    data_settings(config)  # that there are images; whether they fit is known once the teacher is
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise MissingCapabilityError(
-            "build compares and measures the exported files with ONNX Runtime, which is not installed",
-            "pip install 'dcp-deploy[cpu]', or [gpu] in its place",
-        )
-    _check_target(config)
-    if config.target and not any(map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt"))):
-        raise MissingCapabilityError(
-            f"--target {config.target} asks for an engine, and no TensorRT is installed",
-            "pip install 'dcp-deploy[rtx]', or leave --target out",
-        )
-
-
-def _check_target(config: BuildConfig) -> None:
-    """UsageError for a GPU that nobody knows."""
-    from ..export.tensorrt.targets import parse_targets
-
-    if config.target:
-        parse_targets(config.target)
 
 
 class _Builder:

@@ -7,7 +7,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..config import Effort
+from ..config import BuildConfig, Effort
+from ..teachers.downloads import announcement, cached
+from .distilling import recipe_of
+from .inputs import Source, _check_target, _planned, _real, _teacher_here, device_of, numbers, open_data
 
 if TYPE_CHECKING:
     from ..compression import DistillConfig, PruningPlan
@@ -114,3 +117,54 @@ def _images_per_second(generator: Generator, batch: int = 4) -> float:
             generator(z, c).sum().item()
             fastest = min(fastest, time.perf_counter() - start)  # the first call and other load only slow it down
     return batch / fastest
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What ``build`` would do: ``table`` for people, ``facts`` for JSON.
+
+    ``estimate`` is None as long as the teacher has yet to be fetched: then the plan says no more than that.
+    """
+
+    table: str
+    facts: dict[str, Any]
+    estimate: Estimate | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**self.facts, "estimate": None if self.estimate is None else self.estimate.to_dict()}
+
+
+def plan_build(config: BuildConfig) -> BuildPlan:
+    """What ``build`` would make of this config, and about how long it would take. Writes and fetches nothing."""
+    from ..checkpoints import load_generator
+    from ..generators import count_macs
+
+    _check_target(config)
+    source = _teacher_here(config)
+    if source is None:
+        there = cached(config.preset.teacher)
+        source = Source.of(there) if there is not None else None
+    if source is None:
+        return _plan_to_fetch(config)
+    planned = _planned(config, source)
+    teacher = load_generator(source.path).to(device_of(config)).requires_grad_(False)
+    macs = count_macs(planned.teacher)
+    recipe = recipe_of(config, demo=config.is_demo)
+    guess = estimate(teacher, planned, config.work.for_teacher(macs), recipe, refine=config.refine)
+    real = _real(config, planned, open_data(config, planned.teacher))
+    facts = {"config": config.to_dict(), "effort": numbers(config, macs), "images": real, "fetch": None}
+    facts |= planned.to_dict()
+    return BuildPlan(str(planned), facts, guess)
+
+
+def _plan_to_fetch(config: BuildConfig) -> BuildPlan:
+    """The plan while the teacher is somewhere else: its widths, and all that follows from them, are not known yet."""
+    teacher = config.preset.teacher
+    fetching = {"file": teacher.file, "url": teacher.url, "megabytes": teacher.megabytes, "licence": teacher.licence}
+    return BuildPlan(
+        f"build would fetch {announcement(teacher)}.\nWidths, parameters, time and memory can be told once it is here, "
+        "or of another teacher with --teacher FILE.",
+        {"config": config.to_dict(), "effort": numbers(config), "fetch": fetching},
+        None,
+    )

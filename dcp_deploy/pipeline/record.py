@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import __version__
 from ..errors import UsageError
 from ..files import read_json, sha256_file, write_json
+from ..version import __version__
 
 SCHEMA = 1
 RUN_FILE = "run.json"

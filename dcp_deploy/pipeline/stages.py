@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..config import BuildConfig, Effort
-from ..errors import MissingCapabilityError, UsageError
+from ..errors import MissingCapabilityError
 from ..files import write_json
 from ..progress import Progress, Reporter, shifted
 from .distilling import distill_student, distilling_settings, mask_of, recipe_of
-from .inputs import data_settings
+from .inputs import data_settings, device_of, unmeasurable
 
 if TYPE_CHECKING:
     from ..datasets.images import ImageSet
@@ -88,33 +88,6 @@ class Stage:
     work: Callable[[Job, Progress], Sequence[str]]
 
 
-def device_of(config: BuildConfig) -> str:
-    """The torch device of a build."""
-    return torch_device(config.device)
-
-
-def torch_device(name: str) -> str:
-    """A torch device by name, "auto" for the GPU if there is one.
-
-    Raises MissingCapabilityError when it is not there, UsageError when it is no device's name.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        if torch.device(name).type not in ("cpu", "cuda"):
-            raise UsageError(f"device {name!r} is not supported", "Use auto, cpu, cuda or cuda:N.")
-    except RuntimeError as error:
-        raise UsageError(f"{name!r} is no device", "Use auto, cpu, cuda or cuda:N.") from error
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA answers with an AssertionError
-        reason = str(error).splitlines()[0]
-        raise MissingCapabilityError(f"device {name!r} cannot be used: {reason}", "Use --device cpu.") from error
-    return name
-
-
 # ---- compression ----
 
 
@@ -178,13 +151,6 @@ def _distill(job: Job, progress: Progress) -> list[str]:
     )
     write_json(job.path("history.json"), result.history)
     return [job.save(result.generator, "student"), "history.json"]
-
-
-def numbers(config: BuildConfig, macs: int = 0) -> dict[str, Any]:
-    """Every number of the effort for a teacher of so many MACs, the recipe's with "distill_" before their names."""
-    work = config.work.for_teacher(macs).to_dict() if macs else config.work.to_dict()
-    recipe = asdict(recipe_of(config, demo=config.is_demo))
-    return {**work, **{f"distill_{name}": value for name, value in recipe.items()}}
 
 
 # ---- deployment ----
@@ -257,19 +223,6 @@ def _evaluate(job: Job, progress: Progress) -> list[str]:
         document = {"schema": 1, "measured": True, "models": _quality(job, progress)}
     write_json(job.path("metrics.json"), document)
     return [*written, "metrics.json"]
-
-
-def unmeasurable(config: BuildConfig, network: dict[str, Any]) -> str | None:
-    """Why the quality of this build cannot be measured; None when it can."""
-    from ..datasets.avatars import RESOLUTION
-
-    if config.data is not None and (config.dataset != "demo" or config.teacher is not None):
-        return "this stage measures no quality against the images of --data: dcp-deploy eval --data does"
-    if config.dataset != "demo":
-        return f"there are no real images of {config.dataset!r} here to compare with"
-    if network["resolution"] != RESOLUTION or network["c_dim"]:
-        return f"the demo's measures need an unconditional generator at {RESOLUTION} px"
-    return None
 
 
 def _quality(job: Job, progress: Progress) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 
 from ..benchmarks.candidates.candidate import ColdStart, Memory, Phases, Skipped
-from ..benchmarks.capacity import Capacity
 from ..benchmarks.comparison import ComparedRow
 from ..benchmarks.machine.clocks import Clocks
 from ..benchmarks.machine.environment import Environment
 from ..benchmarks.machine.roofline import Rate, Roofline
-from ..benchmarks.results import Method
+from ..benchmarks.results import Capacity, Method
 from ..benchmarks.statistics import Interval, Stability, Summary
 from .base import STRICT, Document, Facts
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..checkpoints.directions import Direction
     from ..export import FormRunner
     from ..export.bundle.writer import Model
-    from ..export.runners.loading import Array
+    from ..export.runners.runner import Array
     from ..generators import Generator
 
 

@@ -18,11 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..doctor.diagnosis import free_space
 from ..errors import MissingCapabilityError
-from ..files import read_json, write_json
+from ..files import free_space, read_json, write_json
 from ..progress import Progress
+from ..version import __version__
 
 if TYPE_CHECKING:
     import httpx

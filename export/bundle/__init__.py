@@ -12,13 +12,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .golden import read_golden
-    from .writer import write_bundle
+    from .writer import read_golden, write_bundle
 else:
     __getattr__, __dir__ = import_on_use(
         __name__,
         {
-            "writer": ("write_bundle",),
-            "golden": ("read_golden",),
+            "writer": ("read_golden", "write_bundle"),
         },
     )

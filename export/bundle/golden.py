@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import CorruptFileError, UsageError
 from ...files import atomic_path, read_json, write_json
 from ..parity.pictures import to_bytes
-from ..runners.loading import Array, Runner, classes_of, latents_of
+from ..runners.runner import Array, Runner, classes_of, latents_of
 
 SEEDS = 4
 PSIS = (0.7, 1.0)

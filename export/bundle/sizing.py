@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runners.loading import Runner, classes_of, latents_of, onnx_runner
+from ..runners.onnx import onnx_runner
+from ..runners.runner import Runner, classes_of, latents_of
 from .triton import LONGEST_DELAY, SHORTEST_DELAY
 
 SECONDS = 1.0  # for each split of the cores

@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
 from ...errors import InputError, UsageError
 from ...files import atomic_path
-from ..integrity import ARCHIVE, SEAL, check_bundle, pack, seal
+from ...version import __version__
+from ..integrity import ARCHIVE, SEAL, check_bundle, largest_request, pack, seal
 from ..parity.gate import verify
-from ..runners.loading import Runner, onnx_runner
-from ..serving.guard import largest_request
+from ..runners.onnx import onnx_runner
+from ..runners.runner import Runner
 from ..tensorrt.manifest import check_engine
 from .golden import PSIS, SEEDS, golden_range, golden_runner, write_golden
 from .kubernetes import (

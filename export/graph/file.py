@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ...errors import CorruptFileError, InputError
 from ...files import atomic_path
 
 if TYPE_CHECKING:
@@ -76,3 +77,18 @@ def _move_out(weights: list[onnx.TensorProto], data: Path) -> None:
             set_external_data(tensor, data.name, offset=stream.tell(), length=len(tensor.raw_data))
             stream.write(tensor.raw_data)
             tensor.ClearField("raw_data")
+
+
+def read_onnx(path: Path) -> Any:
+    """The ModelProto of a file, with something in it and without weights that lie in other files."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except Exception as error:  # protobuf's own, which differs between its implementations
+        raise CorruptFileError(f"{path} is not an ONNX file: {error}", "export it again") from error
+    if not model.graph.input:
+        raise CorruptFileError(f"{path} has no inputs: it is no ONNX model of a generator", "export it again")
+    return model

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from ... import __version__
 from ...errors import UsageError
 from ...generators import Generator
+from ...version import __version__
 from ..fused.generator import FusedGenerator, FusedSynthesis, ImageForm, noise_shapes
 from ..fused.stylegan2 import NoiseForm, Upsample
 from ..graph.file import write_model
 from ..graph.functions import OPSET, add_functions
 from ..graph.nodes import translations
 from ..parity.tolerance import Precision, tolerance_for
-from ..runners.loading import NOISE_INPUT
+from ..runners.runner import NOISE_INPUT
 from .precision import decide, measure_ranges
 from .quantization import plan_int8, quantize
 from .rounding import integer_kernels

@@ -33,7 +33,7 @@ from ...generators import Generator, GeneratorConfig
 from ..fused.generator import FusedGenerator
 from ..fused.stylegan2 import Upsample
 from ..parity.tolerance import Precision
-from ..runners.loading import classes_of, latents_of
+from ..runners.runner import classes_of, latents_of
 
 HalfPrecision = Literal["fp16", "bf16"]
 TYPES: dict[HalfPrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}

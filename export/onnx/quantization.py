@@ -38,7 +38,8 @@ import numpy as np
 from ...errors import ParityError
 from ..parity.gate import ParityReport, verify
 from ..parity.tolerance import Tolerance
-from ..runners.loading import Array, Runner, classes_of, latents_of, load_runner
+from ..runners.loading import load_runner
+from ..runners.runner import Array, Runner, classes_of, latents_of
 from .precision import CALIBRATION_PSIS, LayerRange, RangeTable
 from .rounding import IntegerKernel, step_sizes
 

@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from ...generators import Generator
 from ..fused.generator import FusedGenerator
 from ..fused.stylegan2 import Upsample
-from ..runners.loading import Array
+from ..runners.runner import Array
 from .precision import RangeTable, calibration_images, convolutions
 
 LARGEST = 127  # -128 is not used: symmetric

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
-from ..runners.loading import Runner, classes_of, latents_of
+from ..runners.runner import Runner, classes_of, latents_of
 from .distances import Array, Pair
 from .layer_values import IMAGE, LayerValue, layer_values
 from .pictures import to_bytes, unit

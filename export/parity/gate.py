@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import InputError, ParityError, UsageError
 from ...files import atomic_path
-from ..runners.loading import Runner
+from ..runners.runner import Runner
 from .bisect import Bisection, bisect_layers
 from .distances import Array, ImageDistance, Pair
 from .pairs import Source, load_pair

@@ -26,7 +26,7 @@ from ...generators.ops import upsample_image
 from ..fused.generator import FusedGenerator
 from ..fused.stylegan2 import FusedConv
 from ..fused.styles import styled_layers
-from ..runners.loading import Array, Runner
+from ..runners.runner import Array, Runner
 from ..runners.sessions import onnx_session
 
 if TYPE_CHECKING:

@@ -19,10 +19,12 @@ import torch
 
 from ...errors import UsageError
 from ...generators import Generator
+from ..graph.file import read_onnx
 from ..integrity import is_bundle
 from ..runners.forms import FormRunner, load_form
-from ..runners.loading import NOISE_INPUT, Array, Backend, Runner, batch_bounds, load_runner, sniff
-from ..tensorrt.manifest import read_onnx
+from ..runners.loading import Backend, load_runner, sniff
+from ..runners.onnx import batch_bounds
+from ..runners.runner import NOISE_INPUT, Array, Runner
 
 Source = Runner | Generator | str | os.PathLike[str]
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 
-from ..runners.loading import Runner, classes_of, latents_of
+from ..runners.runner import Runner, classes_of, latents_of
 from .distances import SSIM_WINDOW, STEP, Array, Distances, Pair
 from .pictures import to_bytes, unit
 from .tolerance import Check, Tolerance

@@ -15,7 +15,8 @@ import numpy as np
 
 from ...errors import CorruptFileError, UsageError
 from ..integrity import ARCHIVE, MANIFEST, check_bundle, safe_name
-from .loading import Array, Draw, Runner, onnx_runner
+from .onnx import onnx_runner
+from .runner import Array, Draw, Runner
 
 _BACKENDS = ("onnxruntime", "onnxruntime-winograd")
 

@@ -21,7 +21,7 @@ from ...generators import Generator
 from ..fused.cuda import CudaGenerator, Forms, upsampled
 from ..fused.generator import ImageForm
 from ..fused.stylegan2 import Upsample, conv_layers
-from .loading import Array, Runner
+from .runner import Array, Runner
 
 Precision = Literal["fp32", "fp16", "bf16"]
 STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -19,7 +19,7 @@ from ...errors import InputError, MissingCapabilityError, StaleArtifactError
 from ..fused.generator import ImageForm
 from ..tensorrt.manifest import check_engine
 from ..tensorrt.targets import import_flavour
-from .loading import Array, Runner
+from .runner import Array, Runner
 
 
 def engine_runner(path: str | os.PathLike[str], *, cuda_graph: bool = False) -> Runner:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import InputError, UsageError
-from .loading import NOISE_INPUT, Array, as_floats, image_of, onnx_backend, sniff
+from .loading import sniff
+from .onnx import image_of, onnx_backend
+from .runner import NOISE_INPUT, Array, as_floats
 from .sessions import open_session
 
 if TYPE_CHECKING:  # who runs a file with onnxruntime need not wait for torch

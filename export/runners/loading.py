@@ -4,74 +4,30 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, cast
 
 from ...errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
 from ..integrity import is_bundle
-from .sessions import ONNX_BACKENDS, Values, open_session
+from .onnx import onnx_backend, onnx_runner
+from .runner import Array, Runner
+from .sessions import ONNX_BACKENDS
 
 if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor wait for it
     import torch
 
     from ...generators import Generator
-    from ..fused.generator import FusedGenerator, ImageForm
+    from ..fused.generator import FusedGenerator
 
-Array = npt.NDArray[Any]
 Backend = Literal[
     "auto", "torch", "fused", "cuda",
     "onnxruntime", "onnxruntime-winograd", "onnxruntime-cuda", "openvino", "openvino-winograd",
 ]  # fmt: skip
-Draw = Callable[[Array, Array, Array | None], Array]
 
 BACKENDS = ("auto", "torch", "fused", "cuda", *ONNX_BACKENDS)
 _TORCH = ("torch", "fused", "cuda")
-NOISE_INPUT = "noise."  # before a layer's name, the name of an input of an ONNX file
-
-
-@dataclass(frozen=True)
-class Runner:
-    """Something that draws images. Call it: ``runner(z=..., psi=..., c=None)``.
-
-    ``image`` says what comes back: "float" is float32 [B, 3, R, R], nominally in [-1, 1] and not clamped; "uint8" is
-    [B, R, R, 3]. ``c_dim`` 0 means unconditional.
-    """
-
-    name: str
-    backend: str
-    z_dim: int
-    c_dim: int
-    resolution: int
-    image: ImageForm
-    draw: Draw = field(repr=False)  # arrays already checked
-    facts: Mapping[str, str] = field(default_factory=dict, repr=False)  # what the file says about itself: "precision"
-    batch: tuple[int, int] | None = None  # the smallest and largest it was made for, where it says so
-    source: Generator | FusedGenerator | Path | None = field(default=None, repr=False)  # whose layers may be looked at
-
-    def __call__(self, z: Array, psi: Array | float = 1.0, c: Array | None = None) -> Array:
-        """Draw one image per row of z [B, z_dim].
-
-        ``psi``: one number or one per row, [B]. ``c`` [B, c_dim], needed exactly when the model is class-conditional.
-        Any B is allowed, 0 too. UsageError when a shape or a type does not fit or a value is not finite.
-        """
-        z = as_floats("z", z, (None, self.z_dim))
-        psi = as_floats("psi", np.full(len(z), float(psi)) if np.ndim(psi) == 0 else psi, (len(z),))
-        if c is None and self.c_dim:
-            raise UsageError(f"{self.name} is class-conditional", f"give c, one row of {self.c_dim} numbers per image")
-        if c is not None and not self.c_dim:
-            raise UsageError(f"{self.name} is not class-conditional, but c was given", "leave c out")
-        labels = None if c is None else as_floats("c", c, (len(z), self.c_dim))
-        if len(z) == 0:
-            size = self.resolution
-            empty = (0, size, size, 3) if self.image == "uint8" else (0, 3, size, size)
-            return np.zeros(empty, np.uint8 if self.image == "uint8" else np.float32)
-        return self.draw(z, psi, labels)
 
 
 def load_runner(
@@ -135,32 +91,6 @@ def sniff(path: Path) -> Literal["engine", "onnx", "checkpoint"]:
 
     # Field 1 of an ONNX ModelProto, ir_version, which every writer puts first; a safetensors header may be that long.
     return "onnx" if head[:1] == b"\x08" and sniff_checkpoint(path) == "other" else "checkpoint"
-
-
-def latents_of(seeds: Sequence[int], z_dim: int) -> npt.NDArray[np.float32]:
-    """The latent of each seed, [N, z_dim], as NVIDIA's scripts draw it: ``RandomState(seed).randn``."""
-    rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
-    return np.stack(rows).astype(np.float32) if rows else np.zeros((0, z_dim), np.float32)
-
-
-def classes_of(seeds: Sequence[int], c_dim: int) -> npt.NDArray[np.float32] | None:
-    """Class ``seed % c_dim`` for each seed, [N, c_dim]; None for an unconditional model."""
-    return np.eye(c_dim, dtype=np.float32)[np.asarray(seeds, int) % c_dim] if c_dim else None
-
-
-def as_floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
-    array = np.asarray(values)
-    expected = "[" + ", ".join("B" if size is None else str(size) for size in shape) + "]"
-    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
-    if not fits:
-        raise UsageError(f"{name} has shape {list(array.shape)}, expected {expected}")
-    if array.dtype.kind != "f":
-        raise UsageError(f"{name} is an array of {array.dtype}, expected floating point numbers")
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
-        array = np.ascontiguousarray(array, np.float32)
-    if not np.isfinite(array).all():
-        raise UsageError(f"{name} holds {np.count_nonzero(~np.isfinite(array))} values that are not finite in float32")
-    return array
 
 
 # ---- torch ----
@@ -229,72 +159,3 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
 
 
 # ---- ONNX files ----
-
-
-def onnx_backend(path: Path, backend: str) -> str:
-    """What runs an ONNX file. UsageError for a backend that cannot."""
-    if backend not in ("auto", *ONNX_BACKENDS):
-        raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", f"use {', '.join(ONNX_BACKENDS)}")
-    return "onnxruntime" if backend == "auto" else backend
-
-
-def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = None) -> Runner:
-    """:func:`load_runner` of a file known to be ONNX."""
-    session = open_session(path, backend, threads)
-    z_dim, c_dim, resolution, image = _interface(path, session.inputs, session.outputs)
-
-    def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        return session.draw({"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c})
-
-    # All others run another graph than the file's: there is nothing to look into.
-    source = path if backend in ("onnxruntime", "onnxruntime-cuda") else None
-    batch = batch_bounds(path, session.facts)
-    return Runner(path.name, backend, z_dim, c_dim, resolution, image, draw, session.facts, batch, source)
-
-
-def batch_bounds(path: Path, facts: Mapping[str, str]) -> tuple[int, int] | None:
-    """The smallest and largest batch that a file promises to serve, None where it names none."""
-    if "batch" not in facts:
-        return None
-    smallest, _, largest = facts["batch"].partition(",")
-    if not (smallest.isdecimal() and largest.isdecimal() and 1 <= int(smallest) <= int(largest)):
-        raise CorruptFileError(f"{path} promises batches of {facts['batch']!r}", "export it again")
-    return int(smallest), int(largest)
-
-
-def _interface(
-    path: Path, inputs: Mapping[str, Values], outputs: Mapping[str, Values]
-) -> tuple[int, int, int, ImageForm]:
-    """(z_dim, c_dim, resolution, image form) of an ONNX file, or an InputError that names all that is unlike ours."""
-    problems = []
-    ranks = {"z": 2, "psi": 1, "c": 2}
-    others = [name for name in inputs if name == "ws" or name.startswith(NOISE_INPUT)]
-    if others:
-        raise UsageError(
-            f"{path} is of another form: it takes {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",
-            "draw with dcp_deploy.export.load_form, or export with --inputs z and without --noise input",
-        )
-    for name in sorted({"z", "psi"} - set(inputs)):
-        problems.append(f"input {name!r} is missing")
-    for name, (kind, shape) in inputs.items():
-        if name not in ranks:
-            problems.append(f"input {name!r} is not known")
-        elif kind != "tensor(float)" or len(shape) != ranks[name] or not all(isinstance(n, int) for n in shape[1:]):
-            problems.append(f"input {name!r} is {kind} {shape}, not float with {ranks[name]} dimensions")
-        elif isinstance(shape[0], int):
-            problems.append(f"the batch of input {name!r} is fixed to {shape[0]}")
-    size, image, problem = image_of(outputs)
-    problems += [problem] if problem else []
-    if problems:
-        raise InputError(f"{path} is not a generator of ours: {'; '.join(problems)}", "make it with: dcp-deploy export")
-    return inputs["z"][1][1], inputs["c"][1][1] if "c" in inputs else 0, size, image
-
-
-def image_of(outputs: Mapping[str, Values]) -> tuple[int, ImageForm, str | None]:
-    """(resolution, image form, what is unlike ours) of an ONNX file's outputs."""
-    kind, shape = outputs.get("image", ("missing", [None] * 4))
-    image: ImageForm = "uint8" if kind == "tensor(uint8)" else "float"
-    size, channels = (shape[1:3], shape[3:]) if image == "uint8" else (shape[2:], shape[1:2])
-    if kind not in ("tensor(uint8)", "tensor(float)") or channels != [3] or len(set(size)) != 1 or len(size) != 2:
-        return 0, image, f"output 'image' is {kind} {shape}, not uint8 [B, R, R, 3] or float [B, 3, R, R]"
-    return size[0], image, None

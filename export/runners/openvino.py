@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from ...errors import CorruptFileError, DcpDeployError, InputError, MissingCapabilityError
 from ..graph.functions import add_functions
-from .sessions import Session, Values
+from .session import Session, Values
 
 if TYPE_CHECKING:
     import onnx

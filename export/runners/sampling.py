@@ -15,7 +15,7 @@ from ...files import atomic_path
 from ...progress import Progress, shifted
 
 if TYPE_CHECKING:
-    from .loading import Runner
+    from .runner import Runner
 
 COLUMNS = 8
 BATCH = 8

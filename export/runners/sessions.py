@@ -6,8 +6,7 @@ Either runs it on a CPU as it is, or with our operators in place of its convolut
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,13 @@ import numpy.typing as npt
 
 from ...errors import CorruptFileError, InputError, MissingCapabilityError
 from ..graph.bfloat16 import widened
-
-Values = tuple[str, list[Any]]
+from .session import Session
 
 SPIN_MICROSECONDS = 1000
 SPIN_BOUNDED_SINCE = (1, 32)  # where it was seen to work; an older version may not know the bound and spin on
 
 WINOGRAD = "-winograd"  # after the name of a runtime
 ONNX_BACKENDS = ("onnxruntime", "onnxruntime-winograd", "onnxruntime-cuda", "openvino", "openvino-winograd")
-
-
-@dataclass(frozen=True)
-class Session:
-    """A file ready to run. Type ("tensor(float)") and shape of inputs and outputs by name; an open dimension is no int.
-
-    ``facts``: what the file says about itself. ``draw``: arrays by the inputs' names to the output ``image``; may be
-    called from many threads at once.
-    """
-
-    inputs: Mapping[str, Values]
-    outputs: Mapping[str, Values]
-    facts: Mapping[str, str]
-    draw: Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]]
 
 
 def open_session(path: Path, backend: str = "onnxruntime", threads: int | None = None) -> Session:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ...errors import DcpDeployError, InputError, MissingCapabilityError, UsageError
-from ..runners.loading import Array, Runner
+from ..runners.runner import Array, Runner
 
 if TYPE_CHECKING:
     from ..fused.generator import ImageForm

@@ -12,16 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-BYTES_PER_NUMBER = 32  # of JSON: -0.12345678901234567, a comma, spaces
-BODY_FLOOR = 1 << 16  # names, shapes and braces
 MOST_JSON = 4 << 20  # Triton 2.51 ends of 8 MB
 QUIET_SECONDS = 0.5  # without a request under way, before a guard that was told to end does so
 
@@ -44,15 +40,6 @@ class Guarded:
     def command(self) -> list[str]:
         """What starts it."""
         return [sys.executable, "-P", "-m", "dcp_deploy.export.serving.guard", json.dumps(asdict(self))]
-
-
-def largest_request(manifest: Mapping[str, Any]) -> int:
-    """Bytes that the largest batch of a bundle's hungriest model needs, written as JSON."""
-    needs = [
-        model["max_batch"] * sum(math.prod(dims) for dims in model["inputs"].values()) * BYTES_PER_NUMBER
-        for model in manifest["models"].values()
-    ]
-    return BODY_FLOOR + max(needs, default=0)
 
 
 async def stand(guarded: Guarded) -> None:

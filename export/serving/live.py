@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import DcpDeployError, ParityError, UsageError
 from ..parity.gate import ParityReport, verify
-from ..runners.loading import Array, Runner, classes_of, latents_of
+from ..runners.runner import Array, Runner, classes_of, latents_of
 from .endpoint import endpoint_runner, largest_batch
 
 CLIENTS, REQUESTS = 16, 200

@@ -31,8 +31,8 @@ from typing import IO
 
 from ...errors import DcpDeployError, MissingCapabilityError, UsageError
 from ..bundle.kubernetes import TRITON_IMAGE
-from ..integrity import check_bundle
-from .guard import MOST_JSON, Guarded, largest_request
+from ..integrity import check_bundle, largest_request
+from .guard import MOST_JSON, Guarded
 
 STOP_SECONDS = 10  # for requests in flight; Triton also waits so long for clients that keep idle connections open
 LOCAL = "127.0.0.1"

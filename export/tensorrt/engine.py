@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
 from ...errors import InputError, MissingCapabilityError, UsageError
 from ...files import atomic_path, sha256_file, write_json
+from ...version import __version__
+from ..graph.file import read_onnx
 from . import targets as gpus
-from .manifest import Engine, manifest_path, onnx_sha256, read_onnx
+from .manifest import Engine, manifest_path, onnx_sha256
 from .targets import Flavour, choose_flavour, import_flavour, parse_targets
 
 Batch = tuple[int, int, int]

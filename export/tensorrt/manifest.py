@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import CorruptFileError, InputError, MissingCapabilityError, StaleArtifactError
 from ...files import read_json, sha256_file
+from ..graph.file import read_onnx
 from . import targets
 
 _COMPARED = {"engine_sha256", "onnx_sha256", "flavour", "flavour_version", "targets", "rebuild"}  # by check_engine
@@ -87,21 +88,6 @@ def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | No
 def _serves(built_for: list[str], gpu: str, hardware_compatible: bool) -> bool:
     """Hardware compatibility is TensorRT's "Ampere and newer": sm80 and whatever comes after it."""
     return gpu in built_for or (hardware_compatible and int(gpu.removeprefix("sm")) >= 80)
-
-
-def read_onnx(path: Path) -> Any:
-    """The ModelProto of a file, with something in it and without weights that lie in other files."""
-    import onnx
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    except Exception as error:  # protobuf's own, which differs between its implementations
-        raise CorruptFileError(f"{path} is not an ONNX file: {error}", "export it again") from error
-    if not model.graph.input:
-        raise CorruptFileError(f"{path} has no inputs: it is no ONNX model of a generator", "export it again")
-    return model
 
 
 def onnx_sha256(path: Path) -> str:

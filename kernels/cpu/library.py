@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DcpDeployError, MissingCapabilityError
-from ...files import atomic_path
-from ..cuda.library import user_cache
+from ...files import atomic_path, user_cache
 
 COMPILERS = ("g++", "c++", "clang++")  # in this order, after what CXX names
 UNITS = ("layers.cpp", "onnxruntime.cpp")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import DcpDeployError, MissingCapabilityError, UsageError
-from ...files import atomic_path
+from ...files import atomic_path, user_cache
 
 Compiler = Literal["nvrtc", "nvcc"]
 
@@ -242,12 +242,6 @@ def parse_resources(log: str) -> dict[str, Resources]:
 
 
 # ---- the cache ----
-
-
-def user_cache() -> Path:
-    import platformdirs
-
-    return platformdirs.user_cache_path("dcp-deploy") / "kernels"
 
 
 def _write_entry(entry: Path, made: CompiledSource) -> None:

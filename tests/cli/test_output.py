@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dcp_deploy.cli.cli_values import numbers, whole_numbers
+from dcp_deploy.cli.options import numbers, whole_numbers
 from dcp_deploy.cli.output import PLAIN_SECONDS, Output, _PlainProgress, duration
 from dcp_deploy.errors import UsageError
 

@@ -17,7 +17,9 @@ from dcp_deploy.errors import GateError, InputError, MissingCapabilityError, Usa
 from dcp_deploy.generators import Generator
 from dcp_deploy.pipeline import builder
 from dcp_deploy.pipeline import record as run_record
-from dcp_deploy.pipeline.builder import REUSED, Run, build, plan_build, teacher_source
+from dcp_deploy.pipeline.builder import REUSED, Run, build
+from dcp_deploy.pipeline.inputs import teacher_source
+from dcp_deploy.pipeline.plan import plan_build
 from dcp_deploy.pipeline.record import locked
 from dcp_deploy.pipeline.stages import SOURCE, Job, SkippedError, Stage
 from dcp_deploy.progress import Progress, Reporter

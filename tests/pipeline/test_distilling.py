@@ -32,8 +32,8 @@ from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator,
 from dcp_deploy.metrics import published
 from dcp_deploy.metrics.photographs import evaluate_against, real_features
 from dcp_deploy.pipeline import distilling
-from dcp_deploy.pipeline.builder import plan_build
 from dcp_deploy.pipeline.distilling import distilling_settings, recipe_of
+from dcp_deploy.pipeline.plan import plan_build
 from dcp_deploy.progress import Reporter, Within
 from dcp_deploy.schemas import checked
 

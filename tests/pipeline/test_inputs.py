@@ -23,8 +23,9 @@ from dcp_deploy.errors import InputError, UsageError
 from dcp_deploy.files import read_json, write_json
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.pipeline import builder, stages
-from dcp_deploy.pipeline.builder import build, plan_build
+from dcp_deploy.pipeline.builder import build
 from dcp_deploy.pipeline.inputs import open_data, real_facts, real_words
+from dcp_deploy.pipeline.plan import plan_build
 from dcp_deploy.pipeline.summary import as_lines, summarise
 from dcp_deploy.progress import Reporter
 

@@ -12,43 +12,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from ...errors import UnsafeFileError
-from .opcodes import HANDLERS, NAMES, STOP
 from .values import Buildable, Global, Load, Symbol, printable
 
 _NAME = 256
 _NUMBER_KEYS = 4096  # hashes of numbers can be made to collide, so a dictionary with many such keys is quadratic
 _CONTAINERS = (list, tuple, dict, set, frozenset)
-
-
-class PickleResult(NamedTuple):
-    """The value, and the offset behind the STOP: several pickles may follow each other."""
-
-    value: Any
-    end: int
-
-
-def run_pickle(
-    data: memoryview,
-    *,
-    load: Load,
-    allowed: Callable[[Global], Callable[..., Any] | None],
-    persistent: Callable[[Any], Any] | None = None,
-    buildable: tuple[type[Buildable], ...] = (),
-) -> PickleResult:
-    """Read one pickle from the start of ``data``.
-
-    ``allowed`` (the ``get`` of a dictionary will do) gives the stand-in for a global, None when there is none;
-    ``persistent`` answers persistent ids. Only instances of the ``buildable`` classes take BUILD. Byte strings come
-    out as slices of ``data``, texts above ``TEXT`` bytes as LongText, globals as Symbol.
-
-    Raises UnsafeFileError for a global without a stand-in and CorruptFileError for everything else that is wrong.
-    Shared and cyclic containers are legal in a pickle: whoever walks over the value has to bound the walk.
-    """
-    machine = Machine(data.cast("B"), load, allowed, persistent, buildable)
-    return PickleResult(machine.run(), machine.position)
 
 
 class Machine:
@@ -71,25 +42,6 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []  # heights of the stack
         self.memo: dict[int, Any] = {}
-
-    def run(self) -> Any:
-        """Carry out instructions up to STOP; the value that is then on the stack."""
-        while True:
-            if self.position >= len(self.data):
-                self.fail("it ends without a STOP")
-            code = self.data[self.position]
-            self.position += 1
-            self.load.spend(steps=1)
-            handler = HANDLERS[code]
-            if handler is None:
-                known = NAMES.get(code)
-                self.fail(f"no checkpoint uses the instruction {known}" if known else f"no instruction is {code:#x}")
-            handler(self)
-            if code == STOP:
-                value = self.pop()
-                if self.stack or self.marks:
-                    self.fail("values are left over at its end")
-                return value
 
     def fail(self, what: str) -> NoReturn:
         raise self.load.damaged(f"pickle, before byte {self.position}: {what}")

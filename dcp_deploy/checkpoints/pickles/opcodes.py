@@ -9,12 +9,10 @@ from __future__ import annotations
 import pickletools
 import struct
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .machine import Machine
 from .values import Global, LongText, Symbol
-
-if TYPE_CHECKING:
-    from .machine import Machine
 
 TEXT = 1 << 20  # bytes; a longer text is kept undecoded
 _LONG = 255  # bytes of an integer

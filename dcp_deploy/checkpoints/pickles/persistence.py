@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CorruptFileError, UnknownFormatError
-from .machine import run_pickle
 from .numpy_values import NUMPY_BUILDABLE, ArrayRecord, numpy_stand_ins
 from .python_values import OrderedRecord, python_stand_ins
+from .reading import run_pickle
 from .tensors import TensorView, load_from_bytes, tensor_stand_ins
 from .values import Global, Load, printable
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .machine import run_pickle
+from .reading import run_pickle
 from .values import Buildable, Global, Load, Symbol
 
 STORAGES: Mapping[str, torch.dtype] = {

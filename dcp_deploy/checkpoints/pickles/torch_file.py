@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UnknownFormatError
-from .machine import run_pickle
 from .numpy_values import NUMPY_BUILDABLE, numpy_stand_ins
 from .python_values import OrderedRecord, python_stand_ins
+from .reading import run_pickle
 from .tensors import Storage, TensorView, read_legacy, storage_of, storage_stand_ins, tensor_stand_ins
 from .values import Global, Load, printable
 

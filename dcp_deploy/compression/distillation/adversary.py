@@ -8,13 +8,11 @@ from torch import Tensor
 from ...generators.latents import stream
 from . import losses
 from .augmentation import augment, draw_changes
-from .batch import Batch
+from .batch import Batch, Drawn, draw_image, real_images
 from .feature_adversary import judged_maps
 from .optimizers import UNSCALED, Sums, apply_gradients, backward
 from .recipe import R1_INTERVAL, terms_at
-from .state import TrainingState
-from .training_drawing import Drawn, draw_image, real_images
-from .training_run import Run
+from .state import Run, TrainingState
 
 Labelled = tuple[Tensor, Tensor | None]
 """Images [B, 3, R, R], and their classes where the generator has any."""

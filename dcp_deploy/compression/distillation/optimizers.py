@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from .recipe import PATH_INTERVAL, R1_INTERVAL
-from .state import TrainingState
-from .training_run import Run
+from .state import Run, TrainingState
 
 UNSCALED = GradScaler("cpu", enabled=False)  # for a network that computes in float32 in every precision
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,8 +17,14 @@ from torch.amp.grad_scaler import GradScaler
 from ...errors import CorruptFileError
 from ...files import atomic_path
 from ...generators import Discriminator, Generator
+from ...metrics.published import Lpips
+from ..masks import Mask
+from . import losses
 from .augmentation import Augmentation
 from .feature_adversary import FeatureDiscriminator
+from .real_images import ImageSource
+from .recipe import DistillConfig
+from .team import ALONE, Team
 
 _FORMAT = "dcp-deploy training state 3"
 
@@ -153,11 +158,23 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def run_key(settings: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> str:
-    """Hex sha256 of everything that decides a run's result: settings (JSON values) and initial networks."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, network in sorted(networks.items()):
-        for key, tensor in network.state_dict().items():
-            digest.update(f"{name}.{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Run:
+    """What stays fixed during a run."""
+
+    config: DistillConfig
+    teacher: Generator
+    perceptual: losses.FeatureMaps | Lpips | None
+    data: ImageSource | None
+    directions: Tensor  # [n, w_dim]
+    probe: tuple[Tensor, Tensor | None, Tensor]  # latents, classes, the teacher's images of them
+    device: torch.device
+    mask: Mask | None = None
+    guide: Discriminator | None = None
+    team: Team = ALONE
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """For networks that are not ours: the run's precision, as far as autocast finds that safe."""
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.config.dtype)

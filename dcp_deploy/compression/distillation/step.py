@@ -13,12 +13,10 @@ from ...generators.latents import draw_latents, stream
 from ...metrics.published import Lpips
 from . import losses
 from .adversary import student_adversarial_losses, update_discriminators
-from .batch import Batch, draw_batch, sample_streams
+from .batch import Batch, Drawn, draw_batch, draw_both, sample_streams
 from .optimizers import Sums, apply_gradients, backward, set_rates
 from .recipe import PATH_INTERVAL, DistillConfig, terms_at
-from .state import TrainingState
-from .training_drawing import Drawn, draw_both
-from .training_run import Run
+from .state import Run, TrainingState
 
 PATH_MEAN_RATE = 0.01
 

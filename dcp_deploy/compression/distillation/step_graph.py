@@ -14,9 +14,8 @@ from torch import Tensor
 
 from .batch import Batch, draw_batch
 from .optimizers import set_rates
-from .state import TrainingState
+from .state import Run, TrainingState
 from .step import as_numbers, train_step, update_all
-from .training_run import Run
 
 _WARM_UP = 3  # plain steps before: memory, libraries and the optimiser's state are then as they stay
 _ONE_AT_A_TIME = threading.Lock()  # captures in other threads' streams would see each other's allocations

@@ -18,15 +18,16 @@ from ...errors import UsageError
 from ...generators import Discriminator, DiscriminatorConfig, Generator
 from ...generators.latents import draw_latents, stream
 from ...metrics.published import Lpips
+from ..identity import identity_of, name_of, run_key
 from ..layers import copy_to
-from ..masks import Mask, identity_of, name_of
+from ..masks import Mask
 from . import losses
 from .feature_adversary import FeatureDiscriminator, judged_maps
 from .optimizers import adam, lazy_share
 from .real_images import ImageSequence, ImageSource, check_labels
 from .recipe import PATH_INTERVAL, R1_INTERVAL, DistillConfig
-from .state import TrainingState, run_key
-from .training_run import Run, Team, check_split
+from .state import Run, TrainingState
+from .team import Team
 
 PROBE_LATENTS = 32
 NOT_DECIDING = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is told apart
@@ -216,3 +217,29 @@ def _moved(perceptual: losses.FeatureMaps | Lpips | None, device: torch.device) 
         maps: losses.FeatureMaps = moved if network is perceptual else getattr(moved, perceptual.__name__)  # type: ignore[union-attr]
         return maps
     return perceptual
+
+
+def check_split(config: DistillConfig, devices: int, std_group: int) -> None:
+    """Raise UsageError unless the batch can be split so that the parts' gradients add up to the whole batch's.
+
+    The relation loss compares the images of a group with each other, and the discriminator's minibatch deviation is
+    taken over groups of ``std_group``: every part must hold whole groups.
+    """
+    parts = devices * config.accumulate
+    if parts == 1:
+        return
+    how = f"{devices} devices x {config.accumulate} parts in turn"
+    if config.batch % parts or config.batch // parts < 2:
+        raise UsageError(
+            f"a batch of {config.batch} cannot be split evenly over {how}, two images or more in each",
+            f"make batch a multiple of {2 * parts}",
+        )
+    groups = {"the relation loss": config.relation_group if config.relation else 1}
+    groups["the discriminator"] = std_group if config.gan else 1
+    for who, group in groups.items():
+        if config.batch // parts % group:
+            raise UsageError(
+                f"{who} looks at groups of {group} images, and {how} leave {config.batch // parts} of a batch of "
+                f"{config.batch} in each",
+                f"make batch a multiple of {group * parts}, or use fewer parts",
+            )

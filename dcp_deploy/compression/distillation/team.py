@@ -15,20 +15,52 @@ import pickle
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ...errors import DcpDeployError, MissingCapabilityError, UsageError
-from .training_run import Team
 
 WAIT = timedelta(hours=2)  # for the first process, which alone measures quality and writes; then the others give up
 _JOIN_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train together: this one is ``rank`` of ``size``. ``add`` sums a tensor over all of them.
+
+    Every process holds the same networks and takes every ``size``-th sample of a batch, from its rank on. All must call
+    ``add``, and what uses it, equally often and in the same order.
+    """
+
+    rank: int = 0
+    size: int = 1
+    add: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum each gradient over the processes, all in one message."""
+        if self.size == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        total = self.add(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = torch.split(total, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether any process says so."""
+        return flag if self.size == 1 else bool(self.add(torch.tensor(float(flag), device=device)).item())
+
+
+ALONE = Team()
 
 Work = Callable[[torch.device, Team], None]
 

@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from .recipe import Terms, terms_at
-from .state import TrainingState
+from .state import Run, TrainingState
 from .step import train_step
 from .step_graph import StepGraph, can_be_captured
 from .task import Task
-from .training_run import ALONE, Run
+from .team import ALONE
 
 PATIENCE = 30.0  # seconds after which kinds not timed yet are taken to last as long as the slowest so far
 _ROUNDS, _GRAPH_ROUNDS = 2, 6  # the first ones warm up, and capture the graph

@@ -30,9 +30,8 @@ from .step import train_step
 from .step_graph import StepGraph, can_be_captured
 from .stopping import TrainingInterruptedError, stop_requests
 from .task import Task
-from .team import join_team
+from .team import ALONE, Team, join_team
 from .timing import Expected, expected_time
-from .training_run import ALONE, Team
 
 W_AVG_LATENTS = 10_000
 LEAST_SCALE = 2.0**-20  # of fp16's loss scale, halved at each update that overflows: nothing is learnt any more

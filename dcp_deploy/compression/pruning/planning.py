@@ -25,7 +25,7 @@ from ...generators import (
     count_macs,
     count_parameters,
 )
-from ..scoring.channel_scores import ChannelScores, check_scores
+from ..scoring.channel_scores import ChannelScores, check_scores, kept_width
 from .budget import macs_cost, parameters_cost, widths_within
 from .layer_times import latency_cost
 from .refinement import LATENTS as REFINE_LATENTS
@@ -143,16 +143,6 @@ def _within_target(
         raise UsageError(f"a target is a share of the teacher's {name}, above 0 and at most 1, got {value}")
     cost = macs_cost(config) if name == "macs" else parameters_cost(config)
     return f"{name} {value:g}", widths_within(scores.scores, cost, value * cost(config.widths), align)
-
-
-def kept_width(channels: int, ratio: float, align: int) -> int:
-    """How many of ``channels`` a plan keeps."""
-    # The tolerance makes 0.29 of 100 remove 29, which as binary fractions multiply to 28.999999999999996.
-    kept = channels - math.floor(ratio * channels + 1e-9)
-    if kept == channels or channels < align:
-        return channels
-    nearest = align * ((2 * kept + align) // (2 * align))
-    return min(max(nearest, align), channels // align * align)
 
 
 def prune(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,3 +76,34 @@ def check_scores(scores: ChannelScores, source: str = "the scores") -> None:
                 f"layer {index} of {source} is not a finite float64 vector ({layer.dtype}, {list(layer.shape)})",
                 "compute the scores again",
             )
+
+
+def kept_width(channels: int, ratio: float, align: int) -> int:
+    """How many of ``channels`` a plan keeps."""
+    # The tolerance makes 0.29 of 100 remove 29, which as binary fractions multiply to 28.999999999999996.
+    kept = channels - math.floor(ratio * channels + 1e-9)
+    if kept == channels or channels < align:
+        return channels
+    nearest = align * ((2 * kept + align) // (2 * align))
+    return min(max(nearest, align), channels // align * align)
+
+
+RATIO = 0.7  # at which the halves are compared, whatever is pruned later
+
+
+STABLE = 0.9  # mean share of kept channels in common that ends ``latents="auto"``
+
+
+def kept_in_common(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[float]:
+    """For each layer, the share of the channels kept by one score that the other keeps too.
+
+    Chance alone gives about ``1 - RATIO``, equal orders 1. Each half has half the latents, so the order of the whole
+    sample is more certain than the two agree.
+    """
+    return [_common(a, b) for a, b in zip(first, second, strict=True)]
+
+
+def _common(a: Tensor, b: Tensor) -> float:
+    width = kept_width(len(a), RATIO, 1)
+    kept = (set(torch.argsort(scores, stable=True)[len(a) - width :].tolist()) for scores in (a, b))
+    return len(set.intersection(*kept)) / width

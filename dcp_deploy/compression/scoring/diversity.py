@@ -20,13 +20,12 @@ from torch import Tensor
 from ...errors import InputError, UsageError
 from ...generators import Generator
 from ...generators.latents import draw_latents, stream
-from ..distillation.state import run_key
+from ..identity import identity_of, run_key
 from ..layers import copy_to
-from ..masks import Mask, identity_of
-from .channel_scores import ChannelScores
+from ..masks import Mask
+from .channel_scores import STABLE, ChannelScores, kept_in_common
 from .gradients import content_profiles, gradient_profiles, released_profiles, scored_weights
 from .rivals import RivalMethod, activation_scores, random_scores, style_scores, weight_in_scores, weight_out_scores
-from .stability import STABLE, kept_in_common
 from .sums import ScoreSums
 
 ScoreMethod = Literal["diversity", "gradient", "content", RivalMethod]

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dcp_deploy.benchmarks.candidates.candidate import Phases
+from dcp_deploy.benchmarks.candidates.candidate import Phases, fixed_inputs
 from dcp_deploy.benchmarks.candidates.device_steps import Steps, engine_steps, network_steps
-from dcp_deploy.benchmarks.candidates.opening import fixed_inputs
 from dcp_deploy.errors import UsageError
 from dcp_deploy.export.runners import engine as engine_runner
 from dcp_deploy.generators import Generator, GeneratorConfig

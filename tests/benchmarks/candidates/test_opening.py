@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dcp_deploy.benchmarks.candidates import opening
+from dcp_deploy.benchmarks.candidates.candidate import fixed_inputs
 from dcp_deploy.benchmarks.candidates.matrix import Spec
-from dcp_deploy.benchmarks.candidates.opening import file_bytes, fixed_inputs, open_candidate
+from dcp_deploy.benchmarks.candidates.opening import file_bytes, open_candidate
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.errors import MissingCapabilityError
 from dcp_deploy.export import load_runner

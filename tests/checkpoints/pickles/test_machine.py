@@ -15,8 +15,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dcp_deploy.checkpoints.pickles.machine import run_pickle
 from dcp_deploy.checkpoints.pickles.python_values import OrderedRecord, python_stand_ins
+from dcp_deploy.checkpoints.pickles.reading import run_pickle
 from dcp_deploy.checkpoints.pickles.values import Global, Load, LongText, Symbol
 from dcp_deploy.errors import CorruptFileError, InputError, UnsafeFileError
 

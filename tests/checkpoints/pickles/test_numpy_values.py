@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dcp_deploy.checkpoints.pickles.machine import run_pickle
 from dcp_deploy.checkpoints.pickles.numpy_values import NUMPY_BUILDABLE, ArrayRecord, numpy_stand_ins
 from dcp_deploy.checkpoints.pickles.python_values import python_stand_ins
+from dcp_deploy.checkpoints.pickles.reading import run_pickle
 from dcp_deploy.checkpoints.pickles.values import Load
 from dcp_deploy.errors import CorruptFileError
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcp_deploy.checkpoints.pickles.machine import run_pickle
 from dcp_deploy.checkpoints.pickles.python_values import python_stand_ins
+from dcp_deploy.checkpoints.pickles.reading import run_pickle
 from dcp_deploy.checkpoints.pickles.tensors import STORAGES, TensorView, load_from_bytes, tensor_stand_ins
 from dcp_deploy.checkpoints.pickles.values import Global, Load
 from dcp_deploy.errors import CorruptFileError, InputError, UnsafeFileError

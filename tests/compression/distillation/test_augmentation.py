@@ -164,9 +164,8 @@ def test_training_augments_what_is_judged_and_tells_how_much(
 
 def test_augmentation_reaches_the_student_through_what_the_discriminator_sees(small_teacher: Generator) -> None:
     from dcp_deploy.compression.distillation.adversary import student_adversarial_losses
-    from dcp_deploy.compression.distillation.batch import draw_batch
-    from dcp_deploy.compression.distillation.training_drawing import draw_both
-    from dcp_deploy.compression.distillation.training_run import ALONE
+    from dcp_deploy.compression.distillation.batch import draw_batch, draw_both
+    from dcp_deploy.compression.distillation.team import ALONE
 
     task = Task(pruned(small_teacher), small_teacher, replace(EVERYTHING, gan_start=0, augment_target=0.6))
     run = task.run(torch.device("cpu"), ALONE)

@@ -13,13 +13,12 @@ from safetensors.torch import load_file
 
 from dcp_deploy.compression import DistillConfig, distill
 from dcp_deploy.compression.distillation.adversary import student_adversarial_losses, update_discriminators
-from dcp_deploy.compression.distillation.batch import draw_batch
+from dcp_deploy.compression.distillation.batch import draw_batch, draw_both
 from dcp_deploy.compression.distillation.feature_adversary import FeatureDiscriminator
 from dcp_deploy.compression.distillation.optimizers import set_rates
 from dcp_deploy.compression.distillation.stopping import TrainingInterruptedError
 from dcp_deploy.compression.distillation.task import Task
-from dcp_deploy.compression.distillation.training_drawing import draw_both
-from dcp_deploy.compression.distillation.training_run import ALONE
+from dcp_deploy.compression.distillation.team import ALONE
 from dcp_deploy.errors import UsageError
 from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
 

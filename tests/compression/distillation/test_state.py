@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dcp_deploy.compression.distillation.augmentation import Augmentation
-from dcp_deploy.compression.distillation.state import TrainingState, load_state, run_key, save_state
+from dcp_deploy.compression.distillation.state import TrainingState, load_state, save_state
+from dcp_deploy.compression.identity import run_key
 from dcp_deploy.errors import CorruptFileError
 from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcp_deploy.compression import ChannelScores, PruningPlan, plan, prune, score
-from dcp_deploy.compression.pruning.planning import kept_width
+from dcp_deploy.compression.scoring.channel_scores import kept_width
 from dcp_deploy.errors import CorruptFileError, UsageError
 from dcp_deploy.generators import Generator, GeneratorConfig, count_macs, count_parameters
 from dcp_deploy.generators.latents import stream

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dcp_deploy.compression import ChannelScores, PruningPlan, merge_scores, prune, score
 from dcp_deploy.compression.scoring import diversity, sums
+from dcp_deploy.compression.scoring.channel_scores import kept_in_common
 from dcp_deploy.compression.scoring.diversity import PCA_LATENTS, batch_sizes, principal_directions
 from dcp_deploy.compression.scoring.gradients import gradient_profiles, scored_weights
-from dcp_deploy.compression.scoring.stability import kept_in_common
 from dcp_deploy.errors import CorruptFileError, InputError, UsageError
 from dcp_deploy.generators import Generator
 from dcp_deploy.generators.latents import draw_latents, stream

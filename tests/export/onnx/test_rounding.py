@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dcp_deploy.export.fused.generator import FusedGenerator
 from dcp_deploy.export.onnx.precision import convolutions, measure_ranges
 from dcp_deploy.export.onnx.rounding import DAMPING, IntegerKernel, integer_kernels, round_kernel
-from dcp_deploy.export.runners.loading import latents_of
+from dcp_deploy.export.runners.runner import latents_of
 from dcp_deploy.generators import Generator
 
 from ..conftest import random_generator

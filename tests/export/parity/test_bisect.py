@@ -14,7 +14,7 @@ from dcp_deploy.export import Bisection, FusedGenerator, Runner, load_runner, to
 from dcp_deploy.export.fused.stylegan2 import conv_layers
 from dcp_deploy.export.parity.bisect import bisect_layers
 from dcp_deploy.export.parity.layer_values import layer_values, value_names
-from dcp_deploy.export.runners.loading import latents_of
+from dcp_deploy.export.runners.runner import latents_of
 from dcp_deploy.generators import Generator
 
 from ..conftest import random_generator

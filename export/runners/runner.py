@@ -1,0 +1,91 @@
+"""One interface over everything that generates images: z, psi and a class in, images out, as numpy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    from ...generators import Generator
+    from ..fused.generator import FusedGenerator, ImageForm
+
+
+Array = npt.NDArray[Any]
+
+
+Draw = Callable[[Array, Array, Array | None], Array]
+
+
+NOISE_INPUT = "noise."  # before a layer's name, the name of an input of an ONNX file
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Something that draws images. Call it: ``runner(z=..., psi=..., c=None)``.
+
+    ``image`` says what comes back: "float" is float32 [B, 3, R, R], nominally in [-1, 1] and not clamped; "uint8" is
+    [B, R, R, 3]. ``c_dim`` 0 means unconditional.
+    """
+
+    name: str
+    backend: str
+    z_dim: int
+    c_dim: int
+    resolution: int
+    image: ImageForm
+    draw: Draw = field(repr=False)  # arrays already checked
+    facts: Mapping[str, str] = field(default_factory=dict, repr=False)  # what the file says about itself: "precision"
+    batch: tuple[int, int] | None = None  # the smallest and largest it was made for, where it says so
+    source: Generator | FusedGenerator | Path | None = field(default=None, repr=False)  # whose layers may be looked at
+
+    def __call__(self, z: Array, psi: Array | float = 1.0, c: Array | None = None) -> Array:
+        """Draw one image per row of z [B, z_dim].
+
+        ``psi``: one number or one per row, [B]. ``c`` [B, c_dim], needed exactly when the model is class-conditional.
+        Any B is allowed, 0 too. UsageError when a shape or a type does not fit or a value is not finite.
+        """
+        z = as_floats("z", z, (None, self.z_dim))
+        psi = as_floats("psi", np.full(len(z), float(psi)) if np.ndim(psi) == 0 else psi, (len(z),))
+        if c is None and self.c_dim:
+            raise UsageError(f"{self.name} is class-conditional", f"give c, one row of {self.c_dim} numbers per image")
+        if c is not None and not self.c_dim:
+            raise UsageError(f"{self.name} is not class-conditional, but c was given", "leave c out")
+        labels = None if c is None else as_floats("c", c, (len(z), self.c_dim))
+        if len(z) == 0:
+            size = self.resolution
+            empty = (0, size, size, 3) if self.image == "uint8" else (0, 3, size, size)
+            return np.zeros(empty, np.uint8 if self.image == "uint8" else np.float32)
+        return self.draw(z, psi, labels)
+
+
+def latents_of(seeds: Sequence[int], z_dim: int) -> npt.NDArray[np.float32]:
+    """The latent of each seed, [N, z_dim], as NVIDIA's scripts draw it: ``RandomState(seed).randn``."""
+    rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
+    return np.stack(rows).astype(np.float32) if rows else np.zeros((0, z_dim), np.float32)
+
+
+def classes_of(seeds: Sequence[int], c_dim: int) -> npt.NDArray[np.float32] | None:
+    """Class ``seed % c_dim`` for each seed, [N, c_dim]; None for an unconditional model."""
+    return np.eye(c_dim, dtype=np.float32)[np.asarray(seeds, int) % c_dim] if c_dim else None
+
+
+def as_floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
+    array = np.asarray(values)
+    expected = "[" + ", ".join("B" if size is None else str(size) for size in shape) + "]"
+    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+    if not fits:
+        raise UsageError(f"{name} has shape {list(array.shape)}, expected {expected}")
+    if array.dtype.kind != "f":
+        raise UsageError(f"{name} is an array of {array.dtype}, expected floating point numbers")
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
+        array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise UsageError(f"{name} holds {np.count_nonzero(~np.isfinite(array))} values that are not finite in float32")
+    return array
