@@ -52,7 +52,7 @@ def colour_of(content: bytes, size: int = 4) -> list[int]:
         (flat("I;16", 257 * 100 + 128), [100, 100, 100]),
         (flat("I;16", 257 * 100 + 129), [101, 101, 101]),
     ],
-    ids=str,
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else str(value),
 )
 def test_png_colours(image: Image.Image, colour: list[int]) -> None:
     assert colour_of(saved(image)) == colour
@@ -76,7 +76,9 @@ def test_cmyk_is_converted() -> None:
     assert colour_of(saved(flat("CMYK", (0, 0, 0, 255)), "TIFF")) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("image", [flat("F", 0.5), flat("I", 70_000), flat("I", -1)], ids=str)
+@pytest.mark.parametrize(
+    "image", [flat("F", 0.5), flat("I", 70_000), flat("I", -1)], ids=["F", "I too bright", "I below black"]
+)
 def test_pixels_without_a_known_white_are_refused(image: Image.Image) -> None:
     with pytest.raises(UnusableImageError, match="pixel"):
         decode(saved(image, "TIFF"), resolution=4, resize="error")
