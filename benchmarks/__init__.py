@@ -32,8 +32,8 @@ __all__ = [
 if TYPE_CHECKING:
     from .candidates.candidate import Candidate, Skipped
     from .candidates.isolation import isolated
+    from .candidates.loading import open_candidate
     from .candidates.matrix import open_matrix, plan
-    from .candidates.opening import open_candidate
     from .capacity import check_bound, within_bound
     from .comparison import Comparison, compare_runs, read_run
     from .latency import benchmark
@@ -51,7 +51,7 @@ else:
             "candidates.isolation": ("isolated",),
             "latency": ("benchmark",),
             "candidates.matrix": ("open_matrix", "plan"),
-            "candidates.opening": ("open_candidate",),
+            "candidates.loading": ("open_candidate",),
             "results": ("BenchReport", "BenchRow"),
             "machine.roofline": ("machine_ceilings",),
         },

@@ -19,8 +19,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ..errors import CorruptFileError, InputError, QualityError
 from ..files import read_json
-from .modes import MODES
 from .results import interval_text, markdown_row, terminal_table
+from .scenarios import SCENARIOS
 from .statistics import Interval, Stability, ratio_of_runs, stability, widened
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Row(BaseModel):
     samples_ms: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(min_length=1)
 
 
-class Run(BaseModel):
+class BenchRun(BaseModel):
     """What is read of a document."""
 
     batch: int
@@ -132,10 +132,10 @@ class Comparison:
             )
 
 
-def read_run(path: str | os.PathLike[str]) -> Run:
+def read_run(path: str | os.PathLike[str]) -> BenchRun:
     """A document of ``bench``. InputError when the file cannot be read, CorruptFileError when it holds none."""
     try:
-        return Run.model_validate(read_json(path))
+        return BenchRun.model_validate(read_json(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
     except ValidationError as error:
@@ -148,7 +148,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         raise CorruptFileError(f"{path} is not JSON: {error}", "make one: dcp-deploy bench --out") from error
 
 
-def compare_runs(a: Run, b: Run, *, seed: int = 0) -> Comparison:
+def compare_runs(a: BenchRun, b: BenchRun, *, seed: int = 0) -> Comparison:
     """Compare the candidates that both runs have, by name, in the order of ``a``. ``seed`` is the bootstrap's."""
     of_a, of_b = ({row.name: row for row in run.rows} for run in (a, b))
     everywhere = [
@@ -164,14 +164,14 @@ def compare_runs(a: Run, b: Run, *, seed: int = 0) -> Comparison:
     )
 
 
-def _compared(row_a: Row, row_b: Row, a: Run, b: Run, everywhere: Sequence[str], seed: int) -> ComparedRow:
+def _compared(row_a: Row, row_b: Row, a: BenchRun, b: BenchRun, everywhere: Sequence[str], seed: int) -> ComparedRow:
     batch_a, batch_b = {"batch": row_a.batch or a.batch}, {"batch": row_b.batch or b.batch}
     differing = [
         *everywhere, *_differing(batch_a, batch_b, ("batch",)), *_differing(row_a.labels, row_b.labels, SETTINGS),
     ]  # fmt: skip
     halves = stability(row_a.samples_ms), stability(row_b.samples_ms)
     drift = max(abs(half.drift or 0.0) for half in halves)
-    burst = MODES[a.mode].burst if a.mode in MODES else 1
+    burst = SCENARIOS[a.mode].burst if a.mode in SCENARIOS else 1
     ratio = widened(ratio_of_runs(row_a.samples_ms, row_b.samples_ms, seed=seed, burst=burst), drift)
     verdict, reason = _verdict(ratio, differing, halves)
     return ComparedRow(row_a.name, median(row_a.samples_ms), median(row_b.samples_ms), ratio, verdict, reason)
@@ -196,7 +196,7 @@ def _differing(a: dict[str, Any], b: dict[str, Any], keys: Sequence[str]) -> lis
     return [f"{key}: {a[key]}, then {b[key]}" for key in keys if key in a and key in b and a[key] != b[key]]
 
 
-def _notes(a: Run, b: Run) -> tuple[str, ...]:
+def _notes(a: BenchRun, b: BenchRun) -> tuple[str, ...]:
     before, after = (run.environment.get("packages") or {} for run in (a, b))
     changed = _differing(before, after, sorted(before))
     changed += _differing(a.environment, b.environment, ("python", "os", "git_commit", "torch_threads"))

@@ -20,12 +20,12 @@ from statistics import median
 
 from ..errors import UsageError
 from .candidates.candidate import Candidate, Phases, Skipped
+from .caveats import caveats_of
 from .machine.clocks import ClockMeter
 from .machine.environment import LoadMeter, capture_environment
 from .machine.roofline import Ceiling, Ceilings, measured_ceilings, roofline
-from .modes import Mode, find_mode
-from .notes import notes_on
 from .results import BenchReport, BenchRow, Method
+from .scenarios import Scenario, find_scenario
 from .statistics import Interval, percentile_intervals, ratio_of_medians, stability, summarise
 
 Progress = Callable[[int, int], None]
@@ -74,7 +74,7 @@ def benchmark(
     image batch of another size than its batch.
     """
     _check_settings(candidates, baseline, batch, min_rounds, pause_seconds)
-    way = find_mode(mode, max(_batch(call, batch) for call in candidates.values()))
+    way = find_scenario(mode, max(_batch(call, batch) for call in candidates.values()))
     environment = capture_environment()
     warmed = {
         name: _warm_up(name, call, _batch(call, batch), warmup_calls, warmup_seconds, clock)
@@ -99,7 +99,7 @@ def benchmark(
         for name, call in candidates.items()
     )
     return BenchReport(
-        baseline, batch, rows, method, environment, others, notes_on(rows, environment, others, clocks, skipped, way),
+        baseline, batch, rows, method, environment, others, caveats_of(rows, environment, others, clocks, skipped, way),
         mode=way.name, skipped=tuple(skipped), ceilings=limits, clocks=clocks,
     )  # fmt: skip
 
@@ -142,7 +142,7 @@ class _Rounds:
         self,
         candidates: Mapping[str, Call],
         ceilings: Sequence[Ceiling],
-        mode: Mode,
+        mode: Scenario,
         seed: int,
         pause: float,
         clock: Callable[[], float],

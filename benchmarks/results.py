@@ -10,7 +10,7 @@ from .candidates.candidate import ColdStart, Memory, Phases, Skipped
 from .machine.clocks import Clocks
 from .machine.environment import Environment
 from .machine.roofline import Ceilings, Roofline
-from .modes import MODES
+from .scenarios import SCENARIOS
 from .statistics import CONFIDENCE, RESAMPLES, Interval, Stability, Summary
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Method:
     warmup_seconds: float
     pause_seconds: float
     calls_per_round: int = 1
-    images_per_second: str = MODES["latency"].figure
+    images_per_second: str = SCENARIOS["latency"].figure
     order: str = "one turn of every candidate per round, order shuffled anew for each round"
     clock: str = "time.perf_counter around one call: arrays of the host in, images on the host out"
     percentiles: str = "linear interpolation between order statistics (type 7)"
@@ -191,7 +191,7 @@ class BenchReport:
     def to_tables(self) -> list[Table]:
         """The same for a terminal: times, then all else that was measured."""
         times, *further = self._tables()
-        title, caption = f"{MODES[self.mode].label}, batch {self._batches()}", self._machine()
+        title, caption = f"{SCENARIOS[self.mode].label}, batch {self._batches()}", self._machine()
         return [
             terminal_table(title, list(times[0]), [list(cells.values()) for cells in times], caption=caption),
             *(terminal_table("", list(more[0]), [list(cells.values()) for cells in more]) for more in further),

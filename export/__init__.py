@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from .graph.winograd import WinogradFiles, write_winograd
     from .onnx.exporter import export_onnx
     from .onnx.quantization import precision_report
+    from .parity.artifacts import load_pair
     from .parity.bisect import Bisection
     from .parity.gate import ParityReport, verify
-    from .parity.pairs import load_pair
     from .parity.tolerance import Tolerance, tolerance_for
     from .runners.forms import FormRunner, load_form
     from .runners.loading import load_runner
@@ -58,7 +58,7 @@ else:
             "fused.generator": ("FusedGenerator", "FusedSynthesis"),
             "tensorrt.manifest": ("Engine", "check_engine", "read_manifest"),
             "onnx.exporter": ("export_onnx",),
-            "parity.pairs": ("load_pair",),
+            "parity.artifacts": ("load_pair",),
             "parity.gate": ("ParityReport", "verify"),
             "onnx.quantization": ("precision_report",),
             "runners.loading": ("load_runner",),

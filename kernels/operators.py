@@ -323,7 +323,7 @@ def modulation(
     direction_size: int,
     scale_size: int,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`.reference.modulation`: (directions, scales), flat. The tables are those of StyledLayers."""
+    """:func:`.reference.modulation`: (directions, scales), flat. The tables are those of ModulationTables."""
     return reference.modulation(styles, energy, root_eps, layers, direction_size, scale_size)
 
 

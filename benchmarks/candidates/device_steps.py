@@ -79,11 +79,11 @@ def cuda_path_steps(generator: Generator, inputs: tuple[Any, Any, Any], *, preci
     import torch
 
     from ...export.fused.cuda import CudaGenerator
-    from ...export.runners.cuda import STORAGE, CapturedGenerator, fastest_forms
+    from ...export.runners.cuda import STORAGE, CapturedGenerator, fastest_methods
 
     device = torch.device("cuda")
     network = CudaGenerator(generator, storage=STORAGE[precision], image="uint8").to(device)
-    forms = fastest_forms(network, len(inputs[0]))
+    forms = fastest_methods(network, len(inputs[0]))
     captured = CapturedGenerator(network, len(inputs[0]), forms=forms) if graph else None
 
     @torch.inference_mode()

@@ -35,7 +35,7 @@ def main() -> None:
 
 def serve(requests: TextIO, answers: TextIO) -> None:
     """Open the candidate of the first request and answer the others."""
-    from .opening import open_candidate
+    from .loading import open_candidate
 
     def answer(document: dict[str, Any]) -> None:
         answers.write(json.dumps(document) + "\n")

@@ -26,7 +26,7 @@ import psutil
 
 from ...export.bundle.writer import read_golden
 from ...export.integrity import MANIFEST, SEAL, seal
-from ...export.serving.live import check_endpoint
+from ...export.serving.endpoint_check import check_endpoint
 from ...export.serving.server import Program, Server, find_program, running_server
 from ..machine.environment import capture_environment
 

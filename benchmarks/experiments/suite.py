@@ -30,8 +30,8 @@ from ...export import export_onnx
 from ...export.parity.tolerance import Precision
 from ...files import atomic_path, write_json
 from ...generators import Generator, GeneratorConfig
+from ..candidates.loading import open_candidate
 from ..candidates.matrix import open_matrix, plan
-from ..candidates.opening import open_candidate
 from ..latency import benchmark
 from ..machine.roofline import machine_ceilings
 from ..results import BenchReport

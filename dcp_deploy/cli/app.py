@@ -65,7 +65,7 @@ def build(
     target_params: Annotated[float | None, typer.Option(help=flags.PARAMS_HELP)] = None,
     score: flags.Score = _DEFAULT.score,
     refine: flags.Refine = _DEFAULT.refine,
-    effort: flags.Effort = _DEFAULT.effort,
+    effort: flags.EffortOption = _DEFAULT.effort,
     steps: Annotated[int | None, typer.Option(help="Distillation steps instead of the effort's.")] = None,
     accumulate: flags.Accumulate = _DEFAULT.accumulate,
     devices: flags.Devices = _DEFAULT.devices,

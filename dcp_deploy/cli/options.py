@@ -84,7 +84,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
 Score = Annotated[str, offered(SCORE_HELP, setting("score"))]
 Refine = Annotated[str, offered(_REFINE_HELP, setting("refine"))]
 Resize = Annotated[str, offered(_RESIZE_HELP, setting("resize"))]
-Effort = Annotated[str, offered(_EFFORT_HELP, setting("effort"))]
+EffortOption = Annotated[str, offered(_EFFORT_HELP, setting("effort"))]
 
 # ---- of a distillation ----
 

@@ -13,7 +13,7 @@ from ..errors import DcpDeployError, UsageError
 from .output import ConfigFile, Debug, Json, Output, Quiet, verb, write_settings
 
 if TYPE_CHECKING:
-    from ..export.serving.live import LiveReport
+    from ..export.serving.endpoint_check import EndpointReport
 
 
 @verb
@@ -140,11 +140,11 @@ def _docker(path: Path) -> str:
 
 def verify_server(
     a: str, b: str, output: Output, *, model: str, clients: int, requests: int
-) -> tuple[LiveReport, Any, str]:
+) -> tuple[EndpointReport, Any, str]:
     """Compare a bundle's golden images with a server. (the report, and what to show of it)"""
     from ..export.bundle.writer import read_golden
     from ..export.serving.endpoint import is_address
-    from ..export.serving.live import check_endpoint
+    from ..export.serving.endpoint_check import check_endpoint
     from .tables import checks_table
 
     address, bundle = (a, b) if is_address(a) else (b, a)

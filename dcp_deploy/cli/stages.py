@@ -185,7 +185,7 @@ def distill(
     data: Annotated[Path | None, typer.Option(help="Real images: a folder, a zip file or an LMDB.")] = None,
     resize: flags.Resize = "error",
     mirror: Annotated[bool, typer.Option("--mirror", help="Flip half of the real images left to right.")] = False,
-    effort: flags.Effort = "quick",
+    effort: flags.EffortOption = "quick",
     steps: Annotated[int | None, typer.Option(help="Steps instead of the effort's.")] = None,
     accumulate: flags.Accumulate = 1,
     devices: flags.Devices = 1,

@@ -1,7 +1,7 @@
 """The factors of the ``avatars`` portraits: what varies, how often, and how a portrait index becomes factor values.
 
 Every factor is drawn from its own uniform number, independently of the others, so the true distribution of the data is
-known exactly. That is what makes coverage and rates of rare modes measurable (``dcp_deploy.metrics.modes``).
+known exactly. That is what makes coverage and rates of rare modes measurable (``dcp_deploy.metrics.mode_coverage``).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import free_space
-from .abilities import Ability, Verdict, abilities
+from .verbs import VerbStatus, Verdict, abilities
 
 _MODULES = {
     "cuda-bindings": "cuda", "nvidia-cuda-nvrtc": "nvidia", "nvidia-pytriton": "pytriton",
@@ -59,7 +59,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
 
     @property
-    def verbs(self) -> tuple[Ability, ...]:
+    def verbs(self) -> tuple[VerbStatus, ...]:
         """What each verb can do here."""
         return abilities({finding.name: finding.verdict for finding in self.findings})
 

@@ -8,7 +8,7 @@ from .features import AvatarReader, load_avatar_reader
 from .fid import frechet_distance
 from .kid import KernelDistance, kernel_distance
 from .manifold import Overlap, prdc
-from .modes import ModeReport, ModeRow, mode_coverage, mode_table, rare_ratios
+from .mode_coverage import ModeReport, ModeRow, mode_coverage, mode_table, rare_ratios
 
 __all__ = [
     "AvatarReader",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from .feature_arrays import Features
 from .fid import frechet_distance
 from .kid import kernel_distance
 from .manifold import overlaps
-from .rows import Features
 
 PRECISION_K, COVERAGE_K = 3, 5
 

@@ -86,14 +86,14 @@ def shape_of(model: Model) -> Any:
     return model.config if isinstance(model, Generator) else model
 
 
-def device_of(model: Model) -> torch.device:
+def model_device(model: Model) -> torch.device:
     """Where its images had best be read: the generator's own device, the CPU for an exported file's."""
     return next(model.parameters()).device if isinstance(model, Generator) else torch.device("cpu")
 
 
 def _drawer(model: Model) -> Callable[[Latents, Tensor], Tensor]:
     if isinstance(model, Generator):
-        device = device_of(model)
+        device = model_device(model)
 
         @torch.no_grad()
         def network(latents: Latents, psi: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from torch import Tensor
 from ..datasets.avatars import RESOLUTION, Factors, avatars
 from ..errors import UsageError
 from .distances import Distances, feature_distances
-from .drawing import Model, device_of, draw, latents_for, shape_of
+from .drawing import Model, draw, latents_for, model_device, shape_of
 from .features import images_to_tensor, load_avatar_reader
-from .modes import ModeRow, mode_coverage, mode_table, rare_ratios
+from .mode_coverage import ModeRow, mode_coverage, mode_table, rare_ratios
 
 REFERENCE_SAMPLES = 10_000  # images 0 .. 9999 of avatars seed 0
 MIN_SAMPLES = 500  # fewer cannot fill the cells of the mode count
@@ -67,7 +67,7 @@ def evaluate(
     if not MIN_SAMPLES <= samples <= REFERENCE_SAMPLES:
         raise UsageError(f"samples is {samples}", f"Choose {MIN_SAMPLES} to {REFERENCE_SAMPLES}.")
     refuse_unreadable(model)
-    reading = _Reading(device_of(model))
+    reading = _Reading(model_device(model))
     for images in draw(model, latents_for(model, samples, seed), psi=psi, batch=batch, progress=progress):
         reading.add(images)
     return _compare(reading, samples=samples, seed=seed, psi=psi)

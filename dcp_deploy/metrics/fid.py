@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .rows import Features, rows_of_both
+from .feature_arrays import Features, checked_pair
 
 
 def frechet_distance(real: Features, fake: Features) -> float:
@@ -17,7 +17,7 @@ def frechet_distance(real: Features, fake: Features) -> float:
 
     Raises ValueError for features that are not two matrices of equal width with at least two rows, or not finite.
     """
-    reals, fakes = rows_of_both(real, fake)
+    reals, fakes = checked_pair(real, fake)
     mean_real, covariance_real = _moments(reals.numpy())
     mean_fake, covariance_fake = _moments(fakes.numpy())
     values, vectors = np.linalg.eigh(covariance_real)

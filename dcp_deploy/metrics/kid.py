@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .rows import Features, rows_of_both
+from .feature_arrays import Features, checked_pair
 
 SUBSETS, SUBSET = 100, 1000  # how many, and of how many rows each: the customary numbers
 
@@ -38,7 +38,7 @@ def kernel_distance(
 
     Raises ValueError for features that are not two matrices of equal width with at least two rows, or not finite.
     """
-    reals, fakes = (rows.to(device) for rows in rows_of_both(real, fake))
+    reals, fakes = (rows.to(device) for rows in checked_pair(real, fake))
     count = min(size, len(reals), len(fakes))
     if count == len(reals) == len(fakes):
         subsets = 1  # every subset would be the same

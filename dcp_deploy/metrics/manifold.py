@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .rows import Features, rows_of_both
+from .feature_arrays import Features, checked_pair
 
 _BLOCK = 1024  # rows of the distance matrix held at a time
 
@@ -41,7 +41,7 @@ def overlaps(
     real: Features, fake: Features, ks: Sequence[int], *, device: torch.device | str = "cpu"
 ) -> tuple[Overlap, ...]:
     """:func:`prdc` for several k, from one computation of the distances."""
-    reals, fakes = (rows.to(device) for rows in rows_of_both(real, fake, max(ks)))
+    reals, fakes = (rows.to(device) for rows in checked_pair(real, fake, max(ks)))
     counts = [_Count(k, own, others) for k, own, others in zip(ks, _radii(reals, ks), _radii(fakes, ks), strict=True)]
     for start in range(0, len(reals), _BLOCK):
         distance = torch.cdist(reals[start : start + _BLOCK], fakes)

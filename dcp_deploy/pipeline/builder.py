@@ -15,7 +15,7 @@ from ..files import atomic_path, free_space, sha256_file
 from ..progress import Reporter
 from ..version import __version__
 from .inputs import (
-    Source,
+    TeacherFile,
     _check_machine,
     _planned,
     _real,
@@ -79,7 +79,7 @@ class _Builder:
     def __init__(
         self,
         config: BuildConfig,
-        source: Source,
+        source: TeacherFile,
         planned: PruningPlan,
         images: ImageSet | None,
         force: bool,

@@ -70,19 +70,19 @@ def real_words(facts: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Source:
+class TeacherFile:
     """The teacher's file, and where it came from (``origin``, for run.json)."""
 
     path: Path
     origin: dict[str, Any]
 
     @classmethod
-    def of(cls, fetched: Fetched) -> Source:
+    def of(cls, fetched: Fetched) -> TeacherFile:
         """A file of the cache."""
         return cls(fetched.path, fetched.to_dict())
 
 
-def teacher_source(config: BuildConfig, reporter: Reporter) -> Source:
+def teacher_source(config: BuildConfig, reporter: Reporter) -> TeacherFile:
     """The file to start from: ``config.teacher``, else what ships for the preset, else what can be fetched for it.
 
     Raises InputError when the given file does not exist, MissingCapabilityError when the preset's cannot be had here,
@@ -93,15 +93,15 @@ def teacher_source(config: BuildConfig, reporter: Reporter) -> Source:
         return here
     teacher = config.preset.teacher
     with reporter.task(f"fetch {teacher.file}, MB") as progress:
-        return Source.of(fetch(teacher, say=reporter.message, progress=progress))
+        return TeacherFile.of(fetch(teacher, say=reporter.message, progress=progress))
 
 
-def _teacher_here(config: BuildConfig) -> Source | None:
+def _teacher_here(config: BuildConfig) -> TeacherFile | None:
     """The teacher that needs no download; None when the preset's has to be fetched, or lies in the cache."""
     if config.teacher is not None:
         if not config.teacher.is_file():
             raise InputError(f"there is no teacher file {config.teacher}", "Check the path given to --teacher.")
-        return Source(config.teacher, {"origin": "file", "path": str(config.teacher)})
+        return TeacherFile(config.teacher, {"origin": "file", "path": str(config.teacher)})
     teacher = config.preset.teacher
     if teacher.url is not None:
         return None
@@ -111,10 +111,10 @@ def _teacher_here(config: BuildConfig) -> Source | None:
             f"this installation lacks its demo teacher ({asset.name})",
             "Install dcp-deploy again, or give --teacher FILE.",
         )
-    return Source(asset, {"origin": "package", "path": str(asset), "licence": teacher.licence})
+    return TeacherFile(asset, {"origin": "package", "path": str(asset), "licence": teacher.licence})
 
 
-def _planned(config: BuildConfig, source: Source) -> PruningPlan:
+def _planned(config: BuildConfig, source: TeacherFile) -> PruningPlan:
     """The plan's widths and costs. They depend on how many channels go, not on which: any scores will do."""
     from ..checkpoints import read_checkpoint
     from ..compression import plan, score
@@ -137,7 +137,7 @@ def _real(config: BuildConfig, planned: PruningPlan, images: ImageSet | None) ->
 
 def _check_machine(config: BuildConfig) -> None:
     """Find out now what would stop a stage after minutes of work."""
-    device_of(config)
+    build_device(config)
     mask_of(config)
     data_settings(config)  # that there are images; whether they fit is known once the teacher is
     if importlib.util.find_spec("onnxruntime") is None:
@@ -161,7 +161,7 @@ def _check_target(config: BuildConfig) -> None:
         parse_targets(config.target)
 
 
-def device_of(config: BuildConfig) -> str:
+def build_device(config: BuildConfig) -> str:
     """The torch device of a build."""
     return torch_device(config.device)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import BuildConfig, Effort
 from ..teachers.downloads import announcement, cached
 from .distilling import recipe_of
-from .inputs import Source, _check_target, _planned, _real, _teacher_here, device_of, numbers, open_data
+from .inputs import TeacherFile, _check_target, _planned, _real, _teacher_here, build_device, numbers, open_data
 
 if TYPE_CHECKING:
     from ..compression import DistillConfig, PruningPlan
@@ -144,11 +144,11 @@ def plan_build(config: BuildConfig) -> BuildPlan:
     source = _teacher_here(config)
     if source is None:
         there = cached(config.preset.teacher)
-        source = Source.of(there) if there is not None else None
+        source = TeacherFile.of(there) if there is not None else None
     if source is None:
         return _plan_to_fetch(config)
     planned = _planned(config, source)
-    teacher = load_generator(source.path).to(device_of(config)).requires_grad_(False)
+    teacher = load_generator(source.path).to(build_device(config)).requires_grad_(False)
     macs = count_macs(planned.teacher)
     recipe = recipe_of(config, demo=config.is_demo)
     guess = estimate(teacher, planned, config.work.for_teacher(macs), recipe, refine=config.refine)

@@ -15,7 +15,7 @@ from ..errors import MissingCapabilityError
 from ..files import write_json
 from ..progress import Progress, Reporter, shifted
 from .distilling import distill_student, distilling_settings, mask_of, recipe_of
-from .inputs import data_settings, device_of, unmeasurable
+from .inputs import build_device, data_settings, unmeasurable
 
 if TYPE_CHECKING:
     from ..datasets.images import ImageSet
@@ -59,7 +59,7 @@ class Job:
         from ..checkpoints import load_generator
 
         generator = load_generator(self.path(f"{model}.safetensors"))
-        return generator.to(device_of(self.config)).eval().requires_grad_(False)
+        return generator.to(build_device(self.config)).eval().requires_grad_(False)
 
     def save(self, generator: Generator, model: str, extra: dict[str, Any] | None = None) -> str:
         """Write a generator into the run directory and describe it; returns the file's name.
@@ -289,7 +289,7 @@ def _of(*names: str) -> Callable[[BuildConfig], dict[str, Any]]:
 
     def settings(config: BuildConfig) -> dict[str, Any]:
         values = {**config.to_dict(), **config.work.to_dict()}
-        return {name: device_of(config) if name == "device" else values[name] for name in names}
+        return {name: build_device(config) if name == "device" else values[name] for name in names}
 
     return settings
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..doctor.abilities import Ability
 from ..doctor.diagnosis import Finding
+from ..doctor.verbs import VerbStatus
 from ..teachers.presets import Published, Teacher
 from .base import Document, Facts, Part
 
@@ -45,7 +45,7 @@ class Diagnosed(Document):
     healthy: bool
     """Whether ``build --dataset demo`` can run here."""
     findings: list[Finding]
-    verbs: list[Ability]
+    verbs: list[VerbStatus]
 
 
 class SchemasListed(Document):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..export.parity.bisect import LayerDistance
 from ..export.parity.distances import ImageDistance
 from ..export.parity.tolerance import Check, Tolerance
-from ..export.serving.live import Load
+from ..export.serving.endpoint_check import Load
 from .base import Document, Facts, Part
 
 # ---- verify ----

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError, UsageError
 from ..files import read_json
 from ..report.run_directory import read_run_directory
-from .forms import Forms, models_of_forms
+from .extra_models import ExtraModels, export_extra_models
 from .model_card import card_of_onnx, card_of_run
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def contents_of(
     form of an ONNX file.
     """
     if source.is_dir():
-        forms = Forms(synthesis, directions, scratch)
+        forms = ExtraModels(synthesis, directions, scratch)
         return _of_run(source, name or source.resolve().name, teacher, forms, engines)
     if teacher or synthesis or directions:
         raise UsageError(f"{source} is one ONNX file: no teacher, no other forms", "give a run directory")
@@ -49,7 +49,7 @@ def contents_of(
     return _of_onnx(source, name or source.stem, engines)
 
 
-def _of_run(directory: Path, name: str, teacher: bool, forms: Forms, engines: Sequence[Path]) -> Contents:
+def _of_run(directory: Path, name: str, teacher: bool, forms: ExtraModels, engines: Sequence[Path]) -> Contents:
     from ..checkpoints import load_generator, read_checkpoint
     from ..export import load_runner
     from ..export.bundle.writer import Contents, Model
@@ -65,7 +65,7 @@ def _of_run(directory: Path, name: str, teacher: bool, forms: Forms, engines: Se
     models = {
         served: Model(directory / f"{file}.onnx", load_runner(network)) for served, (file, network) in networks.items()
     }
-    models |= models_of_forms(student.generator, forms)
+    models |= export_extra_models(student.generator, forms)
     record = read_json(directory / "run.json")
     licence = record["teacher"].get("licence") or student.licence
     built = sorted((directory / "engines").glob("*.engine"))

@@ -37,7 +37,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TensorRTPlan:
     """A TensorRT plan beside the ONNX file."""
 
     file: str
@@ -59,7 +59,7 @@ class Served:
     """Of each of them."""
     delay_us: int
     """How long a request may wait for others."""
-    plans: Mapping[str, Plan] = field(default_factory=dict)
+    plans: Mapping[str, TensorRTPlan] = field(default_factory=dict)
 
     @property
     def sizes(self) -> list[int]:

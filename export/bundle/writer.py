@@ -39,7 +39,7 @@ from .kubernetes import (
     kubernetes_name,
 )
 from .sizing import Sizing, measure_sizing
-from .triton import Picture, Plan, Served, Variant, config_pbtxt, interface, picture_pbtxt
+from .triton import Picture, Served, TensorRTPlan, Variant, config_pbtxt, interface, picture_pbtxt
 
 MAX_BATCH = 8
 
@@ -141,7 +141,7 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
 
 
 def _model(
-    folder: Path, name: str, model: Model, sizing: Sizing, plans: Mapping[str, Plan], max_batch: int
+    folder: Path, name: str, model: Model, sizing: Sizing, plans: Mapping[str, TensorRTPlan], max_batch: int
 ) -> dict[str, Any]:
     """One model of the repository: its files, its configurations, its golden images. Returns its manifest entry."""
     place = folder / "models" / name
@@ -213,7 +213,7 @@ def _compared(reference: Runner, exported: Runner, **what: Any) -> dict[str, Any
     return {"reference": told["a"], **{name: told[name] for name in ("images", "max_steps", "differing", "tolerance")}}
 
 
-def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str, Plan], list[dict[str, Any]]]:
+def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str, TensorRTPlan], list[dict[str, Any]]]:
     """Copy the engines: plans of TensorRT into the repository, others beside it. ({compute capability: plan}, facts)"""
     plans, facts = {}, []
     for engine in contents.engines:
@@ -229,7 +229,7 @@ def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str
             (target,) = manifest["targets"]
             place = Path("models/generator/1") / f"model_{target}.plan"
             best = min(shapes["opt"][0] for shapes in manifest["profile"].values())
-            plans[f"{target[2:-1]}.{target[-1]}"] = Plan(place.name, best)
+            plans[f"{target[2:-1]}.{target[-1]}"] = TensorRTPlan(place.name, best)
         if (folder / place).exists():
             raise UsageError(f"two engines want to be {place}", "give one engine for each GPU and name")
         _copy(engine, folder / place)
@@ -276,7 +276,7 @@ def _copy(source: Path, place: Path) -> None:
 
 def _travelling(name: str) -> str:
     """Return the text of a script that the bundle carries."""
-    return Path(__file__).parent.joinpath("travels", name).read_text("utf-8")
+    return Path(__file__).parent.joinpath("scripts", name).read_text("utf-8")
 
 
 def _write(place: Path, text: str) -> None:

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...generators import Generator
-from ...kernels.cuda.modulation import layer_views, styled_layers
+from ...kernels.cuda.modulation import layer_views, modulation_tables
 from ...kernels.operators import epilogue_rgb, fir_epilogue, modconv_epilogue, modulation
 from .generator import FusedGenerator, ImageForm
 from .stylegan2 import FusedBlock, FusedConv, FusedStyleGAN2Synthesis, Upsample, conv_layers
 
-Forms = Mapping[str, Upsample]
+UpsampleMethods = Mapping[str, Upsample]
 
 
 class CudaGenerator(nn.Module):
@@ -70,7 +70,7 @@ class CudaGenerator(nn.Module):
                 self.outputs.append(conv.energy.shape[1])
             roots.append(0.0)
             self.outputs.append(0)
-        tables = styled_layers(self.styles.widths, self.outputs)
+        tables = modulation_tables(self.styles.widths, self.outputs)
         self.register_buffer("energy", torch.cat(energies))
         self.register_buffer("root_eps", torch.tensor(roots))
         self.register_buffer("layers", tables.layers)
@@ -80,7 +80,7 @@ class CudaGenerator(nn.Module):
     def _blocks(self) -> Iterator[FusedBlock]:
         return (cast(FusedBlock, block) for block in self.blocks)
 
-    def forward(self, z: Tensor, psi: Tensor, c: Tensor | None = None, forms: Forms | None = None) -> Tensor:
+    def forward(self, z: Tensor, psi: Tensor, c: Tensor | None = None, forms: UpsampleMethods | None = None) -> Tensor:
         """One image per row of z. ``forms``: of up-sampling layers by name, "transposed" where left out."""
         styles = torch.addcmul(self.styles.base, self.styles.affine(self.mapping(z, c)), psi[:, None])
         flat = modulation(styles, self.energy, self.root_eps, self.layers, self.layer_blocks, *self.sizes)

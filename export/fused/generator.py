@@ -119,7 +119,7 @@ class SynthesisOptions:
         """The options with one entry per layer, or a UsageError."""
         _require("noise", noise, ("const", "none", "input"))
         _require("image", image, ("float", "uint8"))
-        forms, kept = upsample_forms(config, upsample), storage_types(config, storage)
+        forms, kept = upsample_methods(config, upsample), storage_types(config, storage)
         return SynthesisOptions(forms, noise if config.layout is None else "none", image, kept)
 
     def facts(self) -> dict[str, str]:
@@ -170,7 +170,7 @@ def to_uint8(image: Tensor) -> Tensor:
     return (image * 127.5 + 128.0).clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def upsample_forms(config: GeneratorConfig, upsample: Upsample | Mapping[str, Upsample]) -> dict[str, Upsample]:
+def upsample_methods(config: GeneratorConfig, upsample: Upsample | Mapping[str, Upsample]) -> dict[str, Upsample]:
     """The form of every up-sampling layer of a StyleGAN2, in the order of computation; empty for a StyleGAN3."""
     layers = [layer for layer in conv_layers(config) if layer.endswith("conv0")]
     if isinstance(upsample, Mapping):

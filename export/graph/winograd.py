@@ -56,7 +56,7 @@ def write_winograd(path: str | os.PathLike[str], folder: str | os.PathLike[str],
     """
     source, folder = Path(path), Path(folder)
     operators = cpu_operators()
-    model = with_cpu_operators(read_onnx(source), lanes=operators.lanes, threads=threads)
+    model = with_cpu_operators(read_whole_onnx(source), lanes=operators.lanes, threads=threads)
     files = WinogradFiles(folder / f"{source.stem}.winograd.onnx", folder / "dcp_deploy_cpu.so")
     with atomic_path(files.model) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
@@ -65,7 +65,7 @@ def write_winograd(path: str | os.PathLike[str], folder: str | os.PathLike[str],
     return files
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
+def read_whole_onnx(path: Path) -> onnx.ModelProto:
     """The model with the weights that lie beside it. CorruptFileError for what cannot be read."""
     import onnx
 

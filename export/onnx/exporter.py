@@ -34,7 +34,7 @@ from ..runners.runner import NOISE_INPUT
 from .precision import decide, measure_ranges
 from .quantization import plan_int8, quantize
 from .rounding import integer_kernels
-from .upsampling import ChosenForm, choose_forms, forms_of
+from .upsampling import ChosenMethod, choose_methods, methods_of
 
 if TYPE_CHECKING:
     import onnx
@@ -92,10 +92,10 @@ def export_onnx(
         raise UsageError(f"inputs is {inputs!r}", "use one of: z, ws")
     if batch is not None and not (1 <= batch[0] < batch[1]):
         raise UsageError(f"batch is {batch[0]} to {batch[1]}", "give a smallest of 1 or more and a larger largest")
-    chosen: dict[str, ChosenForm] = {}
+    chosen: dict[str, ChosenMethod] = {}
     if upsample == "auto":
-        chosen = choose_forms(generator)
-        upsample = forms_of(chosen)
+        chosen = choose_methods(generator)
+        upsample = methods_of(chosen)
     form = FusedGenerator if inputs == "z" else FusedSynthesis
     ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)
     storage, measured = decide(ranges, precision)

@@ -38,7 +38,7 @@ Time = Callable[[], float]  # run once, seconds
 
 
 @dataclass(frozen=True)
-class ChosenForm:
+class ChosenMethod:
     """The form of one layer and why: median times of both, in milliseconds, and what ran them."""
 
     form: Upsample
@@ -52,7 +52,7 @@ class ChosenForm:
         return asdict(self)
 
 
-def choose_forms(generator: Generator, *, batch: int = 1) -> dict[str, ChosenForm]:
+def choose_methods(generator: Generator, *, batch: int = 1) -> dict[str, ChosenMethod]:
     """Time every up-sampling layer in both forms, for ``batch`` images, and choose the faster.
 
     On a GPU when torch sees one (our torch operators), else by ONNX Runtime on the CPU. Empty for a StyleGAN3.
@@ -62,7 +62,7 @@ def choose_forms(generator: Generator, *, batch: int = 1) -> dict[str, ChosenFor
         return {}
     start = _cuda_timer if torch.cuda.is_available() else _onnxruntime_timer
     networks = [FusedSynthesis(generator, upsample=form) for form in UPSAMPLES]
-    chosen: dict[str, ChosenForm] = {}
+    chosen: dict[str, ChosenMethod] = {}
     for layer in networks[0].options.upsample:
         timers = []
         for network in networks:
@@ -75,12 +75,12 @@ def choose_forms(generator: Generator, *, batch: int = 1) -> dict[str, ChosenFor
     return chosen
 
 
-def choice(transposed: float, polyphase: float, backend: str) -> ChosenForm:
+def choice(transposed: float, polyphase: float, backend: str) -> ChosenMethod:
     """The faster form, given seconds; "transposed" when they are equal."""
     form: Upsample = "polyphase" if polyphase < transposed else "transposed"
     ratio = max(transposed, polyphase) / min(transposed, polyphase)
     reason = f"{ratio:.2f} times as fast as the other form, medians of runs in turns"
-    return ChosenForm(form, round(transposed * 1e3, 4), round(polyphase * 1e3, 4), backend, reason)
+    return ChosenMethod(form, round(transposed * 1e3, 4), round(polyphase * 1e3, 4), backend, reason)
 
 
 def in_turns(timers: list[Time]) -> list[float]:
@@ -184,6 +184,6 @@ def _cuda_timer(conv: FusedConv, size: int, batch: int) -> tuple[Time, str]:
     return run, f"torch {torch.__version__} on {torch.cuda.get_device_name(device)}"
 
 
-def forms_of(chosen: Mapping[str, ChosenForm]) -> dict[str, Upsample]:
+def methods_of(chosen: Mapping[str, ChosenMethod]) -> dict[str, Upsample]:
     """The forms alone, as :class:`~.fused.FusedGenerator` takes them."""
     return {layer: entry.form for layer, entry in chosen.items()}

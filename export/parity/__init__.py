@@ -16,9 +16,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .artifacts import load_pair
     from .bisect import Bisection
     from .gate import ParityReport, verify
-    from .pairs import load_pair
     from .tolerance import Tolerance, tolerance_for
 else:
     __getattr__, __dir__ = import_on_use(
@@ -29,7 +29,7 @@ else:
                 "ParityReport",
                 "verify",
             ),
-            "pairs": ("load_pair",),
+            "artifacts": ("load_pair",),
             "tolerance": (
                 "Tolerance",
                 "tolerance_for",

@@ -15,9 +15,9 @@ import numpy as np
 from ...errors import UsageError
 from ..runners.runner import Runner, classes_of, latents_of
 from .distances import Array, Pair
+from .image_stream import full_float32
 from .layer_values import IMAGE, LayerValue, layer_values
 from .pictures import to_bytes, unit
-from .sides import full_float32
 
 FEATURE_PIXELS = 2**19  # of the last layer, all samples: 8 of 256 px, 2 of 512 px; a few GB in all
 FEWEST = 2

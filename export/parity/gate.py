@@ -16,11 +16,11 @@ from typing import Any
 from ...errors import InputError, ParityError, UsageError
 from ...files import atomic_path
 from ..runners.runner import Runner
+from .artifacts import Artifact, load_pair
 from .bisect import Bisection, bisect_layers
 from .distances import Array, ImageDistance, Pair
-from .pairs import Source, load_pair
+from .image_stream import ImageStream
 from .pictures import triplet
-from .sides import Stream
 from .tolerance import PRECISIONS, Check, Precision, Tolerance, coarser, tolerance_for
 
 LARGEST_BATCH = 8  # of an artefact that does not say how many images it takes at once
@@ -99,8 +99,8 @@ class ParityReport:
 
 
 def verify(
-    a: Source,
-    b: Source,
+    a: Artifact,
+    b: Artifact,
     *,
     latents: int = 256,
     psis: Sequence[float] = (0.5, 0.7, 1.0),
@@ -156,8 +156,8 @@ def verify(
     )
 
 
-def _compared(a: Runner, b: Runner, pairs: Sequence[Pair], sizes: Sequence[int]) -> Stream:
-    stream = Stream(a, b)
+def _compared(a: Runner, b: Runner, pairs: Sequence[Pair], sizes: Sequence[int]) -> ImageStream:
+    stream = ImageStream(a, b)
     if stream.comparable:
         for batch in _cut(pairs, sizes):
             if not stream.compare(batch):

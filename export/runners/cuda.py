@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ...errors import MissingCapabilityError, UsageError
 from ...generators import Generator
-from ..fused.cuda import CudaGenerator, Forms, upsampled
+from ..fused.cuda import CudaGenerator, UpsampleMethods, upsampled
 from ..fused.generator import ImageForm
 from ..fused.stylegan2 import Upsample, conv_layers
 from .runner import Array, Runner
 
-Precision = Literal["fp32", "fp16", "bf16"]
+FloatPrecision = Literal["fp32", "fp16", "bf16"]
 STORAGE = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 MAX_GRAPHS = 8  # batch sizes kept, the least recently used makes room
@@ -38,13 +38,15 @@ class CapturedGenerator:
     use TF32 is torch's global setting at the time of the capture.
     """
 
-    def __init__(self, network: CudaGenerator, batch: int, *, pool: Any = None, forms: Forms | None = None) -> None:
+    def __init__(
+        self, network: CudaGenerator, batch: int, *, pool: Any = None, forms: UpsampleMethods | None = None
+    ) -> None:
         config, device = network.config, network.const.device
         self.image: Tensor
         self.z = torch.zeros(batch, config.z_dim, device=device)
         self.psi = torch.ones(batch, device=device)
         self.c = torch.zeros(batch, config.c_dim, device=device) if config.c_dim else None
-        self.forms = fastest_forms(network, batch) if forms is None else forms
+        self.forms = fastest_methods(network, batch) if forms is None else forms
         with torch.no_grad(), _cudnn_measures():
             self.graph, self.image = captured(lambda: network(self.z, self.psi, self.c, self.forms), device, pool)
 
@@ -74,14 +76,14 @@ def captured(call: Callable[[], Any], device: torch.device, pool: Any = None) ->
     return graph, result
 
 
-def fastest_forms(network: CudaGenerator, batch: int) -> dict[str, Upsample]:
+def fastest_methods(network: CudaGenerator, batch: int) -> dict[str, Upsample]:
     """The faster form of every up-sampling layer at this batch size, timed on the network's GPU."""
     names = [name for name in conv_layers(network.config) if name.endswith("conv0")]
-    measured = {name: form_times(network, name, batch) for name in names}
+    measured = {name: method_times(network, name, batch) for name in names}
     return {name: min(times, key=times.__getitem__) for name, times in measured.items()}
 
 
-def form_times(network: CudaGenerator, name: str, batch: int) -> dict[Upsample, float]:
+def method_times(network: CudaGenerator, name: str, batch: int) -> dict[Upsample, float]:
     """Milliseconds of one up-sampling layer and its epilogue in either form, without launch times."""
     times: dict[Upsample, float] = {}
     forms: tuple[Upsample, ...] = ("transposed", "polyphase")
@@ -151,7 +153,7 @@ class _Graphs:
 
 
 def cuda_runner(
-    generator: Generator, *, precision: Precision = "fp16", image: ImageForm = "float", name: str | None = None
+    generator: Generator, *, precision: FloatPrecision = "fp16", image: ImageForm = "float", name: str | None = None
 ) -> Runner:
     """A StyleGAN2 on the current GPU through our kernels and CUDA graphs.
 

@@ -32,7 +32,7 @@ from typing import IO
 from ...errors import DcpDeployError, MissingCapabilityError, UsageError
 from ..bundle.kubernetes import TRITON_IMAGE
 from ..integrity import check_bundle, largest_request
-from .guard import MOST_JSON, Guarded
+from .request_filter import MOST_JSON, FilterSettings
 
 STOP_SECONDS = 10  # for requests in flight; Triton also waits so long for clients that keep idle connections open
 LOCAL = "127.0.0.1"
@@ -176,7 +176,7 @@ def running_server(
         triton = [str(program.path), *_arguments(bundle, program, upstream, scratch)]
         process = stack.enter_context(_started(triton, {**os.environ, **program.environment}, output))
         # The guard is stopped first: it answers what is in flight, and lets nothing new in.
-        guarded = Guarded(host, ports, upstream, most, min(most, MOST_JSON), STOP_SECONDS, process.pid)
+        guarded = FilterSettings(host, ports, upstream, most, min(most, MOST_JSON), STOP_SECONDS, process.pid)
         guard = stack.enter_context(_started(guarded.command(), dict(os.environ), output, stdin=subprocess.PIPE))
         server = Server(process, guard, *_addresses(host, ports))
         _wait_until_ready(server, f"{server.http}/v2/health/ready")

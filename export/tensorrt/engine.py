@@ -57,7 +57,7 @@ DEFAULTS = EngineOptions()
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuiltEngine:
     """A built engine: its bytes, the builder's flags that were on, and what the plugins in it were compiled by."""
 
     data: bytes
@@ -167,7 +167,7 @@ def weight_types(model: Any) -> str:
 # ---- TensorRT for RTX: ahead of time, no GPU involved ----
 
 
-def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes, options: EngineOptions) -> Plan:
+def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes, options: EngineOptions) -> BuiltEngine:
     trt = import_flavour("tensorrt-rtx")
     _refuse_for_rtx(options)
     lines: list[str] = []
@@ -204,7 +204,7 @@ def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes, options: Eng
             f"TensorRT for RTX cannot build {path} for {served}: {_joined(lines)}", _rtx_remedy(targets, options)
         )
     flags = trt.BuilderFlag.__members__.items()
-    return Plan(bytes(plan), tuple(sorted(name for name, flag in flags if config.get_flag(flag))))
+    return BuiltEngine(bytes(plan), tuple(sorted(name for name, flag in flags if config.get_flag(flag))))
 
 
 def _refuse_for_rtx(options: EngineOptions) -> None:
@@ -232,7 +232,7 @@ def _rtx_remedy(targets: Sequence[str], options: EngineOptions) -> str:
 
 def _build_tensorrt(
     path: Path, model: Any, targets: Sequence[str], profile: Shapes, options: EngineOptions, command: str
-) -> Plan:
+) -> BuiltEngine:
     """TF32 is on, as in TensorRT itself (Polygraphy's default is off)."""
     gpu = gpus.present_gpu()
     if gpu is None or tuple(targets) != (gpu,):
@@ -267,7 +267,7 @@ def _build_tensorrt(
         remedy = "add --no-plugins, which uses the function bodies in the file instead" if plugins else ""
         raise InputError(f"TensorRT cannot build {path}: {error}", remedy) from error
     chosen = {"REFIT": options.refit, "TF32": True, "VERSION_COMPATIBLE": options.version_compatible}
-    return Plan(bytes(plan), tuple(name for name, on in chosen.items() if on), plugins)
+    return BuiltEngine(bytes(plan), tuple(name for name, on in chosen.items() if on), plugins)
 
 
 def _use_plugins(model: Any, gpu: str, options: EngineOptions) -> dict[str, Any] | None:

@@ -16,14 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...kernels.cuda.calls import BLOCK, Form, KernelCall, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
+from ...kernels.cuda.calls import BLOCK, KernelCall, Variant, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
 from ...kernels.cuda.library import ptx_of, source_texts
 from ..graph.operators import inputs_of, operator_types, parts_of
 
 Layout = Literal["nchw", "nhwc"]
 
 STORED = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "BFloat16"}  # as storage.cuh calls them
-TACTICS: dict[int, tuple[Form, int]] = {  # id in the engine -> form, threads per block
+TACTICS: dict[int, tuple[Variant, int]] = {  # id in the engine -> form, threads per block
     1: ("fast", BLOCK),
     2: ("fast", BLOCK // 2),
     3: ("narrow", BLOCK),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 
-Form = Literal["fast", "narrow", "naive"]
+Variant = Literal["fast", "narrow", "naive"]
 Argument = Tensor | int | None
 
 TAGS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -53,7 +53,7 @@ def modconv_epilogue_call(
     clamp: float | None = None,
     next_scale: Tensor | None = None,
     depth_to_space: bool = False,
-    form: Form = "fast",
+    form: Variant = "fast",
     block: int = BLOCK,
 ) -> KernelCall | None:
     """The call that fills ``y`` [B, C, H, W], of x's type and layout; None when it is empty.
@@ -91,7 +91,7 @@ def fir_epilogue_call(
     *,
     clamp: float | None = None,
     next_scale: Tensor | None = None,
-    form: Form = "fast",
+    form: Variant = "fast",
     block: int = BLOCK,
 ) -> KernelCall | None:
     """The call that fills ``y`` [B, C, H, W] from x [B, C, H + 1, W + 1]; otherwise as for the epilogue alone."""
@@ -124,7 +124,7 @@ def to_rgb_call(
     image: Tensor,
     *,
     clamp: float | None = None,
-    form: Form = "fast",
+    form: Variant = "fast",
     block: int = BLOCK,
 ) -> KernelCall | None:
     """The call that fills ``image``: float32 [B, 3, H, W], or uint8 [B, H, W, 3]."""
@@ -169,7 +169,7 @@ def epilogue_rgb_call(
     next_scale: Tensor | None = None,
     clamp: float | None = None,
     rgb_clamp: float | None = None,
-    form: Form = "fast",
+    form: Variant = "fast",
 ) -> KernelCall | None:
     """The call that fills ``y`` (None: stores none) and ``image``, see :func:`.reference.epilogue_rgb`.
 
@@ -202,7 +202,7 @@ def modulation_call(
     directions: Tensor,
     scales: Tensor,
     *,
-    form: Form = "fast",
+    form: Variant = "fast",
 ) -> KernelCall | None:
     """The call that fills the flat ``directions`` and ``scales``, see :func:`.reference.modulation`."""
     batch, row = styles.shape
@@ -297,7 +297,7 @@ def _channels_last(x: Tensor, y: Tensor) -> bool:
     return True
 
 
-def _lanes(x: Tensor, arguments: tuple[Argument, ...], row: int, form: Form) -> int:
+def _lanes(x: Tensor, arguments: tuple[Argument, ...], row: int, form: Variant) -> int:
     """Elements per access: 16 bytes where rows are whole multiples of that and every tensor starts at one, else one."""
     lanes = 16 // x.element_size()
     starts = all(tensor.data_ptr() % 16 == 0 for tensor in arguments if isinstance(tensor, Tensor))
@@ -305,7 +305,14 @@ def _lanes(x: Tensor, arguments: tuple[Argument, ...], row: int, form: Form) -> 
 
 
 def _call(
-    source: str, name: str, x: Tensor, last: bool, lanes: int, form: Form, blocks: int, arguments: tuple[Argument, ...]
+    source: str,
+    name: str,
+    x: Tensor,
+    last: bool,
+    lanes: int,
+    form: Variant,
+    blocks: int,
+    arguments: tuple[Argument, ...],
 ) -> KernelCall | None:
     batch = x.shape[0]
     if batch == 0 or blocks == 0:

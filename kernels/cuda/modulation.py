@@ -13,7 +13,7 @@ ALIGNMENT = 4  # floats: results of every layer start at 16 bytes, as the wide k
 
 
 @dataclass(frozen=True)
-class StyledLayers:
+class ModulationTables:
     """Tables that :func:`.operators.modulation` takes, on any device.
 
     ``layers`` int32 [N, 6]: inputs, outputs, and where each layer's styles, directions, scales and energy start,
@@ -27,7 +27,7 @@ class StyledLayers:
     scale_size: int
 
 
-def styled_layers(inputs: Sequence[int], outputs: Sequence[int]) -> StyledLayers:
+def modulation_tables(inputs: Sequence[int], outputs: Sequence[int]) -> ModulationTables:
     """Tables for layers of these widths, in the order in which their styles lie; 0 outputs: no demodulation."""
     rows, blocks = [], []
     style, direction, scale, energy = 0, 0, 0, 0
@@ -36,7 +36,7 @@ def styled_layers(inputs: Sequence[int], outputs: Sequence[int]) -> StyledLayers
         blocks += [(number, first) for first in range(0, max(fan_out, 1), OUTPUTS)]
         style, energy = style + fan_in, energy + fan_in * fan_out
         direction, scale = direction + _aligned(fan_in), scale + _aligned(fan_out)
-    return StyledLayers(
+    return ModulationTables(
         torch.tensor(rows, dtype=torch.int32).view(-1, 6),
         torch.tensor(blocks, dtype=torch.int32).view(-1, 2),
         direction,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dcp_deploy.benchmarks import Candidate, benchmark
-from dcp_deploy.benchmarks.comparison import FASTER, SAME, SLOWER, Run, compare_runs, read_run
+from dcp_deploy.benchmarks.comparison import FASTER, SAME, SLOWER, BenchRun, compare_runs, read_run
 from dcp_deploy.errors import CorruptFileError, InputError, QualityError
 from dcp_deploy.files import write_json
 
@@ -19,7 +19,9 @@ def run(samples, *, labels=None, machine=None, **settings):
     """A run of one candidate, or of several by name."""
     named = samples if isinstance(samples, dict) else {"student": samples}
     rows = [{"name": name, "labels": labels or {}, "samples_ms": list(values)} for name, values in named.items()]
-    return Run.model_validate({"batch": 1, "rows": rows, "environment": {**MACHINE, **(machine or {})}, **settings})
+    return BenchRun.model_validate(
+        {"batch": 1, "rows": rows, "environment": {**MACHINE, **(machine or {})}, **settings}
+    )
 
 
 def noisy(median, count=60, spread=0.02, seed=0):

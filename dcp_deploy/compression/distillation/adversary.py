@@ -12,13 +12,13 @@ from .batch import Batch, Drawn, draw_image, real_images
 from .feature_adversary import judged_maps
 from .optimizers import UNSCALED, Sums, apply_gradients, backward
 from .recipe import R1_INTERVAL, terms_at
-from .state import Run, TrainingState
+from .state import TrainingSetup, TrainingState
 
 Labelled = tuple[Tensor, Tensor | None]
 """Images [B, 3, R, R], and their classes where the generator has any."""
 
 
-def update_discriminators(state: TrainingState, run: Run, parts: list[Batch], drawn: Drawn | None) -> Sums:
+def update_discriminators(state: TrainingState, run: TrainingSetup, parts: list[Batch], drawn: Drawn | None) -> Sums:
     """One update of each on real and drawn images; returns their losses."""
     terms = terms_at(run.config, state.step)
     reals = None if run.data is None else real_images(state, run)
@@ -46,7 +46,9 @@ def update_discriminators(state: TrainingState, run: Run, parts: list[Batch], dr
     return values
 
 
-def _discriminate(state: TrainingState, run: Run, real: Labelled, drawn: Labelled, share: float) -> dict[str, Tensor]:
+def _discriminate(
+    state: TrainingState, run: TrainingSetup, real: Labelled, drawn: Labelled, share: float
+) -> dict[str, Tensor]:
     """The discriminator's losses on a part, whose gradients wait for the update.
 
     Every 16th step with the R1 penalty, of what it is shown, weighted to make up for the rest.
@@ -60,7 +62,7 @@ def _discriminate(state: TrainingState, run: Run, real: Labelled, drawn: Labelle
 
 
 def _discriminate_features(
-    state: TrainingState, run: Run, real: Tensor, image: Tensor, share: float
+    state: TrainingState, run: TrainingSetup, real: Tensor, image: Tensor, share: float
 ) -> dict[str, Tensor]:
     """The same of the discriminator of features."""
     assert state.feature_discriminator is not None
@@ -72,7 +74,7 @@ def _discriminate_features(
 
 
 def _discriminator_losses(
-    state: TrainingState, run: Run, real_and_c: Labelled, drawn_and_c: Labelled
+    state: TrainingState, run: TrainingSetup, real_and_c: Labelled, drawn_and_c: Labelled
 ) -> dict[str, Tensor]:
     penalise = terms_at(run.config, state.step).r1
     real, real_c = real_and_c
@@ -86,7 +88,9 @@ def _discriminator_losses(
     return {**values, "r1": losses.r1_penalty(real, real_logits)} if penalise else values
 
 
-def student_adversarial_losses(state: TrainingState, run: Run, batch: Batch, image: Tensor) -> dict[str, Tensor]:
+def student_adversarial_losses(
+    state: TrainingState, run: TrainingSetup, batch: Batch, image: Tensor
+) -> dict[str, Tensor]:
     """The GAN losses that this step has of the student's images. Their gradients go to the images alone."""
     terms, values = terms_at(run.config, state.step), dict[str, Tensor]()
     if not (terms.gan or terms.feature_gan):
@@ -104,13 +108,13 @@ def student_adversarial_losses(state: TrainingState, run: Run, batch: Batch, ima
     return values
 
 
-def _judged_maps(run: Run, images: Tensor) -> list[Tensor]:
+def _judged_maps(run: TrainingSetup, images: Tensor) -> list[Tensor]:
     assert run.perceptual is not None
     with run.autocast():
         return judged_maps(run.perceptual, images)
 
 
-def _shown(state: TrainingState, run: Run, batch: Batch, images: Tensor, name: str) -> Tensor:
+def _shown(state: TrainingState, run: TrainingSetup, batch: Batch, images: Tensor, name: str) -> Tensor:
     """What is judged of these images, one at each of the batch's places: with augmentation not they themselves."""
     config = run.config
     if not config.augment_target:

@@ -12,7 +12,7 @@ from ...generators import Generator
 from ...generators.latents import draw_latents, stream
 from . import losses
 from .real_images import real_batch
-from .state import Run, TrainingState
+from .state import TrainingSetup, TrainingState
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Batch:
                 getattr(self, name).copy_(getattr(other, name))
 
 
-def draw_batch(run: Run, step: int) -> Batch:
+def draw_batch(run: TrainingSetup, step: int) -> Batch:
     """This process's share of the latents of a step, on the CPU."""
     config, generator_config = run.config, run.teacher.config
     source = stream(config.seed, "latents", step)
@@ -77,7 +77,7 @@ def draw_batch(run: Run, step: int) -> Batch:
     return whole.part(run.team.rank, run.team.size)
 
 
-def sample_streams(run: Run, places: tuple[int, ...], *names: str | int) -> list[torch.Generator] | None:
+def sample_streams(run: TrainingSetup, places: tuple[int, ...], *names: str | int) -> list[torch.Generator] | None:
     """A source of noise for each sample, by its place in the whole batch; None where no noise is drawn."""
     if run.config.noise != "random":
         return None
@@ -96,14 +96,14 @@ class Drawn:
     target_moved: dict[str, Tensor]
 
 
-def draw_both(state: TrainingState, run: Run, batch: Batch) -> Drawn:
+def draw_both(state: TrainingState, run: TrainingSetup, batch: Batch) -> Drawn:
     with torch.no_grad():
         of_teacher = _draw(run.teacher, batch, run, "teacher", state.step)
     return Drawn(*_draw(state.student, batch, run, "student", state.step), *of_teacher)
 
 
 def _draw(
-    generator: Generator, batch: Batch, run: Run, name: str, step: int
+    generator: Generator, batch: Batch, run: TrainingSetup, name: str, step: int
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Images of the batch, and the features of the mimic layers: of the batch, and of the batch moved by its offset.
 
@@ -120,19 +120,19 @@ def _draw(
 
 
 @torch.no_grad()
-def draw_image(generator: Generator, batch: Batch, run: Run, name: str, step: int) -> Tensor:
+def draw_image(generator: Generator, batch: Batch, run: TrainingSetup, name: str, step: int) -> Tensor:
     """The images that :func:`_draw` gives, without features."""
     image: Tensor = generator.synthesis.features(batch.ws(generator), **_how(run, batch, name, step))[0]
     return image
 
 
-def _how(run: Run, batch: Batch, name: str, step: int) -> dict[str, Any]:
+def _how(run: TrainingSetup, batch: Batch, name: str, step: int) -> dict[str, Any]:
     """What the teacher or the student draws this batch with."""
     noise = sample_streams(run, batch.places, "noise", name, step)
     return {"noise": run.config.noise, "generator": noise, "dtype": run.config.dtype}
 
 
-def real_images(state: TrainingState, run: Run) -> tuple[Tensor, Tensor | None]:
+def real_images(state: TrainingState, run: TrainingSetup) -> tuple[Tensor, Tensor | None]:
     """This process's real images of the step and their labels; an unconditional discriminator gets none."""
     config = run.config
     assert run.data is not None

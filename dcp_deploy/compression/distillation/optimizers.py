@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from .recipe import PATH_INTERVAL, R1_INTERVAL
-from .state import Run, TrainingState
+from .state import TrainingSetup, TrainingState
 
 UNSCALED = GradScaler("cpu", enabled=False)  # for a network that computes in float32 in every precision
 
 
-def set_rates(state: TrainingState, run: Run) -> None:
+def set_rates(state: TrainingState, run: TrainingSetup) -> None:
     """The step's learning rates; in place where they are tensors, as a captured graph reads them."""
     config = run.config
     rate = config.learning_rate(state.step)
@@ -47,7 +47,7 @@ def adam(network: nn.Module, share: float, beta1: float = 0.0) -> torch.optim.Ad
     return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True, capturable=True)
 
 
-def apply_gradients(run: Run, network: nn.Module, optimizer: torch.optim.Adam, scaler: GradScaler) -> None:
+def apply_gradients(run: TrainingSetup, network: nn.Module, optimizer: torch.optim.Adam, scaler: GradScaler) -> None:
     """Update ``network`` by the gradients that all parts and processes have added up, and drop them.
 
     fp16's gradients are scaled to stay in its range; where one left it all the same, the update is skipped and the

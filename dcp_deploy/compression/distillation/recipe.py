@@ -11,8 +11,8 @@ import torch
 from ...errors import UsageError
 from ...generators import NoiseMode
 
-Effort = Literal["quick", "standard", "paper"]
-Precision = Literal["fp32", "bf16", "fp16"]
+EffortName = Literal["quick", "standard", "paper"]
+TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
 R1_INTERVAL = 16
 PATH_INTERVAL = 4
@@ -56,7 +56,7 @@ class DistillConfig:
     augment_target: float = 0.0  # of E[sign(D(real))], which adapts the changes of what is judged; 0.6 in ADA, 0: none
     augment_images: float = 500_000.0  # over which their probability can rise by 1, or fall
 
-    precision: Precision = "fp32"  # of the convolutions in training; bf16 and fp16 are for GPUs
+    precision: TrainingPrecision = "fp32"  # of the convolutions in training; bf16 and fp16 are for GPUs
 
     log_every: int = 100
     measure_every: int = 10_000  # quality, where it can be measured; 0: never
@@ -94,7 +94,7 @@ class DistillConfig:
             )
         if self.noise not in ("const", "random", "none"):
             raise UsageError(f"unknown noise {self.noise!r}", "choose const, random or none")
-        if self.precision not in get_args(Precision):
+        if self.precision not in get_args(TrainingPrecision):
             raise UsageError(f"unknown precision {self.precision!r}", "choose fp32, bf16 or fp16")
         self._check_augmentation()
 
@@ -158,7 +158,7 @@ def terms_at(config: DistillConfig, step: int) -> Terms:
     return Terms(gan, config.feature_gan > 0 and judged, r1, config.path_length > 0 and step % PATH_INTERVAL == 0)
 
 
-RECIPES: dict[Effort, DistillConfig] = {
+RECIPES: dict[EffortName, DistillConfig] = {
     # A few minutes on two cores at 64 px. There the relation loss and a discriminator cost more than all else and give
     # less than the steps they take the place of. Measured on the demo, one seed each: 1800 steps without either ended
     # at FID 3.5 and mode coverage 0.87 after 292 s; 800 with relation, and half a discriminator for the last quarter,
@@ -186,7 +186,7 @@ RECIPES: dict[Effort, DistillConfig] = {
 }
 """The recipe of each effort. Change numbers with ``dataclasses.replace(RECIPES[effort], steps=..., seed=...)``."""
 
-DEMO_RECIPES: dict[Effort, DistillConfig] = {
+DEMO_RECIPES: dict[EffortName, DistillConfig] = {
     # Half an hour on two cores, where the general one would take half a day: quick's, longer, from a higher rate to a
     # lower one, with a longer average. What came of it is in docs/quality.md.
     "standard": replace(

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import MissingCapabilityError, UsageError
 from ...generators import Generator
 from . import losses
-from .state import Best, Run, TrainingState
+from .state import Best, TrainingSetup, TrainingState
 
 if TYPE_CHECKING:
     from .task import Task
@@ -31,14 +31,14 @@ class Records:
         self._config, self._folder = task.config, tensorboard
         self._board: Board | None = None
 
-    def begin(self, state: TrainingState, run: Run) -> None:
+    def begin(self, state: TrainingState, run: TrainingSetup) -> None:
         """Of a new run, write the entry before the first step."""
         if self._folder is not None:
             self._board = Board(self._folder, state.step)
         if not state.step:
             self._write(state, run, {})
 
-    def add(self, state: TrainingState, run: Run, values: Mapping[str, float]) -> None:
+    def add(self, state: TrainingState, run: TrainingSetup, values: Mapping[str, float]) -> None:
         """Add the step to the running sums; every ``log_every`` steps, at the end, and where there is something to
         measure turn them into a history entry."""
         for name, value in values.items():
@@ -55,7 +55,7 @@ class Records:
         if self._board is not None:
             self._board.close()
 
-    def _write(self, state: TrainingState, run: Run, means: Mapping[str, float]) -> None:
+    def _write(self, state: TrainingState, run: TrainingSetup, means: Mapping[str, float]) -> None:
         entry = {"step": state.step, "l1_to_teacher": _probe_distance(state.ema, run), **means}
         if self._measure is not None and state.step in self._measure_at:
             entry |= self._measure(state.ema)
@@ -82,7 +82,7 @@ class Records:
 
 
 @torch.no_grad()
-def _probe_distance(generator: Generator, run: Run) -> float:
+def _probe_distance(generator: Generator, run: TrainingSetup) -> float:
     z, c, images = run.probe
     return losses.l1_loss(generator(z, c), images).item()
 
@@ -112,7 +112,7 @@ class Board:
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
         self._next_grid = step
 
-    def add(self, state: TrainingState, run: Run, entry: Mapping[str, float]) -> None:
+    def add(self, state: TrainingState, run: TrainingSetup, entry: Mapping[str, float]) -> None:
         """One history entry, on the disk when this returns: a killed run loses none."""
         step = state.step
         for name, value in entry.items():
@@ -130,7 +130,7 @@ class Board:
 
 
 @torch.no_grad()
-def _grid(state: TrainingState, run: Run) -> Tensor:
+def _grid(state: TrainingState, run: TrainingSetup) -> Tensor:
     """uint8 [3, 2 R, 8 R]: the first probe latents by the teacher, and by the average below."""
     z, c, images = run.probe
     drawn = state.ema(z[:COLUMNS], None if c is None else c[:COLUMNS])

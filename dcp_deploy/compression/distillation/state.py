@@ -159,7 +159,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingSetup:
     """What stays fixed during a run."""
 
     config: DistillConfig

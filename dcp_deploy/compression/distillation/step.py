@@ -16,12 +16,12 @@ from .adversary import student_adversarial_losses, update_discriminators
 from .batch import Batch, Drawn, draw_batch, draw_both, sample_streams
 from .optimizers import Sums, apply_gradients, backward, set_rates
 from .recipe import PATH_INTERVAL, DistillConfig, terms_at
-from .state import Run, TrainingState
+from .state import TrainingSetup, TrainingState
 
 PATH_MEAN_RATE = 0.01
 
 
-def train_step(state: TrainingState, run: Run) -> dict[str, float]:
+def train_step(state: TrainingState, run: TrainingSetup) -> dict[str, float]:
     """Update discriminator, student and average once; returns the step's losses by name."""
     batch = draw_batch(run, state.step).to(run.device)
     set_rates(state, run)
@@ -34,7 +34,7 @@ def train_step(state: TrainingState, run: Run) -> dict[str, float]:
     return {**numbers, **_adapt(state, run.config, numbers)}
 
 
-def as_numbers(values: dict[str, Tensor], run: Run) -> dict[str, float]:
+def as_numbers(values: dict[str, Tensor], run: TrainingSetup) -> dict[str, float]:
     """Of the whole batch, all in one copy: on a GPU each one waits for all that is still to be computed."""
     return dict(zip(values, run.team.add(torch.stack(list(values.values()))).tolist(), strict=True))
 
@@ -52,7 +52,7 @@ def _adapt(state: TrainingState, config: DistillConfig, numbers: dict[str, float
 # ---- the updates ----
 
 
-def update_all(state: TrainingState, run: Run, batch: Batch) -> dict[str, Tensor]:
+def update_all(state: TrainingState, run: TrainingSetup, batch: Batch) -> dict[str, Tensor]:
     """Update the discriminators that there are, then the student; returns the losses of this process's batch, scalars.
 
     ``batch`` is drawn once where it fits into one part. Else each part is drawn for either update, the same both times.
@@ -72,7 +72,7 @@ def update_all(state: TrainingState, run: Run, batch: Batch) -> dict[str, Tensor
     return values
 
 
-def _student_losses(state: TrainingState, run: Run, batch: Batch, drawn: Drawn) -> dict[str, Tensor]:
+def _student_losses(state: TrainingState, run: TrainingSetup, batch: Batch, drawn: Drawn) -> dict[str, Tensor]:
     """Every loss of the student, and their weighted sum as "total"."""
     config, image, target = run.config, drawn.image, drawn.target
     values = student_adversarial_losses(state, run, batch, image)
@@ -93,7 +93,7 @@ def _student_losses(state: TrainingState, run: Run, batch: Batch, drawn: Drawn) 
     return values
 
 
-def _guide_loss(run: Run, image: Tensor, target: Tensor) -> Tensor:
+def _guide_loss(run: TrainingSetup, image: Tensor, target: Tensor) -> Tensor:
     """How far student and teacher are apart in the features of the teacher's own discriminator, which does not learn.
 
     Not that discriminator's verdict, which is the other use it could have: it has no lowest value, and a network that
@@ -107,7 +107,7 @@ def _guide_loss(run: Run, image: Tensor, target: Tensor) -> Tensor:
     return losses.feature_matching_loss(guide.features(image, dtype=dtype), target_maps)
 
 
-def _perceptual_loss(run: Run, image: Tensor, target: Tensor) -> Tensor:
+def _perceptual_loss(run: TrainingSetup, image: Tensor, target: Tensor) -> Tensor:
     perceptual = run.perceptual
     assert perceptual is not None
     with run.autocast():
@@ -122,7 +122,7 @@ def _perceptual_loss(run: Run, image: Tensor, target: Tensor) -> Tensor:
 # ---- path length ----
 
 
-def _regularise_path(state: TrainingState, run: Run) -> Tensor:
+def _regularise_path(state: TrainingState, run: TrainingSetup) -> Tensor:
     """Half a batch through the path length penalty ``mean (length - running mean)^2``, in float32 and in an update of
     its own.
 
@@ -147,7 +147,7 @@ def _regularise_path(state: TrainingState, run: Run) -> Tensor:
     return penalty
 
 
-def _path_lengths(state: TrainingState, run: Run, places: tuple[int, ...], *, graph: bool) -> Tensor:
+def _path_lengths(state: TrainingState, run: TrainingSetup, places: tuple[int, ...], *, graph: bool) -> Tensor:
     """One length for each of these places of the half batch."""
     config, step = run.config, state.step
     z, c = draw_latents(run.teacher.config, config.batch // 2, stream(config.seed, "path length", step))

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from .batch import Batch, draw_batch
 from .optimizers import set_rates
-from .state import Run, TrainingState
+from .state import TrainingSetup, TrainingState
 from .step import as_numbers, train_step, update_all
 
 _WARM_UP = 3  # plain steps before: memory, libraries and the optimiser's state are then as they stay
 _ONE_AT_A_TIME = threading.Lock()  # captures in other threads' streams would see each other's allocations
 
 
-def can_be_captured(run: Run) -> bool:
+def can_be_captured(run: TrainingSetup) -> bool:
     """Whether every step is the same work on the GPU: no discriminator, no path length, no noise drawn on the host,
     no mask computed elsewhere, no updates that a loss scale skips, no other process to wait for."""
     config = run.config
@@ -37,7 +37,7 @@ class StepGraph:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._plain_steps = 0
 
-    def __call__(self, state: TrainingState, run: Run) -> dict[str, float]:
+    def __call__(self, state: TrainingState, run: TrainingSetup) -> dict[str, float]:
         """One step; returns its losses by name."""
         if self._plain_steps < _WARM_UP:
             self._plain_steps += 1
@@ -52,7 +52,7 @@ class StepGraph:
         state.step += 1
         return as_numbers(self._values, run)
 
-    def _plain_step(self, state: TrainingState, run: Run) -> dict[str, float]:
+    def _plain_step(self, state: TrainingState, run: TrainingSetup) -> dict[str, float]:
         """On a stream beside the caller's, as capturing needs it."""
         caller, stream = torch.cuda.current_stream(run.device), torch.cuda.Stream(run.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(caller)
@@ -61,7 +61,7 @@ class StepGraph:
         caller.wait_stream(stream)
         return values
 
-    def _capture(self, state: TrainingState, run: Run, inputs: Batch) -> None:
+    def _capture(self, state: TrainingState, run: TrainingSetup, inputs: Batch) -> None:
         """Record a step that reads ``inputs``; nothing is computed yet."""
         self._inputs = inputs
         state.student_optimizer.zero_grad(set_to_none=True)

@@ -26,7 +26,7 @@ from .feature_adversary import FeatureDiscriminator, judged_maps
 from .optimizers import adam, lazy_share
 from .real_images import ImageSequence, ImageSource, check_labels
 from .recipe import PATH_INTERVAL, R1_INTERVAL, DistillConfig
-from .state import Run, TrainingState
+from .state import TrainingSetup, TrainingState
 from .team import Team
 
 PROBE_LATENTS = 32
@@ -115,7 +115,7 @@ class Task:
             perceptual=_moved(self.perceptual, device),
         )
 
-    def run(self, device: torch.device, team: Team) -> Run:
+    def run(self, device: torch.device, team: Team) -> TrainingSetup:
         """The parts that stay fixed."""
         teacher = copy_to(self.teacher, device).eval().requires_grad_(False)
         z, c = draw_latents(teacher.config, PROBE_LATENTS, stream(self.config.seed, "probe"))
@@ -127,7 +127,9 @@ class Task:
         guide = None
         if self.guide is not None:
             guide = copy_to(self.guide, device).eval().requires_grad_(False)
-        return Run(self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, guide, team)
+        return TrainingSetup(
+            self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, guide, team
+        )
 
     def state(self, device: torch.device) -> TrainingState:
         """The state before the first step, the same in every process."""

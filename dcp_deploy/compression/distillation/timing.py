@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from .recipe import Terms, terms_at
-from .state import Run, TrainingState
+from .state import TrainingSetup, TrainingState
 from .step import train_step
 from .step_graph import StepGraph, can_be_captured
 from .task import Task
@@ -27,7 +27,7 @@ class Expected:
     """How many steps this was told from."""
 
 
-def expected_time(task: Task, run: Run, done: int) -> Expected:
+def expected_time(task: Task, run: TrainingSetup, done: int) -> Expected:
     """Time one step of each kind, and count the kinds from step ``done`` on.
 
     With several devices a share of the batch is timed on this one.
@@ -48,7 +48,7 @@ def expected_time(task: Task, run: Run, done: int) -> Expected:
     return Expected(total, config.steps - done, timed)
 
 
-def _timed(state: TrainingState, run: Run, step: int) -> tuple[float, int]:
+def _timed(state: TrainingState, run: TrainingSetup, step: int) -> tuple[float, int]:
     """Seconds of this step once it runs smoothly, and how often it ran for that; once is enough for a slow one."""
     captured = can_be_captured(run)
     take, rounds = (StepGraph(), _GRAPH_ROUNDS) if captured else (train_step, _ROUNDS)

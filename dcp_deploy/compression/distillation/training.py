@@ -36,7 +36,7 @@ from .timing import Expected, expected_time
 W_AVG_LATENTS = 10_000
 LEAST_SCALE = 2.0**-20  # of fp16's loss scale, halved at each update that overflows: nothing is learnt any more
 
-Progress = Callable[[int, int, dict[str, float]], None]
+TrainingProgress = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def distill(
     discriminator: Discriminator | None = None,
     guide: Discriminator | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: TrainingProgress | None = None,
     expect: Callable[[Expected], None] | None = None,
     measure: Measure | None = None,
     measure_at: Collection[int] | None = None,
@@ -131,7 +131,7 @@ def distill(
 class _Heard:
     """Who is told of what happens."""
 
-    progress: Progress | None = None
+    progress: TrainingProgress | None = None
     expect: Callable[[Expected], None] | None = None
 
 

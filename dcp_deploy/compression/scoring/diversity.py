@@ -23,12 +23,19 @@ from ...generators.latents import draw_latents, stream
 from ..identity import identity_of, run_key
 from ..layers import copy_to
 from ..masks import Mask
+from .accumulator import ScoreAccumulator
+from .baselines import (
+    BaselineMethod,
+    activation_scores,
+    random_scores,
+    style_scores,
+    weight_in_scores,
+    weight_out_scores,
+)
 from .channel_scores import STABLE, ChannelScores, kept_in_common
 from .gradients import content_profiles, gradient_profiles, released_profiles, scored_weights
-from .rivals import RivalMethod, activation_scores, random_scores, style_scores, weight_in_scores, weight_out_scores
-from .sums import ScoreSums
 
-ScoreMethod = Literal["diversity", "gradient", "content", RivalMethod]
+ScoreMethod = Literal["diversity", "gradient", "content", BaselineMethod]
 
 PCA_LATENTS = 10_000
 MOST_LATENTS = 5000
@@ -118,7 +125,7 @@ def score(
     return _finished([even + odd for even, odd in zip(*sums.halves, strict=True)], settings)
 
 
-METHODS: tuple[str, ...] = ("diversity", "gradient", "content", *get_args(RivalMethod))
+METHODS: tuple[str, ...] = ("diversity", "gradient", "content", *get_args(BaselineMethod))
 
 
 def _weight_scores(generator: Generator, method: str) -> list[Tensor]:
@@ -138,10 +145,10 @@ def _sums(
     mask: Mask | None,
     state: str | os.PathLike[str] | None,
     progress: Callable[[int, int], None] | None,
-) -> ScoreSums:
+) -> ScoreAccumulator:
     """Go through the batches, from where ``state`` is."""
     key = run_key({"settings": settings, "config": generator.config.to_dict()}, {"generator": generator})
-    sums = ScoreSums.start(generator.widths, state, key)
+    sums = ScoreAccumulator.start(generator.widths, state, key)
     weights = scored_weights(generator)
     for weight in weights:  # only these ask for gradients
         weight.requires_grad_(True)
@@ -168,7 +175,7 @@ def _passed(looks: set[int], latents: int, size: int) -> bool:
     return any(latents - size < look <= latents for look in looks)
 
 
-def _stable(sums: ScoreSums) -> bool:
+def _stable(sums: ScoreAccumulator) -> bool:
     shares = kept_in_common(sums.halves[0], sums.halves[1])
     return sum(shares) / len(shares) >= STABLE
 

@@ -10,7 +10,7 @@ import torch
 
 from dcp_deploy.compression import DistillConfig, DistillResult, distill
 from dcp_deploy.compression.distillation import timing
-from dcp_deploy.compression.distillation.state import Run, TrainingState
+from dcp_deploy.compression.distillation.state import TrainingSetup, TrainingState
 from dcp_deploy.compression.distillation.task import Task
 from dcp_deploy.compression.distillation.team import ALONE
 from dcp_deploy.compression.distillation.timing import Expected, expected_time
@@ -22,7 +22,7 @@ from ..conftest import EVERYTHING, assert_same_weights, pruned
 SECONDS = {"plain": 0.002, "path": 0.004, "penalty": 0.010}
 
 
-def pretend(state: TrainingState, run: Run) -> dict[str, float]:
+def pretend(state: TrainingState, run: TrainingSetup) -> dict[str, float]:
     """A step that lasts as long as its kind."""
     path, penalty = state.step % 4 == 0, state.step % 16 == 0
     time.sleep(SECONDS["penalty" if penalty else "path" if path else "plain"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dcp_deploy.compression import ChannelScores, PruningPlan, merge_scores, prune, score
-from dcp_deploy.compression.scoring import diversity, sums
+from dcp_deploy.compression.scoring import accumulator, diversity
 from dcp_deploy.compression.scoring.channel_scores import kept_in_common
 from dcp_deploy.compression.scoring.diversity import PCA_LATENTS, batch_sizes, principal_directions
 from dcp_deploy.compression.scoring.gradients import gradient_profiles, scored_weights
@@ -254,7 +254,7 @@ def test_auto_stops_when_the_halves_agree_and_says_after_how_many(
 def test_a_killed_run_goes_on_to_the_same_scores(
     teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sums, "_SECONDS", 0.0)
+    monkeypatch.setattr(accumulator, "_SECONDS", 0.0)
     state, whole = tmp_path / "state", score(teacher, latents=8, directions=2, batch=2)
     calls: list[int] = []
 
@@ -276,8 +276,8 @@ def test_a_killed_run_goes_on_to_the_same_scores(
 def test_other_settings_do_not_go_on_from_the_file(
     teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sums, "_SECONDS", 0.0)
-    monkeypatch.setattr(sums.ScoreSums, "discard", lambda self: None)
+    monkeypatch.setattr(accumulator, "_SECONDS", 0.0)
+    monkeypatch.setattr(accumulator.ScoreAccumulator, "discard", lambda self: None)
     state = tmp_path / "state"
     score(teacher, latents=8, directions=2, batch=2, state=state)
     other = {"latents": 8, "directions": 2, "batch": 2, "alpha": 4.0}

@@ -9,7 +9,15 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dcp_deploy.errors import InputError
-from dcp_deploy.export.bundle.triton import Picture, Plan, Served, Tensor, config_pbtxt, interface, picture_pbtxt
+from dcp_deploy.export.bundle.triton import (
+    Picture,
+    Served,
+    Tensor,
+    TensorRTPlan,
+    config_pbtxt,
+    interface,
+    picture_pbtxt,
+)
 
 CONDITIONAL = Served(
     "generator",
@@ -19,7 +27,10 @@ CONDITIONAL = Served(
     instances=2,
     threads=4,
     delay_us=700,
-    plans={"8.9": Plan("model_sm89.plan", best_batch=8), "10.0": Plan("model_sm100.plan", best_batch=32)},
+    plans={
+        "8.9": TensorRTPlan("model_sm89.plan", best_batch=8),
+        "10.0": TensorRTPlan("model_sm100.plan", best_batch=32),
+    },
 )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dcp_deploy import load_generator
 from dcp_deploy.errors import UsageError
 from dcp_deploy.export import FusedGenerator, FusedSynthesis, load_runner
-from dcp_deploy.export.fused.generator import noise_shapes, upsample_forms
+from dcp_deploy.export.fused.generator import noise_shapes, upsample_methods
 from dcp_deploy.export.fused.stylegan2 import Upsample, normalise
 from dcp_deploy.export.parity.layer_values import layer_values
 from dcp_deploy.generators import Generator
@@ -128,7 +128,7 @@ def test_any_widths_batch_and_styles_in_any_mixture_of_forms(
     widths: list[int], scale: float, batch: int, psi: float, clamp: float | None, data: st.DataObject
 ) -> None:
     generator = random_generator(tuple(widths), seed=sum(widths), scale=scale, conv_clamp=clamp)
-    layers = list(upsample_forms(generator.config, "transposed"))
+    layers = list(upsample_methods(generator.config, "transposed"))
     forms = {layer: data.draw(st.sampled_from(["transposed", "polyphase"]), label=layer) for layer in layers}
     fused = FusedGenerator(generator, upsample=forms)
     assert farthest_layer(generator, fused, [psi] * batch) < (TOLERANCE, ""), forms

@@ -16,7 +16,7 @@ import torch
 from dcp_deploy.errors import MissingCapabilityError
 from dcp_deploy.export import FusedSynthesis, export_onnx
 from dcp_deploy.export.fused.stylegan2 import FusedConv, Upsample
-from dcp_deploy.export.onnx.upsampling import ROUNDS, choice, choose_forms, in_turns, layer_model
+from dcp_deploy.export.onnx.upsampling import ROUNDS, choice, choose_methods, in_turns, layer_model
 from dcp_deploy.generators import Generator
 
 from ..conftest import random_generator, random_stylegan3
@@ -29,7 +29,7 @@ def generator() -> Generator:
 
 def test_every_layer_gets_the_form_that_was_faster(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    chosen = choose_forms(generator, batch=2)
+    chosen = choose_methods(generator, batch=2)
     assert list(chosen) == ["b8.conv0", "b16.conv0"]
     for entry in chosen.values():
         times = {"transposed": entry.transposed_ms, "polyphase": entry.polyphase_ms}
@@ -40,7 +40,7 @@ def test_every_layer_gets_the_form_that_was_faster(generator: Generator, monkeyp
 
 @pytest.mark.gpu
 def test_torch_is_measured_where_there_is_a_gpu(generator: Generator) -> None:
-    chosen = choose_forms(generator)
+    chosen = choose_methods(generator)
     assert list(chosen) == ["b8.conv0", "b16.conv0"]
     for entry in chosen.values():
         assert torch.cuda.get_device_name() in entry.backend
@@ -48,7 +48,7 @@ def test_torch_is_measured_where_there_is_a_gpu(generator: Generator) -> None:
 
 
 def test_stylegan3_has_nothing_to_choose() -> None:
-    assert choose_forms(random_stylegan3((4, 3, 5, 2, 3))) == {}
+    assert choose_methods(random_stylegan3((4, 3, 5, 2, 3))) == {}
 
 
 @pytest.mark.parametrize(("seconds", "form"), [((1e-3, 2e-3), "transposed"), ((3e-3, 1e-3), "polyphase")])
@@ -105,7 +105,7 @@ def test_without_gpu_and_onnxruntime_it_says_what_to_do(generator: Generator, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingCapabilityError, match="neither is here"):
-        choose_forms(generator)
+        choose_methods(generator)
 
 
 def test_the_file_says_what_was_measured_and_its_choice_makes_the_same_graph(tmp_path: Path) -> None:

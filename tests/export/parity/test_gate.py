@@ -13,7 +13,7 @@ from PIL import Image
 
 from dcp_deploy.errors import InputError, ParityError, UsageError
 from dcp_deploy.export import ParityReport, Runner, Tolerance, load_runner, tolerance_for, verify
-from dcp_deploy.export.parity.sides import Stream
+from dcp_deploy.export.parity.image_stream import ImageStream
 from dcp_deploy.generators import Generator
 
 from ..conftest import random_generator
@@ -200,7 +200,7 @@ def test_nan_passes_in_no_precision(unconditional: Generator) -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_images(unconditional: Generator) -> None:
-    stream = Stream(*(load_runner(unconditional) for _ in range(2)))
+    stream = ImageStream(*(load_runner(unconditional) for _ in range(2)))
     sizes = []
     for start in range(0, 60, 20):
         stream.compare([(seed, 0.7) for seed in range(start, start + 20)])

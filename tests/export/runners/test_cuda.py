@@ -13,7 +13,7 @@ from dcp_deploy.export import latents_of, load_runner
 from dcp_deploy.export.fused.cuda import CudaGenerator
 from dcp_deploy.export.fused.generator import to_uint8
 from dcp_deploy.export.fused.stylegan2 import Upsample
-from dcp_deploy.export.runners.cuda import CapturedGenerator, cuda_runner, form_times
+from dcp_deploy.export.runners.cuda import CapturedGenerator, cuda_runner, method_times
 from dcp_deploy.generators import Generator
 
 from ..conftest import random_generator, random_stylegan3
@@ -127,5 +127,5 @@ def test_a_graph_draws_what_the_network_draws_call_by_call() -> None:
 
 @pytest.mark.gpu
 def test_both_forms_of_a_layer_are_timed() -> None:
-    times = form_times(CudaGenerator(random_generator((16, 16, 16, 16))).cuda(), "b8.conv0", 2)
+    times = method_times(CudaGenerator(random_generator((16, 16, 16, 16))).cuda(), "b8.conv0", 2)
     assert set(times) == {"transposed", "polyphase"} and min(times.values()) > 0

@@ -15,7 +15,7 @@ import tritonclient.http
 
 from dcp_deploy.export import Runner, classes_of, latents_of
 from dcp_deploy.export.bundle.writer import read_golden
-from dcp_deploy.export.serving.live import check_endpoint
+from dcp_deploy.export.serving.endpoint_check import check_endpoint
 from dcp_deploy.export.serving.server import Server
 
 CLIENTS = {"http": tritonclient.http, "grpc": tritonclient.grpc}

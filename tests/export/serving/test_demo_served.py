@@ -27,7 +27,7 @@ from dcp_deploy.errors import DcpDeployError
 from dcp_deploy.export import latents_of, load_runner, verify
 from dcp_deploy.export.bundle import sizing
 from dcp_deploy.export.bundle.writer import read_golden, write_bundle
-from dcp_deploy.export.serving.live import check_endpoint
+from dcp_deploy.export.serving.endpoint_check import check_endpoint
 from dcp_deploy.export.serving.server import Server, find_program, free_ports, running_server
 from dcp_deploy.pipeline import builder
 from dcp_deploy.shipping.contents import contents_of

@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 
 from dcp_deploy.export import Runner
 from dcp_deploy.export.bundle.writer import read_golden
-from dcp_deploy.export.serving.live import check_endpoint
+from dcp_deploy.export.serving.endpoint_check import check_endpoint
 from dcp_deploy.export.serving.server import Program, Server, running_server
 
 from .asking import CLIENTS, answers_rightly, arrays, ask, body, infer, inputs

@@ -34,7 +34,7 @@ from dcp_deploy.export import Runner, classes_of, latents_of, load_runner, verif
 from dcp_deploy.export.bundle.golden import golden_runner
 from dcp_deploy.export.bundle.writer import read_golden
 from dcp_deploy.export.serving.endpoint import endpoint_runner
-from dcp_deploy.export.serving.live import check_endpoint
+from dcp_deploy.export.serving.endpoint_check import check_endpoint
 from dcp_deploy.export.serving.server import Program, Server, find_program, running_server
 
 from .asking import answers_rightly

@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from dcp_deploy.benchmarks.experiments.serving import server_memory
 from dcp_deploy.export import Runner
-from dcp_deploy.export.serving import guard_http
+from dcp_deploy.export.serving import filter_http
 from dcp_deploy.export.serving.server import Server
 
 from .asking import answers_rightly, arrays, ask, body, infer
@@ -109,11 +109,11 @@ def test_a_body_in_chunks_is_read(server: Server, local: Runner) -> None:
 
 
 def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard_http, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(filter_http, "BODY_SECONDS", 0.1)
 
     async def half_a_request() -> tuple[int, str]:
-        application = guard_http.inference_application(
-            "http://127.0.0.1:9", most_body=1000, most_json=1000, traffic=guard_http.Traffic()
+        application = filter_http.inference_application(
+            "http://127.0.0.1:9", most_body=1000, most_json=1000, traffic=filter_http.Traffic()
         )
         async with TestServer(application) as guard:
             reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
@@ -136,7 +136,7 @@ def test_an_answer_that_breaks_off_reaches_no_client_as_a_whole_one() -> None:
     async def asked() -> bytes:
         upstream = await asyncio.start_server(break_off, "127.0.0.1", 0)
         port = upstream.sockets[0].getsockname()[1]
-        application = guard_http.metrics_application(f"http://127.0.0.1:{port}", traffic=guard_http.Traffic())
+        application = filter_http.metrics_application(f"http://127.0.0.1:{port}", traffic=filter_http.Traffic())
         async with asyncio.timeout(10), upstream, TestServer(application) as guard:
             reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")

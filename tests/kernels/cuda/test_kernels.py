@@ -13,12 +13,18 @@ from hypothesis import strategies as st
 
 from dcp_deploy.kernels import reference
 from dcp_deploy.kernels.cuda import calls
-from dcp_deploy.kernels.cuda.calls import Form, epilogue_rgb_call, fir_epilogue_call, modconv_epilogue_call, to_rgb_call
+from dcp_deploy.kernels.cuda.calls import (
+    Variant,
+    epilogue_rgb_call,
+    fir_epilogue_call,
+    modconv_epilogue_call,
+    to_rgb_call,
+)
 
 Run = Callable[..., None]
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
-FORMS: tuple[Form, ...] = ("fast", "naive")
+FORMS: tuple[Variant, ...] = ("fast", "naive")
 # Output sizes (C, H, W): whole 16-byte rows; one pixel; odd widths; channels that fill no 16 bytes; several blocks.
 SHAPES = ((16, 4, 8), (8, 16, 16), (1, 1, 1), (3, 5, 7), (13, 2, 3), (32, 1, 9), (3, 33, 70), (24, 8, 16))
 EVEN_SHAPES = ((16, 8, 16), (8, 16, 32), (1, 2, 2), (3, 6, 10), (13, 2, 6), (32, 4, 8), (3, 34, 70), (24, 8, 16))
@@ -46,7 +52,7 @@ class Case(NamedTuple):
     batch: int
     shape: tuple[int, int, int]  # of the output
     options: Options
-    form: Form = "fast"
+    form: Variant = "fast"
     offset: int = 0  # elements by which x misses its 16 bytes
     order: int = 0  # of the emulated threads
     seed: int = 0
@@ -199,7 +205,7 @@ LAYOUTS = [(name, last) for name in CHECKS for last in (False, True) if last or 
 @pytest.mark.parametrize(
     ("name", "last"), LAYOUTS, ids=lambda value: value if isinstance(value, str) else "nhwc" if value else "nchw"
 )
-def test_every_shape_and_option(run: Run, name: str, dtype: torch.dtype, last: bool, form: Form) -> None:
+def test_every_shape_and_option(run: Run, name: str, dtype: torch.dtype, last: bool, form: Variant) -> None:
     check, shapes = CHECKS[name]
     options_here, batches = (OPTIONS, BATCHES) if form == "fast" else (OPTIONS[::3], BATCHES[1:])
     for number, (shape, batch, options) in enumerate(itertools.product(shapes, batches, options_here)):

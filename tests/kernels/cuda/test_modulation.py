@@ -9,8 +9,8 @@ import torch
 
 from dcp_deploy.kernels import operators, reference
 from dcp_deploy.kernels.cuda import calls
-from dcp_deploy.kernels.cuda.calls import Form, modulation_call
-from dcp_deploy.kernels.cuda.modulation import StyledLayers, layer_views, styled_layers
+from dcp_deploy.kernels.cuda.calls import Variant, modulation_call
+from dcp_deploy.kernels.cuda.modulation import ModulationTables, layer_views, modulation_tables
 
 Run = Callable[..., None]
 
@@ -18,10 +18,10 @@ Run = Callable[..., None]
 WIDTHS = {"small": ((1, 3, 8), (1, 5, 0)), "large": ((7, 600, 65, 64), (130, 70, 0, 64))}
 
 
-def inputs_of(name: str, batch: int) -> tuple[StyledLayers, tuple[torch.Tensor, ...]]:
+def inputs_of(name: str, batch: int) -> tuple[ModulationTables, tuple[torch.Tensor, ...]]:
     random = torch.Generator().manual_seed(0)
     inputs, outputs = WIDTHS[name]
-    layers = styled_layers(inputs, outputs)
+    layers = modulation_tables(inputs, outputs)
     styles = torch.randn(batch, sum(inputs), generator=random) * 10.0 ** torch.randint(
         -3, 5, (batch, 1), generator=random
     )
@@ -32,7 +32,7 @@ def inputs_of(name: str, batch: int) -> tuple[StyledLayers, tuple[torch.Tensor, 
 @pytest.mark.parametrize("form", ["fast", "naive"])
 @pytest.mark.parametrize("batch", [0, 1, 4, 5])
 @pytest.mark.parametrize("name", WIDTHS)
-def test_the_kernel_is_the_reference(run: Run, name: str, batch: int, form: Form) -> None:
+def test_the_kernel_is_the_reference(run: Run, name: str, batch: int, form: Variant) -> None:
     layers, tensors = inputs_of(name, batch)
     sizes = layers.direction_size, layers.scale_size
     results = tuple(torch.full((batch * size,), -1.0) for size in sizes)
@@ -60,7 +60,7 @@ def test_styles_that_are_all_zero_leave_finite_scales(run: Run) -> None:
 
 
 def test_every_layer_is_a_dense_tensor_at_16_bytes() -> None:
-    layers = styled_layers((3, 5), (2, 0))
+    layers = modulation_tables((3, 5), (2, 0))
     views = layer_views(torch.arange(3.0 * layers.direction_size), 3, (3, 5))
     assert [view.shape for view in views] == [(3, 3), (3, 5)]
     assert all(view.is_contiguous() and view.data_ptr() % 16 == 0 for view in views)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Forms:
+class ExtraModels:
     """Which forms are wanted, and the folder that they are exported to."""
 
     synthesis: bool
@@ -28,7 +28,7 @@ class Forms:
     scratch: Path | None
 
 
-def models_of_forms(generator: Generator, forms: Forms) -> dict[str, Model]:
+def export_extra_models(generator: Generator, forms: ExtraModels) -> dict[str, Model]:
     """Export what is wanted. The images of each form are compared with the generator's own when the bundle is written.
 
     Raises InputError for directions that do not fit, CorruptFileError and the like for a file that holds none.
@@ -41,7 +41,7 @@ def models_of_forms(generator: Generator, forms: Forms) -> dict[str, Model]:
     from ..export import export_onnx, load_form, load_runner
     from ..export.bundle.writer import Model
     from ..export.onnx.editing import export_editor
-    from ..export.parity.pairs import through_network
+    from ..export.parity.artifacts import through_network
 
     directions = {} if forms.directions is None else read_directions(forms.directions)
     check_directions(directions, generator.config)
@@ -84,7 +84,7 @@ def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis
     from ..export import load_runner
     from ..export.bundle.writer import Model
     from ..export.onnx.editing import STRENGTHS
-    from ..export.parity.pairs import through_network
+    from ..export.parity.artifacts import through_network
     from ..export.runners.sessions import onnx_session
 
     session = onnx_session(file, None, "onnxruntime", None)

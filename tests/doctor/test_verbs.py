@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dcp_deploy.doctor.abilities import HELPS, NEEDS, Verdict, abilities
 from dcp_deploy.doctor.diagnosis import diagnose
+from dcp_deploy.doctor.verbs import HELPS, NEEDS, Verdict, abilities
 
 from ..cli.conftest import VERBS
 

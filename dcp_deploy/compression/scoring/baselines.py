@@ -16,7 +16,7 @@ from ...generators import Generator, StyleGAN2Synthesis
 from ...generators.latents import draw_latents, stream
 from ..layers import Step, layer_count, output_of, walk
 
-RivalMethod = Literal["random", "weight-in", "weight-out", "style", "activation"]
+BaselineMethod = Literal["random", "weight-in", "weight-out", "style", "activation"]
 _BATCH = 8
 
 

@@ -26,11 +26,11 @@ from ..runners.loading import Backend, load_runner, sniff
 from ..runners.onnx import batch_bounds
 from ..runners.runner import NOISE_INPUT, Array, Runner
 
-Source = Runner | Generator | str | os.PathLike[str]
+Artifact = Runner | Generator | str | os.PathLike[str]
 
 
 def load_pair(
-    a: Source, b: Source, *, backend_a: Backend = "auto", backend_b: Backend = "auto", device: str | None = None
+    a: Artifact, b: Artifact, *, backend_a: Backend = "auto", backend_b: Backend = "auto", device: str | None = None
 ) -> tuple[Runner, Runner]:
     """Both sides by ``load_runner`` (a Runner stays as it is), each with what it needs of the other.
 
@@ -41,14 +41,14 @@ def load_pair(
     return _side(a, b, backend_a, device), _side(b, a, backend_b, device)
 
 
-def _opened(source: Source, backend: Backend, device: str | None) -> Source:
+def _opened(source: Artifact, backend: Backend, device: str | None) -> Artifact:
     """A bundle as its Runner, which tells the file's facts; all else as it is."""
     if isinstance(source, Runner | Generator) or not is_bundle(Path(source)):
         return source
     return load_runner(source, backend=backend, device=device)
 
 
-def _side(source: Source, other: Source, backend: Backend, device: str | None) -> Runner:
+def _side(source: Artifact, other: Artifact, backend: Backend, device: str | None) -> Runner:
     if isinstance(source, Runner):
         return source
     extra, _ = _form(source)
@@ -102,7 +102,7 @@ def through_network(form: FormRunner, network: Generator) -> Runner:
     )
 
 
-def _form(source: Source) -> tuple[list[str], bool]:
+def _form(source: Artifact) -> tuple[list[str], bool]:
     """Inputs of an ONNX file beyond z, psi and c, and whether it was exported without noise."""
     if isinstance(source, Runner):
         return [], source.facts.get("noise") == "none"
@@ -117,7 +117,7 @@ def _form(source: Source) -> tuple[list[str], bool]:
     return [name for name in names if name == "ws" or name.startswith(NOISE_INPUT)], facts.get("noise") == "none"
 
 
-def _network(source: Source) -> Generator | None:
+def _network(source: Artifact) -> Generator | None:
     """The generator in torch that a source is or holds."""
     if isinstance(source, Runner):
         return source.source if isinstance(source.source, Generator) else None

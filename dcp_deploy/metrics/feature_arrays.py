@@ -22,7 +22,7 @@ def _rows_of(features: Features, more_than: int) -> Tensor:
     return rows
 
 
-def rows_of_both(real: Features, fake: Features, more_than: int = 1) -> tuple[Tensor, Tensor]:
+def checked_pair(real: Features, fake: Features, more_than: int = 1) -> tuple[Tensor, Tensor]:
     """Two sets of equal width; ValueError else."""
     reals, fakes = _rows_of(real, more_than), _rows_of(fake, more_than)
     if reals.shape[1] != fakes.shape[1]:

@@ -19,7 +19,7 @@ SATURATED_SHARE = 0.95
 READABLE_PIXELS = 2**21  # of the readable network at once: 8 images of 512 px, some 3 GB of features at full width
 
 
-class Side:
+class ImageChecks:
     """What must hold for the images of one side, whatever the other side draws."""
 
     def __init__(self, runner: Runner) -> None:
@@ -50,7 +50,7 @@ class Side:
         """The psi at which every latent gave the same image. Psi 0 means the mean code, so there it is no fault."""
         return sorted(psi for psi in self.first if psi != 0 and psi not in self.varied)
 
-    def checks(self, label: str, original: Side | None = None) -> Iterator[Check]:
+    def checks(self, label: str, original: ImageChecks | None = None) -> Iterator[Check]:
         """``original``: the side it was made from. What that does as well is no mistake of the export, and said."""
         name, values = self.runner.name, max(self.values, 1)
         detail = f"{self.bad} of {values} values of {name} are NaN or infinite"
@@ -78,11 +78,11 @@ def _likewise(own: int, original: int, what: str) -> str:
     return f" (the original: {original} {what} too{blame})"
 
 
-class Stream:
+class ImageStream:
     """The comparison of two runners, batch by batch."""
 
     def __init__(self, a: Runner, b: Runner) -> None:
-        self.a, self.b = Side(a), Side(b)
+        self.a, self.b = ImageChecks(a), ImageChecks(b)
         facts = [(runner.z_dim, runner.c_dim, runner.resolution) for runner in (a, b)]
         self.comparable = facts[0] == facts[1]
         self.problem = "" if self.comparable else "(z_dim, c_dim, resolution) is {} and {}".format(*facts)

@@ -17,7 +17,7 @@ from .statistics import block_length
 
 
 @dataclass(frozen=True)
-class Mode:
+class Scenario:
     """One way to measure."""
 
     name: str
@@ -36,20 +36,20 @@ class Mode:
 
 
 _NOT = "MLPerf-style, not conformant"
-MODES = {
+SCENARIOS = {
     mode.name: mode
     for mode in (
-        Mode("latency", 1, True, "batch over the median latency", "latency"),
-        Mode("single-stream", 32, False, "batch over the median latency", f"single-stream ({_NOT}), read p90"),
-        Mode("offline", 8, False, "images over the time of all calls", f"offline ({_NOT}), read images/s"),
+        Scenario("latency", 1, True, "batch over the median latency", "latency"),
+        Scenario("single-stream", 32, False, "batch over the median latency", f"single-stream ({_NOT}), read p90"),
+        Scenario("offline", 8, False, "images over the time of all calls", f"offline ({_NOT}), read images/s"),
     )
 }
 
 
-def find_mode(name: str, batch: int) -> Mode:
+def find_scenario(name: str, batch: int) -> Scenario:
     """The mode of a name. UsageError for one that there is not, or single-stream of more than one image."""
-    if name not in MODES:
-        raise UsageError(f"the mode is {name!r}", f"Use one of: {', '.join(MODES)}.")
+    if name not in SCENARIOS:
+        raise UsageError(f"the mode is {name!r}", f"Use one of: {', '.join(SCENARIOS)}.")
     if name == "single-stream" and batch != 1:
         raise UsageError(f"single-stream has one image a call, not {batch}", "Leave --batch at 1, or use offline.")
-    return MODES[name]
+    return SCENARIOS[name]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dcp_deploy.benchmarks.candidates import opening
+from dcp_deploy.benchmarks.candidates import loading
 from dcp_deploy.benchmarks.candidates.candidate import fixed_inputs
+from dcp_deploy.benchmarks.candidates.loading import file_bytes, open_candidate
 from dcp_deploy.benchmarks.candidates.matrix import Spec
-from dcp_deploy.benchmarks.candidates.opening import file_bytes, open_candidate
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.errors import MissingCapabilityError
 from dcp_deploy.export import load_runner
@@ -60,7 +60,7 @@ def test_torch_compile_has_compiled_before_it_is_timed(checkpoint, monkeypatch):
         calls.append(settings)
         generator._compiled_call_impl = lambda *words, **more: calls.append("call") or generator.forward(*words, **more)
 
-    monkeypatch.setattr(opening, "find_compiler", lambda: "g++")
+    monkeypatch.setattr(loading, "find_compiler", lambda: "g++")
     monkeypatch.setattr(Generator, "compile", compiled)
     eager, candidate = (
         open_candidate(Spec("student", str(checkpoint), backend, batch=2)) for backend in ("torch", "torch-compile")
@@ -73,7 +73,7 @@ def test_a_compiler_that_fails_is_a_lack(checkpoint, monkeypatch):
     def broken(*words, **more):
         raise RuntimeError("no such register\nand so on")
 
-    monkeypatch.setattr(opening, "find_compiler", lambda: "g++")
+    monkeypatch.setattr(loading, "find_compiler", lambda: "g++")
     monkeypatch.setattr(Generator, "compile", lambda generator, **_: setattr(generator, "_compiled_call_impl", broken))
     with pytest.raises(MissingCapabilityError, match=r"torch\.compile failed") as raised:
         open_candidate(Spec("student", str(checkpoint), "torch-compile"))
@@ -81,7 +81,7 @@ def test_a_compiler_that_fails_is_a_lack(checkpoint, monkeypatch):
 
 
 def test_torch_compile_without_a_compiler_is_a_lack(checkpoint, monkeypatch):
-    monkeypatch.setattr(opening, "find_compiler", lambda: None)
+    monkeypatch.setattr(loading, "find_compiler", lambda: None)
     with pytest.raises(MissingCapabilityError, match=r"needs a C\+\+ compiler"):
         open_candidate(Spec("student", str(checkpoint), "torch-compile"))
 

@@ -50,7 +50,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class LiveReport:
+class EndpointReport:
     """What :func:`check_endpoint` found."""
 
     address: str
@@ -97,12 +97,12 @@ def check_endpoint(
     clients: int = CLIENTS,
     requests: int = REQUESTS,
     binary: bool = True,
-) -> LiveReport:
+) -> EndpointReport:
     """Ask the server for the golden images, cold and by one client, then by ``clients`` at once.
 
     ``golden`` and ``kept`` are those of :func:`~.bundle.read_golden`. Under load the batches are of all sizes up to the
     server's largest, in turn; 0 ``requests`` leaves the load out. Raises DcpDeployError when the server cannot be
-    asked at all; for wrong images and failed requests see :meth:`LiveReport.raise_for_failure`.
+    asked at all; for wrong images and failed requests see :meth:`EndpointReport.raise_for_failure`.
     """
     if clients < 1 or requests < 0:
         raise UsageError(
@@ -116,12 +116,12 @@ def check_endpoint(
         first = (time.perf_counter() - begin) * 1e3
         alone = verify(golden, runner, batches=sorted({1, min(3, largest), largest}), **kept)
     if not requests or not alone.passed:
-        return LiveReport(address, model, round(first, 3), alone, None)
+        return EndpointReport(address, model, round(first, 3), alone, None)
     answers = _Answers()
     load = _load(address, model, binary, pairs, largest, clients, requests, answers)
     versions = answers.versions()
     reports = [verify(golden, _replay(golden, answers, index), batches=(largest,), **kept) for index in range(versions)]
-    return LiveReport(address, model, round(first, 3), alone, replace(load, versions=versions), tuple(reports))
+    return EndpointReport(address, model, round(first, 3), alone, replace(load, versions=versions), tuple(reports))
 
 
 class _Answers:

@@ -19,7 +19,7 @@ from ...files import atomic_path
 _SECONDS = 30.0
 
 
-class ScoreSums:
+class ScoreAccumulator:
     """Two lists of float64 [C], one vector per layer: what even and what odd batches add up to.
 
     ``done`` counts batches, ``latents`` the latents in them.
@@ -31,7 +31,7 @@ class ScoreSums:
         self._path, self._key, self._saved = path, key, time.monotonic()
 
     @classmethod
-    def start(cls, widths: Sequence[int], path: str | os.PathLike[str] | None, key: str) -> ScoreSums:
+    def start(cls, widths: Sequence[int], path: str | os.PathLike[str] | None, key: str) -> ScoreAccumulator:
         """Empty, or what the file holds if it was written under the same key.
 
         Raises CorruptFileError when there is a file that cannot be read.

@@ -45,7 +45,7 @@ HELPS: dict[str, dict[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Ability:
+class VerbStatus:
     """One verb: whether it works here, and what it lacks."""
 
     verb: str
@@ -54,17 +54,17 @@ class Ability:
     """Empty when nothing is lacking."""
 
 
-def abilities(verdicts: Mapping[str, Verdict]) -> tuple[Ability, ...]:
+def abilities(verdicts: Mapping[str, Verdict]) -> tuple[VerbStatus, ...]:
     """Every verb, from the verdict on each capability. What is limited still counts as there."""
     return tuple(_ability(verb, verdicts) for verb in NEEDS)
 
 
-def _ability(verb: str, verdicts: Mapping[str, Verdict]) -> Ability:
+def _ability(verb: str, verdicts: Mapping[str, Verdict]) -> VerbStatus:
     gone = [need for need in NEEDS[verb] if not _there(need, verdicts)]
     if gone:
-        return Ability(verb, "missing", f"needs {', '.join(gone)}")
+        return VerbStatus(verb, "missing", f"needs {', '.join(gone)}")
     less = [words for help, words in HELPS.get(verb, {}).items() if not _there(help, verdicts)]
-    return Ability(verb, "limited", "; ".join(less)) if less else Ability(verb, "ok", "")
+    return VerbStatus(verb, "limited", "; ".join(less)) if less else VerbStatus(verb, "ok", "")
 
 
 def _there(capability: str, verdicts: Mapping[str, Verdict]) -> bool:

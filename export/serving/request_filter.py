@@ -4,7 +4,7 @@
 
 It draws nothing and knows no model. Triton 2.51, which nvidia-pytriton carries, ends when it is sent 8 MB of JSON or a
 shape that overflows; the guard holds requests to what a bundle needs, over HTTP and gRPC.
-``serve`` starts it: python -m dcp_deploy.export.serving.guard '{"host": "127.0.0.1", ...}'
+``serve`` starts it: python -m dcp_deploy.export.serving.request_filter '{"host": "127.0.0.1", ...}'
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUIET_SECONDS = 0.5  # without a request under way, before a guard that was told
 
 
 @dataclass(frozen=True)
-class Guarded:
+class FilterSettings:
     """Where the guard listens, where Triton does on this machine, and how large a request may be."""
 
     host: str
@@ -39,18 +39,18 @@ class Guarded:
 
     def command(self) -> list[str]:
         """What starts it."""
-        return [sys.executable, "-P", "-m", "dcp_deploy.export.serving.guard", json.dumps(asdict(self))]
+        return [sys.executable, "-P", "-m", "dcp_deploy.export.serving.request_filter", json.dumps(asdict(self))]
 
 
-async def stand(guarded: Guarded) -> None:
+async def stand(guarded: FilterSettings) -> None:
     """Listen until SIGTERM, SIGINT or the end of standard input, which whoever started this keeps open.
 
     Then take no new connections, answer what is under way, and return.
     """
     from aiohttp import web
 
-    from .guard_grpc import grpc_guard
-    from .guard_http import Traffic, inference_application, metrics_application
+    from .filter_grpc import grpc_guard
+    from .filter_http import Traffic, inference_application, metrics_application
 
     told, traffic = asyncio.Event(), Traffic()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -106,9 +106,9 @@ async def _drain(traffic: Any, sites: list[Any], seconds: float) -> None:
 
 
 def main() -> None:
-    """The process: its one argument is a :class:`Guarded` as JSON."""
+    """The process: its one argument is a :class:`FilterSettings` as JSON."""
     told = json.loads(sys.argv[1])
-    guarded = Guarded(**{**told, "ports": tuple(told["ports"]), "upstream": tuple(told["upstream"])})
+    guarded = FilterSettings(**{**told, "ports": tuple(told["ports"]), "upstream": tuple(told["upstream"])})
     try:
         asyncio.run(stand(guarded))
     except OSError as error:  # a port that is taken

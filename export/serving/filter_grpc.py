@@ -10,7 +10,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from .guard_http import Traffic
+from .filter_http import Traffic
 from .request_checks import Refusal, check_message
 
 _SERVICE = "/inference.GRPCInferenceService/"

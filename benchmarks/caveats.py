@@ -7,20 +7,20 @@ from collections.abc import Iterator, Sequence
 from .candidates.candidate import Skipped
 from .machine.clocks import Clocks
 from .machine.environment import Environment
-from .modes import MODES, Mode
 from .results import BenchRow
+from .scenarios import SCENARIOS, Scenario
 from .statistics import needed_count
 
 _BUSY = 0.1  # share of the usable cores that others may take before a note says so
 
 
-def notes_on(
+def caveats_of(
     rows: Sequence[BenchRow],
     environment: Environment,
     others: float | None,
     clocks: Clocks,
     skipped: Sequence[Skipped] = (),
-    mode: Mode = MODES["latency"],
+    mode: Scenario = SCENARIOS["latency"],
 ) -> tuple[str, ...]:
     """One sentence for each thing; none when all is well. ``others``: cores that other processes took."""
     scenario = [] if mode.name == "latency" else [f"Mode: {mode.label}."]
