@@ -24,7 +24,7 @@ __all__ = [
     "machine_ceilings",
     "open_candidate",
     "open_matrix",
-    "plan",
+    "plan_matrix",
     "read_run",
     "within_bound",
 ]
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .candidates.candidate import Candidate, Skipped
     from .candidates.isolation import isolated
     from .candidates.loading import open_candidate
-    from .candidates.matrix import open_matrix, plan
+    from .candidates.matrix import open_matrix, plan_matrix
     from .capacity import check_bound, within_bound
     from .comparison import Comparison, compare_runs, read_run
     from .latency import benchmark
@@ -50,7 +50,7 @@ else:
             "machine.environment": ("Environment", "capture_environment"),
             "candidates.isolation": ("isolated",),
             "latency": ("benchmark",),
-            "candidates.matrix": ("open_matrix", "plan"),
+            "candidates.matrix": ("open_matrix", "plan_matrix"),
             "candidates.loading": ("open_candidate",),
             "results": ("BenchReport", "BenchRow"),
             "machine.roofline": ("machine_ceilings",),

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from ..errors import UsageError
+from ..progress import Progress
 from .candidates.candidate import Candidate, Phases, Skipped
 from .caveats import caveats_of
 from .machine.clocks import ClockMeter
@@ -27,9 +28,6 @@ from .machine.roofline import Ceiling, Ceilings, measured_ceilings, roofline
 from .results import BenchReport, BenchRow, Method
 from .scenarios import Scenario, find_scenario
 from .statistics import Interval, percentile_intervals, ratio_of_medians, stability, summarise
-
-Progress = Callable[[int, int], None]
-"""Called as ``progress(done, total)``."""
 
 Call = Callable[[], object]
 Samples = dict[str, list[float]]

@@ -18,7 +18,7 @@ def torch_device(name: str) -> str:
         if torch.device(name).type not in ("cpu", "cuda"):
             raise UsageError(f"device {name!r} is not supported", "Use auto, cpu, cuda or cuda:N.")
     except RuntimeError as error:
-        raise UsageError(f"{name!r} is no device", "Use auto, cpu, cuda or cuda:N.") from error
+        raise UsageError(f"unknown device {name!r}", "Use auto, cpu, cuda or cuda:N.") from error
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA answers with an AssertionError

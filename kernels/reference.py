@@ -119,7 +119,7 @@ def epilogue_rgb(
 def modulation(
     styles: Tensor, energy: Tensor, root_eps: Tensor, layers: Tensor, direction_size: int, scale_size: int
 ) -> tuple[Tensor, Tensor]:
-    """(directions, scales) of all layers, see :class:`.cuda.modulation.ModulationTables`: float32, layer by layer, [B, C] each.
+    """(directions, scales) of all layers as :class:`.cuda.modulation.ModulationTables` lays them out, float32 [B, C].
 
     styles [B, all inputs], energy [inputs, outputs] of every layer, flat, root_eps [layers]. With peak = max|s| per
     sample and layer: directions are s / peak, scales are rsqrt(directions^2 energy + (root_eps / peak)^2). A layer

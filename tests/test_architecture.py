@@ -8,56 +8,42 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import dcp_deploy
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("dcp_deploy", "benchmarks", "export", "kernels")
 MAX_LINES = 450
 
-# Who may import whom. A room is a sub-package or a module directly under dcp_deploy. "errors", "files" and "lazy" are
-# open to all but generators; the public names of dcp_deploy import everything, so nobody inside imports them.
-OPEN = {"errors", "files", "lazy"}
-GROUND = {"generators", "checkpoints", "datasets", "metrics", "kernels"}
-STAGES = {"compression", "export", "benchmarks", "report"}
-BUILD = {
-    "abilities", "bundled_forms", "bundling", "config", "distilling", "doctor", "downloads", "editing", "estimate",
-    "evaluation", "inspection", "model_card", "pipeline", "presets", "progress", "projection", "real_data",
-    "run_record", "sampling", "stages", "summary", "transfer",
+# Folders from top to bottom: a folder imports only from lines below its own. SHARED, the files directly in dcp_deploy/,
+# serve all of them except generators, which imports nothing of the project.
+LAYERS: dict[str, tuple[str, ...]] = {
+    "": (
+        "cli training", "schemas", "shipping", "pipeline", "benchmarks doctor evaluation report", "config", "teachers",
+        "compression export", "metrics", "checkpoints datasets kernels", "generators",
+    ),
+    "benchmarks": ("experiments", "candidates", "machine"),
+    "checkpoints": ("pickles",),
+    "compression": ("distillation pruning", "scoring"),
+    "export": ("serving", "bundle onnx", "parity", "runners", "fused tensorrt", "graph"),
+    "kernels": ("cpu cuda",),
 }  # fmt: skip
-CLI = {"cli", "cli_measure", "cli_options", "cli_output", "cli_serving", "cli_stages", "cli_tables", "cli_values"}
-MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
-    "files": set(),
-    "lazy": set(),
-    "assets": set(),
-    "generators": set(),
-    "kernels": set(),
-    "checkpoints": {"generators"},
-    "datasets": {"generators"},
-    "metrics": {"generators", "checkpoints", "datasets"},
-    "compression": GROUND,
-    "export": GROUND,
-    # What it times are artefacts, through their runners; the quality experiment makes the students it compares.
-    "benchmarks": GROUND | {"export", "compression", "sampling"},
-    "report": set(),  # reads the files of a run directory and runs nothing
-    **dict.fromkeys(BUILD, GROUND | STAGES | BUILD),
-    "presets": set(),
-    "config": {"presets"},
-    # Models of what the verbs print, which are made of what the rooms return.
-    "schemas": STAGES | BUILD | {"metrics"},
-    **dict.fromkeys(CLI, GROUND | STAGES | BUILD | CLI | {"schemas"}),
-    "training": GROUND | STAGES | BUILD,  # a recipe to run, on top like the command line; nobody imports it
-    "__main__": {"cli"},
-    "__init__": GROUND | STAGES | BUILD,
-}
+SHARED = {"devices", "errors", "files", "lazy", "progress", "version"}
+MOST_LOOSE = {"dcp_deploy": 10, "dcp_deploy/compression": 5, "benchmarks": 8, "export": 3, "kernels": 4}
+"""The most modules that may lie beside the folders of a folder."""
 
-# What every installation has and what is quick to import; the rest is imported where it is used.
-TRAVELS = {Path(f"export/{name}.py") for name in ("example_client", "triton_generator", "triton_picture")}
-"""Scripts that a bundle carries away: they run without dcp-deploy and import what they need at their top."""
-OPTIONAL = {Path(f"export/{name}.py") for name in ("guard_grpc", "guard_http", "openvino_operators")}
-"""Modules of one purpose that nobody imports without it, and whose package they are about."""
+# What every installation has and what is quick to import; the rest is imported where it is used. Exceptions: scripts
+# that a bundle carries away, and modules of one purpose that nobody imports without it.
+ANYWHERE = {
+    *(Path(f"export/bundle/scripts/{name}.py") for name in ("example_client", "triton_generator", "triton_picture")),
+    *(Path(f"export/serving/{name}.py") for name in ("filter_grpc", "filter_http")),
+    Path("export/runners/openvino_operators.py"),
+}
 AT_THE_TOP = {"markupsafe", "numpy", "PIL", "psutil", "pydantic", "rich", "safetensors", "torch", "typer"}
 DISTRIBUTION = {  # whose name to install is another
     "PIL": "pillow", "cuda": "cuda-bindings", "google": "protobuf", "grpc": "grpcio", "markupsafe": "jinja2",
@@ -75,13 +61,14 @@ def dotted(module: Path) -> list[str]:
     return parts if parts[0] == "dcp_deploy" else ["dcp_deploy", *parts]
 
 
-def room_of(module: Path) -> str:
-    return dotted(module)[1]
+@cache
+def parsed(module: Path) -> ast.Module:
+    return ast.parse((ROOT / module).read_text(encoding="utf-8"))
 
 
 def imports(module: Path) -> Iterator[tuple[ast.stmt, str]]:
     """Each import statement with the absolute name it imports, "dcp_deploy.errors" for ``from ..errors import X``."""
-    for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(module)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node, alias.name
@@ -97,22 +84,89 @@ def third_party(name: str) -> bool:
     return top != "dcp_deploy" and top not in sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("module", modules(), ids=str)
-def test_a_room_imports_only_rooms_that_it_may(module: Path) -> None:
-    room = room_of(module)
-    allowed = MAY_IMPORT[room] | {room} | (set() if room == "generators" else OPEN)
-    for node, name in imports(module):
-        if name.startswith("dcp_deploy.") and name != "dcp_deploy.__version__":
-            imported = name.split(".")[1]
-            assert imported in allowed, f"{module}:{node.lineno}: {room} may not import {imported}"
+def rank(parent: str, folder: str) -> int | None:
+    """The line of a folder in its parent's layers, 0 at the top; None for a file beside them."""
+    lines = [number for number, line in enumerate(LAYERS[parent]) if folder in line.split()]
+    return lines[0] if lines else None
 
 
-@pytest.mark.parametrize("module", modules(), ids=str)
-def test_slow_and_optional_packages_are_imported_where_they_are_used(module: Path) -> None:
-    top_level = {node.lineno for node in ast.parse((ROOT / module).read_text(encoding="utf-8")).body}
-    for node, name in imports(module):
-        if third_party(name) and node.lineno in top_level and module not in TRAVELS | OPTIONAL:
-            assert name.split(".")[0] in AT_THE_TOP, f"{module}:{node.lineno}: import {name} inside the function"
+def breaks_a_layer(importer: list[str], imported: list[str]) -> bool:
+    """Whether an import goes up, or sideways into another folder, by the first part in which the two names differ."""
+    parent, depth = "", 0
+    while importer[depth] == imported[depth]:
+        parent, depth = importer[depth], depth + 1
+        if parent not in LAYERS or depth >= min(len(importer), len(imported)):
+            return False
+    here, there = rank(parent, importer[depth]), rank(parent, imported[depth])
+    if parent == "" and imported[depth] in SHARED:
+        return importer[depth] == "generators"
+    return here is not None and there is not None and here >= there
+
+
+def file_graph() -> dict[str, set[str]]:
+    """Each module with the modules that it imports anywhere, in functions and for type checkers too."""
+    names = {".".join(dotted(module)).removesuffix(".__init__"): module for module in modules()}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for name, module in names.items():
+        for _, imported in imports(module):
+            target = imported if imported in names else imported.rpartition(".")[0]
+            if target in names and target != name:
+                graph[name].add(target)
+    return graph
+
+
+def test_imports_go_down() -> None:
+    wrong = [
+        f"{module}:{node.lineno} imports {name}"
+        for module in modules()
+        for node, name in imports(module)
+        if name.startswith("dcp_deploy.") and len(dotted(module)) > 2
+        if breaks_a_layer(dotted(module)[1:], name.split(".")[1:])
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nobody_inside_imports_the_public_names() -> None:
+    """They stand for everything, and so would close a circle."""
+    public = {f"dcp_deploy.{name}" for name in dcp_deploy.__all__} - {"dcp_deploy.errors"}
+    wrong = [
+        f"{module}:{node.lineno} imports {name}"
+        for module in modules()
+        for node, name in imports(module)
+        if name in public
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter(file_graph()).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("folder", MOST_LOOSE)
+def test_few_modules_lie_beside_the_folders(folder: str) -> None:
+    loose = [path.name for path in (ROOT / folder).glob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+    assert len(loose) <= MOST_LOOSE[folder], sorted(loose)
+
+
+def test_the_rules_name_folders_that_exist() -> None:
+    tops = {dotted(module)[1] for module in modules() if len(dotted(module)) > 2}
+    named = {folder for lines in LAYERS.values() for line in lines for folder in line.split()}
+    below = {dotted(module)[2] for module in modules() if len(dotted(module)) > 3}
+    assert named - {"config"} == (tops | below) - {"assets"}
+
+
+def test_slow_and_optional_packages_are_imported_where_they_are_used() -> None:
+    wrong = []
+    for module in modules():
+        top_level = {node.lineno for node in parsed(module).body}
+        for node, name in imports(module):
+            slow = third_party(name) and name.split(".")[0] not in AT_THE_TOP
+            if slow and node.lineno in top_level and module not in ANYWHERE:
+                wrong.append(f"{module}:{node.lineno}: import {name} inside the function")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_package_that_is_imported_is_declared() -> None:
@@ -127,10 +181,9 @@ def test_every_package_that_is_imported_is_declared() -> None:
                 assert needed in declared, f"{module}:{node.lineno}: {needed} is not in pyproject.toml"
 
 
-@pytest.mark.parametrize("module", modules(), ids=str)
-def test_a_file_is_short_enough_to_read(module: Path) -> None:
-    lines = len((ROOT / module).read_text(encoding="utf-8").splitlines())
-    assert lines <= MAX_LINES, f"{module} has {lines} lines: split it by what it does"
+def test_a_file_is_short_enough_to_read() -> None:
+    lengths = {module: len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in modules()}
+    assert {module: lines for module, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
 def test_no_file_names_a_path_of_somebodys_machine() -> None:

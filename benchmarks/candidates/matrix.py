@@ -82,7 +82,7 @@ Opened = tuple[dict[str, Candidate], list[Skipped]]
 Open = Callable[[Spec], Candidate]
 
 
-def plan(
+def plan_matrix(
     files: Mapping[str, Sequence[Path]],
     *,
     backends: str = "auto",

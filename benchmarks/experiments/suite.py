@@ -31,7 +31,7 @@ from ...export.parity.tolerance import Precision
 from ...files import atomic_path, write_json
 from ...generators import Generator, GeneratorConfig
 from ..candidates.loading import open_candidate
-from ..candidates.matrix import open_matrix, plan
+from ..candidates.matrix import open_matrix, plan_matrix
 from ..latency import benchmark
 from ..machine.roofline import machine_ceilings
 from ..results import BenchReport
@@ -85,7 +85,7 @@ def measure(teacher: GeneratorConfig, *, rounds: int, seconds: float, threads: i
         }
         for name, config, precisions in students(teacher):
             files[name] = [_exported(config, folder, name, precision) for precision in precisions]
-        specs, _ = plan(files, backends=BACKENDS, threads=threads)  # left out: students as checkpoints
+        specs, _ = plan_matrix(files, backends=BACKENDS, threads=threads)  # left out: students as checkpoints
         candidates, skipped = open_matrix(specs, open_candidate, tolerant=True)
         return benchmark(
             candidates,

@@ -129,7 +129,7 @@ def bench(
         check_ending(plot)
     files = {"model": model} if not teacher else {"teacher": teacher, "model": model}
     batches = whole_numbers("--batch", batch)
-    specs, missing = benchmarks.plan(files, backends=backends, batches=batches, threads=threads, seed=seed)
+    specs, missing = benchmarks.plan_matrix(files, backends=backends, batches=batches, threads=threads, seed=seed)
     together = nullcontext(benchmarks.open_candidate)
     with output.task("bench") as progress, benchmarks.isolated() if isolate else together as open_one:
         candidates, skipped = benchmarks.open_matrix(specs, open_one, tolerant=backends == "all")

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ..errors import QualityError, UsageError
 from ..generators import Generator
+from ..progress import Progress
 from .features import images_to_tensor
-
-Progress = Callable[[int, int], None]
 
 
 class ImageRunner(Protocol):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .drawing import Latents, Model, Progress, draw, latents_for, shape_of
+from ..progress import Progress
+from .drawing import Latents, Model, draw, latents_for, shape_of
 
 LARGEST = 10_000  # images compared with a teacher's, as the published protocol has it
 SEEDS, NEIGHBOURS, REACH = 100, 8, 0.5

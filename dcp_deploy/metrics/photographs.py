@@ -18,8 +18,9 @@ from torch import Tensor
 from ..datasets.images import ImageSet
 from ..errors import InputError, UsageError
 from ..files import atomic_path
+from ..progress import Progress
 from .distances import Distances, feature_distances
-from .drawing import Model, Progress, draw, latents_for, to_bytes
+from .drawing import Model, draw, latents_for, to_bytes
 
 FEWEST = 10  # images: what the nearest-neighbour figures need, and no more meaning than that
 _BATCH = 32

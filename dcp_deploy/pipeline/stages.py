@@ -252,14 +252,14 @@ def _real_grid(job: Job) -> str:
 
 
 def _bench(job: Job, progress: Progress) -> list[str]:
-    from ..benchmarks import benchmark, machine_ceilings, open_candidate, open_matrix, plan
+    from ..benchmarks import benchmark, machine_ceilings, open_candidate, open_matrix, plan_matrix
 
     work = job.work
     files = {
         model: [job.path(f"{model}{ending}") for ending in (".safetensors", ".onnx")]
         for model in ("teacher", "student")
     }
-    specs, _ = plan(files)
+    specs, _ = plan_matrix(files)
     candidates, _ = open_matrix(specs, open_candidate, tolerant=False)
     report = benchmark(
         candidates,

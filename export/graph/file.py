@@ -92,3 +92,14 @@ def read_onnx(path: Path) -> Any:
     if not model.graph.input:
         raise CorruptFileError(f"{path} has no inputs: it is no ONNX model of a generator", "export it again")
     return model
+
+
+def read_whole_onnx(path: Path) -> onnx.ModelProto:
+    """The model with the weights that lie beside it. CorruptFileError for what cannot be read."""
+    import onnx
+
+    try:
+        return onnx.load(path)
+    except Exception as error:  # protobuf's, onnx's and the system's types share no base
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorruptFileError(f"onnx cannot load {path}: {reason}", "check the path, or export it again") from error

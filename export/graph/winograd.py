@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import CorruptFileError, UsageError
+from ...errors import UsageError
 from ...files import atomic_path
 from ...kernels.constants import FIR
 from ...kernels.cpu.library import Floats, cpu_operators
+from .file import read_whole_onnx
 from .operators import DOMAIN, inputs_of, parts_of
 
 if TYPE_CHECKING:
@@ -63,17 +64,6 @@ def write_winograd(path: str | os.PathLike[str], folder: str | os.PathLike[str],
     with atomic_path(files.library) as temporary:
         shutil.copyfile(operators.library, temporary)
     return files
-
-
-def read_whole_onnx(path: Path) -> onnx.ModelProto:
-    """The model with the weights that lie beside it. CorruptFileError for what cannot be read."""
-    import onnx
-
-    try:
-        return onnx.load(path)
-    except Exception as error:  # protobuf's, onnx's and the system's types share no base
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CorruptFileError(f"onnx cannot load {path}: {reason}", "check the path, or export it again") from error
 
 
 def with_cpu_operators(model: onnx.ModelProto, *, lanes: int, threads: int = 0) -> onnx.ModelProto:

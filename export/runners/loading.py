@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from ...errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
+from ...devices import torch_device
+from ...errors import CorruptFileError, InputError, UsageError
 from ..integrity import is_bundle
 from .onnx import onnx_backend, onnx_runner
 from .runner import Array, Runner
@@ -108,7 +109,7 @@ def _torch_runner(generator: Generator, name: str, backend: str, threads: int | 
 
         return cuda_runner(generator, name=name)
     backend = "torch" if backend == "auto" else backend
-    device = next(generator.parameters()).device if wanted is None else _torch_device(wanted)
+    device = next(generator.parameters()).device if wanted is None else torch.device(torch_device(wanted))
     network: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
     source: Generator | FusedGenerator
     if backend == "fused":
@@ -127,19 +128,6 @@ def _torch_runner(generator: Generator, name: str, backend: str, threads: int | 
 
     config = generator.config
     return Runner(name, backend, config.z_dim, config.c_dim, config.resolution, "float", draw, source=source)
-
-
-def _torch_device(name: str) -> torch.device:
-    """UsageError for a word that torch does not know, MissingCapabilityError for a GPU that is not there."""
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device is {name!r}", "use cpu, cuda or cuda:0") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise MissingCapabilityError(f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs here", "use cpu")
-    return device
 
 
 @contextmanager

@@ -99,7 +99,8 @@ def _with_cpu_operators(path: Path, threads: int | None) -> bytes:
             "pip install onnx; or use backend onnxruntime",
         ) from error
     from ...kernels.cpu.library import cpu_operators
-    from ..graph.winograd import read_whole_onnx, with_cpu_operators
+    from ..graph.file import read_whole_onnx
+    from ..graph.winograd import with_cpu_operators
 
     lanes = cpu_operators().lanes
     graph: bytes = with_cpu_operators(read_whole_onnx(path), lanes=lanes, threads=threads or 0).SerializeToString()

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from dcp_deploy.benchmarks import benchmark, isolated, open_matrix, plan
+from dcp_deploy.benchmarks import benchmark, isolated, open_matrix, plan_matrix
 from dcp_deploy.benchmarks.candidates.isolation import Worker, error_of
 from dcp_deploy.benchmarks.candidates.matrix import Spec
 from dcp_deploy.benchmarks.candidates.worker import peak_host_bytes, serve, timed_call
@@ -69,7 +69,7 @@ def test_a_process_that_dies_is_told_with_its_code():
 
 
 def test_a_real_process_is_timed(checkpoint):
-    specs, _ = plan({"student": [checkpoint]}, threads=1)
+    specs, _ = plan_matrix({"student": [checkpoint]}, threads=1)
     with isolated() as open_one:
         candidates, _ = open_matrix(specs, open_one, tolerant=False)
         report = benchmark(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcp_deploy.benchmarks.candidates.candidate import Candidate
-from dcp_deploy.benchmarks.candidates.matrix import BACKENDS, Spec, open_matrix, plan
+from dcp_deploy.benchmarks.candidates.matrix import BACKENDS, Spec, open_matrix, plan_matrix
 from dcp_deploy.errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
 
 
@@ -32,7 +32,7 @@ def opened(spec: Spec) -> Candidate:
 
 
 def test_each_file_is_run_by_what_it_is_for(files):
-    specs, skipped = plan({"teacher": [files["t.safetensors"]], "student": [files["s.onnx"], files["s.engine"]]})
+    specs, skipped = plan_matrix({"teacher": [files["t.safetensors"]], "student": [files["s.onnx"], files["s.engine"]]})
     assert [(spec.model, spec.backend) for spec in specs] == [
         ("teacher", "torch"), ("student", "onnxruntime"), ("student", "tensorrt-rtx"),
     ]  # fmt: skip
@@ -40,7 +40,7 @@ def test_each_file_is_run_by_what_it_is_for(files):
 
 
 def test_all_tries_every_backend_and_says_which_files_are_missing(files):
-    specs, skipped = plan({"student": [files["s.safetensors"], files["s.onnx"]]}, backends="all")
+    specs, skipped = plan_matrix({"student": [files["s.safetensors"], files["s.onnx"]]}, backends="all")
     assert {spec.backend for spec in specs} == {
         name for name, b in BACKENDS.items() if b.takes in ("checkpoint", "onnx")
     }
@@ -51,7 +51,7 @@ def test_all_tries_every_backend_and_says_which_files_are_missing(files):
 
 
 def test_an_engine_runs_in_its_own_flavour_only(files):
-    specs, skipped = plan({"student": [files["s.engine"]]}, backends="tensorrt,tensorrt-rtx,tensorrt-rtx-graph")
+    specs, skipped = plan_matrix({"student": [files["s.engine"]]}, backends="tensorrt,tensorrt-rtx,tensorrt-rtx-graph")
     assert [spec.backend for spec in specs] == ["tensorrt-rtx", "tensorrt-rtx-graph"]
     assert [one.name for one in skipped] == ["student, TensorRT"]
 
@@ -62,7 +62,7 @@ def test_what_this_machine_lacks_is_skipped_with_the_reason(files):
             raise MissingCapabilityError("no GPU", "buy one")
         return opened(spec)
 
-    specs, _ = plan({"student": [files["s.onnx"]]}, backends="onnxruntime,onnxruntime-cuda")
+    specs, _ = plan_matrix({"student": [files["s.onnx"]]}, backends="onnxruntime,onnxruntime-cuda")
     candidates, skipped = open_matrix(specs, open_one, tolerant=True)
     assert list(candidates) == ["student, ONNX Runtime"]
     assert [(one.name, one.reason) for one in skipped] == [("student, ONNX Runtime on GPU", "no GPU")]
@@ -76,7 +76,7 @@ def test_a_bad_file_is_no_lack_of_the_machine(files):
     def open_one(spec):
         raise CorruptFileError("bad")
 
-    specs, _ = plan({"student": [files["s.onnx"]]})
+    specs, _ = plan_matrix({"student": [files["s.onnx"]]})
     with pytest.raises(InputError, match="bad"):
         open_matrix(specs, open_one, tolerant=True)
 
@@ -94,7 +94,7 @@ def test_names_say_what_tells_candidates_apart(tmp_path):
 
 def test_every_batch_has_its_own_baseline(files):
     given = {"teacher": [files["t.safetensors"]], "student": [files["s.safetensors"]]}
-    candidates, _ = open_matrix(plan(given, batches=(1, 8))[0], opened, tolerant=False)
+    candidates, _ = open_matrix(plan_matrix(given, batches=(1, 8))[0], opened, tolerant=False)
     assert {name: (one.batch, one.baseline) for name, one in candidates.items()} == {
         "teacher, torch eager, batch 1": (1, "teacher, torch eager, batch 1"),
         "student, torch eager, batch 1": (1, "teacher, torch eager, batch 1"),
@@ -109,7 +109,7 @@ def test_every_batch_has_its_own_baseline(files):
 )
 def test_wrong_words_are_refused(files, settings, words):
     with pytest.raises(UsageError, match=words):
-        plan({"student": [files["s.onnx"]]}, **settings)
+        plan_matrix({"student": [files["s.onnx"]]}, **settings)
 
 
 def test_a_spec_travels_as_json():

@@ -194,9 +194,9 @@ def test_a_device_is_used_on_a_copy(unconditional: Generator) -> None:
 
 
 def test_devices_that_are_not_there_are_refused(unconditional: Generator) -> None:
-    with pytest.raises(UsageError, match="device is 'gpu'"):
+    with pytest.raises(UsageError, match="unknown device 'gpu'"):
         load_runner(unconditional, device="gpu")
-    with pytest.raises(MissingCapabilityError, match=r"device 'cuda:77': torch sees \d+ GPUs"):
+    with pytest.raises(MissingCapabilityError, match=r"device 'cuda:77' cannot be used"):
         load_runner(unconditional, device="cuda:77")
 
 
