@@ -5,9 +5,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 TRITON := .venv-triton/.ready
 METRICS := .venv-metrics/.ready
+PIP_FLAGS := --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check lint types docs format clean
+.PHONY: help demo test pythons fuzz check lint types docs format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,12 +16,19 @@ help: ## this list
 demo: $(READY) ## build the demo: prune, distil, export, verify and benchmark a small generator, and report
 	$(BIN)/dcp-deploy build --dataset demo
 
+# A worker for each core, up to eight: each holds a torch of its own. A file's tests stay in one worker, which makes
+# their fixtures once.
 test: $(READY) $(TRITON) $(METRICS) ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
-# atheris has wheels for Linux only, so it is no part of the environment.
+# What needs no torch (command line, configuration, downloads, images, reports, bundles), on the other Pythons that
+# pyproject.toml declares and this machine has. Torch itself has no small wheels for them on the package index.
+pythons: $(READY) ## the parts without torch on Python 3.12 and 3.13, where installed
+	$(BIN)/python tests/pythons.py 3.12 3.13
+
+# atheris has wheels for Linux only, so the environment does not include it.
 fuzz: $(READY) ## look for files that break the readers: SECONDS=60 for each format, FORMATS="native tensorflow" for some
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3.0'
+	$(BIN)/python -m pip install $(PIP_FLAGS) 'atheris>=3.0'
 	$(BIN)/python tests/fuzz/fuzz_checkpoints.py --seconds $(or $(SECONDS),60) $(FORMATS)
 
 check: lint types ## everything but the tests: lint, format, types
@@ -37,8 +45,8 @@ types: $(READY) ## mypy --strict on the whole package
 	$(BIN)/mypy
 
 # The public names (errors among them) and a page for each of these. A warning of the generator is an error.
-PAGES := config presets pipeline generators checkpoints compression export export.tensorrt \
-    export.bundle export.runtime kernels metrics benchmarks report schemas
+PAGES := config teachers.presets pipeline generators checkpoints compression export export.onnx export.parity \
+    export.runners export.tensorrt export.bundle kernels metrics benchmarks report schemas
 SITE ?= build/docs
 docs: $(READY) ## the API reference, into build/docs
 	$(BIN)/python -W error -m pdoc --docformat restructuredtext -o $(SITE) dcp_deploy $(addprefix dcp_deploy.,$(PAGES))
@@ -54,24 +62,29 @@ clean: ## remove the environment and all caches; results under build/<dataset>/ 
 $(READY): pyproject.toml constraints.txt
 	@echo "Making the environment in .venv: a few minutes, about 2 GB."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,rtx,dev]'
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[cpu,rtx,dev]'
 	@touch $@
 
-# NVIDIA's Triton server with its Python backend, which needs numpy 1 and so an environment of its own, and KServe's
-# models, which pin much else. Without them the tests of serving skip themselves and say why.
+# Two more environments, which only tests use. Their pip installs without dependencies, on purpose, and complains about
+# it at length: its words go to install.log. Without them the tests that need them skip and say why.
+
+# NVIDIA's Triton server with its Python backend, which needs numpy 1, and KServe's models, which pin much else.
 $(TRITON): Makefile
+	@echo "Making .venv-triton for the tests of serving: half a minute, about 0.7 GB."
 	@test -x .venv-triton/bin/python || $(PYTHON) -m venv .venv-triton
-	@-.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	    nvidia-pytriton==0.7.0 kserve==0.21.0 \
-	    && .venv-triton/bin/python -m pip install --quiet --disable-pip-version-check \
-	    onnxruntime==1.32.0 'numpy==1.26.4' kubernetes==37.0.2 six 'pillow>=10.3'
+	@(.venv-triton/bin/python -m pip install $(PIP_FLAGS) --no-deps nvidia-pytriton==0.7.0 kserve==0.21.0 \
+	    && .venv-triton/bin/python -m pip install $(PIP_FLAGS) \
+	    onnxruntime==1.32.0 'numpy==1.26.4' kubernetes==37.0.2 six 'pillow>=10.3') \
+	    > .venv-triton/install.log 2>&1 || echo "not installed, see .venv-triton/install.log: tests will skip"
 	@touch $@
 
-# Published metrics, which ours are compared with. Without what they depend on: torchvision would bring another torch,
-# and where torch-fidelity is installed without it, torchmetrics cannot be imported. The tests that use them say more.
+# Published metrics, which ours are compared with. Without their dependencies: torchvision would bring another torch, and
+# where torch-fidelity is installed without it, torchmetrics cannot be imported.
 $(METRICS): Makefile $(READY)
-	@rm -rf .venv-metrics
-	@-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv-metrics \
+	@echo "Making .venv-metrics for the tests of metrics: a few seconds, about 0.1 GB."
+	@rm -rf .venv-metrics && mkdir .venv-metrics
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --target .venv-metrics \
 	    torch-fidelity==0.4.0 lpips==0.1.4 prdc==0.2 \
-	    scikit-learn==1.9.1 joblib==1.6.0 threadpoolctl==3.8.0 narwhals==2.29.0 cloudpickle==3.1.3 tqdm==4.70.1
-	@mkdir -p .venv-metrics && touch $@
+	    scikit-learn==1.9.1 joblib==1.6.0 threadpoolctl==3.8.0 narwhals==2.29.0 cloudpickle==3.1.3 tqdm==4.70.1 \
+	    > .venv-metrics/install.log 2>&1 || echo "not installed, see .venv-metrics/install.log: tests will skip"
+	@touch $@

@@ -7,20 +7,20 @@ import os
 import re
 import signal
 import socket
-import ssl
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 
-from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 from dcp_deploy.teachers.transfer import Patience
+
+from .file_server import FileServer
+
+if TYPE_CHECKING:  # what needs no torch is tested without it too: make pythons
+    from dcp_deploy.generators import Generator, GeneratorConfig
 
 HASTE = Patience(connect=1, stall=0.15, attempts=3, pause=0.01)  # with a server on this machine
 
@@ -31,26 +31,28 @@ settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-# Two threads everywhere: sums are split the same way on every machine, so tolerances mean the same.
-if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(2)
+# One thread everywhere, in processes that tests start too: workers do not fight for cores, and sums are split the same
+# way on every machine, so tolerances mean the same. Read by torch when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-
-# A shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt.
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
+    for_gpus = [item for item in items if item.get_closest_marker("gpu")]
+    if for_gpus:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in for_gpus:
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
 
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
-    """``golden("sg2ada_32")``: weights ("sd/<key>"), latents and images of a reference network, by entry name."""
+    """Read a golden file, ``golden("sg2ada_32")``: weights ("sd/<key>"), latents and images of a reference network."""
 
     def load(name: str) -> Mapping[str, np.ndarray]:
         with np.load(DATA / "golden" / f"{name}.npz", allow_pickle=False) as archive:
@@ -61,7 +63,11 @@ def golden() -> Callable[[str], Mapping[str, np.ndarray]]:
 
 @pytest.fixture(scope="session")
 def golden_generator(golden: Callable[[str], Mapping[str, np.ndarray]]) -> Callable[[str], Generator]:
-    """``golden_generator("sg2ada_32")``: the StyleGAN2 or StyleGAN3 whose weights a golden file holds."""
+    """Build the StyleGAN2 or StyleGAN3 of a golden file: ``golden_generator("sg2ada_32")``."""
+
+    import torch
+
+    from dcp_deploy.generators import Generator
 
     def build(name: str) -> Generator:
         arrays = golden(name)
@@ -81,6 +87,8 @@ def golden_generator(golden: Callable[[str], Mapping[str, np.ndarray]]) -> Calla
 
 
 def _golden_stylegan2(record: Mapping[str, Any]) -> GeneratorConfig:
+    from dcp_deploy.generators import GeneratorConfig
+
     blocks = sorted(record["blocks"].items(), key=lambda item: int(item[0]))
     return GeneratorConfig(
         resolution=record["img_resolution"],
@@ -91,6 +99,8 @@ def _golden_stylegan2(record: Mapping[str, Any]) -> GeneratorConfig:
 
 
 def _golden_stylegan3(record: Mapping[str, Any]) -> GeneratorConfig:
+    from dcp_deploy.generators import GeneratorConfig, StyleGAN3Layout
+
     first = record["layers"][0]
     return GeneratorConfig(
         resolution=record["img_resolution"],
@@ -104,10 +114,14 @@ def _golden_stylegan3(record: Mapping[str, Any]) -> GeneratorConfig:
 
 @pytest.fixture
 def tiny_generator() -> Generator:
-    """A 32 px generator, the same on every call, with uneven widths and no parameter left at a neutral value.
+    """Return a 32 px generator, the same on every call, with uneven widths.
 
-    A fresh network has zero biases, noise strengths and mean code; those zeros would hide a mistake, so they are drawn.
+    A fresh network has zero biases, noise strengths and mean code. Those zeros would hide a mistake: they are random.
     """
+    import torch
+
+    from dcp_deploy.generators import Generator, GeneratorConfig
+
     config = GeneratorConfig(resolution=32, z_dim=16, w_dim=16, mapping_layers=2, widths=(12, 12, 12, 10, 10, 8, 8, 8))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -120,9 +134,9 @@ def tiny_generator() -> Generator:
 
 @pytest.fixture(scope="session")
 def small_onnx() -> Callable[..., Path]:
-    """``small_onnx(path, precision="fp16")``: a file with a generator's interface, [B, 6] to 8 px: image = sum(z) psi.
+    """Write an ONNX file with a generator's interface, z [B, 6] to images of 8 px: image = sum(z) psi.
 
-    It says ``precision`` of itself, and its weights lie beside it. Tracing a real network would take much longer.
+    Its metadata names ``precision``, and its weights lie beside it. Tracing a real network would take much longer.
     """
     from onnx import TensorProto, helper, numpy_helper, save_model
 
@@ -152,113 +166,6 @@ def small_onnx() -> Callable[..., Path]:
 
 
 # ---- files on servers ----
-
-
-class FileServer:
-    """One file on 127.0.0.1, answered by the entries of ``script`` one after the other, the last one for ever.
-
-    An entry takes the request's handler and usually calls :meth:`send` or :meth:`answer` with it. ``asked`` keeps the
-    headers of every request, ``sent`` counts the bytes of the file that were written.
-    """
-
-    def __init__(self, certificate: Path | None = None) -> None:
-        self.body = b"\x80" + np.random.default_rng(0).bytes(299_999)
-        self.etag: str | None = '"one"'
-        self.modified: str | None = None
-        self.script: list[Callable[[BaseHTTPRequestHandler], None]] = [self.send]
-        self.asked: list[dict[str, str]] = []
-        self.sent = 0
-        self.over = threading.Event()
-        """Set when the test ends: whoever stalls may go on."""
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                server.asked.append({**dict(self.headers.items()), "path": self.path})
-                step = server.script[0]
-                if len(server.script) > 1:
-                    server.script.pop(0)
-                try:
-                    step(self)
-                except OSError:  # the client had enough
-                    self.close_connection = True
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.scheme = "http"
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
-            self.scheme = "https"
-        self.url = f"{self.scheme}://127.0.0.1:{self.http.server_port}/teacher.pkl"
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self.thread.start()
-
-    def close(self) -> None:
-        self.over.set()
-        self.http.shutdown()
-        self.http.server_close()
-        self.thread.join()
-
-    def send(
-        self,
-        handler: BaseHTTPRequestHandler,
-        *,
-        stop: int | None = None,
-        stall: float = 0.0,
-        ranges: bool = True,
-        length: int | None = None,
-        length_told: bool = True,
-        **headers: str,
-    ) -> None:
-        """The file, or the range that was asked for: as a good server does, unless told otherwise.
-
-        Silent for ``stall`` seconds after the first ``stop`` bytes of this answer; without a stall it ends there.
-        """
-        start, asked = 0, handler.headers.get("Range")
-        version = handler.headers.get("If-Range")
-        if ranges and asked and version in (None, self.etag, self.modified):
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
-        if start and start >= len(self.body):
-            return self.answer(handler, 416, content_range=f"bytes */{len(self.body)}")
-        content = self.body[start:]
-        handler.send_response(206 if start else 200)
-        if start:
-            headers["content_range"] = f"bytes {start}-{len(self.body) - 1}/{len(self.body)}"
-        if length_told:
-            headers["content_length"] = str(len(content) if length is None else length)
-        described = {"etag": self.etag, "last_modified": self.modified, "content_type": "application/octet-stream"}
-        for name, value in {**described, **headers}.items():
-            if value is not None:
-                handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Connection", "close")
-        handler.close_connection = True
-        handler.end_headers()
-        self._write(handler, content[:stop])
-        if stall:
-            self.over.wait(stall)
-            self._write(handler, content[stop:])
-
-    def _write(self, handler: BaseHTTPRequestHandler, content: bytes) -> None:
-        for begin in range(0, len(content), 10_000):
-            block = content[begin : begin + 10_000]
-            handler.wfile.write(block)
-            handler.wfile.flush()
-            self.sent += len(block)
-
-    def answer(self, handler: BaseHTTPRequestHandler, status: int, body: str = "", **headers: str) -> None:
-        """Something else than the file."""
-        handler.send_response(status)
-        for name, value in {"content_length": str(len(body.encode())), **headers}.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(body.encode())
 
 
 @pytest.fixture

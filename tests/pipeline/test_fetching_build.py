@@ -26,7 +26,8 @@ from dcp_deploy.teachers import downloads
 from dcp_deploy.teachers.downloads import fetch
 from dcp_deploy.teachers.presets import DATASETS, Teacher
 
-from ..conftest import HASTE, FileServer
+from ..conftest import HASTE
+from ..file_server import FileServer
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_a_file_of_unknown_size_arrives_too(file_server: Server, fetch: Fetching
         handler.end_headers()
         handler.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(file_server.body), file_server.body))
 
-    file_server.script = [in_chunks if chunked else partial(file_server.send, length_told=False)]
+    file_server.script = [in_chunks if chunked else partial(file_server.send, send_length=False)]
     fetch()
     assert fetch.whole
     assert "does not say how large" in fetch.said[0]
@@ -157,7 +157,7 @@ def test_the_rest_of_another_file_is_not_appended(file_server: Server, fetch: Fe
 
 
 def test_416_for_a_part_that_is_the_whole_file_means_done(file_server: Server, fetch: Fetching) -> None:
-    file_server.script = [partial(file_server.send, length_told=False)]
+    file_server.script = [partial(file_server.send, send_length=False)]
     fetch()  # nobody said how long it is
     file_server.sent = 0
     fetch()
@@ -236,7 +236,7 @@ def test_more_than_any_teacher_is_refused(
     fetch: Fetching, file_server: Server, monkeypatch: pytest.MonkeyPatch, told: bool
 ) -> None:
     monkeypatch.setattr(transfer_module, "LARGEST", CUT)
-    file_server.script = [partial(file_server.send, length_told=told)]
+    file_server.script = [partial(file_server.send, send_length=told)]
     assert "no teacher is" in fetch.refused().message
     assert not fetch.part.exists()
 

@@ -21,7 +21,8 @@ from dcp_deploy.teachers.downloads import announcement, cache_folder, cached, ca
 from dcp_deploy.teachers.presets import DATASETS, Teacher
 from dcp_deploy.teachers.transfer import note_of
 
-from ..conftest import HASTE, FileServer
+from ..conftest import HASTE
+from ..file_server import FileServer
 
 CUT = 120_000
 Handler = BaseHTTPRequestHandler
