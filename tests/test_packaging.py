@@ -97,9 +97,9 @@ def test_the_editable_install_imports_from_the_source_folders(place: str, tmp_pa
     # Found, not imported: that takes seconds, and every other test imports from these folders anyway.
     cwd = ROOT if place != "elsewhere" else tmp_path
     for name, file in origins("importlib.util.find_spec(name).origin", cwd=cwd).items():
-        room = name.removeprefix("dcp_deploy").removeprefix(".")
-        home = ROOT / room if room in FOLDERS else ROOT / "dcp_deploy" / room
-        assert file == home / "__init__.py"
+        folders = name.split(".")[1:]
+        home = ROOT if folders and folders[0] in FOLDERS else ROOT / "dcp_deploy"
+        assert file == home.joinpath(*folders, "__init__.py")
 
 
 @pytest.mark.parametrize("place", ["the root of the checkout", "elsewhere"])

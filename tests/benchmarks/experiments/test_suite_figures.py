@@ -83,7 +83,7 @@ def test_gain_of_alignment_is_at_equal_operations(folder):
 def test_a_folder_without_documents_names_the_command(tmp_path):
     with pytest.raises(InputError, match="holds no document") as caught:
         suite_figures.load_suite(tmp_path)
-    assert "benchmarks.suite" in caught.value.remedy
+    assert "experiments.suite" in caught.value.remedy
 
 
 def test_a_page_without_the_markers_is_refused():
