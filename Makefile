@@ -37,8 +37,8 @@ types: $(READY) ## mypy --strict on the whole package
 	$(BIN)/mypy
 
 # The public names (errors among them) and a page for each of these. A warning of the generator is an error.
-PAGES := config presets pipeline generators checkpoints compression export export.tensorrt \
-    export.bundle export.runtime kernels metrics benchmarks report schemas
+PAGES := config teachers.presets pipeline generators checkpoints compression export export.tensorrt \
+    export.bundle export.runners.bundle kernels metrics benchmarks report schemas
 SITE ?= build/docs
 docs: $(READY) ## the API reference, into build/docs
 	$(BIN)/python -W error -m pdoc --docformat restructuredtext -o $(SITE) dcp_deploy $(addprefix dcp_deploy.,$(PAGES))
