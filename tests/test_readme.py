@@ -1,19 +1,27 @@
-"""What the documents tell a reader to type exists, and what they link to is there."""
+"""Commands, calls, files and links in the documents exist, and README's library example works."""
 
 from __future__ import annotations
 
-import ast
 import re
 import tomllib
+from dataclasses import replace
 from functools import cache
+from importlib import util
 from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
+import torch
 import typer
 
 import dcp_deploy
 from dcp_deploy import errors
+from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.cli.app import app
+from dcp_deploy.compression import RECIPES
+from dcp_deploy.export.parity import ParityReport
+from dcp_deploy.generators import Generator, GeneratorConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,7 +29,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def shell_lines() -> list[tuple[str, str]]:
-    """(document, command) for each line of the documents' shell blocks, without its comment."""
+    """Return (document, command) for each line of the documents' shell blocks, without comments."""
     lines = []
     for document in DOCUMENTS:
         for block in re.findall(r"^```sh\n(.*?)^```", document.read_text(encoding="utf-8"), flags=re.M | re.S):
@@ -30,13 +38,13 @@ def shell_lines() -> list[tuple[str, str]]:
 
 
 def commands(program: str) -> list[list[str]]:
-    """The arguments of each call of a program in the documents."""
+    """Return the arguments of each call of a program in the documents."""
     return [line.split()[1:] for _, line in shell_lines() if line.split()[0] == program]
 
 
 @cache
 def verbs() -> dict[str, set[str]]:
-    """{verb: its flags} of the command line, whose own flags are those of the verb ""."""
+    """Return {verb: its flags}; the flags of ``dcp-deploy`` itself are those of the verb ""."""
     program = typer.main.get_command(app)
     commands = {"": program, **program.commands}  # type: ignore[attr-defined]
     return {
@@ -45,7 +53,7 @@ def verbs() -> dict[str, set[str]]:
     }
 
 
-def test_every_proof_that_the_documents_name_is_a_test() -> None:
+def test_every_test_that_the_documents_name_exists() -> None:
     named = {name for path in DOCUMENTS for name in re.findall(r"`(tests/[\w/]+\.py::\w+)`", path.read_text("utf-8"))}
     assert len(named) >= 15
     for name in named:
@@ -59,7 +67,7 @@ def test_the_make_targets_exist() -> None:
     assert {arguments[0] for arguments in commands("make")} <= targets
 
 
-def test_ci_runs_the_commands_that_a_contributor_is_told_to_run() -> None:
+def test_ci_runs_the_tests_and_the_checks() -> None:
     script = (ROOT / ".ci" / "run").read_text().splitlines()
     assert [line for line in script if line.startswith("make ")] == ["make test", "make check"]
 
@@ -82,14 +90,41 @@ def test_the_exit_codes_in_the_readme_are_those_of_the_errors() -> None:
     assert {int(code) for code in re.findall(r"\b(\d+) ", paragraph)} == {0, 130} | {cls.exit_code for cls in classes}
 
 
-def test_the_library_calls_in_the_readme_exist() -> None:
+def test_the_library_example_ends_with_a_distilled_and_verified_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (block,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S)
-    called = {
-        node.attr
-        for node in ast.walk(ast.parse(block))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "dcp"
-    }
-    assert called and called <= set(dcp_deploy.__all__)
+    torch.manual_seed(0)
+    save_generator(Generator(GeneratorConfig(8, (16, 16, 16, 16), z_dim=8, w_dim=8)), tmp_path / "teacher.pkl")
+    monkeypatch.setitem(RECIPES, "quick", replace(RECIPES["quick"], steps=2))
+    exported, verified = (create_autospec(call) for call in (dcp_deploy.export_onnx, dcp_deploy.verify))
+    verified.return_value = create_autospec(ParityReport)
+    monkeypatch.setattr(dcp_deploy, "export_onnx", exported)  # both have tests of their own and are slow
+    monkeypatch.setattr(dcp_deploy, "verify", verified)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    pruned, student = names["pruned"], names["student"]
+    assert student.config.widths == pruned.config.widths == (8, 8, 8, 8)
+    weights = student.state_dict()
+    assert any(not torch.equal(weight, weights[name]) for name, weight in pruned.state_dict().items())  # it was trained
+    exported.assert_called_once_with(student, "student.onnx")
+    verified.assert_called_once_with(student, "student.onnx")
+    verified.return_value.raise_for_failure.assert_called_once_with()
+
+
+def test_the_modules_and_source_files_that_the_documents_name_exist() -> None:
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for module in re.findall(r"python -m\s+(dcp_deploy[\w.]*)", text):
+            assert util.find_spec(module), f"{document.name}: {module}"
+        for path in re.findall(r"`((?:benchmarks|dcp_deploy|docs|export|kernels|tests)/[\w/.-]*)`", text):
+            assert (ROOT / path).exists(), f"{document.name}: {path}"
+
+
+def test_the_torch_for_cpus_is_the_tested_version() -> None:
+    (version,) = re.findall(r"pip install (torch==\S+) ", (ROOT / "docs" / "install.md").read_text(encoding="utf-8"))
+    assert version in (ROOT / "constraints.txt").read_text().splitlines()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""The API reference, built as ``make docs`` builds it."""
+"""The API reference that ``make docs`` builds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages. Warnings of the generator are errors there; this environment is good enough, however old."""
+    """Return the folder of pages. The generator's warnings are errors; ``--assume-old`` keeps this environment."""
     folder = tmp_path_factory.mktemp("site")
     command = ["make", "--assume-old=.venv/.ready", "docs", f"BIN={Path(sys.executable).parent}", f"SITE={folder}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
@@ -26,7 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_every_public_name_is_on_the_first_page_with_its_words(site: Path) -> None:
+def test_the_first_page_has_every_public_name_with_its_docstring(site: Path) -> None:
     page = (site / "dcp_deploy.html").read_text(encoding="utf-8")
     for name in set(dcp_deploy.__all__) - {"errors", "__version__"}:
         assert f'id="{name}"' in page, name
@@ -35,7 +35,7 @@ def test_every_public_name_is_on_the_first_page_with_its_words(site: Path) -> No
 
 
 @pytest.mark.slow
-def test_the_rooms_have_pages_and_the_errors_their_exit_codes(site: Path) -> None:
+def test_documented_packages_have_pages_and_errors_their_exit_codes(site: Path) -> None:
     for page in ("export/tensorrt", "export/bundle", "compression", "checkpoints", "schemas"):
         assert (site / "dcp_deploy" / f"{page}.html").stat().st_size > 5_000
     assert "StaleArtifactError" in (site / "dcp_deploy" / "errors.html").read_text(encoding="utf-8")
