@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..checkpoints.directions import Direction, check_directions
 from ..compression.scoring.diversity import principal_components
-from ..datasets.avatars import FACTORS, RESOLUTION, Factors
+from ..datasets.canvas import RESOLUTION
+from ..datasets.factors import FACTORS, Factors
 from ..errors import UsageError
 from ..generators import Generator
 from ..generators.latents import draw_latents, stream

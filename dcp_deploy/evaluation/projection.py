@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..compression.distillation.losses import FeatureMaps, perceptual_loss
-from ..datasets.avatars import RESOLUTION
+from ..datasets.canvas import RESOLUTION
 from ..datasets.decoding import Resize, UnusableImageError, decode
 from ..errors import InputError, QualityError, UsageError
 from ..export.runners.sampling import grid, save_png

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets.avatars import RESOLUTION, Factors, avatars
+from ..datasets.avatars import avatars
+from ..datasets.canvas import RESOLUTION
+from ..datasets.factors import Factors
 from ..errors import UsageError
 from .distances import Distances, feature_distances
 from .drawing import Model, draw, latents_for, model_device, shape_of

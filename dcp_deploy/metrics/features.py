@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..datasets.avatars import ENCODED_WIDTH, FACTORS, RESOLUTION, Factors, decode, visible
+from ..datasets.canvas import RESOLUTION
+from ..datasets.factors import ENCODED_WIDTH, FACTORS, Factors, decode, visible
 from ..errors import CorruptFileError
 
 FEATURES = 96

@@ -15,7 +15,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.avatars import FACTORS, HIDDEN, Factor, Factors
+from ..datasets.factors import FACTORS, HIDDEN, Factor, Factors
 
 CONTINUOUS_BINS = 4
 CIRCULAR_BINS = 6

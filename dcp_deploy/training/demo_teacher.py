@@ -28,7 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints import load_generator, save_generator
-from ..datasets.avatars import ENCODED_WIDTH, avatars, detail_mask, encode, factors_from_uniforms
+from ..datasets.avatars import avatars
+from ..datasets.factors import ENCODED_WIDTH, encode, factors_from_uniforms
+from ..datasets.portrait import detail_mask
 from ..files import atomic_path
 from ..generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..generators.mapping import Dense

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets.avatars import FACTORS, NUM_UNIFORMS, Factor, Factors, encode, factors_from_uniforms, render
+from ..datasets.factors import FACTORS, NUM_UNIFORMS, Factor, Factors, encode, factors_from_uniforms
+from ..datasets.portrait import render
 
 STEP_HALF_WIDTH = 0.1  # standard deviations of the latent's coordinate over which a category changes at the start
 

@@ -11,7 +11,7 @@ import torch
 
 from dcp_deploy.checkpoints import load_generator
 from dcp_deploy.checkpoints.directions import Direction
-from dcp_deploy.datasets.avatars import FACTOR_INDEX, Factors, sample_factors
+from dcp_deploy.datasets.factors import FACTOR_INDEX, Factors, sample_factors
 from dcp_deploy.errors import UsageError
 from dcp_deploy.evaluation.editing import (
     COLUMNS,

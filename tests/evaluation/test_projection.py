@@ -186,7 +186,7 @@ def test_images_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.png"):
         read_images([tmp_path / "nowhere.png"], 8)
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(InputError, match=r"text\.png is no image"):
+    with pytest.raises(InputError, match=r"text\.png is not an image"):
         read_images([tmp_path / "text.png"], 8)
     with pytest.raises(UsageError, match="no image to project"):
         read_images([], 8)

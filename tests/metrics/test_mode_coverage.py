@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dcp_deploy.datasets.avatars import FACTOR_INDEX, FACTORS, Factors, sample_factors
+from dcp_deploy.datasets.factors import FACTOR_INDEX, FACTORS, Factors, sample_factors
 from dcp_deploy.metrics import mode_coverage, mode_table, rare_ratios
 
 REAL = sample_factors(np.arange(10_000))

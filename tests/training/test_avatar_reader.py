@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcp_deploy.datasets.avatars import FACTOR_INDEX, Factors, encode, sample_factors
+from dcp_deploy.datasets.factors import FACTOR_INDEX, Factors, encode, sample_factors
 from dcp_deploy.training.avatar_reader import degrade, reading_loss, train_reader
 
 
@@ -29,7 +29,7 @@ def test_the_loss_is_least_at_the_truth() -> None:
 
 
 def categorical_columns() -> list[int]:
-    from dcp_deploy.datasets.avatars import FACTORS
+    from dcp_deploy.datasets.factors import FACTORS
 
     columns, start = [], 0
     for factor in FACTORS:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.stats import kstest
 
-from dcp_deploy.datasets.avatars import FACTORS, NUM_UNIFORMS, factors_from_uniforms
+from dcp_deploy.datasets.factors import FACTORS, NUM_UNIFORMS, factors_from_uniforms
 from dcp_deploy.training.latent_map import LatentMap, balanced_uniforms, targets
 
 
