@@ -153,16 +153,13 @@ class ImageSet:
         order = np.random.default_rng(0).permutation(len(self))
         costs = 2 * np.asarray(self._container.sizes, np.float64)[order] + self.resolution**2
         looked = min(len(self), max(FEWEST, int(np.searchsorted(np.cumsum(costs), FIRST_LOOK))))
-        for _ in self._pool.map(self._look, order[:looked].tolist()):
+        for _ in self._pool.map(lambda place: self._image(place) is None, order[:looked].tolist()):
             pass  # raises here what a thread raised
         limit = UNUSABLE_SHARE * looked
         if looked < len(self):  # three standard deviations of a sample from a set at the limit
             limit += 3 * math.sqrt(limit)
         if len(self._unusable) > limit:
             raise self._refusal(looked)
-
-    def _look(self, place: int) -> None:
-        self._image(place)
 
     def _start(self, index: int) -> Future[Sample]:
         return self._pool.submit(self.sample, index)

@@ -61,9 +61,6 @@ class LmdbFile:
         self.bytes = os.fstat(self._file).st_size
         self._meta = self._read_meta()
 
-    def __len__(self) -> int:
-        return self._meta.entries
-
     @property
     def state(self) -> tuple[int, ...]:
         """Numbers that change with every transaction; reading them does not read the values."""
@@ -85,7 +82,8 @@ class LmdbFile:
                     found += 1
                     yield entry
             elif flags & _BRANCH:
-                waiting += reversed(self._children(number, page))
+                nodes = self._nodes(number, page)
+                waiting += reversed([low | high << 16 | flags << 32 for _, low, high, flags, _ in nodes])
             else:
                 raise self._damaged(f"page {number} is neither a branch nor a leaf")
         if waiting or found != self._meta.entries:
@@ -135,9 +133,6 @@ class LmdbFile:
             if offset + 8 + key_size > len(page):
                 raise self._damaged(f"a key of page {number} does not fit into it")
             yield offset, low, high, flags, key_size
-
-    def _children(self, number: int, page: bytes) -> list[int]:
-        return [low | high << 16 | flags << 32 for _, low, high, flags, _ in self._nodes(number, page)]
 
     def _leaf(self, number: int, page: bytes) -> Iterator[Entry]:
         page_size = self._meta.page_size

@@ -155,12 +155,19 @@ def compare_editing(
     check_directions(directions, student.config)
     z, c = draw_latents(teacher.config, samples, stream(seed, "editing"))
     readable = all(one.config.resolution == RESOLUTION and not one.config.c_dim for one in (teacher, student))
-    reports, matrices = [], []
+    reports: list[DirectionReport] = []
+    matrices: list[Matrix] = []
     for index, (name, direction) in enumerate(directions.items()):
         part = shifted(progress, index * samples, len(directions) * samples)
         cosine, effects = _compare_direction(student, teacher, direction, (z, c), steps, readable, part)
+        if effects is None:
+            reports.append(DirectionReport(name, cosine))
+            continue
         matrices.append(effects)
-        reports.append(_report(name, cosine, effects if readable else None))
+        own, wanted = effects
+        at = int(np.abs(wanted).argmax())
+        changes = COLUMNS[at], float(wanted[at]), float(own[at])
+        reports.append(DirectionReport(name, cosine, _pearson(own, wanted), *changes))
     images = float(np.mean([one.images for one in reports]))
     if not readable:
         return EditingReport(images, None, None, None, tuple(reports), samples, steps)
@@ -177,16 +184,6 @@ def compare_editing(
     )
 
 
-def _report(name: str, cosine: float, effects: Matrix | None) -> DirectionReport:
-    if effects is None:
-        return DirectionReport(name, cosine)
-    student, teacher = effects
-    at = int(np.abs(teacher).argmax())
-    return DirectionReport(
-        name, cosine, _pearson(student, teacher), COLUMNS[at], float(teacher[at]), float(student[at])
-    )  # fmt: skip
-
-
 @torch.no_grad()
 def _compare_direction(
     student: Generator,
@@ -196,7 +193,7 @@ def _compare_direction(
     steps: float,
     readable: bool,
     progress: Progress | None,
-) -> tuple[float, Matrix]:
+) -> tuple[float, Matrix | None]:
     """Return the mean cosine of the pixel changes, and factor changes [2, columns] of student and teacher."""
     z, c = latents
     cosines: list[Tensor] = []
@@ -216,7 +213,7 @@ def _compare_direction(
         if progress:
             progress(min(start + _BATCH, len(z)), len(z))
     if not readable:
-        return float(torch.cat(cosines).mean()), np.zeros((2, 0))
+        return float(torch.cat(cosines).mean()), None
     before, after, teacher_before, teacher_after = (Factors(np.concatenate([p.table for p in parts])) for parts in read)
     effects = np.stack([factor_changes(before, after), factor_changes(teacher_before, teacher_after)])
     return float(torch.cat(cosines).mean()), effects

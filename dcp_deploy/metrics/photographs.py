@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -108,7 +108,10 @@ def real_features(
     entry is made again. Raises what the image set raises, and InputError if the cache cannot be written.
     """
     count = min(count, len(images))
-    path = cache / f"{cache_key(images, extractor, count)}.safetensors"
+    extent = {"data": images.identity, "resolution": images.resolution}
+    made_of = {"format": _FORMAT, **extent, "extractor": extractor.key}
+    key = hashlib.sha256(json.dumps({**made_of, "count": count}, sort_keys=True).encode()).hexdigest()[:32]
+    path = cache / f"{key}.safetensors"
     cached = _read(path, count)
     if cached is not None:
         return RealFeatures(cached, cached=True)
@@ -124,24 +127,13 @@ def real_features(
     features = np.concatenate(found)
     try:
         with atomic_path(path) as temporary:
-            save_file({"features": features}, temporary, metadata={"made_of": json.dumps(made_of(images, extractor))})
+            save_file({"features": features}, temporary, metadata={"made_of": json.dumps(made_of)})
     except OSError as error:
         raise InputError(
             f"the features of the real images cannot be written to {cache}: {error.strerror or error}",
             "Free some space, or set DCP_DEPLOY_CACHE to another folder.",
         ) from error
     return RealFeatures(features, cached=False)
-
-
-def made_of(images: ImageSet, extractor: Extractor) -> dict[str, Any]:
-    """Return everything that the features depend on, except the count."""
-    return {"format": _FORMAT, "data": images.identity, "resolution": images.resolution, "extractor": extractor.key}
-
-
-def cache_key(images: ImageSet, extractor: Extractor, count: int) -> str:
-    """Return the cache key: a hash of everything that the features depend on."""
-    text = json.dumps({**made_of(images, extractor), "count": count}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _read(path: Path, count: int) -> NDArray[np.float32] | None:

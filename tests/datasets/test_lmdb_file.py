@@ -29,7 +29,6 @@ def test_all_entries_come_in_order_with_their_values(new_lmdb: NewLmdb) -> None:
     path = new_lmdb(ENTRIES) / "data.mdb"
     assert is_lmdb(path)
     assert list(read_all(path).items()) == sorted(ENTRIES.items())
-    assert len(LmdbFile(path)) == len(ENTRIES)
 
 
 def test_the_latest_transaction_is_read(new_lmdb: NewLmdb) -> None:
