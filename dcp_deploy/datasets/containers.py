@@ -39,7 +39,7 @@ class Container(Protocol):
         """Return one encoded image. Raises UnusableImageError for damaged bytes, OSError if the disk fails."""
 
     def labels(self) -> bytes | None:
-        """Return the content of ``dataset.json``, or None if there is no such file."""
+        """Return the content of ``dataset.json``, or None if the file is missing."""
 
 
 def open_container(path: Path, *, resolution: int | None = None, resize: Resize = "error") -> Container:
@@ -59,7 +59,7 @@ def open_container(path: Path, *, resolution: int | None = None, resize: Resize 
         if is_lmdb(path):
             return LmdbImages(path, resolution, resize)
     except FileNotFoundError as error:
-        raise InputError(f"there is no {path}", "Check the path given to --data.") from error
+        raise InputError(f"{path} does not exist", "Check the path given to --data.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     raise UnknownFormatError(

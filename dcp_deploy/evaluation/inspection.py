@@ -30,7 +30,7 @@ def inspect_file(path: str | Path) -> dict[str, Any]:
     if file.is_dir() or file.name.endswith(".tar.zst"):
         return {**unknown, **_bundle(file), "path": str(file)}
     if not file.is_file():
-        raise InputError(f"there is no file {file}", "Check the path.")
+        raise InputError(f"{file} does not exist", "Check the path.")
     from ..export.runners.loading import sniff
 
     facts = _READERS[sniff(file)](file)

@@ -143,12 +143,12 @@ class _Search:
         """Take all steps of the search. ``first`` is the position of the first target among all images."""
         config = self.config
         optimiser = torch.optim.Adam([self.w, *self.maps.values()], lr=config.rate, betas=(0.9, 0.999))
-        draws = [stream(config.seed, "project", first + row) for row in range(len(self.target))]
+        streams = [stream(config.seed, "project", first + row) for row in range(len(self.target))]
         for step in range(config.steps):
             share = step / config.steps
             for group in optimiser.param_groups:
                 group["lr"] = config.rate * schedule(share)
-            offsets = torch.stack([torch.randn(self.w.shape[1:], generator=draw) for draw in draws]).to(self.w)
+            offsets = torch.stack([torch.randn(self.w.shape[1:], generator=one) for one in streams]).to(self.w)
             ws = self.w + offsets * explore * max(0.0, 1.0 - share / 0.75) ** 2
             loss = self._loss(self._draw(ws)) + config.noise_weight * noise_structure(self.maps.values())
             if not bool(loss.isfinite()):
@@ -251,7 +251,7 @@ def read_images(paths: Sequence[Path], resolution: int, *, resize: Resize = "err
     read.
     """
     if not paths:
-        raise UsageError("there is no image to project", "Give at least one file.")
+        raise UsageError("no image to project was given", "Give at least one file.")
     return np.stack([_read_image(path, resolution, resize) for path in paths])
 
 

@@ -22,7 +22,7 @@ from .conftest import Files, ImageFile, New, Pictures, all_of
 
 
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no") as caught:
+    with pytest.raises(InputError, match="gone does not exist") as caught:
         open_images(tmp_path / "gone", resolution=R)
     assert "--data" in caught.value.remedy
 
