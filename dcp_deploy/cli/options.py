@@ -173,7 +173,7 @@ def wants_suffix(path: Path, suffix: str) -> None:
 
 def check_dataset(dataset: str, teacher: GeneratorConfig) -> None:
     """UsageError for a data set that there is not, or the demo's for a teacher of other images."""
-    from ..datasets.avatars import RESOLUTION
+    from ..datasets.canvas import RESOLUTION
 
     if dataset:
         find_dataset(dataset)

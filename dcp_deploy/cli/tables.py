@@ -144,6 +144,6 @@ def doctor_table(diagnosis: Diagnosis) -> Table:
 def verbs_table(diagnosis: Diagnosis) -> Table:
     """One row per verb: whether it works here, and what it lacks."""
     table = Table("verb", "here", "lacking", box=box.SIMPLE_HEAD)
-    for ability in diagnosis.verbs:
-        table.add_row(ability.verb, Text(ability.verdict, _COLOURS[ability.verdict]), Text(ability.words))
+    for status in diagnosis.verbs:
+        table.add_row(status.verb, Text(status.verdict, _COLOURS[status.verdict]), Text(status.words))
     return table

@@ -1,8 +1,8 @@
-"""What a portrait is drawn with: a canvas in head coordinates, colours, shapes with soft edges.
+"""Tools to draw portraits: a canvas in head coordinates, colours, and shapes with soft edges.
 
-A shape is a signed distance in pixels, negative inside; a layer blends one colour over the canvas with the coverage
-``clip(1/2 - distance)``, which is what anti-aliases the edges. Shapes live in head coordinates (origin at the middle of
-the face, one unit a pixel of a head of normal size), so moving and scaling the head is a change of coordinates.
+A shape is a signed distance, negative inside. A layer blends one colour over the canvas with the coverage
+``clip(1/2 - distance)`` in pixels, which anti-aliases the edges. Head coordinates have their origin in the middle of
+the face; a unit is a pixel of a head of normal size. A change of coordinates thus moves and scales the head.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ Array = NDArray[np.floating[Any]]
 Window = tuple[slice, slice]
 
 _CENTRE_X, _CENTRE_Y = 32.0, 36.0
-_SHIFT = 4.0  # pixels that head_x and head_y move the head by at most
-_ZOOM = 0.1  # relative change of size by head_size at most
+_SHIFT = 4.0  # largest shift of the head by head_x and head_y, in pixels
+_ZOOM = 0.1  # largest relative change of size by head_size
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A chunk of n canvases [n, 3, 64, 64] with the head coordinates x [n, 1, 64], y [n, 64, 1] and scale [n, 1, 1]."""
+    """Canvases [n, 3, 64, 64] with head coordinates x [n, 1, 64], y [n, 64, 1] and pixels per unit, scale [n, 1, 1]."""
 
     canvas: Array
     x: Array
     y: Array
     scale: Array
 
-    def at(self, window: Window) -> tuple[Array, Array]:
-        """Head coordinates inside a window."""
-        rows, columns = window
-        return self.x[:, :, columns], self.y[:, rows]
+    def within(self, x0: float, x1: float, y0: float, y1: float) -> tuple[Window, Array, Array]:
+        """Return the window that the head-coordinate box can reach, and the head coordinates x and y inside it."""
+        rows, columns = window = window_of(x0, x1, y0, y1)
+        return window, self.x[:, :, columns], self.y[:, rows]
 
     def paint(self, window: Window, distance: Array, colour: Array, opacity: float = 1.0, blur: float = 1.0) -> None:
-        """Blend ``colour`` [n, 3] where ``distance`` (window-sized) is negative; the edge is ``blur`` pixels wide."""
+        """Blend ``colour`` [n, 3] over a window where ``distance`` is negative, with an edge ``blur`` pixels wide."""
         alpha = distance * (self.scale * np.float32(-1.0 / blur))
         alpha += 0.5
         np.clip(alpha, 0.0, 1.0, out=alpha)
@@ -51,13 +51,13 @@ class Scene:
             region += alpha * (colour[:, channel, None, None] - region)
 
     def pick(self, chosen: NDArray[np.intp]) -> Scene:
-        """A copy of some of the canvases."""
+        """Copy the canvases with these indices."""
         return Scene(self.canvas[chosen], self.x[chosen], self.y[chosen], self.scale[chosen])
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours [n, 3] of a chunk."""
+    """Colours [n, 3] of the parts of n portraits."""
 
     skin: Array
     skin_shade: Array
@@ -73,7 +73,7 @@ class Palette:
 
 
 def head_coordinates(factors: Factors) -> tuple[Array, Array, Array]:
-    """x [n, 1, 64], y [n, 64, 1] of the pixel centres in head coordinates and pixels per unit [n, 1, 1]."""
+    """Return x [n, 1, 64] and y [n, 64, 1] of the pixel centres in head coordinates, and pixels per unit [n, 1, 1]."""
     pixels = np.arange(RESOLUTION, dtype=np.float32) + np.float32(0.5)
     scale = 1.0 + _ZOOM * factors.column("head_size")
     x = (pixels[None] - _CENTRE_X - _SHIFT * factors.column("head_x")[:, None]) / scale[:, None]
@@ -82,7 +82,7 @@ def head_coordinates(factors: Factors) -> tuple[Array, Array, Array]:
 
 
 def window_of(x0: float, x1: float, y0: float, y1: float) -> Window:
-    """Pixels that the head-coordinate box can reach for any head position and size, with a pixel for the edge."""
+    """Return the pixels that the box can reach at any head position and size, plus one pixel for the soft edge."""
 
     def span(low: float, high: float, centre: float) -> slice:
         first = centre - _SHIFT - 1.0 + min(low * (1 - _ZOOM), low * (1 + _ZOOM))
@@ -96,7 +96,7 @@ def window_of(x0: float, x1: float, y0: float, y1: float) -> Window:
 
 
 def hue(turns: Array, light: Array | float, chroma: float) -> Array:
-    """Smooth colour circle [n, 3]: three cosines a third of a turn apart, so that hue 0 and hue 1 agree."""
+    """Return colours [n, 3] on a smooth circle: three cosines a third of a turn apart, so that hues 0 and 1 agree."""
     phase = turns[:, None] - np.array([0.0, 1.0 / 3.0, 2.0 / 3.0])
     grey = np.broadcast_to(np.asarray(light), turns.shape)[:, None]
     colour = (grey + chroma * np.cos(2.0 * np.pi * phase)).clip(0.0, 1.0)
@@ -104,14 +104,14 @@ def hue(turns: Array, light: Array | float, chroma: float) -> Array:
 
 
 def ramp(position: Array, stops: NDArray[np.float64]) -> Array:
-    """Piecewise linear colour [n, 3] along ``stops`` for positions in [-1, 1]."""
+    """Interpolate colours [n, 3] linearly along ``stops``, for positions in [-1, 1]."""
     where = (position + 1.0) / 2.0 * (len(stops) - 1)
     knots = np.arange(len(stops))
     return np.stack([np.interp(where, knots, stops[:, channel]) for channel in range(3)], axis=1).astype(np.float32)
 
 
 def solid(scene: Scene, red: float, green: float, blue: float) -> Array:
-    """The same colour [n, 3] on every canvas."""
+    """Return one colour for every canvas, [n, 3]."""
     return np.broadcast_to(np.array([red, green, blue], dtype=np.float32), (scene.canvas.shape[0], 3))
 
 
@@ -119,7 +119,7 @@ def solid(scene: Scene, red: float, green: float, blue: float) -> Array:
 
 
 def ellipse(x: Array, y: Array, a: float, b: float) -> Array:
-    """Distance to an ellipse with half axes a, b: the implicit value over the length of its gradient (first order)."""
+    """Return the distance to an ellipse with half axes a, b, to first order: the implicit value over its gradient."""
     u, v = (x / np.float32(a)) ** 2, (y / np.float32(b)) ** 2
     value = np.sqrt(u + v)
     slope = np.sqrt(u / np.float32(a * a) + v / np.float32(b * b) + np.float32(1e-6))
@@ -127,7 +127,7 @@ def ellipse(x: Array, y: Array, a: float, b: float) -> Array:
 
 
 def rounded_box(x: Array, y: Array, half_x: float, half_y: float, radius: float) -> Array:
-    """Distance to an axis-aligned box with rounded corners."""
+    """Return the distance to an axis-aligned box with rounded corners."""
     u = np.abs(x) - np.float32(half_x - radius)
     v = np.abs(y) - np.float32(half_y - radius)
     outside = np.sqrt(np.maximum(u, 0.0) ** 2 + np.maximum(v, 0.0) ** 2)
@@ -135,5 +135,5 @@ def rounded_box(x: Array, y: Array, half_x: float, half_y: float, radius: float)
 
 
 def both(first: Array, second: Array) -> Array:
-    """Intersection of two shapes."""
+    """Return the intersection of two shapes."""
     return np.asarray(np.maximum(first, second))

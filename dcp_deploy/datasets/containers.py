@@ -1,4 +1,4 @@
-"""Where a set of images lies: a folder, a zip file, an LMDB. Names, sizes, bytes; nothing is decoded here."""
+"""Containers of encoded images: folders, zip files and LMDBs. They list names and sizes and read bytes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .decoding import SUFFIXES, Resize, UnusableImageError
 from .lmdb_file import LmdbFile, is_lmdb
 
 LABELS = "dataset.json"
-MAX_BYTES = 2**27  # of one encoded image or of the labels; ImageNet's labels are 60 MB, its largest image 15 MB
+MAX_BYTES = 2**27  # limit of an encoded image and of the labels; ImageNet's largest: 15 MB and 60 MB
 _SIZED_KEY = re.compile(r"([1-9]\d{0,5})-(\d{5,12})")
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 class Container(Protocol):
-    """Encoded images in a fixed order. ``sizes`` are bytes, ``ignored`` counts files that are no images."""
+    """Encoded images in a fixed order. ``sizes`` are bytes; ``ignored`` counts the files that are not images."""
 
     kind: str
     ignored: int
@@ -36,17 +36,17 @@ class Container(Protocol):
     def sizes(self) -> Sequence[int]: ...
 
     def read(self, index: int) -> bytes:
-        """One encoded image. Raises UnusableImageError when its bytes are damaged, OSError when the disk fails."""
+        """Return one encoded image. Raises UnusableImageError for damaged bytes, OSError if the disk fails."""
 
     def labels(self) -> bytes | None:
-        """Content of ``dataset.json``, None without one."""
+        """Return the content of ``dataset.json``, or None if the file is missing."""
 
 
 def open_container(path: Path, *, resolution: int | None = None, resize: Resize = "error") -> Container:
-    """Look at what lies at ``path``, by content, and list its images.
+    """Recognise the container at ``path`` by its content and list its images.
 
-    ``resolution`` and ``resize`` choose among the sizes of an LMDB that holds several; without them it lists no images
-    and has a fingerprint only. Raises InputError (nothing there, unreadable), UnknownFormatError, CorruptFileError.
+    An LMDB may hold several sizes: ``resolution`` and ``resize`` choose one. Without ``resolution`` an LMDB lists no
+    images and only has a fingerprint. Raises InputError (missing, unreadable), UnknownFormatError, CorruptFileError.
     """
     try:
         if path.is_dir():
@@ -59,17 +59,17 @@ def open_container(path: Path, *, resolution: int | None = None, resize: Resize 
         if is_lmdb(path):
             return LmdbImages(path, resolution, resize)
     except FileNotFoundError as error:
-        raise InputError(f"there is no {path}", "Check the path given to --data.") from error
+        raise InputError(f"{path} does not exist", "Check the path given to --data.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     raise UnknownFormatError(
-        f"{path} is no set of images",
-        "Give a folder, a zip file or an LMDB of images; convert TFRecords with the tool they were made with.",
+        f"{path} is not a set of images",
+        "Give a folder, a zip file or an LMDB of images. Convert TFRecords with the tool that made them.",
     )
 
 
 class FolderImages:
-    """Image files of a folder and all below it, sorted by path. Links are followed, each folder once."""
+    """Image files in a folder and its subfolders, sorted by path. Links are followed; each folder is read once."""
 
     kind = "folder"
 
@@ -83,7 +83,7 @@ class FolderImages:
             elif name != LABELS:
                 self.ignored += 1
         if not found and any(path.glob("*.tfrecords")):
-            raise UnknownFormatError(f"{path} holds TFRecords", "Convert them with the tool they were made with.")
+            raise UnknownFormatError(f"{path} holds TFRecords", "Convert them with the tool that made them.")
         self.names = sorted(found)
         self.sizes = [found[name].st_size for name in self.names]
         facts = (f"{name}\0{found[name].st_size}\0{found[name].st_mtime_ns}" for name in self.names)
@@ -100,14 +100,14 @@ class FolderImages:
         return path.read_bytes()
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Path below the folder, with slashes, and status, of every regular file."""
+        """Yield relative path (with slashes) and status of every regular file."""
         seen: set[tuple[int, int]] = set()
         waiting = [""]
         while waiting:
             prefix = waiting.pop()
             folder = self.path / prefix
             status = folder.stat()
-            if (status.st_dev, status.st_ino) in seen:  # a link back
+            if (status.st_dev, status.st_ino) in seen:  # a link to a folder that was read
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
@@ -117,14 +117,14 @@ class FolderImages:
                             waiting.append(f"{prefix}{entry.name}/")
                         elif entry.is_file():
                             yield f"{prefix}{entry.name}", entry.stat()
-                        else:  # a link to nowhere, a pipe
+                        else:  # a broken link, a pipe
                             self.ignored += 1
                     except OSError:  # a link to itself
                         self.ignored += 1
 
 
 class ZipImages:
-    """Images of a zip file, sorted by path, as NVIDIA's tools write it or any other."""
+    """Images of any zip file, sorted by path; NVIDIA's tools write such files."""
 
     kind = "zip"
 
@@ -134,13 +134,13 @@ class ZipImages:
             self._zip = zipfile.ZipFile(path)  # closes itself
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             raise CorruptFileError(
-                f"{path} is no whole zip file: {error}", "Copy or download it again; its directory is at its end."
+                f"{path} is not a complete zip file: {error}", "Copy or download it again."
             ) from error
         files = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
         self.names = sorted(filter(_is_image, files))
         for name in self.names:
             if PurePosixPath(name).is_absolute() or ".." in re.split(r"[/\\]", name):
-                raise CorruptFileError(f"{path} holds {name!r}, a path outside of it", "Make the zip file again.")
+                raise CorruptFileError(f"{path} contains {name!r}, a path outside of it", "Make the zip file again.")
         self._files = files
         self.sizes = [files[name].file_size for name in self.names]
         self.ignored = len(files) - len(self.names) - (LABELS in files)
@@ -160,25 +160,25 @@ class ZipImages:
             raise CorruptFileError(f"{self.path}: {LABELS} is damaged: {error}") from error
 
     def _content(self, name: str) -> bytes:
-        """At most the size that the directory speaks of, which the caller has checked: nothing else unfolds."""
+        """Read at most the size that the zip directory states and the caller has checked: a zip bomb stays small."""
         info = self._files[name]
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others unfold without a bound
-            raise UnusableImageError(f"is packed by method {info.compress_type}; stored and deflated are read")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may expand without a limit
+            raise UnusableImageError(f"uses compression {info.compress_type}; only stored and deflated files are read")
         try:
             with self._zip.open(info) as stream:
                 return stream.read(info.file_size)
         except MemoryError:
             raise
         except OSError as error:
-            if error.errno != errno.EINVAL:  # the disk's fault
+            if error.errno != errno.EINVAL:  # the disk failed
                 raise
-            raise UnusableImageError("lies outside of the zip file") from error
-        except Exception as error:  # damage shows in many ways: zlib.error, BadZipFile, EOFError, RuntimeError
+            raise UnusableImageError("lies outside the zip file") from error
+        except Exception as error:  # damage raises many types: zlib.error, BadZipFile, EOFError, RuntimeError
             raise UnusableImageError(str(error) or type(error).__name__) from error
 
 
 class LmdbImages:
-    """Images of an LMDB: rosinality's ("{size}-{index:05d}" and "length"), or LSUN's own (any keys)."""
+    """Images of an LMDB: rosinality's (keys "{size}-{index:05d}" and "length") or LSUN's (any keys)."""
 
     def __init__(self, path: Path, resolution: int | None, resize: Resize) -> None:
         self._file = LmdbFile(path)
@@ -204,7 +204,7 @@ class LmdbImages:
         return None
 
     def _keep_one_size(self, resolution: int, resize: Resize) -> None:
-        by_size: dict[int, dict[int, int]] = {}  # pixels -> number of the image -> place in the lists
+        by_size: dict[int, dict[int, int]] = {}  # pixels -> number of the image -> position in the lists
         for place, name in enumerate(self.names):
             if match := _SIZED_KEY.fullmatch(name):
                 by_size.setdefault(int(match[1]), {})[int(match[2])] = place
@@ -212,7 +212,7 @@ class LmdbImages:
         chosen = [place for number, place in sorted(by_size[size].items()) if number < count]
         if len(chosen) < 0.99 * count:
             raise CorruptFileError(
-                f"{self._file.path} speaks of {count} images and holds {len(chosen)} of {size} px", "Make it again."
+                f"{self._file.path} promises {count} images and holds {len(chosen)} of {size} px", "Make it again."
             )
         self.kind = f"lmdb, {size} px"
         self.ignored = len(self.names) - 1 - sum(map(len, by_size.values()))
@@ -221,27 +221,27 @@ class LmdbImages:
         self.sizes = array("Q", (self.sizes[place] for place in chosen))
 
     def _choose(self, sizes: Sequence[int], resolution: int, resize: Resize) -> int:
-        """The generator's size; with "crop" else the next larger one."""
+        """Return the generator's size; with "crop", the next larger one if that is absent."""
         fitting = [size for size in sizes if size == resolution or (resize == "crop" and size > resolution)]
         if fitting:
             return fitting[0]
         held = f"images of {', '.join(map(str, sizes))} px" if sizes else "no images"
         larger = " --resize crop scales the larger ones down." if sizes and sizes[-1] > resolution else ""
         raise UsageError(
-            f"{self._file.path} holds {held}, and the generator draws {resolution} px",
-            f"Prepare it with {resolution} px.{larger}",
+            f"{self._file.path} holds {held}, and the generator makes {resolution} px",
+            f"Prepare the LMDB with {resolution} px.{larger}",
         )
 
     def _length(self) -> int:
         place = self.names.index("length")
         text = self._file.read(self._offsets[place], min(self.sizes[place], 20))
         if not re.fullmatch(rb"\d{1,12}", text):
-            raise CorruptFileError(f"{self._file.path}: its length {text!r} is no number", "Make it again.")
+            raise CorruptFileError(f"{self._file.path}: the length {text!r} is not a number", "Make it again.")
         return int(text)
 
 
 def _is_image(name: str) -> bool:
-    """By its ending; hidden files, and the shadows that macOS puts into zip files, are none."""
+    """Whether the suffix is that of an image. Hidden files and macOS's copies in __MACOSX do not count."""
     path = PurePosixPath(name.replace("\\", "/"))
     hidden = any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in path.parts)
     return path.suffix.lower() in SUFFIXES and not hidden
@@ -249,11 +249,13 @@ def _is_image(name: str) -> bool:
 
 def _check_labels_size(size: int, path: Path) -> None:
     if size > MAX_BYTES:
-        raise CorruptFileError(f"{path} has {size:,} bytes, more than labels need", f"At most {MAX_BYTES:,} are read.")
+        raise CorruptFileError(
+            f"{path} has {size:,} bytes, more than labels need", f"Give at most {MAX_BYTES:,} bytes."
+        )
 
 
 def _fingerprint(facts: Iterable[str], content: bytes | None = None) -> str:
-    """Hex sha256 of lines, and of a file's content."""
+    """Return the hex sha256 of lines and of a file's content."""
     digest = hashlib.sha256()
     for fact in facts:
         digest.update(fact.encode("utf-8", "surrogateescape") + b"\n")

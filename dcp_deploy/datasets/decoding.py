@@ -1,4 +1,4 @@
-"""From the bytes of an image file to the pixels that a generator would draw."""
+"""Decoding of image files to pixels of the generator's size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 Resize = Literal["error", "crop"]
 
-# Raster formats whose readers stay within Pillow. Others would start programs (EPS: Ghostscript) or read no image.
+# Raster formats that Pillow reads by itself. Others start programs (EPS: Ghostscript) or are not images.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 
@@ -21,7 +21,7 @@ _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 class UnusableImageError(Exception):
-    """An image that is damaged or does not fit; its text is the reason. Never leaves this package."""
+    """Raised inside this package for an image that is damaged or does not fit; the message says why."""
 
     def __init__(self, reason: str, *, wrong_size: bool = False) -> None:
         super().__init__(reason)
@@ -29,17 +29,15 @@ class UnusableImageError(Exception):
 
 
 def decode(content: bytes, *, resolution: int, resize: Resize) -> NDArray[np.uint8]:
-    """An encoded image as uint8 [R, R, 3], R the ``resolution``.
+    """Decode an image file to uint8 [R, R, 3], where R is ``resolution``. Raises UnusableImageError with the reason.
 
-    ``resize`` "error" takes images of R x R pixels only. "crop" cuts the largest centred square and scales it down to
-    R x R with Pillow's Lanczos filter, as NVIDIA's StyleGAN3 tool and rosinality's do; FID depends on that filter (the
-    256 px FFHQ of the ADA paper was made with a box filter). Nothing is enlarged: that would teach a student blur.
+    ``resize`` "error" accepts only images of R x R pixels. "crop" cuts the largest centred square and scales it down
+    with Pillow's Lanczos filter, as the tools of StyleGAN3 and rosinality do. FID depends on that filter: the 256 px
+    FFHQ of the ADA paper was made with a box filter. Images are never enlarged, because a student would learn the blur.
 
-    Colours: grey becomes three equal channels; 16-bit grey is rounded to 8; transparent images are laid on white; CMYK
-    and palettes are converted by Pillow. Colour profiles are ignored, as the teachers' tools did. A camera's EXIF
-    orientation is applied. Of several frames the first counts.
-
-    Raises UnusableImageError with the reason.
+    Grey becomes three equal channels, 16-bit grey is rounded to 8 bits, transparency is blended with white, and Pillow
+    converts CMYK and palettes. Colour profiles are ignored, as the teachers' tools do. The camera's EXIF orientation is
+    applied. Only the first frame is read.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
@@ -50,15 +48,15 @@ def decode(content: bytes, *, resolution: int, resize: Resize) -> NDArray[np.uin
     except (UnusableImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise UnusableImageError("is no image" if content else "is empty") from error
-    except Exception as error:  # Pillow's readers raise whatever breaks on damaged data, struct.error to SyntaxError
+        raise UnusableImageError("is not an image" if content else "is empty") from error
+    except Exception as error:  # Pillow raises many types on damaged data, from struct.error to SyntaxError
         raise UnusableImageError(str(error) or type(error).__name__) from error
     return np.asarray(picture)
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow was built with."""
+    """Return those of FORMATS that this build of Pillow can read."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -70,7 +68,7 @@ def _check_size(size: tuple[int, int], resolution: int, resize: Resize) -> None:
     if min(size) < resolution:
         raise UnusableImageError(f"is {width}x{height} px, smaller than {resolution}", wrong_size=True)
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-        raise UnusableImageError(f"has {width}x{height} px, more than the {Image.MAX_IMAGE_PIXELS:,} Pillow allows")
+        raise UnusableImageError(f"has {width}x{height} px, more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,}")
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -80,7 +78,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
             raise UnusableImageError("has more than 16 bits per pixel")
         image = Image.fromarray(((deep * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8))
     if image.mode == "F":
-        raise UnusableImageError("has floating-point pixels, whose white is not known")
+        raise UnusableImageError("has floating-point pixels without a defined white")
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)

@@ -1,7 +1,7 @@
-"""The factors of the ``avatars`` portraits: what varies, how often, and how a portrait index becomes factor values.
+"""The factors of the ``avatars`` portraits: what varies, how often, and how an index becomes factor values.
 
-Every factor is drawn from its own uniform number, independently of the others, so the true distribution of the data is
-known exactly. That is what makes coverage and rates of rare modes measurable (``dcp_deploy.metrics.mode_coverage``).
+Every factor is drawn independently from a uniform number of its own, so the distribution of the data is known exactly.
+Coverage and rates of rare modes can therefore be measured (:mod:`dcp_deploy.metrics.mode_coverage`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Kind = Literal["continuous", "circular", "categorical"]
 class Factor:
     """One independent property of a portrait.
 
-    ``values`` and ``probabilities`` are set for categorical factors only; ``rare`` names the values that are rare on
-    purpose, because rare modes are what pruning loses first.
+    Only categorical factors have ``values`` and ``probabilities``. ``rare`` names the values that are rare on purpose:
+    pruning loses rare modes first.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Factor:
 
     @property
     def width(self) -> int:
-        """Numbers that ``encode`` spends on this factor: 1, 2 (sine, cosine) or one per value."""
+        """Numbers of this factor in :func:`encode`: 1, 2 (sine, cosine) or one per value."""
         return {"continuous": 1, "circular": 2, "categorical": len(self.values)}[self.kind]
 
 
@@ -56,7 +56,7 @@ NUM_UNIFORMS: int = len(FACTORS)
 ENCODED_WIDTH: int = sum(factor.width for factor in FACTORS)
 FACTOR_INDEX: dict[str, int] = {factor.name: position for position, factor in enumerate(FACTORS)}
 
-# (factor, other factor, value): what a picture does not show when the other factor has that value.
+# (factor, other factor, value): the picture does not show the factor if the other factor has that value.
 HIDDEN = (
     ("eye_colour", "glasses", "sunglasses"),
     ("hair_hue", "hair_style", "bald"),
@@ -92,12 +92,16 @@ class Factors:
         """Value indices [N] of a categorical factor."""
         return self.column(name).astype(np.int64)
 
+    def has(self, name: str, value: str) -> NDArray[np.bool_]:
+        """Whether [N] a categorical factor has this value."""
+        return np.asarray(self.labels(name) == FACTORS[FACTOR_INDEX[name]].values.index(value))
+
 
 def factors_from_uniforms(u: ArrayLike) -> Factors:
     """Map uniforms [N, NUM_UNIFORMS] in [0, 1) to factors.
 
-    Linear in u for continuous factors; on the circle for hues, so that 0 and 1 agree; by cumulative thresholds for
-    categorical ones.
+    Continuous factors are linear in u. Hues lie on the circle, so that 0 and 1 agree. Categorical factors follow the
+    cumulative probabilities.
     """
     uniforms = np.asarray(u, dtype=np.float64)
     if uniforms.ndim != 2 or uniforms.shape[1] != NUM_UNIFORMS:
@@ -117,9 +121,9 @@ def factors_from_uniforms(u: ArrayLike) -> Factors:
 
 
 def sample_factors(indices: ArrayLike, seed: int = 0) -> Factors:
-    """Factors of the portraits with these indices (integers >= 0).
+    """Return the factors of the portraits with these indices (integers >= 0), independent of the batch.
 
-    Counter-based: portrait i of a seed is the same whatever batch it is asked for in.
+    The numbers are counter-based: SplitMix64 of seed, index and factor.
     """
     counters = np.asarray(indices, dtype=np.int64).reshape(-1).astype(np.uint64)
     columns = np.arange(NUM_UNIFORMS, dtype=np.uint64)
@@ -130,7 +134,7 @@ def sample_factors(indices: ArrayLike, seed: int = 0) -> Factors:
 
 
 def encode(factors: Factors) -> NDArray[np.float32]:
-    """Network-friendly form [N, ENCODED_WIDTH]: continuous in [-1, 1], circular as (sin, cos), categorical one-hot."""
+    """Encode factors for a network, [N, ENCODED_WIDTH]: continuous in [-1, 1], circular (sin, cos), one-hot values."""
     parts: list[NDArray[np.float32]] = []
     for position, factor in enumerate(FACTORS):
         column = factors.table[:, position]
@@ -145,7 +149,7 @@ def encode(factors: Factors) -> NDArray[np.float32]:
 
 
 def decode(encoded: NDArray[np.floating[Any]]) -> Factors:
-    """Inverse of ``encode`` for [N, ENCODED_WIDTH]; also reads network outputs: clips, takes angles and the largest."""
+    """Invert ``encode``. Network outputs [N, ENCODED_WIDTH] are clipped, and the largest logit is the category."""
     table = np.empty((encoded.shape[0], len(FACTORS)), dtype=np.float32)
     start = 0
     for position, factor in enumerate(FACTORS):
@@ -162,11 +166,11 @@ def decode(encoded: NDArray[np.floating[Any]]) -> Factors:
 
 
 def visible(factors: Factors, name: str) -> NDArray[np.bool_]:
-    """Rows [N] whose picture shows the factor ``name`` at all."""
+    """Whether [N] each picture shows the factor ``name``."""
     shown = np.ones(len(factors), dtype=np.bool_)
     for hidden, by, value in HIDDEN:
         if hidden == name:
-            shown &= factors.labels(by) != FACTORS[FACTOR_INDEX[by]].values.index(value)
+            shown &= ~factors.has(by, value)
     return shown
 
 
@@ -174,7 +178,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One output of SplitMix64 per state (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
+    """Return one output of SplitMix64 per state (Steele et al. 2014, Fast splittable pseudorandom generators)."""
     z = state + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""Sets of real images: folders, zip files and LMDBs as people have them, read as uint8 [R, R, 3]."""
+"""Sets of real images, read as uint8 [R, R, 3] from folders, zip files and LMDBs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .containers import LABELS, MAX_BYTES, Container, open_container
 from .decoding import Resize, UnusableImageError, decode
 from .labels import Labels, read_labels
 
-UNUSABLE_SHARE = 0.01  # of a set that may be damaged; more is another problem than a few bad files
-FIRST_LOOK = 2**27  # what the first look may cost, in pixels drawn plus twice the bytes read: some two seconds
-FEWEST = 16  # images of the first look, however large they are
-NAMED = 5  # bad images told by name
+UNUSABLE_SHARE = 0.01  # share of a set that may be unusable; more is not just a few bad files
+FIRST_LOOK = 2**27  # cost of the first look, in pixels decoded plus twice the bytes read: about two seconds
+FEWEST = 16  # images in the first look, even if they are large
+NAMED = 5  # bad images listed by name
 THREADS = min(8, os.cpu_count() or 1)
 
 _log = logging.getLogger("dcp_deploy")
 
 
 class Sample(NamedTuple):
-    """An image, uint8 [R, R, 3], and its label, float32 [c_dim] (one-hot for classes), None without labels."""
+    """An image, uint8 [R, R, 3], and its label, float32 [c_dim] (one-hot for classes) or None."""
 
     image: NDArray[np.uint8]
     label: NDArray[np.float32] | None
@@ -39,25 +39,23 @@ class Sample(NamedTuple):
 def open_images(
     path: str | os.PathLike[str], *, resolution: int, resize: Resize = "error", c_dim: int | None = None
 ) -> ImageSet:
-    """Open a folder (with all below it), a zip file or an LMDB of images, told apart by content.
+    """Open a folder (with its subfolders), a zip file or an LMDB of images; the content decides which.
 
-    Folders and zip files may hold NVIDIA's ``dataset.json`` with labels; LMDBs are rosinality's or LSUN's. Images come
-    sorted by path or key. ``resize`` is "error" for images of exactly ``resolution`` px, or "crop": the centred square,
-    scaled down with a Lanczos filter (see ``decoding.decode`` for that and for colours).
+    Folders and zip files may hold labels in NVIDIA's ``dataset.json``; LMDBs may be rosinality's or LSUN's. The images
+    are sorted by path or key. ``resize`` "error" accepts only images of ``resolution`` px; "crop" scales the centred
+    square down (see :func:`.decoding.decode`). ``c_dim`` is the label length that the generator needs: 0 ignores the
+    labels, None accepts any.
 
-    ``c_dim`` is what the generator wants: 0 leaves labels out, a number wants labels of that length, None takes
-    what there is.
+    A first look decodes images spread over the set. An image that is damaged or of another size is skipped with a
+    warning; the next good image takes its place, so an index always gives the same image. More than 1 % of such images
+    are an error.
 
-    A first look decodes images spread over the set, all of a small one. An image that is damaged or of another size is
-    skipped and named by a warning: in its place comes the next good one, so that the same index gives the same image
-    always. More than 1 % of those refuse the whole set.
-
-    Raises InputError (not there, unreadable, no images), UnknownFormatError (no set of images), CorruptFileError
+    Raises InputError (missing, unreadable, no images), UnknownFormatError (not a set of images), CorruptFileError
     (damaged, or too many damaged images), UsageError (wrong size, labels that the generator cannot use).
     """
     container = open_container(Path(path), resolution=resolution, resize=resize)
     if not container.names:
-        ignored = f"; {container.ignored} files are none" if container.ignored else ""
+        ignored = f"; {container.ignored} files are not images" if container.ignored else ""
         raise InputError(f"{path} holds no images{ignored}", "Check the path given to --data.")
     images = ImageSet(container, Path(path), resolution, resize, _labels(container, Path(path), c_dim))
     images.look_over()
@@ -65,16 +63,16 @@ def open_images(
 
 
 def identify_images(path: str | os.PathLike[str], *, resize: Resize = "error") -> dict[str, Any]:
-    """What tells one set from another without decoding it: its fingerprint, and how it is resized.
+    """Return what identifies a set without decoding it: its fingerprint and ``resize``.
 
-    The fingerprint is made of names, sizes and times of change (folder), of names, sizes and checksums (zip), or of the
-    state of the database, and of the labels. Raises as :func:`open_images` does for what cannot be opened.
+    The fingerprint hashes the labels and: names, sizes and modification times (folder); names, sizes and checksums
+    (zip); or the state of the database (LMDB). Raises as :func:`open_images` if the set cannot be opened.
     """
     return _identity(open_container(Path(path)), resize)
 
 
 class ImageSet:
-    """A finite set of images, see :func:`open_images`. ``[i]`` is uint8 [R, R, 3]; threads may share it."""
+    """A finite set of images, see :func:`open_images`. ``[i]`` is uint8 [R, R, 3]. Safe to share between threads."""
 
     def __init__(
         self, container: Container, path: Path, resolution: int, resize: Resize, labels: Labels | None
@@ -86,13 +84,13 @@ class ImageSet:
     def _open(self, container: Container) -> None:
         self._container = container
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="images")  # Pillow decodes outside Python's lock
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="images")  # Pillow releases the GIL
         self._started: dict[int, Future[Sample]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs to open the same images: the path, not the open files."""
-        told = {name: getattr(self, name) for name in ("path", "resolution", "resize", "labels", "_unusable")}
-        return {**told, "fingerprint": self._container.fingerprint}
+        """Return what another process needs to open the same images: the path, not the open files."""
+        state = {name: getattr(self, name) for name in ("path", "resolution", "resize", "labels", "_unusable")}
+        return {**state, "fingerprint": self._container.fingerprint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         fingerprint = state.pop("fingerprint")
@@ -102,7 +100,7 @@ class ImageSet:
             raise InputError(f"{self.path} has changed since it was opened", "Start again with the images as they are.")
 
     def __len__(self) -> int:
-        """Images listed, the bad ones too."""
+        """Number of images, bad ones included."""
         return len(self._container.names)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
@@ -110,16 +108,16 @@ class ImageSet:
 
     @property
     def c_dim(self) -> int:
-        """Length of a label; 0 without labels."""
+        """Length of a label; 0 if there are no labels."""
         return self.labels.c_dim if self.labels else 0
 
     @property
     def identity(self) -> dict[str, Any]:
-        """As :func:`identify_images` gives it."""
+        """What :func:`identify_images` returns for this set."""
         return _identity(self._container, self.resize)
 
     def sample(self, index: int) -> Sample:
-        """Image ``index`` with its label, or the next good one in its place."""
+        """Return image ``index`` with its label, or the next good one in its place."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         for place in chain(range(index, len(self)), range(index)):
@@ -131,13 +129,13 @@ class ImageSet:
         raise self._refusal(len(self))
 
     def samples(self, indices: Sequence[int], *, then: Sequence[int] = ()) -> list[Sample]:
-        """Several at once, decoded in threads; ``then`` are those wanted next, whose decoding starts right away."""
+        """Decode several images in threads, and start to decode ``then``, the indices needed next."""
         wanted = {index: self._started.get(index) or self._start(index) for index in indices}
         self._started = {index: wanted.get(index) or self._start(index) for index in then}
         return [wanted[index].result() for index in indices]
 
     def facts(self) -> dict[str, Any]:
-        """What the images are, for run.json: plain values. ``skipped`` counts what was found to be bad so far."""
+        """Describe the images in plain values, for run.json. ``skipped`` counts the bad images found so far."""
         bad = sorted(self._unusable)
         return {
             "path": str(self.path),
@@ -151,26 +149,23 @@ class ImageSet:
         }
 
     def look_over(self) -> None:
-        """Decode images spread over the set until FIRST_LOOK is spent. Raises when too many are bad."""
+        """Decode images spread over the set until FIRST_LOOK is spent. Raises if too many are bad."""
         order = np.random.default_rng(0).permutation(len(self))
         costs = 2 * np.asarray(self._container.sizes, np.float64)[order] + self.resolution**2
         looked = min(len(self), max(FEWEST, int(np.searchsorted(np.cumsum(costs), FIRST_LOOK))))
-        for _ in self._pool.map(self._look, order[:looked].tolist()):
-            pass  # an error of a thread is raised here
+        for _ in self._pool.map(lambda place: self._image(place) is None, order[:looked].tolist()):
+            pass  # raises here what a thread raised
         limit = UNUSABLE_SHARE * looked
-        if looked < len(self):  # a draw from a set just within the limit lies above it by less than this
+        if looked < len(self):  # three standard deviations of a sample from a set at the limit
             limit += 3 * math.sqrt(limit)
         if len(self._unusable) > limit:
             raise self._refusal(looked)
-
-    def _look(self, place: int) -> None:
-        self._image(place)
 
     def _start(self, index: int) -> Future[Sample]:
         return self._pool.submit(self.sample, index)
 
     def _image(self, place: int) -> NDArray[np.uint8] | None:
-        """The image at this very place; None when it is bad. Raises InputError when the disk fails."""
+        """Return the image at this place, or None if it is bad. Raises InputError if the disk fails."""
         if place in self._unusable:
             return None
         try:
@@ -180,10 +175,10 @@ class ImageSet:
         except UnusableImageError as error:
             self._mark(place, error)
             return None
-        except OSError as error:  # not the image's fault: skipping it would make the run another one
+        except OSError as error:  # the disk failed: skipping a good image would change the run
             raise InputError(
                 f"{self._container.names[place]!r} of {self.path} cannot be read any more: {error.strerror or error}",
-                "Mend that and start again: a run goes on where it was.",
+                "Repair the disk and start again: the run continues where it was.",
             ) from error
 
     def _mark(self, place: int, error: UnusableImageError) -> None:
@@ -201,21 +196,18 @@ class ImageSet:
     def _refusal(self, looked: int) -> InputError | UsageError:
         bad = sorted(self._unusable)
         named = ", ".join(self._named(place) for place in bad[:NAMED])
-        of = f"{looked}" if looked == len(self) else f"{looked} looked at"
-        message = (
-            f"{len(bad)} of {of} images of {self.path} cannot be used: {named}{', ...' if len(bad) > NAMED else ''}"
-        )
+        tried = "" if looked == len(self) else " tried"
+        more = ", ..." if len(bad) > NAMED else ""
+        message = f"{len(bad)} of {looked}{tried} images of {self.path} cannot be used: {named}{more}"
         if not any(error.wrong_size for error in self._unusable.values()):
-            return CorruptFileError(message, f"Mend or remove them; {UNUSABLE_SHARE:.0%} of a set may be bad.")
+            return CorruptFileError(message, f"Repair or remove them; only {UNUSABLE_SHARE:.0%} of a set may be bad.")
         if self.resize == "crop":
-            return UsageError(message, "Leave out images smaller than the generator's: enlarging them would blur it.")
-        return UsageError(
-            message, f"Give --resize crop: the centred square of each, scaled down to {self.resolution} px."
-        )
+            return UsageError(message, "Remove images smaller than the generator's; enlarging them would blur them.")
+        return UsageError(message, f"Give --resize crop to scale the centred squares down to {self.resolution} px.")
 
 
 def _labels(container: Container, path: Path, c_dim: int | None) -> Labels | None:
-    """Labels of the container as a generator with ``c_dim`` wants them."""
+    """Return the labels that a generator with ``c_dim`` needs. Raises UsageError if they do not fit."""
     text = None if c_dim == 0 else container.labels()
     labels = read_labels(text, container.names, source=str(path / LABELS)) if text is not None else None
     if not c_dim or (labels and labels.c_dim == c_dim):
@@ -223,8 +215,8 @@ def _labels(container: Container, path: Path, c_dim: int | None) -> Labels | Non
     held = f"have labels of length {labels.c_dim}" if labels else "have no labels"
     raise UsageError(
         f"the images of {path} {held}, and the generator is conditional on {c_dim} classes",
-        f"Put a {LABELS} with a class from 0 to {c_dim - 1} for each image beside them, or leave --data out: then the "
-        "teacher's own samples are the real images.",
+        f"Put a {LABELS} with a class from 0 to {c_dim - 1} for each image beside them, or omit --data to use the "
+        "teacher's own samples as real images.",
     )
 
 

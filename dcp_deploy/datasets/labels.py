@@ -1,4 +1,4 @@
-"""Labels of images as NVIDIA's data-set tools write them: ``dataset.json`` beside the images."""
+"""Labels of images from ``dataset.json``, as NVIDIA's data set tools write it beside the images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import CorruptFileError
 
-MAX_CLASSES = 2**31  # a class beyond it is no class, and would not fit numpy's index on every machine
+MAX_CLASSES = 2**31  # larger numbers are errors, and do not fit numpy's index on every machine
 _MAX_FLOAT = float(np.finfo(np.float32).max)
 
 
@@ -25,11 +25,11 @@ class Labels:
 
     @cached_property
     def c_dim(self) -> int:
-        """Length of a label: of its vector, or the highest class plus one."""
+        """Length of a label: that of the vectors, or the highest class plus one."""
         return int(self.values.shape[1]) if self.values.ndim == 2 else int(self.values.max()) + 1
 
     def vector(self, index: int) -> NDArray[np.float32]:
-        """Label of image ``index``, float32 [c_dim]; a class as a one-hot vector."""
+        """Return the label of image ``index``, float32 [c_dim]; a class becomes a one-hot vector."""
         value = self.values[index]
         if self.values.ndim == 2:
             return np.array(value, np.float32)
@@ -39,16 +39,16 @@ class Labels:
 
 
 def read_labels(text: bytes, names: Sequence[str], *, source: str) -> Labels | None:
-    """Labels of the images ``names`` from ``dataset.json``; None when it says that there are none.
+    """Read the labels of the images ``names`` from ``dataset.json``; None if its "labels" are null.
 
-    The document is ``{"labels": [["00000/img00000000.png", 6], ...]}``: a class, or a list of numbers. Names of other
-    files are passed over, as NVIDIA's loader does. Raises CorruptFileError, naming ``source``, for any other content
-    and for an image without a label.
+    The document is ``{"labels": [["00000/img00000000.png", 6], ...]}`` with a class or a list of numbers per image.
+    Other names are ignored, as by NVIDIA's loader. Raises CorruptFileError, which names ``source``, for any other
+    content and for an image without a label.
     """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise CorruptFileError(f"{source} is no JSON: {error}") from error
+        raise CorruptFileError(f"{source} is not JSON: {error}") from error
     pairs = document.get("labels") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(pairs, list | None):
         raise CorruptFileError(f'{source} is not {{"labels": [[name, label], ...]}}')
@@ -59,7 +59,7 @@ def read_labels(text: bytes, names: Sequence[str], *, source: str) -> Labels | N
     if missing:
         raise CorruptFileError(
             f"{source} has no label for {len(missing)} of {len(names)} images, the first {missing[0]!r}",
-            'Label every image, or write {"labels": null} when there are none.',
+            'Label every image, or write {"labels": null} if there are no labels.',
         )
     return Labels(_as_array([by_name[name] for name in names], source))
 
@@ -69,7 +69,7 @@ def _by_name(pairs: list[Any], source: str) -> dict[str, Any]:
     for position, pair in enumerate(pairs):
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
             raise CorruptFileError(f"{source}: entry {position} is not [name, label]")
-        name = pair[0].replace("\\", "/")  # written on Windows
+        name = pair[0].replace("\\", "/")  # Windows paths
         if name in found and found[name] != pair[1]:
             raise CorruptFileError(f"{source} gives {name!r} two labels")
         found[name] = pair[1]
@@ -77,7 +77,7 @@ def _by_name(pairs: list[Any], source: str) -> dict[str, Any]:
 
 
 def _as_array(labels: list[Any], source: str) -> NDArray[Any]:
-    """All like the first: classes, or vectors of one length."""
+    """Return classes or vectors of one length. Raises CorruptFileError for a label unlike the first."""
     if isinstance(labels[0], list):
         length = len(labels[0])
         fitting = [
@@ -86,7 +86,7 @@ def _as_array(labels: list[Any], source: str) -> NDArray[Any]:
         wanted = f"a list of {length} finite numbers like the first"
     else:
         fitting = [type(label) is int and 0 <= label < MAX_CLASSES for label in labels]  # True is an int too
-        wanted = "a class: a whole number from 0 on"
+        wanted = "a class: a whole number >= 0"
     if not all(fitting):
         wrong = labels[fitting.index(False)]
         raise CorruptFileError(f"{source}: the label {str(wrong)[:60]} is not {wanted}")
@@ -94,5 +94,5 @@ def _as_array(labels: list[Any], source: str) -> NDArray[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether float32 holds it; NaN compares with nothing."""
+    """Whether float32 can hold the number. NaN cannot be compared, so it is excluded too."""
     return type(value) in (int, float) and abs(value) <= _MAX_FLOAT

@@ -1,8 +1,8 @@
-"""LMDB files, read without the LMDB library: the keys, and where each value lies.
+"""A reader of LMDB files without the LMDB library: the keys, and the position of each value.
 
-The library maps the file into memory, and then a copy that ended early kills the process with SIGBUS (seen with lmdb
-3.0 and a file cut at nine tenths). Here every page is read by its number and checked, and damage is an error.
-The format, version 1 of 64-bit machines: https://github.com/LMDB/lmdb (lmdb.h, and the comments of mdb.c).
+The library maps the file into memory, so an incomplete copy kills the process with SIGBUS (seen with lmdb 3.0). This
+reader reads and checks each page by its number, so damage is an error. It reads format version 1 of 64-bit machines:
+https://github.com/LMDB/lmdb (lmdb.h, and the comments of mdb.c).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from ..errors import CorruptFileError
 
-_MAGIC = struct.pack("<II", 0xBEEFC0DE, 1)  # and the version of the format
-_HEADER = 16  # of every page: number, padding, flags, then the bounds of its free space or its count of pages
+_MAGIC = struct.pack("<II", 0xBEEFC0DE, 1)  # the second number is the version of the format
+_HEADER = 16  # bytes of a page header: number, padding, flags, then bounds of the free space or count of pages
 _META_BYTES = 152
 _BRANCH, _LEAF = 0x01, 0x02
 _BIG, _SUB_DATABASE, _DUPLICATES = 0x01, 0x02, 0x04
@@ -25,7 +25,7 @@ _NO_PAGE = 2**64 - 1  # the root of an empty tree
 
 
 class Entry(NamedTuple):
-    """A key and where its value lies in the file, in bytes."""
+    """A key, and the position and size of its value in the file, in bytes."""
 
     key: bytes
     offset: int
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
 
 class _Meta(NamedTuple):
-    """What one of the two meta pages says; the one of the later transaction holds."""
+    """Content of one of the two meta pages; the one with the later transaction is valid."""
 
     transaction: int
     page_size: int
@@ -43,15 +43,15 @@ class _Meta(NamedTuple):
 
 
 def is_lmdb(path: Path) -> bool:
-    """Whether the file begins as an LMDB file does."""
+    """Whether the file begins like an LMDB file."""
     with path.open("rb") as stream:
         return stream.read(_HEADER + 8)[_HEADER:] == _MAGIC
 
 
 class LmdbFile:
-    """One LMDB file without sub-databases, for reading. Threads may share it. Writers are not waited for.
+    """An open LMDB file without sub-databases. Threads may share it. It does not lock out writers.
 
-    Raises CorruptFileError, here and wherever it reads, for a file that is damaged or ends too early.
+    Every method that reads raises CorruptFileError if the file is damaged or incomplete.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,19 +61,16 @@ class LmdbFile:
         self.bytes = os.fstat(self._file).st_size
         self._meta = self._read_meta()
 
-    def __len__(self) -> int:
-        return self._meta.entries
-
     @property
     def state(self) -> tuple[int, ...]:
-        """What changes with every transaction, without reading the values."""
+        """Numbers that change with every transaction; reading them does not read the values."""
         return (*self._meta, self.bytes)
 
     def entries(self) -> Iterator[Entry]:
-        """All entries in the order of their keys."""
+        """Yield all entries in the order of their keys."""
         found = 0
         waiting = [] if self._meta.root == _NO_PAGE else [self._meta.root]
-        pages = min(self._meta.pages, self.bytes // self._meta.page_size)  # a tree that goes in circles ends here
+        pages = min(self._meta.pages, self.bytes // self._meta.page_size)  # so that a tree with a cycle ends
         for _ in range(pages):
             if not waiting or found > self._meta.entries:
                 break
@@ -85,14 +82,15 @@ class LmdbFile:
                     found += 1
                     yield entry
             elif flags & _BRANCH:
-                waiting += reversed(self._children(number, page))
+                nodes = self._nodes(number, page)
+                waiting += reversed([low | high << 16 | flags << 32 for _, low, high, flags, _ in nodes])
             else:
-                raise self._damaged(f"page {number} is no part of its tree")
+                raise self._damaged(f"page {number} is neither a branch nor a leaf")
         if waiting or found != self._meta.entries:
-            raise self._damaged(f"its tree does not hold the {self._meta.entries} entries that it speaks of")
+            raise self._damaged(f"its tree does not hold the {self._meta.entries} entries that its meta page promises")
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` on."""
+        """Return ``size`` bytes from ``offset``."""
         content = os.pread(self._file, size, offset)
         if len(content) != size:
             raise self._damaged(f"it ends {offset + size - self.bytes} bytes too early")
@@ -101,17 +99,17 @@ class LmdbFile:
     def _read_meta(self) -> _Meta:
         first = self._meta_at(0)
         if first is None or first.page_size not in [1 << shift for shift in range(8, 17)]:
-            raise self._damaged("its first page is no LMDB meta page")
+            raise self._damaged("its first page is not an LMDB meta page")
         second = self._meta_at(first.page_size)
-        if second is None:  # what the first alone says may be long past
-            raise self._damaged("its second page is no LMDB meta page")
+        if second is None:  # the first page alone may be outdated
+            raise self._damaged("its second page is not an LMDB meta page")
         return max(first, second)._replace(page_size=first.page_size)
 
     def _meta_at(self, offset: int) -> _Meta | None:
         page = os.pread(self._file, _META_BYTES, offset)
         if len(page) < _META_BYTES or page[_HEADER : _HEADER + 8] != _MAGIC:
             return None
-        (page_size,) = struct.unpack_from("<I", page, 40)  # kept in the padding of the list of free pages
+        (page_size,) = struct.unpack_from("<I", page, 40)  # stored in the padding of the list of free pages
         entries, root, last, transaction = struct.unpack_from("<4Q", page, 120)
         return _Meta(transaction, page_size, last + 1, entries, root)
 
@@ -120,24 +118,21 @@ class LmdbFile:
             raise self._damaged(f"its tree leads to page {number} of {self._meta.pages}")
         page = self.read(number * self._meta.page_size, self._meta.page_size)
         if struct.unpack_from("<Q", page) != (number,):
-            raise self._damaged(f"page {number} holds something else")
+            raise self._damaged(f"page {number} has another number")
         return page
 
     def _nodes(self, number: int, page: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-        """Offset in the page, two halves of a number, flags and length of the key, of every node of a page."""
+        """Yield the offset in the page, two halves of a number, flags and key length of every node."""
         lower, upper = struct.unpack_from("<HH", page, 12)
         if not _HEADER <= lower <= upper <= len(page):
-            raise self._damaged(f"page {number} contradicts itself")
+            raise self._damaged(f"page {number} has inconsistent bounds")
         for offset in struct.unpack_from(f"<{(lower - _HEADER) // 2}H", page, _HEADER):
             if not upper <= offset <= len(page) - 8:
-                raise self._damaged(f"page {number} contradicts itself")
+                raise self._damaged(f"page {number} has inconsistent bounds")
             low, high, flags, key_size = struct.unpack_from("<HHHH", page, offset)
             if offset + 8 + key_size > len(page):
                 raise self._damaged(f"a key of page {number} does not fit into it")
             yield offset, low, high, flags, key_size
-
-    def _children(self, number: int, page: bytes) -> list[int]:
-        return [low | high << 16 | flags << 32 for _, low, high, flags, _ in self._nodes(number, page)]
 
     def _leaf(self, number: int, page: bytes) -> Iterator[Entry]:
         page_size = self._meta.page_size
@@ -145,10 +140,10 @@ class LmdbFile:
             start = offset + 8 + key_size
             key, size = page[offset + 8 : start], low | high << 16
             if flags & (_SUB_DATABASE | _DUPLICATES):
-                raise CorruptFileError(f"{self.path} holds more than one value per key, which no set of images does")
+                raise CorruptFileError(f"{self.path} holds several values per key, so it is not a set of images")
             if flags & _BIG:
                 if start + 8 > len(page):
-                    raise self._damaged(f"page {number} contradicts itself")
+                    raise self._damaged(f"page {number} has inconsistent bounds")
                 (first,) = struct.unpack_from("<Q", page, start)
                 at = first * page_size + _HEADER
                 within = self.bytes
@@ -156,8 +151,8 @@ class LmdbFile:
                 at = number * page_size + start
                 within = (number + 1) * page_size
             if at + size > within:
-                raise self._damaged(f"the value of {key[:40]!r} lies beyond the end")
+                raise self._damaged(f"the value of {key[:40]!r} lies beyond its end")
             yield Entry(key, at, size)
 
     def _damaged(self, reason: str) -> CorruptFileError:
-        return CorruptFileError(f"{self.path} is no whole LMDB file: {reason}", "Copy or make it again.")
+        return CorruptFileError(f"{self.path} is not a complete LMDB file: {reason}", "Copy or make it again.")

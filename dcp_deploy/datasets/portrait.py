@@ -1,7 +1,6 @@
-"""Draw avatars: flat-illustration portraits at 64 x 64 from their factors.
+"""Draw avatars: flat illustrations of heads, 64 x 64 pixels, from their factors.
 
-Layers from :mod:`.canvas`'s shapes, back to front. They touch only the window that they can reach, and images go
-through in chunks that fit the cache.
+Layers of :mod:`.canvas` shapes are painted back to front, each only in the window of pixels that it can reach.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ from .canvas import (
     ramp,
     rounded_box,
     solid,
-    window_of,
 )
-from .factors import FACTOR_INDEX, FACTORS, Factors
+from .factors import Factors
 
-_CHUNK = 16
+_CHUNK = 16  # images drawn at a time, so that their canvases fit the cache
 _EYE_X = 7.9
 _MOUTH_Y, _MOUTH_HALF = 11.0, 7.5
 _HAT_LINE = -9.5  # a hat hides the head above this height
@@ -38,7 +36,7 @@ _EYES = np.array([[0.30, 0.15, 0.06], [0.62, 0.38, 0.08], [0.20, 0.58, 0.25], [0
 
 
 def render(factors: Factors) -> NDArray[np.uint8]:
-    """Portraits uint8 [N, 64, 64, 3] (RGB) of N factor rows. A row's picture does not depend on its neighbours."""
+    """Draw N rows of factors: portraits uint8 [N, 64, 64, 3], RGB. Each depends on its own row only."""
     images = np.empty((len(factors), RESOLUTION, RESOLUTION, 3), dtype=np.uint8)
     for start in range(0, len(factors), _CHUNK):
         chunk = factors[start : start + _CHUNK]
@@ -51,7 +49,7 @@ def render(factors: Factors) -> NDArray[np.uint8]:
 
 
 def detail_mask(factors: Factors) -> Array:
-    """Where the small parts are: float32 [N, 64, 64], 1 in the boxes of eyes, mouth, glasses and hat, else 0."""
+    """Return float32 [N, 64, 64]: 1 in the boxes around eyes, mouth, glasses and hat, else 0."""
     x, y, _ = head_coordinates(factors)
     boxes = [(_box(x, 13.0) & _box(y, 4.5)), (_box(x, _MOUTH_HALF + 2.0) & _box(y - _MOUTH_Y, 5.5))]
     boxes.append(_box(x, 19.0) & _box(y, 8.0) & (factors.labels("glasses") > 0)[:, None, None])
@@ -63,19 +61,20 @@ def _box(coordinate: Array, half: float) -> NDArray[np.bool_]:
     return np.abs(coordinate) <= half
 
 
-Layer = Callable[[Scene, Palette, Array], None]  # the array [n, 1, 1]: the height above which a hat hides the head
+Layer = Callable[[Scene, Palette, Array], None]
+"""Paints a part on all canvases. The array [n, 1, 1] is the height above which a hat hides head and hair."""
 
 
 def _draw(factors: Factors) -> Array:
-    """Canvas [n, 3, 64, 64] in [0, 1] (but for rounding) of a chunk, back to front."""
+    """Draw a chunk of portraits: canvas [n, 3, 64, 64] in [0, 1] up to rounding."""
     scene = Scene(_background(factors), *head_coordinates(factors))
     palette = _palette(factors)
     cut = np.where(factors.labels("hat") > 0, _HAT_LINE - 1.0, -1e3).astype(np.float32)[:, None, None]
 
     def worn(name: str, layers: dict[str, Layer]) -> None:
-        labels = factors.labels(name)
+        """Draw the layer of each value of a categorical factor, on the portraits with that value."""
         for value, layer in layers.items():
-            chosen = np.flatnonzero(labels == _label(name, value))
+            chosen = np.flatnonzero(factors.has(name, value))
             if chosen.size:
                 part = scene.pick(chosen)
                 layer(part, palette.pick(chosen), cut[chosen])
@@ -91,10 +90,6 @@ def _draw(factors: Factors) -> Array:
     worn("glasses", {"round": _round_glasses, "sunglasses": _sunglasses})
     worn("hat", {"cap": _cap, "top_hat": _top_hat})
     return scene.canvas
-
-
-def _label(name: str, value: str) -> int:
-    return FACTORS[FACTOR_INDEX[name]].values.index(value)
 
 
 # Colours ---------------------------------------------------------------------------------------------------------
@@ -117,7 +112,7 @@ def _palette(factors: Factors) -> Palette:
 
 
 def _background(factors: Factors) -> Array:
-    """Canvas [n, 3, 64, 64]: a vertical gradient with a paler disc behind the head."""
+    """Return canvases [n, 3, 64, 64]: a vertical gradient with a paler disc behind the head."""
     light = 0.62 + 0.16 * factors.column("background_lightness")
     colour = hue(factors.column("background_hue"), light, 0.20)[:, :, None, None]
     pixels = (np.arange(RESOLUTION, dtype=np.float32) + 0.5) / RESOLUTION
@@ -131,60 +126,50 @@ def _background(factors: Factors) -> Array:
 
 
 def _body(scene: Scene, palette: Palette) -> None:
-    window = window_of(-28, 28, 17, 37)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-28, 28, 17, 37)
     shoulders = rounded_box(x, y - 42.0, 25.5, 20.5, 13.0)
     scene.paint(window, shoulders, palette.shirt)
     scene.paint(window, both(shoulders, ellipse(x, y - 20.0, 10.5, 7.5)), palette.shirt_dark)
 
 
 def _back_bob(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-23, 23, -24, 17)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-23, 23, -24, 17)
     scene.paint(window, both(rounded_box(x, y + 3.5, 21.5, 19.5, 15.0), cut - y), palette.hair_dark)
 
 
 def _back_long(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-23, 23, -24, 34)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-23, 23, -24, 34)
     scene.paint(window, both(rounded_box(x, y - 4.0, 21.0, 27.0, 15.0), cut - y), palette.hair_dark)
 
 
 def _head(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-7, 7, 12, 28)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-7, 7, 12, 28)
     scene.paint(window, rounded_box(x, y - 16.0, 6.0, 9.5, 5.0), palette.skin_shade)
-    window = window_of(-22, 22, -4, 8)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-22, 22, -4, 8)
     scene.paint(window, ellipse(np.abs(x) - 17.5, y - 1.5, 3.6, 4.6), palette.skin_shade)
-    window = window_of(-18, 18, -20, 20)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-18, 18, -20, 20)
     face = both(ellipse(x, y, 17.8, 19.2), cut - y)
     scene.paint(window, face, palette.skin)
     shadow = -ellipse(x + 4.0, y + 4.0, 18.5, 20.0)
     scene.paint(window, np.maximum(shadow, face * 5.0), palette.skin_shade, opacity=0.75, blur=5.0)
-    window = window_of(-17, 17, 2, 12)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-17, 17, 2, 12)
     blush = palette.skin * np.float32(0.72) + np.array([0.28, 0.08, 0.10], dtype=np.float32)
     scene.paint(window, ellipse(np.abs(x) - 11.2, y - 6.6, 3.4, 2.6), blush, opacity=0.8, blur=3.0)
-    window = window_of(-4, 4, 1, 8)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-4, 4, 1, 8)
     scene.paint(window, ellipse(x, y - 4.6, 2.3, 1.7), palette.skin_shade)
 
 
 def _beard(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-19, 19, 2, 23)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-19, 19, 2, 23)
     jaw = ellipse(x, y - 1.5, 18.0, 20.5)
     opening = ellipse(x, y + 2.0, 15.0, 9.3)
     scene.paint(window, both(both(jaw, -opening), 2.0 - y), palette.hair_dark)
 
 
 def _mouth(scene: Scene, palette: Palette, smile: Array) -> None:
-    """A stroke along a parabola, from frown (smile -1) to grin (1); the grin opens and shows teeth."""
-    window = window_of(-10, 10, 5, 18)
-    x, y = scene.at(window)
-    bend = np.float32(0.2) + np.float32(0.8) * smile[:, None, None]  # neutral is a slight smile: it looks friendlier
+    """Paint a stroke along a parabola, from a frown (smile -1) to a grin (1) that opens and shows teeth."""
+    window, x, y = scene.within(-10, 10, 5, 18)
+    bend = np.float32(0.2) + np.float32(0.8) * smile[:, None, None]  # smile 0 is slightly friendly
     opening = np.maximum(bend, 0.0) ** 2
     along = np.clip(x, -_MOUTH_HALF, _MOUTH_HALF)
     parabola = 1.0 - (along / np.float32(_MOUTH_HALF)) ** 2
@@ -199,66 +184,51 @@ def _mouth(scene: Scene, palette: Palette, smile: Array) -> None:
 
 
 def _eyes(scene: Scene, palette: Palette) -> None:
-    window = window_of(-13, 13, -5, 5)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-13, 13, -5, 5)
     side = x - np.copysign(np.float32(_EYE_X), x)
     scene.paint(window, ellipse(side, y, 4.4, 3.9), solid(scene, 0.99, 0.99, 1.0))
     radius = np.sqrt(side**2 + (y - 0.2) ** 2)
     scene.paint(window, radius - 2.6, palette.iris)
     scene.paint(window, radius - 1.25, solid(scene, 0.05, 0.04, 0.06))
     scene.paint(window, np.sqrt((side + 1.0) ** 2 + (y + 0.9) ** 2) - 0.75, solid(scene, 1.0, 1.0, 1.0))
-    window = window_of(-14, 14, -10, -5)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-14, 14, -10, -5)
     side = np.abs(x) - np.float32(_EYE_X)
     along = np.clip(side, -3.6, 3.6)
     arch = np.float32(-7.6) + np.float32(0.07) * along**2
     scene.paint(window, np.sqrt((side - along) ** 2 + (y - arch) ** 2) - 1.0, palette.hair_dark)
 
 
-def _skull(x: Array, y: Array) -> Array:
-    """The outline of the hair on top of the head."""
-    return ellipse(x, y + 2.0, 20.0, 21.0)
-
-
-def _shine(scene: Scene, palette: Palette, window: Window, hair: Array) -> None:
-    """A soft band of light on the upper left of the hair."""
-    x, y = scene.at(window)
+def _front_hair(scene: Scene, palette: Palette, area: tuple[Window, Array, Array], hair: Array) -> None:
+    """Paint the hair in front of the head, with a soft band of light on its upper left."""
+    window, x, y = area
+    scene.paint(window, hair, palette.hair)
     band = np.abs(np.sqrt((x + 1.0) ** 2 + (y - 2.0) ** 2) - 19.0) - 1.2
     scene.paint(window, both(both(band, hair), np.abs(x + 7.0) - 6.5), palette.hair_light, blur=2.0)
 
 
 def _front_short(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-21, 21, -24, 3)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-21, 21, -24, 3)
     opening = ellipse(x - 1.5, y - 7.5, 17.4, 18.0)
-    hair = both(both(_skull(x, y), -opening), both(y - 1.5, cut - y))
-    scene.paint(window, hair, palette.hair)
-    _shine(scene, palette, window, hair)
+    hair = both(both(ellipse(x, y + 2.0, 20.0, 21.0), -opening), both(y - 1.5, cut - y))
+    _front_hair(scene, palette, (window, x, y), hair)
 
 
 def _front_bob(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-23, 23, -24, 17)
-    x, y = scene.at(window)
-    outline = rounded_box(x, y + 3.5, 21.5, 19.5, 15.0)
+    window, x, y = scene.within(-23, 23, -24, 17)
     opening = rounded_box(x, y - 12.0, 14.8, 21.0, 6.0)
-    hair = both(both(outline, -opening), cut - y)
-    scene.paint(window, hair, palette.hair)
-    _shine(scene, palette, window, hair)
+    hair = both(both(rounded_box(x, y + 3.5, 21.5, 19.5, 15.0), -opening), cut - y)
+    _front_hair(scene, palette, (window, x, y), hair)
 
 
 def _front_long(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-23, 23, -24, 33)
-    x, y = scene.at(window)
-    outline = rounded_box(x, y - 4.0, 21.0, 27.0, 15.0)
+    window, x, y = scene.within(-23, 23, -24, 33)
     opening = ellipse(x, y - 12.0, 15.3, 29.0)
-    hair = both(both(outline, -opening), cut - y)
-    scene.paint(window, hair, palette.hair)
-    _shine(scene, palette, window, hair)
+    hair = both(both(rounded_box(x, y - 4.0, 21.0, 27.0, 15.0), -opening), cut - y)
+    _front_hair(scene, palette, (window, x, y), hair)
 
 
 def _round_glasses(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-19, 19, -8, 8)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-19, 19, -8, 8)
     frame = solid(scene, 0.12, 0.11, 0.16)
     radius = np.sqrt((np.abs(x) - np.float32(_EYE_X)) ** 2 + y**2)
     scene.paint(window, radius - 6.0, solid(scene, 0.85, 0.95, 1.0), opacity=0.12)
@@ -268,8 +238,7 @@ def _round_glasses(scene: Scene, palette: Palette, cut: Array) -> None:
 
 
 def _sunglasses(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-19, 19, -8, 8)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-19, 19, -8, 8)
     frame = solid(scene, 0.06, 0.06, 0.09)
     lens = rounded_box(np.abs(x) - np.float32(_EYE_X + 0.2), y - 0.3, 6.9, 5.8, 4.0)
     line = both(np.abs(y + 3.2) - 1.3, np.abs(x) - 18.0)
@@ -279,8 +248,7 @@ def _sunglasses(scene: Scene, palette: Palette, cut: Array) -> None:
 
 
 def _cap(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-24, 24, -28, -3)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-24, 24, -28, -3)
     dome = both(ellipse(x, y + 8.0, 20.6, 17.5), y + 8.0)
     scene.paint(window, dome, palette.shirt)
     scene.paint(window, both(np.abs(x) - 0.6, dome), palette.shirt_dark)
@@ -289,8 +257,7 @@ def _cap(scene: Scene, palette: Palette, cut: Array) -> None:
 
 
 def _top_hat(scene: Scene, palette: Palette, cut: Array) -> None:
-    window = window_of(-25, 25, -33, -4)
-    x, y = scene.at(window)
+    window, x, y = scene.within(-25, 25, -33, -4)
     black = solid(scene, 0.13, 0.12, 0.17)
     crown = rounded_box(x * (1.0 + 0.004 * (y + 20.0)), y + 18.5, 15.5, 12.0, 2.5)
     scene.paint(window, crown, black)

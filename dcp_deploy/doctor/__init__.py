@@ -1,1 +1,1 @@
-"""What works on this machine, and how to repair what does not."""
+"""Checks of what works on this machine, and how to fix what does not."""

@@ -1,4 +1,4 @@
-"""``python -m dcp_deploy.doctor`` answers where the command line cannot start."""
+"""Run the checks without the command line, which may not start: ``python -m dcp_deploy.doctor``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import sys
 from .diagnosis import diagnose
 
 if __name__ == "__main__":
-    here = diagnose()
-    print("\n".join(here.lines()))
-    sys.exit(0 if here.healthy else 4)
+    diagnosis = diagnose()
+    print("\n".join(diagnosis.lines()))
+    sys.exit(0 if diagnosis.healthy else 4)

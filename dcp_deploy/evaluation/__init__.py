@@ -1,1 +1,1 @@
-"""What a person can ask of a generator: what it is, how good its images are, and whether editing works."""
+"""Questions about a generator: what a file holds, how good its images are, and whether editing works."""

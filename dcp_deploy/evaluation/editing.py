@@ -1,4 +1,4 @@
-"""Does editing survive? Directions of the teacher's w, and what they change in its images and in a student's."""
+"""Editing along directions of w, and a comparison of what an edit changes in teacher and student."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..checkpoints.directions import Direction, check_directions
 from ..compression.scoring.diversity import principal_components
-from ..datasets.avatars import FACTORS, RESOLUTION, Factors
+from ..datasets.canvas import RESOLUTION
+from ..datasets.factors import FACTORS, Factors
 from ..errors import UsageError
 from ..generators import Generator
 from ..generators.latents import draw_latents, stream
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 COUNT = 10
 SAMPLES = 128
-STEPS = 2.0  # standard deviations to either side: far enough to see, near enough to stay within the data
+STEPS = 2.0  # standard deviations in both directions: visible, and still within the data
 _BATCH = 32
 
 Matrix = NDArray[np.float64]
@@ -37,9 +38,9 @@ Matrix = NDArray[np.float64]
 
 
 def find_directions(generator: Generator, *, count: int = COUNT, seed: int = 0) -> dict[str, Direction]:
-    """The ``count`` leading principal components of w, "pc0", "pc1", ..., each moving every slot.
+    """Return the first ``count`` principal components of w, "pc0", "pc1", ..., which move every slot of ws.
 
-    GANSpace (Härkönen et al. 2020) for StyleGAN: PCA of 10,000 mapped latents, as channel scoring computes it. Raises
+    This is GANSpace (Härkönen et al. 2020) for StyleGAN: PCA of 10,000 mapped latents, as in channel scoring. Raises
     UsageError for a count below 1 or above w_dim.
     """
     config = generator.config
@@ -52,7 +53,7 @@ def find_directions(generator: Generator, *, count: int = COUNT, seed: int = 0) 
 
 
 def parse_edits(words: Sequence[str], directions: Mapping[str, Direction]) -> list[tuple[Direction, float]]:
-    """["pc0=2", "pc3=-1.5"] as directions and standard deviations; UsageError for what is not among ``directions``."""
+    """Parse ["pc0=2", "pc3=-1.5"] to directions and standard deviations. Raises UsageError for an unknown name."""
     edits = []
     for word in words:
         name, _, number = word.rpartition("=")
@@ -62,20 +63,20 @@ def parse_edits(words: Sequence[str], directions: Mapping[str, Direction]) -> li
             steps = math.nan
         if name not in directions or not math.isfinite(steps):
             known = ", ".join(directions)
-            raise UsageError(f"--direction {word!r} is no NAME=STRENGTH of the file", f"Its names: {known}.")
+            raise UsageError(f"--direction {word!r} is not NAME=STRENGTH", f"Use a name of the file: {known}.")
         edits.append((directions[name], steps))
     return edits
 
 
 def edited_runner(runner: Runner, edits: Sequence[tuple[Direction, float]]) -> Runner:
-    """A runner that moves w along directions, by so many standard deviations each, before it draws.
+    """Return a runner that moves w along each direction by its number of standard deviations before synthesis.
 
-    Raises UsageError for a runner that is no torch generator: an exported file's w lies inside it.
+    Raises UsageError unless the runner holds a torch generator: w is inaccessible in an exported file.
     """
     generator = runner.source
     if not isinstance(generator, Generator):
         raise UsageError(
-            f"{runner.name} takes z, and an edit moves w", "Give the checkpoint that it was exported from."
+            f"{runner.name} takes z, but an edit moves w", "Give the checkpoint that it was exported from."
         )
     check_directions({str(index): one for index, (one, _) in enumerate(edits)}, generator.config)
     device = next(generator.parameters()).device
@@ -97,11 +98,10 @@ def edited_runner(runner: Runner, edits: Sequence[tuple[Direction, float]]) -> R
 
 @dataclass(frozen=True)
 class DirectionReport:
-    """One direction. ``images``: cosine between the changes of teacher's and student's pixels, mean over seeds.
+    """Effects of one direction. ``images``: cosine between the pixel changes of teacher and student, mean over seeds.
 
-    ``correlation``: Pearson's, over the factors, between what it changes in both. ``strongest``: the factor that it
-    changes most in the teacher, with both changes, in standard deviations of the data. None where factors cannot be
-    read.
+    ``correlation``: Pearson correlation over the factors between the changes of both. ``strongest``: the factor that
+    changes most in the teacher, with both changes in standard deviations of the data. None if factors cannot be read.
     """
 
     name: str
@@ -114,11 +114,11 @@ class DirectionReport:
 
 @dataclass(frozen=True)
 class EditingReport:
-    """Agreement of teacher and student over all directions. ``images``: mean of that of the directions.
+    """Agreement of teacher and student over all directions. ``images``: mean of ``images`` of the directions.
 
-    ``correlation``: Pearson's over all pairs of direction and factor; ``slope``: least squares through zero, student's
-    change per unit of the teacher's (1: as strong, below: weaker). Both None where factors cannot be read.
-    ``same_strongest``: share of the directions whose strongest factor is the same in both.
+    ``correlation``: Pearson correlation over all pairs of direction and factor. ``slope``: least squares through zero,
+    the student's change per unit of the teacher's (1: as strong, below 1: weaker). ``same_strongest``: share of
+    directions with the same strongest factor in both. These three are None if factors cannot be read.
     """
 
     images: float
@@ -130,8 +130,8 @@ class EditingReport:
     steps: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        return {**asdict(self), "directions": [asdict(one) for one in self.directions]}
+        """Return plain values, ready for JSON."""
+        return asdict(self)
 
 
 def compare_editing(
@@ -144,25 +144,30 @@ def compare_editing(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> EditingReport:
-    """Move the codes of ``samples`` latents by ``steps`` standard deviations to either side along each direction, in
-    both generators, and compare what changes: G(w + d) - G(w - d), and for avatars half the difference of each factor.
+    """Edit ``samples`` latents in both generators by ``steps`` standard deviations in both directions; compare changes.
 
-    Continuous factors are read in [-1, 1], circular ones in turns, each value of a category as its rate; all divided by
-    their standard deviation in the data. Raises UsageError for fewer than 2 samples, InputError for directions that
-    do not fit.
+    The changes are G(w + d) - G(w - d) and, for avatars, half the difference of each factor; see
+    :func:`factor_changes`. Raises UsageError for fewer than 2 samples, InputError for directions that do not fit.
     """
     if samples < 2 or not steps > 0:
-        raise UsageError(f"{samples} samples, {steps:g} steps", "Choose 2 samples or more, and steps above 0.")
+        raise UsageError(f"{samples} samples, {steps:g} steps", "Choose at least 2 samples, and steps above 0.")
     check_directions(directions, teacher.config)
     check_directions(directions, student.config)
     z, c = draw_latents(teacher.config, samples, stream(seed, "editing"))
     readable = all(one.config.resolution == RESOLUTION and not one.config.c_dim for one in (teacher, student))
-    reports, matrices = [], []
+    reports: list[DirectionReport] = []
+    matrices: list[Matrix] = []
     for index, (name, direction) in enumerate(directions.items()):
         part = shifted(progress, index * samples, len(directions) * samples)
         cosine, effects = _compare_direction(student, teacher, direction, (z, c), steps, readable, part)
+        if effects is None:
+            reports.append(DirectionReport(name, cosine))
+            continue
         matrices.append(effects)
-        reports.append(_report(name, cosine, effects if readable else None))
+        own, wanted = effects
+        at = int(np.abs(wanted).argmax())
+        changes = COLUMNS[at], float(wanted[at]), float(own[at])
+        reports.append(DirectionReport(name, cosine, _pearson(own, wanted), *changes))
     images = float(np.mean([one.images for one in reports]))
     if not readable:
         return EditingReport(images, None, None, None, tuple(reports), samples, steps)
@@ -179,16 +184,6 @@ def compare_editing(
     )
 
 
-def _report(name: str, cosine: float, effects: Matrix | None) -> DirectionReport:
-    if effects is None:
-        return DirectionReport(name, cosine)
-    student, teacher = effects
-    at = int(np.abs(teacher).argmax())
-    return DirectionReport(
-        name, cosine, _pearson(student, teacher), COLUMNS[at], float(teacher[at]), float(student[at])
-    )  # fmt: skip
-
-
 @torch.no_grad()
 def _compare_direction(
     student: Generator,
@@ -198,8 +193,8 @@ def _compare_direction(
     steps: float,
     readable: bool,
     progress: Progress | None,
-) -> tuple[float, Matrix]:
-    """Mean cosine of the pixels' changes, and the factors' changes [2, columns] of student and teacher."""
+) -> tuple[float, Matrix | None]:
+    """Return the mean cosine of the pixel changes, and factor changes [2, columns] of student and teacher."""
     z, c = latents
     cosines: list[Tensor] = []
     read: list[list[Factors]] = [[], [], [], []]  # student -, student +, teacher -, teacher +
@@ -218,7 +213,7 @@ def _compare_direction(
         if progress:
             progress(min(start + _BATCH, len(z)), len(z))
     if not readable:
-        return float(torch.cat(cosines).mean()), np.zeros((2, 0))
+        return float(torch.cat(cosines).mean()), None
     before, after, teacher_before, teacher_after = (Factors(np.concatenate([p.table for p in parts])) for parts in read)
     effects = np.stack([factor_changes(before, after), factor_changes(teacher_before, teacher_after)])
     return float(torch.cat(cosines).mean()), effects
@@ -237,12 +232,12 @@ COLUMNS: tuple[str, ...] = tuple(
         [f"{factor.name}={value}" for value in factor.values] if factor.kind == "categorical" else [factor.name]
     )
 )
-"""What :func:`factor_changes` measures, in order."""
+"""Names of the changes that :func:`factor_changes` returns, in order."""
 
 
 def factor_changes(before: Factors, after: Factors) -> Matrix:
-    """Half the mean change of every factor from ``before`` to ``after`` (rows pair up), in standard deviations of the
-    data: float64 [len(COLUMNS)]. Circular factors by their shorter way round, categories as the rate of each value."""
+    """Return half the mean change of every factor between paired rows, float64 [len(COLUMNS)], in standard deviations
+    of the data. Circular factors change by the shorter way; for categories the rate of each value counts."""
     changes: list[float] = []
     for factor in FACTORS:
         first, second = (table.column(factor.name).astype(np.float64) for table in (before, after))
@@ -259,7 +254,7 @@ def factor_changes(before: Factors, after: Factors) -> Matrix:
 
 
 def _pearson(a: Matrix, b: Matrix) -> float | None:
-    """None where one of them does not vary."""
+    """Return the correlation, or None if one of them is constant."""
     if a.std() == 0 or b.std() == 0:
         return None
     return float(np.corrcoef(a, b)[0, 1])

@@ -1,4 +1,4 @@
-"""What a file is: architecture, sizes and origin, read without running anything from it."""
+"""Description of a file: architecture, sizes and origin, read without running code from it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ LICENCE_NOTE = (
 
 
 def inspect_file(path: str | Path) -> dict[str, Any]:
-    """Describe a generator's file in any format that is read, an ONNX file of ours, an engine or a bundle.
+    """Describe a checkpoint in any known format, an exported ONNX file, an engine or a bundle.
 
-    The keys kind, format, resolution, widths, parameters, macs and sha256 are always there; None where the file does
-    not tell. Raises InputError when there is no such file, CorruptFileError for a damaged
-    one, UnknownFormatError for anything else.
+    The keys kind, format, resolution, widths, parameters, macs and sha256 always exist; unknown values are None. Raises
+    InputError for a missing file, CorruptFileError for a damaged one, UnknownFormatError for any other.
     """
     file = Path(path)
     unknown = dict.fromkeys(("kind", "format", "resolution", "widths", "parameters", "macs"))
     if file.is_dir() or file.name.endswith(".tar.zst"):
         return {**unknown, **_bundle(file), "path": str(file)}
     if not file.is_file():
-        raise InputError(f"there is no file {file}", "Check the path.")
+        raise InputError(f"{file} does not exist", "Check the path.")
     from ..export.runners.loading import sniff
 
     facts = _READERS[sniff(file)](file)
@@ -40,7 +39,7 @@ def inspect_file(path: str | Path) -> dict[str, Any]:
 
 
 def describe(generator: Generator) -> dict[str, Any]:
-    """Architecture and costs of a generator, ready for JSON. MACs are per image."""
+    """Return architecture and costs of a generator, ready for JSON. MACs are per image."""
     from ..generators import count_macs, count_parameters
 
     return {
@@ -55,7 +54,7 @@ def describe(generator: Generator) -> dict[str, Any]:
 def _checkpoint(path: Path) -> dict[str, Any]:
     from ..checkpoints import read_checkpoint
 
-    checkpoint = read_checkpoint(path)  # reads every tensor, so a damaged file is found out
+    checkpoint = read_checkpoint(path)  # reads every tensor, so damage is noticed
     return {
         "format": checkpoint.format,
         **describe(checkpoint.generator),
@@ -70,20 +69,22 @@ def _onnx(path: Path) -> dict[str, Any]:
     import onnx
 
     try:
-        model = onnx.load(path, load_external_data=False)  # weights beside the file need not be read
+        model = onnx.load(path, load_external_data=False)  # the weights are not needed
         onnx.checker.check_model(os.fspath(path))
-    except Exception as error:  # protobuf, the checker and the file system each have their own exceptions
+    except Exception as error:  # protobuf, the checker and the file system raise different types
         raise CorruptFileError(
-            f"{path} is no valid ONNX file: {str(error).splitlines()[0]}", "Export it again."
+            f"{path} is not a valid ONNX file: {str(error).splitlines()[0]}", "Export it again."
         ) from error
-    told = {prop.key: prop.value for prop in model.metadata_props}
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
     try:
-        resolution, widths, config = (json.loads(told.get(key, "null")) for key in ("resolution", "widths", "config"))
+        resolution, widths, config = (
+            json.loads(metadata.get(key, "null")) for key in ("resolution", "widths", "config")
+        )
     except ValueError as error:
         raise CorruptFileError(f"the metadata of {path} is damaged: {error}", "Export it again.") from error
     return {
         "format": "onnx",
-        "kind": told.get("kind"),
+        "kind": metadata.get("kind"),
         "resolution": resolution,
         "widths": widths,
         **_costs(config),
@@ -91,12 +92,12 @@ def _onnx(path: Path) -> dict[str, Any]:
         "nodes": len(model.graph.node),
         "inputs": {value.name: _shape(value) for value in model.graph.input},
         "outputs": {value.name: _shape(value) for value in model.graph.output},
-        "metadata": told,
+        "metadata": metadata,
     }
 
 
 def _costs(config: Any) -> dict[str, int]:
-    """Parameters and MACs of the network that a file was made from, when the file tells its config."""
+    """Return parameters and MACs of the network with this config; nothing for None."""
     from ..generators import GeneratorConfig, count_macs, count_parameters
 
     if config is None:
@@ -104,12 +105,12 @@ def _costs(config: Any) -> dict[str, int]:
     try:
         network = GeneratorConfig.from_dict(config)
     except (TypeError, ValueError) as error:
-        raise CorruptFileError(f"the config in its metadata is not usable: {error}", "Make the file again.") from error
+        raise CorruptFileError(f"the config in the metadata is invalid: {error}", "Make the file again.") from error
     return {"parameters": count_parameters(network), "macs": count_macs(network)}
 
 
 def _shape(value: Any) -> list[int | str]:
-    """Dimensions of a graph's input or output; a dynamic one by its name."""
+    """Return the dimensions of a graph's input or output; dynamic ones by name."""
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
@@ -117,18 +118,18 @@ def _engine(path: Path) -> dict[str, Any]:
     from ..export import read_manifest
 
     manifest = read_manifest(path)
-    told = {key: manifest.get(key) for key in ("kind", "resolution", "widths")}
-    return {"format": "engine", **told, **_costs(manifest.get("config")), "manifest": manifest}
+    network = {key: manifest.get(key) for key in ("kind", "resolution", "widths")}
+    return {"format": "engine", **network, **_costs(manifest.get("config")), "manifest": manifest}
 
 
 def _bundle(path: Path) -> dict[str, Any]:
     from ..export.runners.bundle import bundle_facts
 
     facts = bundle_facts(path)
-    network = facts["provenance"].get("networks", {}).get("student", {})
-    told = {key: network.get(key) for key in ("kind", "resolution", "widths", "parameters", "macs")}
+    student = facts["provenance"].get("networks", {}).get("student", {})
+    network = {key: student.get(key) for key in ("kind", "resolution", "widths", "parameters", "macs")}
     licence = facts["provenance"].get("licence") or LICENCE_NOTE
-    return {"format": "bundle", **told, **{k: v for k, v in facts.items() if k != "kind"}, "licence": licence}
+    return {"format": "bundle", **network, **{k: v for k, v in facts.items() if k != "kind"}, "licence": licence}
 
 
 _READERS = {"checkpoint": _checkpoint, "onnx": _onnx, "engine": _engine}

@@ -1,9 +1,9 @@
-"""What ``eval`` measures: a checkpoint, an exported file or an engine, against the demo's images or a user's."""
+"""The measurements of ``eval``: a checkpoint, exported file or engine against the demo's images or a user's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .editing import EditingReport
 
 DEMO_SAMPLES, DATA_SAMPLES = 5000, 50_000
-REALS = 50_000  # of --data at most
+REALS = 50_000  # most images of --data that are used
 
 INCEPTION = Teacher(
     "weights-inception-2015-12-05-6726825d.pth",
@@ -34,12 +34,12 @@ INCEPTION = Teacher(
     "--inception",
 )
 VGG16 = "vgg16-397923af.pth"
-"""torchvision's file of LPIPS' network; half a gigabyte, so taken when it is there and never fetched."""
+"""torchvision's weights of the LPIPS network. Half a gigabyte, so used if present and never fetched."""
 
 
 @dataclass(frozen=True)
 class Against:
-    """What a model is compared with, beside the demo's own images: files of a user."""
+    """Files to compare a model with. Without ``data`` it is compared with the demo's images."""
 
     teacher: Path | None = None
     data: Path | None = None
@@ -51,13 +51,13 @@ class Against:
 
 @dataclass
 class Evaluation:
-    """Figures by name; ``not_measured``: the reason for each that there is none of."""
+    """Figures by name; ``not_measured`` gives the reason for each missing figure."""
 
     figures: dict[str, Any]
     not_measured: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {**self.figures, "not_measured": self.not_measured}
 
 
@@ -73,19 +73,20 @@ def evaluate_file(
     backend: Backend = "auto",
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Measure the model in a file. ``device`` is where torch computes, ``backend`` what runs the model; ``samples``
-    None means 5000 images against the demo's, 50,000 against those of ``against.data``.
+    """Measure the model in a file. ``device`` is where torch computes, and ``backend`` runs the model.
 
-    Against a teacher also the likeness of the images of equal latents, and with directions whether editing survives.
-    Raises what the parts do: UsageError for a model that cannot be measured so, InputError for bad files,
-    MissingCapabilityError for packages, weights or devices that are not there, QualityError for NaN.
+    ``samples`` None means 5000 images against the demo's, or 50,000 against those of ``against.data``. With a teacher
+    it also measures the likeness of images from equal latents; with directions, whether editing survives.
+
+    Raises UsageError for a model that cannot be measured so, InputError for bad files, MissingCapabilityError for
+    missing packages, weights or devices, QualityError for NaN.
     """
     reporter = reporter or Reporter()
     if against.directions is not None and against.teacher is None:
         raise UsageError("directions compare a student with its teacher", "Give --teacher FILE too.")
     model = open_model(path, device, backend)
     teacher = None if against.teacher is None else open_model(against.teacher, device)
-    if teacher is not None:  # before anything is measured, for that takes a while
+    if teacher is not None:  # check before the slow measurements
         from ..metrics.likeness import check_alike
 
         check_alike(model, teacher)
@@ -96,11 +97,11 @@ def evaluate_file(
     figures = run.against_images(samples)
     figures["seed_diversity"] = run.diversity(model, "seed diversity")
     if teacher is None:
-        not_measured |= dict.fromkeys(("teacher", "editing"), "there is no --teacher to compare with")
+        not_measured |= dict.fromkeys(("teacher", "editing"), "no --teacher was given")
         return Evaluation(figures, not_measured)
     figures["teacher"] = run.against_teacher(teacher, figures["samples"], figures["seed_diversity"])
     if edit is None:
-        not_measured["editing"] = "there are no --directions to edit along"
+        not_measured["editing"] = "no --directions were given"
     else:
         with reporter.task("editing") as progress:
             figures["editing"] = edit(seed=seed, progress=progress).to_dict()
@@ -108,7 +109,7 @@ def evaluate_file(
 
 
 def open_model(path: Path, device: str, backend: Backend = "auto") -> Model:
-    """The generator of a checkpoint on ``device``, or what runs an ONNX file, a bundle or an engine."""
+    """Open a checkpoint's generator on ``device``, or a runner of an ONNX file, bundle or engine."""
     from ..export import load_runner
     from ..generators import Generator
 
@@ -118,18 +119,18 @@ def open_model(path: Path, device: str, backend: Backend = "auto") -> Model:
 
 @dataclass(frozen=True)
 class _Run:
-    """What all measurements of one call share."""
+    """The model of one call and the settings that all its measurements share."""
 
     model: Model
     against: Against
     lpips: Lpips | None
     drawing: Mapping[str, Any]
-    """seed, psi and batch."""
+    """The settings seed, psi and batch."""
     device: str
     reporter: Reporter
 
     def against_images(self, samples: int | None) -> dict[str, Any]:
-        """FID and its kin: against --data by Inception, else against the demo's images by their reader."""
+        """Measure the distances: to --data by Inception, or to the demo's images by the avatar reader."""
         from ..datasets.images import open_images
         from ..metrics import evaluate
         from ..metrics.drawing import shape_of
@@ -149,26 +150,26 @@ class _Run:
         return {**measured.to_dict(), "data": images.facts()}
 
     def diversity(self, model: Model, title: str) -> dict[str, Any]:
-        """Around single seeds, see :func:`~.metrics.likeness.seed_diversity`."""
+        """Measure the diversity around single seeds, see :func:`~.metrics.likeness.seed_diversity`."""
         from ..metrics.likeness import seed_diversity
 
         with self.reporter.task(title) as progress:
             seed, psi = self.drawing["seed"], self.drawing["psi"]
-            return seed_diversity(model, seed=seed, psi=psi, lpips=self.lpips, progress=progress).to_dict()
+            return asdict(seed_diversity(model, seed=seed, psi=psi, lpips=self.lpips, progress=progress))
 
     def against_teacher(self, teacher: Model, samples: int, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Likeness, and the teacher's seed diversity with the share of it that the model keeps."""
+        """Measure likeness, the teacher's seed diversity, and the share of it that the model keeps."""
         from ..metrics.likeness import likeness
 
         with self.reporter.task("teacher") as progress:
             like = likeness(self.model, teacher, samples=samples, lpips=self.lpips, progress=progress, **self.drawing)
         diversity = self.diversity(teacher, "the teacher's seed diversity")
         kept = own["l1"] / diversity["l1"] if diversity["l1"] else None
-        return {**like.to_dict(), "seed_diversity": diversity, "seed_diversity_kept": kept}
+        return {**asdict(like), "seed_diversity": diversity, "seed_diversity_kept": kept}
 
 
 def _edit(model: Model, teacher: Model, path: Path) -> Callable[..., EditingReport]:
-    """The comparison of editing, its inputs checked."""
+    """Check the inputs and return the comparison of editing, ready to call."""
     from functools import partial
 
     from ..checkpoints.directions import check_directions, read_directions
@@ -176,7 +177,7 @@ def _edit(model: Model, teacher: Model, path: Path) -> Callable[..., EditingRepo
     from .editing import compare_editing
 
     if not isinstance(model, Generator) or not isinstance(teacher, Generator):
-        raise UsageError("an edit moves w, and an exported file takes z", "Give the checkpoints of both.")
+        raise UsageError("an edit moves w, but an exported file takes z", "Give the checkpoints of both.")
     directions = read_directions(path)
     for one in (model, teacher):
         check_directions(directions, one.config)
@@ -184,23 +185,23 @@ def _edit(model: Model, teacher: Model, path: Path) -> Callable[..., EditingRepo
 
 
 def open_inception(given: Path | None, device: str, reporter: Reporter) -> Inception:
-    """Inception from the weights given, else those in torch's own cache, else ours, fetched where they are not yet.
+    """Load Inception from ``given``, from torch's cache, or from our cache, into which it is fetched if necessary.
 
-    Raises what :func:`load_inception` does; MissingCapabilityError also when the weights cannot be had.
+    Raises what :func:`load_inception` and :func:`~.teachers.downloads.fetch` raise.
     """
     from ..metrics.published import check_fidelity, load_inception
     from ..teachers.downloads import fetch
 
     weights = given or in_torch_cache(INCEPTION.file)
     if weights is None:
-        check_fidelity()  # what it lacks is found out before anything is fetched
+        check_fidelity()  # a missing package must show before the download
         with reporter.task("Inception's weights") as progress:
             weights = fetch(INCEPTION, say=reporter.message, progress=progress).path
     return load_inception(weights, device=device)
 
 
 def features_of(images: ImageSet, extractor: Extractor, count: int, reporter: Reporter) -> RealFeatures:
-    """Features of ``count`` of the images at most, from our cache or into it."""
+    """Return the features of at most ``count`` images, from our cache if possible."""
     from ..metrics.photographs import real_features
     from ..teachers.downloads import cache_folder
 
@@ -209,7 +210,7 @@ def features_of(images: ImageSet, extractor: Extractor, count: int, reporter: Re
 
 
 def in_torch_cache(name: str) -> Path | None:
-    """A file that torch.hub has fetched for another program."""
+    """Return a file in torch.hub's cache, or None if it is not there."""
     import torch
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -217,12 +218,12 @@ def in_torch_cache(name: str) -> Path | None:
 
 
 def lpips_or_reason(given: Path | None, device: str, not_measured: dict[str, str]) -> Lpips | None:
-    """LPIPS from the weights given, or from those at hand; else None, and the reason. Given ones must work."""
+    """Load LPIPS from ``given`` or torch's cache; None with a reason in ``not_measured``. Raises if ``given`` fails."""
     from ..metrics.published import load_lpips
 
     weights = given or in_torch_cache(VGG16)
     if weights is None:
-        not_measured["lpips"] = f"the weights of its network, {VGG16}, are not here; give them as --lpips FILE"
+        not_measured["lpips"] = f"the weights of its network, {VGG16}, were not found; give them as --lpips FILE"
         return None
     try:
         return load_lpips(weights, device=device)

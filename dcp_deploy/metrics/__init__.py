@@ -1,4 +1,4 @@
-"""Quality of a generator: distance and overlap in a feature space, and the modes that it reaches."""
+"""Quality of a generator: distance and overlap in a feature space, and the modes that it generates."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Every figure that two sets of features give, whatever network made the features."""
+"""All figures that compare two sets of features, whatever feature extractor made them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -16,9 +17,9 @@ PRECISION_K, COVERAGE_K = 3, 5
 
 @dataclass(frozen=True)
 class Distances:
-    """``fid`` >= 0 and ``kid`` (with its spread over subsets) in the units of the features.
+    """``fid`` >= 0 and ``kid``, with its standard deviation over subsets, in the units of the features.
 
-    ``precision``, ``recall`` at k = 3, ``density``, ``coverage`` at k = 5, of equally many images of both kinds.
+    ``precision`` and ``recall`` at k = 3, ``density`` and ``coverage`` at k = 5, of as many real as generated images.
     """
 
     fid: float
@@ -29,12 +30,17 @@ class Distances:
     density: float
     coverage: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
+
 
 def feature_distances(real: Features, fake: Features, *, device: torch.device | str = "cpu") -> Distances:
     """Compare features [N, D] of real images with features [M, D] of generated ones.
 
-    The distances use all rows. Precision to coverage depend on the counts, so they use the first min(N, M) of each:
-    bring the rows in no particular order. Raises ValueError for fewer than 6 rows, or rows that are not finite.
+    The distances use all rows. Precision, recall, density and coverage depend on the counts and use the first min(N, M)
+    rows of each set, which should therefore be in random order. Raises ValueError for fewer than 6 rows, or rows that
+    are not finite.
     """
     count = min(len(real), len(fake))
     closest, wider = overlaps(real[:count], fake[:count], (PRECISION_K, COVERAGE_K), device=device)

@@ -1,4 +1,4 @@
-"""Images to measure, drawn batch by batch from anything that draws: a Generator, an exported file, an engine."""
+"""Images to measure, made batch by batch by any model: a Generator, an exported file or an engine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .features import images_to_tensor
 
 
 class ImageRunner(Protocol):
-    """What any exported generator offers: uint8 [B, H, W, 3] or float [B, 3, H, W] in [-1, 1], told by the type.
+    """Interface of exported generators. Returns uint8 [B, H, W, 3] or float [B, 3, H, W] in [-1, 1].
 
-    A class-conditional one is also given ``c`` [B, c_dim].
+    A class-conditional generator also takes ``c`` [B, c_dim].
     """
 
     @property
@@ -53,7 +53,7 @@ class Latents:
 
 
 def latents_for(model: Model, count: int, seed: int) -> Latents:
-    """``count`` latents from N(0, I), and classes drawn evenly where the model wants one; by ``seed`` alone."""
+    """Draw ``count`` latents from N(0, I), and uniform classes if the model is class-conditional; fixed by ``seed``."""
     shape = shape_of(model)
     z = torch.randn(count, shape.z_dim, generator=torch.Generator().manual_seed(seed))
     if not shape.c_dim:
@@ -65,14 +65,13 @@ def latents_for(model: Model, count: int, seed: int) -> Latents:
 def draw(
     model: Model, latents: Latents, *, psi: float = 1.0, batch: int = 64, progress: Progress | None = None
 ) -> Iterator[Tensor]:
-    """Images [B, 3, R, R] in [-1, 1] of 8-bit precision, with constant noise, for ``latents`` in batches.
+    """Yield batches of images [B, 3, R, R] in [-1, 1], rounded to 8 bits, made from ``latents`` with constant noise.
 
-    ``progress`` is called with (images done, images in all). Raises UsageError for a batch below 1, QualityError when
-    an image holds NaN or infinity.
+    ``progress`` counts images. Raises UsageError for a batch below 1, QualityError if an image holds NaN or infinity.
     """
     if batch < 1:
-        raise UsageError(f"batch is {batch}", "Choose 1 or more.")
-    run = _drawer(model)
+        raise UsageError(f"the batch size is {batch}", "Choose 1 or more.")
+    run = _image_function(model)
     for start in range(0, len(latents), batch):
         part = latents[start : start + batch]
         yield run(part, torch.full((len(part),), psi))
@@ -81,16 +80,17 @@ def draw(
 
 
 def shape_of(model: Model) -> Any:
-    """What tells ``z_dim``, ``c_dim`` and ``resolution`` of a model."""
+    """Return the object with ``z_dim``, ``c_dim`` and ``resolution`` of a model."""
     return model.config if isinstance(model, Generator) else model
 
 
 def model_device(model: Model) -> torch.device:
-    """Where its images had best be read: the generator's own device, the CPU for an exported file's."""
+    """Return the device that should read its images: the generator's own, or the CPU for an exported file."""
     return next(model.parameters()).device if isinstance(model, Generator) else torch.device("cpu")
 
 
-def _drawer(model: Model) -> Callable[[Latents, Tensor], Tensor]:
+def _image_function(model: Model) -> Callable[[Latents, Tensor], Tensor]:
+    """Return the function from latents and psi to images of 8-bit precision."""
     if isinstance(model, Generator):
         device = model_device(model)
 
@@ -102,22 +102,21 @@ def _drawer(model: Model) -> Callable[[Latents, Tensor], Tensor]:
         return network
 
     def run(latents: Latents, psi: Tensor) -> Tensor:
-        more = {} if latents.c is None else {"c": latents.c.numpy()}
-        images = model(z=latents.z.numpy(), psi=psi.numpy(), **more)
+        labels = {} if latents.c is None else {"c": latents.c.numpy()}
+        images = model(z=latents.z.numpy(), psi=psi.numpy(), **labels)
         return images_to_tensor(images) if images.dtype == np.uint8 else to_8_bit(torch.from_numpy(images).float())
 
     return run
 
 
 def to_8_bit(images: Tensor) -> Tensor:
-    """Clamp images in [-1, 1] and round to the 256 levels that a file holds. QualityError for NaN or infinity."""
+    """Clamp images to [-1, 1] and round them to 256 levels. Raises QualityError for NaN or infinity."""
     if not bool(images.isfinite().all()):
-        raise QualityError(
-            "the model drew NaN or infinity", "Look at its weights; a distillation that diverged needs a lower rate."
-        )
+        remedy = "Check its weights. If its distillation diverged, distil again with a lower learning rate."
+        raise QualityError("the model generated NaN or infinity", remedy)
     return to_bytes(images).float().div_(127.5).sub_(1.0)
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Images [B, 3, R, R] in [-1, 1] as uint8 of the same shape."""
+    """Convert images [B, 3, R, R] in [-1, 1] to uint8 of the same shape."""
     return ((images.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)

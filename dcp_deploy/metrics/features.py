@@ -1,8 +1,7 @@
-"""The network that reads an avatar's factors from its picture; its inner layers are the demo's feature space.
+"""The avatar reader: the network that reads factors from a portrait, and the demo's feature extractor.
 
-The same network serves three purposes: ``features`` for the Fréchet distance and the manifold metrics, ``pyramid`` for
-perceptual losses, and ``read`` for counting modes. Its weights ship with the package; ``python -m
-dcp_deploy.training.avatar_reader`` makes them again.
+``features`` serve the Fréchet distance and precision to coverage, ``pyramid`` serves perceptual losses, and ``read``
+serves mode coverage. The weights ship with the package; ``python -m dcp_deploy.training.avatar_reader`` trains them.
 """
 
 from __future__ import annotations
@@ -16,20 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..datasets.avatars import ENCODED_WIDTH, FACTORS, RESOLUTION, Factors, decode, visible
+from ..datasets.canvas import RESOLUTION
+from ..datasets.factors import ENCODED_WIDTH, FACTORS, Factors, decode, visible
 from ..errors import CorruptFileError
 
 FEATURES = 96
-DEFECTS = 2  # softness and grain, see train_reader.degrade
+DEFECTS = 2  # softness and grain, see training.avatar_reader.degrade
 ASSET = "avatar_reader.safetensors"
 
 
 class AvatarReader(nn.Module):
     """A small convolutional network from images [B, 3, 64, 64] in [-1, 1] to the encoded factors.
 
-    Group normalisation, not batch normalisation: a picture's features must not depend on the batch it comes in. The
-    last map is flattened, not averaged, because head position is one of the factors. Two more outputs tell how soft and
-    how grainy the picture is: without them the features would learn to ignore just what makes a picture poor.
+    It uses group normalisation because an image's features must not depend on its batch. The last map is flattened, not
+    averaged, because the head's position is a factor. Two more outputs estimate softness and grain: without them the
+    features would learn to ignore what makes an image poor.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class AvatarReader(nn.Module):
         self.head = nn.Linear(FEATURES, ENCODED_WIDTH + DEFECTS)
 
     def pyramid(self, x: Tensor) -> list[Tensor]:
-        """Maps [B, 24, 32, 32], [B, 48, 16, 16], [B, 80, 8, 8], [B, 64, 4, 4] of about unit scale, differentiable."""
+        """Return maps [B, 24, 32, 32], [B, 48, 16, 16], [B, 80, 8, 8], [B, 64, 4, 4] of about unit scale."""
         if x.shape[1:] != (3, RESOLUTION, RESOLUTION):
             raise ValueError(f"the avatar reader needs images [B, 3, {RESOLUTION}, {RESOLUTION}], got {tuple(x.shape)}")
         maps: list[Tensor] = []
@@ -56,21 +56,21 @@ class AvatarReader(nn.Module):
         return maps
 
     def features(self, x: Tensor) -> Tensor:
-        """Activations [B, FEATURES] of the layer before the heads."""
+        """Return the activations [B, FEATURES] of the layer before the output."""
         return nn.functional.leaky_relu(self.neck(self.pyramid(x)[-1].flatten(1)), 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs [B, ENCODED_WIDTH + DEFECTS]: values, (sin, cos), logits in the order of ``encode``; then defects."""
+        """Return [B, ENCODED_WIDTH + DEFECTS]: values, (sin, cos), logits in the order of ``encode``, then defects."""
         return cast(Tensor, self.head(self.features(x)))
 
     @torch.no_grad()
     def features_and_factors(self, x: Tensor) -> tuple[NDArray[np.float32], Factors]:
-        """Features [B, FEATURES] and the most likely factors of images [B, 3, 64, 64] in [-1, 1], in one pass."""
+        """Return features [B, FEATURES] and the most likely factors of images [B, 3, 64, 64] in [-1, 1]."""
         features = self.features(x)
         return features.float().cpu().numpy(), decode(self.head(features)[:, :ENCODED_WIDTH].float().cpu().numpy())
 
     def read(self, x: Tensor) -> Factors:
-        """The most likely factors of images [B, 3, 64, 64] in [-1, 1]."""
+        """Return the most likely factors of images [B, 3, 64, 64] in [-1, 1]."""
         return self.features_and_factors(x)[1]
 
 
@@ -81,9 +81,9 @@ def _conv(fan_in: int, fan_out: int, stride: int) -> nn.Sequential:
 
 @lru_cache
 def load_avatar_reader(device: str = "cpu") -> AvatarReader:
-    """The shipped reader in float32, frozen and in eval mode; one copy per process and device, not to be moved.
+    """Load the shipped reader in float32, frozen and in eval mode. All callers in a process share it: do not move it.
 
-    Raises CorruptFileError when the package's weights are missing or do not fit.
+    Raises CorruptFileError if the package's weights are missing or do not fit.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -101,13 +101,13 @@ def load_avatar_reader(device: str = "cpu") -> AvatarReader:
 
 
 def images_to_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """uint8 [N, H, W, 3] to float32 [N, 3, H, W] in [-1, 1]."""
+    """Convert uint8 [N, H, W, 3] to float32 [N, 3, H, W] in [-1, 1]."""
     return torch.tensor(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def reading_errors(predicted: Factors, true: Factors) -> dict[str, float]:
-    """How far readings are off, by factor: mean absolute error (continuous, range 2), mean angle in turns (circular),
-    share of wrong values (categorical). Eyes behind sunglasses and the hair of bald heads are left out."""
+    """Return the error of the readings by factor: mean absolute error (continuous, range 2), mean angle in turns
+    (circular), share of wrong values (categorical). Factors that a picture does not show are left out."""
     errors: dict[str, float] = {}
     for factor in FACTORS:
         seen = visible(true, factor.name)

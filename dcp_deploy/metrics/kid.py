@@ -1,4 +1,4 @@
-"""The kernel distance between two sets of features."""
+"""Kernel distance between two sets of features."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from .feature_arrays import Features, checked_pair
 
-SUBSETS, SUBSET = 100, 1000  # how many, and of how many rows each: the customary numbers
+SUBSETS, SUBSET = 100, 1000  # customary number of subsets, and rows in each
 
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """``mean`` over the subsets, about 0 for equal distributions and then as often below it; ``std`` among them."""
+    """``mean`` and ``std`` over subsets. The mean of equal distributions is about 0, and as often negative."""
 
     mean: float
     std: float
@@ -32,11 +32,11 @@ def kernel_distance(
 ) -> KernelDistance:
     """Squared maximum mean discrepancy of features [N, D] and [M, D] under the kernel (x·y / D + 1)³.
 
-    The unbiased estimator of random subsets of ``size`` rows of each, without replacement, averaged over ``subsets``
-    of them (Bińkowski et al. 2018, Demystifying MMD GANs, section 4: KID). Sets smaller than ``size`` are compared
-    whole, once, with a spread of 0. All in float64; the subsets depend on ``seed`` alone.
+    Averages the unbiased estimate over ``subsets`` random subsets of ``size`` rows, drawn without replacement
+    (Bińkowski et al. 2018, Demystifying MMD GANs, section 4: KID). Two sets of equal count <= ``size`` are compared
+    once, whole, with a standard deviation of 0. Computes in float64; the subsets depend on ``seed`` alone.
 
-    Raises ValueError for features that are not two matrices of equal width with at least two rows, or not finite.
+    Raises ValueError unless both are finite matrices of equal width with at least two rows.
     """
     reals, fakes = (rows.to(device) for rows in checked_pair(real, fake))
     count = min(size, len(reals), len(fakes))
@@ -52,7 +52,7 @@ def kernel_distance(
 
 
 def unbiased_mmd(x: Tensor, y: Tensor) -> float:
-    """Its unbiased estimate from rows [n, D] and [n, D]: pairs of a row with itself are left out."""
+    """Estimate the squared discrepancy of rows [n, D] and [n, D] without bias: no row is paired with itself."""
     n = len(x)
     own = sum(float(_kernel(rows, rows).fill_diagonal_(0.0).sum()) for rows in (x, y))
     return own / (n * (n - 1)) - 2.0 * float(_kernel(x, y).mean())

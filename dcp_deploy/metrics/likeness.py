@@ -1,11 +1,10 @@
-"""How like its teacher a student is, image by image, and how much a seed's images vary around it."""
+"""Likeness of a student's images to its teacher's, and diversity of the images around one latent."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,30 +13,26 @@ from ..errors import UsageError
 from ..progress import Progress
 from .drawing import Latents, Model, draw, latents_for, shape_of
 
-LARGEST = 10_000  # images compared with a teacher's, as the published protocol has it
+LARGEST = 10_000  # most images compared with a teacher's, as in the published protocol
 SEEDS, NEIGHBOURS, REACH = 100, 8, 0.5
 
 ImageDistance = Callable[[Tensor, Tensor], Tensor]
-"""Two batches [B, 3, R, R] in [-1, 1] to distances [B]: LPIPS."""
+"""Function from two batches [B, 3, R, R] in [-1, 1] to distances [B], such as LPIPS."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """Mean over ``samples`` pairs of images of the same latents. ``l1``: mean absolute difference of the values in
-    [-1, 1], in [0, 2]. ``lpips`` is None where it was not measured."""
+    """Mean distances over ``samples`` pairs of images from the same latents. ``l1``: mean absolute difference of values
+    in [-1, 1], so in [0, 2]. ``lpips`` is None if it was not measured."""
 
     l1: float
     lpips: float | None
     samples: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class SeedDiversity:
-    """Mean distance between two images of the neighbourhood of one seed, averaged over seeds; in the units of
+    """Mean distance between two images in the neighbourhood of one seed, averaged over seeds; in the units of
     :class:`Likeness`."""
 
     l1: float
@@ -46,13 +41,9 @@ class SeedDiversity:
     neighbours: int
     reach: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        return asdict(self)
-
 
 def check_alike(model: Model, teacher: Model) -> None:
-    """UsageError unless the two take the same latents and draw the same size."""
+    """Raise UsageError unless both take the same latents and make images of the same size."""
     mine, others = shape_of(model), shape_of(teacher)
     for name in ("z_dim", "c_dim", "resolution"):
         if getattr(mine, name) != getattr(others, name):
@@ -73,20 +64,20 @@ def likeness(
     lpips: ImageDistance | None = None,
     progress: Progress | None = None,
 ) -> Likeness:
-    """Compare the images that both draw from the same latents (at most 10,000), with constant noise.
+    """Compare the images that both models make from the same latents (at most 10,000) with constant noise.
 
-    Raises UsageError when the two do not take the same latents or do not draw the same size.
+    Raises UsageError unless both take the same latents and make images of the same size.
     """
     check_alike(model, teacher)
     samples = min(samples, LARGEST)
     latents = latents_for(model, samples, seed)
     sums = torch.zeros(2, dtype=torch.float64)
-    drawn = zip(
+    batches = zip(
         draw(model, latents, psi=psi, batch=batch),
         draw(teacher, latents, psi=psi, batch=batch, progress=progress),
         strict=True,
     )
-    for a, b in drawn:
+    for a, b in batches:
         sums += _distances(a, b.to(a.device), lpips)
     l1, perceptual = (sums / samples).tolist()
     return Likeness(l1, perceptual if lpips else None, samples)
@@ -103,19 +94,20 @@ def seed_diversity(
     lpips: ImageDistance | None = None,
     progress: Progress | None = None,
 ) -> SeedDiversity:
-    """Intra-seed diversity: how different the images are that lie around one latent.
+    """Measure intra-seed diversity: how different the images around one latent are.
 
-    Around each of ``seeds`` latents z, ``neighbours`` latents √(1 - r²) z + r e with e ~ N(0, I) and r = ``reach`` are
-    drawn: each is again a sample of N(0, I), so the images are ones that the model really makes. All pairs of a seed
-    are compared. It is what channel pruning by DCP-GAN tries to keep, the answer of the image to a step of the latent
-    (Chung et al. 2024, Diversity-aware Channel Pruning, figure 1), taken in z because an exported file has no other
-    input. The definition is ours; compare teacher and student at equal settings.
+    Around each of ``seeds`` latents z it draws ``neighbours`` latents √(1 - r²) z + r e with e ~ N(0, I) and r =
+    ``reach``. Each is again a sample of N(0, I), so the images are typical of the model. All pairs of a seed are
+    compared. DCP-GAN's pruning tries to keep this response of the image to a step of the latent (Chung et al. 2024,
+    Diversity-aware Channel Pruning, figure 1). The steps are in z because exported files take z. The definition is
+    ours; compare teacher and student at equal settings.
 
     Raises UsageError for fewer than 1 seed or 2 neighbours, or a reach outside (0, 1].
     """
     if seeds < 1 or neighbours < 2 or not 0.0 < reach <= 1.0:
         raise UsageError(
-            f"{seeds} seeds, {neighbours} neighbours, reach {reach:g}", "Choose 1 or more, 2 or more, above 0 to 1."
+            f"{seeds} seeds, {neighbours} neighbours, reach {reach:g}",
+            "Choose at least 1 seed and 2 neighbours, and a reach above 0 and at most 1.",
         )
     centres = latents_for(model, seeds, seed)
     steps = torch.randn(seeds, neighbours, centres.z.shape[1], generator=torch.Generator().manual_seed(seed + 2))
@@ -124,7 +116,7 @@ def seed_diversity(
     sums = torch.zeros(2, dtype=torch.float64)
     first, second = torch.triu_indices(neighbours, neighbours, offset=1)
     around = Latents(z.flatten(0, 1), c)
-    for images in draw(model, around, psi=psi, batch=neighbours, progress=progress):  # a batch is one seed's
+    for images in draw(model, around, psi=psi, batch=neighbours, progress=progress):  # one batch per seed
         sums += _distances(images[first], images[second], lpips) / len(first)
     l1, perceptual = (sums / seeds).tolist()
     return SeedDiversity(l1, perceptual if lpips else None, seeds, neighbours, reach)
@@ -132,7 +124,7 @@ def seed_diversity(
 
 @torch.no_grad()
 def _distances(a: Tensor, b: Tensor, lpips: ImageDistance | None) -> Tensor:
-    """Sums over the batch of L1 and LPIPS (0 without), float64 [2]."""
+    """Return the sums over the batch of L1 and LPIPS (0 if not measured), float64 [2]."""
     l1 = (a - b).abs().double().mean(dim=(1, 2, 3)).sum()
     perceptual = lpips(a, b).double().sum() if lpips else torch.zeros((), dtype=torch.float64)
     return torch.stack([l1.cpu(), perceptual.cpu()])

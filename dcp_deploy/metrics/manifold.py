@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: how two sets of features overlap, judged by nearest-neighbour balls."""
+"""Precision, recall, density and coverage: overlap of two sets of features by their k-nearest-neighbour radii."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from .feature_arrays import Features, checked_pair
 
-_BLOCK = 1024  # rows of the distance matrix held at a time
+_BLOCK = 1024  # rows of the distance matrix in memory at a time
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Precision, recall, coverage in [0, 1]; density >= 0, about 1 when both sets follow the same distribution."""
+    """Precision, recall and coverage in [0, 1]; density >= 0, about 1 if both sets have the same distribution."""
 
     precision: float
     recall: float
@@ -24,15 +24,18 @@ class Overlap:
 
 
 def prdc(real: Features, fake: Features, k: int, *, device: torch.device | str = "cpu") -> Overlap:
-    """Overlap of features [N, D] and [M, D] by balls that reach to the k-th nearest neighbour within the own set.
+    """Measure the overlap of features [N, D] of real and [M, D] of generated images.
 
-    - precision: share of fakes inside at least one real ball; recall: share of reals inside at least one fake ball
+    The k-NN radius of an image is the distance to its k-th nearest neighbour in its own set.
+
+    - precision: share of generated images within the radius of at least one real image; recall: the reverse
       (Kynkäänniemi et al. 2019, Improved precision and recall metric, eq. 2 and 3; customary k = 3)
-    - density: real balls that hold a fake, on average over fakes, over k; coverage: share of real balls that hold at
-      least one fake (Naeem et al. 2020, Reliable fidelity and diversity metrics, eq. 3 and 4; customary k = 5)
+    - density: mean number of real images within whose radius a generated image lies, divided by k; coverage: share of
+      real images with a generated image within their radius (Naeem et al. 2020, Reliable fidelity and diversity
+      metrics, eq. 3 and 4; customary k = 5)
 
-    Balls are closed. Compare runs at equal N, M and k only. ``device`` computes the distances, in float64. Raises
-    ValueError when a set has at most k rows.
+    Distances equal to the radius count. Only figures of equal N, M and k are comparable. ``device`` computes the
+    distances, in float64. Raises ValueError if a set has at most k rows.
     """
     return overlaps(real, fake, (k,), device=device)[0]
 
@@ -40,7 +43,7 @@ def prdc(real: Features, fake: Features, k: int, *, device: torch.device | str =
 def overlaps(
     real: Features, fake: Features, ks: Sequence[int], *, device: torch.device | str = "cpu"
 ) -> tuple[Overlap, ...]:
-    """:func:`prdc` for several k, from one computation of the distances."""
+    """Compute :func:`prdc` for several k from the same distances."""
     reals, fakes = (rows.to(device) for rows in checked_pair(real, fake, max(ks)))
     counts = [_Count(k, own, others) for k, own, others in zip(ks, _radii(reals, ks), _radii(fakes, ks), strict=True)]
     for start in range(0, len(reals), _BLOCK):
@@ -51,12 +54,12 @@ def overlaps(
 
 
 class _Count:
-    """What falls into whose balls, block by block of the distances [n, M] from reals to fakes."""
+    """Counts of images within each other's radii, from blocks of distances [n, M] from real to generated images."""
 
     def __init__(self, k: int, real_radius: Tensor, fake_radius: Tensor) -> None:
         self.k, self.real_radius, self.fake_radius = k, real_radius, fake_radius
         self.fake_hit = torch.zeros(len(fake_radius), dtype=torch.bool, device=fake_radius.device)
-        self.inside = self.covered = self.recalled = 0  # inside: pairs (real ball, fake in it)
+        self.inside = self.covered = self.recalled = 0  # inside: pairs (real, generated within its radius)
 
     def add(self, distance: Tensor, start: int) -> None:
         in_real = distance <= self.real_radius[start : start + len(distance), None]
@@ -75,12 +78,12 @@ class _Count:
 
 
 def _radii(rows: Tensor, ks: Sequence[int]) -> list[Tensor]:
-    """For each k the distance [N] of each row to its k-th nearest other row."""
+    """Return for each k the distances [N] of the rows to their k-th nearest other row."""
     blocks: list[list[Tensor]] = [[] for _ in ks]
     for start in range(0, len(rows), _BLOCK):
         distance = torch.cdist(rows[start : start + _BLOCK], rows)
         own = torch.arange(distance.shape[0], device=rows.device)
-        distance[own, start + own] = torch.inf  # a row is not its own neighbour, whatever rounding makes of the zero
+        distance[own, start + own] = torch.inf  # a row is not its own neighbour
         for found, k in zip(blocks, ks, strict=True):
             found.append(distance.kthvalue(k, dim=1).values)
     return [torch.cat(found) for found in blocks]

@@ -1,10 +1,9 @@
-"""Modes of the avatars, counted: which combinations of factors a generator reaches, and how often.
+"""Mode coverage of the avatars: which combinations of factors a generator produces, and how often.
 
-A *cell* is one value of a categorical factor together with one bin of any other factor: "sunglasses and green hair",
-"top hat and a big grin". Continuous factors have 4 bins, circular ones 6, categorical ones a bin per value. Pairs,
-because they are the finest split in which every rare value still has enough samples to count at 5,000 to 10,000
-samples; and always with a categorical factor, because those make separate modes, which is what gets lost. Losing a
-single rare value empties about a tenth of the cells.
+A *cell* is one value of a categorical factor with one bin of another factor: "sunglasses and green hair", "top hat and
+a big grin". Continuous factors have 4 bins, circular ones 6, categorical ones a bin per value. Pairs are the finest
+split with enough samples of every rare value at 5,000 to 10,000 samples. One factor is always categorical, because
+categories make separate modes, which a generator can lose. Losing one rare value empties about a tenth of the cells.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.avatars import FACTORS, HIDDEN, Factor, Factors
+from ..datasets.factors import FACTORS, HIDDEN, Factor, Factors
 
 CONTINUOUS_BINS = 4
 CIRCULAR_BINS = 6
-_MIN_EXPECTED = 20  # samples that a cell should get: fewer than a quarter of them by bad luck has probability 2e-5
-_REACHED = 0.25  # of the data's frequency; below it, what is there may as well be misread neighbours
+_MIN_EXPECTED = 20  # expected samples of a cell that counts; a quarter or less by chance has probability 2e-5
+_REACHED = 0.25  # share of the data's frequency; fewer samples may be misread neighbours
 
 
 @dataclass(frozen=True)
 class ModeReport:
     """``coverage``: share of the data's cells that the samples reach, in [0, 1]. ``frequency_error``: total variation
-    distance between the cell frequencies, averaged over factor pairs, in [0, 1]. ``cells``: how many were counted."""
+    distance between cell frequencies, averaged over factor pairs, in [0, 1]. ``cells``: number of cells counted."""
 
     coverage: float
     frequency_error: float
@@ -34,10 +33,10 @@ class ModeReport:
 
 
 def mode_coverage(real: Factors, fake: Factors) -> ModeReport:
-    """Compare the cells of data and samples, both read by the same reader.
+    """Compare the cells of real and generated images, whose factors were read by the same reader.
 
-    A cell counts when its frequency in the data promises at least 20 samples among the fakes (and holds 20 reals). It
-    is reached when the fakes hold at least a quarter of what it promises.
+    A cell counts if it holds 20 real images and its frequency predicts at least 20 generated ones. It is reached if it
+    holds at least a quarter of the predicted number. Raises ValueError if no cell counts.
     """
     reached = counted = 0
     variation: list[float] = []
@@ -55,20 +54,19 @@ def mode_coverage(real: Factors, fake: Factors) -> ModeReport:
 
 
 def rare_ratios(fake: Factors) -> dict[str, float]:
-    """For each rare value ("glasses=sunglasses"): its rate among the samples over its true rate. 1 is right, 0 lost."""
-    ratios: dict[str, float] = {}
-    for factor in FACTORS:
-        for value in factor.rare:
-            position = factor.values.index(value)
-            rate = float((fake.labels(factor.name) == position).mean())
-            ratios[f"{factor.name}={value}"] = rate / factor.probabilities[position]
-    return ratios
+    """Return, for each rare value ("glasses=sunglasses"), its generated over its true rate: 1 is right, 0 is lost."""
+    return {
+        f"{factor.name}={value}": float(fake.has(factor.name, value).mean())
+        / factor.probabilities[factor.values.index(value)]
+        for factor in FACTORS
+        for value in factor.rare
+    }
 
 
 @dataclass(frozen=True)
 class ModeRow:
-    """One value of a categorical factor, or one bin of another: its share among the data and among the samples, both
-    as the reader reads them, in [0, 1], and ``ratio`` of the second to the first, None where the data has none."""
+    """One value of a categorical factor or one bin of another: its shares of ``data`` and ``samples``, in [0, 1], both
+    read by the reader, and their ``ratio``, samples over data; None if the data does not contain it."""
 
     factor: str
     value: str
@@ -78,7 +76,7 @@ class ModeRow:
 
 
 def mode_table(real: Factors, fake: Factors) -> tuple[ModeRow, ...]:
-    """A row for each value or bin of every factor, in the order of ``FACTORS``."""
+    """Return a row for each value or bin of every factor, in the order of ``FACTORS``."""
     rows: list[ModeRow] = []
     for factor in FACTORS:
         count = _bin_count(factor)
@@ -91,12 +89,12 @@ def mode_table(real: Factors, fake: Factors) -> tuple[ModeRow, ...]:
 
 
 def _pairs() -> list[tuple[Factor, Factor]]:
-    """Factor pairs with a categorical member."""
+    """Return all pairs of factors with at least one categorical factor."""
     return [pair for pair in combinations(FACTORS, 2) if any(factor.kind == "categorical" for factor in pair)]
 
 
 def _histogram(factors: Factors, first: Factor, second: Factor) -> NDArray[np.int64]:
-    """Counts [bins of first, bins of second]; combinations in which one factor hides the other are left at zero."""
+    """Count cells [bins of first, bins of second]; those in which one factor hides the other stay zero."""
     rows, columns = _bins(factors, first), _bins(factors, second)
     size = _bin_count(second)
     table = np.bincount(rows * size + columns, minlength=_bin_count(first) * size).reshape(-1, size)
@@ -113,7 +111,7 @@ def _bin_count(factor: Factor) -> int:
 
 
 def _bin_names(factor: Factor) -> list[str]:
-    """A category's own name; a range in the factor's units ([-1, 1] or turns) for a bin."""
+    """Return the names of the categories, or the ranges of the bins in the factor's units ([-1, 1] or turns)."""
     if factor.kind == "categorical":
         return list(factor.values)
     low, high = (0.0, 1.0) if factor.kind == "circular" else (-1.0, 1.0)
@@ -122,7 +120,7 @@ def _bin_names(factor: Factor) -> list[str]:
 
 
 def _bins(factors: Factors, factor: Factor) -> NDArray[np.int64]:
-    """Bin numbers [N] of one factor."""
+    """Return the bin numbers [N] of one factor."""
     if factor.kind == "categorical":
         return factors.labels(factor.name)
     column = factors.column(factor.name).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Measure a generator against real images: their features, kept in a cache, and the distances to them."""
+"""Measure a generator against real images, whose features are cached."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,13 +22,13 @@ from ..progress import Progress
 from .distances import Distances, feature_distances
 from .drawing import Model, draw, latents_for, to_bytes
 
-FEWEST = 10  # images: what the nearest-neighbour figures need, and no more meaning than that
+FEWEST = 10  # images that the k-nearest-neighbour figures need; far too few for meaningful figures
 _BATCH = 32
-_FORMAT = 1  # of the cache; another number makes every old entry unknown
+_FORMAT = 1  # format of the cache; a new number invalidates all entries
 
 
 class Extractor(Protocol):
-    """A network whose features are compared. ``key`` names everything that they depend on but the images."""
+    """Interface of a feature extractor. ``key`` names everything but the images that its features depend on."""
 
     @property
     def name(self) -> str: ...
@@ -40,13 +40,13 @@ class Extractor(Protocol):
     def device(self) -> torch.device: ...
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """uint8 [B, 3, R, R] to [B, D]."""
+        """Return features [B, D] of images uint8 [B, 3, R, R]."""
         ...
 
 
 @dataclass(frozen=True)
 class DataMetrics(Distances):
-    """Quality against real images. ``reals``: how many of them; ``cached``: whether their features lay in the cache."""
+    """Quality against real images. ``reals``: their number; ``cached``: whether their features were in the cache."""
 
     samples: int
     reals: int
@@ -55,14 +55,10 @@ class DataMetrics(Distances):
     features: str
     cached: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class RealFeatures:
-    """Features [N, D] of real images in a random order, and whether they came from the cache."""
+    """Features [N, D] of real images in random order, and whether they came from the cache."""
 
     features: NDArray[np.float32]
     cached: bool
@@ -79,15 +75,15 @@ def evaluate_against(
     batch: int = _BATCH,
     progress: Progress | None = None,
 ) -> DataMetrics:
-    """Draw ``samples`` images of ``model`` as :func:`~.evaluate.evaluate` does and compare them with real ones.
+    """Generate ``samples`` images as :func:`~.evaluate.evaluate` does and compare them with real images.
 
-    Images are rounded to 8 bits first; classes are drawn evenly, whatever their shares in the data. Published FIDs are
-    of 50,000 samples against 50,000 real images or more; fewer give a larger FID, so compare at equal counts only.
+    Images are rounded to 8 bits first. Classes are drawn uniformly, whatever their shares of the data. Published FIDs
+    use 50,000 samples against 50,000 real images or more. Fewer give a larger FID, so only compare equal counts.
     Raises UsageError for fewer than 10 samples or real images.
     """
     if min(samples, len(real.features)) < FEWEST:
         raise UsageError(
-            f"{samples} samples against {len(real.features)} real images", f"Measure {FEWEST} of each or more."
+            f"{samples} samples against {len(real.features)} real images", f"Use at least {FEWEST} of each."
         )
     latents = latents_for(model, samples, seed)
     fake = [extractor(to_bytes(images)) for images in draw(model, latents, psi=psi, batch=batch, progress=progress)]
@@ -106,17 +102,19 @@ def evaluate_against(
 def real_features(
     images: ImageSet, extractor: Extractor, *, count: int, cache: Path, progress: Progress | None = None
 ) -> RealFeatures:
-    """Features of ``count`` images (of all, where there are fewer), drawn without replacement in a fixed random order.
+    """Return features of ``count`` images (or all, if fewer) in a fixed random order, from the cache if possible.
 
-    They are kept under ``cache`` by the content of the set, how it is resized, the resolution, the count and the
-    extractor; an entry that is damaged is made again. Raises what the image set does, InputError when the cache cannot
-    be written.
+    The cache key covers the content of the set, its resizing, the resolution, the count and the extractor. A damaged
+    entry is made again. Raises what the image set raises, and InputError if the cache cannot be written.
     """
     count = min(count, len(images))
-    path = cache / f"{cache_key(images, extractor, count)}.safetensors"
-    there = _read(path, count)
-    if there is not None:
-        return RealFeatures(there, cached=True)
+    extent = {"data": images.identity, "resolution": images.resolution}
+    made_of = {"format": _FORMAT, **extent, "extractor": extractor.key}
+    key = hashlib.sha256(json.dumps({**made_of, "count": count}, sort_keys=True).encode()).hexdigest()[:32]
+    path = cache / f"{key}.safetensors"
+    cached = _read(path, count)
+    if cached is not None:
+        return RealFeatures(cached, cached=True)
     order = np.random.default_rng(0).permutation(len(images))[:count].tolist()
     found = []
     for start in range(0, count, _BATCH):
@@ -129,28 +127,17 @@ def real_features(
     features = np.concatenate(found)
     try:
         with atomic_path(path) as temporary:
-            save_file({"features": features}, temporary, metadata={"made_of": json.dumps(made_of(images, extractor))})
+            save_file({"features": features}, temporary, metadata={"made_of": json.dumps(made_of)})
     except OSError as error:
         raise InputError(
-            f"the features of the real images cannot be kept in {cache}: {error.strerror or error}",
-            "Free some space, or let DCP_DEPLOY_CACHE name another folder.",
+            f"the features of the real images cannot be written to {cache}: {error.strerror or error}",
+            "Free some space, or set DCP_DEPLOY_CACHE to another folder.",
         ) from error
     return RealFeatures(features, cached=False)
 
 
-def made_of(images: ImageSet, extractor: Extractor) -> dict[str, Any]:
-    """What the features depend on beside the count."""
-    return {"format": _FORMAT, "data": images.identity, "resolution": images.resolution, "extractor": extractor.key}
-
-
-def cache_key(images: ImageSet, extractor: Extractor, count: int) -> str:
-    """The name of the entry: a hash of all that its content depends on."""
-    text = json.dumps({**made_of(images, extractor), "count": count}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
 def _read(path: Path, count: int) -> NDArray[np.float32] | None:
-    """The features that the entry holds; None when it is not there or not whole."""
+    """Return the features of a cache entry, or None if it is missing or damaged."""
     try:
         features = load_file(path)["features"]
     except (OSError, SafetensorError, KeyError):

@@ -1,7 +1,7 @@
-"""Networks whose features others publish figures in: Inception for distances, LPIPS for likeness.
+"""Published feature extractors: Inception for distances, LPIPS for likeness.
 
-Their packages bring the code, and the weights come from a file: torch-fidelity's Inception and torchvision's VGG16.
-Such a file is read by our own reader, which cannot run code from it, where the packages would unpickle anything.
+Packages bring the code. The weights come from a file: torch-fidelity's Inception and torchvision's VGG16. Our own
+reader loads the file, because the packages would unpickle anything, and so run code from it.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from ..errors import CorruptFileError, InputError, MissingCapabilityError
 from ..files import sha256_file
 
 INSTALL = "pip install 'dcp-deploy[metrics]'"
-_LPIPS_SIZE = 256  # larger images are scaled down to it, as StyleKD's loss does
+_LPIPS_SIZE = 256  # px; larger images are scaled down to it, as in StyleKD's loss
 
 
 @dataclass(frozen=True)
 class Inception:
-    """The Inception of torch-fidelity: what FID has been measured in since TensorFlow's first script."""
+    """The Inception of torch-fidelity: a port of the network that FID was first measured with."""
 
     network: nn.Module
     key: str
-    """What its features depend on beside the images: package version and weights."""
+    """Package version and hash of the weights: everything but the images that the features depend on."""
     device: torch.device
     name: str = "inception"
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """Features [B, 2048] of images uint8 [B, 3, R, R] of any size, which it scales to 299 px itself."""
+        """Return features [B, 2048] of images uint8 [B, 3, R, R] of any size; the network scales them to 299 px."""
         features = cast(Tensor, self.network(images.to(self.device))[0])
         return features.float().cpu().numpy()
 
@@ -52,17 +52,17 @@ def check_fidelity() -> None:
 
 
 def load_inception(weights: Path, *, device: torch.device | str = "cpu") -> Inception:
-    """torch-fidelity's extractor of 2048 features, from its weights file.
+    """Load torch-fidelity's extractor of 2048 features from its weights file.
 
-    Raises MissingCapabilityError without the package (or the torchvision that it imports), InputError (UnsafeFileError,
-    CorruptFileError) for a file that is not those weights.
+    Raises MissingCapabilityError if the package or its torchvision is missing, InputError (UnsafeFileError,
+    CorruptFileError) for a file that does not hold these weights.
     """
     state = read_weights(weights)
-    found = _package("torch_fidelity")
-    with tempfile.TemporaryDirectory() as folder:  # its constructor loads a file, and would unpickle any object in it
+    package = _package("torch_fidelity")
+    with tempfile.TemporaryDirectory() as folder:  # the constructor unpickles a file: give it a safe one
         plain = Path(folder) / "inception.pth"
         torch.save(state, plain)
-        make = found.FeatureExtractorInceptionV3
+        make = package.FeatureExtractorInceptionV3
         try:
             network = make("inception", ["2048"], feature_extractor_weights_path=str(plain))
         except RuntimeError as error:
@@ -79,11 +79,11 @@ class Lpips:
     device: torch.device
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances [B] >= 0 of images [B, 3, R, R] in [-1, 1], scaled down to 256 px where larger. Differentiable."""
+        """Return distances [B] >= 0 of images [B, 3, R, R] in [-1, 1], differentiable. At most 256 px are compared."""
         return cast(Tensor, self.network(self._fitted(a), self._fitted(b))).flatten()
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """VGG16's five maps that are compared, [B, 64, R, R] down to [B, 512, R / 16, R / 16], of such images."""
+        """Return the five maps of VGG16 that LPIPS compares, [B, 64, R, R] to [B, 512, R / 16, R / 16]."""
         network: Any = self.network
         return list(network.net(network.scaling_layer(self._fitted(images))))
 
@@ -96,16 +96,16 @@ class Lpips:
 
 
 def load_lpips(weights: Path, *, device: torch.device | str = "cpu") -> Lpips:
-    """The lpips package's distance on torchvision's VGG16, whose weights file (vgg16-397923af.pth) is ``weights``.
+    """Load the LPIPS distance of the lpips package; ``weights`` is torchvision's VGG16 file, vgg16-397923af.pth.
 
-    The package brings the weights of its linear layers. Errors as :func:`load_inception`.
+    The package brings the weights of its linear layers. Raises what :func:`load_inception` raises.
     """
     state = read_weights(weights)
-    found = _package("lpips")
+    package = _package("lpips")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchvision's, about the argument by which lpips asks for no weights
-        network = found.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-    own = network.net.state_dict()  # "slice2.5.weight": the layer that torchvision calls "features.5.weight"
+        warnings.simplefilter("ignore")  # torchvision warns about the arguments that lpips gives
+        network = package.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    own = network.net.state_dict()  # "slice2.5.weight" is torchvision's "features.5.weight"
     try:
         network.net.load_state_dict({name: state[f"features.{name.split('.', 1)[1]}"] for name in own})
     except (KeyError, RuntimeError) as error:
@@ -114,10 +114,10 @@ def load_lpips(weights: Path, *, device: torch.device | str = "cpu") -> Lpips:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that torch.save wrote from a state dict. Runs nothing from it.
+    """Read the tensors of a state dict that torch.save wrote, without running code from the file.
 
-    Raises InputError when it cannot be read, UnsafeFileError when it names anything but tensors, CorruptFileError when
-    it is damaged or no dictionary of tensors.
+    Raises InputError if it cannot be read, UnsafeFileError if it references anything but tensors, CorruptFileError if
+    it is damaged or not a dictionary of tensors.
     """
     try:
         data = path.read_bytes()
@@ -126,17 +126,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     file = read_torch_file(memoryview(data), str(path))
     views = file.value
     if not isinstance(views, Mapping) or not all(isinstance(view, TensorView) for view in views.values()):
-        raise CorruptFileError(f"{path} is no dictionary of tensors", "Give the published weights file as it is.")
+        raise CorruptFileError(f"{path} is not a dictionary of tensors", "Give the published weights file, unchanged.")
     return file.tensors({str(name): view for name, view in views.items()})
 
 
 def _package(name: str) -> Any:
     try:
         return import_module(name)
-    except (ImportError, RuntimeError) as error:  # a torchvision made for another torch answers with a RuntimeError
+    except (ImportError, RuntimeError) as error:  # a torchvision for another torch raises RuntimeError
         raise MissingCapabilityError(
             f"{name.replace('_', '-')} cannot be used here: {error}",
-            f"{INSTALL}; it imports torchvision, which must be the one made for your torch.",
+            f"{INSTALL}; make sure that torchvision matches your torch.",
         ) from error
 
 

@@ -175,7 +175,7 @@ def numbers(config: BuildConfig, macs: int = 0) -> dict[str, Any]:
 
 def unmeasurable(config: BuildConfig, network: dict[str, Any]) -> str | None:
     """Why the quality of this build cannot be measured; None when it can."""
-    from ..datasets.avatars import RESOLUTION
+    from ..datasets.canvas import RESOLUTION
 
     if config.data is not None and (config.dataset != "demo" or config.teacher is not None):
         return "this stage measures no quality against the images of --data: dcp-deploy eval --data does"

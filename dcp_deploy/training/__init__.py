@@ -1,1 +1,1 @@
-"""Training of the networks that ship with the package."""
+"""Training of the two shipped networks: the demo teacher and the avatar reader."""

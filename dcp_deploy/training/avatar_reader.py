@@ -1,9 +1,9 @@
-"""Train the avatar reader: ``python -m dcp_deploy.training.avatar_reader``. A few minutes on one core.
+"""Train the avatar reader: ``python -m dcp_deploy.training.avatar_reader``. Takes a few minutes on one core.
 
-It learns from endless fresh portraits, half of them with every value of a categorical factor equally likely (else the
-rare values would hardly be seen), under blur, noise and small changes of brightness, so that it also reads the slightly
-soft pictures of a generator; and it learns to tell how soft and grainy they are, so that its features see that too. The
-held-out errors go into the file's metadata.
+Every batch holds fresh portraits. In half of them all values of a categorical factor are equally likely, because rare
+values would hardly be seen otherwise. Blur, noise and small changes of brightness prepare it for the slightly soft
+images of a generator. It also learns to estimate softness and grain, so that its features represent them. The errors on
+held-out portraits are written to the file's metadata.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..datasets.avatars import FACTORS, Factors, avatars, encode, factors_from_uniforms, render, sample_factors, visible
+from ..datasets.avatars import avatars
+from ..datasets.factors import FACTORS, Factors, encode, factors_from_uniforms, sample_factors, visible
+from ..datasets.portrait import render
 from ..files import atomic_path
 from ..metrics.features import ASSET, DEFECTS, AvatarReader, images_to_tensor, reading_errors
 
-_HELD_OUT_SEED = 0x5EED  # a stream of portraits apart from the training draws and from the evaluation set (seed 0)
+_HELD_OUT_SEED = 0x5EED  # portraits neither trained on nor used for evaluation (seed 0)
 
 
 def train_reader(*, steps: int = 1500, batch: int = 64, lr: float = 2e-3, seed: int = 0) -> AvatarReader:
-    """Train from scratch on ``steps`` batches; returns the exponential average of the weights, frozen."""
+    """Train from scratch on ``steps`` batches and return the exponential average of the weights, frozen."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     reader = AvatarReader()
@@ -52,7 +54,7 @@ def train_reader(*, steps: int = 1500, batch: int = 64, lr: float = 2e-3, seed: 
 
 
 def reading_loss(outputs: Tensor, factors: Factors) -> Tensor:
-    """Squared error of values and (sin, cos), cross entropy of categories; what the picture hides does not count."""
+    """Return squared errors of values and (sin, cos) plus cross entropies of categories, without hidden factors."""
     target = torch.from_numpy(encode(factors))
     total = outputs.new_zeros(())
     start = 0
@@ -69,8 +71,8 @@ def reading_loss(outputs: Tensor, factors: Factors) -> Tensor:
 
 
 def degrade(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Soften images [B, 3, H, W]: each a random mix of itself, a blurred and a half-resolution copy, then brightness,
-    contrast and noise. A quarter stays as it is. Also the defects [B, 2]: softness and grain, 0 (none) to 1."""
+    """Degrade images [B, 3, H, W]: mix each with a blurred and a half-resolution copy; change contrast, brightness and
+    noise. A quarter stays unchanged. Also return the defects [B, 2]: softness and grain from 0 (none) to 1."""
     count = images.shape[0]
 
     def uniform(low: float, high: float) -> Tensor:
@@ -89,7 +91,7 @@ def degrade(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 def held_out_errors(reader: AvatarReader, count: int = 2000) -> dict[str, float]:
-    """Reading errors by factor (see ``reading_errors``) on undegraded portraits never trained on."""
+    """Return the :func:`reading_errors` on portraits that were neither trained on nor degraded."""
     indices = np.arange(count)
     images = images_to_tensor(avatars(indices, _HELD_OUT_SEED))
     read = [reader.read(part).table for part in torch.split(images, 100)]
@@ -98,13 +100,13 @@ def held_out_errors(reader: AvatarReader, count: int = 2000) -> dict[str, float]
 
 @torch.no_grad()
 def _follow(average: AvatarReader, reader: AvatarReader) -> None:
-    """One step of the exponential average over about 100 steps."""
+    """Update the exponential average over about 100 steps."""
     for slow, fast in zip(average.parameters(), reader.parameters(), strict=True):
         slow.lerp_(fast, 0.01)
 
 
 def _rate(step: int, steps: int) -> float:
-    """Linear warm-up over 5 %, then half a cosine to a hundredth."""
+    """Return the learning-rate factor: a linear warm-up over 5 %, then half a cosine down to 1 %."""
     warm = max(1, steps // 20)
     if step < warm:
         return (step + 1) / warm
@@ -112,6 +114,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _draw_factors(rng: np.random.Generator, count: int) -> Factors:
+    """Draw factors; half of the values of a categorical factor are uniform."""
     factors = factors_from_uniforms(rng.random((count, len(FACTORS))))
     for position, factor in enumerate(FACTORS):
         if factor.kind == "categorical":
@@ -121,7 +124,7 @@ def _draw_factors(rng: np.random.Generator, count: int) -> Factors:
 
 
 def main() -> None:
-    """Train, measure, and write the weights in half precision with errors and settings as metadata."""
+    """Train, measure, and write the weights in half precision with errors and settings in the metadata."""
     from safetensors.torch import save_file
 
     parser = argparse.ArgumentParser(prog="python -m dcp_deploy.training.avatar_reader", description=__doc__)

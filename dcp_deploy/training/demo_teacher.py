@@ -1,16 +1,15 @@
 """The recipe of the demo teacher: ``python -m dcp_deploy.training.demo_teacher --out DIR``.
 
-Three stages, because plain adversarial training does not get there on two CPU cores:
+Plain adversarial training takes too long on two CPU cores, so there are three stages:
 
-1. *fit*: a two-layer network turns factors into w, and the synthesis network learns by regression to draw the
+1. *fit*: a two-layer network turns factors into w, and the synthesis network learns by regression to generate the
    portrait of those factors.
-2. *map*: the mapping network learns to reach the same w from z, in large batches (it is what learns slowly).
-3. *adversarial*: all of the generator against a discriminator on real portraits, with the regression kept as anchor.
+2. *map*: the mapping network learns the same w from z, in large batches because it learns slowly.
+3. *adversarial*: the whole generator trains against a discriminator, and the regression remains as an anchor.
 
-Every step draws its random numbers from (seed, step), and the state is written every few hundred steps, so a stopped
-run continues where it was. At the end the average generator is written as ``demo_teacher.safetensors`` in half
-precision, with its recipe and measured quality in the metadata, beside ``history.json``, ``curves.png`` and
-``grid.png``.
+Every step draws its random numbers from (seed, step), and the state is saved every few hundred steps, so a stopped run
+continues where it was. The last step writes the average generator as ``demo_teacher.safetensors`` in half precision,
+with recipe and measured quality in the metadata, and ``history.json``, ``curves.png`` and ``grid.png``.
 """
 
 from __future__ import annotations
@@ -28,20 +27,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints import load_generator, save_generator
-from ..datasets.avatars import ENCODED_WIDTH, avatars, detail_mask, encode, factors_from_uniforms
+from ..datasets.avatars import avatars
+from ..datasets.factors import ENCODED_WIDTH, encode, factors_from_uniforms
+from ..datasets.portrait import detail_mask
 from ..files import atomic_path
 from ..generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..generators.mapping import Dense
-from ..metrics import load_avatar_reader
+from ..metrics.features import images_to_tensor, load_avatar_reader
 from .latent_map import LatentMap, balanced_uniforms, targets
 
 STAGES = ("fit", "map", "adversarial")
 W_AVG_LATENTS = 100_000
+EMA_DECAY = 0.998
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and schedule. The defaults are those of the shipped teacher."""
+    """Sizes and schedule. The defaults made the shipped teacher."""
 
     channel_base: int = 2048
     channel_max: int = 256
@@ -53,9 +55,7 @@ class Recipe:
     map_steps: int = 5_000
     adversarial_steps: int = 300
     fit_lr: float = 6e-3
-    map_lr: float = (
-        4.0  # on stored weights, which the mapping's learning-rate multiplier of 0.01 makes 100 times larger
-    )
+    map_lr: float = 4.0  # for the stored weights, which the mapping multiplies by 0.01
     adversarial_lr: float = 1e-3
     anchor: float = 10.0
     r1_gamma: float = 1.0
@@ -64,7 +64,7 @@ class Recipe:
     seed: int = 0
 
     def generator(self) -> GeneratorConfig:
-        """The network: StyleGAN2 at 64 px."""
+        """Return the configuration of the network: StyleGAN2 at 64 px."""
         return GeneratorConfig.stylegan2(
             64,
             channel_base=self.channel_base,
@@ -76,7 +76,7 @@ class Recipe:
 
 
 class FactorsToW(nn.Module):
-    """Factors [B, E] to w [B, w_dim], used while fitting only. Normalised, so that the mapping has a bounded target."""
+    """Network from factors [B, E] to w [B, w_dim] for the fit. Normalised, so that the mapping has a bounded target."""
 
     def __init__(self, w_dim: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class FactorsToW(nn.Module):
 
 
 class Trainer:
-    """Networks, optimisers and the three stages."""
+    """The networks, optimisers and three stages of a run."""
 
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe = recipe
@@ -96,7 +96,7 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         config = recipe.generator()
         self.generator = Generator(config)
-        # Compiled, the synthesis trains at 30 images a second on one core, against 16 in eager mode.
+        # Compiled, the synthesis trains 30 images per second on one core; in eager mode, 16.
         self.synthesis = torch.compile(self.generator.synthesis, dynamic=False)
         self.ema = Generator(config)
         self.ema.load_state_dict(self.generator.state_dict())
@@ -114,7 +114,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
 
     def start_mapping(self) -> None:
-        """Let the first layer of both mapping networks read the directions that the factors hang on."""
+        """Initialise the first layer of both mapping networks with the directions that determine the factors."""
         for generator in (self.generator, self.ema):
             layer = generator.mapping.get_submodule("fc0")
             assert isinstance(layer, Dense)
@@ -126,7 +126,7 @@ class Trainer:
     # ---- the stages ----------------------------------------------------------------------------------------------
 
     def run(self, minutes: float | None = None) -> bool:
-        """Train until the recipe is done (True) or the time is up (False)."""
+        """Train until the recipe is done (return True) or the time is up (False)."""
         self.resume()
         start = time.monotonic()
         ends = self.stage_ends()
@@ -134,6 +134,7 @@ class Trainer:
             rng = np.random.default_rng((self.recipe.seed, self.step))
             stage = sum(self.step >= end for end in ends)
             losses = (self.fit_step, self.map_step, self.adversarial_step)[stage](rng)
+            self.average()
             self.step += 1
             self.log(stage, losses, time.monotonic() - start)
             if minutes is not None and time.monotonic() - start > 60 * minutes:
@@ -144,7 +145,7 @@ class Trainer:
         return True
 
     def stage_ends(self) -> tuple[int, int, int]:
-        """Steps at which the stages end."""
+        """Return the steps at which the stages end."""
         fit, map_end = self.recipe.fit_steps, self.recipe.fit_steps + self.recipe.map_steps
         return fit, map_end, map_end + self.recipe.adversarial_steps
 
@@ -154,21 +155,20 @@ class Trainer:
         set_lr(self.fit_opt, recipe.fit_lr * cosine(progress, warm_up=0.01))
         factors, encoded, images = targets(balanced_uniforms(recipe.batch, rng))
         w = self.codes(encoded)
-        drawn = self.synthesis(w[:, None].expand(-1, self.generator.config.num_ws, -1), noise="none")
+        generated = self.synthesis(w[:, None].expand(-1, self.generator.config.num_ws, -1), noise="none")
         weights = 1 + recipe.detail_weight * torch.from_numpy(detail_mask(factors))[:, None]
-        error = (drawn - images).abs()
-        loss = (error * weights).mean() + 0.5 * F.avg_pool2d(drawn - images, 4).abs().mean()
-        # Absolute errors alone draw every mouth and iris at its median; squares and features pull them apart.
-        loss = loss + 2.0 * (error.square() * weights).mean() + self.perceptual_distance(drawn, images)
+        error = (generated - images).abs()
+        loss = (error * weights).mean() + 0.5 * F.avg_pool2d(generated - images, 4).abs().mean()
+        # Absolute errors alone give every mouth and iris its median; squares and features separate them.
+        loss = loss + 2.0 * (error.square() * weights).mean() + self.perceptual_distance(generated, images)
         step(self.fit_opt, loss)
-        self.average(0.998)
         return {"l1": error.mean().item(), "loss": loss.item()}
 
-    def perceptual_distance(self, drawn: Tensor, images: Tensor) -> Tensor:
-        """Mean squared difference of the avatar reader's maps, summed over its layers."""
+    def perceptual_distance(self, generated: Tensor, images: Tensor) -> Tensor:
+        """Return the mean squared difference of the avatar reader's maps, summed over its layers."""
         with torch.no_grad():
             wanted = self.reader.pyramid(images)
-        pairs = zip(self.reader.pyramid(drawn), wanted, strict=True)
+        pairs = zip(self.reader.pyramid(generated), wanted, strict=True)
         return torch.stack([(a - b).square().mean() for a, b in pairs]).sum()
 
     def map_step(self, rng: np.random.Generator) -> dict[str, float]:
@@ -180,7 +180,6 @@ class Trainer:
             target = self.codes(encoded)
         error = (self.generator.mapping.w(z) - target).square().mean()
         step(self.map_opt, error)
-        self.average(0.998)
         return {"w_error": error.item()}
 
     def adversarial_step(self, rng: np.random.Generator) -> dict[str, float]:
@@ -188,11 +187,11 @@ class Trainer:
         z = torch.from_numpy(rng.standard_normal((recipe.batch, recipe.z_dim), dtype=np.float32))
         _, _, anchors = targets(self.latents.uniforms(z))
         fakes = self.synthesis(self.generator.mapping(z), noise="none")
-        real = torch.from_numpy(avatars(rng.integers(1 << 40, size=recipe.batch), seed=recipe.seed))
-        real = (real.permute(0, 3, 1, 2).float() / 127.5 - 1).requires_grad_(self.step % 16 == 0)
+        real = images_to_tensor(avatars(rng.integers(1 << 40, size=recipe.batch), seed=recipe.seed))
+        real.requires_grad_(self.step % 16 == 0)
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fakes.detach())
         d_loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-        if self.step % 16 == 0:  # lazy R1, Karras et al. 2020, section 3.1
+        if self.step % 16 == 0:  # lazy R1: Karras et al. 2020, section 3.1
             (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
             d_loss = d_loss + 16 * recipe.r1_gamma / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
         step(self.d_opt, d_loss)
@@ -200,32 +199,31 @@ class Trainer:
         g_loss = F.softplus(-self.discriminator(fakes)).mean() + recipe.anchor * anchor
         g_loss = g_loss + self.perceptual_distance(fakes, anchors)
         step(self.g_opt, g_loss)
-        self.average(0.998)
         return {"l1": anchor.item(), "g_loss": g_loss.item(), "d_loss": d_loss.item()}
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
-    def average(self, decay: float) -> None:
-        """Exponential moving average of the parameters; the buffers are equal from the start."""
+    def average(self) -> None:
+        """Update the exponential moving average of the parameters. The buffers are equal from the start."""
         pairs = zip(self.ema.parameters(), self.generator.parameters(), strict=True)
         with torch.no_grad():
             for average, parameter in pairs:
-                average.lerp_(parameter, 1 - decay)
+                average.lerp_(parameter, 1 - EMA_DECAY)
 
     def modules(self) -> dict[str, Any]:
-        """Everything with a state, by name."""
+        """Return everything with a state, by name."""
         names = ("generator", "ema", "codes", "discriminator", "fit_opt", "map_opt", "g_opt", "d_opt")
         return {name: getattr(self, name) for name in names}
 
     def save(self) -> None:
-        """Write the state (atomically), and what a look at the run needs: the history and a grid."""
+        """Write the state, atomically, and the history."""
         state = {name: module.state_dict() for name, module in self.modules().items()}
         with atomic_path(self.out / "state.pt") as path:
             torch.save({"step": self.step, "history": self.history, "recipe": asdict(self.recipe), **state}, path)
         (self.out / "history.json").write_text(json.dumps(self.history))
 
     def resume(self) -> None:
-        """Continue from the saved state, if there is one of this recipe."""
+        """Load the saved state, if there is one."""
         path = self.out / "state.pt"
         if not path.exists():
             return
@@ -235,7 +233,7 @@ class Trainer:
         self.step, self.history = state["step"], state["history"]
 
     def finish(self) -> None:
-        """Write the teacher, measured as it ships: after rounding to half precision."""
+        """Write the teacher, measured as shipped: rounded to half precision."""
         from ..export import load_runner
         from ..export.runners.sampling import sample_grid
         from ..metrics import evaluate
@@ -266,7 +264,7 @@ class Trainer:
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One update; refuses a loss that is not finite before it can spoil the weights."""
+    """Update the parameters. Raises FloatingPointError for a loss that is not finite, before it spoils the weights."""
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
     optimizer.zero_grad(set_to_none=True)
@@ -280,7 +278,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def cosine(progress: float, warm_up: float) -> float:
-    """Learning-rate factor: a linear warm-up over a share of the run, then half a cosine down to 2 %."""
+    """Return the learning-rate factor: a linear warm-up over a share of the run, times half a cosine down to 2 %."""
     rise = min(1.0, (progress + 1e-3) / warm_up) if warm_up else 1.0
     return float(rise * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))))
 
@@ -304,12 +302,12 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
 def main() -> None:
     """Train, or continue to train, the demo teacher."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an interrupted run continues")
-    parser.add_argument("--minutes", type=float, help="stop after so long (and continue later)")
+    parser.add_argument("--out", type=Path, required=True, help="Folder of the run. An interrupted run continues.")
+    parser.add_argument("--minutes", type=float, help="Stop after this time; the same command continues later.")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     done = Trainer(Recipe(), arguments.out).run(arguments.minutes)
-    print("done" if done else "time is up; run the same command to continue")
+    print("done" if done else "The time is up. Run the same command to continue.")
 
 
 if __name__ == "__main__":

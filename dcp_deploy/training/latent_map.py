@@ -1,8 +1,8 @@
-"""The fixed smooth map from the demo teacher's latents to the factors of a portrait.
+"""A fixed smooth map from the demo teacher's latents to the factors of a portrait.
 
-Each factor reads one direction of the normalised latent: ``u = Phi(<a_k, z>)`` with orthonormal ``a_k`` is uniform for
-Gaussian z, and uniforms become factors as in the data. So a teacher that follows the map draws every factor at its
-true rate by construction.
+Each factor depends on one direction of the normalised latent: ``u = Phi(<a_k, z>)`` with orthonormal ``a_k`` is uniform
+for Gaussian z, and uniforms become factors as in the data. A teacher that follows the map therefore generates every
+factor at its true rate.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets.avatars import FACTORS, NUM_UNIFORMS, Factor, Factors, encode, factors_from_uniforms, render
+from ..datasets.factors import FACTORS, NUM_UNIFORMS, Factor, Factors, encode, factors_from_uniforms
+from ..datasets.portrait import render
+from ..metrics.features import images_to_tensor
 
-STEP_HALF_WIDTH = 0.1  # standard deviations of the latent's coordinate over which a category changes at the start
+STEP_HALF_WIDTH = 0.1  # half the width of a change of category at initialisation, in standard deviations
 
 
 @dataclass(frozen=True)
 class LatentMap:
-    """z [B, z_dim] to uniforms [B, NUM_UNIFORMS] through fixed orthonormal directions."""
+    """Map from z [B, z_dim] to uniforms [B, NUM_UNIFORMS] along fixed orthonormal directions."""
 
     directions: Tensor
 
@@ -33,16 +35,16 @@ class LatentMap:
         return cls(torch.linalg.qr(noise).Q)
 
     def uniforms(self, z: Tensor) -> NDArray[np.float64]:
-        """Uniform numbers of each latent. Only the direction of z counts, as in StyleGAN's mapping network."""
+        """Return the uniforms of each latent. Only the direction of z counts, as in StyleGAN's mapping network."""
         unit = z.double() / z.double().norm(dim=1, keepdim=True)
         return np.asarray(_sphere_cdf(unit @ self.directions, z.shape[1]))
 
     def hinges(self, count: int) -> tuple[Tensor, Tensor]:
-        """Weight [count, z_dim] and bias [count] of a first layer that reads the map's directions.
+        """Return weight [count, z_dim] and bias [count] of a first layer that reads the directions of the map.
 
-        It acts on z of mean square one, whose coordinate along a direction is about N(0, 1). Each row is a hinge:
-        spread over the quantiles for smooth factors, in steep pairs around the thresholds of categorical ones. A
-        mapping network that starts so has only to combine them; to find the directions first takes it ten times longer.
+        It acts on z of mean square one, whose coordinate along a direction is about N(0, 1). Each row is a hinge. Those
+        of smooth factors cover the quantiles; those of categorical factors are steep pairs around the thresholds. A
+        mapping network with this start learns ten times faster, because it need not find the directions.
         """
         weights, biases = [], []
         for column, rows in enumerate(np.array_split(np.arange(count), NUM_UNIFORMS)):
@@ -54,7 +56,7 @@ class LatentMap:
 
 
 def _knots(factor: Factor, count: int) -> tuple[NDArray[np.float64], float]:
-    """Where the hinges of a factor bend, and how steep they are."""
+    """Return the positions of a factor's hinges and their slope."""
     from scipy.stats import norm
 
     if factor.kind != "categorical":
@@ -65,9 +67,9 @@ def _knots(factor: Factor, count: int) -> tuple[NDArray[np.float64], float]:
 
 
 def _sphere_cdf(x: Tensor, dim: int) -> NDArray[np.float64]:
-    """Distribution function of one coordinate of a uniform point on the unit sphere in ``dim`` dimensions.
+    """Return the distribution function of one coordinate of a uniform point on the unit sphere.
 
-    (x + 1) / 2 follows a Beta((dim-1)/2, (dim-1)/2) law, so the uniforms are exact at any dimension.
+    (x + 1) / 2 has a Beta((dim-1)/2, (dim-1)/2) distribution, so the uniforms are exact in any dimension ``dim``.
     """
     from scipy.special import betainc
 
@@ -77,10 +79,10 @@ def _sphere_cdf(x: Tensor, dim: int) -> NDArray[np.float64]:
 
 
 def balanced_uniforms(count: int, rng: np.random.Generator, share: float = 0.5) -> NDArray[np.float64]:
-    """Uniforms [count, NUM_UNIFORMS] in which rare values come up more often.
+    """Draw uniforms [count, NUM_UNIFORMS] in which rare values are more frequent.
 
-    In a ``share`` of the draws a categorical factor takes all its values with equal probability. Fitting sees rare
-    modes often enough to learn them; the map from z keeps their true rates.
+    In a ``share`` of the rows a categorical factor takes all its values with equal probability. The fit thus sees rare
+    modes often enough to learn them, and the map from z keeps their true rates.
     """
     u = rng.random((count, NUM_UNIFORMS))
     for column, factor in enumerate(FACTORS):
@@ -93,7 +95,6 @@ def balanced_uniforms(count: int, rng: np.random.Generator, share: float = 0.5) 
 
 
 def targets(u: NDArray[np.float64]) -> tuple[Factors, Tensor, Tensor]:
-    """Factors of the uniforms, their encoding [B, E] and the images [B, 3, 64, 64] in [-1, 1]."""
+    """Return the factors of the uniforms, their encoding [B, E] and the images [B, 3, 64, 64] in [-1, 1]."""
     factors = factors_from_uniforms(u)
-    images = torch.from_numpy(render(factors)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return factors, torch.from_numpy(encode(factors)), images.contiguous()
+    return factors, torch.from_numpy(encode(factors)), images_to_tensor(render(factors)).contiguous()

@@ -98,7 +98,7 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
         (["build", "--ratio", "1.2"], 2, "--ratio 1.2"),
         (["build", "--precision", "fp8"], 2, "--precision fp8"),
         (["build", "--refine", "polish"], 2, "--refine polish"),
-        (["build", "--data", "photos"], 3, "there is no photos"),
+        (["build", "--data", "photos"], 3, "photos does not exist"),
         (["build", "--mirror"], 2, "--mirror"),
         (["build", "--dataset", "ffhq"], 4, "--teacher FILE"),
         (["build", "--teacher", "gone.st"], 3, "gone.st"),

@@ -1,4 +1,4 @@
-"""Real sets of images in every container, made of the same random pictures."""
+"""Sets of images in every kind of container, all with the same random pictures."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ RESOLUTION = 8
 
 
 def all_of(found: ImageSet) -> NDArray[np.uint8]:
-    """Every image of a set, [N, R, R, 3]."""
+    """Return every image of a set, [N, R, R, 3]."""
     return np.stack([found[index] for index in range(len(found))])
 
 
 def encoded(pixels: NDArray[Any], suffix: str = ".png") -> bytes:
-    """The bytes of an image file."""
+    """Return the bytes of an image file."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format={".jpg": "JPEG"}.get(suffix, suffix[1:].upper()), quality=95)
     return stream.getvalue()
 
 
 def make_pictures(count: int, resolution: int = RESOLUTION) -> NDArray[np.uint8]:
-    """Random pixels, uint8 [count, R, R, 3]."""
+    """Return random pixels, uint8 [count, R, R, 3]."""
     return np.random.default_rng(count).integers(0, 256, (count, resolution, resolution, 3), np.uint8)
 
 
 def nvidia_name(index: int) -> str:
-    """What NVIDIA's tool calls its images."""
+    """Return the name that NVIDIA's tool gives an image."""
     return f"{index // 1000:05}/img{index:08}.png"
 
 
 def make_files(count: int, labels: Sequence[Any] | None = None) -> dict[str, bytes]:
-    """Names and content as NVIDIA's tool writes them; ``labels`` None writes that there are none."""
+    """Return names and contents as NVIDIA's tool writes them; ``labels`` None becomes null in dataset.json."""
     files = {nvidia_name(index): encoded(image) for index, image in enumerate(make_pictures(count))}
     pairs = None if labels is None else [[nvidia_name(index), label] for index, label in enumerate(labels)]
     return {**files, "dataset.json": json.dumps({"labels": pairs}).encode()}
@@ -77,31 +77,31 @@ def write_lmdb(path: Path, values: Mapping[bytes, bytes], **options: Any) -> Pat
 
 @pytest.fixture
 def image_file() -> Callable[..., bytes]:
-    """``image_file(pixels, suffix)``: see :func:`encoded`."""
+    """Call ``image_file(pixels, suffix)`` for the bytes of an image, see :func:`encoded`."""
     return encoded
 
 
 @pytest.fixture
 def pictures() -> Callable[..., NDArray[np.uint8]]:
-    """``pictures(count, resolution)``: what the sets below hold."""
+    """Call ``pictures(count, resolution)`` for the pixels in the sets below."""
     return make_pictures
 
 
 @pytest.fixture
 def nvidia_files() -> Callable[..., dict[str, bytes]]:
-    """``nvidia_files(count, labels)``: see :func:`make_files`."""
+    """Call ``nvidia_files(count, labels)``, see :func:`make_files`."""
     return make_files
 
 
 @pytest.fixture
 def new_folder(tmp_path: Path) -> Callable[..., Path]:
-    """``new_folder(files, name)`` writes them below a folder."""
+    """Call ``new_folder(files, name)`` to write files into a folder."""
     return lambda files, name="images": write_folder(tmp_path / name, files)
 
 
 @pytest.fixture
 def new_zip(tmp_path: Path) -> Callable[..., Path]:
-    """``new_zip(files, name, compression)``."""
+    """Call ``new_zip(files, name, compression)`` to write a zip file."""
     return lambda files, name="images.zip", compression=zipfile.ZIP_STORED: write_zip(
         tmp_path / name, files, compression
     )
@@ -109,5 +109,5 @@ def new_zip(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def new_lmdb(tmp_path: Path) -> Callable[..., Path]:
-    """``new_lmdb(values, name, **options of lmdb.open)``: written by the LMDB library itself."""
+    """Call ``new_lmdb(values, name, **options of lmdb.open)`` to write a database with the LMDB library."""
     return lambda values, name="lmdb", **options: write_lmdb(tmp_path / name, values, **options)

@@ -1,3 +1,5 @@
+"""Decoding of image files: colours, sizes and damage."""
+
 from __future__ import annotations
 
 import io
@@ -27,7 +29,7 @@ def flat(mode: str, colour: Any, size: int = 4) -> Image.Image:
 
 
 def colour_of(content: bytes, size: int = 4) -> list[int]:
-    """The one colour of an image."""
+    """Decode an image of one colour and return the colour."""
     image = decode(content, resolution=size, resize="error")
     assert image.shape == (size, size, 3) and image.dtype == np.uint8
     assert (image == image[0, 0]).all()
@@ -46,7 +48,7 @@ def colour_of(content: bytes, size: int = 4) -> list[int]:
         (flat("LA", (77, 255)), [77, 77, 77]),
         (flat("LA", (77, 0)), [255, 255, 255]),
         (flat("RGBA", (10, 20, 30, 255)), [10, 20, 30]),
-        (flat("RGBA", (10, 20, 30, 0)), [255, 255, 255]),  # what lies under a hole is anything
+        (flat("RGBA", (10, 20, 30, 0)), [255, 255, 255]),  # the colour under a transparent pixel is arbitrary
         (flat("I;16", 65535), [255, 255, 255]),
         (flat("I;16", 257 * 100), [100, 100, 100]),
         (flat("I;16", 257 * 100 + 128), [100, 100, 100]),
@@ -58,8 +60,8 @@ def test_png_colours(image: Image.Image, colour: list[int]) -> None:
     assert colour_of(saved(image)) == colour
 
 
-def test_half_transparent_is_half_white() -> None:
-    # 200/255 of black and 55/255 of white.
+def test_half_transparent_pixels_are_blended_with_white() -> None:
+    # 200/255 black and 55/255 white
     assert colour_of(saved(flat("RGBA", (0, 0, 0, 200)))) == [55, 55, 55]
 
 
@@ -71,7 +73,6 @@ def test_a_palette_gives_its_colours_and_its_transparent_entry_is_white() -> Non
 
 
 def test_cmyk_is_converted() -> None:
-    # No ink is white, full black ink is black.
     assert colour_of(saved(flat("CMYK", (0, 0, 0, 0)), "TIFF")) == [255, 255, 255]
     assert colour_of(saved(flat("CMYK", (0, 0, 0, 255)), "TIFF")) == [0, 0, 0]
 
@@ -88,14 +89,14 @@ def test_pixels_without_a_known_white_are_refused(image: Image.Image) -> None:
 def test_every_format_is_read(name: str) -> None:
     options = {"lossless": True} if name == "WEBP" else {"irreversible": False} if name == "JPEG2000" else {}
     colour = colour_of(saved(flat("RGB", (200, 100, 50), 16), name, **options), 16)
-    # JPEG keeps luma and chroma in whole numbers: a step of each is up to two of a colour.
+    # JPEG rounds luma and chroma to whole numbers, which may change a colour by two.
     assert np.abs(np.subtract(colour, [200, 100, 50])).max() <= (2 if name == "JPEG" else 0)
 
 
-def test_a_cameras_orientation_is_applied() -> None:
+def test_the_cameras_orientation_is_applied() -> None:
     pixels = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the right-hand side is up: turn clockwise
+    exif[0x0112] = 6  # rotate clockwise
     turned = decode(saved(Image.fromarray(pixels), exif=exif), resolution=4, resize="error")
     assert np.array_equal(turned, np.rot90(pixels, -1))
 
@@ -117,15 +118,15 @@ def test_scaling_down_is_lanczos() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "resize", "told"),
+    ("size", "resize", "message"),
     [
         ((8, 8), "error", "is 8x8 px, not 4x4"),
         ((4, 5), "error", "is 4x5 px, not 4x4"),
         ((9, 3), "crop", "is 9x3 px, smaller than 4"),
     ],
 )
-def test_another_size_is_refused(size: tuple[int, int], resize: Any, told: str) -> None:
-    with pytest.raises(UnusableImageError, match=told) as caught:
+def test_another_size_is_refused(size: tuple[int, int], resize: Any, message: str) -> None:
+    with pytest.raises(UnusableImageError, match=message) as caught:
         decode(saved(Image.new("RGB", size)), resolution=4, resize=resize)
     assert caught.value.wrong_size
 
@@ -134,7 +135,7 @@ def test_another_size_is_refused(size: tuple[int, int], resize: Any, told: str) 
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG that promises much and holds nothing."""
+    """Return a PNG whose header states a size but which holds no pixels."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     parts = [
@@ -145,14 +146,14 @@ def png_of_size(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("side", [10_000, 100_000], ids=["Pillow warns", "Pillow refuses"])
 def test_a_decompression_bomb_is_refused(side: int) -> None:
-    with pytest.raises(UnusableImageError, match=r"exceeds limit|Pillow allows"):
+    with pytest.raises(UnusableImageError, match=r"exceeds limit|Pillow's limit"):
         decode(png_of_size(side, side), resolution=4, resize="crop")
 
 
-def test_a_bomb_that_only_makes_pillow_warn_is_refused_without_strict_warnings_too() -> None:
+def test_a_bomb_is_refused_even_if_pillow_only_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(UnusableImageError, match="has 10000x10000 px, more than the 89,478,485 Pillow allows"):
+        with pytest.raises(UnusableImageError, match="has 10000x10000 px, more than Pillow's limit of 89,478,485"):
             decode(png_of_size(10_000, 10_000), resolution=4, resize="crop")
 
 
@@ -161,7 +162,7 @@ def test_a_bomb_that_only_makes_pillow_warn_is_refused_without_strict_warnings_t
     [b"", b"<html>404</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", b"\x89PNG\r\n\x1a\n"],
     ids=["empty", "a page", "a program for Ghostscript", "a bare signature"],
 )
-def test_what_is_no_image_is_refused(content: bytes) -> None:
+def test_content_other_than_images_is_refused(content: bytes) -> None:
     with pytest.raises(UnusableImageError):
         decode(content, resolution=4, resize="error")
 
@@ -174,7 +175,7 @@ def test_half_an_image_is_refused(name: str) -> None:
         decode(content[: len(content) // 2], resolution=64, resize="error")
 
 
-def test_damage_anywhere_is_a_reason_or_an_image(image_file: ImageFile) -> None:
+def test_damage_anywhere_raises_a_reason_or_gives_an_image(image_file: ImageFile) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
     for suffix in (".png", ".jpg", ".webp", ".bmp", ".gif", ".tiff"):
@@ -183,7 +184,7 @@ def test_damage_anywhere_is_a_reason_or_an_image(image_file: ImageFile) -> None:
             damaged = content.copy()
             damaged[rng.integers(0, len(damaged), 4)] = rng.integers(0, 256, 4)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's word on strange metadata
+                warnings.simplefilter("ignore")  # Pillow warns about strange metadata
                 try:
                     image = decode(damaged.tobytes(), resolution=16, resize="error")
                 except UnusableImageError as error:

@@ -1,3 +1,5 @@
+"""Sets of images in every kind of container, their labels, and what identifies them."""
+
 from __future__ import annotations
 
 import os
@@ -19,7 +21,9 @@ from .conftest import Files, ImageFile, New, Pictures, all_of
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_zip_file_of_nvidias_tool(nvidia_files: Files, new_zip: New, pictures: Pictures, compression: int) -> None:
+def test_a_zip_file_of_nvidias_tool_is_read(
+    nvidia_files: Files, new_zip: New, pictures: Pictures, compression: int
+) -> None:
     labels = [index % 3 for index in range(12)]
     path = new_zip(nvidia_files(12, labels), compression=compression)
     found = open_images(path, resolution=R)
@@ -29,14 +33,14 @@ def test_a_zip_file_of_nvidias_tool(nvidia_files: Files, new_zip: New, pictures:
     assert found.facts()["kind"] == "zip" and found.facts()["skipped"] == found.facts()["ignored_files"] == 0
 
 
-def test_a_folder_of_nvidias_tool(nvidia_files: Files, new_folder: New, pictures: Pictures) -> None:
+def test_a_folder_of_nvidias_tool_is_read(nvidia_files: Files, new_folder: New, pictures: Pictures) -> None:
     path = new_folder(nvidia_files(3, [[0.5, -1.0], [0.0, 2.0], [1.0, 1.0]]))
     found = open_images(path, resolution=R)
     assert np.array_equal(all_of(found), pictures(3))
     assert found.sample(1).label.tolist() == [0.0, 2.0]
 
 
-def test_a_plain_folder_is_sorted_by_path_whatever_lies_in_it(
+def test_a_plain_folder_is_sorted_by_path_and_ignores_other_files(
     image_file: ImageFile, new_folder: New, pictures: Pictures
 ) -> None:
     a, b, c, d = pictures(4)
@@ -50,7 +54,7 @@ def test_a_plain_folder_is_sorted_by_path_whatever_lies_in_it(
     assert found.facts()["ignored_files"] == 4
 
 
-def test_links_are_followed_and_loops_end(image_file: ImageFile, new_folder: New, pictures: Pictures) -> None:
+def test_links_are_followed_and_cycles_end(image_file: ImageFile, new_folder: New, pictures: Pictures) -> None:
     a, b = pictures(2)
     elsewhere = new_folder({"b.png": image_file(b)}, "elsewhere")
     path = new_folder({"a.png": image_file(a), "inner/readme": b""})
@@ -58,13 +62,13 @@ def test_links_are_followed_and_loops_end(image_file: ImageFile, new_folder: New
     (path / "other").symlink_to(elsewhere)
     (path / "self.png").symlink_to("self.png")
     (path / "gone.png").symlink_to("nowhere")
-    os.mkfifo(path / "pipe.png")  # reading it would wait for ever
+    os.mkfifo(path / "pipe.png")  # reading it would block for ever
     found = open_images(path, resolution=R)
     assert np.array_equal(all_of(found), np.stack([a, b]))
     assert found.facts()["ignored_files"] == 4
 
 
-def test_a_plain_zip_file(image_file: ImageFile, new_zip: New, pictures: Pictures) -> None:
+def test_a_plain_zip_file_is_read(image_file: ImageFile, new_zip: New, pictures: Pictures) -> None:
     a, b = pictures(2)
     found = open_images(new_zip({"x/b.bmp": image_file(b), "x/a.png": image_file(a), "notes.txt": b""}), resolution=R)
     assert np.array_equal(all_of(found), np.stack([a, b]))
@@ -72,7 +76,7 @@ def test_a_plain_zip_file(image_file: ImageFile, new_zip: New, pictures: Picture
 
 
 def sized(pictures: Mapping[int, NDArray[np.uint8]], image_file: ImageFile) -> dict[bytes, bytes]:
-    """Keys and values as rosinality's tool writes them."""
+    """Return keys and values as rosinality's tool writes them."""
     values = {
         f"{size}-{index:05}".encode(): image_file(image)
         for size, images in pictures.items()
@@ -81,7 +85,7 @@ def sized(pictures: Mapping[int, NDArray[np.uint8]], image_file: ImageFile) -> d
     return {**values, b"length": str(len(next(iter(pictures.values())))).encode()}
 
 
-def test_an_lmdb_of_several_sizes_gives_the_generators(
+def test_an_lmdb_of_several_sizes_gives_the_size_of_the_generator(
     image_file: ImageFile, new_lmdb: New, pictures: Pictures
 ) -> None:
     path = new_lmdb(sized({size: pictures(12, size) for size in (8, 16)}, image_file))
@@ -89,39 +93,39 @@ def test_an_lmdb_of_several_sizes_gives_the_generators(
         found = open_images(path, resolution=size)
         assert np.array_equal(all_of(found), pictures(12, size))
         assert found.facts()["kind"] == f"lmdb, {size} px"
-    with pytest.raises(UsageError, match="holds images of 8, 16 px, and the generator draws 4 px") as caught:
+    with pytest.raises(UsageError, match="holds images of 8, 16 px, and the generator makes 4 px") as caught:
         open_images(path, resolution=4)
     assert "--resize crop" in caught.value.remedy
     assert open_images(path, resolution=4, resize="crop").facts()["kind"] == "lmdb, 8 px"
-    with pytest.raises(UsageError, match="draws 32 px") as caught:
+    with pytest.raises(UsageError, match="makes 32 px") as caught:
         open_images(path, resolution=32, resize="crop")
     assert "--resize" not in caught.value.remedy
 
 
-def test_an_lmdb_in_a_file_of_its_own(image_file: ImageFile, new_lmdb: New, pictures: Pictures) -> None:
+def test_an_lmdb_in_a_single_file_is_read(image_file: ImageFile, new_lmdb: New, pictures: Pictures) -> None:
     path = new_lmdb(sized({8: pictures(3)}, image_file), "ffhq.lmdb", subdir=False)
     assert np.array_equal(all_of(open_images(path, resolution=R)), pictures(3))
 
 
-def test_an_lmdb_of_lsun_has_any_keys(image_file: ImageFile, new_lmdb: New, pictures: Pictures) -> None:
+def test_an_lmdb_of_lsun_may_have_any_keys(image_file: ImageFile, new_lmdb: New, pictures: Pictures) -> None:
     values = {bytes([65 + index]) * 40: image_file(image, ".webp") for index, image in enumerate(pictures(5))}
     found = open_images(new_lmdb(values), resolution=R)
     assert len(found) == 5 and found.facts()["kind"] == "lsun lmdb"
     assert found[0].shape == (R, R, 3)
 
 
-def test_an_lmdb_that_lacks_images_is_refused(image_file: ImageFile, new_lmdb: New, pictures: Pictures) -> None:
+def test_an_lmdb_with_missing_images_is_refused(image_file: ImageFile, new_lmdb: New, pictures: Pictures) -> None:
     values = sized({8: pictures(50)}, image_file)
     del values[b"8-00007"]
-    with pytest.raises(CorruptFileError, match="speaks of 50 images and holds 49 of 8 px"):
+    with pytest.raises(CorruptFileError, match="promises 50 images and holds 49 of 8 px"):
         open_images(new_lmdb(values), resolution=R)
 
 
 @pytest.mark.parametrize("length", [b"many", b"", b"9" * 30])
-def test_an_lmdb_whose_length_is_no_number_is_refused(
+def test_an_lmdb_whose_length_is_not_a_number_is_refused(
     image_file: ImageFile, new_lmdb: New, pictures: Pictures, length: bytes
 ) -> None:
-    with pytest.raises(CorruptFileError, match=r"length .* is no number"):
+    with pytest.raises(CorruptFileError, match=r"length .* is not a number"):
         open_images(new_lmdb({**sized({8: pictures(2)}, image_file), b"length": length}), resolution=R)
 
 
@@ -134,13 +138,13 @@ def test_another_process_opens_the_same_images(
     files = nvidia_files(12, [index % 3 for index in range(12)])
     for path in (new_zip(files), new_folder(files)):
         found = open_images(path, resolution=R)
-        found.samples([3, 4], then=[5])  # while something is open, and on its way
+        found.samples([3, 4], then=[5])  # with an open file, and decoding in progress
         copy = pickle.loads(pickle.dumps(found))
         assert np.array_equal(all_of(copy), pictures(12))
         assert copy.facts() == found.facts() and np.array_equal(copy.sample(4).label, found.sample(4).label)
 
 
-def test_images_that_changed_on_the_way_are_refused(nvidia_files: Files, new_zip: New) -> None:
+def test_images_that_changed_before_unpickling_are_refused(nvidia_files: Files, new_zip: New) -> None:
     path = new_zip(nvidia_files(2))
     sent = pickle.dumps(open_images(path, resolution=R))
     new_zip(nvidia_files(3)).replace(path)
@@ -151,7 +155,7 @@ def test_images_that_changed_on_the_way_are_refused(nvidia_files: Files, new_zip
 # ---- labels and generators ----
 
 
-def test_labels_must_be_as_long_as_the_generators(nvidia_files: Files, new_zip: New) -> None:
+def test_labels_must_have_the_length_that_the_generator_needs(nvidia_files: Files, new_zip: New) -> None:
     path = new_zip(nvidia_files(4, [0, 1, 2, 1]))
     assert open_images(path, resolution=R, c_dim=3).c_dim == 3
     assert open_images(path, resolution=R, c_dim=0).sample(0).label is None
@@ -165,14 +169,14 @@ def test_a_conditional_generator_needs_labels(nvidia_files: Files, new_zip: New)
     assert "dataset.json" in caught.value.remedy and "0 to 2" in caught.value.remedy
 
 
-def test_damaged_labels_are_not_asked_for_by_an_unconditional_generator(nvidia_files: Files, new_folder: New) -> None:
+def test_an_unconditional_generator_does_not_read_damaged_labels(nvidia_files: Files, new_folder: New) -> None:
     path = new_folder({**nvidia_files(2), "dataset.json": b"{"})
     assert len(open_images(path, resolution=R, c_dim=0)) == 2
-    with pytest.raises(CorruptFileError, match=r"dataset\.json is no JSON"):
+    with pytest.raises(CorruptFileError, match=r"dataset\.json is not JSON"):
         open_images(path, resolution=R)
 
 
-# ---- reading ahead, and which set it is ----
+# ---- reading ahead, and identity ----
 
 
 def test_reading_ahead_changes_nothing(nvidia_files: Files, new_zip: New, pictures: Pictures) -> None:
@@ -184,7 +188,7 @@ def test_reading_ahead_changes_nothing(nvidia_files: Files, new_zip: New, pictur
         assert np.array_equal(np.stack([s.image for s in found.samples(indices, then=then)]), expected[indices])
 
 
-def test_indices_beyond_the_set_end_an_iteration(nvidia_files: Files, new_zip: New) -> None:
+def test_indices_outside_the_set_raise_and_end_iteration(nvidia_files: Files, new_zip: New) -> None:
     found = open_images(new_zip(nvidia_files(3)), resolution=R)
     assert len(list(iter(found))) == 3  # type: ignore[call-overload]
     with pytest.raises(IndexError):
@@ -198,7 +202,7 @@ def test_the_identity_follows_the_content(nvidia_files: Files, new_folder: New, 
     before = [identify_images(path) for path in (folder, archive, database)]
     assert [identify_images(path) for path in (folder, archive, database)] == before
     assert open_images(folder, resolution=R).identity == before[0]
-    assert identify_images(new_zip(files, "copy.zip")) == before[1]  # of a zip file the content alone
+    assert identify_images(new_zip(files, "copy.zip")) == before[1]  # only the content of a zip file counts
     assert identify_images(archive, resize="crop") != before[1]
 
     os.utime(folder / "00000" / "img00000001.png", ns=(1, 1))

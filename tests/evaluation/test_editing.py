@@ -1,4 +1,4 @@
-"""Directions in w: found by variance, edited along, and compared by what they change."""
+"""Directions in w: finding them, editing along them, and comparing what they change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from dcp_deploy.checkpoints import load_generator
 from dcp_deploy.checkpoints.directions import Direction
-from dcp_deploy.datasets.avatars import FACTOR_INDEX, Factors, sample_factors
+from dcp_deploy.datasets.factors import FACTOR_INDEX, Factors, sample_factors
 from dcp_deploy.errors import UsageError
 from dcp_deploy.evaluation.editing import (
     COLUMNS,
@@ -27,15 +27,20 @@ from dcp_deploy.generators import Generator, GeneratorConfig
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Generator]:
-    """The shipped teacher."""
+    """Load the shipped teacher."""
     with as_file(files("dcp_deploy") / "assets" / "demo_teacher.safetensors") as path:
         yield load_generator(path).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def demo_directions(demo: Generator) -> dict[str, Direction]:
+    return find_directions(demo, count=2)
 
 
 # ---- finding ----
 
 
-def test_directions_are_unit_vectors_by_falling_spread(tiny_generator: Generator) -> None:
+def test_directions_are_unit_vectors_by_falling_variance(tiny_generator: Generator) -> None:
     found = find_directions(tiny_generator, count=4)
     assert list(found) == ["pc0", "pc1", "pc2", "pc3"]
     sigmas = [one.sigma for one in found.values()]
@@ -45,14 +50,14 @@ def test_directions_are_unit_vectors_by_falling_spread(tiny_generator: Generator
     assert {one.layers for one in found.values()} == {(0, tiny_generator.config.num_ws - 1)}
 
 
-def test_sigma_is_the_spread_of_w_along_the_direction(tiny_generator: Generator) -> None:
+def test_sigma_is_the_standard_deviation_of_w_along_the_direction(tiny_generator: Generator) -> None:
     one = find_directions(tiny_generator, count=1)["pc0"]
     w = tiny_generator.mapping.w(torch.randn(4000, 16, generator=torch.Generator().manual_seed(9)))
     assert one.sigma == pytest.approx((w @ one.vector).std().item(), rel=0.05)  # 1 % of standard error
 
 
 @pytest.mark.parametrize("count", [0, 17])
-def test_counts_that_cannot_be_are_refused(tiny_generator: Generator, count: int) -> None:
+def test_impossible_counts_are_refused(tiny_generator: Generator, count: int) -> None:
     with pytest.raises(UsageError, match="16"):
         find_directions(tiny_generator, count=count)
 
@@ -119,16 +124,18 @@ def test_a_category_changes_the_rates_of_its_values() -> None:
     assert found[COLUMNS.index("hat=none")] < 0
 
 
-def test_a_generator_agrees_with_itself(demo: Generator) -> None:
-    found = compare_editing(demo, demo, find_directions(demo, count=2), samples=8)
+def test_a_generator_agrees_with_itself(demo: Generator, demo_directions: dict[str, Direction]) -> None:
+    found = compare_editing(demo, demo, demo_directions, samples=8)
     assert found.images == pytest.approx(1.0) and found.correlation == pytest.approx(1.0)
     assert found.slope == pytest.approx(1.0) and found.same_strongest == 1.0
     assert [one.name for one in found.directions] == ["pc0", "pc1"]
     assert found.directions[0].teacher_change == found.directions[0].student_change != 0.0
 
 
-def test_a_student_that_answers_the_other_way_shows(demo: Generator) -> None:
-    """Negating what the affine layers take from w turns every edit round: w and -w around the mean style."""
+def test_a_student_with_reversed_edits_has_a_negative_correlation(
+    demo: Generator, demo_directions: dict[str, Direction]
+) -> None:
+    """Negating the affine weights around the mean style reverses every edit."""
     import copy
 
     mean = demo.mapping.w(torch.randn(500, demo.config.z_dim, generator=torch.Generator().manual_seed(0))).mean(dim=0)
@@ -137,21 +144,21 @@ def test_a_student_that_answers_the_other_way_shows(demo: Generator) -> None:
         affine = layer.affine
         affine.bias += 2 * (affine.weight * affine.weight_gain) @ mean / affine.lr_multiplier
         affine.weight.neg_()
-    found = compare_editing(other, demo, find_directions(demo, count=2), samples=12)
+    found = compare_editing(other, demo, demo_directions, samples=12)
     assert found.correlation is not None and found.correlation < -0.8
     assert found.slope is not None and found.slope < -0.5
-    assert found.images < 0.5  # the change at the mirrored code: another picture's
+    assert found.images < 0.5  # the changes are those of other images, at mirrored codes
 
 
 def test_generators_of_other_data_are_compared_by_their_images(tiny_generator: Generator) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     directions = find_directions(tiny_generator, count=2)
     found = compare_editing(
-        tiny_generator, tiny_generator, directions, samples=40, progress=lambda done, total: told.append((done, total))
+        tiny_generator, tiny_generator, directions, samples=40, progress=lambda done, total: calls.append((done, total))
     )
     assert found.images == pytest.approx(1.0)
     assert found.correlation is None and found.slope is None and found.directions[0].strongest is None
-    assert told == [(32, 80), (40, 80), (72, 80), (80, 80)]
+    assert calls == [(32, 80), (40, 80), (72, 80), (80, 80)]
 
 
 def test_a_conditional_generator_can_be_compared() -> None:

@@ -1,3 +1,5 @@
+"""Descriptions of checkpoints, ONNX files and engines, and files that are refused."""
+
 from __future__ import annotations
 
 import json
@@ -23,21 +25,21 @@ def checkpoint(tiny_generator: Generator, tmp_path: Path) -> Path:
     return save_generator(tiny_generator, tmp_path / "g.safetensors", extra={"source": "test"})
 
 
-def small_onnx(path: Path, **told: str) -> Path:
-    """A valid file with z and psi in and image out that says ``told`` about itself."""
+def small_onnx(path: Path, **metadata: str) -> Path:
+    """Write a valid ONNX file from z to image with this metadata."""
     z = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", 16])
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 16])
     graph = helper.make_graph([helper.make_node("Identity", ["z"], ["image"])], "g", [z], [image])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    helper.set_model_props(model, told)
+    helper.set_model_props(model, metadata)
     onnx.save(model, path)
     return path
 
 
 def as_exported(generator: Generator) -> dict[str, str]:
     config = generator.config
-    told = {"resolution": config.resolution, "widths": config.widths, "config": config.to_dict()}
-    return {"kind": config.kind, **{key: json.dumps(value) for key, value in told.items()}}
+    values = {"resolution": config.resolution, "widths": config.widths, "config": config.to_dict()}
+    return {"kind": config.kind, **{key: json.dumps(value) for key, value in values.items()}}
 
 
 def test_a_checkpoint_is_described_in_full(checkpoint: Path, tiny_generator: Generator) -> None:
@@ -52,10 +54,8 @@ def test_a_checkpoint_is_described_in_full(checkpoint: Path, tiny_generator: Gen
     json.dumps(facts, allow_nan=False)
 
 
-def test_a_checkpoint_whose_header_length_begins_like_an_onnx_file_is_still_one(
-    tiny_generator: Generator, tmp_path: Path
-) -> None:
-    # The length's first byte is a multiple of eight; some padding makes it 0x08, which begins every ONNX file.
+def test_a_checkpoint_that_begins_like_an_onnx_file_is_recognised(tiny_generator: Generator, tmp_path: Path) -> None:
+    # The header length is a multiple of eight. With some padding its first byte is 0x08, as in every ONNX file.
     paths = (
         save_generator(tiny_generator, tmp_path / f"{pad}.safetensors", extra={"pad": "x" * pad})
         for pad in range(0, 257, 8)
@@ -64,7 +64,7 @@ def test_a_checkpoint_whose_header_length_begins_like_an_onnx_file_is_still_one(
     assert inspect_file(unlucky)["format"] == "native"
 
 
-def test_an_exported_file_tells_what_it_was_made_from(tiny_generator: Generator, tmp_path: Path) -> None:
+def test_an_exported_file_describes_its_network(tiny_generator: Generator, tmp_path: Path) -> None:
     facts = inspect_file(small_onnx(tmp_path / "g.onnx", **as_exported(tiny_generator)))
     assert (facts["kind"], facts["format"], facts["resolution"]) == ("stylegan2", "onnx", 32)
     assert facts["widths"] == list(tiny_generator.widths)
@@ -73,7 +73,7 @@ def test_an_exported_file_tells_what_it_was_made_from(tiny_generator: Generator,
     assert facts["inputs"] == {"z": ["batch", 16]}
 
 
-def test_a_foreign_onnx_file_leaves_the_unknown_open(tmp_path: Path) -> None:
+def test_unknown_facts_of_a_foreign_onnx_file_are_none(tmp_path: Path) -> None:
     facts = inspect_file(small_onnx(tmp_path / "g.onnx"))
     assert {facts[key] for key in ("kind", "resolution", "parameters", "macs")} == {None}
 
@@ -108,7 +108,7 @@ def test_an_engine_without_its_manifest_is_stale(tmp_path: Path) -> None:
     ],
     ids=["missing", "empty", "a pickle", "a broken ONNX file", "a cut checkpoint"],
 )
-def test_a_file_that_is_none_of_ours_is_refused_by_its_class(
+def test_other_files_are_refused_with_the_right_error(
     tmp_path: Path, content: bytes | None, error: type[Exception]
 ) -> None:
     path = tmp_path / "model"
@@ -118,10 +118,10 @@ def test_a_file_that_is_none_of_ours_is_refused_by_its_class(
         inspect_file(path)
 
 
-@pytest.mark.parametrize("told", [{"widths": "[1, 2"}, {"config": '{"resolution": 32}'}, {"config": "7"}])
-def test_damaged_metadata_is_a_corrupt_file(tmp_path: Path, told: dict[str, Any]) -> None:
+@pytest.mark.parametrize("metadata", [{"widths": "[1, 2"}, {"config": '{"resolution": 32}'}, {"config": "7"}])
+def test_damaged_metadata_is_a_corrupt_file(tmp_path: Path, metadata: dict[str, Any]) -> None:
     with pytest.raises(CorruptFileError, match="metadata"):
-        inspect_file(small_onnx(tmp_path / "g.onnx", **told))
+        inspect_file(small_onnx(tmp_path / "g.onnx", **metadata))
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ def test_every_foreign_format_is_described(name: str, format_: str, kind: str, n
     json.dumps(facts, allow_nan=False)
 
 
-def test_weights_beside_an_onnx_file_have_to_be_there(tmp_path: Path, tiny_generator: Generator) -> None:
+def test_external_weights_of_an_onnx_file_must_exist(tmp_path: Path, tiny_generator: Generator) -> None:
     path = small_onnx(tmp_path / "m.onnx", **as_exported(tiny_generator))
     model = onnx.load(path)
     model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT, [512], bytes(2048), raw=True))
     onnx.save(model, path, save_as_external_data=True, location="m.onnx.data", size_threshold=0)
     assert inspect_file(path)["resolution"] == tiny_generator.config.resolution
     path.with_name("m.onnx.data").unlink()
-    with pytest.raises(CorruptFileError, match="no valid ONNX file"):
+    with pytest.raises(CorruptFileError, match="not a valid ONNX file"):
         inspect_file(path)

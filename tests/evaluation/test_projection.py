@@ -1,4 +1,4 @@
-"""Projection: pictures of known codes are found again, and what cannot be projected is refused."""
+"""Projection: images of known codes are found again, and impossible inputs are refused."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from dcp_deploy.export import load_runner
 from dcp_deploy.export.runners.sampling import as_uint8
 from dcp_deploy.generators import Generator, GeneratorConfig
 
-QUICK = ProjectConfig(steps=100, rate=0.05)
+QUICK = ProjectConfig(steps=60, rate=0.05)
 
 
 @pytest.fixture
 def small() -> Generator:
-    """An 8 px generator whose colours stay within range."""
+    """Make an 8 px generator whose colours stay within range."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         generator = Generator(GeneratorConfig(8, (8,) * 4, z_dim=8, w_dim=8, mapping_layers=2)).eval()
@@ -44,16 +44,16 @@ def small() -> Generator:
     return generator.requires_grad_(False)
 
 
-def drawn(generator: Generator, count: int, seed: int = 5) -> np.ndarray:
+def generated(generator: Generator, count: int, seed: int = 5) -> np.ndarray:
     z = torch.randn(count, generator.config.z_dim, generator=torch.Generator().manual_seed(seed))
     return as_uint8(generator(z).numpy())
 
 
-def test_pictures_of_known_codes_are_found_again(small: Generator) -> None:
-    targets = drawn(small, 2)
+def test_images_of_known_codes_are_found_again(small: Generator) -> None:
+    targets = generated(small, 2)
     found = project(small, targets, QUICK)
-    spread = float(np.square((drawn(small, 50) - targets[:1].astype(float)) / 127.5).mean())
-    assert max(found.mse) < 1e-3 < 0.02 * spread  # a fiftieth of another picture's distance, and near 8-bit rounding
+    spread = float(np.square((generated(small, 50) - targets[:1].astype(float)) / 127.5).mean())
+    assert max(found.mse) < 1e-3 < 0.02 * spread  # a fiftieth of another image's distance, near 8-bit rounding
     assert found.ws.shape == (2, small.config.num_ws, 8)
     assert torch.equal(found.ws[:, :1].expand_as(found.ws), found.ws)  # space w: one code
     assert np.array_equal(as_uint8(small.synthesis(found.ws).numpy()).shape, found.images.shape)
@@ -61,14 +61,14 @@ def test_pictures_of_known_codes_are_found_again(small: Generator) -> None:
     assert float((again - torch.from_numpy(found.images / 127.5 - 1).permute(0, 3, 1, 2)).abs().max()) < 0.6 / 127.5
 
 
-def test_one_code_per_layer_comes_closer_to_a_foreign_picture(small: Generator) -> None:
+def test_one_code_per_layer_comes_closer_to_a_foreign_image(small: Generator) -> None:
     foreign = np.random.default_rng(0).integers(60, 200, size=(1, 8, 8, 3), dtype=np.uint8)
     one, each = (project(small, foreign, replace(QUICK, space=space)) for space in ("w", "w+"))
     assert each.mse[0] < 0.9 * one.mse[0]
     assert not torch.equal(each.ws[:, 0], each.ws[:, 1])
 
 
-def test_noise_maps_help_and_the_generator_keeps_its_own(small: Generator) -> None:
+def test_noise_maps_help_and_those_of_the_generator_stay_unchanged(small: Generator) -> None:
     before = copy.deepcopy(small.state_dict())
     foreign = np.random.default_rng(1).integers(60, 200, size=(2, 8, 8, 3), dtype=np.uint8)
     plain = project(small, foreign, QUICK)
@@ -77,13 +77,13 @@ def test_noise_maps_help_and_the_generator_keeps_its_own(small: Generator) -> No
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
 
 
-def test_the_weight_of_noise_keeps_a_picture_out_of_it(small: Generator) -> None:
+def test_the_noise_weight_keeps_the_image_out_of_the_noise(small: Generator) -> None:
     foreign = np.random.default_rng(1).integers(60, 200, size=(1, 8, 8, 3), dtype=np.uint8)
     free, held = (project(small, foreign, replace(QUICK, noise=True, noise_weight=w)).mse[0] for w in (0.0, 1e5))
     assert free < held
 
 
-def test_structured_noise_is_told_from_white_noise() -> None:
+def test_structured_noise_has_a_larger_penalty_than_white_noise() -> None:
     random = torch.Generator().manual_seed(0)
     white = torch.randn(1, 1, 32, 32, generator=random)
     smooth = torch.nn.functional.interpolate(torch.randn(1, 1, 8, 8, generator=random), scale_factor=4)
@@ -93,8 +93,8 @@ def test_structured_noise_is_told_from_white_noise() -> None:
     assert float(noise_structure([])) == 0.0
 
 
-def test_structure_counts_that_only_coarser_scales_show() -> None:
-    """A checkerboard cancels what neighbours of a smooth map have in common, and vanishes in the means of 2 x 2."""
+def test_structure_at_coarser_scales_is_penalised() -> None:
+    """A checkerboard cancels the correlation of neighbours in a smooth map, and vanishes in the 2 x 2 means."""
     board = 1.0 - 2.0 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2)
     blocks = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.interpolate((blocks - blocks.mean()) / blocks.std(), scale_factor=4)
@@ -109,17 +109,17 @@ def test_the_rate_rises_holds_and_falls() -> None:
     assert 0.4 < schedule(0.875) < 0.6 and schedule(1.0) == 0.0
 
 
-def test_a_seed_gives_the_same_codes_and_another_others(small: Generator) -> None:
-    target, few = drawn(small, 1), replace(QUICK, steps=10)
+def test_the_seed_determines_the_codes(small: Generator) -> None:
+    target, few = generated(small, 1), replace(QUICK, steps=10)
     first = project(small, target, few).ws
     assert torch.equal(project(small, target, few).ws, first)
     assert not torch.equal(project(small, target, replace(few, seed=1)).ws, first)
 
 
-def test_an_image_does_not_depend_on_those_beside_it(small: Generator) -> None:
-    targets, few = drawn(small, 10), replace(QUICK, steps=10)
+def test_a_result_does_not_depend_on_the_other_images(small: Generator) -> None:
+    targets, few = generated(small, 10), replace(QUICK, steps=10)
     together = project(small, targets, few)
-    assert torch.allclose(project(small, targets[:1], few).ws[0], together.ws[0], atol=1e-4)  # rounding, ten steps on
+    assert torch.allclose(project(small, targets[:1], few).ws[0], together.ws[0], atol=1e-4)  # rounding after ten steps
     assert len(together.mse) == 10  # more than one batch
 
 
@@ -127,15 +127,16 @@ def test_a_perceptual_distance_is_used_and_reported(small: Generator) -> None:
     def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a.mean(dim=(1, 2, 3)) - b.mean(dim=(1, 2, 3))).abs()
 
-    found = project(small, drawn(small, 2), replace(QUICK, steps=20), lpips=distance)
+    found = project(small, generated(small, 2), replace(QUICK, steps=20), lpips=distance)
     assert found.lpips is not None and len(found.lpips) == 2 and max(found.lpips) < 0.1
     assert found.to_dict()["lpips"] == pytest.approx(np.mean(found.lpips))
 
 
 def test_progress_counts_the_steps_of_all_batches(small: Generator) -> None:
-    told: list[tuple[int, int]] = []
-    project(small, drawn(small, 9), replace(QUICK, steps=2), progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    calls: list[tuple[int, int]] = []
+    targets, two_steps = generated(small, 9), replace(QUICK, steps=2)
+    project(small, targets, two_steps, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_progress_counts_the_steps_of_all_batches(small: Generator) -> None:
 )
 def test_settings_that_cannot_work_are_refused(small: Generator, settings: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        project(small, drawn(small, 1), replace(QUICK, **settings))  # type: ignore[arg-type]
+        project(small, generated(small, 1), replace(QUICK, **settings))  # type: ignore[arg-type]
 
 
 def test_images_of_another_size_and_conditional_generators_are_refused(small: Generator) -> None:
@@ -154,16 +155,16 @@ def test_images_of_another_size_and_conditional_generators_are_refused(small: Ge
         project(conditional, np.zeros((1, 8, 8, 3), np.uint8), QUICK)
 
 
-def test_a_search_that_diverges_says_so(small: Generator) -> None:
+def test_a_diverging_search_is_an_error(small: Generator) -> None:
     with pytest.raises(QualityError, match="diverged at step"):
-        project(small, drawn(small, 1), replace(QUICK, rate=1e30))
+        project(small, generated(small, 1), replace(QUICK, rate=1e30))
 
 
 # ---- files ----
 
 
 def test_files_of_both_models_are_written(small: Generator, tmp_path: Path) -> None:
-    targets = drawn(small, 2)
+    targets = generated(small, 2)
     paths = [tmp_path / "a" / "face.png", tmp_path / "b" / "face.png"]
     for path, target in zip(paths, targets, strict=True):
         path.parent.mkdir()
@@ -178,7 +179,7 @@ def test_files_of_both_models_are_written(small: Generator, tmp_path: Path) -> N
     codes = load_file(out / "ws.safetensors")
     assert set(codes) == {"model", "teacher"} and codes["model"].shape == (2, small.config.num_ws, 8)
     with Image.open(out / "face-1.png") as picture:
-        assert picture.size == (24, 8)  # the image, and what each model draws
+        assert picture.size == (24, 8)  # the image and the projections of both models
         assert np.array_equal(np.asarray(picture)[:, :8], targets[1])
 
 
@@ -186,7 +187,7 @@ def test_images_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.png"):
         read_images([tmp_path / "nowhere.png"], 8)
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(InputError, match=r"text\.png is no image"):
+    with pytest.raises(InputError, match=r"text\.png is not an image"):
         read_images([tmp_path / "text.png"], 8)
     with pytest.raises(UsageError, match="no image to project"):
         read_images([], 8)
@@ -204,15 +205,13 @@ def test_an_image_of_another_size_needs_to_be_cropped(tmp_path: Path) -> None:
     assert "smaller" in caught.value.remedy
 
 
-def test_what_is_no_network_of_ours_is_refused(
-    small: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exported_file_is_refused(small: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection, "open_model", lambda path, device: load_runner(small, backend="fused"))
     with pytest.raises(UsageError, match="gradients"):
         project_files([tmp_path / "a.png"], {"model": tmp_path / "g.onnx"}, tmp_path / "out")
 
 
-def test_models_of_unequal_sizes_are_refused(small: Generator, tmp_path: Path) -> None:
+def test_models_of_different_sizes_are_refused(small: Generator, tmp_path: Path) -> None:
     save_generator(small, tmp_path / "g.safetensors")
     other = Generator(GeneratorConfig(16, (8,) * 6, z_dim=8, w_dim=8, mapping_layers=2))
     save_generator(other, tmp_path / "o.safetensors")

@@ -1,4 +1,4 @@
-"""What eval measures: checkpoints and exported files alike, real images, a teacher, and what is not measured."""
+"""Evaluation of checkpoints and exported files: the demo's and real images, a teacher, and missing figures."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from dcp_deploy.metrics import likeness, published
 from dcp_deploy.schemas import checked
 from dcp_deploy.teachers.presets import Teacher
 
-SAMPLES = 200
+SAMPLES = 64
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_reference() -> Iterator[None]:
-    """300 real images in place of 10,000, and figures of fewer samples than mean something."""
-    measuring = import_module("dcp_deploy.metrics.evaluate")  # the package's name for it is the function
+    """Use 200 real images instead of 10,000, and allow fewer samples than are meaningful."""
+    measuring = import_module("dcp_deploy.metrics.evaluate")  # metrics.evaluate is the function
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "REFERENCE_SAMPLES", 300)
+        patch.setattr(measuring, "REFERENCE_SAMPLES", 200)
         patch.setattr(measuring, "MIN_SAMPLES", SAMPLES)
         measuring._reference.cache_clear()
         yield
@@ -41,7 +41,7 @@ def small_reference() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a 64 px network, ``t.safetensors``, its export ``t.onnx``, another network, and directions."""
+    """Make a folder with a 64 px network t.safetensors, its export t.onnx, directions, and another network."""
     folder = tmp_path_factory.mktemp("models")
     config = GeneratorConfig(64, (4,) * 10, z_dim=8, w_dim=8, mapping_layers=1)
     for seed, name in enumerate(("t", "s")):
@@ -57,14 +57,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four seeds and samples where the defaults are a hundred."""
+    """Use four seeds and samples instead of a hundred."""
     monkeypatch.setattr(likeness, "seed_diversity", partial(likeness.seed_diversity, seeds=4))
     monkeypatch.setattr(editing, "compare_editing", partial(editing.compare_editing, samples=4))
 
 
 @pytest.fixture(autouse=True)
 def no_torch_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """torch.hub has fetched nothing."""
+    """Make torch.hub's cache empty."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return tmp_path / "hub" / "checkpoints"
 
@@ -72,19 +72,19 @@ def no_torch_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_checkpoint_and_its_export_measure_the_same(models: Path) -> None:
     one, other = (evaluate_file(models / name, Against(), samples=SAMPLES) for name in ("t.safetensors", "t.onnx"))
     for name in ("fid", "kid", "frequency_error", "precision", "coverage"):
-        # float32 sums in another order move a few 8-bit values by one step
+        # float32 sums in another order change a few 8-bit values by one level
         assert one.figures[name] == pytest.approx(other.figures[name], rel=1e-3, abs=1e-3), name
     assert one.figures["seed_diversity"]["l1"] == pytest.approx(other.figures["seed_diversity"]["l1"], rel=1e-3)
     assert set(one.not_measured) == {"lpips", "teacher", "editing"}
 
 
-def test_an_export_is_measured_in_the_runtime_that_is_asked_for(models: Path) -> None:
+def test_an_export_is_measured_in_the_chosen_runtime(models: Path) -> None:
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     first, second = (
         evaluate_file(models / "t.onnx", Against(), samples=SAMPLES, backend=backend).figures  # type: ignore[arg-type]
         for backend in ("onnxruntime", "openvino")
     )
-    assert second["fid"] == pytest.approx(first["fid"], rel=1e-3)  # 8-bit steps here and there
+    assert second["fid"] == pytest.approx(first["fid"], rel=1e-3)  # some 8-bit values differ by one level
 
 
 def test_a_runtime_that_cannot_run_the_file_is_refused(models: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_runtime_that_cannot_run_the_file_is_refused(models: Path) -> None:
         evaluate_file(models / "t.onnx", Against(), samples=SAMPLES, backend="torch")
 
 
-def test_a_teacher_brings_likeness_diversity_and_editing(models: Path) -> None:
+def test_a_teacher_adds_likeness_diversity_and_editing(models: Path) -> None:
     against = Against(teacher=models / "t.safetensors", directions=models / "d.safetensors")
     own = evaluate_file(models / "t.safetensors", against, samples=SAMPLES).to_dict()
     assert own["teacher"]["l1"] == 0.0 and own["teacher"]["samples"] == SAMPLES
@@ -103,7 +103,7 @@ def test_a_teacher_brings_likeness_diversity_and_editing(models: Path) -> None:
     assert list(own["not_measured"]) == ["lpips"] and "--lpips FILE" in own["not_measured"]["lpips"]
 
 
-def test_an_export_is_compared_with_the_teacher_but_not_edited(models: Path) -> None:
+def test_an_export_is_compared_with_a_teacher_but_cannot_be_edited(models: Path) -> None:
     measured = evaluate_file(models / "t.onnx", Against(teacher=models / "s.safetensors"), samples=SAMPLES)
     assert measured.figures["teacher"]["l1"] > 0.05
     assert "--directions" in measured.not_measured["editing"]
@@ -115,12 +115,12 @@ def test_an_export_is_compared_with_the_teacher_but_not_edited(models: Path) -> 
         )
 
 
-def test_a_teacher_of_another_model_is_refused_before_anything_is_measured(
+def test_a_teacher_of_another_model_is_refused_before_measuring(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = GeneratorConfig(64, (4,) * 10, z_dim=5, w_dim=8, mapping_layers=1)
     save_generator(Generator(other), tmp_path / "o.safetensors")
-    monkeypatch.setattr("dcp_deploy.evaluation._Run.against_images", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("dcp_deploy.evaluation.quality._Run.against_images", lambda *_: pytest.fail("measured"))
     with pytest.raises(UsageError, match="z_dim is 8, the teacher's 5"):
         evaluate_file(models / "t.safetensors", Against(tmp_path / "o.safetensors"))
 
@@ -134,7 +134,7 @@ def test_directions_need_a_teacher(models: Path) -> None:
 
 
 class Means:
-    """Features of images: the mean of each channel's quarters, 12 numbers."""
+    """Feature extractor: the mean of each quarter of each channel, 12 numbers."""
 
     name, device = "means", torch.device("cpu")
 
@@ -147,7 +147,7 @@ class Means:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of 12 images of 64 px; Inception is replaced by means."""
+    """Make a folder of 12 images of 64 px, and replace Inception by means."""
     folder = tmp_path / "data"
     folder.mkdir()
     for index in range(12):
@@ -157,7 +157,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_data_is_measured_by_inception_and_kept_in_the_cache(models: Path, data: Path, own_cache: Path) -> None:
+def test_data_is_measured_by_inception_and_cached(models: Path, data: Path, own_cache: Path) -> None:
     against = Against(data=data, inception=Path("given.pth"))
     measured = [evaluate_file(models / "t.safetensors", against, samples=20) for _ in range(2)]
     assert checked("eval", measured[0].to_dict())
@@ -181,7 +181,7 @@ def test_images_of_another_size_are_refused(models: Path, data: Path) -> None:
         evaluate_file(models / "t.safetensors", Against(data=data, inception=Path("given.pth")), samples=20)
 
 
-def test_weights_come_from_torchs_cache_or_else_from_the_net(
+def test_weights_come_from_torchs_cache_or_are_downloaded(
     models: Path, data: Path, no_torch_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[Teacher] = []
@@ -201,7 +201,7 @@ def test_weights_come_from_torchs_cache_or_else_from_the_net(
     assert len(fetched) == 1
 
 
-def test_nothing_is_fetched_for_a_package_that_is_not_there(
+def test_nothing_is_downloaded_if_the_package_is_missing(
     models: Path, data: Path, no_metrics_packages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dcp_deploy.teachers.downloads.fetch", lambda *_, **__: pytest.fail("fetched"))
@@ -209,24 +209,25 @@ def test_nothing_is_fetched_for_a_package_that_is_not_there(
         evaluate_file(models / "t.safetensors", Against(data=data), samples=20)
 
 
-def test_the_download_is_pinned_and_names_its_flag() -> None:
+def test_the_download_has_a_hash_and_names_its_flag() -> None:
     from dcp_deploy.teachers.downloads import by_hand
 
     sha256 = quality.INCEPTION.sha256
     assert sha256 is not None and len(sha256) == 64
-    assert sha256.startswith(quality.INCEPTION.file.removesuffix(".pth").rpartition("-")[2])  # as the name says
+    named = quality.INCEPTION.file.removesuffix(".pth").rpartition("-")[2]
+    assert sha256.startswith(named)
     assert by_hand(quality.INCEPTION).endswith("then --inception FILE.")
 
 
 # ---- LPIPS ----
 
 
-def test_weights_that_were_given_must_work(models: Path, tmp_path: Path) -> None:
+def test_given_weights_must_work(models: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         evaluate_file(models / "t.safetensors", Against(lpips=tmp_path / "nowhere.pth"), samples=SAMPLES)
 
 
-def test_weights_at_hand_that_do_not_work_are_a_reason(
+def test_damaged_weights_in_torchs_cache_are_a_reason(
     models: Path, no_torch_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_torch_cache.mkdir(parents=True)
@@ -236,7 +237,9 @@ def test_weights_at_hand_that_do_not_work_are_a_reason(
     assert quality.VGG16 in measured.not_measured["lpips"]
 
 
-def test_lpips_is_measured_where_it_can_be(models: Path, no_torch_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lpips_is_measured_if_torchs_cache_has_the_weights(
+    models: Path, no_torch_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     no_torch_cache.mkdir(parents=True)
     (no_torch_cache / quality.VGG16).touch()
     half = lambda a, b: torch.full((len(a),), 0.5)  # noqa: E731

@@ -1,4 +1,4 @@
-"""Published packages to compare with, which need an environment beside the main one, and small models of avatars."""
+"""Published packages to compare with, which need an environment of their own, and random weights for them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 5
 
 @pytest.fixture(scope="module")
 def published() -> Iterator[None]:
-    """torch-fidelity, lpips and prdc can be imported while the module's tests run.
+    """Make torch-fidelity, lpips and prdc importable while the tests of a module run.
 
-    ``make test`` installs them into a folder of their own, without what they depend on: torchvision would bring another
-    torch. Where it is not installed, a module with the few names that they import stands in for it.
+    ``make test`` installs them into a folder of their own without their dependencies, because torchvision would bring
+    another torch. If torchvision is missing, a fake module with the few names that they import replaces it.
     """
-    import torchmetrics.image  # noqa: F401  # looks for torch-fidelity when it is first imported; not while it is here
+    import torchmetrics.image  # noqa: F401  # looks for torch-fidelity on first import
 
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
@@ -54,7 +54,7 @@ def _torchvision() -> dict[str, ModuleType]:
 
 
 def vgg16_features() -> nn.Sequential:
-    """The convolutions of VGG16 (Simonyan & Zisserman 2015, configuration D), as torchvision orders them, random."""
+    """Return VGG16's convolutions (Simonyan & Zisserman 2015, configuration D) in torchvision's order, random."""
     layers: list[nn.Module] = []
     channels = 3
     for width in VGG16:
@@ -68,7 +68,7 @@ def vgg16_features() -> nn.Sequential:
 
 @pytest.fixture(scope="module")
 def inception_file(published: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights file of torch-fidelity's Inception with random weights."""
+    """Write a weights file of torch-fidelity's Inception with random weights."""
     import torch_fidelity
 
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
@@ -76,7 +76,7 @@ def inception_file(published: None, tmp_path_factory: pytest.TempPathFactory) ->
     network = torch_fidelity.FeatureExtractorInceptionV3
     with torch.random.fork_rng(devices=[]), pytest.MonkeyPatch.context() as patch:
         torch.manual_seed(0)
-        patch.setattr(network, "load_state_dict", lambda self, state: None)  # keep what it was made with
+        patch.setattr(network, "load_state_dict", lambda self, state: None)  # keep the initial weights
         made = network("inception", ["2048"], feature_extractor_weights_path=str(path))
     torch.save(made.state_dict(), path)
     return path
@@ -84,7 +84,7 @@ def inception_file(published: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def vgg16_file(published: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights file as torchvision's VGG16 has it, with random weights."""
+    """Write a weights file of torchvision's VGG16 with random weights."""
     path = tmp_path_factory.mktemp("vgg16") / "vgg16.pth"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""The shipped avatar reader: that it reads, that its features do not depend on the batch, that it cannot change."""
+"""The shipped avatar reader: its accuracy, its features, and that it is frozen."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from dcp_deploy.datasets.avatars import ENCODED_WIDTH, FACTORS, Factors, avatars, sample_factors
+from dcp_deploy.datasets.avatars import avatars
+from dcp_deploy.datasets.factors import ENCODED_WIDTH, FACTORS, Factors, sample_factors
 from dcp_deploy.errors import CorruptFileError
 from dcp_deploy.metrics import AvatarReader, features, load_avatar_reader
 from dcp_deploy.metrics.features import ASSET, DEFECTS, FEATURES, images_to_tensor, reading_errors
 from dcp_deploy.training.avatar_reader import degrade
 
-HELD_OUT = np.arange(10**6, 10**6 + 600)  # far from any index that a figure is computed on
+HELD_OUT = np.arange(10**6, 10**6 + 300)  # far from the indices of published figures
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +25,16 @@ def images() -> torch.Tensor:
 
 
 def limit(kind: str) -> float:
-    """Continuous: a fifth of a bin of the mode count (range 2, 4 bins); circular: the same of 6 bins; values: 2 %."""
+    """A fifth of a bin of mode coverage (continuous: 4 bins of range 2; circular: 6 bins), or 2 % wrong values."""
     return {"continuous": 0.1, "circular": 1 / 30, "categorical": 0.02}[kind]
 
 
-def test_reads_every_factor_of_unseen_portraits(images: torch.Tensor) -> None:
+def test_every_factor_of_unseen_portraits_is_read(images: torch.Tensor) -> None:
     errors = reading_errors(load_avatar_reader().read(images), sample_factors(HELD_OUT))
     assert {name: value for name, value in errors.items() if value > limit(kind_of(name))} == {}
 
 
-def test_still_reads_slightly_soft_portraits(images: torch.Tensor) -> None:
+def test_slightly_soft_portraits_are_still_read(images: torch.Tensor) -> None:
     soft, _ = degrade(images, np.random.default_rng(0))
     errors = reading_errors(load_avatar_reader().read(soft), sample_factors(HELD_OUT))
     assert {name: value for name, value in errors.items() if value > 1.5 * limit(kind_of(name))} == {}
@@ -51,7 +52,7 @@ def test_features_do_not_depend_on_the_batch(images: torch.Tensor) -> None:
     assert torch.allclose(together, alone, atol=1e-4)  # other kernels for other batch sizes
 
 
-def test_features_tell_portraits_apart_and_soft_copies_less(images: torch.Tensor) -> None:
+def test_features_differ_more_between_portraits_than_from_soft_copies(images: torch.Tensor) -> None:
     reader = load_avatar_reader()
     codes = reader.features(images[:64])
     blurred = reader.features(torch.nn.functional.avg_pool2d(images[:64], 3, stride=1, padding=1))
@@ -82,15 +83,15 @@ def test_the_shipped_file_is_small() -> None:
     assert sum(parameter.numel() for parameter in AvatarReader().parameters()) <= 400_000
 
 
-def test_outputs_are_laid_out_as_the_code_of_the_factors(images: torch.Tensor) -> None:
+def test_outputs_have_the_layout_of_encoded_factors(images: torch.Tensor) -> None:
     assert load_avatar_reader()(images[:3]).shape == (3, ENCODED_WIDTH + DEFECTS)
 
 
-def test_tells_how_soft_and_how_grainy_a_portrait_is(images: torch.Tensor) -> None:
+def test_softness_and_grain_are_estimated(images: torch.Tensor) -> None:
     worse, defects = degrade(images, np.random.default_rng(1))
-    told = load_avatar_reader()(worse)[:, -DEFECTS:]
+    estimated = load_avatar_reader()(worse)[:, -DEFECTS:]
     for column in range(DEFECTS):
-        pair = torch.stack([told[:, column], defects[:, column]])
+        pair = torch.stack([estimated[:, column], defects[:, column]])
         assert torch.corrcoef(pair)[0, 1] > 0.8
 
 
@@ -99,7 +100,7 @@ def test_images_of_another_size_are_refused() -> None:
         load_avatar_reader().features(torch.zeros(1, 3, 32, 32))
 
 
-def test_bytes_become_the_range_minus_one_to_one() -> None:
+def test_bytes_are_mapped_to_minus_one_to_one() -> None:
     images = np.array([0, 255], dtype=np.uint8).reshape(1, 1, 2, 1).repeat(3, axis=3)
     assert images_to_tensor(images).flatten().tolist() == [-1.0, 1.0] * 3
 
@@ -116,7 +117,7 @@ def test_damaged_weights_are_named(content: bytes | None, tmp_path: Path, monkey
         load_avatar_reader.__wrapped__()
 
 
-def test_errors_of_circular_factors_go_the_short_way_round() -> None:
+def test_errors_of_circular_factors_take_the_shorter_way() -> None:
     true = sample_factors(np.arange(4))
     near = true.table.copy()
     column = [factor.name for factor in FACTORS].index("shirt_hue")

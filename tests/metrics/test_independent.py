@@ -1,4 +1,4 @@
-"""The formulas against other people's code on fixed features: torchmetrics, torch-fidelity, prdc."""
+"""The formulas against independent code on fixed features: torchmetrics, torch-fidelity, prdc."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_kernel_distance_of_subsets_agrees_with_torch_fidelity(published: None) 
     one, other = (torch.from_numpy(rows) for rows in (REAL, FAKE))
     found = kid_features_to_metric(one, other, kid_subsets=400, kid_subset_size=100, verbose=False)
     own = kernel_distance(REAL, FAKE, subsets=400, size=100)
-    error = 4 * own.std / np.sqrt(400)  # of the mean of 400 subsets, which the two draw independently
+    error = 4 * own.std / np.sqrt(400)  # of the mean of 400 independent subsets
     assert own.mean == pytest.approx(found["kernel_inception_distance_mean"], abs=error)
     assert own.std == pytest.approx(found["kernel_inception_distance_std"], rel=0.2)
 
@@ -41,7 +41,7 @@ def test_kernel_distance_of_subsets_agrees_with_torch_fidelity(published: None) 
 def test_precision_and_recall_agree_with_torch_fidelity(published: None) -> None:
     from torch_fidelity.metric_prc import calculate_precision_recall_full
 
-    # Its first argument are the generated images.
+    # The generated images come first.
     expected = calculate_precision_recall_full(torch.from_numpy(FAKE), torch.from_numpy(REAL), neighborhood=3)
     found = prdc(REAL, FAKE, 3)
     assert (found.precision, found.recall) == pytest.approx(expected, abs=1e-6)  # float32 means
@@ -51,14 +51,14 @@ def test_all_four_overlaps_agree_with_prdc(published: None) -> None:
     compute = pytest.importorskip("prdc").compute_prdc
     expected = compute(real_features=REAL, fake_features=FAKE, nearest_k=5)
     found = prdc(REAL, FAKE, 5)
-    # It takes open balls and we closed ones, which differ in ties only.
+    # prdc excludes distances equal to the radius; there are none here.
     for name in ("precision", "recall", "density", "coverage"):
         assert getattr(found, name) == pytest.approx(float(expected[name]), abs=1e-12), name
 
 
-def test_feature_distances_puts_them_together() -> None:
+def test_feature_distances_combines_them() -> None:
     found = feature_distances(REAL, FAKE[:200])
-    assert found.fid == frechet_distance(REAL, FAKE[:200])  # of all rows
+    assert found.fid == frechet_distance(REAL, FAKE[:200])  # all rows
     assert found.kid == kernel_distance(REAL, FAKE[:200]).mean
-    assert found.recall == prdc(REAL[:200], FAKE[:200], 3).recall  # of equally many
+    assert found.recall == prdc(REAL[:200], FAKE[:200], 3).recall  # equal counts
     assert found.coverage == prdc(REAL[:200], FAKE[:200], 5).coverage

@@ -1,4 +1,4 @@
-"""The kernel distance: worked by hand, unbiased, reproducible."""
+"""The kernel distance: a worked example, without bias, reproducible."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_equal_distributions_are_zero_on_average_and_sometimes_below() -> None:
     assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(40)
 
 
-def test_a_shift_shows() -> None:
+def test_a_larger_shift_has_a_larger_distance() -> None:
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(400, 4))
     near, far = (kernel_distance(rows, rng.normal(size=(400, 4)) + by, size=200).mean for by in (0.1, 1.0))
     assert far > 10 * abs(near)
 
 
-def test_the_seed_chooses_the_subsets() -> None:
+def test_the_seed_determines_the_subsets() -> None:
     rng = np.random.default_rng(2)
     real, fake = rng.normal(size=(50, 3)), rng.normal(size=(70, 3))
     first = kernel_distance(real, fake, subsets=5, size=20)

@@ -1,4 +1,4 @@
-"""Likeness to a teacher and diversity around seeds, on models whose images are known."""
+"""Likeness to a teacher and diversity around seeds, of models with known images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcp_deploy.metrics.likeness import likeness, seed_diversity
 
 @dataclass
 class Flat:
-    """Every pixel is ``scale`` times the latent's first number, plus ``shift``; classes shift it too."""
+    """Runner whose pixels are ``scale`` times the latent's first number, plus ``shift`` and 0.1 per class."""
 
     scale: float = 0.1
     shift: float = 0.0
@@ -31,14 +31,14 @@ class Flat:
         return np.broadcast_to(level[:, None, None, None], (len(z), 3, 8, 8)).astype(np.float32)
 
 
-STEP = 1 / 127.5  # of 8-bit colours
+STEP = 1 / 127.5  # between 8-bit colours
 
 
-def test_a_model_is_like_itself() -> None:
+def test_a_model_has_no_distance_to_itself() -> None:
     assert likeness(Flat(), Flat(), samples=50).l1 == 0.0
 
 
-def test_a_shift_is_its_own_l1() -> None:
+def test_the_l1_of_a_shift_is_the_shift() -> None:
     found = likeness(Flat(shift=20 * STEP), Flat(), samples=50)
     assert found.l1 == pytest.approx(20 * STEP, abs=1e-6)
     assert found.lpips is None and found.samples == 50
@@ -52,7 +52,7 @@ def test_another_distance_is_averaged_over_images() -> None:
     assert found.lpips == pytest.approx((20 * STEP) ** 2, rel=1e-4)
 
 
-def test_a_generator_and_its_runner_are_alike(tiny_generator: Generator) -> None:
+def test_a_generator_and_its_runner_make_the_same_images(tiny_generator: Generator) -> None:
     from dcp_deploy.export import load_runner
 
     assert likeness(load_runner(tiny_generator), tiny_generator, samples=5).l1 == 0.0
@@ -63,24 +63,24 @@ def test_another_teacher_is_refused() -> None:
         likeness(Flat(), Flat(z_dim=5), samples=5)
 
 
-def test_seed_diversity_is_what_normal_steps_give() -> None:
+def test_seed_diversity_matches_the_formula_for_normal_steps() -> None:
     # Neighbours differ by scale * reach * (e1 - e2): their mean distance is scale * reach * 2 / sqrt(pi).
     found = seed_diversity(Flat(scale=0.2), seeds=200, neighbours=8, reach=0.5)
-    assert found.l1 == pytest.approx(0.2 * 0.5 * 2 / np.sqrt(np.pi), rel=0.05)  # 1600 draws: 2 % of standard error
+    assert found.l1 == pytest.approx(0.2 * 0.5 * 2 / np.sqrt(np.pi), rel=0.05)  # 1600 latents: a standard error of 2 %
 
 
-def test_it_scales_with_what_the_model_answers_and_is_zero_for_a_constant() -> None:
+def test_seed_diversity_is_proportional_to_the_response_and_zero_for_a_constant() -> None:
     full, half = (seed_diversity(Flat(scale=scale), seeds=50).l1 for scale in (0.2, 0.1))
     assert half == pytest.approx(full / 2, rel=0.02)  # 8-bit rounding
     assert seed_diversity(Flat(scale=0.0), seeds=3).l1 == 0.0
 
 
-def test_neighbours_keep_their_seeds_class() -> None:
+def test_neighbours_keep_the_class_of_their_seed() -> None:
     assert seed_diversity(Flat(scale=0.0, c_dim=5), seeds=20).l1 == 0.0
 
 
 @pytest.mark.parametrize("settings", [{"seeds": 0}, {"neighbours": 1}, {"reach": 0.0}, {"reach": 1.5}], ids=str)
-def test_settings_that_cannot_work_are_refused(settings: dict[str, float]) -> None:
+def test_wrong_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         seed_diversity(Flat(), **settings)  # type: ignore[arg-type]
 
@@ -92,7 +92,7 @@ def test_classes_are_drawn_for_conditional_models() -> None:
     assert torch.allclose(images[:, 0, 0, 0], 0.1 * latents.c.argmax(dim=1), atol=STEP)
 
 
-def test_a_conditional_generator_draws_what_its_runner_does() -> None:
+def test_a_conditional_generator_and_its_runner_make_the_same_images() -> None:
     from dcp_deploy.export import load_runner
 
     config = GeneratorConfig(8, (4,) * 4, z_dim=4, w_dim=4, c_dim=3, mapping_layers=1)

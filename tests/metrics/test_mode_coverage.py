@@ -1,11 +1,11 @@
-"""Counting modes: what is all there, what is lost, and what only shifted."""
+"""Mode coverage of complete data, of lost modes and of shifted rates."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from dcp_deploy.datasets.avatars import FACTOR_INDEX, FACTORS, Factors, sample_factors
+from dcp_deploy.datasets.factors import FACTOR_INDEX, FACTORS, Factors, sample_factors
 from dcp_deploy.metrics import mode_coverage, mode_table, rare_ratios
 
 REAL = sample_factors(np.arange(10_000))
@@ -19,26 +19,26 @@ def replaced(factors: Factors, name: str, column: np.ndarray | float) -> Factors
 
 
 def without(factors: Factors, name: str, value: int) -> Factors:
-    """Value ``value`` turned into the next one."""
+    """Replace one value of a categorical factor by another."""
     labels = factors.labels(name)
     return replaced(factors, name, np.where(labels == value, 1 if value == 0 else 0, labels))
 
 
-def test_the_data_cover_themselves() -> None:
+def test_fresh_data_covers_all_modes() -> None:
     report = mode_coverage(REAL, FAKE)
     assert report.coverage == 1.0
-    assert report.frequency_error < 0.03  # sampling noise alone: about sqrt(cells / samples) / 2
-    assert report.cells > 550  # nearly all of the 653 less the hidden ones are frequent enough to count
+    assert report.frequency_error < 0.03  # sampling noise: about sqrt(cells / samples) / 2
+    assert report.cells > 550  # of 653, some of which are hidden or too rare
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("hair_style", 0), ("glasses", 2), ("hat", 2), ("beard", 1)], ids=lambda item: str(item)
 )
-def test_losing_one_rare_value_fails_the_95_percent_gate(name: str, value: int) -> None:
+def test_losing_one_rare_value_lowers_coverage_below_95_percent(name: str, value: int) -> None:
     assert mode_coverage(REAL, without(FAKE, name, value)).coverage < 0.95
 
 
-def test_a_single_picture_covers_next_to_nothing() -> None:
+def test_a_single_picture_covers_almost_nothing() -> None:
     collapsed = Factors(np.repeat(FAKE.table[:1], 5000, axis=0))
     report = mode_coverage(REAL, collapsed)
     assert report.coverage < 0.15
@@ -48,11 +48,11 @@ def test_a_single_picture_covers_next_to_nothing() -> None:
 def test_losing_part_of_the_hue_circle_lowers_coverage() -> None:
     hue = FAKE.column("background_hue") / 2.0
     report = mode_coverage(REAL, replaced(FAKE, "background_hue", hue))
-    assert 0.85 < report.coverage < 0.97  # three of six bins of one of twelve partners
+    assert 0.85 < report.coverage < 0.97  # three of six bins of one of twelve factors
     assert report.frequency_error > mode_coverage(REAL, FAKE).frequency_error + 0.02
 
 
-def test_a_quarter_of_a_cells_share_reaches_it_and_a_tenth_does_not() -> None:
+def test_a_cell_needs_a_quarter_of_its_expected_samples() -> None:
     sunglasses = np.flatnonzero(FAKE.labels("glasses") == 2)
 
     def keep(share: float) -> float:
@@ -64,8 +64,8 @@ def test_a_quarter_of_a_cells_share_reaches_it_and_a_tenth_does_not() -> None:
     assert keep(0.1) < 0.95
 
 
-def test_factors_that_a_picture_hides_do_not_count() -> None:
-    # Eyes behind sunglasses and the hair of bald heads may be read as anything.
+def test_hidden_factors_do_not_count() -> None:
+    # The reader may return anything for eyes behind sunglasses and the hair of bald heads.
     behind = FAKE.labels("glasses") == 2
     bald = FAKE.labels("hair_style") == 0
     misread = replaced(FAKE, "eye_colour", np.where(behind, 0.9, FAKE.column("eye_colour")))
@@ -74,7 +74,7 @@ def test_factors_that_a_picture_hides_do_not_count() -> None:
     assert mode_coverage(REAL, misread).coverage == 1.0
 
 
-def test_values_at_the_ends_of_their_range_have_a_bin() -> None:
+def test_the_ends_of_the_range_belong_to_a_bin() -> None:
     table = FAKE.table.copy()
     for factor in FACTORS:
         if factor.kind == "continuous":
@@ -83,14 +83,14 @@ def test_values_at_the_ends_of_their_range_have_a_bin() -> None:
     assert report.coverage == 1.0 and report.frequency_error == 0.0
 
 
-def test_rates_of_rare_values_are_about_one_on_the_data() -> None:
+def test_ratios_of_rare_values_are_about_one_for_the_data() -> None:
     ratios = rare_ratios(REAL)
     assert set(ratios) == {"hair_style=bald", "glasses=sunglasses", "hat=top_hat", "beard=full"}
     for ratio in ratios.values():
-        assert ratio == pytest.approx(1.0, abs=0.2)  # 500 of 10,000: 4.4 % of standard error
+        assert ratio == pytest.approx(1.0, abs=0.2)  # 500 of 10,000: a standard error of 4.4 %
 
 
-def test_the_rate_of_a_rare_value_follows_its_count() -> None:
+def test_the_ratio_of_a_rare_value_follows_its_count() -> None:
     labels = np.zeros(len(FAKE))
     labels[:500] = 2
     assert rare_ratios(replaced(FAKE, "hat", labels))["hat=top_hat"] == pytest.approx(2.0)
@@ -115,6 +115,6 @@ def test_the_table_has_the_rates_of_every_value_and_bin() -> None:
         assert sum(row.samples for row in rows if row.factor == factor.name) == pytest.approx(1.0)
 
 
-def test_a_value_that_the_data_lack_has_no_ratio() -> None:
+def test_a_value_missing_from_the_data_has_no_ratio() -> None:
     rows = mode_table(without(REAL, "hat", 2), FAKE)
     assert [row.ratio for row in rows if row.value == "top_hat"] == [None]

@@ -1,4 +1,4 @@
-"""Quality against real images: the cache of their features, and what the figures are made of."""
+"""Quality against real images: the cache of their features, and the figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNT = 24
 
 @dataclass
 class Colours:
-    """Features: means of the channels' halves, 6 numbers. Counts the images that it sees."""
+    """Feature extractor: the mean of each half of each channel, 6 numbers. Counts its images."""
 
     key: str = "colours 1"
     name: str = "colours"
@@ -39,7 +39,7 @@ class Colours:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Random 32 px images."""
+    """Write random 32 px images into a folder."""
     path = tmp_path / "images"
     path.mkdir()
     for index in range(COUNT):
@@ -61,7 +61,7 @@ def test_features_come_from_the_cache_the_second_time(folder: Path, tmp_path: Pa
     assert first.features.shape == (COUNT, 6) and np.array_equal(first.features, again.features)
 
 
-def test_they_are_those_of_all_images_in_another_order(folder: Path, tmp_path: Path) -> None:
+def test_features_of_all_images_come_in_another_order(folder: Path, tmp_path: Path) -> None:
     found = real_features(images_of(folder), Colours(), count=COUNT, cache=tmp_path / "cache").features
     stacked = np.stack([images_of(folder)[index] for index in range(COUNT)])
     expected = Colours()(torch.from_numpy(stacked).permute(0, 3, 1, 2))
@@ -69,14 +69,14 @@ def test_they_are_those_of_all_images_in_another_order(folder: Path, tmp_path: P
     assert np.allclose(np.sort(found, axis=0), np.sort(expected, axis=0))
 
 
-def test_a_smaller_count_takes_the_beginning_of_that_order(folder: Path, tmp_path: Path) -> None:
+def test_a_smaller_count_takes_the_first_of_that_order(folder: Path, tmp_path: Path) -> None:
     whole = real_features(images_of(folder), Colours(), count=COUNT, cache=tmp_path / "cache").features
     part = real_features(images_of(folder), Colours(), count=10, cache=tmp_path / "cache")
     assert not part.cached and np.array_equal(part.features, whole[:10])
 
 
 @pytest.mark.parametrize("change", ["content", "extractor", "count", "resolution"])
-def test_whatever_features_depend_on_makes_another_entry(folder: Path, tmp_path: Path, change: str) -> None:
+def test_everything_that_features_depend_on_is_in_the_cache_key(folder: Path, tmp_path: Path, change: str) -> None:
     cache = tmp_path / "cache"
     real_features(images_of(folder), Colours(), count=20, cache=cache)
     images, extractor, count = images_of(folder), Colours(), 20
@@ -93,7 +93,7 @@ def test_whatever_features_depend_on_makes_another_entry(folder: Path, tmp_path:
     assert len(list(cache.glob("*.safetensors"))) == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"no safetensors at all", "half"], ids=["empty", "other", "half"])
+@pytest.mark.parametrize("damage", [b"", b"not safetensors", "half"], ids=["empty", "other", "half"])
 def test_a_damaged_entry_is_made_again(folder: Path, tmp_path: Path, damage: bytes | str) -> None:
     whole = real_features(images_of(folder), Colours(), count=COUNT, cache=tmp_path / "cache").features
     (entry,) = (tmp_path / "cache").glob("*.safetensors")
@@ -104,7 +104,7 @@ def test_a_damaged_entry_is_made_again(folder: Path, tmp_path: Path, damage: byt
     assert real_features(images_of(folder), Colours(), count=COUNT, cache=tmp_path / "cache").cached
 
 
-def test_an_interrupted_extraction_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+def test_an_interrupted_extraction_leaves_no_files(folder: Path, tmp_path: Path) -> None:
     class Stops(Colours):
         def __call__(self, images: torch.Tensor) -> np.ndarray:
             raise KeyboardInterrupt
@@ -116,15 +116,15 @@ def test_an_interrupted_extraction_leaves_nothing_behind(folder: Path, tmp_path:
 
 def test_a_cache_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(InputError, match="cannot be kept"):
+    with pytest.raises(InputError, match="cannot be written"):
         real_features(images_of(folder), Colours(), count=COUNT, cache=tmp_path / "cache")
 
 
 def test_the_figures_are_the_distances_of_the_features(folder: Path, tmp_path: Path, tiny_generator: Generator) -> None:
     real = real_features(images_of(folder), Colours(), count=COUNT, cache=tmp_path / "cache")
     found = evaluate_against(tiny_generator, real, Colours(), samples=30, seed=3, batch=7)
-    drawn = torch.cat(list(draw(tiny_generator, latents_for(tiny_generator, 30, 3), batch=30)))
-    expected = feature_distances(real.features, Colours()(to_bytes(drawn)))
+    images = torch.cat(list(draw(tiny_generator, latents_for(tiny_generator, 30, 3), batch=30)))
+    expected = feature_distances(real.features, Colours()(to_bytes(images)))
     for name in ("fid", "kid", "precision", "recall", "density", "coverage"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6), name
     assert (found.samples, found.reals, found.seed, found.features) == (30, COUNT, 3, "colours")
@@ -138,7 +138,7 @@ def test_few_images_are_refused(tiny_generator: Generator) -> None:
         evaluate_against(tiny_generator, replace(few, features=np.zeros((20, 6), np.float32)), Colours(), samples=9)
 
 
-def test_inception_measures_a_data_set(folder: Path, tmp_path: Path, inception_file: Path) -> None:
+def test_inception_extracts_features_of_a_set(folder: Path, tmp_path: Path, inception_file: Path) -> None:
     extractor = load_inception(inception_file)
     found = real_features(images_of(folder), extractor, count=2, cache=tmp_path / "cache")
     assert found.features.shape == (2, 2048)

@@ -1,4 +1,4 @@
-"""Inception and LPIPS: the packages' own figures from a user's weights file, and files that are something else."""
+"""Inception and LPIPS: the packages' figures from a weights file, and other files."""
 
 from __future__ import annotations
 
@@ -9,35 +9,44 @@ import pytest
 import torch
 
 from dcp_deploy.errors import CorruptFileError, InputError, MissingCapabilityError, UnsafeFileError
-from dcp_deploy.metrics.published import load_inception, load_lpips, read_weights
+from dcp_deploy.metrics import published as published_module
+from dcp_deploy.metrics.published import Inception, Lpips, load_inception, load_lpips, read_weights
 
 
 def pictures(count: int, size: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, size, size), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
 
 
-def test_inception_gives_what_torch_fidelity_gives(inception_file: Path) -> None:
+@pytest.fixture(scope="module")
+def inception(inception_file: Path) -> Inception:
+    return load_inception(inception_file)
+
+
+@pytest.fixture(scope="module")
+def lpips(vgg16_file: Path) -> Lpips:
+    return load_lpips(vgg16_file)
+
+
+def test_inception_gives_the_features_of_torch_fidelity(inception: Inception, inception_file: Path) -> None:
     import torch_fidelity
 
     own = torch_fidelity.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(inception_file))
     images = pictures(2, 16)
-    features = load_inception(inception_file)(images)
+    features = inception(images)
     assert features.shape == (2, 2048) and features.dtype == np.float32
     assert np.array_equal(features, own(images)[0].numpy())
-    assert len(np.unique(features[0])) > 100  # the random network says something
+    assert len(np.unique(features[0])) > 100  # the random network distinguishes images
 
 
-def test_inceptions_key_names_its_version_and_weights(inception_file: Path) -> None:
+def test_inceptions_key_names_its_version_and_weights(inception: Inception, inception_file: Path) -> None:
     from dcp_deploy.files import sha256_file
 
-    key = load_inception(inception_file).key
-    assert key.startswith("torch-fidelity 0.") and sha256_file(inception_file) in key
+    assert inception.key.startswith("torch-fidelity 0.") and sha256_file(inception_file) in inception.key
 
 
-def test_lpips_is_the_published_formula(vgg16_file: Path) -> None:
-    distance = load_lpips(vgg16_file)
+def test_lpips_is_the_published_formula(lpips: Lpips, vgg16_file: Path) -> None:
     a, b = (pictures(2, 32, seed).float() / 127.5 - 1 for seed in (0, 1))
-    found = distance(a, b)
+    found = lpips(a, b)
     expected = torch.zeros(2)
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     x, y = ((image - shift[:, None, None]) / scale[:, None, None] for image in (a, b))
@@ -45,14 +54,14 @@ def test_lpips_is_the_published_formula(vgg16_file: Path) -> None:
     for head, last in enumerate((3, 8, 15, 22, 29)):  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
         maps = [through(image, state, last) for image in (x, y)]
         unit = [m / m.square().sum(dim=1, keepdim=True).sqrt() for m in maps]
-        weights = distance.network.lins[head].state_dict()["model.1.weight"]
+        weights = lpips.network.lins[head].state_dict()["model.1.weight"]
         expected += ((unit[0] - unit[1]).square() * weights).sum(dim=1).mean(dim=(1, 2))
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)  # sums of float32 in another order
-    assert distance(a, a).tolist() == [0.0, 0.0]
+    assert lpips(a, a).tolist() == [0.0, 0.0]
 
 
 def through(x: torch.Tensor, state: dict[str, torch.Tensor], last: int) -> torch.Tensor:
-    """The output of layer ``last`` of VGG16's ``features``."""
+    """Return the output of layer ``last`` of VGG16's ``features``."""
     for layer in range(last + 1):
         if f"features.{layer}.weight" in state:
             x = torch.conv2d(x, state[f"features.{layer}.weight"], state[f"features.{layer}.bias"], padding=1)
@@ -63,23 +72,24 @@ def through(x: torch.Tensor, state: dict[str, torch.Tensor], last: int) -> torch
     return x
 
 
-def test_large_images_are_scaled_down_before_lpips(vgg16_file: Path) -> None:
-    distance = load_lpips(vgg16_file)
-    small = pictures(1, 256).float() / 127.5 - 1
+def test_large_images_are_scaled_down_before_lpips(lpips: Lpips, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [lpips._fitted(torch.zeros(1, 3, size, size)).shape[-1] for size in (64, 256, 512)] == [64, 256, 256]
+    monkeypatch.setattr(published_module, "_LPIPS_SIZE", 64)  # 256 px take seconds
+    small = pictures(1, 64).float() / 127.5 - 1
     other = -small
     large = [image.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) for image in (small, other)]
-    assert distance(*large).item() == pytest.approx(distance(small, other).item(), rel=1e-5)
+    assert lpips(*large).item() == pytest.approx(lpips(small, other).item(), rel=1e-5)
 
 
-def test_lpips_has_a_gradient(vgg16_file: Path) -> None:
+def test_lpips_has_a_gradient(lpips: Lpips) -> None:
     image = (pictures(1, 32).float() / 127.5 - 1).requires_grad_(True)
-    load_lpips(vgg16_file)(image, torch.zeros(1, 3, 32, 32)).sum().backward()
+    lpips(image, torch.zeros(1, 3, 32, 32)).sum().backward()
     assert image.grad is not None and float(image.grad.abs().sum()) > 0
 
 
-def test_the_maps_of_lpips_are_those_that_it_compares(vgg16_file: Path) -> None:
+def test_the_maps_of_lpips_are_those_of_vgg16(lpips: Lpips, vgg16_file: Path) -> None:
     image = pictures(1, 32).float() / 127.5 - 1
-    maps = load_lpips(vgg16_file).maps(image)
+    maps = lpips.maps(image)
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     state = torch.load(vgg16_file, weights_only=True)
     assert [tuple(x.shape[1:]) for x in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2)]
@@ -107,16 +117,16 @@ def test_a_weights_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save([1, 2], path)
-    with pytest.raises(CorruptFileError, match="no dictionary of tensors"):
+    with pytest.raises(CorruptFileError, match="not a dictionary of tensors"):
         read_weights(path)
     with pytest.raises(InputError, match="cannot read"):
         read_weights(tmp_path / "nowhere.pth")
 
 
-def test_a_missing_package_says_how_to_install_it(tmp_path: Path, no_metrics_packages: None) -> None:
+def test_the_error_for_a_missing_package_has_the_install_command(tmp_path: Path, no_metrics_packages: None) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(MissingCapabilityError, match="torch-fidelity cannot be used") as caught:

@@ -172,7 +172,7 @@ def test_a_discriminator_of_features_alone_looks_at_the_images_too(new_images: C
         (0, {"size": 8}, {}, UsageError, "is 8x8 px, not 16x16"),
         (3, {"classes": 0}, {}, UsageError, "no labels, and the generator is conditional on 3 classes"),
         (3, {"classes": 2}, {}, UsageError, "labels of length 2"),
-        (0, None, {"data": Path("nowhere.zip")}, InputError, "there is no nowhere.zip"),
+        (0, None, {"data": Path("nowhere.zip")}, InputError, "nowhere.zip does not exist"),
     ],
 )
 def test_images_that_do_not_fit_are_refused_before_anything_is_written(

@@ -1,4 +1,4 @@
-"""The map from latents to factors keeps the data's rates, and fitting sees rare values more often."""
+"""The map from latents to factors keeps the rates of the data, and the fit sees rare values more often."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.stats import kstest
 
-from dcp_deploy.datasets.avatars import FACTORS, NUM_UNIFORMS, factors_from_uniforms
+from dcp_deploy.datasets.factors import FACTORS, NUM_UNIFORMS, factors_from_uniforms
 from dcp_deploy.training.latent_map import LatentMap, balanced_uniforms, targets
 
 
@@ -14,7 +14,7 @@ def test_gaussian_latents_give_independent_uniforms() -> None:
     u = LatentMap.create(64).uniforms(torch.randn(4000, 64, generator=torch.Generator().manual_seed(0)))
     assert u.shape == (4000, NUM_UNIFORMS)
     for column in u.T:
-        assert kstest(column, "uniform").pvalue > 1e-4  # 15 columns: a wrong law gives 1e-50
+        assert kstest(column, "uniform").pvalue > 1e-4  # a wrong distribution gives 1e-50
     correlation = np.corrcoef(u.T) - np.eye(NUM_UNIFORMS)
     assert np.abs(correlation).max() < 0.08  # five standard errors of 4000 samples
 
@@ -24,7 +24,7 @@ def test_only_the_direction_of_a_latent_counts() -> None:
     np.testing.assert_allclose(LatentMap.create(64).uniforms(2 * z), LatentMap.create(64).uniforms(z))
 
 
-def test_balanced_draws_raise_rare_values_and_stay_uniform_within_them() -> None:
+def test_balanced_uniforms_raise_the_rates_of_rare_values() -> None:
     u = balanced_uniforms(20_000, np.random.default_rng(0), share=0.5)
     factors = factors_from_uniforms(u)
     for factor in FACTORS:
