@@ -54,5 +54,5 @@ def test_another_latent_than_the_kept_ones_is_refused(uint8_onnx: Path, tmp_path
 def test_damaged_golden_images_are_refused(uint8_onnx: Path, tmp_path: Path, damage: Callable[[Path], object]) -> None:
     write_golden(load_runner(uint8_onnx), tmp_path)
     damage(tmp_path)
-    with pytest.raises(CorruptFileError, match="no golden images"):
+    with pytest.raises(CorruptFileError, match="no valid golden images"):
         golden_runner(tmp_path)

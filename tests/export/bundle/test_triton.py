@@ -10,7 +10,6 @@ from tritonclient.grpc import model_config_pb2
 
 from dcp_deploy.errors import InputError
 from dcp_deploy.export.bundle.triton import (
-    Picture,
     Served,
     Tensor,
     TensorRTPlan,
@@ -64,7 +63,7 @@ def test_pictures_are_configured_in_a_repository_of_their_own(bundle: Path) -> N
 
 
 def test_pictures_of_an_unconditional_generator_with_directions_take_edits_and_no_class() -> None:
-    config = parse(picture_pbtxt(Picture(512, 0, 4, 100, ('smile "wide"', "age"))))
+    config = parse(picture_pbtxt(512, 0, 4, 100, ('smile "wide"', "age")))
     assert [entry.name for entry in config.input] == ["seed", "psi", "format", "edits"]
     assert json.loads(config.parameters["generator"].string_value)["directions"] == ['smile "wide"', "age"]
 

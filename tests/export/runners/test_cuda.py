@@ -121,7 +121,7 @@ def test_a_graph_draws_what_the_network_draws_call_by_call() -> None:
     z, psi = torch.randn(3, 12, device="cuda"), torch.full((3,), 0.6, device="cuda")
     image = graph(z, psi, None)
     with torch.no_grad():
-        expected = network(z, psi, None, graph.forms)
+        expected = network(z, psi, None, graph.methods)
     assert (image.int() - expected.int()).abs().max() <= 2  # cuDNN may choose another algorithm, and round elsewhere
 
 

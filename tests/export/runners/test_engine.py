@@ -163,7 +163,7 @@ def test_any_batch_is_drawn_within_the_profile(batch: int, parts: list[int]) -> 
 
 
 def test_a_batch_that_the_engine_refuses_is_an_input_error() -> None:
-    with pytest.raises(InputError, match=r"takes no z of shape \[6, 4\]"):
+    with pytest.raises(InputError, match=r"does not take z of shape \[6, 4\]"):
         session().run({"z": torch.zeros(6, 4), "psi": torch.zeros(6)})
 
 

@@ -113,7 +113,7 @@ def test_an_ordinary_runner_refuses_the_synthesis_form_and_says_what_to_do(synth
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("neither")
-    with pytest.raises(UsageError, match="no ONNX file"):
+    with pytest.raises(UsageError, match="not an ONNX file"):
         load_form(tmp_path / "x.txt")
     helper, kind = onnx.helper, onnx.TensorProto.INT64
     values = [helper.make_tensor_value_info(name, kind, ["batch", 2]) for name in ("ids", "image")]
@@ -134,7 +134,7 @@ def test_a_runner_knows_the_batches_that_a_file_promises(
     if bounds is not None:
         assert load_runner(tmp_path / "x.onnx").batch == bounds
         return
-    with pytest.raises(CorruptFileError, match="promises batches of"):
+    with pytest.raises(CorruptFileError, match="is for batches of"):
         load_runner(tmp_path / "x.onnx")
 
 

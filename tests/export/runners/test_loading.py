@@ -215,7 +215,7 @@ def test_an_onnx_file_says_which_batches_it_is_for(float_onnx: Path, tmp_path: P
         if bounds:
             assert load_runner(tmp_path / "x.onnx").batch == bounds
         else:
-            with pytest.raises(CorruptFileError, match="promises batches of"):
+            with pytest.raises(CorruptFileError, match="is for batches of"):
                 load_runner(tmp_path / "x.onnx")
 
 

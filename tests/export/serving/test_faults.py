@@ -44,7 +44,7 @@ from .asking import CLIENTS, answers_rightly, arrays, ask, body, infer, inputs
         ("z", None, "expected 3 inputs but got 2"),
         ("z", {"shape": [1, -24]}, "inputs.0.shape.1"),
         ("z", {"shape": [2**62, 4]}, "inputs.0.shape.0"),
-        ("z", {"shape": [2**30, 2**30, 2**30]}, "more than was sent"),
+        ("z", {"shape": [2**30, 2**30, 2**30]}, "larger than the request"),
         ("z", {"data": ["x"] * 24}, "does not fit FP32"),
         ("z", {"data": [0.0] * 23}, "has 23 numbers"),
         ("z", {"parameters": {"shared_memory_region": "r"}}, "shared_memory_region"),
@@ -135,7 +135,7 @@ def test_a_latent_that_is_not_finite_is_refused_before_any_backend(
 
 
 def test_the_python_backend_refuses_it_by_itself_and_draws_the_rest_of_its_batch(server: Server, local: Runner) -> None:
-    port = json.loads(server.guard.args[-1])["upstream"][0]  # type: ignore[index]
+    port = json.loads(server.request_filter.args[-1])["upstream"][0]  # type: ignore[index]
     with tritonclient.http.InferenceServerClient(f"127.0.0.1:{port}", concurrency=8) as client:
         many = [arrays(local, seed) for seed in range(6)]
         many[0]["z"][0, 1] = np.nan
@@ -236,7 +236,7 @@ def test_faults_in_mid_load_spoil_no_other_client_s_images(server: Server, bundl
     assert statuses == {400}
 
 
-def test_where_triton_is_gone_the_guard_says_so_and_never_draws(
+def test_where_triton_is_gone_the_request_filter_says_so_and_generates_nothing(
     bundle: Path, triton: Program, free_ports: Callable[[], tuple[int, int, int]], local: Runner, tmp_path: Path
 ) -> None:
     with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as server:
@@ -246,4 +246,4 @@ def test_where_triton_is_gone_the_guard_says_so_and_never_draws(
         assert status == 502 and "tritonserver does not answer" in json.loads(answer)["error"]
         with pytest.raises(InferenceServerException):
             ask(server, "grpc", arrays(local))
-        assert server.guard.poll() is None
+        assert server.request_filter.poll() is None

@@ -81,21 +81,21 @@ def test_one_value_that_is_not_finite_is_refused_in_every_form(values: np.ndarra
     [
         ({"shape": [1, -2]}, r"inputs.0.shape.1: .*greater than or equal to 0"),
         ({"shape": [2**62, 4]}, r"shape.0: .*less than"),
-        ({"shape": [2**30, 2**30, 2**30], "data": []}, "more than was sent"),
+        ({"shape": [2**30, 2**30, 2**30], "data": []}, "larger than the request"),
         ({"shape": [1.0, 2]}, r"shape.0: .*valid integer"),
         ({"shape": [True, 2]}, r"shape.0: .*valid integer"),
         ({"shape": [1] * 9}, "shape: .*at most 8"),
-        ({"shape": [1, 3]}, "has 2 numbers, its shape wants 3"),
+        ({"shape": [1, 3]}, "has 2 numbers, its shape needs 3"),
         ({"shape": None}, "shape: Field required"),
         ({"name": 5}, "name: .*valid string"),
-        ({"datatype": "FLOAT"}, "'FLOAT', which there is not"),
+        ({"datatype": "FLOAT"}, "unknown datatype 'FLOAT'"),
         ({"datatype": "INT64"}, "does not fit INT64"),
         ({"datatype": "UINT8", "data": [1, 256]}, "does not fit UINT8"),
         ({"datatype": "UINT64", "data": [1, -1]}, "does not fit UINT64"),
         ({"datatype": "BYTES"}, "not 2 strings"),
         ({"datatype": "BYTES", "data": ["a"]}, "not 2 strings"),
         ({"data": None}, "needs either data or"),
-        ({"data": "0.5"}, "is no list"),
+        ({"data": "0.5"}, "is not a list"),
         ({"data": ["0.5", "1"]}, "does not fit FP32"),
         ({"data": [True, 1.0]}, "does not fit FP32"),
         ({"data": [None, 1.0]}, "does not fit FP32"),
@@ -116,13 +116,13 @@ def test_a_malformed_input_is_refused_by_name(change: dict[str, Any], reason: st
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"", "no readable JSON"),
-        (b"{", "no readable JSON"),
-        (b"\xff" * 9, "no readable JSON"),
-        ("{}".encode("utf-16"), "no readable JSON"),
-        (b"[" * 9_000, "no readable JSON"),
-        (b'{"inputs": "\\ud800"}', "no readable JSON"),
-        (b'{"inputs": [], "inputs": []}', "a name stands twice"),
+        (b"", "not readable JSON"),
+        (b"{", "not readable JSON"),
+        (b"\xff" * 9, "not readable JSON"),
+        ("{}".encode("utf-16"), "not readable JSON"),
+        (b"[" * 9_000, "not readable JSON"),
+        (b'{"inputs": "\\ud800"}', "not readable JSON"),
+        (b'{"inputs": [], "inputs": []}', "contains a name twice"),
         (b"[]", "malformed"),
         (b"null", "malformed"),
         (b"{}", "inputs: Field required"),
@@ -133,7 +133,7 @@ def test_a_malformed_input_is_refused_by_name(change: dict[str, Any], reason: st
         (in_json(tensor(), outputs=5), "outputs: .*valid list"),
         (in_json(tensor(), outputs=[{"name": "image", "parameters": {"classification": 5}}]), "classification"),
         (in_json(tensor(), parameters={"timeout": 2**63}), "parameters.timeout"),
-        (in_json(tensor(datatype="BYTES", shape=[1], data=["\udc00"])), "no Unicode"),
+        (in_json(tensor(datatype="BYTES", shape=[1], data=["\udc00"])), "not valid Unicode"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -144,7 +144,7 @@ def test_a_body_that_is_no_request_is_refused(body: bytes, reason: str) -> None:
 
 
 def test_more_json_than_is_read_is_refused_as_too_large_and_binary_is_not() -> None:
-    with pytest.raises(Refusal, match="send the binary form") as refusal:
+    with pytest.raises(Refusal, match="send the binary encoding") as refusal:
         check(in_json(tensor(shape=[MOST], data=[0] * MOST)))
     assert refusal.value.status == 413
     check(*in_binary(bytes(4 * MOST), shape=[MOST]))
@@ -161,7 +161,7 @@ def test_too_few_or_too_many_bytes_in_the_binary_form_are_refused(more: int) -> 
     body, length = in_binary(bytes(8))
     with pytest.raises(Refusal):
         check((body + bytes(9))[: len(body) + more], length)
-    with pytest.raises(Refusal, match="its shape wants 8"):
+    with pytest.raises(Refusal, match="its shape needs 8"):
         check(*in_binary(bytes(9 + more) if more != -1 else b""))
 
 
@@ -169,7 +169,7 @@ def test_too_few_or_too_many_bytes_in_the_binary_form_are_refused(more: int) -> 
     "contents", [b"", b"\x01", b"\x01\0\0\0", b"\xff\xff\xff\xffa", b"\x01\0\0\0ab", b"\0\0\0\0" * 2]
 )
 def test_strings_that_do_not_fit_their_lengths_are_refused(contents: bytes) -> None:
-    with pytest.raises(Refusal, match="each after its length"):
+    with pytest.raises(Refusal, match="each preceded by its length"):
         check(*in_binary(contents, datatype="BYTES", shape=[1]))
     check(*in_binary(b"\x01\0\0\0a", datatype="BYTES", shape=[1]))
 
@@ -208,13 +208,13 @@ def message(*, raw: list[bytes] | None = None, values: list[float] | None = None
     [
         (ModelInferRequest(), "0 inputs"),
         (message(raw=[bytes(8)] * 2), "1 inputs and 2 raw contents"),
-        (message(raw=[bytes(9)]), "has 9 bytes, its shape wants 8"),
-        (message(raw=[bytes(8)], values=[1.0, 2.0]), "contents and raw contents"),
-        (message(values=[1.0]), "has 1 values, its shape wants 2"),
+        (message(raw=[bytes(9)]), "has 9 bytes, its shape needs 8"),
+        (message(raw=[bytes(8)], values=[1.0, 2.0]), "both contents and raw contents"),
+        (message(values=[1.0]), "has 1 values, its shape needs 2"),
         (message(shape=[-1, 2]), r"has shape \[-1, 2\]"),
-        (message(shape=[2**62, 4]), "more than was sent"),
+        (message(shape=[2**62, 4]), "larger than the request"),
         (message(shape=[1] * 9), "has shape"),
-        (message(datatype="FLOAT"), "which there is not"),
+        (message(datatype="FLOAT"), "unknown datatype"),
     ],
     ids=lambda value: str(value)[:40].replace("\n", " "),
 )

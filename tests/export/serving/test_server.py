@@ -145,7 +145,7 @@ def serving(bundle: Path, port: int, log: Path) -> Iterator[subprocess.Popen[str
         process.communicate()
 
 
-def test_where_serve_itself_is_killed_its_server_and_guard_end_too(
+def test_where_serve_itself_is_killed_its_server_and_request_filter_end_too(
     bundle: Path, triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path
 ) -> None:
     with serving(bundle, free_ports()[0], tmp_path / "log") as process:
@@ -213,7 +213,7 @@ def test_an_altered_bundle_is_not_served(own_bundle: Path, triton: Program) -> N
 
 
 def test_where_there_is_no_server_it_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no tritonserver program"):
+    with pytest.raises(UsageError, match="neither a tritonserver program nor"):
         find_program(tmp_path)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
@@ -236,7 +236,7 @@ def test_a_port_that_is_taken_is_reported(bundle: Path, triton: Program, tmp_pat
         other.listen()
         taken, log = other.getsockname()[1], tmp_path / "log"
         with (
-            pytest.raises(DcpDeployError, match="its guard ended with code 1"),
+            pytest.raises(DcpDeployError, match="its request filter ended with code 1"),
             running_server(bundle, triton, ports=(taken, taken + 1, taken + 2), log=log),
         ):
             pytest.fail("it cannot listen")
@@ -245,7 +245,7 @@ def test_a_port_that_is_taken_is_reported(bundle: Path, triton: Program, tmp_pat
 
 @pytest.mark.parametrize("address", ["http://", "http://127.0.0.1:1/path", "ftp://127.0.0.1", "127.0.0.1:8000"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(UsageError, match="no address of a server"), endpoint_runner(address):
+    with pytest.raises(UsageError, match="not the address of a server"), endpoint_runner(address):
         pytest.fail("there is nobody there")
 
 

@@ -115,15 +115,15 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         application = filter_http.inference_application(
             "http://127.0.0.1:9", most_body=1000, most_json=1000, traffic=filter_http.Traffic()
         )
-        async with TestServer(application) as guard:
-            reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
+        async with TestServer(application) as filter_server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", filter_server.port)
             writer.write(b"POST /v2/models/generator/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             answer = (await reader.readuntil(b"}")).decode()
             writer.close()
         return int(answer.split()[1]), answer
 
     status, answer = asyncio.run(half_a_request())
-    assert status == 408 and "did not come within" in answer
+    assert status == 408 and "did not arrive within" in answer
 
 
 def test_an_answer_that_breaks_off_reaches_no_client_as_a_whole_one() -> None:
@@ -137,8 +137,8 @@ def test_an_answer_that_breaks_off_reaches_no_client_as_a_whole_one() -> None:
         upstream = await asyncio.start_server(break_off, "127.0.0.1", 0)
         port = upstream.sockets[0].getsockname()[1]
         application = filter_http.metrics_application(f"http://127.0.0.1:{port}", traffic=filter_http.Traffic())
-        async with asyncio.timeout(10), upstream, TestServer(application) as guard:
-            reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
+        async with asyncio.timeout(10), upstream, TestServer(application) as filter_server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", filter_server.port)
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = b""
             with contextlib.suppress(ConnectionResetError):
