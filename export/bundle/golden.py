@@ -52,11 +52,12 @@ def write_golden(
     return document
 
 
-def golden_runner(folder: Path) -> Runner:
-    """Make a Runner of the kept images, for comparisons: it returns those for their own seeds and psis, and no others.
+def read_golden_images(folder: Path) -> tuple[Runner, dict[str, Any]]:
+    """Make a Runner of the kept images. It returns them for their own seeds and psis, and no others.
 
-    Raises CorruptFileError if a file is missing or does not match ``golden.json``. The Runner raises UsageError for any
-    other latent or psi.
+    Also returns the arguments with which :func:`~..parity.gate.verify` compares exactly the kept images. Raises
+    CorruptFileError if a file is missing or does not match ``golden.json``. The Runner raises UsageError for any other
+    latent or psi.
     """
     from PIL import Image
 
@@ -71,6 +72,7 @@ def golden_runner(folder: Path) -> Runner:
         name = f"{document['seeds']} golden seeds of {document['drawn_by']['name']}"
         facts = {"precision": str(document["precision"])}
         sizes = int(document["z_dim"]), int(document["c_dim"]), int(document["resolution"])
+        compared = {"latents": document["seeds"], "psis": tuple(document["psis"]), "seed": 0}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(f"{folder} holds no valid golden images: {error}", "make the bundle again") from error
 
@@ -80,13 +82,7 @@ def golden_runner(folder: Path) -> Runner:
             raise UsageError(f"only {name} were kept, at psi {document['psis']}", "compare those")
         return np.stack([kept[key] for key in keys])
 
-    return Runner(name, "golden", *sizes, "uint8", look_up, facts=facts)
-
-
-def golden_range(folder: Path) -> dict[str, Any]:
-    """Return the arguments with which :func:`~..parity.gate.verify` compares exactly the kept images."""
-    document = read_json(folder / "golden.json")
-    return {"latents": document["seeds"], "psis": tuple(document["psis"]), "seed": 0}
+    return Runner(name, "golden", *sizes, "uint8", look_up, facts=facts), compared
 
 
 def _key(z: Array, psi: float) -> bytes:

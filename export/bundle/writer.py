@@ -28,7 +28,7 @@ from ..parity.gate import verify
 from ..runners.onnx import onnx_runner
 from ..runners.runner import Runner
 from ..tensorrt.manifest import check_engine
-from .golden import PSIS, SEEDS, golden_range, golden_runner, write_golden
+from .golden import PSIS, SEEDS, read_golden_images, write_golden
 from .kubernetes import (
     TRITON_IMAGE,
     Deployment,
@@ -150,10 +150,15 @@ def _model(
     _copy(model.onnx, onnx)
     _copy(Path(__file__).parent / "scripts" / "triton_generator.py", place / "1" / "model.py")
     inputs, output = interface(onnx)
-    if model.through is None:
-        parity = _golden(folder / "golden" / name, model.reference, _checked_batch(onnx, max_batch))
-    else:
-        parity = _compared(model.reference, model.through, latents=SEEDS, psis=PSIS)
+    reference, exported = model.reference, model.through
+    options: dict[str, Any] = {"latents": SEEDS, "psis": PSIS}
+    if exported is None:
+        exported, golden = _checked_batch(onnx, max_batch), folder / "golden" / name
+        write_golden(reference, golden, precision=exported.facts.get("precision", "fp32"))
+        reference, options = read_golden_images(golden)
+    report = verify(reference, exported, **options)
+    report.raise_for_failure()
+    parity = report.to_dict()
     best = sizing.best
     served = Served(name, inputs, output, max_batch, best.instances, best.threads, sizing.delay_us, plans)
     _write(place / "config.pbtxt", config_pbtxt(served, "onnxruntime"))
@@ -166,7 +171,10 @@ def _model(
         "inputs": {tensor.name: list(tensor.dims) for tensor in inputs},
         "output": {output.name: list(output.dims)},
         "variants": ["onnxruntime", *variants],
-        "parity": parity,
+        "parity": {
+            "reference": parity["a"],
+            **{key: parity[key] for key in ("images", "max_steps", "differing", "tolerance")},
+        },
     }
 
 
@@ -190,20 +198,6 @@ def _checked_batch(onnx: Path, max_batch: int) -> Runner:
             f"bundle with --max-batch {bounds[1]}" if bounds[0] == 1 else "export it for batches from 1 on",
         )
     return exported
-
-
-def _golden(folder: Path, reference: Runner, exported: Runner) -> dict[str, Any]:
-    """Keep the images of the reference, and compare those of the exported file with them."""
-    write_golden(reference, folder, precision=exported.facts.get("precision", "fp32"))
-    return _compared(golden_runner(folder), exported, **golden_range(folder))
-
-
-def _compared(reference: Runner, exported: Runner, **options: Any) -> dict[str, Any]:
-    """Return the figures of a comparison for the manifest. ParityError if the images differ."""
-    report = verify(reference, exported, **options)
-    report.raise_for_failure()
-    facts = report.to_dict()
-    return {"reference": facts["a"], **{key: facts[key] for key in ("images", "max_steps", "differing", "tolerance")}}
 
 
 def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str, TensorRTPlan], list[dict[str, Any]]]:
@@ -260,7 +254,7 @@ def read_golden(bundle: Path, model: str) -> tuple[Runner, dict[str, Any]]:
     if not folder.is_dir():
         kept = sorted(path.parent.name for path in bundle.glob("golden/*/golden.json"))
         raise UsageError(f"{bundle} has no golden images of {model!r}", f"use one of: {', '.join(kept)}")
-    return golden_runner(folder), golden_range(folder)
+    return read_golden_images(folder)
 
 
 def _copy(source: Path, place: Path) -> None:

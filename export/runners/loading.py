@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -17,8 +15,6 @@ from .runner import Array, Runner
 from .sessions import ONNX_BACKENDS
 
 if TYPE_CHECKING:  # running a bundle or an ONNX file needs no torch
-    import torch
-
     from ...generators import Generator
     from ..fused.generator import FusedGenerator
 
@@ -109,37 +105,24 @@ def _torch_runner(generator: Generator, name: str, backend: str, threads: int | 
         return cuda_runner(generator, name=name)
     backend = "torch" if backend == "auto" else backend
     device = next(generator.parameters()).device if wanted is None else torch.device(torch_device(wanted))
-    network: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
     source: Generator | FusedGenerator
     if backend == "fused":
-        network = source = FusedGenerator(generator).to(device)
+        source = FusedGenerator(generator).to(device)
     else:
-        source = readable = generator if wanted is None else copy.deepcopy(generator).to(device)
-
-        def network(z: torch.Tensor, psi: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-            return cast(torch.Tensor, readable(z, c, psi=psi))
+        source = generator if wanted is None else copy.deepcopy(generator).to(device)
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        labels = None if c is None else torch.from_numpy(c).to(device)
-        with torch.inference_mode(), _torch_threads(threads):
-            images = network(torch.from_numpy(z).to(device), torch.from_numpy(psi).to(device), labels)
+        latents, psis, labels = (None if part is None else torch.from_numpy(part).to(device) for part in (z, psi, c))
+        before = torch.get_num_threads()  # global: changed for this call only
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode():
+                images = source(latents, psis, labels) if backend == "fused" else source(latents, labels, psi=psis)
+        finally:
+            if threads is not None:
+                torch.set_num_threads(before)
         return cast(Array, images.cpu().numpy())
 
     config = generator.config
     return Runner(name, backend, config.z_dim, config.c_dim, config.resolution, "float", draw, source=source)
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    """Set torch's thread count, which is global, for one call."""
-    import torch
-
-    before = torch.get_num_threads()
-    if threads is None or threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

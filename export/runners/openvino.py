@@ -21,14 +21,14 @@ by then: the next Ctrl-C or SIGTERM would end Python with a segmentation fault.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ...errors import CorruptFileError, DcpDeployError, InputError, MissingCapabilityError
+from ...errors import CorruptFileError, DcpDeployError, MissingCapabilityError
 from ..graph.functions import add_functions
 from .session import Session, Values
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     import onnx
 
 KEPT_BATCHES = 4
-
-_Feeds = Mapping[str, npt.NDArray[Any]]
 
 
 def openvino_session(path: Path, threads: int | None = None, *, winograd: bool = False) -> Session:
@@ -81,30 +79,19 @@ def openvino_session(path: Path, threads: int | None = None, *, winograd: bool =
         fixed.reshape({name: [batch, *shape[1:]] for name, (_, shape) in inputs.items()})
         return core.compile_model(fixed, "CPU", options).create_infer_request()
 
-    backend = "openvino-winograd" if winograd else "openvino"
-    return Session(path, backend, inputs, outputs, facts, _draw(path, compiled))
+    turn = threading.Lock()  # an inference request has only one set of tensors
+
+    def run(feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        with turn:
+            image: npt.NDArray[Any] = compiled(len(next(iter(feeds.values())))).infer(dict(feeds))["image"]  # a copy
+        return image
+
+    return Session(path, "openvino-winograd" if winograd else "openvino", inputs, outputs, facts, run)
 
 
 @lru_cache(maxsize=1)
 def _core(openvino: Any) -> Any:
     return openvino.Core()
-
-
-def _draw(path: Path, compiled: Callable[[int], Any]) -> Callable[[_Feeds], npt.NDArray[Any]]:
-    turn = threading.Lock()  # an inference request has only one set of tensors
-
-    def draw(feeds: _Feeds) -> npt.NDArray[Any]:
-        batch = len(next(iter(feeds.values())))
-        try:
-            with turn:
-                image: npt.NDArray[Any] = compiled(batch).infer(dict(feeds))["image"]  # a copy
-        except Exception as error:  # its exception types have no common base class
-            raise InputError(
-                f"openvino cannot run {path} on a batch of {batch}: {(str(error).splitlines() or [''])[0]}"
-            ) from error
-        return image
-
-    return draw
 
 
 def _values(values: Any) -> dict[str, Values]:

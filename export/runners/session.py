@@ -22,7 +22,7 @@ Values = tuple[str, list[Any]]
 class Session:
     """An ONNX file ready to run.
 
-    ``facts``: the file's metadata. ``draw``: from arrays by the inputs' names to the output ``image``; may be called
+    ``facts``: the file's metadata. ``run``: from arrays by the inputs' names to the output ``image``; may be called
     from many threads at once.
     """
 
@@ -31,7 +31,16 @@ class Session:
     inputs: Mapping[str, Values]
     outputs: Mapping[str, Values]
     facts: Mapping[str, str]
-    draw: Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]]
+    run: Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]]
+
+    def draw(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return the output ``image``. InputError for a batch that the file cannot run."""
+        try:
+            return self.run(feeds)
+        except Exception as error:  # the exception types of the runtimes have no common base class
+            runtime, batch = self.backend.partition("-")[0], len(next(iter(feeds.values())))
+            reason = (str(error).splitlines() or [""])[0]
+            raise InputError(f"{runtime} cannot run {self.path} on a batch of {batch}: {reason}") from error
 
     def image(self, problems: list[str]) -> tuple[int, ImageForm]:
         """Return resolution and image format. Raise InputError if there are ``problems`` with the inputs or others."""

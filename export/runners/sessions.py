@@ -7,13 +7,10 @@ On a CPU both run the file unchanged, or with our operators in place of its conv
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
-from ...errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
+from ...errors import CorruptFileError, MissingCapabilityError, UsageError
 from ..graph.bfloat16 import widened
 from .session import Session
 
@@ -28,7 +25,7 @@ def open_session(path: Path, backend: str = "auto", threads: int | None = None) 
     """Open ``path`` with one of ``ONNX_BACKENDS``; "auto" is onnxruntime. ``threads`` per call, by default all cores.
 
     Raises UsageError for any other backend, MissingCapabilityError for a runtime or a GPU that is not available,
-    CorruptFileError for a file that cannot be loaded. ``draw`` raises InputError for a batch that the file cannot run.
+    CorruptFileError for a file that cannot be loaded.
     """
     if backend not in ("auto", *ONNX_BACKENDS):
         raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", f"use {', '.join(ONNX_BACKENDS)}")
@@ -39,20 +36,12 @@ def open_session(path: Path, backend: str = "auto", threads: int | None = None) 
     backend = "onnxruntime" if backend == "auto" else backend
     model = _with_cpu_operators(path, threads) if backend.endswith(WINOGRAD) else None
     session = onnx_session(path, model, backend, threads)
-
-    def draw(feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        try:
-            image: npt.NDArray[Any] = session.run(["image"], dict(feeds))[0]
-        except Exception as error:  # its exception types have no common base class
-            batch, reason = len(next(iter(feeds.values()))), str(error).splitlines()[0]
-            raise InputError(f"onnxruntime cannot run {path} on a batch of {batch}: {reason}") from error
-        return image
-
     inputs, outputs = (
         {value.name: (value.type, value.shape) for value in values}
         for values in (session.get_inputs(), session.get_outputs())
     )
-    return Session(path, backend, inputs, outputs, session.get_modelmeta().custom_metadata_map, draw)
+    facts = session.get_modelmeta().custom_metadata_map
+    return Session(path, backend, inputs, outputs, facts, lambda feeds: session.run(["image"], dict(feeds))[0])
 
 
 def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | None) -> Any:

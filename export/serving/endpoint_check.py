@@ -33,14 +33,14 @@ Sample = tuple[int, float]  # (seed, psi)
 
 @dataclass(frozen=True)
 class Load:
-    """What many clients at once got. Times in milliseconds, of whole requests as the clients saw them."""
+    """Results of many clients at once. Times are milliseconds of whole requests as the clients saw them."""
 
     clients: int
     requests: int
     images: int
     failed: int
     errors: tuple[str, ...]
-    """The first few."""
+    """The first few messages."""
     seconds: float
     p50_ms: float
     p90_ms: float
@@ -48,7 +48,7 @@ class Load:
     requests_per_second: float
     images_per_second: float
     versions: int
-    """How many different images the most varied golden image was answered with; 1: always the same."""
+    """Number of different answers for the golden image that varied most; 1: always the same."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ class EndpointReport:
         """Return plain values, ready for JSON."""
         return {
             "passed": self.passed,
-            "address": self.address,
-            "model": self.model,
-            "first_ms": self.first_ms,
+            **vars(self),
             "alone": self.alone.to_dict(),
             "load": None if self.load is None else asdict(self.load),
             "under_load": [report.to_dict() for report in self.under_load],

@@ -13,14 +13,14 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from .filter_http import Traffic
 from .request_checks import Refusal, check_message
 
-_SERVICE = "/inference.GRPCInferenceService/"
-INFER = f"{_SERVICE}ModelInfer"
 # Nothing else: not the server's shared memory, log files, traces, or its model repository.
-READ = {
-    "/grpc.health.v1.Health/Check",
-    *(_SERVICE + name for name in ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")),
-    *(_SERVICE + name for name in ("ModelConfig", "ModelStatistics", "RepositoryIndex")),
-}
+SERVED = {
+    "grpc.health.v1.Health": ("Check",),
+    "inference.GRPCInferenceService": (
+        "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics",
+        "RepositoryIndex", "ModelInfer",
+    ),
+}  # fmt: skip
 
 Answer = Callable[[bytes, Any], Awaitable[bytes]]
 
@@ -39,30 +39,25 @@ def grpc_filter(address: str, upstream: str, *, most_body: int, traffic: Traffic
             ("grpc.so_reuseport", 0),  # two servers on one port are a mistake
         ]
     )
-    server.add_generic_rpc_handlers((_Calls(channel, most_body, traffic),))
+    for service, names in SERVED.items():
+        calls = {
+            name: _forward(channel.unary_unary(f"/{service}/{name}"), name == "ModelInfer", most_body, traffic)
+            for name in names
+        }
+        handlers = {name: grpc.unary_unary_rpc_method_handler(call) for name, call in calls.items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     if server.add_insecure_port(address) == 0:
         raise OSError(f"cannot listen on {address}")
     return server
 
 
-class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, channel: grpc.aio.Channel, most: int, traffic: Traffic) -> None:
-        answers = {name: _forward(channel.unary_unary(name), None, traffic) for name in READ}
-        answers[INFER] = _forward(channel.unary_unary(INFER), most, traffic)
-        self.handlers = {name: grpc.unary_unary_rpc_method_handler(answer) for name, answer in answers.items()}
-
-    def service(self, handler_call_details: Any) -> Any:
-        """Return the handler of a call, or None, which gRPC answers with UNIMPLEMENTED."""
-        return self.handlers.get(handler_call_details.method)
-
-
-def _forward(ask: Any, most: int | None, traffic: Traffic) -> Answer:
+def _forward(ask: Any, checked: bool, most: int, traffic: Traffic) -> Answer:
     async def answer(content: bytes, context: Any) -> bytes:
         if traffic.refusing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
         traffic.in_flight += 1
         try:
-            if most is not None:
+            if checked:
                 check_message(ModelInferRequest.FromString(content), most=most)
             done: bytes = await ask(content, timeout=context.time_remaining())
             return done

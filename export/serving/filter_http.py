@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
@@ -19,21 +20,20 @@ _MODEL = r"/v2/models/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(/versions/[0-9]{1,9})?"
 INFER = re.compile(rf"{_MODEL}/infer")
 # Nothing else: not the server's shared memory, log files, traces, or its model repository.
 READ = re.compile(rf"/v2(/health/(live|ready)|/models/stats)?|{_MODEL}(/ready|/config|/stats)?")
-INDEX = re.compile("/v2/repository/index")
-METRICS = re.compile("/metrics")
+INDEX = "/v2/repository/index"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@dataclass
 class Traffic:
     """What the HTTP and the gRPC side share: the requests in flight, and how far the shutdown has come."""
 
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.draining = False
-        """Whether HTTP connections are closed after their answer."""
-        self.refusing = False
-        """Whether new gRPC requests are refused; gRPC cannot ask clients to close their connection."""
+    in_flight: int = 0
+    draining: bool = False
+    """Whether HTTP connections are closed after their answer."""
+    refusing: bool = False
+    """Whether new gRPC requests are refused; gRPC cannot ask clients to close their connection."""
 
 
 def inference_application(upstream: str, *, most_body: int, most_json: int, traffic: Traffic) -> web.Application:
@@ -45,7 +45,7 @@ def inference_application(upstream: str, *, most_body: int, most_json: int, traf
             body = await _body(request)
             check_body(body, request.headers.get(HEADER_LENGTH), most_json=most_json)
             return await _forward(request, upstream, body, _forwarded(request.headers))
-        if (request.method == "GET" and READ.fullmatch(path)) or (request.method == "POST" and INDEX.fullmatch(path)):
+        if (request.method == "GET" and READ.fullmatch(path)) or (request.method, path) == ("POST", INDEX):
             return await _forward(request, upstream)
         raise Refusal(f"{request.method} {path[:100]} is not served", 404)
 
@@ -56,7 +56,7 @@ def metrics_application(upstream: str, *, traffic: Traffic) -> web.Application:
     """Forward GET /metrics to Triton's metrics port."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if request.method != "GET" or not METRICS.fullmatch(request.rel_url.raw_path):
+        if request.method != "GET" or request.rel_url.raw_path != "/metrics":
             raise Refusal("only GET /metrics is served", 404)
         return await _forward(request, upstream)
 

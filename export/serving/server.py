@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,8 +223,11 @@ def _arguments(bundle: Path, program: Program, ports: tuple[int, int, int], scra
     repositories = ["models", *(["pictures"] if program.pictures and (bundle / "pictures").is_dir() else [])]
     files = [path for name in repositories for path in (bundle.absolute() / name).rglob("*") if path.is_file()]
     # Python writes __pycache__ beside a model.py. Here that is a link, so the bundle itself stays unchanged.
-    _link({path.relative_to(bundle.absolute()): path for path in files}, scratch)
-    _link({Path("python") / name: target for name, target in program.backends.items()}, scratch / "backends")
+    links = {scratch / path.relative_to(bundle.absolute()): path for path in files}
+    links |= {scratch / "backends" / "python" / name: target for name, target in program.backends.items()}
+    for link, target in links.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
     return [
         *(f"--model-repository={scratch / name}" for name in repositories),
         *([f"--model-config-name={program.config}"] if program.config else []),
@@ -234,12 +237,6 @@ def _arguments(bundle: Path, program: Program, ports: tuple[int, int, int], scra
         *(f"--{kind}-address={LOCAL}" for kind in ("http", "grpc", "metrics")),
         *(f"--{kind}-port={port}" for kind, port in zip(("http", "grpc", "metrics"), ports, strict=True)),
     ]
-
-
-def _link(files: Mapping[Path, Path], folder: Path) -> None:
-    for name, target in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).symlink_to(target)
 
 
 def _wait_until_ready(server: Server) -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from dcp_deploy.errors import CorruptFileError, InputError, UsageError
+from dcp_deploy.errors import InputError, UsageError
 from dcp_deploy.export import export_onnx, load_form, load_runner
 from dcp_deploy.export.fused.generator import noise_shapes
 from dcp_deploy.export.graph import file
@@ -121,21 +121,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "x.onnx")
     with pytest.raises(InputError, match="input 'ids' is tensor"):
         load_form(tmp_path / "x.onnx")
-
-
-@pytest.mark.parametrize(("words", "bounds"), [("1,8", (1, 8)), ("8", None), ("0,4", None), ("5,4", None)])
-def test_a_runner_reads_the_batches_that_a_file_is_for(
-    words: str, bounds: tuple[int, int] | None, float_onnx: Path, tmp_path: Path
-) -> None:
-    assert load_runner(float_onnx).batch is None
-    model = onnx.load(float_onnx)
-    model.metadata_props.add(key="batch", value=words)
-    onnx.save(model, tmp_path / "x.onnx")
-    if bounds is not None:
-        assert load_runner(tmp_path / "x.onnx").batch == bounds
-        return
-    with pytest.raises(CorruptFileError, match="is for batches of"):
-        load_runner(tmp_path / "x.onnx")
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,14 @@ def test_an_onnx_files_metadata_is_read(float_onnx: Path) -> None:
 def test_an_onnx_file_names_the_batches_it_is_for(float_onnx: Path, tmp_path: Path) -> None:
     assert load_runner(float_onnx).batch is None
     model = onnx.load(float_onnx)
-    for words, bounds in (("2,16", (2, 16)), ("2", None), ("16,2", None), ("many", None)):
+    for words, bounds in (
+        ("2,16", (2, 16)),
+        ("1,8", (1, 8)),
+        ("2", None),
+        ("16,2", None),
+        ("0,4", None),
+        ("many", None),
+    ):
         onnx.helper.set_model_props(model, {"batch": words})
         onnx.save(model, tmp_path / "x.onnx")
         if bounds:

@@ -32,7 +32,7 @@ from dcp_deploy.errors import (
     UsageError,
 )
 from dcp_deploy.export import Runner, classes_of, latents_of, load_runner, verify
-from dcp_deploy.export.bundle.golden import golden_runner
+from dcp_deploy.export.bundle.golden import read_golden_images
 from dcp_deploy.export.bundle.writer import read_golden
 from dcp_deploy.export.serving.endpoint import endpoint_runner
 from dcp_deploy.export.serving.endpoint_check import check_endpoint
@@ -67,12 +67,12 @@ def test_16_clients_with_mixed_batches_get_correct_images_and_memory_stays_const
     assert server_memory(server) - before < 5e6
 
 
-def test_a_wrong_image_is_detected(server: Server, bundle: Path, own_bundle: Path) -> None:
+def test_a_wrong_image_is_detected(server: Server, own_bundle: Path) -> None:
     folder = own_bundle / "golden" / "generator"
     pixels = np.asarray(Image.open(folder / "seed2_psi1.png")).copy()
     pixels[3:9, 3:9] ^= 32
     Image.fromarray(pixels).save(folder / "seed2_psi1.png")
-    report = check_endpoint(server.http, golden_runner(folder), read_golden(bundle, "generator")[1], requests=0)
+    report = check_endpoint(server.http, *read_golden_images(folder), requests=0)
     assert not report.passed and report.alone.worst == (2, 1.0)
     with pytest.raises(ParityError):
         report.raise_for_failure()
