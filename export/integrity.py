@@ -54,7 +54,7 @@ def check_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     The manifest's own sha256, the identity of the bundle, is added as ``sha256``. The check needs no network and runs
     nothing from the bundle. Raises CorruptFileError for a file that is altered, missing or not listed, UnsafeFileError
-    for a path that leads out of the bundle, a link or a special file, InputError if there is no bundle; each names the
+    for a path that leads out of the bundle, a link or a special file, InputError without a bundle; each names the
     file.
     """
     path = Path(path)
@@ -63,7 +63,7 @@ def check_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     if path.is_file() and path.name.endswith(ARCHIVE):
         with _archive_files(path) as files:
             return _check(str(path), files)
-    raise InputError(f"there is no bundle {path}", f"give the folder or the {ARCHIVE} that dcp-deploy bundle made")
+    raise InputError(f"no bundle at {path}", f"give the folder or the {ARCHIVE} that dcp-deploy bundle made")
 
 
 def _check(bundle: str, files: Iterator[File]) -> dict[str, Any]:

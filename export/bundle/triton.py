@@ -171,7 +171,7 @@ def _warmup(model: Served) -> list[dict[str, Any]]:
 
 
 def _onnxruntime(model: Served) -> dict[str, Any]:
-    """Run on every GPU, or on the CPU if there is no GPU; the ONNX Runtime backend then uses all cores."""
+    """Run on every GPU, otherwise on the CPU; the ONNX Runtime backend then uses all cores."""
     return {
         "default_model_filename": "model.onnx",
         "instance_group": [{"count": 1, "kind": Word("KIND_AUTO")}],

@@ -259,7 +259,7 @@ def read_golden(bundle: Path, model: str) -> tuple[Runner, dict[str, Any]]:
 
 def _copy(source: Path, place: Path) -> None:
     if not source.is_file():
-        raise InputError(f"there is no file {source}", "check the path, or run the build again")
+        raise InputError(f"{source} is not a file", "check the path, or run the build again")
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, place)
 

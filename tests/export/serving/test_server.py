@@ -275,7 +275,7 @@ def test_an_unreachable_server_is_reported(scheme: str, free_ports: Callable[[],
 
 def test_an_unknown_model_is_refused(server: Server) -> None:
     with pytest.raises((InputError, DcpDeployError), match="nobody"), endpoint_runner(server.http, "nobody"):
-        pytest.fail("there is no such model")
+        pytest.fail("the model does not exist")
 
 
 def test_an_endpoint_can_be_compared_like_any_runner(server: Server, uint8_onnx: Path) -> None:
