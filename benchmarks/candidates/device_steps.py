@@ -83,12 +83,12 @@ def cuda_path_steps(generator: Generator, inputs: tuple[Any, Any, Any], *, preci
 
     device = torch.device("cuda")
     network = CudaGenerator(generator, storage=STORAGE[precision], image="uint8").to(device)
-    forms = fastest_methods(network, len(inputs[0]))
-    captured = CapturedGenerator(network, len(inputs[0]), forms=forms) if graph else None
+    methods = fastest_methods(network, len(inputs[0]))
+    captured = CapturedGenerator(network, len(inputs[0]), methods=methods) if graph else None
 
     @torch.inference_mode()
     def compute(placed: list[Any]) -> Any:
-        return captured(*placed) if captured is not None else network(*placed, forms)
+        return captured(*placed) if captured is not None else network(*placed, methods)
 
     return Steps(lambda: _placed(inputs, device), compute, lambda images: images.cpu().numpy())
 

@@ -98,9 +98,9 @@ def candidates(
         calls[f"{model}, eager fp32"] = partial(generator, z, psi=psi)
     for (model, precision), network in ours.items():
         graph = CapturedGenerator(network, batch)
-        chosen[f"{model}, {precision}"] = dict(graph.forms)
+        chosen[f"{model}, {precision}"] = dict(graph.methods)
         calls[f"{model}, ours {precision}, graph"] = partial(graph, z, psi, None)
-        calls[f"{model}, ours {precision}"] = partial(network, z, psi, None, graph.forms)
+        calls[f"{model}, ours {precision}"] = partial(network, z, psi, None, graph.methods)
     return calls, chosen
 
 

@@ -35,7 +35,7 @@ PORTS = (18000, 18001, 18002)
 
 
 def measure(bundle: Path, program: Program, *, requests: int = REQUESTS) -> dict[str, Any]:
-    """The load of :class:`~..export.live.Load` and the bytes of the server's memory, over HTTP and gRPC.
+    """Return :class:`~dcp_deploy.export.serving.endpoint_check.Load` and the server's memory in bytes, by protocol.
 
     Raises ParityError when an image is wrong or a request fails.
     """
@@ -58,9 +58,9 @@ def measure(bundle: Path, program: Program, *, requests: int = REQUESTS) -> dict
 
 
 def server_memory(server: Server) -> int:
-    """Bytes that the server, its model processes and its guard hold alone."""
+    """Bytes that the server, its model processes and its request filter hold alone."""
     main = psutil.Process(server.process.pid)
-    every = (main, *main.children(recursive=True), psutil.Process(server.guard.pid))
+    every = (main, *main.children(recursive=True), psutil.Process(server.request_filter.pid))
     return sum(process.memory_full_info().uss for process in every)
 
 

@@ -1,6 +1,6 @@
-"""Golden images: what a generator draws for fixed seeds, kept with it, so that anyone can check a copy of it later.
+"""Golden images: the images of fixed seeds, kept with a generator so that anyone can check a copy of it later.
 
-A golden set is a folder of PNG files, which lose nothing, and ``golden.json``, which says whose images they are.
+A golden set is a folder of PNG files, which are lossless, and ``golden.json``, which names the generator they are from.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from ...errors import CorruptFileError, UsageError
 from ...files import atomic_path, read_json, write_json
-from ..parity.pictures import to_bytes
-from ..runners.runner import Array, Runner, classes_of, latents_of
+from ..runners.runner import Array, Runner, latents_of
+from ..runners.sampling import draw
 
 SEEDS = 4
 PSIS = (0.7, 1.0)
@@ -23,19 +23,16 @@ PSIS = (0.7, 1.0)
 def write_golden(
     runner: Runner, folder: Path, *, seeds: int = SEEDS, psis: Sequence[float] = PSIS, precision: str = "fp32"
 ) -> dict[str, Any]:
-    """Draw seeds 0, 1, ... at every psi and keep the images, truncated to 8 bits. Returns ``golden.json``.
+    """Generate seeds 0, 1, ... at every psi and keep the images, truncated to 8 bits. Returns ``golden.json``.
 
-    ``precision`` is that of what will be compared with them: it decides how far apart the parity gate lets the two be.
+    ``precision`` is the one of the model that will be compared with them; it sets the tolerance of the parity gate.
     """
     from PIL import Image
 
-    numbers = list(range(seeds))
     images = []
     for psi in psis:
-        drawn = runner(z=latents_of(numbers, runner.z_dim), psi=psi, c=classes_of(numbers, runner.c_dim))
-        for seed, image in zip(numbers, as_bytes(drawn, runner.image), strict=True):
+        for seed, image in enumerate(draw(runner, range(seeds), psi=psi)):
             name = f"seed{seed}_psi{psi:g}.png"
-            folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(folder / name) as temporary:
                 Image.fromarray(image).save(temporary, format="PNG")
             images.append({"seed": seed, "psi": psi, "file": name})
@@ -55,48 +52,37 @@ def write_golden(
     return document
 
 
-def golden_runner(folder: Path) -> Runner:
-    """The kept images as one side of a comparison: it draws its own seeds at its own psis, and nothing else.
+def read_golden_images(folder: Path) -> tuple[Runner, dict[str, Any]]:
+    """Make a Runner of the kept images. It returns them for their own seeds and psis, and no others.
 
-    CorruptFileError when a file is missing or not what ``golden.json`` says; UsageError for a latent that was not kept.
+    Also returns the arguments with which :func:`~..parity.gate.verify` compares exactly the kept images. Raises
+    CorruptFileError if a file is missing or does not match ``golden.json``. The Runner raises UsageError for any other
+    latent or psi.
     """
     from PIL import Image
 
     try:
-        told = read_json(folder / "golden.json")
+        document = read_json(folder / "golden.json")
         kept = {}
-        for entry in told["images"]:
+        for entry in document["images"]:
             image = np.asarray(Image.open(folder / entry["file"]))
-            if image.shape != (told["resolution"], told["resolution"], 3) or image.dtype != np.uint8:
-                raise ValueError(f"{entry['file']} is no RGB image of {told['resolution']} px")
-            kept[_key(latents_of([entry["seed"]], told["z_dim"])[0], entry["psi"])] = image
-        name = f"{told['seeds']} golden seeds of {told['drawn_by']['name']}"
-        facts = {"precision": str(told["precision"])}
-        sizes = int(told["z_dim"]), int(told["c_dim"]), int(told["resolution"])
+            if image.shape != (document["resolution"], document["resolution"], 3) or image.dtype != np.uint8:
+                raise ValueError(f"{entry['file']} is not an RGB image of {document['resolution']} px")
+            kept[_key(latents_of([entry["seed"]], document["z_dim"])[0], entry["psi"])] = image
+        name = f"{document['seeds']} golden seeds of {document['drawn_by']['name']}"
+        facts = {"precision": str(document["precision"])}
+        sizes = int(document["z_dim"]), int(document["c_dim"]), int(document["resolution"])
+        compared = {"latents": document["seeds"], "psis": tuple(document["psis"]), "seed": 0}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptFileError(f"{folder} holds no golden images: {error}", "make the bundle again") from error
+        raise CorruptFileError(f"{folder} holds no valid golden images: {error}", "make the bundle again") from error
 
-    def draw(z: Array, psi: Array, c: Array | None) -> Array:
+    def look_up(z: Array, psi: Array, c: Array | None) -> Array:
         keys = [_key(row, value) for row, value in zip(z, psi, strict=True)]
         if any(key not in kept for key in keys):
-            raise UsageError(f"only {name} were kept, at psi {told['psis']}", "compare those")
+            raise UsageError(f"only {name} were kept, at psi {document['psis']}", "compare those")
         return np.stack([kept[key] for key in keys])
 
-    return Runner(name, "golden", *sizes, "uint8", draw, facts=facts)
-
-
-def golden_range(folder: Path) -> dict[str, Any]:
-    """The arguments with which :func:`~.parity.verify` compares exactly what was kept."""
-    told = read_json(folder / "golden.json")
-    return {"latents": told["seeds"], "psis": tuple(told["psis"]), "seed": 0}
-
-
-def as_bytes(images: Array, form: str) -> Array:
-    """uint8 [B, R, R, 3] of what a runner drew; float images by the formula of the uint8 output."""
-    if form == "uint8":
-        return images
-    pixels: Array = to_bytes(images, form).transpose(0, 2, 3, 1)
-    return pixels
+    return Runner(name, "golden", *sizes, "uint8", look_up, facts=facts), compared
 
 
 def _key(z: Array, psi: float) -> bytes:

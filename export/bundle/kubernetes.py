@@ -1,11 +1,12 @@
-"""KServe and plain Kubernetes manifests for a bundle, with a GPU and without, and an ingress to stand before them."""
+"""KServe and plain Kubernetes manifests for a bundle, with and without a GPU, and an ingress in front of them."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 
-# Triton 2.74. Older ones have known holes: 2.51, which the tests run, ends when it is sent 8 MB of JSON.
+# Triton 2.74. Older ones have known security holes: 2.51, which the tests run, crashes on 8 MB of JSON.
 TRITON_RELEASE = "26.10-py3"
 TRITON_IMAGE = f"nvcr.io/nvidia/tritonserver:{TRITON_RELEASE}"
 GRACE_SECONDS = 30  # requests in flight may finish before the server ends
@@ -13,34 +14,29 @@ GRACE_SECONDS = 30  # requests in flight may finish before the server ends
 
 @dataclass(frozen=True)
 class Deployment:
-    """What the manifests say: a name that Kubernetes allows, and whether TensorRT plans are there for the GPU."""
+    """The facts of the manifests. ``plans``: whether the bundle has TensorRT plans for the GPU."""
 
     name: str
+    """A name that Kubernetes accepts, see :func:`kubernetes_name`."""
     gpu: bool
     plans: bool
     most_body: int = 1 << 26
-    """Bytes of the largest request; Triton's own default."""
+    """Bytes of the largest request; the default is Triton's own."""
 
     @property
     def arguments(self) -> list[str]:
-        """Of tritonserver, beside the repository."""
-        chosen = ["--model-config-name=tensorrt"] if self.gpu and self.plans else []
-        return [*chosen, f"--http-max-input-size={self.most_body}", f"--exit-timeout-secs={GRACE_SECONDS}"]
-
-    @property
-    def resources(self) -> str:
-        """The limits, as lines of YAML without indentation."""
-        gpu = ['nvidia.com/gpu: "1"'] if self.gpu else []
-        return "\n".join(['cpu: "2"', "memory: 4Gi", *gpu])
+        """Return the arguments of tritonserver except the repository."""
+        variant = ["--model-config-name=tensorrt"] if self.gpu and self.plans else []
+        return [*variant, f"--http-max-input-size={self.most_body}", f"--exit-timeout-secs={GRACE_SECONDS}"]
 
 
 def kubernetes_name(name: str) -> str:
-    """A DNS label (RFC 1123) as near to ``name`` as can be."""
+    """Turn ``name`` into a DNS label (RFC 1123)."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "generator"
 
 
 def kserve_manifest(deployment: Deployment) -> str:
-    """An InferenceService on KServe's Triton runtime, of our release; KServe brings health checks and scaling."""
+    """Return an InferenceService on KServe's Triton runtime, of our release. KServe adds health checks and scaling."""
     return f"""\
 # KServe: put the bundle's folder models/ on the volume, then: kubectl apply -f {file_name("kserve", deployment)}
 apiVersion: serving.kserve.io/v1beta1
@@ -58,17 +54,14 @@ spec:
       runtimeVersion: {TRITON_RELEASE}
       storageUri: pvc://models/{deployment.name}/models
       args:
-{_block(deployment.arguments, 8)}
+{_items(deployment.arguments, 8)}
       resources:
-        requests:
-{_indent(deployment.resources, 10)}
-        limits:
-{_indent(deployment.resources, 10)}
+{_resources(deployment, 8)}
 """
 
 
 def deployment_manifest(deployment: Deployment) -> str:
-    """A Deployment and a Service that run Triton without KServe."""
+    """Return a Deployment and a Service that run Triton without KServe."""
     command = ["tritonserver", f"--model-repository=/bundle/{deployment.name}/models", *deployment.arguments]
     return f"""\
 # Plain Kubernetes: put the bundle on the volume as {deployment.name}/,
@@ -93,7 +86,7 @@ spec:
         - name: triton
           image: {TRITON_IMAGE}
           command:
-{_block(command, 12)}
+{_items(command, 12)}
           ports:
             - {{name: http, containerPort: 8000}}
             - {{name: grpc, containerPort: 8001}}
@@ -109,10 +102,7 @@ spec:
             failureThreshold: 6
           securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
           resources:
-            requests:
-{_indent(deployment.resources, 14)}
-            limits:
-{_indent(deployment.resources, 14)}
+{_resources(deployment, 12)}
           volumeMounts:
             - {{name: bundle, mountPath: /bundle, readOnly: true}}
             - {{name: shm, mountPath: /dev/shm}}
@@ -136,12 +126,12 @@ spec:
 
 
 def ingress_manifest(deployment: Deployment) -> str:
-    """Lets others in to images and metadata alone, with a limit on what they may send: of the ingress-nginx controller.
+    """Return an ingress for the ingress-nginx controller that serves only images and metadata and limits requests.
 
-    Triton's other addresses (shared memory, log files, traces, its model repository) are not led through.
+    It blocks Triton's other paths: shared memory, log files, traces, its model repository.
     """
     return f"""\
-# Only where strangers are to reach it. Put in your host, then: kubectl apply -f ingress.yaml
+# Only needed for access from outside the cluster. Set your host below, then: kubectl apply -f ingress.yaml
 apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata:
@@ -167,13 +157,15 @@ spec:
 
 
 def file_name(kind: str, deployment: Deployment) -> str:
-    """``kserve-gpu.yaml``, ``deployment-cpu.yaml``."""
+    """Return ``kserve-gpu.yaml``, ``deployment-cpu.yaml``, and so on."""
     return f"{kind}-{'gpu' if deployment.gpu else 'cpu'}.yaml"
 
 
-def _block(items: list[str], spaces: int) -> str:
-    return "\n".join(f'{" " * spaces}- "{item}"' for item in items)
+def _items(items: list[str], spaces: int) -> str:
+    return textwrap.indent("\n".join(f'- "{item}"' for item in items), " " * spaces)
 
 
-def _indent(text: str, spaces: int) -> str:
-    return "\n".join(" " * spaces + line for line in text.splitlines())
+def _resources(deployment: Deployment, spaces: int) -> str:
+    gpu = '\n  nvidia.com/gpu: "1"' if deployment.gpu else ""
+    sizes = f'  cpu: "2"\n  memory: 4Gi{gpu}'
+    return textwrap.indent(f"requests:\n{sizes}\nlimits:\n{sizes}", " " * spaces)

@@ -1,4 +1,4 @@
-"""How many copies of a model a CPU server should run, and how long requests should wait for each other: measured."""
+"""Measure how many copies of a model a CPU server should run, and how long requests should wait for each other."""
 
 from __future__ import annotations
 
@@ -6,61 +6,53 @@ import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..runners.onnx import onnx_runner
 from ..runners.runner import Runner, classes_of, latents_of
 from .triton import LONGEST_DELAY, SHORTEST_DELAY
 
-SECONDS = 1.0  # for each split of the cores
+SECONDS = 1.0  # of measurement for each split of the cores
 
 
 @dataclass(frozen=True)
 class Split:
-    """Copies of a model that work side by side, each with its threads, and what they drew together."""
+    """Copies of a model that run at the same time, and their throughput together."""
 
     instances: int
     threads: int
+    """Threads of each copy."""
     images_per_second: float
     milliseconds: float
-    """Median of one image, with all copies busy."""
+    """Median milliseconds of one image, with all copies busy."""
 
 
 @dataclass(frozen=True)
 class Sizing:
-    """The split that drew most on this machine, and the delay that goes with it."""
+    """The split with the highest throughput on this machine, and the delay that fits it."""
 
     cores: int
     best: Split
     tried: tuple[Split, ...]
     delay_us: int
-    """Half of what one image takes: a batch of two that waited so long is done no later than two single ones."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
+    """Half the time of one image: a batch of two that waited so long is done no later than two single images."""
 
 
 def measure_sizing(onnx: Path) -> Sizing:
-    """Try one copy with all cores, one copy on each core, and what lies between; takes about a second each."""
+    """Try one copy with all cores, one copy per core, and powers of two between; takes about a second each."""
     cores = len(os.sched_getaffinity(0))
-    tried = tuple(_measure(onnx, cores // threads, threads) for threads in _divisors(cores))
+    divisors = sorted({threads for threads in (1, 2, 4, 8, 16, cores) if threads <= cores and cores % threads == 0})
+    tried = tuple(_measure(onnx, cores // threads, threads) for threads in divisors)
     best = max(tried, key=lambda split: split.images_per_second)
     delay = min(max(round(best.milliseconds * 500), SHORTEST_DELAY), LONGEST_DELAY)
     return Sizing(cores, best, tried, delay)
 
 
-def _divisors(cores: int) -> list[int]:
-    """1, 2, 4, ... and all cores, where they divide them."""
-    return sorted({threads for threads in (1, 2, 4, 8, 16, cores) if threads <= cores and cores % threads == 0})
-
-
 def _measure(onnx: Path, instances: int, threads: int) -> Split:
     runners = [onnx_runner(onnx, threads=threads) for _ in range(instances)]
     with ThreadPoolExecutor(instances) as pool:
-        list(pool.map(lambda runner: _draw_for(runner, 0.0), runners))  # the first call allocates
+        list(pool.map(lambda runner: _draw_for(runner, 0.0), runners))  # the first calls allocate
         begin = time.perf_counter()
         times = [one for many in pool.map(lambda runner: _draw_for(runner, SECONDS), runners) for one in many]
         seconds = time.perf_counter() - begin
@@ -68,7 +60,7 @@ def _measure(onnx: Path, instances: int, threads: int) -> Split:
 
 
 def _draw_for(runner: Runner, seconds: float) -> list[float]:
-    """Seconds of each single image drawn, at least two."""
+    """Generate single images, at least two; return the seconds of each."""
     z, c = latents_of([0], runner.z_dim), classes_of([0], runner.c_dim)
     times: list[float] = []
     end = time.perf_counter() + seconds

@@ -1,7 +1,7 @@
-"""Running a TensorRT engine on the GPU it was built for, of either flavour, on torch's tensors and streams.
+"""Run a TensorRT engine of either flavour on the GPU it was built for, with torch's tensors and streams.
 
-Held to the names of the Python bindings of TensorRT 10.16, 11.4 and of TensorRT for RTX 1.7, and tested with a stand-in
-for the libraries; it has not run an engine on TensorRT hardware by this project yet.
+The names are those of the Python bindings of TensorRT 10.16 and 11.4 and of TensorRT for RTX 1.7. The tests use a
+stand-in for the libraries; this project has not run an engine on TensorRT hardware yet.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ...errors import InputError, MissingCapabilityError, StaleArtifactError
 from ..fused.generator import ImageForm
 from ..tensorrt.manifest import check_engine
 from ..tensorrt.targets import import_flavour
-from .runner import Array, Runner
+from .runner import Array, Runner, in_parts
 
 
 def engine_runner(path: str | os.PathLike[str], *, cuda_graph: bool = False) -> Runner:
-    """A Runner of an engine that fits this machine.
+    """Make a Runner of an engine that fits this machine.
 
-    ``cuda_graph``: record the launches of a batch size once and replay them, which saves the time of the host; calls
-    pay again when the batch size changes. Batches beyond the engine's largest are drawn in parts, those below its
-    smallest are filled up. Raises MissingCapabilityError without a GPU or the flavour's package, StaleArtifactError for
-    an engine built for something else, CorruptFileError for a manifest that is none.
+    ``cuda_graph``: record the launches of a batch size once and replay them, which saves time on the host; a change of
+    the batch size records again. Batches above the engine's largest are split, those below its smallest are padded.
+    Raises MissingCapabilityError without a GPU or the flavour's package, StaleArtifactError for an engine built for
+    something else, CorruptFileError for a malformed manifest.
     """
     path = Path(path)
     manifest, session = open_engine(path, cuda_graph=cuda_graph)
@@ -36,15 +36,15 @@ def engine_runner(path: str | os.PathLike[str], *, cuda_graph: bool = False) -> 
 
 
 def open_engine(path: Path, *, cuda_graph: bool = False) -> tuple[dict[str, Any], EngineSession]:
-    """The manifest and the open session of an engine that fits this machine; raises as :func:`engine_runner`."""
+    """Return the manifest and the open session of an engine for this machine; errors as in :func:`engine_runner`."""
     if not torch.cuda.is_available():
         raise MissingCapabilityError(
             f"{path} is a TensorRT engine; running it needs an NVIDIA GPU and its driver, and this machine has none",
-            "run the ONNX file it was built from, with onnxruntime",
+            "run the ONNX file it was built from with onnxruntime",
         )
     manifest = check_engine(path)
     trt = import_flavour(manifest["flavour"])
-    trusted = bool(manifest.get("options", {}).get("version_compatible"))  # by its hash, which has just been compared
+    trusted = bool(manifest.get("options", {}).get("version_compatible"))  # its hash has just been checked
     session = EngineSession(trt, path.read_bytes(), torch.device("cuda"), cuda_graph=cuda_graph, host_code=trusted)
     if session.engine is None:
         raise StaleArtifactError(f"TensorRT cannot load {path}", f"rebuild it: {manifest['rebuild']}")
@@ -52,35 +52,30 @@ def open_engine(path: Path, *, cuda_graph: bool = False) -> tuple[dict[str, Any]
 
 
 def runner_of(name: str, manifest: Mapping[str, Any], session: EngineSession) -> Runner:
-    """The Runner over an open session."""
+    """Make a Runner of an open session."""
     profile = manifest["profile"]
     image: ImageForm = "uint8" if session.output_dtype == torch.uint8 else "float"
-    least, most = profile["z"]["min"][0], profile["z"]["max"][0]
+    smallest, largest = profile["z"]["min"][0], profile["z"]["max"][0]
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
         feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
-        parts = []
-        for first in range(0, len(z), most):
-            part = {key: _filled(values[first : first + most], least) for key, values in feeds.items()}
-            images = session.run({key: torch.from_numpy(values) for key, values in part.items()})
-            parts.append(images[: len(z) - first].cpu().numpy())
-        return np.concatenate(parts)
+        padding = max(smallest - len(z), 0)  # rows, each a copy of the last one
+        padded = {name: np.concatenate([rows, np.repeat(rows[-1:], padding, axis=0)]) for name, rows in feeds.items()}
+        images = session.run({name: torch.from_numpy(rows) for name, rows in padded.items()})
+        return images[: len(z)].cpu().numpy()
 
     c_dim = profile["c"]["min"][1] if "c" in profile else 0
     z_dim, facts = profile["z"]["min"][1], {"precision": str(manifest["precision"])}
-    return Runner(name, "tensorrt", z_dim, c_dim, manifest["resolution"], image, draw, facts=facts, batch=(least, most))
-
-
-def _filled(rows: Array, least: int) -> Array:
-    """At least ``least`` rows: the last one again and again."""
-    missing = max(least - len(rows), 0)
-    return np.ascontiguousarray(np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]))
+    return Runner(
+        name, "tensorrt", z_dim, c_dim, manifest["resolution"], image, in_parts(draw, largest), facts=facts,
+        batch=(smallest, largest),
+    )  # fmt: skip
 
 
 class EngineSession:
-    """One engine, deserialised, with one execution context; ``engine`` is None when TensorRT refuses the bytes.
+    """One engine, deserialised, with one execution context; ``engine`` is None if TensorRT refuses the bytes.
 
-    It works on a stream of its own, which waits for torch's current stream and is waited for by it.
+    It runs on a stream of its own. That stream and torch's current one wait for each other.
     """
 
     def __init__(
@@ -88,9 +83,9 @@ class EngineSession:
     ) -> None:
         self.device, self.cuda_graph = device, cuda_graph
         self.recorded: tuple[int, torch.cuda.CUDAGraph, dict[str, Tensor], Tensor] | None = None
-        self.logger = trt.Logger(trt.Logger.ERROR)  # lives as long as what it was given to
+        self.logger = trt.Logger(trt.Logger.ERROR)  # must outlive the runtime
         self.runtime = trt.Runtime(self.logger)
-        self.runtime.engine_host_code_allowed = host_code  # version-compatible engines bring their runtime along
+        self.runtime.engine_host_code_allowed = host_code  # version-compatible engines contain their runtime
         self.engine = self.runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
             return
@@ -98,16 +93,15 @@ class EngineSession:
         if self.context is None:
             raise MissingCapabilityError("TensorRT cannot prepare the engine: too little GPU memory?", "free some")
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
-        modes = {name: self.engine.get_tensor_mode(name) for name in names}
-        self.inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
-        (self.output,) = (name for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
+        self.inputs = [name for name in names if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        (self.output,) = set(names) - set(self.inputs)
         types = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16, trt.DataType.UINT8: torch.uint8}
         self.output_dtype = types[self.engine.get_tensor_dtype(self.output)]
         stream: Any = torch.cuda.Stream  # without annotations
         self.stream = stream(device)
 
     def run(self, feeds: Mapping[str, Tensor]) -> Tensor:
-        """The output for one batch within the engine's profile; tensors may lie anywhere. InputError when it fails."""
+        """Return the output for one batch within the profile; inputs may be on any device. InputError on failure."""
         before = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(before)
         with torch.cuda.stream(self.stream):
@@ -120,11 +114,11 @@ class EngineSession:
         return image
 
     def _bind(self, feeds: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Shapes and addresses of everything; the output and the inputs as they lie on the device."""
+        """Set all shapes and addresses. Return the output and the inputs on the device."""
         placed = {name: feeds[name].to(self.device).contiguous() for name in self.inputs}
         for name, tensor in placed.items():
             if not self.context.set_input_shape(name, tuple(tensor.shape)):
-                raise InputError(f"the engine takes no {name} of shape {list(tensor.shape)}", "see its manifest")
+                raise InputError(f"the engine does not take {name} of shape {list(tensor.shape)}", "see its manifest")
             self.context.set_tensor_address(name, tensor.data_ptr())
         shape = tuple(self.context.get_tensor_shape(self.output))
         image = torch.empty(shape, dtype=self.output_dtype, device=self.device)
@@ -134,14 +128,14 @@ class EngineSession:
 
     def _enqueue(self) -> None:
         if not self.context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream):
-            raise InputError("TensorRT could not start the engine", "see what it logged above")
+            raise InputError("TensorRT could not start the engine", "see its log above")
 
     def _replay(self, feeds: Mapping[str, Tensor]) -> Tensor:
-        """The recorded launches of this batch size, recorded now when it is another than the last."""
+        """Replay the launches of this batch size; record them first if the last call had another size."""
         batch = len(next(iter(feeds.values())))
         if self.recorded is None or self.recorded[0] != batch:
             image, placed = self._bind(feeds)
-            self._enqueue()  # the first call after new shapes prepares what must not be recorded
+            self._enqueue()  # the first call with new shapes allocates, which must not be recorded
             self.stream.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):

@@ -1,8 +1,8 @@
-"""Any form of an exported ONNX file by the names of its inputs: the synthesis form (``ws``), noise as an input.
+"""Any form of an exported ONNX file, by the names of its inputs: files that take ``ws``, or noise as an input.
 
 form = load_form("synthesis.onnx")
 images = form({"ws": ws})
-images = form({"ws": ws, **form.noise(seed=0, batch=len(ws))})   # of a file with noise as an input
+images = form({"ws": ws, **form.noise(seed=0, batch=len(ws))})   # for a file with noise as an input
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import InputError, UsageError
+from ...errors import UsageError
 from .loading import sniff
-from .onnx import image_of, onnx_backend
-from .runner import NOISE_INPUT, Array, as_floats
+from .runner import NOISE_INPUT, Array, as_floats, no_images
 from .sessions import open_session
 
-if TYPE_CHECKING:  # who runs a file with onnxruntime need not wait for torch
+if TYPE_CHECKING:  # torch is not needed to run an ONNX file
     from ..fused.generator import ImageForm
 
 
 @dataclass(frozen=True)
 class FormRunner:
-    """Draws images from arrays by name. ``inputs``: the shape of one row of each, for instance {"ws": (14, 512)}.
+    """Generates images from arrays by name. ``inputs``: the shape of one row of each, such as {"ws": (14, 512)}.
 
-    ``image`` as in :class:`~.runners.Runner`; ``facts`` is what the file says about itself.
+    ``image`` as in :class:`~.runner.Runner`; ``facts`` is the file's metadata.
     """
 
     name: str
@@ -38,34 +37,29 @@ class FormRunner:
     resolution: int
     image: ImageForm
     facts: Mapping[str, str] = field(repr=False)
-    draw: Callable[[Mapping[str, Array]], Array] = field(repr=False)  # arrays already checked
+    draw: Callable[[Mapping[str, Array]], Array] = field(repr=False)  # for arrays that are already checked
 
     def __call__(self, arrays: Mapping[str, Array]) -> Array:
-        """One image per row, of any number of rows. UsageError for a missing or unknown name, shape, type or value."""
+        """Generate one image per row; any number of rows. UsageError for a wrong name, shape, type or value."""
         if set(arrays) != set(self.inputs):
             wrong = sorted(set(arrays) ^ set(self.inputs))
             raise UsageError(f"{self.name} takes {', '.join(self.inputs)}", f"missing or unknown: {', '.join(wrong)}")
         batch = len(next(iter(arrays.values())))
         feeds = {name: as_floats(name, arrays[name], (batch, *shape)) for name, shape in self.inputs.items()}
-        if batch == 0:
-            size = self.resolution
-            shape = (0, size, size, 3) if self.image == "uint8" else (0, 3, size, size)
-            return np.zeros(shape, np.uint8 if self.image == "uint8" else np.float32)
-        return self.draw(feeds)
+        return self.draw(feeds) if batch else no_images(self.image, self.resolution)
 
     def noise(self, *, seed: int, batch: int) -> dict[str, Array]:
-        """A map of standard deviation 1 for every noise input, [batch, 1, H, W]; empty for a file without them."""
+        """Return random maps of standard deviation 1, [batch, 1, H, W], for every noise input of the file."""
         random = np.random.default_rng(seed)
         shapes = {name: shape for name, shape in self.inputs.items() if name.startswith(NOISE_INPUT)}
         return {name: random.standard_normal((batch, *shape), dtype=np.float32) for name, shape in shapes.items()}
 
 
 def load_form(path: str | os.PathLike[str], *, backend: str = "auto", threads: int | None = None) -> FormRunner:
-    """Open an exported ONNX file. Errors as :func:`~.runners.load_runner`; UsageError for any other format."""
+    """Open an exported ONNX file. Errors as in :func:`~.loading.load_runner`; UsageError for any other format."""
     path = Path(path)
     if sniff(path) != "onnx":
-        raise UsageError(f"{path} is no ONNX file", "export one: dcp-deploy export --inputs ws")
-    backend = onnx_backend(path, backend)
+        raise UsageError(f"{path} is not an ONNX file", "export one: dcp-deploy export --inputs ws")
     session = open_session(path, backend, threads)
     inputs, problems = {}, []
     for name, (kind, shape) in session.inputs.items():
@@ -73,8 +67,5 @@ def load_form(path: str | os.PathLike[str], *, backend: str = "auto", threads: i
         if not known or kind != "tensor(float)" or not all(isinstance(n, int) for n in shape[1:]):
             problems.append(f"input {name!r} is {kind} {shape}")
         inputs[name] = tuple(shape[1:])
-    size, image, problem = image_of(session.outputs)
-    problems += [problem] if problem else []
-    if problems:
-        raise InputError(f"{path} is not a generator of ours: {'; '.join(problems)}", "make it with: dcp-deploy export")
-    return FormRunner(path.name, backend, inputs, size, image, session.facts, session.draw)
+    resolution, image = session.image(problems)
+    return FormRunner(path.name, session.backend, inputs, resolution, image, session.facts, session.draw)

@@ -1,24 +1,20 @@
-"""One interface over everything that draws: z (and psi, and a class) in, images out, as numpy arrays."""
+"""Make a Runner of a generator, a checkpoint, an ONNX file, a TensorRT engine or a bundle."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from ...devices import torch_device
 from ...errors import CorruptFileError, InputError, UsageError
 from ..integrity import is_bundle
-from .onnx import onnx_backend, onnx_runner
+from .onnx import onnx_runner
 from .runner import Array, Runner
 from .sessions import ONNX_BACKENDS
 
-if TYPE_CHECKING:  # who runs a bundle with onnxruntime need not have torch, nor wait for it
-    import torch
-
+if TYPE_CHECKING:  # running a bundle or an ONNX file needs no torch
     from ...generators import Generator
     from ..fused.generator import FusedGenerator
 
@@ -38,16 +34,15 @@ def load_runner(
     threads: int | None = None,
     device: str | None = None,
 ) -> Runner:
-    """Make a Runner of a Generator, a checkpoint, an ONNX file or a bundle; content decides which, not the name.
+    """Make a Runner. A file's content decides what it is, not its name.
 
-    ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable form, still
-    in torch) or "cuda" (that on a GPU, by our kernels, in float16); for ONNX "onnxruntime" or "openvino" on the CPU,
-    the same with "-winograd" after it (a StyleGAN2 in float32 with our CPU operators, compiled on first use), or
-    "onnxruntime-cuda". ``threads``: CPU threads of one call, all cores by default. ``device``: where torch computes
-    what runs in torch ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend
-    or device that cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is no
-    generator of ours, MissingCapabilityError for what the machine lacks: a GPU, a runtime, a compiler, or ONNX
-    Runtime's CUDA provider.
+    ``backend`` for a generator: "torch" (the readable network, which "auto" means), "fused" (the deployable network,
+    still in torch) or "cuda" (on a GPU, with our kernels, in float16). For ONNX: "onnxruntime" or "openvino" on the
+    CPU, either with "-winograd" appended (a StyleGAN2 in float32 with our CPU operators, compiled on first use), or
+    "onnxruntime-cuda". ``threads``: CPU threads of one call, by default all cores. ``device``: where torch computes
+    ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend or device that
+    cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is not a generator of ours,
+    MissingCapabilityError if the machine lacks a GPU, a runtime, a compiler, or ONNX Runtime's CUDA provider.
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
@@ -68,16 +63,16 @@ def load_runner(
 
         return engine_runner(path)
     if kind == "onnx":
-        return onnx_runner(path, onnx_backend(path, backend), threads)
+        return onnx_runner(path, backend, threads)
     from ...checkpoints import load_generator
 
     return _torch_runner(load_generator(path), path.name, backend, threads, device)
 
 
 def sniff(path: Path) -> Literal["engine", "onnx", "checkpoint"]:
-    """What a file holds, by its content. InputError when it cannot be read, CorruptFileError when it is empty.
+    """Return the kind of a file by its content. InputError if it cannot be read, CorruptFileError if it is empty.
 
-    Whatever is neither an engine nor ONNX is left to the readers of checkpoints, which say what they read.
+    A file that is neither an engine nor ONNX counts as a checkpoint; the checkpoint readers report what they can read.
     """
     try:
         with path.open("rb") as stream:
@@ -110,40 +105,24 @@ def _torch_runner(generator: Generator, name: str, backend: str, threads: int | 
         return cuda_runner(generator, name=name)
     backend = "torch" if backend == "auto" else backend
     device = next(generator.parameters()).device if wanted is None else torch.device(torch_device(wanted))
-    network: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
     source: Generator | FusedGenerator
     if backend == "fused":
-        network = source = FusedGenerator(generator).to(device)
+        source = FusedGenerator(generator).to(device)
     else:
-        source = readable = generator if wanted is None else copy.deepcopy(generator).to(device)
-
-        def network(z: torch.Tensor, psi: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-            return cast(torch.Tensor, readable(z, c, psi=psi))
+        source = generator if wanted is None else copy.deepcopy(generator).to(device)
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        labels = None if c is None else torch.from_numpy(c).to(device)
-        with torch.inference_mode(), _torch_threads(threads):
-            images = network(torch.from_numpy(z).to(device), torch.from_numpy(psi).to(device), labels)
+        latents, psis, labels = (None if part is None else torch.from_numpy(part).to(device) for part in (z, psi, c))
+        before = torch.get_num_threads()  # global: changed for this call only
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode():
+                images = source(latents, psis, labels) if backend == "fused" else source(latents, labels, psi=psis)
+        finally:
+            if threads is not None:
+                torch.set_num_threads(before)
         return cast(Array, images.cpu().numpy())
 
     config = generator.config
     return Runner(name, backend, config.z_dim, config.c_dim, config.resolution, "float", draw, source=source)
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    """Torch's thread count is global: set it for one call and put it back."""
-    import torch
-
-    before = torch.get_num_threads()
-    if threads is None or threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-# ---- ONNX files ----

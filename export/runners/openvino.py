@@ -1,35 +1,34 @@
-"""OpenVINO on a CPU: the file that ONNX Runtime runs, the same images, another runtime.
+"""OpenVINO on a CPU: the same file and the same images as with ONNX Runtime.
 
-Three things differ from the file, none of them what it means:
+The graph that OpenVINO compiles differs from the file in three ways, none of which changes its meaning:
 
-- The colours of a block (the operator ToRGB) are a 1x1 convolution of the scaled features and not a product with the
-  features as a matrix. OpenVINO keeps features with the channels last, where that matrix is a copy of everything, a
-  tenth of the time of a 256 px student.
-- In an int8 file the outputs of convolutions stay as they are summed. They are rounded for ONNX Runtime alone, which
-  has integer convolutions in no other case.
-- A file whose convolutions are bfloat16 is computed in bfloat16, all others in float32 between their integers.
+- ToRGB is a 1x1 convolution of the scaled features, not a product with the features as a matrix. OpenVINO keeps
+  features with the channels last, where that matrix would be a copy of everything: a tenth of the time at 256 px.
+- The outputs of an int8 file's convolutions keep their integer sums. The file rounds them only because ONNX Runtime has
+  no integer convolutions otherwise.
+- A file with bfloat16 convolutions is computed in bfloat16, all others in float32 between their integers.
 
-With our operators in place of its convolutions (:mod:`.winograd`) the graph is what ONNX Runtime gets too.
+With our operators in place of its convolutions (:mod:`~..graph.winograd`) the graph is the one for ONNX Runtime.
 
-A model is compiled for a batch when it first comes, about half a second, and the last few are kept: with the shapes
-known it runs a fifth faster.
+A model is compiled for each batch size on first use, in about half a second, and the last few are kept: with known
+shapes it runs a fifth faster.
 
-A process has one ``openvino.Core``, never given back. OpenVINO 2026.4 sets a stack for signal handlers with every Core
-that compiles something, and of two it puts the first one's back, long unmapped, when the second goes: the next Ctrl-C
-or SIGTERM would end Python with a segmentation fault.
+A process has one ``openvino.Core`` and never releases it. OpenVINO 2026.4 sets a stack for signal handlers with every
+Core that compiles something. When the second of two is released, it restores the first one's stack, which is unmapped
+by then: the next Ctrl-C or SIGTERM would end Python with a segmentation fault.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from ...errors import CorruptFileError, DcpDeployError, InputError, MissingCapabilityError
+from ...errors import CorruptFileError, DcpDeployError, MissingCapabilityError
 from ..graph.functions import add_functions
 from .session import Session, Values
 
@@ -38,13 +37,11 @@ if TYPE_CHECKING:
 
 KEPT_BATCHES = 4
 
-_Feeds = Mapping[str, npt.NDArray[Any]]
-
 
 def openvino_session(path: Path, threads: int | None = None, *, winograd: bool = False) -> Session:
-    """:func:`~.sessions.open_session` by OpenVINO. A call uses all its threads; calls of several threads take turns.
+    """Open a file as :func:`~.sessions.open_session` does, with our CPU operators if ``winograd``.
 
-    ``winograd``: with our CPU operators (:mod:`.winograd`).
+    A call uses all the session's threads; calls from several threads take turns.
     """
     import onnx
 
@@ -62,7 +59,7 @@ def openvino_session(path: Path, threads: int | None = None, *, winograd: bool =
         read = core.read_model(graph.SerializeToString())
     except DcpDeployError:
         raise
-    except Exception as error:  # protobuf's, onnx's and OpenVINO's types share no base
+    except Exception as error:  # the types of protobuf, onnx and OpenVINO have no common base class
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CorruptFileError(f"openvino cannot load {path}: {reason}", "export it again") from error
     facts = {entry.key: entry.value for entry in model.metadata_props}
@@ -71,7 +68,7 @@ def openvino_session(path: Path, threads: int | None = None, *, winograd: bool =
         "INFERENCE_PRECISION_HINT": "bf16" if facts.get("precision") == "bf16" else "f32",
     }
     if winograd:
-        options["ENABLE_CPU_PINNING"] = False  # our threads would find one core taken
+        options["ENABLE_CPU_PINNING"] = False  # otherwise our threads cannot use one of the cores
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
     inputs, outputs = _values(model.graph.input), _values(model.graph.output)
@@ -82,7 +79,14 @@ def openvino_session(path: Path, threads: int | None = None, *, winograd: bool =
         fixed.reshape({name: [batch, *shape[1:]] for name, (_, shape) in inputs.items()})
         return core.compile_model(fixed, "CPU", options).create_infer_request()
 
-    return Session(inputs, outputs, facts, _draw(path, compiled))
+    turn = threading.Lock()  # an inference request has only one set of tensors
+
+    def run(feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        with turn:
+            image: npt.NDArray[Any] = compiled(len(next(iter(feeds.values())))).infer(dict(feeds))["image"]  # a copy
+        return image
+
+    return Session(path, "openvino-winograd" if winograd else "openvino", inputs, outputs, facts, run)
 
 
 @lru_cache(maxsize=1)
@@ -90,25 +94,8 @@ def _core(openvino: Any) -> Any:
     return openvino.Core()
 
 
-def _draw(path: Path, compiled: Callable[[int], Any]) -> Callable[[_Feeds], npt.NDArray[Any]]:
-    turn = threading.Lock()  # a request has one set of tensors
-
-    def draw(feeds: _Feeds) -> npt.NDArray[Any]:
-        batch = len(next(iter(feeds.values())))
-        try:
-            with turn:
-                image: npt.NDArray[Any] = compiled(batch).infer(dict(feeds))["image"]  # a copy
-        except Exception as error:  # its own exception types share no base
-            raise InputError(
-                f"openvino cannot run {path} on a batch of {batch}: {(str(error).splitlines() or [''])[0]}"
-            ) from error
-        return image
-
-    return draw
-
-
 def _values(values: Any) -> dict[str, Values]:
-    """Type and shape by name, in the words of ONNX Runtime."""
+    """Return type and shape by name, with ONNX Runtime's names of types."""
     import onnx
 
     found = {}
@@ -119,11 +106,11 @@ def _values(values: Any) -> dict[str, Values]:
     return found
 
 
-# ---- the graph as OpenVINO runs it best ----
+# ---- the graph that OpenVINO compiles ----
 
 
 def _for_openvino(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, changed in place, without rounded outputs and with bodies in place of our operators."""
+    """Change the model in place: drop the rounding of outputs, replace our operators by their definitions."""
     from onnx.inliner import inline_local_functions
 
     _keep_sums(model)
@@ -151,12 +138,12 @@ def _extend(core: Any) -> None:
 
 
 def _keep_sums(model: onnx.ModelProto) -> None:
-    """Take the rounding off every output that :func:`~.quantization.quantize` rounded."""
+    """Remove the rounding that :func:`~..onnx.quantization.quantize` put after convolutions."""
     makers = {output: node for node in model.graph.node for output in node.output}
     readers = {value: node for node in model.graph.node for value in node.input}
     for node in [node for node in model.graph.node if node.op_type == "QuantizeLinear"]:
         maker = makers.get(node.input[0])
-        if maker is None or maker.op_type != "Conv":  # it rounds an input
+        if maker is None or maker.op_type != "Conv":  # the node rounds an input
             continue
         after = readers[node.output[0]]
         maker.output[0] = after.output[0]

@@ -1,6 +1,6 @@
-"""Our CPU operators as operators of OpenVINO, in Python: it calls ``evaluate`` with arrays, we call the library.
+"""Our CPU operators as Python operators of OpenVINO, which calls ``evaluate`` with arrays; that calls our library.
 
-This module imports openvino: whoever imports it has it.
+This module imports openvino at the top: import it only where openvino is installed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from ..graph.winograd import CPU_DOMAIN
 
 
 class _Operator(openvino.Op):  # type: ignore[misc]  # its stubs do not type it
-    """What OpenVINO asks of any. ``settings`` hold the node's attributes and constants, which are no inputs: reading a
-    tensor from Python takes as long as a small layer.
+    """The methods that OpenVINO requires of every operator.
+
+    ``settings`` hold the node's attributes and constants. The constants are not inputs, because reading a tensor from
+    Python takes as long as a small layer.
     """
 
     def __init__(self, inputs: Any = None, settings: Any = None) -> None:
@@ -26,15 +28,15 @@ class _Operator(openvino.Op):  # type: ignore[misc]  # its stubs do not type it
         super().__init__(self, inputs)
 
     def clone_with_new_inputs(self, new_inputs: Any) -> Any:
-        """One like this, of other inputs."""
+        """Return the same operator with other inputs."""
         return type(self)(new_inputs, self.settings)
 
     def visit_attributes(self, visitor: Any) -> bool:
-        """Nothing that OpenVINO would have to write into a file."""
+        """Write nothing: these operators are never saved to a file."""
         return True
 
     def has_evaluate(self) -> bool:
-        """Yes."""
+        """Return True: OpenVINO is to call ``evaluate``."""
         return True
 
     def _shape(self, place: int) -> Any:
@@ -43,7 +45,7 @@ class _Operator(openvino.Op):  # type: ignore[misc]  # its stubs do not type it
 
 @dataclass(frozen=True)
 class _Conv:
-    """Settings of a convolution. ``noise`` is None where there is none, and where it is computed: the last input."""
+    """Settings of a convolution. ``noise`` is None if there is none, or if it is computed and the last input."""
 
     packed: Floats
     bias: Floats
@@ -54,10 +56,10 @@ class _Conv:
 
 
 class ModulatedConv(_Operator):
-    """x, style, scale and perhaps noise to y, see :mod:`.winograd`."""
+    """Compute y from x, style, scale and optional noise, see :mod:`~..graph.winograd`."""
 
     def validate_and_infer_types(self) -> None:
-        """[B, H, W, stored outputs]; B is the style's, for x may be a constant."""
+        """Set the shape to [B, H, W, stored outputs]; B is the style's, because x may be a constant."""
         x, style = self._shape(0), self._shape(1)
         grow = 2 if self.settings.up else 1
         stored = cpu_operators().stored(len(self.settings.bias))
@@ -65,7 +67,7 @@ class ModulatedConv(_Operator):
         self.set_output_type(0, openvino.Type.f32, openvino.PartialShape([*sizes, openvino.Dimension(stored)]))
 
     def evaluate(self, outputs: Any, inputs: Any) -> bool:
-        """Compute."""
+        """Call our library."""
         own: _Conv = self.settings
         x, style, scale, *noise = (tensor.data for tensor in inputs)
         cpu_operators().modulated_conv(
@@ -76,8 +78,8 @@ class ModulatedConv(_Operator):
 
 
 @dataclass(frozen=True)
-class _Colours:
-    """Settings of ToRGB. ``as_bytes``: rows of bytes, not planes of float32."""
+class _ToRGB:
+    """Settings of ToRGB. ``as_bytes``: the output is rows of bytes, not planes of float32."""
 
     weight: Floats
     bias: Floats
@@ -87,10 +89,10 @@ class _Colours:
 
 
 class ToRGB(_Operator):
-    """x, styles and perhaps skip to an image, see :mod:`.winograd`."""
+    """Compute an image from x, styles and an optional skip, see :mod:`~..graph.winograd`."""
 
     def validate_and_infer_types(self) -> None:
-        """[B, 3, H, W] in float32 or [B, H, W, 3] in bytes."""
+        """Set the shape to [B, 3, H, W] in float32 or [B, H, W, 3] in bytes."""
         batch, height, width = (self._shape(0)[axis] for axis in range(3))
         three = openvino.Dimension(3)
         if self.settings.as_bytes:
@@ -99,8 +101,8 @@ class ToRGB(_Operator):
             self.set_output_type(0, openvino.Type.f32, openvino.PartialShape([batch, three, height, width]))
 
     def evaluate(self, outputs: Any, inputs: Any) -> bool:
-        """Compute."""
-        own: _Colours = self.settings
+        """Call our library."""
+        own: _ToRGB = self.settings
         x, styles, *skip = (tensor.data for tensor in inputs)
         cpu_operators().to_rgb(
             x, styles, own.weight, own.bias, skip[0] if skip else None, outputs[0].data,
@@ -109,15 +111,15 @@ class ToRGB(_Operator):
         return True
 
 
-# ---- from the nodes of a file ----
+# ---- conversion of a file's nodes ----
 
 
 def extensions() -> list[ConversionExtension]:
-    """What makes a ``Core`` read the nodes of our domain."""
+    """Return the extensions with which a ``Core`` can read the nodes of our domain."""
     converters = {
         "ModulatedConv": _convolution,
-        "ToRGB": lambda node: _colours(node, as_bytes=False),
-        "ToRGBBytes": lambda node: _colours(node, as_bytes=True),
+        "ToRGB": lambda node: _to_rgb(node, as_bytes=False),
+        "ToRGBBytes": lambda node: _to_rgb(node, as_bytes=True),
     }
     return [ConversionExtension(name, CPU_DOMAIN, converter) for name, converter in converters.items()]
 
@@ -134,9 +136,9 @@ def _convolution(node: Any) -> Any:
     return ModulatedConv([x, style, scale, *computed], settings).outputs()
 
 
-def _colours(node: Any, *, as_bytes: bool) -> Any:
+def _to_rgb(node: Any, *, as_bytes: bool) -> Any:
     x, styles, weight, bias, *skip = _inputs(node)
-    settings = _Colours(
+    settings = _ToRGB(
         _required(weight), _required(bias), as_bytes, node.get_attribute("clamp"), node.get_attribute("threads")
     )
     return ToRGB([x, styles, *skip], settings).outputs()
@@ -147,7 +149,7 @@ def _inputs(node: Any) -> list[Any]:
 
 
 def _constant(value: Any) -> Floats | None:
-    """The array of a constant, None of what is computed."""
+    """Return the array of a constant, None for a computed value."""
     node = value.get_node()
     return np.array(node.get_data(), np.float32) if node.get_type_name() == "Constant" else None
 
@@ -155,5 +157,5 @@ def _constant(value: Any) -> Floats | None:
 def _required(value: Any) -> Floats:
     constant = _constant(value)
     if constant is None:
-        raise ValueError(f"{value.get_any_name()} is no constant of the file")
+        raise ValueError(f"{value.get_any_name()} is not a constant of the file")
     return constant

@@ -1,4 +1,4 @@
-"""One interface over everything that generates images: z, psi and a class in, images out, as numpy arrays."""
+"""The Runner: one interface to everything that generates images. z, psi and a class in, images out, as numpy arrays."""
 
 from __future__ import annotations
 
@@ -12,26 +12,23 @@ import numpy.typing as npt
 
 from ...errors import UsageError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is not needed to run an ONNX file
     from ...generators import Generator
     from ..fused.generator import FusedGenerator, ImageForm
 
-
 Array = npt.NDArray[Any]
-
-
 Draw = Callable[[Array, Array, Array | None], Array]
-
+"""From z [B, z_dim], psi [B] and c [B, c_dim] or None to images."""
 
 NOISE_INPUT = "noise."  # before a layer's name, the name of an input of an ONNX file
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Something that draws images. Call it: ``runner(z=..., psi=..., c=None)``.
+    """Generates images. Call it: ``runner(z=..., psi=..., c=None)``.
 
-    ``image`` says what comes back: "float" is float32 [B, 3, R, R], nominally in [-1, 1] and not clamped; "uint8" is
-    [B, R, R, 3]. ``c_dim`` 0 means unconditional.
+    ``image`` is the format of the result: "float" is float32 [B, 3, R, R], nominally in [-1, 1] and not clamped;
+    "uint8" is [B, R, R, 3]. ``c_dim`` 0 means unconditional.
     """
 
     name: str
@@ -40,16 +37,16 @@ class Runner:
     c_dim: int
     resolution: int
     image: ImageForm
-    draw: Draw = field(repr=False)  # arrays already checked
-    facts: Mapping[str, str] = field(default_factory=dict, repr=False)  # what the file says about itself: "precision"
-    batch: tuple[int, int] | None = None  # the smallest and largest it was made for, where it says so
-    source: Generator | FusedGenerator | Path | None = field(default=None, repr=False)  # whose layers may be looked at
+    draw: Draw = field(repr=False)  # for arrays that are already checked
+    facts: Mapping[str, str] = field(default_factory=dict, repr=False)  # metadata of the file, such as "precision"
+    batch: tuple[int, int] | None = None  # the smallest and largest that the file is for, if it names them
+    source: Generator | FusedGenerator | Path | None = field(default=None, repr=False)  # whose layers can be inspected
 
     def __call__(self, z: Array, psi: Array | float = 1.0, c: Array | None = None) -> Array:
-        """Draw one image per row of z [B, z_dim].
+        """Generate one image per row of z [B, z_dim].
 
-        ``psi``: one number or one per row, [B]. ``c`` [B, c_dim], needed exactly when the model is class-conditional.
-        Any B is allowed, 0 too. UsageError when a shape or a type does not fit or a value is not finite.
+        ``psi``: one number or one per row, [B]. ``c`` [B, c_dim] is required for a class-conditional model, and only
+        then. Any B is allowed, 0 too. Raises UsageError for a wrong shape or type, or a value that is not finite.
         """
         z = as_floats("z", z, (None, self.z_dim))
         psi = as_floats("psi", np.full(len(z), float(psi)) if np.ndim(psi) == 0 else psi, (len(z),))
@@ -58,25 +55,40 @@ class Runner:
         if c is not None and not self.c_dim:
             raise UsageError(f"{self.name} is not class-conditional, but c was given", "leave c out")
         labels = None if c is None else as_floats("c", c, (len(z), self.c_dim))
-        if len(z) == 0:
-            size = self.resolution
-            empty = (0, size, size, 3) if self.image == "uint8" else (0, 3, size, size)
-            return np.zeros(empty, np.uint8 if self.image == "uint8" else np.float32)
-        return self.draw(z, psi, labels)
+        return self.draw(z, psi, labels) if len(z) else no_images(self.image, self.resolution)
+
+
+def no_images(image: ImageForm, resolution: int) -> Array:
+    """Return the result for a batch of zero."""
+    if image == "uint8":
+        return np.zeros((0, resolution, resolution, 3), np.uint8)
+    return np.zeros((0, 3, resolution, resolution), np.float32)
+
+
+def in_parts(draw: Draw, largest: int) -> Draw:
+    """Make a ``draw`` that splits larger batches into parts of at most ``largest`` rows."""
+
+    def draw_parts(z: Array, psi: Array, c: Array | None) -> Array:
+        parts = [slice(start, start + largest) for start in range(0, len(z), largest)]
+        images = [draw(z[part], psi[part], None if c is None else c[part]) for part in parts]
+        return images[0] if len(images) == 1 else np.concatenate(images)
+
+    return draw_parts
 
 
 def latents_of(seeds: Sequence[int], z_dim: int) -> npt.NDArray[np.float32]:
-    """The latent of each seed, [N, z_dim], as NVIDIA's scripts draw it: ``RandomState(seed).randn``."""
+    """Return the latent of each seed, [N, z_dim], as NVIDIA's scripts draw it: ``RandomState(seed).randn``."""
     rows = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
     return np.stack(rows).astype(np.float32) if rows else np.zeros((0, z_dim), np.float32)
 
 
 def classes_of(seeds: Sequence[int], c_dim: int) -> npt.NDArray[np.float32] | None:
-    """Class ``seed % c_dim`` for each seed, [N, c_dim]; None for an unconditional model."""
+    """Return class ``seed % c_dim`` for each seed, one-hot [N, c_dim]; None for an unconditional model."""
     return np.eye(c_dim, dtype=np.float32)[np.asarray(seeds, int) % c_dim] if c_dim else None
 
 
 def as_floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
+    """Return ``values`` as finite float32 of this shape, None being any size. UsageError names what is wrong."""
     array = np.asarray(values)
     expected = "[" + ", ".join("B" if size is None else str(size) for size in shape) + "]"
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))

@@ -1,11 +1,11 @@
-"""Images from seeds: what a seed means, and grids of them as PNG."""
+"""Images from seeds: what a seed means, and grids of images as PNG."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from ...errors import QualityError, UsageError
 from ...files import atomic_path
 from ...progress import Progress, shifted
-
-if TYPE_CHECKING:
-    from .runner import Runner
+from .runner import Runner, classes_of, latents_of
 
 COLUMNS = 8
 BATCH = 8
@@ -24,13 +22,11 @@ BATCH = 8
 def draw(
     runner: Runner, seeds: Sequence[int], *, psi: float = 1.0, progress: Progress | None = None
 ) -> NDArray[np.uint8]:
-    """One image per seed, uint8 [N, H, W, 3], constant noise, truncation ``psi``.
+    """Generate one image per seed, uint8 [N, H, W, 3], with constant noise and truncation ``psi``.
 
     A seed's latent is numpy's ``RandomState(seed).randn(1, z_dim)``, as NVIDIA's scripts draw it; a conditional model
-    draws class ``seed`` modulo the number of classes. Raises QualityError when an image holds NaN or infinity.
+    uses class ``seed`` modulo the number of classes. Raises QualityError if an image holds NaN or infinity.
     """
-    from .. import classes_of, latents_of
-
     batches = []
     for start in range(0, len(seeds), BATCH):
         chosen = seeds[start : start + BATCH]
@@ -42,16 +38,19 @@ def draw(
 
 
 def as_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """uint8 as it is; float [N, 3, H, W] in [-1, 1] to uint8 [N, H, W, 3]: clip(127.5 x + 128, 0, 255), truncated."""
+    """Return uint8 unchanged; convert float [N, 3, H, W] in [-1, 1] to uint8 [N, H, W, 3].
+
+    The formula is clip(127.5 x + 128, 0, 255), truncated. Raises QualityError for NaN or infinity.
+    """
     if images.dtype == np.uint8:
         return images
     if not np.isfinite(images).all():
-        raise QualityError("the model drew NaN or infinity", "Look at its weights, or the file it came from.")
+        raise QualityError("the model generated NaN or infinity", "check its weights, or the file it came from")
     return np.clip(images * 127.5 + 128.0, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def grid(images: NDArray[np.uint8], columns: int = COLUMNS) -> NDArray[np.uint8]:
-    """[N, H, W, 3] tiled row by row to [rows H, columns W, 3], without padding; missing tiles are black."""
+    """Tile images [N, H, W, 3] row by row to [rows H, columns W, 3], without padding; missing tiles are black."""
     count, height, width, _ = images.shape
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -78,7 +77,7 @@ def sample_grid(
     psis: Sequence[float] = (1.0,),
     progress: Progress | None = None,
 ) -> Path:
-    """Write a PNG: one row per psi and one column per seed; a single psi wraps after eight.
+    """Write a PNG with one row per psi and one column per seed; for a single psi, rows of eight.
 
     Raises UsageError for no seeds, no psi, or a seed outside [0, 2**32).
     """

@@ -1,25 +1,56 @@
-"""An ONNX file ready to run, whatever runs it."""
+"""The Session: an ONNX file loaded into a runtime, and the check that it is a generator of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from ...errors import InputError
+
+if TYPE_CHECKING:
+    from ..fused.generator import ImageForm
+
 Values = tuple[str, list[Any]]
+"""Type ("tensor(float)") and shape of an input or output; a dynamic dimension is not an int."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """A file ready to run. Type ("tensor(float)") and shape of inputs and outputs by name; an open dimension is no int.
+    """An ONNX file ready to run.
 
-    ``facts``: what the file says about itself. ``draw``: arrays by the inputs' names to the output ``image``; may be
-    called from many threads at once.
+    ``facts``: the file's metadata. ``run``: from arrays by the inputs' names to the output ``image``; may be called
+    from many threads at once.
     """
 
+    path: Path
+    backend: str
     inputs: Mapping[str, Values]
     outputs: Mapping[str, Values]
     facts: Mapping[str, str]
-    draw: Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]]
+    run: Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]]
+
+    def draw(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return the output ``image``. InputError for a batch that the file cannot run."""
+        try:
+            return self.run(feeds)
+        except Exception as error:  # the exception types of the runtimes have no common base class
+            runtime, batch = self.backend.partition("-")[0], len(next(iter(feeds.values())))
+            reason = (str(error).splitlines() or [""])[0]
+            raise InputError(f"{runtime} cannot run {self.path} on a batch of {batch}: {reason}") from error
+
+    def image(self, problems: list[str]) -> tuple[int, ImageForm]:
+        """Return resolution and image format. Raise InputError if there are ``problems`` with the inputs or others."""
+        kind, shape = self.outputs.get("image", ("missing", [None] * 4))
+        image: ImageForm = "uint8" if kind == "tensor(uint8)" else "float"
+        size, channels = (shape[1:3], shape[3:]) if image == "uint8" else (shape[2:], shape[1:2])
+        if kind not in ("tensor(uint8)", "tensor(float)") or channels != [3] or len(set(size)) != 1 or len(size) != 2:
+            wrong = f"output 'image' is {kind} {shape}, not uint8 [B, R, R, 3] or float [B, 3, R, R]"
+            problems = [*problems, wrong]
+        if problems:
+            message = f"{self.path} is not a generator of ours: {'; '.join(problems)}"
+            raise InputError(message, "make it with: dcp-deploy export")
+        return size[0], image

@@ -1,58 +1,51 @@
-"""An exported ONNX file opened by what runs it: ONNX Runtime on a CPU or a GPU, OpenVINO on a CPU.
+"""Load an exported ONNX file into a runtime: ONNX Runtime on a CPU or a GPU, OpenVINO on a CPU.
 
-Either runs it on a CPU as it is, or with our operators in place of its convolutions (``-winograd``, :mod:`.winograd`).
+On a CPU both run the file unchanged, or with our operators in place of its convolutions (``-winograd``,
+:mod:`~..graph.winograd`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
-from ...errors import CorruptFileError, InputError, MissingCapabilityError
+from ...errors import CorruptFileError, MissingCapabilityError, UsageError
 from ..graph.bfloat16 import widened
 from .session import Session
 
 SPIN_MICROSECONDS = 1000
-SPIN_BOUNDED_SINCE = (1, 32)  # where it was seen to work; an older version may not know the bound and spin on
+SPIN_BOUNDED_SINCE = (1, 32)  # tested from this version on; an older one may ignore the bound and spin without end
 
 WINOGRAD = "-winograd"  # after the name of a runtime
 ONNX_BACKENDS = ("onnxruntime", "onnxruntime-winograd", "onnxruntime-cuda", "openvino", "openvino-winograd")
 
 
-def open_session(path: Path, backend: str = "onnxruntime", threads: int | None = None) -> Session:
-    """Open ``path`` for one of ``ONNX_BACKENDS``; ``threads`` of one call, all cores by default.
+def open_session(path: Path, backend: str = "auto", threads: int | None = None) -> Session:
+    """Open ``path`` with one of ``ONNX_BACKENDS``; "auto" is onnxruntime. ``threads`` per call, by default all cores.
 
-    MissingCapabilityError for a runtime or a GPU that is not there, CorruptFileError for what it cannot load. ``draw``
-    raises InputError for a batch that the file cannot draw.
+    Raises UsageError for any other backend, MissingCapabilityError for a runtime or a GPU that is not available,
+    CorruptFileError for a file that cannot be loaded.
     """
-    if backend in ("openvino", "openvino-winograd"):
+    if backend not in ("auto", *ONNX_BACKENDS):
+        raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", f"use {', '.join(ONNX_BACKENDS)}")
+    if backend.startswith("openvino"):
         from .openvino import openvino_session
 
         return openvino_session(path, threads, winograd=backend.endswith(WINOGRAD))
+    backend = "onnxruntime" if backend == "auto" else backend
     model = _with_cpu_operators(path, threads) if backend.endswith(WINOGRAD) else None
     session = onnx_session(path, model, backend, threads)
-
-    def draw(feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        try:
-            image: npt.NDArray[Any] = session.run(["image"], dict(feeds))[0]
-        except Exception as error:  # its own exception types share no base
-            batch, reason = len(next(iter(feeds.values()))), str(error).splitlines()[0]
-            raise InputError(f"onnxruntime cannot run {path} on a batch of {batch}: {reason}") from error
-        return image
-
     inputs, outputs = (
         {value.name: (value.type, value.shape) for value in values}
         for values in (session.get_inputs(), session.get_outputs())
     )
-    return Session(inputs, outputs, session.get_modelmeta().custom_metadata_map, draw)
+    facts = session.get_modelmeta().custom_metadata_map
+    return Session(path, backend, inputs, outputs, facts, lambda feeds: session.run(["image"], dict(feeds))[0])
 
 
 def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | None) -> Any:
-    """An onnxruntime session of the file, or of ``model``, the file's graph changed; its weights may lie outside it."""
+    """Make an onnxruntime session of the file, or of ``model``, a changed graph of it with weights beside ``path``."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -67,7 +60,7 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
         from ...kernels.cpu.library import cpu_operators
 
         options.register_custom_ops_library(os.fspath(cpu_operators().library))
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are for our operators
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # our operators need the cores
     else:
         _spin_briefly(options, onnxruntime.__version__)
     if model is not None:
@@ -78,21 +71,21 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
     source = os.fspath(path) if model is None else model
     try:
         session = _start(onnxruntime, source, options, providers)
-    except Exception as error:  # its own exception types share no base
+    except Exception as error:  # its exception types have no common base class
         reason = str(error).splitlines()[0]
         raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "export it again") from error
-    if len(session.get_providers()) < len(providers):  # it falls back to the CPU without a word
+    if len(session.get_providers()) < len(providers):  # it falls back to the CPU without an error
         raise MissingCapabilityError(
             f"backend {backend!r}: onnxruntime could not start its CUDA provider",
-            "dcp-deploy doctor says what is missing",
+            "run dcp-deploy doctor to see what is missing",
         )
     return session
 
 
 def _with_cpu_operators(path: Path, threads: int | None) -> bytes:
-    """The file's graph with our operators. MissingCapabilityError without what changes the graph or compiles them."""
+    """Return the file's graph with our operators. MissingCapabilityError without onnx or a compiler."""
     try:
-        import onnx  # noqa: F401 - what a service with bundles alone need not have
+        import onnx  # noqa: F401 - a service that only runs bundles does not need it
     except ImportError as error:
         raise MissingCapabilityError(
             f"backend 'onnxruntime{WINOGRAD}' changes the graph of {path}, which needs onnx",
@@ -108,11 +101,11 @@ def _with_cpu_operators(path: Path, threads: int | None) -> bytes:
 
 
 def _spin_briefly(options: Any, version: str) -> None:
-    """Let idle threads look for work for a millisecond, or not at all where they would look longer.
+    """Let idle threads spin for at most a millisecond, or not at all if this version cannot bound the time.
 
-    Between two operators they find some, which a small student gains a tenth by (64 px, two cores). Between two calls
-    they take the cores from whatever else runs in the process: with ONNX Runtime's own setting a torch network timed
-    beside a session on two cores took 108 ms instead of 21 ms.
+    Spinning between two operators makes a small student a tenth faster (64 px, two cores). Spinning between two calls
+    takes the cores from the rest of the process: with ONNX Runtime's default a torch network timed beside a session on
+    two cores took 108 ms instead of 21 ms.
     """
     numbers = tuple(int(part) for part in version.split(".")[:2])
     bounded = numbers >= SPIN_BOUNDED_SINCE
@@ -122,7 +115,7 @@ def _spin_briefly(options: Any, version: str) -> None:
 
 
 def _start(onnxruntime: Any, source: str | bytes, options: Any, providers: list[Any]) -> Any:
-    """A session of a file or a model. Convolutions in bfloat16, which ONNX Runtime lacks, run as exact equivalents."""
+    """Make a session. Convolutions in bfloat16, which ONNX Runtime lacks, are replaced by exact equivalents."""
     from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
     try:
@@ -142,7 +135,7 @@ def _providers(onnxruntime: Any, backend: str) -> list[Any]:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not torch.cuda.is_available():
         raise MissingCapabilityError(
             f"backend {backend!r} needs a GPU and onnxruntime-gpu; this machine lacks one of them",
-            "pip uninstall onnxruntime; pip install 'dcp-deploy[gpu]'; or use backend onnxruntime, on the CPU",
+            "pip uninstall onnxruntime; pip install 'dcp-deploy[gpu]'; or use backend onnxruntime on the CPU",
         )
-    # TF32 keeps 10 bits of a float32: a precision of its own, and not the one that the file declares.
+    # TF32 keeps 10 bits of a float32, which is less than the precision that the file declares.
     return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]

@@ -1,1 +1,1 @@
-"""A bundle behind a server: Triton, the filter in front of it, and checks of a running endpoint."""
+"""Serving a bundle: Triton, the request filter in front of it, and checks of a running endpoint."""

@@ -1,4 +1,4 @@
-"""The guard's gRPC side: the calls that may be made, held to the same rules, handed on to Triton byte by byte."""
+"""The gRPC side of the request filter: it serves a fixed set of calls and forwards their bytes to Triton unchanged."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest
 from .filter_http import Traffic
 from .request_checks import Refusal, check_message
 
-_SERVICE = "/inference.GRPCInferenceService/"
-INFER = f"{_SERVICE}ModelInfer"
 # Nothing else: not the server's shared memory, log files, traces, or its model repository.
-READ = {
-    "/grpc.health.v1.Health/Check",
-    *(_SERVICE + name for name in ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")),
-    *(_SERVICE + name for name in ("ModelConfig", "ModelStatistics", "RepositoryIndex")),
-}
+SERVED = {
+    "grpc.health.v1.Health": ("Check",),
+    "inference.GRPCInferenceService": (
+        "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics",
+        "RepositoryIndex", "ModelInfer",
+    ),
+}  # fmt: skip
 
 Answer = Callable[[bytes, Any], Awaitable[bytes]]
 
 
-def grpc_guard(address: str, upstream: str, *, most_body: int, traffic: Traffic) -> grpc.aio.Server:
-    """A server on ``address`` (HOST:PORT), not yet started, before Triton's gRPC port ``upstream``."""
+def grpc_filter(address: str, upstream: str, *, most_body: int, traffic: Traffic) -> grpc.aio.Server:
+    """Make a server on ``address`` (HOST:PORT), not yet started, that forwards to Triton's gRPC port ``upstream``."""
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     channel = grpc.aio.insecure_channel(
         upstream,
-        options=[
-            ("grpc.max_receive_message_length", -1),  # images are as large as they are
-            ("grpc.max_send_message_length", -1),
-            ("grpc.enable_http_proxy", 0),  # Triton is on this machine
-        ],
+        options=[*unlimited, ("grpc.enable_http_proxy", 0)],  # Triton is on this machine
     )
     server = grpc.aio.server(
         options=[
@@ -42,41 +39,36 @@ def grpc_guard(address: str, upstream: str, *, most_body: int, traffic: Traffic)
             ("grpc.so_reuseport", 0),  # two servers on one port are a mistake
         ]
     )
-    server.add_generic_rpc_handlers((_Calls(channel, most_body, traffic),))
+    for service, names in SERVED.items():
+        calls = {
+            name: _forward(channel.unary_unary(f"/{service}/{name}"), name == "ModelInfer", most_body, traffic)
+            for name in names
+        }
+        handlers = {name: grpc.unary_unary_rpc_method_handler(call) for name, call in calls.items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     if server.add_insecure_port(address) == 0:
         raise OSError(f"cannot listen on {address}")
     return server
 
 
-class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, channel: grpc.aio.Channel, most: int, traffic: Traffic) -> None:
-        answers = {name: _forward(channel.unary_unary(name), None, traffic) for name in READ}
-        answers[INFER] = _forward(channel.unary_unary(INFER), most, traffic)
-        self.handlers = {name: grpc.unary_unary_rpc_method_handler(answer) for name, answer in answers.items()}
-
-    def service(self, handler_call_details: Any) -> Any:
-        """None, which gRPC answers with UNIMPLEMENTED, for a call that is not served."""
-        return self.handlers.get(handler_call_details.method)
-
-
-def _forward(ask: Any, most: int | None, traffic: Traffic) -> Answer:
+def _forward(ask: Any, checked: bool, most: int, traffic: Traffic) -> Answer:
     async def answer(content: bytes, context: Any) -> bytes:
         if traffic.refusing:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is ending")
-        traffic.under_way += 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+        traffic.in_flight += 1
         try:
-            if most is not None:
+            if checked:
                 check_message(ModelInferRequest.FromString(content), most=most)
             done: bytes = await ask(content, timeout=context.time_remaining())
             return done
         except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is no ModelInferRequest")
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is not a ModelInferRequest")
         except Refusal as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.reason)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details())
         finally:
-            traffic.under_way -= 1
+            traffic.in_flight -= 1
         raise AssertionError("abort raises")
 
     return answer

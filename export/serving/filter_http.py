@@ -1,53 +1,51 @@
-"""The guard's HTTP side: what may be asked, how much may be sent, and what is handed on to Triton as it came."""
+"""The HTTP side of the request filter: which paths it serves, how much it reads, and how it forwards to Triton."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
 
 from .request_checks import Refusal, check_body
 
-BODY_SECONDS = 30.0  # for all of a request's body to come
+BODY_SECONDS = 30.0  # in which all of a request's body must arrive
 HEADER_LENGTH = "Inference-Header-Content-Length"
+FORWARDED = (HEADER_LENGTH, "Content-Type")
 
 _MODEL = r"/v2/models/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(/versions/[0-9]{1,9})?"
 INFER = re.compile(rf"{_MODEL}/infer")
 # Nothing else: not the server's shared memory, log files, traces, or its model repository.
 READ = re.compile(rf"/v2(/health/(live|ready)|/models/stats)?|{_MODEL}(/ready|/config|/stats)?")
-INDEX = re.compile("/v2/repository/index")
-METRICS = re.compile("/metrics")
+INDEX = "/v2/repository/index"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@dataclass
 class Traffic:
-    """How many requests are under way, and how near the end is."""
+    """What the HTTP and the gRPC side share: the requests in flight, and how far the shutdown has come."""
 
-    def __init__(self) -> None:
-        self.under_way = 0
-        self.draining = False
-        """HTTP connections are closed after their answer."""
-        self.refusing = False
-        """New requests over gRPC, which has no such word for its clients, are refused."""
+    in_flight: int = 0
+    draining: bool = False
+    """Whether HTTP connections are closed after their answer."""
+    refusing: bool = False
+    """Whether new gRPC requests are refused; gRPC cannot ask clients to close their connection."""
 
 
 def inference_application(upstream: str, *, most_body: int, most_json: int, traffic: Traffic) -> web.Application:
-    """Forwards to Triton's HTTP port ``upstream`` ("http://127.0.0.1:PORT"). Sizes in bytes, of unpacked content."""
+    """Forward to Triton's HTTP port ``upstream`` ("http://127.0.0.1:PORT"). Sizes in bytes of unpacked content."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         path = request.rel_url.raw_path
         if request.method == "POST" and INFER.fullmatch(path):
             body = await _body(request)
             check_body(body, request.headers.get(HEADER_LENGTH), most_json=most_json)
-            kept = {name: request.headers[name] for name in (HEADER_LENGTH, "Content-Type") if name in request.headers}
-            return await _forward(request, upstream, body, kept)
-        if request.method == "GET" and READ.fullmatch(path):
-            return await _forward(request, upstream)
-        if request.method == "POST" and INDEX.fullmatch(path):
+            return await _forward(request, upstream, body, _forwarded(request.headers))
+        if (request.method == "GET" and READ.fullmatch(path)) or (request.method, path) == ("POST", INDEX):
             return await _forward(request, upstream)
         raise Refusal(f"{request.method} {path[:100]} is not served", 404)
 
@@ -55,10 +53,10 @@ def inference_application(upstream: str, *, most_body: int, most_json: int, traf
 
 
 def metrics_application(upstream: str, *, traffic: Traffic) -> web.Application:
-    """The same for Triton's metrics, which are only read."""
+    """Forward GET /metrics to Triton's metrics port."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if request.method != "GET" or not METRICS.fullmatch(request.rel_url.raw_path):
+        if request.method != "GET" or request.rel_url.raw_path != "/metrics":
             raise Refusal("only GET /metrics is served", 404)
         return await _forward(request, upstream)
 
@@ -69,32 +67,32 @@ _SESSION = web.AppKey("session", aiohttp.ClientSession)
 
 
 def _application(handle: Handler, most_body: int, traffic: Traffic) -> web.Application:
-    async def guarded(request: web.Request) -> web.StreamResponse:
-        traffic.under_way += 1
+    async def handle_or_refuse(request: web.Request) -> web.StreamResponse:
+        traffic.in_flight += 1
         try:
             return await handle(request)
         except Refusal as error:
-            return _told(request, error.status, error.reason)
+            return _refused(request, error.status, error.reason)
         except web.HTTPRequestEntityTooLarge:
-            return _told(request, 413, f"more than the {most_body} bytes that a request of this bundle needs")
+            return _refused(request, 413, f"more than the {most_body} bytes that a request of this bundle needs")
         except aiohttp.ClientError as error:
-            return _told(request, 502, f"tritonserver does not answer: {error}")
+            return _refused(request, 502, f"tritonserver does not answer: {error}")
         finally:
-            traffic.under_way -= 1
+            traffic.in_flight -= 1
 
     async def close_when_draining(request: web.Request, response: web.StreamResponse) -> None:
         if traffic.draining:
             response.force_close()
 
     application = web.Application(client_max_size=most_body)
-    application.router.add_route("*", "/{path:.*}", guarded)
+    application.router.add_route("*", "/{path:.*}", handle_or_refuse)
     application.on_response_prepare.append(close_when_draining)
     application.cleanup_ctx.append(_session)
     return application
 
 
 async def _session(application: web.Application):  # type: ignore[no-untyped-def]
-    # As many connections as clients have: who queues requests is Triton, which counts them.
+    # As many connections as clients have: Triton queues the requests, and counts them.
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None, connect=10)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
@@ -103,12 +101,12 @@ async def _session(application: web.Application):  # type: ignore[no-untyped-def
 
 
 async def _body(request: web.Request) -> bytes:
-    """All of the body, unpacked where it came packed. What is too large ends the connection: nobody reads the rest."""
+    """Read all of the body and unpack it. After a body that is too large the connection is closed, not read further."""
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await request.read()
     except TimeoutError as error:
-        raise Refusal(f"the body did not come within {BODY_SECONDS:.0f} s", 408) from error
+        raise Refusal(f"the body did not arrive within {BODY_SECONDS:.0f} s", 408) from error
     except (aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
         raise Refusal(f"the body cannot be read: {error}") from error
 
@@ -116,26 +114,29 @@ async def _body(request: web.Request) -> bytes:
 async def _forward(
     request: web.Request, upstream: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> web.StreamResponse:
-    """Ask Triton and hand on its answer as it comes. The query is left out: nothing that is served has one."""
-    path = request.rel_url.raw_path  # of plain letters, or it would not have come so far
-    asked = {"Accept-Encoding": "identity", **(headers or {})}
-    async with request.app[_SESSION].request(request.method, upstream + path, data=body, headers=asked) as answer:
-        told = {name: answer.headers[name] for name in (HEADER_LENGTH, "Content-Type") if name in answer.headers}
-        response = web.StreamResponse(status=answer.status, headers=told)
+    """Send the request to Triton and stream its answer back. The query is dropped: no path that is served has one."""
+    path = request.rel_url.raw_path  # it matched one of the patterns above, so it needs no quoting
+    all_headers = {"Accept-Encoding": "identity", **(headers or {})}
+    async with request.app[_SESSION].request(request.method, upstream + path, data=body, headers=all_headers) as answer:
+        response = web.StreamResponse(status=answer.status, headers=_forwarded(answer.headers))
         response.content_length = answer.content_length
         await response.prepare(request)
         try:
             async for chunk in answer.content.iter_any():
                 await response.write(chunk)
             await response.write_eof()
-        except (aiohttp.ClientError, OSError):  # one of the two is gone: what was begun must not be filled up
+        except (aiohttp.ClientError, OSError):  # Triton or the client is gone: an unfinished answer must not look whole
             if request.transport is not None:
                 request.transport.abort()
     return response
 
 
-def _told(request: web.Request, status: int, reason: str) -> web.Response:
+def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: headers[name] for name in FORWARDED if name in headers}
+
+
+def _refused(request: web.Request, status: int, reason: str) -> web.Response:
     response = web.json_response({"error": reason}, status=status)
-    if not request.content.is_eof():  # what is left of a body that was refused
+    if not request.content.is_eof():  # the rest of a refused body
         response.force_close()
     return response

@@ -1,8 +1,8 @@
-"""What a request must be before Triton may read it: readable, of a sane shape, whole, and finite.
+"""Checks of a request before Triton reads it: well-formed, complete, finite, and with shapes that cannot overflow.
 
-The rules of the v2 inference protocol and its binary form that Triton's older releases do not hold their readers to:
-a shape that overflows, a number where a string should be, or two values under one name never reach it. Whether a
-request fits a model (names, types, the largest batch) is left to Triton, which says so itself.
+These are rules of the v2 inference protocol and its binary encoding that older releases of Triton do not check: a shape
+that overflows, a number in place of a string, or two values under one name. Triton itself checks whether a request
+fits its model: names, types, the largest batch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -25,16 +25,16 @@ ITEM_BYTES = {
     "INT32": 4, "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8,
 }  # fmt: skip
 FLOATS: dict[str, np.dtype[Any]] = {"FP16": np.dtype("<f2"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
-TYPES: dict[str, set[type]] = {"BOOL": {bool}, **{name: {int, float} for name in FLOATS}}  # in JSON; of all others int
-TENSORS, RANK = 64, 8  # most of a request and of a shape; ours have 4 and 3
-PREFIX = 4  # bytes before each element of a BYTES tensor, its length
+TYPES: dict[str, set[type]] = {"BOOL": {bool}, **{name: {int, float} for name in FLOATS}}  # in JSON; all others: int
+TENSORS, RANK = 64, 8  # largest number of tensors and of dimensions; our models need 4 and 3
+PREFIX = 4  # bytes of the length before each element of a BYTES tensor
 
 Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Size = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Refusal(Exception):
-    """The request is answered with this HTTP status (over gRPC: INVALID_ARGUMENT) and reason."""
+    """A request is refused with this HTTP status (over gRPC: INVALID_ARGUMENT) and reason."""
 
     def __init__(self, reason: str, status: int = 400) -> None:
         super().__init__(reason)
@@ -42,15 +42,15 @@ class Refusal(Exception):
 
 
 class _Part(BaseModel):
-    # No field but the protocol's: what is not looked at here must not be there for Triton's parser to fall over.
+    # Only the protocol's fields: Triton's parser must not receive what is not checked here.
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class _Given(_Part):
+class _InputParameters(_Part):
     binary_data_size: Size | None = None
 
 
-class _Wanted(_Part):
+class _OutputParameters(_Part):
     binary_data: bool = False
 
 
@@ -58,13 +58,13 @@ class _Input(_Part):
     name: str
     datatype: str
     shape: list[Size] = Field(max_length=RANK)
-    parameters: _Given = _Given()
+    parameters: _InputParameters = _InputParameters()
     data: Any = None
 
 
 class _Output(_Part):
     name: str
-    parameters: _Wanted = _Wanted()
+    parameters: _OutputParameters = _OutputParameters()
 
 
 class _Request(_Part):
@@ -78,11 +78,13 @@ class _Request(_Part):
 
 
 def check_body(body: bytes, header_length: str | None, *, most_json: int) -> None:
-    """Refusal unless ``body`` is one request of the v2 protocol, in JSON or, where ``header_length`` says how long the
-    JSON before the tensors is, in the binary form. ``most_json``: bytes of JSON."""
+    """Raise Refusal unless ``body`` is one request of the v2 protocol with at most ``most_json`` bytes of JSON.
+
+    ``header_length`` is given for the binary encoding: the bytes of JSON before the tensors' bytes.
+    """
     length = len(body) if header_length is None else _length(header_length, len(body))
     if length > most_json:
-        raise Refusal(f"{length} bytes of JSON are more than the {most_json} that are read; send the binary form", 413)
+        raise Refusal(f"{length} bytes of JSON are more than the {most_json} accepted; send the binary encoding", 413)
     request = _parsed(body[:length])
     _unique_names([tensor.name for tensor in request.inputs])
     rest = memoryview(body)[length:]
@@ -95,11 +97,11 @@ def check_body(body: bytes, header_length: str | None, *, most_json: int) -> Non
             _check_list(tensor.name, tensor.datatype, elements, tensor.data)
         else:
             if size > len(rest):
-                raise Refusal(f"input {tensor.name!r} is cut off: it has {len(rest)} bytes of {size}")
+                raise Refusal(f"input {tensor.name!r} is cut off: {len(rest)} of its {size} bytes arrived")
             _check_raw(tensor.name, tensor.datatype, elements, rest[:size])
             rest = rest[size:]
     if len(rest):
-        raise Refusal(f"{len(rest)} bytes after the last input belong to nothing")
+        raise Refusal(f"{len(rest)} bytes after the last input do not belong to any input")
 
 
 def _length(text: str, most: int) -> int:
@@ -117,39 +119,42 @@ def _parsed(content: bytes) -> _Request:
         place = ".".join(map(str, first["loc"]))
         raise Refusal(f"the request is malformed: {place + ': ' if place else ''}{first['msg']}") from error
     except (ValueError, RecursionError) as error:
-        raise Refusal(f"the request is no readable JSON: {error}") from error
+        raise Refusal(f"the request is not readable JSON: {error}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values under one name readers take now the first, now the last: there may be one only."""
+    """Refuse a name with two values: some readers take the first, others the last."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("an object contains a name twice")
     for text in (*values, *(value for value in values.values() if isinstance(value, str))):
         text.encode()  # ValueError for half of a surrogate pair
     return values
 
 
 def _check_list(name: str, datatype: str, elements: int, data: Any) -> None:
-    """Of a tensor in JSON: a flat or nested list of the right kind and number."""
+    """Check the data of a tensor in JSON: a flat or nested list of the right type and number."""
     if not isinstance(data, list):
-        raise Refusal(f"the data of input {name!r} is no list")
+        raise Refusal(f"the data of input {name!r} is not a list")
     if datatype == "BYTES":
         if len(data) != elements or not all(isinstance(item, str) for item in data):
             raise Refusal(f"the data of input {name!r} is not {elements} strings")
-        _encoded(name, data)
+        try:
+            "".join(data).encode()
+        except UnicodeEncodeError as error:
+            raise Refusal(f"the data of input {name!r} is not valid Unicode") from error
         return
     try:
         values = np.asarray(data)
     except (ValueError, OverflowError) as error:
-        raise Refusal(f"the data of input {name!r} is ragged or no numbers") from error
+        raise Refusal(f"the data of input {name!r} is ragged or not numeric") from error
     if values.size != elements:
-        raise Refusal(f"the data of input {name!r} has {values.size} numbers, its shape wants {elements}")
+        raise Refusal(f"the data of input {name!r} has {values.size} numbers, its shape needs {elements}")
     if not _types(data, values.ndim) <= TYPES.get(datatype, {int}):
         raise Refusal(f"the data of input {name!r} does not fit {datatype}")
     if datatype in FLOATS:
         try:
-            with np.errstate(over="ignore"):  # what is too large for the type becomes infinite
+            with np.errstate(over="ignore"):  # a number too large for the type becomes infinite
                 _finite(name, values.astype(FLOATS[datatype]))
         except OverflowError as error:  # an integer beyond any float
             raise Refusal(f"input {name!r} holds values that are not finite") from error
@@ -160,29 +165,21 @@ def _check_list(name: str, datatype: str, elements: int, data: Any) -> None:
 
 
 def _types(data: list[Any], rank: int) -> set[type]:
-    """Of the values: numpy makes numbers of true and of "1"."""
+    """Return the types of all values. numpy would convert true and "1" to numbers."""
     for _ in range(rank - 1):
         data = list(itertools.chain.from_iterable(data))
     return set(map(type, data))
-
-
-def _encoded(name: str, texts: Iterable[str]) -> None:
-    try:
-        for text in texts:
-            text.encode()
-    except UnicodeEncodeError as error:
-        raise Refusal(f"the data of input {name!r} is no Unicode") from error
 
 
 # ---- gRPC ----
 
 
 def check_message(request: ModelInferRequest, *, most: int) -> None:
-    """Refusal unless the message's tensors are whole, sane and finite. ``most``: elements of one of them."""
+    """Raise Refusal unless the tensors are complete and finite, with at most ``most`` elements each."""
     raw = request.raw_input_contents
     _unique_names([tensor.name for tensor in request.inputs])
     if not request.inputs or len(request.inputs) > TENSORS or (raw and len(raw) != len(request.inputs)):
-        raise Refusal(f"{len(request.inputs)} inputs and {len(raw)} raw contents do not go together")
+        raise Refusal(f"{len(request.inputs)} inputs and {len(raw)} raw contents do not match")
     for entry in (request, *request.inputs, *request.outputs):
         named = [key for key in entry.parameters if key.startswith("shared_memory") or key == "classification"]
         if named:
@@ -192,12 +189,12 @@ def check_message(request: ModelInferRequest, *, most: int) -> None:
         fields = [field for field, _ in tensor.contents.ListFields()]
         if raw:
             if fields:
-                raise Refusal(f"input {tensor.name!r} has contents and raw contents")
+                raise Refusal(f"input {tensor.name!r} has both contents and raw contents")
             _check_raw(tensor.name, tensor.datatype, elements, memoryview(raw[index]))
             continue
         count = sum(len(getattr(tensor.contents, field.name)) for field in fields)
         if len(fields) > 1 or count != elements:
-            raise Refusal(f"input {tensor.name!r} has {count} values, its shape wants {elements}")
+            raise Refusal(f"input {tensor.name!r} has {count} values, its shape needs {elements}")
         for values in (tensor.contents.fp32_contents, tensor.contents.fp64_contents):
             _finite(tensor.name, np.asarray(values, dtype=np.float64))
 
@@ -211,25 +208,25 @@ def _unique_names(names: Sequence[str]) -> None:
 
 
 def _elements(name: str, datatype: str, shape: Sequence[int], *, most: int) -> int:
-    """How many a tensor has. They cannot be more than there are bytes, so that no product overflows."""
+    """Return the number of elements of a shape; at most ``most``, so that Triton's product cannot overflow."""
     if datatype not in ITEM_BYTES and datatype != "BYTES":
-        raise Refusal(f"input {name!r} is of datatype {datatype[:40]!r}, which there is not")
+        raise Refusal(f"input {name!r} has the unknown datatype {datatype[:40]!r}")
     if len(shape) > RANK or any(size < 0 for size in shape):
         raise Refusal(f"input {name!r} has shape {list(shape[:RANK])}")
     elements = math.prod(shape)
     if elements > most:
-        raise Refusal(f"input {name!r} has shape {list(shape)}, more than was sent or is read")
+        raise Refusal(f"input {name!r} has shape {list(shape)}, larger than the request or its limit")
     return elements
 
 
 def _check_raw(name: str, datatype: str, elements: int, content: memoryview) -> None:
-    """Of a tensor in its binary form."""
+    """Check the bytes of a tensor in the binary encoding."""
     if datatype == "BYTES":
         _check_strings(name, elements, content)
         return
     wanted = elements * ITEM_BYTES[datatype]
     if len(content) != wanted:
-        raise Refusal(f"input {name!r} has {len(content)} bytes, its shape wants {wanted}")
+        raise Refusal(f"input {name!r} has {len(content)} bytes, its shape needs {wanted}")
     if datatype in FLOATS:
         _finite(name, np.frombuffer(content, FLOATS[datatype]))
 
@@ -240,7 +237,7 @@ def _check_strings(name: str, elements: int, content: memoryview) -> None:
         place += PREFIX + int.from_bytes(content[place : place + PREFIX], "little")
         found += 1
     if place != len(content) or found != elements:
-        raise Refusal(f"the strings of input {name!r} are not {elements}, each after its length")
+        raise Refusal(f"input {name!r} needs {elements} strings, each preceded by its length")
 
 
 def _finite(name: str, values: npt.NDArray[Any]) -> None:

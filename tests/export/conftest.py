@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
+import psutil
 import pytest
 import torch
 
 from dcp_deploy.errors import DcpDeployError
 from dcp_deploy.export import Engine, Runner, build_engine, export_onnx, load_runner
+from dcp_deploy.export.bundle import sizing
 from dcp_deploy.export.bundle.writer import write_bundle
 from dcp_deploy.export.serving.server import Program, Server, find_program, running_server
-from dcp_deploy.export.serving.server import free_ports as ports_of_nobody
+from dcp_deploy.export.serving.server import free_ports as unused_ports
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 from dcp_deploy.shipping.contents import contents_of
 
@@ -22,7 +26,7 @@ GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 
 def random_generator(widths: tuple[int, ...], *, seed: int = 0, scale: float = 1.0, **config: object) -> Generator:
-    """A generator in which noise, biases and the mean code all matter; ``scale`` multiplies the styles of the convs."""
+    """Return a generator whose noise, biases and mean code all matter; ``scale`` multiplies the convs' styles."""
     torch.manual_seed(seed)
     resolution = 2 ** (len(widths) // 2 + 1)
     sizes: dict[str, object] = {"z_dim": 12, "w_dim": 16, "mapping_layers": 2, **config}
@@ -41,9 +45,9 @@ def random_generator(widths: tuple[int, ...], *, seed: int = 0, scale: float = 1
 def random_stylegan3(
     widths: tuple[int, ...], *, seed: int = 0, scale: float = 1.0, radial: bool = False, **config: object
 ) -> Generator:
-    """A 32 px StyleGAN3 of few layers in which every parameter matters: 3x3 convolutions, or 1x1 and radial filters.
+    """Return a 32 px StyleGAN3 of few layers in which every parameter matters: 3x3 convolutions, or 1x1 and radial.
 
-    Four layers have all there is: a size that stays, one that grows by up-sampling of four, a critical layer, toRGB.
+    Four layers cover every case: a constant size, a size that grows by up-sampling by four, a critical layer, toRGB.
     """
     torch.manual_seed(seed)
     layout = StyleGAN3Layout(
@@ -101,19 +105,19 @@ def rotating() -> Generator:
 
 @pytest.fixture(scope="session")
 def translating_onnx(translating: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Float output."""
+    """The translating generator with float output."""
     return export_onnx(translating, tmp_path_factory.mktemp("onnx") / "translating.onnx", image="float")
 
 
 @pytest.fixture(scope="session")
 def rotating_onnx(rotating: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """uint8 output."""
+    """The rotating generator with uint8 output."""
     return export_onnx(rotating, tmp_path_factory.mktemp("onnx") / "rotating.onnx", image="uint8")
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
 def tensorrt_bindings(request: pytest.FixtureRequest) -> Path:
-    """A folder for PYTHONPATH with the real Python bindings of one version of TensorRT, over stub libraries."""
+    """A folder for PYTHONPATH with the real Python bindings of one TensorRT version on top of stub libraries."""
     cache = Path(request.config.cache.mkdir("tensorrt-bindings"))  # type: ignore[union-attr]
     try:
         folder = stub_tensorrt(cache, request.param)
@@ -132,7 +136,7 @@ def engine(uint8_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine
 
 @pytest.fixture
 def copy(engine: Engine, tmp_path: Path) -> Path:
-    """The engine and its manifest, to be spoiled."""
+    """A copy of the engine and its manifest that a test may damage."""
     for suffix in (".engine", ".json"):
         (tmp_path / "x").with_suffix(suffix).write_bytes(engine.path.with_suffix(suffix).read_bytes())
     return tmp_path / "x.engine"
@@ -140,7 +144,7 @@ def copy(engine: Engine, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def external_onnx(float_onnx: Path, tmp_path: Path) -> Path:
-    """The same with its weights in a file beside it."""
+    """The float file with its weights in a second file."""
     path = tmp_path / "external.onnx"
     model = onnx.load(float_onnx)
     onnx.save(model, path, save_as_external_data=True, location="external.data", size_threshold=64)
@@ -154,27 +158,29 @@ TRITON = Path(__file__).parents[2] / ".venv-triton"  # made by make test
 
 @pytest.fixture(scope="session")
 def bundle(uint8_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the class-conditional golden generator. Not to be altered."""
+    """A bundle of the class-conditional golden generator. Tests must not change it."""
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
-    write_bundle(contents_of(uint8_onnx, name="tiny"), folder, max_batch=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sizing, "SECONDS", 0.05)
+        write_bundle(contents_of(uint8_onnx, name="tiny"), folder, max_batch=8)
     return folder
 
 
 @pytest.fixture(scope="session")
 def local(bundle: Path) -> Runner:
-    """It, on this machine without a server."""
+    """The bundle on this machine, without a server."""
     return load_runner(bundle, threads=1)
 
 
 @pytest.fixture
 def own_bundle(bundle: Path, tmp_path: Path) -> Path:
-    """A copy of it, to damage."""
+    """A copy of the bundle that a test may damage."""
     return Path(shutil.copytree(bundle, tmp_path / "own"))
 
 
 @pytest.fixture(scope="session")
 def triton() -> Program:
-    """NVIDIA's server; what needs it is skipped where it cannot be had."""
+    """NVIDIA's server; tests that need it are skipped if it is not installed."""
     try:
         return find_program(TRITON)
     except DcpDeployError as error:
@@ -183,8 +189,17 @@ def triton() -> Program:
 
 @pytest.fixture(scope="session")
 def free_ports() -> Callable[[], tuple[int, int, int]]:
-    """Three ports that nobody listened on a moment ago."""
-    return ports_of_nobody
+    """A function that returns three unused ports."""
+    return unused_ports
+
+
+def kill_triton(server: Server) -> None:
+    """Kill Triton with its models and remove the shared memory that they would leave behind."""
+    maps = psutil.Process(server.process.pid).memory_maps()
+    os.killpg(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    for path in {entry.path for entry in maps if "triton_python_backend" in entry.path}:
+        Path(path).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -194,7 +209,9 @@ def server(
     free_ports: Callable[[], tuple[int, int, int]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
-    """The bundle on a running Triton server."""
+    """The bundle on a running Triton server, which all tests of a worker share."""
     log = tmp_path_factory.mktemp("triton") / "log"
     with running_server(bundle, triton, ports=free_ports(), log=log) as running:
         yield running
+        kill_triton(running)  # an orderly shutdown takes seconds; test_server.py tests it
+        running.request_filter.kill()

@@ -28,7 +28,7 @@ def flip(path: Path, place: int) -> None:
 
 
 def rewrite_manifest(folder: Path, change: Callable[[dict[str, object]], None]) -> None:
-    """As an attacker would who can compute a sha256: the seal fits the changed manifest."""
+    """Change the manifest and its seal too, as an attacker would."""
     manifest = json.loads((folder / MANIFEST).read_text())
     change(manifest["files"])
     (folder / MANIFEST).write_text(json.dumps(manifest))
@@ -47,7 +47,7 @@ def small(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_whole_bundle_passes_and_tells_its_identity(bundle: Path) -> None:
+def test_an_unchanged_bundle_passes_and_has_an_identity(bundle: Path) -> None:
     manifest = check_bundle(bundle)
     assert manifest["name"] == "tiny"
     assert manifest["sha256"] == hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
@@ -68,7 +68,7 @@ def test_one_flipped_byte_of_any_file_is_refused_by_name(own_bundle: Path) -> No
     check_bundle(own_bundle)
 
 
-def test_every_byte_of_the_manifest_and_its_seal_counts(small: Path) -> None:
+def test_a_change_of_any_byte_of_the_manifest_or_its_seal_is_detected(small: Path) -> None:
     for name in (MANIFEST, SEAL):
         content = (small / name).read_bytes()
         for place in range(len(content)):
@@ -104,7 +104,7 @@ def test_a_link_is_refused_even_to_the_right_content(small: Path, tmp_path: Path
 
 
 def test_a_special_file_is_refused_and_not_opened(small: Path) -> None:
-    os.mkfifo(small / "pipe")  # whoever opened it would wait for ever
+    os.mkfifo(small / "pipe")  # opening it would block forever
     with pytest.raises(UnsafeFileError, match="pipe in the bundle is a special file"):
         check_bundle(small)
 
@@ -112,7 +112,7 @@ def test_a_special_file_is_refused_and_not_opened(small: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "../a.txt", "sub/../../a.txt", "sub//b.txt", "./a.txt", "a\\b", "", ".", "a\nb", "sub/"]
 )
-def test_a_path_that_leads_elsewhere_is_refused(small: Path, name: str) -> None:
+def test_a_path_out_of_the_bundle_is_refused(small: Path, name: str) -> None:
     with pytest.raises(UnsafeFileError):
         safe_name(name)
     rewrite_manifest(small, lambda files: files.update({name: files["a.txt"]}))
@@ -134,14 +134,14 @@ def test_a_manifest_with_a_wrong_entry_is_refused(small: Path, entry: object) ->
     ["[]", "{}", "null", "[" * 100_000, '{"schema": 2, "kind": "dcp-deploy bundle", "files": {}}'],
     ids=["list", "empty", "null", "deep", "version"],
 )
-def test_another_document_is_no_manifest(small: Path, content: str) -> None:
+def test_other_documents_are_not_manifests(small: Path, content: str) -> None:
     (small / MANIFEST).write_text(content)
     (small / SEAL).write_text(f"{hashlib.sha256(content.encode()).hexdigest()}  {MANIFEST}\n")
-    with pytest.raises(CorruptFileError, match="no manifest of a bundle"):
+    with pytest.raises(CorruptFileError, match="not the manifest of a bundle"):
         check_bundle(small)
 
 
-def test_nothing_and_an_empty_folder_are_no_bundles(tmp_path: Path) -> None:
+def test_a_missing_path_and_an_empty_folder_are_not_bundles(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none", tmp_path / "none.tar.zst"):
         with pytest.raises(InputError):
             check_bundle(path)
@@ -174,14 +174,14 @@ def test_an_archive_passes_and_the_same_folder_gives_the_same_bytes(small: Path,
     assert check_bundle(first) == check_bundle(small)
 
 
-def test_a_flipped_byte_of_an_archive_is_refused_unless_every_file_is_still_whole(small: Path, tmp_path: Path) -> None:
+def test_a_flipped_byte_of_an_archive_is_refused_unless_every_file_is_unchanged(small: Path, tmp_path: Path) -> None:
     archive = tmp_path / "small.tar.zst"
     pack(small, archive)
     content, manifest, refused = archive.read_bytes(), check_bundle(small), 0
     for place in range(len(content)):
         flip(archive, place)
         try:
-            assert check_bundle(archive) == manifest  # such as the size of the window in the header, or padding
+            assert check_bundle(archive) == manifest  # the byte was padding, or the window size in the header
         except InputError:
             refused += 1
         archive.write_bytes(content)
@@ -203,12 +203,12 @@ def test_an_archive_with_an_altered_missing_extra_or_repeated_file_is_refused(sm
     altered = [(entry, b"A" * 1000 if entry.name.endswith("a.txt") else content) for entry, content in good]
     extra = (tarfile.TarInfo("small/extra"), b"")
     for entries, named in ((altered, "a.txt was altered"), (good[:-1], "missing"), ([*good, extra], "extra"),
-                           ([*good, good[-1]], "twice"), (good[2:], "does not begin")):  # fmt: skip
+                           ([*good, good[-1]], "twice"), (good[2:], "before its other files")):  # fmt: skip
         with pytest.raises(InputError, match=named):
             check_bundle(write_archive(path, entries))
 
 
-def test_an_archive_that_leads_elsewhere_is_refused(small: Path, tmp_path: Path) -> None:
+def test_an_archive_with_paths_out_of_the_bundle_is_refused(small: Path, tmp_path: Path) -> None:
     link = tarfile.TarInfo("small/link")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     for entry in (link, *map(tarfile.TarInfo, ("small/../x", "/small/x", "other/x", "../x", "x"))):

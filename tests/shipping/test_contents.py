@@ -263,7 +263,7 @@ def test_a_run_that_did_not_pass_its_gate_is_not_bundled(run_directory: Path, tm
         (["bundle", "verify"], 2, "one bundle"),
         (["bundle", "verify", "{run}"], 3, "manifest.json"),
         (["serve", "{run}", "--port", "65535"], 2, "65535"),
-        (["serve", "{run}", "--server", "{run}"], 2, "no tritonserver"),
+        (["serve", "{run}", "--server", "{run}"], 2, "neither a tritonserver"),
         (["verify", "{run}", "http://127.0.0.1:9"], 3, "manifest.json"),
         (["verify", "http://127.0.0.1:9", "grpc://127.0.0.1:9"], 2, "two servers"),
     ],

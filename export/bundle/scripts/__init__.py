@@ -1,1 +1,1 @@
-"""Scripts that a bundle carries with it. They run without dcp-deploy."""
+"""Scripts that are copied into every bundle. They run without dcp-deploy."""

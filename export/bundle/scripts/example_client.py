@@ -1,4 +1,4 @@
-"""Draw one image of a served generator: python client.py SEED [HOST:PORT] [OUT.png]
+"""Get one image from a served generator: python client.py SEED [HOST:PORT] [OUT.png]
 
 Needs: pip install 'tritonclient[http]' pillow
 """
@@ -13,18 +13,18 @@ from PIL import Image
 
 
 def draw(client: triton.InferenceServerClient, seeds: list[int], psi: float, model: str = "generator") -> np.ndarray:
-    """The images of some seeds as uint8 [B, R, R, 3]. Raises InferenceServerException when the server refuses."""
+    """Return the images of some seeds, uint8 [B, R, R, 3]. InferenceServerException if the server refuses them."""
     sizes = {entry["name"]: entry["shape"][1] for entry in client.get_model_metadata(model)["inputs"]}
     values = {
         "z": np.stack([np.random.RandomState(seed).randn(sizes["z"]) for seed in seeds]),
         "psi": np.full((len(seeds), 1), psi),
     }
-    if "c" in sizes:  # class-conditional: here simply a class for each seed
+    if "c" in sizes:  # class-conditional: class = seed modulo the number of classes
         values["c"] = np.eye(sizes["c"])[np.array(seeds) % sizes["c"]]
     inputs = []
     for name, value in values.items():
         tensor = triton.InferInput(name, list(value.shape), "FP32")
-        tensor.set_data_from_numpy(value.astype(np.float32))  # binary: a tenth of the bytes of JSON
+        tensor.set_data_from_numpy(value.astype(np.float32))  # binary: a tenth of the size of JSON
         inputs.append(tensor)
     images: np.ndarray = client.infer(model, inputs).as_numpy("image")
     return images

@@ -1,6 +1,6 @@
-"""Ask a served generator for a picture by seed: python picture.py SEED [HOST:PORT] [OUT.png]
+"""Get a picture from a served generator by its seed: python picture.py SEED [HOST:PORT] [OUT.png]
 
-Python's standard library alone. OUT may end in .png, .jpeg or .webp.
+Needs only Python's standard library. OUT may end in .png, .jpeg or .webp.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import urllib.request
 from pathlib import Path
 
 
-def picture(address: str, seed: int, form: str = "png", **more: object) -> bytes:
-    """The encoded picture. ``more``: psi, and where the model has them a class and edits ({"smile": 1.5})."""
-    kinds = {"seed": "INT64", "format": "BYTES", "psi": "FP32", "class": "INT64", "edits": "BYTES"}
-    values = {"seed": seed, "format": f"{form};base64", **more}
+def picture(address: str, seed: int, format: str = "png", **options: object) -> bytes:
+    """Return the encoded picture. ``options``: psi; class and edits ({"smile": 1.5}) if the model has them."""
+    types = {"seed": "INT64", "format": "BYTES", "psi": "FP32", "class": "INT64", "edits": "BYTES"}
+    values = {"seed": seed, "format": f"{format};base64", **options}
     if "edits" in values:
         values["edits"] = json.dumps(values["edits"])
     inputs = [
-        {"name": name, "shape": [1, 1], "datatype": kinds[name], "data": [value]} for name, value in values.items()
+        {"name": name, "shape": [1, 1], "datatype": types[name], "data": [value]} for name, value in values.items()
     ]
     request = urllib.request.Request(
         f"http://{address}/v2/models/picture/infer", json.dumps({"inputs": inputs}).encode()

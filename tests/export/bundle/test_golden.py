@@ -10,10 +10,10 @@ from PIL import Image
 
 from dcp_deploy.errors import CorruptFileError, UsageError
 from dcp_deploy.export import classes_of, latents_of, load_runner, verify
-from dcp_deploy.export.bundle.golden import golden_range, golden_runner, write_golden
+from dcp_deploy.export.bundle.golden import read_golden_images, write_golden
 
 
-def test_the_kept_images_are_those_of_the_exported_file(uint8_onnx: Path, tmp_path: Path) -> None:
+def test_golden_images_are_those_of_the_exported_file(uint8_onnx: Path, tmp_path: Path) -> None:
     runner = load_runner(uint8_onnx)
     document = write_golden(runner, tmp_path)
     assert len(document["images"]) == 8
@@ -24,17 +24,18 @@ def test_the_kept_images_are_those_of_the_exported_file(uint8_onnx: Path, tmp_pa
     assert np.abs(np.asarray(Image.open(tmp_path / entry["file"])).astype(int) - image[0]).max() <= 1
 
 
-def test_float_images_are_kept_by_the_formula_of_the_uint8_output(
+def test_float_images_are_converted_by_the_formula_of_the_uint8_output(
     float_onnx: Path, unconditional: object, tmp_path: Path
 ) -> None:
     write_golden(load_runner(float_onnx), tmp_path)
-    verify(golden_runner(tmp_path), load_runner(unconditional), **golden_range(tmp_path)).raise_for_failure()  # type: ignore[arg-type]
+    golden, kept = read_golden_images(tmp_path)
+    verify(golden, load_runner(unconditional), **kept).raise_for_failure()  # type: ignore[arg-type]
 
 
-def test_another_latent_than_the_kept_ones_is_refused(uint8_onnx: Path, tmp_path: Path) -> None:
+def test_other_latents_than_the_kept_ones_are_refused(uint8_onnx: Path, tmp_path: Path) -> None:
     runner = load_runner(uint8_onnx)
     write_golden(runner, tmp_path, seeds=2, psis=(0.5,))
-    golden = golden_runner(tmp_path)
+    golden, _ = read_golden_images(tmp_path)
     for seed, psi in ((2, 0.5), (0, 0.6)):
         with pytest.raises(UsageError, match="only 2 golden seeds"):
             golden(z=latents_of([seed], golden.z_dim), psi=psi, c=classes_of([seed], golden.c_dim))
@@ -54,5 +55,5 @@ def test_another_latent_than_the_kept_ones_is_refused(uint8_onnx: Path, tmp_path
 def test_damaged_golden_images_are_refused(uint8_onnx: Path, tmp_path: Path, damage: Callable[[Path], object]) -> None:
     write_golden(load_runner(uint8_onnx), tmp_path)
     damage(tmp_path)
-    with pytest.raises(CorruptFileError, match="no golden images"):
-        golden_runner(tmp_path)
+    with pytest.raises(CorruptFileError, match="no valid golden images"):
+        read_golden_images(tmp_path)

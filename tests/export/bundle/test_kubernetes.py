@@ -21,10 +21,10 @@ from dcp_deploy.export.bundle.kubernetes import (
 VARIANTS = [Deployment("demo", gpu, plans) for gpu in (True, False) for plans in (True, False)]
 TRITON = Path(__file__).parents[3] / ".venv-triton"
 
-# KServe's own models, in the environment that has them: every field by its name there, every value of its type.
+# Run in the environment that has KServe's own models: checks the name of every field and the type of every value.
 CHECK_KSERVE = """
 import importlib, importlib.util, json, re, sys, types
-for name in ("kserve", "kserve.models"):  # as plain folders: importing the package itself wants a web server and more
+for name in ("kserve", "kserve.models"):  # as plain folders: importing the package itself needs a web server and more
     package = types.ModuleType(name)
     package.__path__ = list(importlib.util.find_spec(name).submodule_search_locations)
     sys.modules[name] = package
@@ -51,7 +51,7 @@ def check(value, kind, path):
         model = named(kind)
         names = {json_name: field for field, json_name in model.attribute_map.items()}
         for key, item in value.items():
-            assert key in names, f"{path}.{key} is no field of {kind}: {sorted(names)}"
+            assert key in names, f"{path}.{key} is not a field of {kind}: {sorted(names)}"
             check(item, model.openapi_types[names[key]], f"{path}.{key}")
         model(**{names[key]: item for key, item in value.items()})  # raises for a required field that is missing
 check(json.load(sys.stdin), "V1beta1InferenceService", "InferenceService")
@@ -67,7 +67,7 @@ def test_the_plain_manifests_fit_kubernetes_schemas(deployment: Deployment) -> N
         kubernetes_validate.validate(document, "1.30", strict=True)
 
 
-def test_the_ingress_fits_them_too_and_leads_to_images_only() -> None:
+def test_the_ingress_fits_them_too_and_serves_images_only() -> None:
     document = yaml.safe_load(ingress_manifest(Deployment("demo", False, False, most_body=5_000)))
     kubernetes_validate.validate(document, "1.30", strict=True)
     assert document["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"] == "5000"
@@ -80,7 +80,7 @@ def test_the_ingress_fits_them_too_and_leads_to_images_only() -> None:
         assert not pattern.match(path)
 
 
-def test_a_wrong_field_would_not_fit() -> None:
+def test_a_wrong_field_is_detected() -> None:
     document = next(yaml.safe_load_all(deployment_manifest(VARIANTS[0])))
     document["spec"]["template"]["spec"]["container"] = []
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -88,7 +88,7 @@ def test_a_wrong_field_would_not_fit() -> None:
 
 
 @pytest.mark.parametrize("deployment", VARIANTS, ids=str)
-def test_a_gpu_and_its_plans_are_asked_for_where_they_are(deployment: Deployment) -> None:
+def test_a_gpu_and_its_plans_are_requested_only_if_they_exist(deployment: Deployment) -> None:
     pod = next(yaml.safe_load_all(deployment_manifest(deployment)))["spec"]["template"]["spec"]["containers"][0]
     service = yaml.safe_load(kserve_manifest(deployment))["spec"]["predictor"]["model"]
     for limits, arguments in (
@@ -121,7 +121,7 @@ def test_the_kserve_manifest_fits_kserve_s_models(deployment: Deployment) -> Non
         ("é_1", "1"),
     ],
 )
-def test_any_name_becomes_one_that_kubernetes_takes(name: str, expected: str) -> None:
+def test_any_name_becomes_a_valid_kubernetes_name(name: str, expected: str) -> None:
     assert kubernetes_name(name) == expected
 
 

@@ -10,7 +10,6 @@ from tritonclient.grpc import model_config_pb2
 
 from dcp_deploy.errors import InputError
 from dcp_deploy.export.bundle.triton import (
-    Picture,
     Served,
     Tensor,
     TensorRTPlan,
@@ -38,7 +37,7 @@ def parse(text: str) -> model_config_pb2.ModelConfig:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def test_every_configuration_of_a_bundle_is_triton_s_own_format(bundle: Path) -> None:
+def test_triton_can_parse_every_configuration_of_a_bundle(bundle: Path) -> None:
     files = sorted(bundle.glob("models/**/*.pbtxt"))
     assert [path.relative_to(bundle / "models" / "generator").as_posix() for path in files] == [
         "config.pbtxt", "configs/python.pbtxt",
@@ -63,8 +62,8 @@ def test_pictures_are_configured_in_a_repository_of_their_own(bundle: Path) -> N
     }  # fmt: skip
 
 
-def test_pictures_of_an_unconditional_generator_with_directions_take_edits_and_no_class() -> None:
-    config = parse(picture_pbtxt(Picture(512, 0, 4, 100, ('smile "wide"', "age"))))
+def test_picture_takes_edits_only_with_directions_and_a_class_only_if_conditional() -> None:
+    config = parse(picture_pbtxt(512, 0, 4, 100, ('smile "wide"', "age")))
     assert [entry.name for entry in config.input] == ["seed", "psi", "format", "edits"]
     assert json.loads(config.parameters["generator"].string_value)["directions"] == ['smile "wide"', "age"]
 
@@ -83,7 +82,7 @@ def test_inputs_and_outputs_leave_the_batch_to_triton(variant: str) -> None:
     assert set(config.model_warmup[0].inputs) == {"z", "psi", "c"}
 
 
-def test_the_onnx_variant_takes_the_gpu_when_there_is_one() -> None:
+def test_the_onnx_variant_uses_the_gpu_if_there_is_one() -> None:
     config = parse(config_pbtxt(CONDITIONAL, "onnxruntime"))
     assert config.default_model_filename == "model.onnx"
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_AUTO
@@ -97,7 +96,7 @@ def test_the_python_variant_runs_the_measured_number_of_copies() -> None:
     assert config.parameters["threads"].string_value == "4"
 
 
-def test_the_tensorrt_variant_picks_plans_and_captures_graphs() -> None:
+def test_the_tensorrt_variant_selects_plans_and_captures_graphs() -> None:
     config = parse(config_pbtxt(CONDITIONAL, "tensorrt"))
     assert dict(config.cc_model_filenames) == {"8.9": "model_sm89.plan", "10.0": "model_sm100.plan"}
     assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU

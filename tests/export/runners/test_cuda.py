@@ -1,4 +1,4 @@
-"""Our CUDA path: its arrangement on a CPU, where every kernel has a reference; graphs and the runner on a GPU."""
+"""Our CUDA path: on a CPU the network, with the kernels' references; on a GPU the graphs and the runner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTHS = (12, 12, 16, 9, 8, 8)  # 16 px; not all of them whole 16 bytes
 
 
 def drawn(generator: Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """z, psi, c and the readable network's image."""
+    """Return z, psi, c and the readable network's images."""
     random = torch.Generator().manual_seed(batch)
     z, psi = torch.randn(batch, generator.config.z_dim, generator=random), torch.linspace(0.3, 1.0, batch)
     c_dim = generator.config.c_dim
@@ -31,12 +31,12 @@ def drawn(generator: Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor,
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-@pytest.mark.parametrize("form", ["transposed", "polyphase"])
-def test_it_is_the_readable_network_in_either_form(form: Upsample, batch: int) -> None:
+@pytest.mark.parametrize("method", ["transposed", "polyphase"])
+def test_it_equals_the_readable_network_with_either_method(method: Upsample, batch: int) -> None:
     generator = random_generator(WIDTHS, c_dim=3, conv_clamp=4.0)
     z, psi, c, expected = drawn(generator, batch)
     network = CudaGenerator(generator, storage=torch.float32)
-    image = network(z, psi, c, dict.fromkeys(("b8.conv0", "b16.conv0"), form))
+    image = network(z, psi, c, dict.fromkeys(("b8.conv0", "b16.conv0"), method))
     torch.testing.assert_close(image, expected, rtol=1e-5, atol=1e-5)  # float32, another order of summation
 
 
@@ -45,7 +45,7 @@ def test_styles_of_any_size_stay_in_float16() -> None:
     z, psi, _, expected = drawn(generator, 3)
     image = CudaGenerator(generator, storage=torch.float16)(z, psi)
     error = (image - expected).square().mean().sqrt() / expected.square().mean().sqrt()
-    assert error < 3e-3  # six roundings to eleven bits, of numbers that grow and shrink alike
+    assert error < 3e-3  # six roundings to eleven bits of numbers of similar size
 
 
 def test_bytes_are_the_float_image_rounded() -> None:
@@ -62,7 +62,7 @@ def test_a_stylegan3_and_an_unknown_precision_are_refused(monkeypatch: pytest.Mo
         cuda_runner(random_generator(WIDTHS), precision="int8")  # type: ignore[arg-type]
 
 
-def test_without_a_gpu_another_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_error_names_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingCapabilityError) as caught:
         load_runner(random_generator(WIDTHS), backend="cuda")
@@ -80,8 +80,8 @@ def strict_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 3e-2), ("bf16", 2e-1)])
-def test_the_runner_draws_the_readable_networks_images(precision: str, tolerance: float, strict_float32: None) -> None:
-    """Largest difference in units of the image's range: float32 sums, eleven and eight bits of storage."""
+def test_the_runner_gives_the_readable_networks_images(precision: str, tolerance: float, strict_float32: None) -> None:
+    """The tolerance is in units of the images' range: float32 sums, storage in eleven and eight bits."""
     generator = random_generator((16, 16, 16, 16, 8, 8), c_dim=3)
     runner = cuda_runner(generator, precision=precision)  # type: ignore[arg-type]
     reference = load_runner(generator)
@@ -114,18 +114,18 @@ def test_threads_get_their_own_images(strict_float32: None) -> None:
 
 
 @pytest.mark.gpu
-def test_a_graph_draws_what_the_network_draws_call_by_call() -> None:
+def test_a_graph_gives_the_images_of_single_calls() -> None:
     generator = random_generator((16, 16, 16, 16, 8, 8))
     network = CudaGenerator(generator, image="uint8").cuda()
     graph = CapturedGenerator(network, 3)
     z, psi = torch.randn(3, 12, device="cuda"), torch.full((3,), 0.6, device="cuda")
     image = graph(z, psi, None)
     with torch.no_grad():
-        expected = network(z, psi, None, graph.forms)
+        expected = network(z, psi, None, graph.methods)
     assert (image.int() - expected.int()).abs().max() <= 2  # cuDNN may choose another algorithm, and round elsewhere
 
 
 @pytest.mark.gpu
-def test_both_forms_of_a_layer_are_timed() -> None:
+def test_both_methods_of_a_layer_are_timed() -> None:
     times = method_times(CudaGenerator(random_generator((16, 16, 16, 16))).cuda(), "b8.conv0", 2)
     assert set(times) == {"transposed", "polyphase"} and min(times.values()) > 0

@@ -16,7 +16,7 @@ from dcp_deploy.generators import Generator
 SEEDS = range(5)
 
 
-def test_all_backends_draw_the_same_images(unconditional: Generator, float_onnx: Path) -> None:
+def test_all_backends_give_the_same_images(unconditional: Generator, float_onnx: Path) -> None:
     z = latents_of(SEEDS, 24)
     runners = [load_runner(unconditional), load_runner(unconditional, backend="fused"), load_runner(float_onnx)]
     assert [runner.backend for runner in runners] == ["torch", "fused", "onnxruntime"]
@@ -25,12 +25,12 @@ def test_all_backends_draw_the_same_images(unconditional: Generator, float_onnx:
         assert np.abs(images - first).max() < 1e-5  # float32, another order of summation
 
 
-def test_a_runner_says_what_it_draws(conditional: Generator, uint8_onnx: Path) -> None:
+def test_a_runner_describes_its_images(conditional: Generator, uint8_onnx: Path) -> None:
     for runner, image in ((load_runner(conditional), "float"), (load_runner(uint8_onnx), "uint8")):
         assert (runner.z_dim, runner.c_dim, runner.resolution, runner.image) == (24, 3, 32, image)
 
 
-def test_a_checkpoint_is_known_by_content_not_by_name(unconditional: Generator, tmp_path: Path) -> None:
+def test_a_checkpoint_is_recognised_by_content_not_by_name(unconditional: Generator, tmp_path: Path) -> None:
     save_generator(unconditional, tmp_path / "model.onnx")
     runner = load_runner(tmp_path / "model.onnx")
     assert runner.backend == "torch"
@@ -38,7 +38,7 @@ def test_a_checkpoint_is_known_by_content_not_by_name(unconditional: Generator, 
     assert np.array_equal(runner(z=z), load_runner(unconditional)(z=z))
 
 
-def test_an_onnx_file_is_known_by_content_not_by_name(float_onnx: Path, tmp_path: Path) -> None:
+def test_an_onnx_file_is_recognised_by_content_not_by_name(float_onnx: Path, tmp_path: Path) -> None:
     copy = tmp_path / "model.engine"
     copy.write_bytes(float_onnx.read_bytes())
     assert load_runner(copy).backend == "onnxruntime"
@@ -71,9 +71,7 @@ def test_psi_is_a_number_or_one_per_row(float_onnx: Path) -> None:
         ({"z": np.zeros((2, 24)), "c": np.zeros((2, 3))}, "not class-conditional"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused(
-    inputs: dict[str, np.ndarray], words: str, unconditional: Generator
-) -> None:
+def test_wrong_inputs_are_refused(inputs: dict[str, np.ndarray], words: str, unconditional: Generator) -> None:
     with pytest.raises(UsageError, match=words):
         load_runner(unconditional)(**inputs)
 
@@ -92,7 +90,9 @@ def test_missing_onnxruntime_names_the_install_line(float_onnx: Path, monkeypatc
 
 
 @pytest.mark.parametrize("magic", [b"ptrt", b"ftrt", b"vtrt"])
-def test_an_engine_says_why_it_cannot_run_here(magic: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_without_a_gpu_is_refused_with_the_reason(
+    magic: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "x.onnx").write_bytes(magic + bytes(100))
     with pytest.raises(MissingCapabilityError, match="needs an NVIDIA GPU"):
@@ -139,7 +139,7 @@ def test_a_foreign_onnx_file_is_refused_with_every_difference(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("backend", "words"), [("tensorflow", "use one of: auto, torch"), ("onnxruntime", "export it to ONNX first")]
 )
-def test_a_backend_that_does_not_fit_a_generator(backend: str, words: str, unconditional: Generator) -> None:
+def test_a_wrong_backend_for_a_generator_is_refused(backend: str, words: str, unconditional: Generator) -> None:
     with pytest.raises(UsageError, match=words):
         load_runner(unconditional, backend=backend)  # type: ignore[arg-type]
 
@@ -155,9 +155,7 @@ def test_cuda_needs_the_gpu_runtime(float_onnx: Path, monkeypatch: pytest.Monkey
         load_runner(float_onnx, backend="onnxruntime-cuda")
 
 
-def test_a_cuda_provider_that_does_not_start_is_no_silent_cpu(
-    float_onnx: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cuda_provider_that_does_not_start_is_an_error(float_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -169,7 +167,7 @@ def test_a_cuda_provider_that_does_not_start_is_no_silent_cpu(
 
 
 @pytest.mark.gpu
-def test_onnxruntime_draws_the_same_images_on_a_gpu(unconditional: Generator, float_onnx: Path) -> None:
+def test_onnxruntime_gives_the_same_images_on_a_gpu(unconditional: Generator, float_onnx: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("the onnxruntime here is the one for CPUs")
@@ -180,7 +178,7 @@ def test_onnxruntime_draws_the_same_images_on_a_gpu(unconditional: Generator, fl
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["torch", "fused"])
-def test_torch_computes_where_it_is_told_to(backend: str, unconditional: Generator) -> None:
+def test_torch_computes_on_the_requested_device(backend: str, unconditional: Generator) -> None:
     report = verify(unconditional, load_runner(unconditional, backend=backend, device="cuda"), latents=2)
     assert report.passed
     assert next(unconditional.parameters()).device.type == "cpu"
@@ -193,29 +191,36 @@ def test_a_device_is_used_on_a_copy(unconditional: Generator) -> None:
     assert np.array_equal(runner(z=z), load_runner(unconditional)(z=z))
 
 
-def test_devices_that_are_not_there_are_refused(unconditional: Generator) -> None:
+def test_unavailable_devices_are_refused(unconditional: Generator) -> None:
     with pytest.raises(UsageError, match="unknown device 'gpu'"):
         load_runner(unconditional, device="gpu")
     with pytest.raises(MissingCapabilityError, match=r"device 'cuda:77' cannot be used"):
         load_runner(unconditional, device="cuda:77")
 
 
-def test_an_onnx_file_says_what_it_is(float_onnx: Path) -> None:
+def test_an_onnx_files_metadata_is_read(float_onnx: Path) -> None:
     runner = load_runner(float_onnx)
     assert runner.facts["licence"] == "none needed"
     assert runner.source == float_onnx
 
 
-def test_an_onnx_file_says_which_batches_it_is_for(float_onnx: Path, tmp_path: Path) -> None:
+def test_an_onnx_file_names_the_batches_it_is_for(float_onnx: Path, tmp_path: Path) -> None:
     assert load_runner(float_onnx).batch is None
     model = onnx.load(float_onnx)
-    for words, bounds in (("2,16", (2, 16)), ("2", None), ("16,2", None), ("many", None)):
+    for words, bounds in (
+        ("2,16", (2, 16)),
+        ("1,8", (1, 8)),
+        ("2", None),
+        ("16,2", None),
+        ("0,4", None),
+        ("many", None),
+    ):
         onnx.helper.set_model_props(model, {"batch": words})
         onnx.save(model, tmp_path / "x.onnx")
         if bounds:
             assert load_runner(tmp_path / "x.onnx").batch == bounds
         else:
-            with pytest.raises(CorruptFileError, match="promises batches of"):
+            with pytest.raises(CorruptFileError, match="is for batches of"):
                 load_runner(tmp_path / "x.onnx")
 
 
@@ -237,11 +242,11 @@ def test_zero_threads_are_refused(unconditional: Generator) -> None:
         load_runner(unconditional, threads=0)
 
 
-def test_latents_are_nvidias_of_that_seed() -> None:
+def test_latents_are_those_of_nvidias_scripts() -> None:
     expected = np.random.RandomState(7).randn(1, 24).astype(np.float32)
     assert np.array_equal(latents_of([3, 7], 24)[1:], expected)
 
 
-def test_classes_go_round() -> None:
+def test_classes_repeat_after_the_last() -> None:
     assert classes_of([0, 4, 5], 3).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert classes_of([0, 4, 5], 0) is None

@@ -18,19 +18,19 @@ def tiles(count: int, height: int = 2, width: int = 3) -> NDArray[np.uint8]:
     return np.repeat(np.arange(1, count + 1, dtype=np.uint8), height * width * 3).reshape(count, height, width, 3)
 
 
-def test_a_seed_s_image_is_that_of_numpy_s_legacy_generator(tiny_generator: Generator) -> None:
+def test_a_seeds_latent_is_that_of_numpys_legacy_generator(tiny_generator: Generator) -> None:
     runner = load_runner(tiny_generator)
     z = np.random.RandomState(7).randn(1, 16).astype(np.float32)
     expected = as_uint8(runner(z=z, psi=0.7))
     np.testing.assert_array_equal(draw(runner, [7], psi=0.7), expected)
 
 
-def test_images_do_not_depend_on_the_seeds_drawn_beside_them(tiny_generator: Generator) -> None:
+def test_images_do_not_depend_on_the_other_seeds_of_a_batch(tiny_generator: Generator) -> None:
     runner = load_runner(tiny_generator)
     seeds = list(range(BATCH + 3))
     together = draw(runner, seeds)
     alone = np.concatenate([draw(runner, [seed]) for seed in seeds])
-    # Sums are split otherwise in another batch: rounding may move a value across an 8-bit border.
+    # Another batch sums in another order: rounding may move a value across an 8-bit border.
     assert np.abs(together.astype(int) - alone).max() <= 1
 
 
@@ -68,7 +68,7 @@ def test_a_grid_is_no_wider_than_its_images() -> None:
     assert grid(tiles(2), columns=8).shape == (2, 6, 3)
 
 
-def test_the_grid_of_several_psi_has_a_row_for_each(tiny_generator: Generator, tmp_path: Path) -> None:
+def test_a_grid_has_one_row_per_psi(tiny_generator: Generator, tmp_path: Path) -> None:
     runner = load_runner(tiny_generator)
     path = sample_grid(runner, tmp_path / "g.png", seeds=[3, 1], psis=[0.5, 1.0])
     with Image.open(path) as picture:
@@ -79,7 +79,7 @@ def test_the_grid_of_several_psi_has_a_row_for_each(tiny_generator: Generator, t
 
 
 @pytest.mark.parametrize(("seeds", "psis"), [([], [1.0]), ([0], []), ([-1], [1.0]), ([2**32], [1.0])])
-def test_a_grid_of_nothing_or_of_an_impossible_seed_is_a_usage_error(
+def test_an_empty_grid_or_an_impossible_seed_is_a_usage_error(
     tiny_generator: Generator, tmp_path: Path, seeds: list[int], psis: list[float]
 ) -> None:
     with pytest.raises(UsageError):

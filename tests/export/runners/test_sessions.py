@@ -1,4 +1,4 @@
-"""How ONNX Runtime's threads are told to wait."""
+"""How long ONNX Runtime's idle threads spin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_idle_threads_spin_for_a_bounded_time(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.20.0", "1.31.9"])
-def test_they_do_not_spin_where_the_bound_may_be_unknown(version: str) -> None:
+def test_they_do_not_spin_if_the_bound_may_be_ignored(version: str) -> None:
     options = onnxruntime.SessionOptions()
     _spin_briefly(options, version)
     assert options.get_session_config_entry(SPINNING) == "0"

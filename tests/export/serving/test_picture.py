@@ -1,4 +1,4 @@
-"""Seeds in, pictures out, of a served bundle: the golden images, in every format, and refusals that say why."""
+"""The model ``picture`` of a served bundle: golden images from seeds, every format, and refusals with a reason."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from PIL import Image
 from dcp_deploy.export import Runner, classes_of, latents_of
 from dcp_deploy.export.serving.server import Server
 
-from .asking import infer
+from .clients import infer
 
 KINDS = {"seed": "INT64", "psi": "FP32", "class": "INT64", "format": "BYTES", "edits": "BYTES"}
 
 
-def asked(**columns: list[Any]) -> bytes:
+def request_body(**columns: list[Any]) -> bytes:
     inputs = [
         {"name": name, "shape": [len(values), 1], "datatype": KINDS[name], "data": values}
         for name, values in columns.items()
@@ -34,8 +34,8 @@ def asked(**columns: list[Any]) -> bytes:
 
 
 def pictures(server: Server, **columns: list[Any]) -> list[Image.Image]:
-    """Over HTTP, in JSON."""
-    status, answer = infer(server, asked(**columns), model="picture")
+    """Request pictures over HTTP, in JSON."""
+    status, answer = infer(server, request_body(**columns), model="picture")
     assert status == 200, answer
     texts = json.loads(answer)["outputs"][0]["data"]
     return [Image.open(io.BytesIO(base64.b64decode(text, validate=True))) for text in texts]
@@ -48,13 +48,15 @@ def difference(picture: Image.Image, expected: np.ndarray) -> int:
 def test_seeds_give_the_golden_images(server: Server, bundle: Path) -> None:
     folder = bundle / "golden" / "generator"
     entries = json.loads((folder / "golden.json").read_text())["images"]
-    drawn = pictures(server, seed=[entry["seed"] for entry in entries], psi=[entry["psi"] for entry in entries])
-    for picture, entry in zip(drawn, entries, strict=True):
+    answered = pictures(server, seed=[entry["seed"] for entry in entries], psi=[entry["psi"] for entry in entries])
+    for picture, entry in zip(answered, entries, strict=True):
         assert picture.format == "PNG"
-        assert difference(picture, np.asarray(Image.open(folder / entry["file"]), int)) <= 1  # the gate's, of fp32
+        assert (
+            difference(picture, np.asarray(Image.open(folder / entry["file"]), int)) <= 1
+        )  # the gate's tolerance for fp32
 
 
-def test_a_seed_alone_is_psi_1_its_own_class_and_a_png(server: Server, local: Runner) -> None:
+def test_a_seed_alone_gives_a_png_with_psi_1_and_its_own_class(server: Server, local: Runner) -> None:
     (picture,) = pictures(server, seed=[4])
     expected = local(z=latents_of([4], local.z_dim), psi=1.0, c=classes_of([4], local.c_dim))
     assert picture.format == "PNG" and difference(picture, expected[0]) <= 1
@@ -63,17 +65,17 @@ def test_a_seed_alone_is_psi_1_its_own_class_and_a_png(server: Server, local: Ru
 def test_every_row_has_its_own_psi_class_and_format(server: Server, local: Runner) -> None:
     seeds, psis, classes = [7, 7, 2**32 - 1], [0.5, 1.0, 0.7], [0, 1, 2]
     formats = ["png;base64", "JPEG;base64", "webp;base64"]
-    drawn = pictures(server, seed=seeds, psi=psis, **{"class": classes}, format=formats)
+    answered = pictures(server, seed=seeds, psi=psis, **{"class": classes}, format=formats)
     expected = local(z=latents_of(seeds, local.z_dim), psi=np.float32(psis), c=np.eye(3, dtype=np.float32))
-    assert [picture.format for picture in drawn] == ["PNG", "JPEG", "WEBP"]
-    assert all(picture.size == (32, 32) and picture.mode == "RGB" for picture in drawn)
-    assert difference(drawn[0], expected[0]) <= 1
-    for picture, image in zip(drawn[1:], expected[1:], strict=True):  # lossy, of noise: near it on the whole
+    assert [picture.format for picture in answered] == ["PNG", "JPEG", "WEBP"]
+    assert all(picture.size == (32, 32) and picture.mode == "RGB" for picture in answered)
+    assert difference(answered[0], expected[0]) <= 1
+    for picture, image in zip(answered[1:], expected[1:], strict=True):  # lossy encodings of noise: similar on average
         assert np.abs(np.asarray(picture).astype(int) - image).mean() < 25
 
 
 @pytest.mark.parametrize("module", [tritonclient.http, tritonclient.grpc], ids=["http", "grpc"])
-def test_the_binary_form_carries_bare_bytes(server: Server, local: Runner, module: Any) -> None:
+def test_the_binary_encoding_returns_bare_bytes(server: Server, local: Runner, module: Any) -> None:
     columns = {"seed": np.array([[1], [2]], np.int64), "format": np.array([[b"png"], [b"png"]], object)}
     inputs = []
     for name, values in columns.items():
@@ -95,8 +97,8 @@ def test_the_binary_form_carries_bare_bytes(server: Server, local: Runner, modul
         ({"seed": [2**32]}, "seed 4294967296 is not"),
         ({"seed": [0], "psi": [float("nan")]}, "not finite"),
         ({"seed": [0], "class": [3]}, "class 3 is not from 0 to 2"),
-        ({"seed": [0], "format": ["gif"]}, "'gif' is none of png, jpeg, webp"),
-        ({"seed": [0], "format": ["../etc"]}, "is none of png"),
+        ({"seed": [0], "format": ["gif"]}, "'gif' is not one of png, jpeg, webp"),
+        ({"seed": [0], "format": ["../etc"]}, "is not one of png"),
         ({"seed": [0, 1], "psi": [1.0]}, "batch size does not match"),
         ({"seed": [0] * 9}, "batch-size must be <= 8"),
         ({"psi": [1.0]}, "seed is missing"),
@@ -104,15 +106,15 @@ def test_the_binary_form_carries_bare_bytes(server: Server, local: Runner, modul
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_cannot_be_drawn_is_refused_with_the_reason(
+def test_an_invalid_request_is_refused_with_the_reason(
     server: Server, columns: dict[str, list[Any]], reason: str
 ) -> None:
-    status, answer = infer(server, asked(**columns), model="picture")
+    status, answer = infer(server, request_body(**columns), model="picture")
     assert status == 400 and reason in json.loads(answer)["error"]
-    assert infer(server, asked(seed=[0]), model="picture")[0] == 200
+    assert infer(server, request_body(seed=[0]), model="picture")[0] == 200
 
 
-def test_the_example_without_packages_fetches_a_picture(
+def test_the_example_client_without_packages_gets_a_picture(
     server: Server, bundle: Path, local: Runner, tmp_path: Path
 ) -> None:
     out = tmp_path / "picture.png"

@@ -1,4 +1,4 @@
-"""A served bundle asked for too much, or by bodies that come in pieces, packed, or not at all."""
+"""Requests to a served bundle that are too large, or whose bodies arrive in pieces, compressed, or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dcp_deploy.export import Runner
 from dcp_deploy.export.serving import filter_http
 from dcp_deploy.export.serving.server import Server
 
-from .asking import answers_rightly, arrays, ask, body, infer
+from .clients import answers_correctly, arrays, ask, body, infer
 
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
@@ -34,7 +34,7 @@ def test_a_batch_over_the_maximum_is_refused(server: Server, local: Runner, kind
 
 
 def sent(server: Server, head: str, content: Iterator[bytes]) -> tuple[int, bytes]:
-    """(status, answer), sending as long as the server listens and not a byte more."""
+    """Send until the server stops reading. Return (status, answer)."""
     where = urlsplit(server.http)
     with socket.create_connection((where.hostname, where.port), timeout=30) as connection:
         connection.sendall(f"POST /v2/models/generator/infer HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
@@ -42,7 +42,7 @@ def sent(server: Server, head: str, content: Iterator[bytes]) -> tuple[int, byte
             for block in content:
                 connection.sendall(block)
         except OSError:
-            pass  # it hung up, after it answered
+            pass  # the server has answered and closed the connection
         answer = http.client.HTTPResponse(connection)
         answer.begin()
         return answer.status, answer.read()
@@ -51,25 +51,25 @@ def sent(server: Server, head: str, content: Iterator[bytes]) -> tuple[int, byte
 MEGABYTE = b"1, " * 349_525 + b"0"
 
 
-@pytest.mark.parametrize("form", ["with its length", "in chunks"])
-def test_100_mb_of_json_are_refused_as_too_large_and_cost_no_memory(server: Server, bundle: Path, form: str) -> None:
+@pytest.mark.parametrize("framing", ["with its length", "in chunks"])
+def test_100_mb_of_json_are_refused_as_too_large_and_cost_no_memory(server: Server, bundle: Path, framing: str) -> None:
     def chunked() -> Iterator[bytes]:
         for _ in range(100):
             yield b"%x\r\n%b\r\n" % (len(MEGABYTE), MEGABYTE)
         yield b"0\r\n\r\n"
 
-    assert answers_rightly(server, bundle)
+    assert answers_correctly(server, bundle)
     before = server_memory(server)
     whole = (MEGABYTE for _ in range(100))
-    head = f"Content-Length: {100 * len(MEGABYTE)}" if form == "with its length" else "Transfer-Encoding: chunked"
-    status, answer = sent(server, head, whole if form == "with its length" else chunked())
+    head = f"Content-Length: {100 * len(MEGABYTE)}" if framing == "with its length" else "Transfer-Encoding: chunked"
+    status, answer = sent(server, head, whole if framing == "with its length" else chunked())
     assert status == 413 and "bytes that a request of this bundle needs" in json.loads(answer)["error"]
     assert server_memory(server) - before < 10e6
-    assert answers_rightly(server, bundle)
+    assert answers_correctly(server, bundle)
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("http", "bytes that a request"), ("grpc", "larger than max")])
-def test_100_mb_in_the_binary_form_are_refused(
+def test_100_mb_in_the_binary_encoding_are_refused(
     server: Server, bundle: Path, local: Runner, kind: str, reason: str
 ) -> None:
     rows = 25_000_000 // local.z_dim
@@ -79,11 +79,11 @@ def test_100_mb_in_the_binary_form_are_refused(
         with pytest.raises(InferenceServerException, match=reason):
             ask(server, kind, values)
     except OSError:
-        assert kind == "http"  # the client was still sending when the server had answered and hung up
-    assert answers_rightly(server, bundle)
+        assert kind == "http"  # the client was still sending when the server had answered and closed the connection
+    assert answers_correctly(server, bundle)
 
 
-def test_a_packed_body_is_read_and_one_that_unpacks_to_too_much_is_refused(server: Server, local: Runner) -> None:
+def test_a_compressed_body_is_read_unless_it_unpacks_to_too_much(server: Server, local: Runner) -> None:
     assert infer(server, gzip.compress(body(local)), Content_Encoding="gzip")[0] == 200
     bomb = gzip.compress(MEGABYTE * 30)
     assert len(bomb) < 60_000
@@ -108,25 +108,25 @@ def test_a_body_in_chunks_is_read(server: Server, local: Runner) -> None:
     assert status == 200
 
 
-def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filter_http, "BODY_SECONDS", 0.1)
 
     async def half_a_request() -> tuple[int, str]:
         application = filter_http.inference_application(
             "http://127.0.0.1:9", most_body=1000, most_json=1000, traffic=filter_http.Traffic()
         )
-        async with TestServer(application) as guard:
-            reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
+        async with TestServer(application) as filter_server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", filter_server.port)
             writer.write(b"POST /v2/models/generator/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             answer = (await reader.readuntil(b"}")).decode()
             writer.close()
         return int(answer.split()[1]), answer
 
     status, answer = asyncio.run(half_a_request())
-    assert status == 408 and "did not come within" in answer
+    assert status == 408 and "did not arrive within" in answer
 
 
-def test_an_answer_that_breaks_off_reaches_no_client_as_a_whole_one() -> None:
+def test_an_incomplete_answer_of_triton_does_not_look_complete_to_the_client() -> None:
     async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + bytes(10))
@@ -137,8 +137,8 @@ def test_an_answer_that_breaks_off_reaches_no_client_as_a_whole_one() -> None:
         upstream = await asyncio.start_server(break_off, "127.0.0.1", 0)
         port = upstream.sockets[0].getsockname()[1]
         application = filter_http.metrics_application(f"http://127.0.0.1:{port}", traffic=filter_http.Traffic())
-        async with asyncio.timeout(10), upstream, TestServer(application) as guard:
-            reader, writer = await asyncio.open_connection("127.0.0.1", guard.port)
+        async with asyncio.timeout(10), upstream, TestServer(application) as filter_server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", filter_server.port)
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = b""
             with contextlib.suppress(ConnectionResetError):

@@ -1,4 +1,7 @@
-"""All the way: build the demo, bundle it, serve the bundle on a real Triton server, ask it as clients do."""
+"""The whole way: build a student, bundle it with directions, serve it on Triton, and send requests as clients do.
+
+The teacher is tiny. docs/tour.md, which tests/cli/test_tour.py runs, builds and bundles the demo.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import base64
 import io
 import json
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,41 +23,46 @@ import tritonclient.http
 from PIL import Image
 
 from dcp_deploy import config as config_module
-from dcp_deploy.checkpoints import load_generator
+from dcp_deploy.checkpoints import load_generator, save_generator
 from dcp_deploy.checkpoints.directions import Direction, read_directions, save_directions
 from dcp_deploy.config import BuildConfig, Effort
-from dcp_deploy.errors import DcpDeployError
 from dcp_deploy.export import latents_of, load_runner, verify
 from dcp_deploy.export.bundle import sizing
 from dcp_deploy.export.bundle.writer import read_golden, write_bundle
 from dcp_deploy.export.serving.endpoint_check import check_endpoint
-from dcp_deploy.export.serving.server import Server, find_program, free_ports, running_server
+from dcp_deploy.export.serving.server import Program, Server, running_server
 from dcp_deploy.pipeline import builder
 from dcp_deploy.shipping.contents import contents_of
 
-TRITON = Path(__file__).parents[3] / ".venv-triton"  # made by make test
+from ..conftest import kill_triton, random_generator
+
 TINY = Effort(
     score_latents=4, score_directions=2, refine_latents=4, evaluation_samples=500, parity_latents=2, bench_rounds=3,
     bench_seconds=0.1,
 )  # fmt: skip
-# What a bundle is made of; tests/pipeline/test_build.py runs the others too.
+# The stages that make the files of a bundle; tests/pipeline/test_build.py runs the others too.
 NEEDED = ("teacher", "score", "prune", "distill", "export", "engine", "verify")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # of CPU it takes about a minute
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``build --dataset demo`` with the least of everything, through its parity gate."""
-    out = tmp_path_factory.mktemp("demo") / "demo"
+    """A run of ``build`` on a 16 px teacher, with the least of everything, through its parity gate."""
+    folder = tmp_path_factory.mktemp("run")
+    network = random_generator((12,) * 6, z_dim=8)
+    for _, torgb in network.synthesis.torgbs():
+        torgb.weight.data.mul_(0.2)  # so that the images do not leave [-1, 1]
+    teacher = save_generator(network, folder / "teacher.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(config_module.EFFORTS, "quick", TINY)
         patch.setattr(builder, "STAGES", tuple(stage for stage in builder.STAGES if stage.name in NEEDED))
-        run = builder.build(BuildConfig(dataset="demo", out=out, steps=1, device="cpu"))
+        config = BuildConfig(dataset="ffhq", teacher=teacher, out=folder / "tiny", steps=1, device="cpu")
+        run = builder.build(config)
     statuses = {name: stage.status for name, stage in run.record.stages.items()}
     assert statuses.pop("engine") in ("done", "skipped")  # without TensorRT-RTX there is none
     assert set(statuses.values()) == {"done"}
-    return out
+    return run.directory
 
 
 @dataclass(frozen=True)
@@ -65,27 +73,28 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """It bundled with two directions, on a running server."""
-    try:
-        program = find_program(TRITON)
-    except DcpDeployError as error:
-        pytest.skip(f"no Triton server here: {error.message}")
+def served(
+    run_directory: Path,
+    triton: Program,
+    free_ports: Callable[[], tuple[int, int, int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Served]:
+    """The run as a bundle with two directions, on a running server."""
     scratch = tmp_path_factory.mktemp("serving")
-    width = load_generator(run_directory / "student.safetensors").config.w_dim
-    axes = torch.eye(width)
-    directions = {"first": Direction(axes[0], (0, 3), 1.0), "second": Direction(axes[1], (2, 9), 2.0)}
+    axes = torch.eye(load_generator(run_directory / "student.safetensors").config.w_dim)
+    directions = {"first": Direction(axes[0], (0, 3), 1.0), "second": Direction(axes[1], (2, 5), 2.0)}
     file = save_directions(directions, scratch / "d.safetensors")
-    bundle = scratch / "demo"
+    bundle = scratch / "tiny"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sizing, "SECONDS", 0.05)
         write_bundle(contents_of(run_directory, directions=file, scratch=scratch), bundle)
-    with running_server(bundle, program, ports=free_ports(), log=scratch / "log") as server:
+    with running_server(bundle, triton, ports=free_ports(), log=scratch / "log") as server:
         yield Served(bundle, run_directory, server)
+        kill_triton(server)
 
 
 @pytest.mark.parametrize("way", ["http binary", "http json", "grpc"])
-def test_a_built_and_bundled_demo_answers_with_its_golden_images(served: Served, way: str) -> None:
+def test_a_built_and_bundled_student_answers_with_its_golden_images(served: Served, way: str) -> None:
     golden, kept = read_golden(served.bundle, "generator")
     address = f"grpc://{served.server.grpc}" if way == "grpc" else served.server.http
     report = check_endpoint(address, golden, kept, clients=4, requests=24, binary=way != "http json")
@@ -117,7 +126,7 @@ def test_a_seed_gives_the_golden_picture(served: Served) -> None:
 
 
 def edited(served: Served, strengths: dict[str, float], seed: int, psi: float) -> np.ndarray:
-    """By the trained network: its code moved along the bundle's directions, [1, R, R, 3] as integers."""
+    """Return the trained network's image for ws moved along the bundle's directions, [1, R, R, 3] as integers."""
     generator = load_generator(served.run / "student.safetensors")
     directions = read_directions(served.bundle / "directions" / "directions.safetensors")
     with torch.inference_mode():
@@ -133,24 +142,24 @@ def test_an_edit_by_name_moves_the_picture_as_the_network_does(served: Served) -
     found = picture(served.server, seed=5, psi=0.7, edits=json.dumps(strengths))
     assert np.abs(found - edited(served, strengths, 5, 0.7)[0]).max() <= 1
     assert np.abs(found - picture(served.server, seed=5, psi=0.7)).max() > 1
-    still = picture(served.server, seed=5, psi=0.7, edits="{}")
-    assert np.array_equal(still, picture(served.server, seed=5, psi=0.7, edits='{"first": 0}'))
+    unedited = picture(served.server, seed=5, psi=0.7, edits="{}")
+    assert np.array_equal(unedited, picture(served.server, seed=5, psi=0.7, edits='{"first": 0}'))
 
 
 @pytest.mark.parametrize(
     "edits",
     ['{"third": 1}', '{"first": "1"}', '{"first": NaN}', '{"first": 1e9}', "[]", "{", "[" * 5000, '{"first": true}'],
 )
-def test_an_edit_that_there_is_not_is_refused(served: Served, edits: str) -> None:
+def test_an_invalid_edit_is_refused(served: Served, edits: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as error:
         picture(served.server, seed=5, edits=edits)
     assert error.value.code == 400
-    assert "direction" in (told := error.value.read().decode()) or "edits" in told
+    assert "direction" in (answer := error.value.read().decode()) or "edits" in answer
     error.value.close()
 
 
 @pytest.mark.parametrize("module", [tritonclient.http, tritonclient.grpc], ids=["http", "grpc"])
-def test_a_caller_may_keep_the_codes_and_draw_them_with_other_strengths(served: Served, module: Any) -> None:
+def test_a_client_can_reuse_ws_with_other_strengths(served: Served, module: Any) -> None:
     def ask(client: Any, model: str, output: str, **feeds: np.ndarray) -> np.ndarray:
         inputs = []
         for name, values in feeds.items():

@@ -1,4 +1,4 @@
-"""Requests to a served generator: raw ones, as a client may send them that is none of ours, and tritonclient's."""
+"""Requests to a served generator: raw ones, as other clients may send them, and those of tritonclient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLIENTS = {"http": tritonclient.http, "grpc": tritonclient.grpc}
 def infer(
     server: Server, body: bytes | None, model: str = "generator", *, path: str | None = None, **headers: str
 ) -> tuple[int, bytes]:
-    """(status, answer) of a raw request; a GET without a body."""
+    """Send a raw request, a GET if ``body`` is None. Return (status, answer)."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(server.http + (path or f"/v2/models/{model}/infer"), body, names)
     try:
@@ -36,7 +36,7 @@ def infer(
 
 
 def body(runner: Runner, batch: int = 1, **changes: Any) -> bytes:
-    """A good request of zeros, or one with some inputs replaced; None takes an input out."""
+    """Return a valid request of zeros, or one with some inputs changed; None removes an input."""
     inputs: dict[str, Any] = {
         "z": {"name": "z", "shape": [batch, runner.z_dim], "datatype": "FP32", "data": [0.0] * batch * runner.z_dim},
         "psi": {"name": "psi", "shape": [batch, 1], "datatype": "FP32", "data": [1.0] * batch},
@@ -47,21 +47,21 @@ def body(runner: Runner, batch: int = 1, **changes: Any) -> bytes:
     return json.dumps({"inputs": [entry for entry in inputs.values() if entry is not None]}).encode()
 
 
-def answers_rightly(server: Server, bundle: Path) -> bool:
-    """Whether one client gets the golden images over HTTP."""
+def answers_correctly(server: Server, bundle: Path) -> bool:
+    """Return whether one client gets the golden images over HTTP."""
     golden, kept = read_golden(bundle, "generator")
     return check_endpoint(server.http, golden, kept, requests=0).passed
 
 
 def arrays(runner: Runner, seed: int = 0, rows: int = 1) -> dict[str, np.ndarray]:
-    """Inputs of so many images, all of one seed."""
+    """Return the inputs for ``rows`` images, all of one seed."""
     classes = classes_of([seed] * rows, runner.c_dim)
     assert classes is not None
     return {"z": latents_of([seed] * rows, runner.z_dim), "psi": np.ones((rows, 1), np.float32), "c": classes}
 
 
 def inputs(kind: str, values: dict[str, np.ndarray]) -> list[Any]:
-    """As tritonclient sends them, in its binary form."""
+    """Return arrays as tritonclient sends them, in its binary encoding."""
     tensors = []
     for name, array in values.items():
         tensors.append(CLIENTS[kind].InferInput(name, list(array.shape), "FP32"))
@@ -70,7 +70,7 @@ def inputs(kind: str, values: dict[str, np.ndarray]) -> list[Any]:
 
 
 def ask(server: Server, kind: str, values: dict[str, np.ndarray]) -> np.ndarray:
-    """The images that tritonclient brings over "http" or "grpc"; InferenceServerException when it is refused."""
+    """Return the images over "http" or "grpc". InferenceServerException if the server refuses the request."""
     address = server.grpc if kind == "grpc" else urlsplit(server.http).netloc
     with CLIENTS[kind].InferenceServerClient(address) as client:
         images: np.ndarray = client.infer("generator", inputs(kind, values)).as_numpy("image")
