@@ -100,9 +100,9 @@ def test_notes_are_logged_when_a_generator_is_loaded(caplog: pytest.LogCaptureFi
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b'{"requestStatus": {"statusCode": "NOT_FOUND"}}', "JSON"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (b"(dp0\nS'G_ema'\n.", "none of the formats"),
-        (b"\x00" * 100, "none of the formats"),
-        (b"\x80", "none of the formats"),
+        (b"(dp0\nS'G_ema'\n.", "not a checkpoint"),
+        (b"\x00" * 100, "not a checkpoint"),
+        (b"\x80", "not a checkpoint"),
     ],
 )
 def test_other_content_is_refused_with_a_guess_at_what_it_is(tmp_path: Path, content: bytes, hint: str) -> None:

@@ -184,7 +184,7 @@ def test_strides_and_frozen_layers_do_not_matter(
         ("b4.fc", {"bias_gain": 0.5}, "b4.fc: bias_gain is 0.5"),
         ("b4.out", {"activation": "lrelu"}, "b4.out: activation is 'lrelu'"),
         ("b4.mbstd", {"num_channels": 2}, "b4.mbstd: num_channels is 2"),
-        ("b4.mbstd", {"group_size": None}, "b4.mbstd: group_size is no number of images"),
+        ("b4.mbstd", {"group_size": None}, "b4.mbstd: group_size is not a number of images"),
     ],
 )
 def test_discriminators_that_compute_something_else_are_refused_by_name(
@@ -216,7 +216,7 @@ def test_another_class_filter_or_no_deviation_is_refused(written: Write) -> None
 
 @pytest.mark.parametrize("keys", [("G_ema",), ("G", "G_ema", "augment_pipe")])
 def test_a_file_without_one_is_refused(written: Write, keys: tuple[str, ...]) -> None:
-    with pytest.raises(UnknownFormatError, match="no discriminator in this file, which would be under D"):
+    with pytest.raises(UnknownFormatError, match="this file has no discriminator, which would be under D"):
         read_discriminator(written(keys=keys))
 
 

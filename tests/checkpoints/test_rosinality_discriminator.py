@@ -86,10 +86,10 @@ def test_it_judges_as_the_file_says(tmp_path: Path) -> None:
 
 
 def test_files_without_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnknownFormatError, match="there is no discriminator in this file"):
+    with pytest.raises(UnknownFormatError, match="this file has no discriminator"):
         read_discriminator(written(tmp_path / "a.pt", {"g_ema": training_state()}))
     (tmp_path / "b.txt").write_bytes(b"neither a pickle nor a file of torch")
-    with pytest.raises(UnknownFormatError, match="no discriminator is read from this format"):
+    with pytest.raises(UnknownFormatError, match="this format has no readable discriminator"):
         read_discriminator(tmp_path / "b.txt")
 
 
@@ -97,7 +97,7 @@ def test_files_without_one_are_refused(tmp_path: Path) -> None:
     ("change", "error", "told"),
     [
         ({"convs.1.skip.0.kernel": torch.ones(4, 4) / 16}, UnknownFormatError, "another low-pass filter"),
-        ({"convs.0.0.weight": torch.ones(5)}, CorruptFileError, "is missing, or no convolution"),
+        ({"convs.0.0.weight": torch.ones(5)}, CorruptFileError, "is missing, or not the weight"),
         ({"final_conv.1.bias": torch.ones(3)}, CorruptFileError, "the tensors do not fit"),
         ({"extra": torch.ones(3)}, CorruptFileError, "unexpected extra"),
         ({"final_conv.1.bias": torch.full((7,), math.nan)}, CorruptFileError, "not finite"),

@@ -184,7 +184,7 @@ def test_changed_bytes_of_the_pickle_are_noticed() -> None:
         (lambda name, content: None if name.endswith("data/0") else content, {}, "is missing in the archive"),
         (lambda name, content: content[:-4] if name.endswith("data/0") else content, {}, "of 12 bytes is 8 bytes"),
         (lambda name, content: content, {"compression": zipfile.ZIP_DEFLATED}, "compressed or encrypted"),
-        (lambda name, content: content + b"." if name.endswith(".pkl") else content, {}, "goes on behind its end"),
+        (lambda name, content: content + b"." if name.endswith(".pkl") else content, {}, "continues after its end"),
     ],
     ids=["storage missing", "storage short", "compressed", "pickle too long"],
 )
