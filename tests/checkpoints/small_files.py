@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import pickletools
 import struct
@@ -12,12 +11,13 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from random import Random
-from types import ModuleType
 
 import torch
 
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
+
+from . import nvidia_writer, rosinality_writer, tensorflow_writer
 
 OPCODES = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
 EDGES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF]
@@ -51,12 +51,13 @@ def stylegan3() -> Generator:
 @cache
 def small_files() -> dict[str, bytes]:
     """Format to content. "torch-zip" and "native" are what :func:`whole` wraps: the pickle, and the header."""
-    nvidia, rosinality, tensorflow = map(_beside, ("nvidia_writer", "rosinality_writer", "tensorflow_writer"))
     return {
-        "nvidia-stylegan2": nvidia.nvidia_pickle(stylegan2(), keys=("D", "G_ema", "training_set_kwargs")),
-        "nvidia-stylegan3": nvidia.nvidia_pickle(stylegan3(), keys=("G_ema",), protocol=3),
-        "tensorflow": tensorflow.tensorflow_bytes(tensorflow.tensorflow_networks(unconditional()), protocol=2),
-        "torch-legacy": rosinality.torch_bytes(rosinality.converted(unconditional()), zipped=False),
+        "nvidia-stylegan2": nvidia_writer.nvidia_pickle(stylegan2(), keys=("D", "G_ema", "training_set_kwargs")),
+        "nvidia-stylegan3": nvidia_writer.nvidia_pickle(stylegan3(), keys=("G_ema",), protocol=3),
+        "tensorflow": tensorflow_writer.tensorflow_bytes(
+            tensorflow_writer.tensorflow_networks(unconditional()), protocol=2
+        ),
+        "torch-legacy": rosinality_writer.torch_bytes(rosinality_writer.converted(unconditional()), zipped=False),
         "torch-zip": _entries(_torch_zip())["archive/data.pkl"],
         "native": _native_header(),
     }
@@ -125,7 +126,7 @@ def _fixed(config: GeneratorConfig) -> Generator:
 
 @cache
 def _torch_zip() -> bytes:
-    return bytes(_beside("rosinality_writer").torch_bytes(_beside("rosinality_writer").converted(unconditional())))
+    return rosinality_writer.torch_bytes(rosinality_writer.converted(unconditional()))
 
 
 def _entries(archived: bytes) -> dict[str, bytes]:
@@ -141,12 +142,3 @@ def _native() -> bytes:
 
 def _native_header() -> bytes:
     return _native()[8 : 8 + struct.unpack("<Q", _native()[:8])[0]]
-
-
-def _beside(name: str) -> ModuleType:
-    """A Python file of this folder, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"checkpoint_tests_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

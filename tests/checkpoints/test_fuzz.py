@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
-from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,8 @@ from hypothesis import strategies as st
 
 from dcp_deploy.checkpoints import read_checkpoint
 from dcp_deploy.errors import InputError
+
+from . import small_files
 
 FORMATS = ["nvidia-stylegan2", "nvidia-stylegan3", "tensorflow", "torch-legacy", "torch-zip", "native"]
 
@@ -22,7 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_small_files_are_whole(small_files: ModuleType, place: Path, form: str) -> None:
+def test_the_small_files_are_whole(place: Path, form: str) -> None:
     place.write_bytes(small_files.whole(form, small_files.small_files()[form]))
     assert form.startswith(read_checkpoint(place).format.replace("rosinality", "torch"))
 
@@ -30,7 +31,7 @@ def test_the_small_files_are_whole(small_files: ModuleType, place: Path, form: s
 @pytest.mark.parametrize("form", FORMATS)
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=60)
-def test_damaged_files_raise_nothing_but_our_errors(small_files: ModuleType, place: Path, form: str, seed: int) -> None:
+def test_damaged_files_raise_nothing_but_our_errors(place: Path, form: str, seed: int) -> None:
     contents = small_files.small_files()
     damaged = small_files.damaged(contents[form], list(contents.values()), Random(seed))
     place.write_bytes(small_files.whole(form, damaged))

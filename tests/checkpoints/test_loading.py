@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,6 +17,8 @@ from dcp_deploy.checkpoints import Checkpoint, load_generator, read_checkpoint, 
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError
 from dcp_deploy.export.runners.loading import load_runner
 from dcp_deploy.generators import Generator
+
+from . import nvidia_writer, rosinality_writer, tensorflow_writer
 
 DATA = Path(__file__).parents[1] / "data" / "checkpoints"
 
@@ -32,9 +33,7 @@ Write = Callable[[str, Generator], Path]
 
 
 @pytest.fixture
-def written(
-    nvidia_writer: ModuleType, rosinality_writer: ModuleType, tensorflow_writer: ModuleType, tmp_path: Path
-) -> Write:
+def written(tmp_path: Path) -> Write:
     """``written("nvidia", generator)``: a file of that format with a name that says nothing."""
 
     def write(form: str, generator: Generator) -> Path:

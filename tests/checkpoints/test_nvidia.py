@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ import torch
 from dcp_deploy.checkpoints import load_generator, read_checkpoint
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
+
+from . import nvidia_writer
 
 DATA = Path(__file__).parents[1] / "data" / "checkpoints"
 GOLDEN = ("sg2ada_32", "sg2ada_32_cond_clamp", "sg3t_32", "sg3t_64_cond_clamp", "sg3r_64")
@@ -93,9 +94,7 @@ def test_half_precision_files_with_nothing_but_g_ema(tiny_generator: Generator, 
         assert torch.equal(tensor, tiny_generator.state_dict()[name].half().float())
 
 
-def test_weights_stored_channels_last_are_read_in_their_order(
-    tiny_generator: Generator, nvidia_file: Write, nvidia_writer: ModuleType
-) -> None:
+def test_weights_stored_channels_last_are_read_in_their_order(tiny_generator: Generator, nvidia_file: Write) -> None:
     def change(document: dict[str, Any]) -> None:
         for block in document["G_ema"].at("synthesis").state["_modules"].values():
             parameters = block.at("conv1").state["_parameters"]

@@ -7,7 +7,6 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,6 +22,9 @@ from dcp_deploy.checkpoints.pickles.persistence import Module, module_tree, read
 from dcp_deploy.checkpoints.pickles.values import Load
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
+
+from . import assembler as a
+from . import nvidia_writer, small_files
 
 DATA = Path(__file__).parents[1] / "data" / "checkpoints"
 Write = Callable[..., Path]
@@ -148,9 +150,7 @@ def test_half_precision_files_become_float32(written: Write, judge: Discriminato
         assert torch.equal(found[name], tensor.half().float()), name
 
 
-def test_strides_and_frozen_layers_do_not_matter(
-    written: Write, judge: Discriminator, nvidia_writer: ModuleType
-) -> None:
+def test_strides_and_frozen_layers_do_not_matter(written: Write, judge: Discriminator) -> None:
     """Weights may be stored channels-last, and layers that were frozen keep theirs as buffers."""
 
     def change(document: dict[str, Any]) -> None:
@@ -242,16 +242,16 @@ def test_tensors_that_do_not_fit_are_named_as_in_the_file(written: Write) -> Non
             read_discriminator(written(change=damaged(kind)))
 
 
-def test_a_pickle_that_would_run_code_is_refused(assembler: ModuleType, tmp_path: Path) -> None:
-    evil = assembler.call(assembler.name("os", "mkdir"), assembler.text(str(tmp_path / "made")))
-    (tmp_path / "d.pkl").write_bytes(assembler.whole(assembler.mapped((assembler.text("D"), evil))))
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    evil = a.call(a.name("os", "mkdir"), a.text(str(tmp_path / "made")))
+    (tmp_path / "d.pkl").write_bytes(a.whole(a.mapped((a.text("D"), evil))))
     with pytest.raises(UnsafeFileError, match=r"os\.mkdir"):
         read_discriminator(tmp_path / "d.pkl")
     assert not (tmp_path / "made").exists()
 
 
 @pytest.fixture(scope="module")
-def small(nvidia_writer: ModuleType, small_files: ModuleType) -> bytes:
+def small() -> bytes:
     network = Discriminator(DiscriminatorConfig(8, (2, 3)))
     return bytes(nvidia_writer.nvidia_pickle(small_files.stylegan2(), discriminator=network, keys=("D",)))
 
@@ -263,9 +263,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=60)
-def test_damaged_files_raise_nothing_but_our_errors(
-    small: bytes, small_files: ModuleType, place: Path, seed: int
-) -> None:
+def test_damaged_files_raise_nothing_but_our_errors(small: bytes, place: Path, seed: int) -> None:
     place.write_bytes(small_files.damaged(small, [small], Random(seed)))
     try:
         read_discriminator(place)

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from dcp_deploy.checkpoints.rosinality import read_rosinality
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError
 from dcp_deploy.generators import Generator, GeneratorConfig
 
+from . import rosinality_writer
+
 FILES = Path(__file__).parents[1] / "data" / "checkpoints"
 TOLERANCE = 2e-5  # the reference ran on another version of torch, which sums in another order
 
@@ -30,7 +31,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 @pytest.fixture(scope="session")
-def read(rosinality_writer: ModuleType) -> Read:
+def read() -> Read:
     """``read(document, **options of torch_bytes)``: what comes back of a file that holds the document."""
 
     def back(document: Any, **options: Any) -> Checkpoint:
@@ -40,7 +41,7 @@ def read(rosinality_writer: ModuleType) -> Read:
 
 
 @pytest.fixture
-def state(rosinality_writer: ModuleType, tiny_generator: Generator) -> dict[str, torch.Tensor]:
+def state(tiny_generator: Generator) -> dict[str, torch.Tensor]:
     """The tiny generator as a state dict of rosinality's."""
     named: dict[str, torch.Tensor] = rosinality_writer.rosinality_state(tiny_generator)
     return named
@@ -123,7 +124,7 @@ def pruned(draw: st.DrawFn) -> GeneratorConfig:
 @settings(max_examples=25)
 @given(config=pruned(), prefix=st.sampled_from(["", "module."]), bare=st.booleans())
 def test_any_widths_come_back_bit_for_bit(
-    zipped: bool, rosinality_writer: ModuleType, read: Read, config: GeneratorConfig, prefix: str, bare: bool
+    zipped: bool, read: Read, config: GeneratorConfig, prefix: str, bare: bool
 ) -> None:
     generator = Generator(config)
     generator.mapping.w_avg.normal_()
@@ -135,9 +136,7 @@ def test_any_widths_come_back_bit_for_bit(
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
-def test_a_loaded_generator_is_float32_trainable_and_in_evaluation_mode(
-    tiny_generator: Generator, rosinality_writer: ModuleType, read: Read
-) -> None:
+def test_a_loaded_generator_is_float32_trainable_and_in_evaluation_mode(tiny_generator: Generator, read: Read) -> None:
     generator = read(rosinality_writer.converted(tiny_generator)).generator
     assert not generator.training
     assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in generator.parameters())
@@ -296,9 +295,7 @@ def test_a_resolution_beyond_all_models_is_refused_before_noise_is_drawn(
 
 @settings(max_examples=100)
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
-def test_damaged_files_are_read_or_refused_and_nothing_else(
-    rosinality_writer: ModuleType, changes: list[tuple[float, int]]
-) -> None:
+def test_damaged_files_are_read_or_refused_and_nothing_else(changes: list[tuple[float, int]]) -> None:
     """In the older format, which has no checksums, so that damage goes through to the names and shapes."""
     generator = Generator(GeneratorConfig(resolution=4, widths=(2, 2), z_dim=2, w_dim=2, mapping_layers=1))
     damaged = bytearray(rosinality_writer.torch_bytes(rosinality_writer.converted(generator), zipped=False))

@@ -6,7 +6,6 @@ import contextlib
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from dcp_deploy.checkpoints.checkpoint import NVIDIA_LICENCE, Checkpoint
 from dcp_deploy.checkpoints.tensorflow import read_tensorflow
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 from dcp_deploy.generators import Generator, GeneratorConfig
+
+from . import tensorflow_writer
 
 FILES = Path(__file__).parents[1] / "data" / "checkpoints"
 TOLERANCE = 2e-5  # the reference ran on another version of torch, which sums in another order
@@ -35,7 +36,7 @@ def read(data: bytes, name: str = "network.pkl") -> Checkpoint:
 
 
 @pytest.fixture
-def changed(tensorflow_writer: ModuleType, tiny_generator: Generator) -> Callable[..., bytes]:
+def changed(tiny_generator: Generator) -> Callable[..., bytes]:
     """``changed(change, **options)``: the tiny generator's pickle, after ``change`` of the three networks."""
 
     def write(change: Change | None = None, **options: Any) -> bytes:
@@ -102,7 +103,7 @@ def test_a_version_4_file_draws_the_images_of_the_original() -> None:
 
 
 def test_a_conditional_version_5_file_with_a_clamp_draws_the_reference_images(
-    golden: Callable[[str], Arrays], golden_generator: Callable[[str], Generator], tensorflow_writer: ModuleType
+    golden: Callable[[str], Arrays], golden_generator: Callable[[str], Generator]
 ) -> None:
     arrays, generator = golden("sg2ada_32_cond_clamp"), golden_generator("sg2ada_32_cond_clamp")
     networks = tensorflow_writer.tensorflow_networks(generator, version=5, conv_clamp=1.5, num_fp16_res=2)
@@ -135,9 +136,7 @@ def configs(draw: st.DrawFn) -> GeneratorConfig:
 
 @settings(max_examples=25)
 @given(config=configs(), version=st.sampled_from([4, 5]), protocol=st.integers(2, 5))
-def test_any_network_comes_back(
-    tensorflow_writer: ModuleType, config: GeneratorConfig, version: int, protocol: int
-) -> None:
+def test_any_network_comes_back(config: GeneratorConfig, version: int, protocol: int) -> None:
     generator = Generator(config)
     generator.mapping.w_avg.normal_()
     networks = tensorflow_writer.tensorflow_networks(generator, version=version)
@@ -164,7 +163,7 @@ def test_the_learning_rate_multiplier_is_read(changed: Callable[..., bytes]) -> 
     assert read(changed(mapping_lrmul=0.5)).generator.config.mapping_lr_multiplier == 0.5
 
 
-def test_lsun_car_is_said_to_have_bars(tensorflow_writer: ModuleType) -> None:
+def test_lsun_car_is_said_to_have_bars() -> None:
     generator = Generator(GeneratorConfig(resolution=512, widths=(2,) * 16, z_dim=2, w_dim=2, mapping_layers=1))
     data = tensorflow_writer.tensorflow_bytes(tensorflow_writer.tensorflow_networks(generator))
     assert "512x384" in read(data, "stylegan2-car-config-f.pkl").notes[0]
@@ -291,9 +290,7 @@ def test_truncated_files_are_refused(share: float, changed: Callable[..., bytes]
 
 @settings(max_examples=100)
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
-def test_damaged_files_are_read_or_refused_and_nothing_else(
-    tensorflow_writer: ModuleType, changes: list[tuple[float, int]]
-) -> None:
+def test_damaged_files_are_read_or_refused_and_nothing_else(changes: list[tuple[float, int]]) -> None:
     generator = Generator(GeneratorConfig(resolution=4, widths=(2, 2), z_dim=2, w_dim=2, c_dim=1, mapping_layers=1))
     damaged = bytearray(tensorflow_writer.tensorflow_bytes(tensorflow_writer.tensorflow_networks(generator)))
     for place, value in changes:
