@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import CorruptFileError, UnknownFormatError
 from ..generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..generators.ops import fir_kernel
+from .pickles.tensors import TensorView
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SHOWN = 8
+
+Network = TypeVar("Network", Generator, Discriminator)
 
 
 class Origin(NamedTuple):
@@ -43,12 +46,6 @@ class Origin(NamedTuple):
         return shaped + self.plus if self.plus else shaped
 
 
-def expected_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor of a generator's state dict."""
-    with torch.device("meta"):
-        return _shapes(Generator(config).state_dict())
-
-
 def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
     """Raise CorruptFileError that lists missing, unexpected and ill-shaped tensors."""
     problems = [f"missing {name} {list(expected[name])}" for name in expected.keys() - found.keys()]
@@ -74,39 +71,35 @@ def check_filters(filters: Mapping[str, Tensor], source: str, *, gain: float = 1
             )
 
 
-def fitted_generator(
-    config: GeneratorConfig, state: Mapping[str, Tensor], source: str, table: Mapping[str, Origin] | None = None
-) -> Generator:
-    """Return a generator of these tensors, in float32 and evaluation mode, trainable.
-
-    ``table`` gives the origin of each of our tensors; without it the names of the file are ours. Raises
-    CorruptFileError if names or shapes do not fit ``config``, or a tensor does not hold finite floats.
-    """
-    with torch.device("meta"):  # no memory or random numbers for weights that are replaced at once
-        generator = Generator(config)
-    _fill(generator, state, source, table)
-    return generator.eval()
-
-
-def fitted_discriminator(
-    config: DiscriminatorConfig, state: Mapping[str, Tensor], table: Mapping[str, str], source: str
-) -> Discriminator:
-    """Return a discriminator of these tensors, in float32, trainable. ``table`` gives the file's name of each.
-
-    Raises CorruptFileError as :func:`fitted_generator` does.
-    """
+def empty_generator(config: GeneratorConfig) -> Generator:
+    """Return a generator without memory for its weights, in evaluation mode."""
     with torch.device("meta"):
-        network = Discriminator(config)
-    _fill(network, state, source, {name: Origin(theirs) for name, theirs in table.items()})
-    return network
+        return Generator(config).eval()
 
 
-def _fill(
-    network: nn.Module, state: Mapping[str, Tensor], source: str, table: Mapping[str, Origin] | None = None
-) -> None:
-    ours = _shapes(network.state_dict())
+def empty_discriminator(config: DiscriminatorConfig) -> Discriminator:
+    """Return a discriminator without memory for its weights."""
+    with torch.device("meta"):
+        return Discriminator(config)
+
+
+def fill(
+    network: Network,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[], Mapping[str, Tensor]],
+    source: str,
+    table: Mapping[str, Origin] | None = None,
+) -> Network:
+    """Return an empty network with the tensors of a file, in float32 and trainable.
+
+    ``shapes`` are those of the stored tensors; ``read`` decodes them once their shapes are checked. ``table`` gives the
+    origin of each of our tensors; without it the names of the file are ours. Raises CorruptFileError if names or shapes
+    do not fit the network, or a tensor does not hold finite floats.
+    """
+    ours = shapes_of(network.state_dict())
     table = {name: Origin(name) for name in ours} if table is None else table
-    check_shapes({table[name].name: table[name].shape(shape) for name, shape in ours.items()}, _shapes(state), source)
+    check_shapes({table[name].name: table[name].shape(shape) for name, shape in ours.items()}, shapes, source)
+    state = read()
     for name, tensor in state.items():
         if tensor.dtype not in _FLOATS:
             raise CorruptFileError(f"{source}: {name} is stored as {tensor.dtype}, floats were expected")
@@ -114,8 +107,9 @@ def _fill(
             raise CorruptFileError(f"{source}: {name} holds values that are not finite")
     fitted = {name: table[name].tensor(state[table[name].name], shape).float() for name, shape in ours.items()}
     network.load_state_dict(fitted, strict=True, assign=True)
-    network.requires_grad_(True)
+    return network.requires_grad_(True)
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+def shapes_of(tensors: Mapping[str, Tensor] | Mapping[str, TensorView]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -21,7 +21,7 @@ from ..errors import CorruptFileError, InputError, UnknownFormatError
 from ..files import atomic_path
 from ..generators import Generator, GeneratorConfig
 from .checkpoint import Checkpoint
-from .fitting import check_shapes, expected_shapes, fitted_generator
+from .fitting import empty_generator, fill
 from .pickles.values import printable
 
 FORMAT = "dcp-deploy.generator"
@@ -93,8 +93,7 @@ def read_native(path: str | os.PathLike[str]) -> Checkpoint:
     source = Path(path)
     document = read_metadata(source)
     try:
-        config = GeneratorConfig.from_dict(document["config"])
-        expected = expected_shapes(config)
+        generator = empty_generator(GeneratorConfig.from_dict(document["config"]))
     except _UNUSABLE as error:
         what = printable(str(error), 400)
         raise CorruptFileError(f"{source}: the config in the metadata is not usable: {what}") from error
@@ -103,10 +102,8 @@ def read_native(path: str | os.PathLike[str]) -> Checkpoint:
         raise CorruptFileError(f"{source}: the metadata is not the JSON document it should be: extra is not an object")
     with opened_safetensors(source) as stream:
         names = stream.keys()
-        found = {printable(name): tuple(stream.get_slice(name).get_shape()) for name in names}
-        check_shapes(expected, found, str(source))
-        state = {name: stream.get_tensor(name) for name in expected}
+        shapes = {printable(name): tuple(stream.get_slice(name).get_shape()) for name in names}
+        fill(generator, shapes, lambda: {name: stream.get_tensor(name) for name in names}, str(source))
     origin = extra.get("source")
     licence = origin.get("licence") if isinstance(origin, dict) else None
-    generator = fitted_generator(config, state, str(source))
     return Checkpoint(generator, "native", licence=licence if isinstance(licence, str) else None, extra=extra)

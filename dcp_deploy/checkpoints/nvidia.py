@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import UnknownFormatError
 from ..generators import GeneratorConfig, StyleGAN3Layout, layer_specs
 from .checkpoint import NVIDIA_LICENCE, Checkpoint
-from .fitting import check_filters, check_shapes, expected_shapes, fitted_generator
+from .fitting import check_filters, empty_generator, fill, shapes_of
 from .mean_code import fill_mean_code
 from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
 from .pickles.tensors import TensorView
@@ -41,14 +41,14 @@ def read_nvidia(data: memoryview, source: str) -> Checkpoint:
     notes = [] if key == "G_ema" else [_NOT_THE_AVERAGE[key]]
     reader = _stylegan3 if "input" in synthesis.children else _stylegan2
     config, views, made = reader(generator, load)
-    found = {name: view.shape for name, view in views.items()} | {name: tuple(t.shape) for name, t in made.items()}
-    has_mean = "mapping.w_avg" in found
+    has_mean = "mapping.w_avg" in views
     if not has_mean:
         made["mapping.w_avg"] = torch.zeros(config.w_dim)
-        found["mapping.w_avg"] = (config.w_dim,)
-    check_shapes(expected_shapes(config), found, source)  # before any tensor is decoded
-    state = {name: view.tensor(load) for name, view in views.items()}
-    network = fitted_generator(config, {**state, **made}, source)
+
+    def read() -> dict[str, Tensor]:
+        return {**{name: view.tensor(load) for name, view in views.items()}, **made}
+
+    network = fill(empty_generator(config), {**shapes_of(views), **shapes_of(made)}, read, source)
     if not has_mean:
         notes.append(fill_mean_code(network, "w_avg"))
     if any(name.endswith("noise_const") for name in made):

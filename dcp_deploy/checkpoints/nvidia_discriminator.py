@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import UnknownFormatError
 from ..generators import Discriminator, DiscriminatorConfig
-from .fitting import fitted_discriminator
+from .fitting import Origin, empty_discriminator, fill, shapes_of
 from .nvidia import check_dense, common_clamp, drop_filters
 from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
 from .pickles.values import Load
@@ -38,8 +40,12 @@ def read_nvidia_discriminator(data: memoryview, source: str) -> Discriminator:
     config = _config(network)
     views = network.state()
     drop_filters(views, load)
-    state = {name: view.tensor(load) for name, view in views.items()}
-    return fitted_discriminator(config, state, origins(config.resolution), source)
+    table = {name: Origin(theirs) for name, theirs in origins(config.resolution).items()}
+
+    def read() -> dict[str, Tensor]:
+        return {name: view.tensor(load) for name, view in views.items()}
+
+    return fill(empty_discriminator(config), shapes_of(views), read, source, table)
 
 
 def origins(resolution: int) -> dict[str, str]:

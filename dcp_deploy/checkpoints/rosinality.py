@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import CorruptFileError, UnknownFormatError
 from ..generators import GeneratorConfig
 from .checkpoint import Checkpoint
-from .fitting import Origin, check_filters, fitted_generator
+from .fitting import Origin, check_filters, empty_generator, fill, shapes_of
 from .mean_code import fill_mean_code
 from .pickles.tensors import TensorView
 from .pickles.torch_file import TorchFile, read_torch_file
@@ -61,7 +61,7 @@ def read_rosinality(data: memoryview, source: str) -> Checkpoint:
     notes = ["no g_ema: these are the weights of g, without the moving average"] if key == "g" else []
     notes += [*doubt, *_drawn_noise(state, config)]
     state["latent_avg"] = torch.zeros(config.w_dim) if mean is None else mean
-    generator = fitted_generator(config, state, source, origins(config))
+    generator = fill(empty_generator(config), shapes_of(state), lambda: state, source, origins(config))
     if mean is None:
         notes.append(fill_mean_code(generator, "latent_avg"))
     extra = {"state_dict": key or "the file itself", "options": facts}

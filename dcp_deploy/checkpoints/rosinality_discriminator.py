@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import CorruptFileError, UnknownFormatError
 from ..generators import Discriminator, DiscriminatorConfig
-from .fitting import check_filters, fitted_discriminator
+from .fitting import Origin, check_filters, empty_discriminator, fill, shapes_of
 from .pickles.tensors import TensorView
 from .pickles.torch_file import read_torch_file
 from .pickles.values import printable
@@ -68,4 +68,5 @@ def _discriminator(state: Mapping[str, Tensor], source: str) -> Discriminator:
     if missing:
         raise CorruptFileError(f"{source}: {missing[0]} is missing, or not the weight of a convolution")
     config = DiscriminatorConfig(4 << blocks, tuple(state[name].shape[0] for name in outputs))
-    return fitted_discriminator(config, state, origins(blocks), source)
+    table = {name: Origin(theirs) for name, theirs in origins(blocks).items()}
+    return fill(empty_discriminator(config), shapes_of(state), lambda: state, source, table)

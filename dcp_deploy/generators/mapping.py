@@ -18,7 +18,8 @@ class Dense(nn.Module):
         self, fan_in: int, fan_out: int, *, activate: bool = False, lr_multiplier: float = 1.0, bias_init: float = 0.0
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(fan_out, fan_in) / lr_multiplier)
+        # In place: on the meta device, where checkpoints are loaded, "/" imports torch's compiler, which takes 1 s.
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in).div_(lr_multiplier))
         self.bias = nn.Parameter(torch.full((fan_out,), bias_init / lr_multiplier))
         self.activate = activate
         self.lr_multiplier = lr_multiplier

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +147,7 @@ def layer_specs(resolution: int, layout: StyleGAN3Layout) -> list[LayerSpec]:
     return specs
 
 
+@lru_cache(maxsize=256)  # a network designs its filters again for every check of a file
 def lowpass(taps: int, cutoff: float, half_width: float, rate: float, *, radial: bool = False) -> NDArray[np.float64]:
     """Return a low-pass filter of sum one: [taps], or [taps, taps] if radial.
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,28 +128,3 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(InputError, match="Permission denied"):
         read_checkpoint(path)
-
-
-MEASURED = """
-import resource, sys
-from dcp_deploy.checkpoints import read_checkpoint
-
-read_checkpoint(sys.argv[1])  # everything is imported and warm
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-read_checkpoint(sys.argv[2])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
-"""
-
-
-def test_what_is_not_asked_for_is_not_read(tiny_generator: Generator, nvidia_file: Callable[..., Path]) -> None:
-    """A snapshot with a large discriminator costs the memory of its small generator."""
-    network = nvidia_file(
-        tiny_generator,
-        change=lambda document: document["D"].state["_parameters"].update(large=torch.zeros(12_500_000)),
-    )
-    assert network.stat().st_size > 50_000_000
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(DATA / "trojan_module_src.pkl"), str(network)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert int(done.stdout) < 20_000_000
