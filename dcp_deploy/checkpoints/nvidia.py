@@ -98,7 +98,7 @@ def _facts(document: Any, generator: Module) -> dict[str, Any]:
 
 def _common(generator: Module) -> dict[str, Any]:
     """Return the sizes of codes and mapping network, as arguments of a config."""
-    generator.require("img_channels", 3)
+    generator.require(img_channels=3)
     mapping = generator.child("mapping")
     layers = [mapping.child(f"fc{i}") for i in range(min(mapping.whole("num_layers"), len(mapping.children)))]
     if not layers:
@@ -109,7 +109,7 @@ def _common(generator: Module) -> dict[str, Any]:
     for layer in layers:
         check_dense(layer, "lrelu", lr)
     c_dim = mapping.child("embed").shape("weight", 2)[1] if "embed" in mapping.children else 0
-    generator.require("c_dim", c_dim)
+    generator.require(c_dim=c_dim)
     if c_dim:
         check_dense(mapping.child("embed"), "linear", 1.0)
     return {
@@ -124,15 +124,14 @@ def _common(generator: Module) -> dict[str, Any]:
 
 def check_dense(layer: Module, activation: str, lr: float) -> None:
     """Refuse a layer unless its equalised learning rate scales weights by lr / sqrt(inputs) and biases by lr."""
-    layer.require("activation", activation)
-    layer.require("bias_gain", lr)
-    layer.require("weight_gain", lr / math.sqrt(max(layer.shape("weight", 2)[1], 1)))
+    gain = lr / math.sqrt(max(layer.shape("weight", 2)[1], 1))
+    layer.require(activation=activation, bias_gain=lr, weight_gain=gain)
 
 
 def common_clamp(layers: list[Module]) -> float | None:
     """Return the clamp of all layers, None without one. Refuse layers with different clamps."""
     for layer in layers:
-        layer.require("conv_clamp", layers[0].fact("conv_clamp"))
+        layer.require(conv_clamp=layers[0].fact("conv_clamp"))
     return None if layers[0].fact("conv_clamp") is None else layers[0].number("conv_clamp")
 
 
@@ -154,15 +153,13 @@ def _stylegan2(generator: Module, load: Load) -> tuple[GeneratorConfig, dict[str
         raise generator.unsupported(f"img_resolution is {resolution}, which is not a power of two")
     blocks = [generator.child("synthesis").child(f"b{4 << i}") for i in range(resolution.bit_length() - 2)]
     for block in blocks:
-        block.require("architecture", "skip")
+        block.require(architecture="skip")
     convs = [block.child(name) for block in blocks for name in ("conv0", "conv1")[block is blocks[0] :]]
     torgbs = [block.child("torgb") for block in blocks]
     for conv in convs:
-        conv.require("activation", "lrelu")
-        conv.require("act_gain", _SQRT2)
-        conv.require("up", 2 if conv.path.endswith("conv0") else 1)
+        conv.require(activation="lrelu", act_gain=_SQRT2, up=2 if conv.path.endswith("conv0") else 1)
     for torgb in torgbs:
-        torgb.require("weight_gain", 1 / math.sqrt(max(torgb.shape("weight", 4)[1], 1)))
+        torgb.require(weight_gain=1 / math.sqrt(max(torgb.shape("weight", 4)[1], 1)))
     for layer in (*convs, *torgbs):
         check_dense(layer.child("affine"), "linear", 1.0)
     config = _config(
@@ -274,28 +271,21 @@ def _check_schedule(config: GeneratorConfig, entry: Module, layers: Mapping[str,
     """Refuse a file whose recorded sizes, rates, cutoffs and paddings are not those of our schedule."""
     assert config.layout is not None
     specs = layer_specs(config.resolution, config.layout)
-    entry.require("size", (specs[0].in_size,) * 2)
-    entry.require("sampling_rate", specs[0].in_rate)
+    entry.require(size=(specs[0].in_size,) * 2, sampling_rate=specs[0].in_rate)
+    same = ("in_cutoff", "out_cutoff", "in_half_width", "out_half_width", "up_taps", "down_taps")
     for spec, layer in zip(specs, layers.values(), strict=True):
-        expected = {
-            "in_size": (spec.in_size,) * 2,
-            "out_size": (spec.out_size,) * 2,
-            "padding": spec.padding * 2,
-            "is_torgb": spec.torgb,
-            "conv_kernel": spec.kernel,
-            "in_sampling_rate": spec.in_rate,
-            "out_sampling_rate": spec.out_rate,
-            "tmp_sampling_rate": spec.tmp_rate,
-            "in_cutoff": spec.in_cutoff,
-            "out_cutoff": spec.out_cutoff,
-            "in_half_width": spec.in_half_width,
-            "out_half_width": spec.out_half_width,
-            "up_factor": spec.up,
-            "down_factor": spec.down,
-            "up_taps": spec.up_taps,
-            "down_taps": spec.down_taps,
-        }
-        for name, value in expected.items():
-            layer.require(name, value)
+        layer.require(
+            in_size=(spec.in_size,) * 2,
+            out_size=(spec.out_size,) * 2,
+            padding=spec.padding * 2,
+            is_torgb=spec.torgb,
+            conv_kernel=spec.kernel,
+            in_sampling_rate=spec.in_rate,
+            out_sampling_rate=spec.out_rate,
+            tmp_sampling_rate=spec.tmp_rate,
+            up_factor=spec.up,
+            down_factor=spec.down,
+            **{name: getattr(spec, name) for name in same},
+        )
         if spec.down_taps > 1:
-            layer.require("down_radial", spec.radial)
+            layer.require(down_radial=spec.radial)

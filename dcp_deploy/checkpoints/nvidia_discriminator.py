@@ -63,15 +63,14 @@ def _config(network: Module) -> DiscriminatorConfig:
     """Return sizes and constants, after checking every attribute against what our network computes."""
     if network.class_name != "Discriminator":
         raise network.unsupported("D is of another class than Discriminator")
-    network.require("img_channels", 3)
-    network.require("c_dim", 0)
+    network.require(img_channels=3, c_dim=0)
     resolution = network.whole("img_resolution")
     if not 8 <= resolution <= 8192 or resolution & (resolution - 1):
         raise network.unsupported(f"img_resolution is {resolution}, which is not a power of two from 8 to 8192")
     blocks = [network.child(f"b{resolution >> i}") for i in range(resolution.bit_length() - 3)]
     last = network.child("b4")
     for block in (*blocks, last):
-        block.require("architecture", "resnet")
+        block.require(architecture="resnet")
     first = blocks[0].child("fromrgb")
     _check_conv(first)
     _check_conv(last.child("conv"))
@@ -92,22 +91,14 @@ def _check_block(block: Module) -> None:
     _check_conv(block.child("conv0"))
     _check_conv(block.child("conv1"), down=2)
     _check_conv(block.child("skip"), down=2, activation="linear", gain=1.0)
-    block.child("skip").require("conv_clamp", None)
+    block.child("skip").require(conv_clamp=None)
 
 
 def _check_conv(conv: Module, *, down: int = 1, activation: str = "lrelu", gain: float = _SQRT2) -> None:
     """Refuse a convolution that is scaled, padded, activated or down-sampled in another way than ours."""
     _, fan_in, kernel, _ = conv.shape("weight", 4)
-    expected = {
-        "activation": activation,
-        "act_gain": gain,
-        "up": 1,
-        "down": down,
-        "padding": kernel // 2,
-        "weight_gain": 1 / math.sqrt(max(fan_in * kernel * kernel, 1)),
-    }
-    for name, value in expected.items():
-        conv.require(name, value)
+    weight_gain = 1 / math.sqrt(max(fan_in * kernel * kernel, 1))
+    conv.require(activation=activation, act_gain=gain, up=1, down=down, padding=kernel // 2, weight_gain=weight_gain)
 
 
 def _group(last: Module) -> int:
@@ -115,7 +106,7 @@ def _group(last: Module) -> int:
     if "mbstd" not in last.children:
         raise last.unsupported("it has no minibatch deviation")
     deviation = last.child("mbstd")
-    deviation.require("num_channels", 1)
+    deviation.require(num_channels=1)
     group = deviation.fact("group_size")
     if type(group) is not int or not 1 <= group <= _LARGEST_GROUP:
         raise deviation.unsupported(f"group_size is not a number of images from 1 to {_LARGEST_GROUP}")

@@ -1,4 +1,4 @@
-"""A small valid file of every format, and ways to damage it that get past checksums and lengths."""
+"""A small valid file of every format, and mutations that pass its checksums and lengths."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def stylegan3() -> Generator:
 
 @cache
 def small_files() -> dict[str, bytes]:
-    """Format to content. "torch-zip" and "native" are what :func:`whole` wraps: the pickle, and the header."""
+    """Return the content of each format; for "torch-zip" the pickle and for "native" the header (see :func:`whole`)."""
     return {
         "nvidia-stylegan2": nvidia_writer.nvidia_pickle(stylegan2(), keys=("D", "G_ema", "training_set_kwargs")),
         "nvidia-stylegan3": nvidia_writer.nvidia_pickle(stylegan3(), keys=("G_ema",), protocol=3),
@@ -64,7 +64,7 @@ def small_files() -> dict[str, bytes]:
 
 
 def whole(form: str, content: bytes) -> bytes:
-    """A file with this content where its format has it: lengths and checksums around it are right."""
+    """Return a file of this format with this content, and with lengths and checksums that fit it."""
     if form == "torch-zip":
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as archive:
@@ -78,7 +78,7 @@ def whole(form: str, content: bytes) -> bytes:
 
 
 def damaged(content: bytes, others: list[bytes], random: Random) -> bytes:
-    """The content after one to four mutations."""
+    """Return the content after one to four mutations."""
     for _ in range(random.randint(1, 4)):
         start, length = random.randrange(len(content) + 1), random.choice((0, 1, 1, 2, 4, 8, random.randrange(200)))
         piece = random.choice(MUTATIONS)(content[start : start + length], random.choice([content, *others]), random)
@@ -90,7 +90,7 @@ Mutation = Callable[[bytes, bytes, Random], bytes]
 
 
 def _edge(old: bytes, other: bytes, random: Random) -> bytes:
-    """A number at the edge of its type, as wide as what it replaces."""
+    """Return a number at the edge of its type, with the width of the bytes that it replaces."""
     return (random.choice(EDGES) & ((1 << 8 * len(old)) - 1)).to_bytes(len(old), "little")
 
 
@@ -114,7 +114,7 @@ MUTATIONS: list[Mutation] = [
 
 
 def _fixed(config: GeneratorConfig) -> Generator:
-    """The same on every call, with no parameter left at a neutral value."""
+    """Return a generator that is the same on every call, without parameters at a neutral value."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         generator = Generator(config).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Whatever happens to a file of any format, reading it gives a generator or one of our errors, and nothing else."""
+"""Reading a damaged file of any format gives a generator or one of our errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_small_files_are_whole(place: Path, form: str) -> None:
+def test_the_small_files_are_valid(place: Path, form: str) -> None:
     place.write_bytes(small_files.whole(form, small_files.small_files()[form]))
     assert form.startswith(read_checkpoint(place).format.replace("rosinality", "torch"))
 
@@ -43,7 +43,7 @@ def test_damaged_files_raise_nothing_but_our_errors(place: Path, form: str, seed
 
 
 @given(st.binary(max_size=300))
-def test_noise_is_refused(place: Path, content: bytes) -> None:
+def test_random_bytes_are_refused(place: Path, content: bytes) -> None:
     place.write_bytes(content)
     with pytest.raises(InputError):
         read_checkpoint(place)

@@ -1,4 +1,4 @@
-"""Every format is known by its content, loads into the same kind of generator, and tells what had to be made up."""
+"""Every format is recognised by its content and loads into the same kind of generator, with notes on what it lacked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Write = Callable[[str, Generator], Path]
 
 @pytest.fixture
 def written(tmp_path: Path) -> Write:
-    """``written("nvidia", generator)``: a file of that format with a name that says nothing."""
+    """``written("nvidia", generator)`` writes a file of that format; its name does not reveal the format."""
 
     def write(form: str, generator: Generator) -> Path:
         path = tmp_path / "teacher.bin"
@@ -77,7 +77,7 @@ def test_every_format_can_be_run(written: Write, tiny_generator: Generator, form
     np.testing.assert_allclose(runner(z), expected.numpy(), atol=2e-5)
 
 
-def test_the_content_of_a_native_file_tells_where_it_came_from(tiny_generator: Generator, tmp_path: Path) -> None:
+def test_the_extra_of_a_native_file_is_read(tiny_generator: Generator, tmp_path: Path) -> None:
     path = save_generator(tiny_generator, tmp_path / "g.safetensors", extra={"teacher": "ffhq"})
     assert read_checkpoint(path).extra == {"teacher": "ffhq"}
 
@@ -110,7 +110,7 @@ def test_other_content_is_refused_with_a_guess_at_what_it_is(tmp_path: Path, con
         read_checkpoint(path)
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_paths_that_are_not_readable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.pkl").touch()
     for act in (sniff, read_checkpoint, load_generator):
         with pytest.raises(CorruptFileError, match="empty"):

@@ -95,7 +95,7 @@ def test_upsampling_equals_its_definition(size: int, up: int, before: int, after
 
 
 @pytest.mark.parametrize("down", [1, 2, 4])
-def test_downsampling_filters_and_then_drops(down: int) -> None:
+def test_downsampling_filters_and_then_drops_samples(down: int) -> None:
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 20, 20, generator=rng, dtype=torch.float64)
     taps = torch.rand(6, generator=rng, dtype=torch.float64)

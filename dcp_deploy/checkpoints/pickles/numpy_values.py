@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .values import Global, Load, Symbol
+from .values import Global, Load, Symbol, never_called
 
 _TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 _ORDERS: Mapping[str, Literal["<", ">", "|", "="]] = {"<": "<", ">": ">", "|": "|", "=": "="}
@@ -91,12 +91,10 @@ def numpy_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
         record.fill(shape, kind, order == "F", data)
         return record
 
-    def never_called(*arguments: Any) -> None:
-        raise ValueError("the class of an array is not a function")
-
-    names: dict[tuple[str, str], Callable[..., Any]] = {("numpy", "dtype"): dtype, ("numpy", "ndarray"): never_called}
+    stand_ins: dict[Global, Callable[..., Any]] = {Global("numpy", "dtype"): dtype}
+    stand_ins[Global("numpy", "ndarray")] = never_called
     for core in _CORE:
-        names[f"{core}.multiarray", "scalar"] = scalar
-        names[f"{core}.multiarray", "_reconstruct"] = reconstruct
-        names[f"{core}.numeric", "_frombuffer"] = from_buffer
-    return {Global(*name): function for name, function in names.items()}
+        stand_ins[Global(f"{core}.multiarray", "scalar")] = scalar
+        stand_ins[Global(f"{core}.multiarray", "_reconstruct")] = reconstruct
+        stand_ins[Global(f"{core}.numeric", "_frombuffer")] = from_buffer
+    return stand_ins

@@ -96,11 +96,12 @@ class Module:
             raise self.damaged(f"has an attribute {name} that is not a number")
         return float(value)
 
-    def require(self, name: str, expected: Any) -> None:
-        """Refuse the file unless the attribute has the value that our networks compute with."""
-        found = self.fact(name)
-        if not _same(found, expected):
-            raise self.unsupported(f"{name} is {_shown(found)}, and only {_shown(expected)} is read")
+    def require(self, **expected: Any) -> None:
+        """Refuse the file unless these attributes have the values that our networks compute with."""
+        for name, value in expected.items():
+            found = self.fact(name)
+            if not _same(found, value):
+                raise self.unsupported(f"{name} is {printable(repr(found))}, and only {printable(repr(value))} is read")
 
     def damaged(self, what: str) -> CorruptFileError:
         return CorruptFileError(f"{self.source}: {self.class_name} {self.path or 'itself'} {what}")
@@ -167,11 +168,6 @@ def module_tree(record: PersistentRecord, load: Load, path: str = "", depth: int
         tensors={name: value for name, value in tensors.items() if value is not None},
         children=children,
     )
-
-
-def _shown(value: Any) -> str:
-    """Return a fact, which is never nested, for a message."""
-    return printable(repr(value))
 
 
 _CONTENTS = ("_parameters", "_buffers", "_modules")

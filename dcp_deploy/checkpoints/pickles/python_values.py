@@ -53,15 +53,14 @@ def python_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
     def empty_bytes() -> bytes:
         return b""
 
-    names: dict[tuple[str, str], Callable[..., Any]] = {
-        ("collections", "OrderedDict"): ordered,
-        ("builtins", "set"): members,
-        ("__builtin__", "set"): members,
-        ("_codecs", "encode"): encoded,
-        ("builtins", "bytes"): empty_bytes,
-        ("__builtin__", "bytes"): empty_bytes,
+    return {
+        Global("collections", "OrderedDict"): ordered,
+        Global("builtins", "set"): members,
+        Global("__builtin__", "set"): members,
+        Global("_codecs", "encode"): encoded,
+        Global("builtins", "bytes"): empty_bytes,
+        Global("__builtin__", "bytes"): empty_bytes,
     }
-    return {Global(*name): function for name, function in names.items()}
 
 
 def _latin1(text: LongText, load: Load) -> bytes:

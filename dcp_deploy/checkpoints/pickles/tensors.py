@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .reading import run_pickle
-from .values import Buildable, Global, Load, Symbol
+from .values import Buildable, Global, Load, Symbol, never_called
 
 STORAGES: Mapping[str, torch.dtype] = {
     "FloatStorage": torch.float32,
@@ -72,11 +72,7 @@ class TensorView:
 
 
 def storage_stand_ins() -> Mapping[Global, Callable[..., Any]]:
-    """Return stand-ins of the storage types of torch, which pickles name and never call."""
-
-    def never_called(*arguments: Any) -> None:
-        raise ValueError("a storage type is not a function")
-
+    """Return stand-ins of the storage types of torch."""
     return dict.fromkeys((Global("torch", name) for name in STORAGES), never_called)
 
 

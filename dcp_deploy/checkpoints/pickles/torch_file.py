@@ -122,18 +122,12 @@ _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int
 # ---- the zip archive: <name>/data.pkl, <name>/data/<key>, <name>/byteorder ----
 
 
-class _Stream(io.RawIOBase):
-    """Bytes in memory as the file that zipfile expects, without a copy of them."""
+class _Stream:
+    """Bytes in memory with the methods that zipfile needs of a file, without a copy of them."""
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def tell(self) -> int:
         return self.at

@@ -78,6 +78,11 @@ class Load:
         return CorruptFileError(f"{self.source}: {what}", "the file is damaged or truncated, or not a checkpoint")
 
 
+def never_called(*arguments: Any) -> None:
+    """Stand in for a class that pickles name and never call."""
+    raise ValueError("a class is called like a function")
+
+
 def printable(text: str, length: int = 120) -> str:
     """Return a text from a file, cut and without control characters, for a message."""
     shown = text if len(text) <= length else f"{text[:length]}..."

@@ -1,4 +1,4 @@
-"""The machine reads what Python's pickler writes, imports nothing, and survives whatever else it is given."""
+"""The machine reads what Python's pickler writes, imports nothing, and survives any other input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(data: bytes, load: Load | None = None, **options: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Views as bytes, all through a value."""
+    """Return a value with all views as bytes."""
     if isinstance(value, memoryview):
         return bytes(value)
     if isinstance(value, dict):
@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
     return type(value)(plain(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-# ---- what pickles may hold ----
+# ---- values in pickles ----
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**80), 2**80) | st.floats(allow_nan=False)
 KEYS = st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**80), 2**80) | st.booleans() | st.none()
@@ -51,13 +51,13 @@ VALUES = st.recursive(PLAIN | st.binary() | st.sets(KEYS) | st.frozensets(KEYS),
 
 @given(VALUES, st.sampled_from([4, 5]))
 @example([b"x" * 70_000, "y" * 70_000, 1 << 300, (1, 2, 3, 4)], 4)
-def test_the_values_of_python_come_back(value: Any, protocol: int) -> None:
+def test_values_of_python_are_read_unchanged(value: Any, protocol: int) -> None:
     assert plain(run(pickle.dumps(value, protocol))) == value
 
 
 @given(PLAIN | st.sets(TEXTS), st.sampled_from([2, 3]))
 @example({"a": [1, 2.5, (None, True)], "b": {"c": {"name"}, 3: "x"}}, 2)
-def test_the_older_protocols(value: Any, protocol: int) -> None:
+def test_values_in_the_older_protocols_are_read_unchanged(value: Any, protocol: int) -> None:
     assert plain(run(pickle.dumps(value, protocol))) == value
 
 
@@ -85,12 +85,12 @@ def test_shared_and_cyclic_containers_stay_shared() -> None:
     assert value["a"] is value["b"] is value["a"][1]
 
 
-def test_the_end_of_the_pickle_is_told() -> None:
+def test_the_end_of_the_pickle_is_returned() -> None:
     data = pickle.dumps([1], 4)
     assert run_pickle(memoryview(data + b"more"), load=Load.of("file", 9), allowed={}.get).end == len(data)
 
 
-def test_ordered_dictionaries_and_their_attributes() -> None:
+def test_ordered_dictionaries_lose_their_attributes() -> None:
     made = a.call(a.name("collections", "OrderedDict"), a.listed(a.tupled(a.text("x"), a.number(1))))
     with_state = made + a.mapped((a.text("_metadata"), a.number(3))) + pickle.BUILD
     value = run(a.whole(with_state), buildable=(OrderedRecord,))
@@ -114,10 +114,10 @@ def test_a_global_that_is_not_called_is_a_symbol() -> None:
     assert str(value.name) == "m.n"
 
 
-@pytest.mark.parametrize("form", ["GLOBAL", "STACK_GLOBAL"])
-def test_an_unknown_global_is_refused_by_its_name_and_not_imported(form: str) -> None:
+@pytest.mark.parametrize("opcode", ["GLOBAL", "STACK_GLOBAL"])
+def test_an_unknown_global_is_refused_by_its_name_and_not_imported(opcode: str) -> None:
     short = b"cantigravity\nfly\n"
-    data = a.whole(short if form == "GLOBAL" else a.name("antigravity", "fly"))
+    data = a.whole(short if opcode == "GLOBAL" else a.name("antigravity", "fly"))
     with pytest.raises(UnsafeFileError, match=r"antigravity\.fly") as caught:
         run(data)
     assert "not executed" in str(caught.value)
@@ -215,7 +215,7 @@ def test_a_memo_index_costs_nothing() -> None:
     assert run(a.whole(a.number(5) + pickle.LONG_BINPUT + far + pickle.LONG_BINGET + far + pickle.POP)) == 5
 
 
-def test_nesting_has_no_limit_here_and_needs_no_recursion() -> None:
+def test_nesting_is_unlimited_and_needs_no_recursion() -> None:
     value = run(b"\x80\x04" + pickle.EMPTY_LIST * 100_000 + pickle.APPEND * 99_999 + b".")
     depth = 0
     while value:
@@ -228,14 +228,14 @@ def test_steps_are_bounded() -> None:
         run(b"\x80\x04" + (pickle.EMPTY_LIST + pickle.POP) * 300_000 + b"N.")
 
 
-def test_calls_pay_for_the_lists_that_they_read() -> None:
+def test_calls_spend_steps_for_the_lists_that_they_read() -> None:
     items = a.listed(*[pickle.SHORT_BINUNICODE + b"\x01x"] * 50_000) + pickle.MEMOIZE + pickle.POP
     again = a.name("builtins", "set") + pickle.BINGET + b"\x00" + pickle.TUPLE1 + pickle.REDUCE + pickle.POP
     with pytest.raises(CorruptFileError, match="steps"):
         run(a.whole(items + again * 1000 + pickle.NONE))
 
 
-def test_decoding_one_text_again_and_again_is_bounded() -> None:
+def test_decoding_one_text_repeatedly_is_bounded() -> None:
     body = a.text("x" * 3_000_000) + pickle.MEMOIZE + pickle.POP
     again = a.name("_codecs", "encode") + pickle.BINGET + b"\x00" + pickle.TUPLE1 + pickle.REDUCE + pickle.POP
     with pytest.raises(CorruptFileError, match="memory"):
@@ -247,14 +247,14 @@ def test_texts_that_grow_when_decoded_are_bounded() -> None:
         run(a.whole(a.listed(*[a.text("\U0001f600" + "x" * 1_000_000)] * 20)))
 
 
-def test_number_keys_are_too_few_to_make_a_slow_dictionary() -> None:
+def test_the_number_of_numeric_keys_is_bounded() -> None:
     keys = [(a.number(n), pickle.NONE) for n in range(5000)]
     with pytest.raises(CorruptFileError, match="4,096 keys"):
         run(a.whole(a.mapped(*keys)))
     assert len(run(a.whole(a.mapped(*keys[:1000])))) == 1000
 
 
-def test_one_load_leaves_nothing_behind_for_the_next() -> None:
+def test_loads_do_not_share_values() -> None:
     call = a.whole(a.call(a.name("collections", "OrderedDict")))
     first = run(call)
     first["x"] = 1

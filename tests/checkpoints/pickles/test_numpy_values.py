@@ -1,4 +1,4 @@
-"""numpy's numbers and arrays come back from every protocol, and records that contradict themselves are refused."""
+"""numpy's numbers and arrays are read from every protocol, and records that contradict themselves are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def array(data: bytes) -> npt.NDArray[Any]:
 
 @PROTOCOLS
 @pytest.mark.parametrize("kind", TYPES)
-def test_every_type_of_number(kind: str, protocol: int) -> None:
+def test_every_type_of_number_is_read(kind: str, protocol: int) -> None:
     value = np.array([1], kind)[0]
     found = read(pickle.dumps(value, protocol))
     assert found == value
@@ -47,7 +47,7 @@ def test_every_type_of_number(kind: str, protocol: int) -> None:
 
 @PROTOCOLS
 @pytest.mark.parametrize("kind", TYPES)
-def test_every_type_of_array(kind: str, protocol: int) -> None:
+def test_every_type_of_array_is_read(kind: str, protocol: int) -> None:
     original = np.arange(6).astype(kind).reshape(2, 3)
     found = array(pickle.dumps(original, protocol))
     np.testing.assert_array_equal(found, original)
@@ -55,7 +55,7 @@ def test_every_type_of_array(kind: str, protocol: int) -> None:
 
 
 @given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, min_side=0), elements=st.integers(0, 9)), st.booleans())
-def test_shapes_and_orders(original: npt.NDArray[Any], fortran: bool) -> None:
+def test_every_shape_and_memory_order_is_read(original: npt.NDArray[Any], fortran: bool) -> None:
     original = np.asfortranarray(original) if fortran else original
     for protocol in (2, 4, 5):
         found = array(pickle.dumps(original, protocol))
@@ -65,7 +65,7 @@ def test_shapes_and_orders(original: npt.NDArray[Any], fortran: bool) -> None:
 
 
 @pytest.mark.parametrize("core", ["numpy.core.multiarray", "numpy._core.multiarray"])
-def test_both_names_of_numpys_core(core: str) -> None:
+def test_both_names_of_numpy_s_core_are_known(core: str) -> None:
     data = pickle.dumps(np.float64(0.25), 2)
     renamed = data.replace(b"numpy._core.multiarray", core.encode()).replace(b"numpy.core.multiarray", core.encode())
     assert read(renamed) == 0.25
@@ -141,7 +141,7 @@ def test_a_number_of_the_wrong_size_is_refused() -> None:
         read(a.whole(a.call(a.name("numpy.core.multiarray", "scalar"), dtype(), a.raw(bytes(8)))))
 
 
-def test_reading_an_array_is_paid_for() -> None:
+def test_reading_an_array_uses_the_memory_budget() -> None:
     load = Load.of("file", 0)
     load.memory = 100
     found = read(pickle.dumps(np.zeros(100), 4), Load.of("file", 1000))

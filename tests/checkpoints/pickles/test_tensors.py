@@ -1,4 +1,4 @@
-"""Tensors in nested streams come back as torch wrote them, and no view reaches beyond its storage."""
+"""Tensors in nested streams are read as torch wrote them, and no view reaches beyond its storage."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def read(data: bytes) -> torch.Tensor:
     return tensor
 
 
-# ---- what torch writes ----
+# ---- streams of torch ----
 
 
 @pytest.mark.parametrize("kind", STORAGES)
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_every_type_comes_back(kind: str, protocol: int) -> None:
+def test_every_type_is_read_unchanged(kind: str, protocol: int) -> None:
     original = torch.tensor([[0, 1, 2], [3, 4, 5]]).to(STORAGES[kind])
     assert torch.equal(read(pickle.dumps(original, protocol)), original)
 
 
 @given(st.lists(st.integers(1, 4), max_size=4), st.randoms(use_true_random=False))
-def test_any_order_of_axes_and_any_part_comes_back(shape: list[int], random: Any) -> None:
+def test_any_order_of_axes_and_any_slice_is_read_unchanged(shape: list[int], random: Any) -> None:
     original = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
     axes = list(range(original.ndim))
     random.shuffle(axes)
@@ -131,7 +131,7 @@ def test_views_beyond_their_storage_are_refused(size: tuple[int, ...], stride: t
     st.lists(st.integers(-1, 30), max_size=3),
     st.integers(-1, 30),
 )
-def test_a_view_is_torchs_own_or_refused(size: list[int], stride: list[int], offset: int) -> None:
+def test_a_view_equals_torch_s_or_is_refused(size: list[int], stride: list[int], offset: int) -> None:
     load = Load.of("file", 10_000)
     rebuild = tensor_stand_ins(load)[Global("torch._utils", "_rebuild_tensor_v2")]
     storage = load_from_bytes(load)(a.storage(BYTES))
