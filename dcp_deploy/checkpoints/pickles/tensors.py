@@ -97,8 +97,11 @@ def tensor_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
     }
 
 
-def storage_of(key: Any, load: Load) -> tuple[str, Storage]:
-    """Return key and empty storage of a persistent id ``("storage", type, key, location, numel[, None])``."""
+def storage_of(key: Any, load: Load, known: dict[str, Storage]) -> tuple[str, Storage]:
+    """Return key and storage of a persistent id ``("storage", type, key, location, numel[, None])``.
+
+    ``known`` holds the storages of the file so far; a new one is added, still without data.
+    """
     if (
         type(key) is not tuple
         or len(key) not in (5, 6)
@@ -111,7 +114,10 @@ def storage_of(key: Any, load: Load) -> tuple[str, Storage]:
         raise load.damaged("a storage is of a type that does not hold numbers")
     if type(name) is not str or not _is_size(numel):
         raise load.damaged("a storage lacks its name or its size")
-    return name, Storage(STORAGES[kind.name.name], numel)
+    storage = known.setdefault(name, Storage(STORAGES[kind.name.name], numel))
+    if (storage.dtype, storage.numel) != (STORAGES[kind.name.name], numel):
+        raise load.damaged("a storage is named with two types or sizes")
+    return name, storage
 
 
 def read_legacy(
@@ -129,11 +135,7 @@ def read_legacy(
     storages: dict[str, Storage] = {}
 
     def persistent(key: Any) -> Storage:
-        name, storage = storage_of(key, load)
-        known = storages.setdefault(name, storage)
-        if (known.dtype, known.numel) != (storage.dtype, storage.numel):
-            raise load.damaged("a storage is named with two types or sizes")
-        return known
+        return storage_of(key, load, storages)[1]
 
     for expected in (_MAGIC, _PROTOCOL):
         found, end = run_pickle(data, load=load, allowed=_nothing)

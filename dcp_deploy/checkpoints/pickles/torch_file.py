@@ -157,18 +157,14 @@ def _read_zip(data: memoryview, load: Load) -> TorchFile:
     checksums: dict[int, int] = {}
 
     def persistent(key: Any) -> Storage:
-        name, storage = storage_of(key, load)
-        if name in storages:
-            known = storages[name]
-            if (known.dtype, known.numel) != (storage.dtype, storage.numel):
-                raise load.damaged("a storage is named with two types or sizes")
-            return known
+        name, storage = storage_of(key, load, storages)
+        if storage.data is not None:
+            return storage
         entry = entries.get(f"{root}/data/{name}")
         if entry is None or entry.file_size != storage.nbytes:
             size = "missing" if entry is None else f"{entry.file_size:,} bytes"
             raise load.damaged(f"storage {printable(name)} of {storage.nbytes:,} bytes is {size} in the archive")
         storage.data = _content(data, entry, load)
-        storages[name] = storage
         checksums[id(storage)] = entry.CRC
         return storage
 
