@@ -16,9 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
-import platformdirs
-
 from ..errors import CorruptFileError, MissingCapabilityError
 from ..files import read_json, sha256_file, write_json
 from ..progress import Progress
@@ -47,6 +44,8 @@ class Fetched:
 
 def cache_folder() -> Path:
     """Return the folder of fetched files."""
+    import platformdirs
+
     chosen = os.environ.get(VARIABLE)
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("dcp-deploy")
 
@@ -187,6 +186,8 @@ def _expected(teacher: Teacher, path: Path) -> tuple[str | None, str]:
 
 def _locked(teacher: Teacher, cache: Path | None, say: Callable[[str], None]) -> AbstractContextManager[Any]:
     """Hold the file for this process. The kernel releases the lock when the process ends, however it ends."""
+    import filelock
+
     path = _path(teacher, cache)
     lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
     try:

@@ -16,15 +16,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import httpx
 from pydantic import AfterValidator, BaseModel
 
 from ..errors import MissingCapabilityError
 from ..files import free_space, read_json, write_json
 from ..progress import Progress
 from ..version import __version__
+
+if TYPE_CHECKING:
+    import httpx
 
 MB = 1_000_000
 LARGEST = 8_000 * MB  # many times any published teacher; an endless answer must not fill the disk
@@ -137,6 +139,8 @@ class Transfer:
         note_of(self.part).unlink(missing_ok=True)
 
     def _client(self) -> httpx.Client:
+        import httpx
+
         def stay_secure(request: httpx.Request) -> None:
             if request.url.scheme not in (("https",) if self.url.startswith("https:") else ("http", "https")):
                 address = f"{request.url.scheme}://{request.url.host}"
@@ -250,6 +254,8 @@ class Transfer:
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
         """Raise httpx's errors as _TransientError or MissingCapabilityError."""
+        import httpx
+
         try:
             yield
         except httpx.TooManyRedirects as error:
