@@ -1,4 +1,4 @@
-"""What reading a file gives: the generator, and everything about its origin that a user should be told."""
+"""A generator read from a file, with what is known about its origin."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ NVIDIA_LICENCE = (
 class Checkpoint:
     """A generator read from a file, in float32 and evaluation mode.
 
-    ``format`` is "native", "nvidia", "rosinality" or "tensorflow". ``notes`` say, a sentence each, what the file
-    lacked and what stands in its place. ``globals`` are the dotted names that a pickle mentions. ``licence`` is one
-    line about the terms of the weights, None where the format does not tell. ``extra`` holds JSON values: the
-    metadata of a native file, or facts about the original.
+    ``format`` is "native", "nvidia", "rosinality" or "tensorflow". Each of the ``notes`` is a sentence on what the file
+    lacked and what replaces it. ``globals`` are the dotted names in a pickle. ``licence`` is one line on the terms of
+    the weights, None if the format does not record them. ``extra`` holds JSON values: the metadata of a native file,
+    or facts about the original.
     """
 
     generator: Generator
@@ -34,9 +34,9 @@ class Checkpoint:
 
 
 def provenance(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The ``extra`` to save a converted generator with: what it was read from, and under which terms.
+    """Return the ``extra`` of a converted generator: the file it was read from, and the terms of the weights.
 
-    A native file hands on what it says itself, so that converting twice loses nothing.
+    The ``extra`` of a native file is returned as it is, so that converting twice loses nothing.
     """
     if checkpoint.format == "native":
         return checkpoint.extra

@@ -1,4 +1,4 @@
-"""Files of directions in w, along which an image is edited: safetensors, a vector for each name."""
+"""Files of directions in w along which images are edited: safetensors with one named vector for each direction."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CorruptFileError, InputError, UnknownFormatError
 from ..files import atomic_path
 from ..generators import GeneratorConfig
+from .native import opened_safetensors
 from .pickles.values import printable
 
 FORMAT = "dcp_deploy.directions"
 """The metadata key: a JSON object, name -> {"layers": [first, last], "sigma": number}."""
-_UNIT = 1e-3  # how far from length 1 a vector may be: half precision somewhere on its way costs less
+_UNIT = 1e-3  # allowed deviation from length 1; rounding to half precision stays below it
 
 
 @dataclass(frozen=True)
 class Direction:
-    """``vector`` float32 [w_dim] of length 1, the first and last slot of ``ws`` that it moves, and ``sigma``, the
-    standard deviation of w along it, above 0."""
+    """A direction: ``vector`` float32 [w_dim] of length 1, and the first and last slot of ``ws`` that it moves.
+
+    ``sigma`` is the standard deviation of w along the vector, above 0.
+    """
 
     vector: Tensor
     layers: tuple[int, int]
     sigma: float
 
     def move(self, ws: Tensor, steps: float | Tensor) -> Tensor:
-        """``ws`` [B, num_ws, w_dim] moved by so many standard deviations, one number or one for each row [B]."""
+        """Return ``ws`` [B, num_ws, w_dim] moved by ``steps`` standard deviations, one number or one per row [B]."""
         first, last = self.layers
         moved = ws.clone()
         length = torch.as_tensor(steps, dtype=ws.dtype, device=ws.device).reshape(-1, 1, 1) * self.sigma
@@ -44,7 +46,7 @@ class Direction:
 
 
 def save_directions(directions: Mapping[str, Direction], path: str | os.PathLike[str]) -> Path:
-    """Write directions, atomically."""
+    """Write directions atomically."""
     about = {name: {"layers": list(one.layers), "sigma": one.sigma} for name, one in directions.items()}
     tensors = {name: one.vector.to("cpu", torch.float32).clone() for name, one in directions.items()}
     with atomic_path(path) as temporary:
@@ -53,34 +55,32 @@ def save_directions(directions: Mapping[str, Direction], path: str | os.PathLike
 
 
 def read_directions(path: str | os.PathLike[str]) -> dict[str, Direction]:
-    """The directions of a file, in the order of its metadata.
+    """Return the directions of a file, in the order of its metadata.
 
-    Raises InputError when there is no such file, UnknownFormatError for another safetensors file, CorruptFileError for
-    vectors that are no unit vectors of one width, or metadata that does not fit them.
+    Raises InputError if the file does not exist, UnknownFormatError for another safetensors file, CorruptFileError for
+    vectors that are not unit vectors of one width, or metadata that does not fit them.
     """
     source = Path(path)
     if not source.is_file():
-        raise InputError(f"there is no file {source}", "dcp-deploy directions TEACHER -o FILE makes one.")
-    try:
-        with safe_open(source, framework="pt") as stream:
-            text = (stream.metadata() or {}).get(FORMAT)
-            vectors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  # not a mapping
-    except (SafetensorError, OSError) as error:
-        raise CorruptFileError(f"{source}: not a readable safetensors file: {error}") from error
+        raise InputError(f"{source} does not exist", "Make one with dcp-deploy directions TEACHER -o FILE.")
+    with opened_safetensors(source) as stream:
+        text = (stream.metadata() or {}).get(FORMAT)
+        vectors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  # not a mapping
     if text is None:
-        raise UnknownFormatError(f"{source}: a safetensors file without {FORMAT} in its metadata", "Give another one.")
+        raise UnknownFormatError(f"{source}: a safetensors file without {FORMAT} in its metadata", "Give another file.")
     try:
         about = json.loads(text)
         found = {str(name): _direction(vectors.pop(name), about[name]) for name in about}
         if vectors or not found or len({len(one.vector) for one in found.values()}) != 1:
             raise ValueError("names or widths do not agree")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptFileError(f"{source}: no directions: {printable(str(error), 200)}", "Make it again.") from error
+        what = printable(str(error), 200)
+        raise CorruptFileError(f"{source}: not usable directions: {what}", "Make the file again.") from error
     return found
 
 
 def check_directions(directions: Mapping[str, Direction], config: GeneratorConfig) -> None:
-    """Raise InputError unless a generator of this config has the width and the slots."""
+    """Raise InputError unless all directions fit the width and the slots of a generator of this config."""
     for name, one in directions.items():
         if len(one.vector) != config.w_dim or one.layers[1] >= config.num_ws:
             raise InputError(

@@ -1,23 +1,49 @@
-"""From a config and tensors of any origin to a network, or to a list of what does not fit."""
+"""From a config and the tensors of a file to a network, or to a list of what does not fit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import CorruptFileError
+from ..errors import CorruptFileError, UnknownFormatError
 from ..generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from ..generators.ops import fir_kernel
+from .pickles.tensors import TensorView
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SHOWN = 8
 
+Network = TypeVar("Network", Generator, Discriminator)
 
-def expected_shapes(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a generator's state dict."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in Generator(config).state_dict().items()}
+
+class Origin(NamedTuple):
+    """Where a file keeps one of our tensors, and how it is stored there.
+
+    ``leading`` and ``trailing`` count axes of length one around our shape, ``axes`` is the order of the stored axes.
+    A ``flipped`` kernel is rotated by 180 degrees; ``plus`` is added to the stored values.
+    """
+
+    name: str
+    leading: int = 0
+    trailing: int = 0
+    axes: tuple[int, ...] | None = None
+    flipped: bool = False
+    plus: float = 0.0
+
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the stored shape of a tensor of ours."""
+        padded = (1,) * self.leading + ours + (1,) * self.trailing
+        return padded if self.axes is None else tuple(padded[self.axes.index(axis)] for axis in range(len(padded)))
+
+    def tensor(self, stored: Tensor, ours: tuple[int, ...]) -> Tensor:
+        """Return our tensor, of shape ``ours``, for a stored one."""
+        moved = stored if self.axes is None else stored.permute(self.axes)
+        flipped = moved.flip(2, 3) if self.flipped else moved
+        shaped = flipped.reshape(ours).contiguous()
+        return shaped + self.plus if self.plus else shaped
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
@@ -35,42 +61,55 @@ def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tu
         raise CorruptFileError(f"{source}: the tensors do not fit the config:\n  {shown}{more}")
 
 
-def check_values(state: Mapping[str, Tensor], source: str) -> None:
-    """Raise CorruptFileError unless every tensor is of finite floats."""
+def check_filters(filters: Mapping[str, Tensor], source: str, *, gain: float = 1.0, tolerance: float) -> None:
+    """Raise UnknownFormatError unless all low-pass filters of a file are ours, which is a constant of our networks."""
+    ours = fir_kernel(gain)
+    for name, found in filters.items():
+        if found.shape != ours.shape or not torch.allclose(found.float(), ours, atol=tolerance):
+            raise UnknownFormatError(
+                f"{source}: {name} is another low-pass filter than [1, 3, 3, 1]", "only the published filter is read"
+            )
+
+
+def empty_generator(config: GeneratorConfig) -> Generator:
+    """Return a generator without memory for its weights, in evaluation mode."""
+    with torch.device("meta"):
+        return Generator(config).eval()
+
+
+def empty_discriminator(config: DiscriminatorConfig) -> Discriminator:
+    """Return a discriminator without memory for its weights."""
+    with torch.device("meta"):
+        return Discriminator(config)
+
+
+def fill(
+    network: Network,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[], Mapping[str, Tensor]],
+    source: str,
+    table: Mapping[str, Origin] | None = None,
+) -> Network:
+    """Return an empty network with the tensors of a file, in float32 and trainable.
+
+    ``shapes`` are those of the stored tensors; ``read`` decodes them once their shapes are checked. ``table`` gives the
+    origin of each of our tensors; without it the names of the file are ours. Raises CorruptFileError if names or shapes
+    do not fit the network, or a tensor does not hold finite floats.
+    """
+    ours = shapes_of(network.state_dict())
+    table = {name: Origin(name) for name in ours} if table is None else table
+    check_shapes({table[name].name: table[name].shape(shape) for name, shape in ours.items()}, shapes, source)
+    state = read()
     for name, tensor in state.items():
         if tensor.dtype not in _FLOATS:
             raise CorruptFileError(f"{source}: {name} is stored as {tensor.dtype}, floats were expected")
         if not torch.isfinite(tensor).all():
             raise CorruptFileError(f"{source}: {name} holds values that are not finite")
-
-
-def fitted_generator(config: GeneratorConfig, state: Mapping[str, Tensor], source: str) -> Generator:
-    """A generator of these tensors, as float32, in evaluation mode and trainable.
-
-    Raises CorruptFileError when names or shapes are not those of ``config``, or a tensor is not of finite floats.
-    """
-    check_shapes(expected_shapes(config), {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
-    check_values(state, source)
-    with torch.device("meta"):  # no memory or random numbers for weights that are replaced at once
-        generator = Generator(config)
-    generator.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
-    return generator.eval().requires_grad_(True)
-
-
-def fitted_discriminator(
-    config: DiscriminatorConfig, state: Mapping[str, Tensor], table: Mapping[str, str], source: str
-) -> Discriminator:
-    """A discriminator of these tensors, as float32 and trainable. ``table``: our name of each to the file's.
-
-    Raises CorruptFileError as :func:`fitted_generator` does, under the names of the file.
-    """
-    with torch.device("meta"):
-        network = Discriminator(config)
-    check_shapes(
-        {table[name]: tuple(tensor.shape) for name, tensor in network.state_dict().items()},
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
-        source,
-    )
-    check_values(state, source)
-    network.load_state_dict({name: state[theirs].float() for name, theirs in table.items()}, strict=True, assign=True)
+    fitted = {name: table[name].tensor(state[table[name].name], shape).float() for name, shape in ours.items()}
+    network.load_state_dict(fitted, strict=True, assign=True)
     return network.requires_grad_(True)
+
+
+def shapes_of(tensors: Mapping[str, Tensor] | Mapping[str, TensorView]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

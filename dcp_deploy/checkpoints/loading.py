@@ -1,4 +1,4 @@
-"""Any file with a generator, recognised by its content alone, to a Checkpoint; its discriminator where asked for."""
+"""Read generators and discriminators from files of every format, recognised by their content alone."""
 
 from __future__ import annotations
 
@@ -25,47 +25,47 @@ _HEAD = 1 << 16
 _TENSORFLOW = b"dnnlib.tflib.network"
 _NO_CHECKPOINT = {
     b"<": "a web page: was it saved instead of the file that it offers?",
-    b"{": "a JSON text: an answer of a server instead of the file?",
-    b"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull` where it comes from",
+    b"{": "a JSON text: was the answer of a server saved instead of the file?",
+    b"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull` in the repository it comes from",
 }
 
 logger = logging.getLogger("dcp_deploy")
 
 
 def sniff(path: str | os.PathLike[str]) -> Format:
-    """What the content looks like; the name of the file does not matter, and nothing is decoded.
+    """Return the format that the content looks like, without decoding it. The name of the file does not matter.
 
-    "native" is safetensors, "nvidia" and "tensorflow" are pickles (one that shows neither counts as NVIDIA's, whose
-    reader will say what it is), "torch" is a file of torch.save, zip or older, "other" is none of them.
-    Raises InputError when there is no such file or it cannot be read, CorruptFileError when it is empty.
+    "native" is safetensors, "torch" a torch.save file, zip or older. "tensorflow" and "nvidia" are pickles; every
+    other pickle counts as "nvidia" too. Everything else is "other".
+    Raises InputError if the file does not exist or cannot be read, CorruptFileError if it is empty.
     """
     return _format(mapped(Path(path)))
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a generator in any of the formats, float32 and in evaluation mode. Never executes code from the file.
+    """Read a generator in any of the formats, in float32 and evaluation mode. Never executes code from the file.
 
-    Raises UnsafeFileError for a file that only executed code could read, CorruptFileError for a damaged one,
-    UnknownFormatError for other content and for networks that we do not draw, InputError for a missing file.
+    Raises UnsafeFileError for a file that cannot be read without executing code from it, CorruptFileError for a damaged
+    file, UnknownFormatError for other content and unsupported networks, InputError for a missing file.
     """
     data = mapped(Path(path))
-    form = _format(data)
-    if form == "native":
+    found = _format(data)
+    if found == "native":
         return read_native(path)
-    if form == "other":
+    if found == "other":
         start = bytes(data[:64]).lstrip()
         hints = [hint for prefix, hint in _NO_CHECKPOINT.items() if start.startswith(prefix)]
         raise UnknownFormatError(
-            f"{path}: none of the formats that are read" + (f", but {hints[0]}" if hints else ""),
+            f"{path}: not a checkpoint of a known format" + (f", but {hints[0]}" if hints else ""),
             "pass a .safetensors of dcp-deploy, a .pkl of NVIDIA's repositories (PyTorch or TensorFlow), or a .pt of "
             "rosinality's stylegan2-pytorch",
         )
-    reader = {"nvidia": read_nvidia, "tensorflow": read_tensorflow, "torch": read_rosinality}[form]
+    reader = {"nvidia": read_nvidia, "tensorflow": read_tensorflow, "torch": read_rosinality}[found]
     return reader(data, str(path))
 
 
 def load_generator(path: str | os.PathLike[str]) -> Generator:
-    """The generator of :func:`read_checkpoint`; whatever had to be made up is logged as a warning."""
+    """Return the generator of :func:`read_checkpoint`, and log its notes as warnings."""
     checkpoint = read_checkpoint(path)
     for note in checkpoint.notes:
         logger.warning("%s: %s", path, note)
@@ -73,17 +73,17 @@ def load_generator(path: str | os.PathLike[str]) -> Generator:
 
 
 def read_discriminator(path: str | os.PathLike[str]) -> Discriminator:
-    """Read the discriminator that a training file or snapshot keeps, float32. Never executes code from the file.
+    """Read the discriminator of a training file or snapshot, in float32. Never executes code from the file.
 
-    Raises UnknownFormatError for other formats, for files without one and for discriminators that compute something
-    else than ours, CorruptFileError and UnsafeFileError as :func:`read_checkpoint` does.
+    Raises UnknownFormatError for other formats, for files without a discriminator and for discriminators that compute
+    something else than ours, CorruptFileError and UnsafeFileError as :func:`read_checkpoint` does.
     """
     data = mapped(Path(path))
     readers = {"nvidia": read_nvidia_discriminator, "torch": read_rosinality_discriminator}
     reader = readers.get(_format(data))
     if reader is None:
         raise UnknownFormatError(
-            f"{path}: no discriminator is read from this format",
+            f"{path}: this format has no readable discriminator",
             "what is read: D in a .pkl of NVIDIA's PyTorch repositories, d in a training file of rosinality's",
         )
     return reader(data, str(path))
@@ -101,7 +101,7 @@ def _format(data: memoryview) -> Format:
 
 
 def mapped(path: Path) -> memoryview:
-    """The file's bytes, which the system reads as they are needed and frees when no view is left."""
+    """Return the file's bytes, which the system reads on demand and frees with the last view."""
     if not path.is_file():
         what = "a folder, not a file" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}", "check the path given")

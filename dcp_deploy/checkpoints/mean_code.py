@@ -12,8 +12,14 @@ SEED = 0
 _BATCH = 250
 
 
+def fill_mean_code(generator: Generator, name: str) -> str:
+    """Estimate ``w_avg``, which the file lacks under ``name``, and return the note that says so."""
+    generator.mapping.w_avg.copy_(mean_code(generator))
+    return f"no {name}: the mean code is that of {LATENTS:,} mapped latents of seed {SEED}"
+
+
 def mean_code(generator: Generator) -> Tensor:
-    """The mean of 10,000 un-truncated codes, [w_dim], from latents of a fixed seed and all classes in turn.
+    """Return the mean of 10,000 un-truncated codes, [w_dim], from latents of a fixed seed and all classes in turn.
 
     Training keeps this mean as a moving average, ``w_avg``; truncation pulls codes towards it.
     """

@@ -1,14 +1,15 @@
 """The native checkpoint: a safetensors file with the generator's config as JSON in its metadata.
 
-Loading needs no code from the file and no guess: the config gives every name and shape, and a file that does not
-fit is refused by name and shape.
+The config determines every name and shape, so loading needs neither code from the file nor a guess. A file that does
+not fit is refused by name and shape.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from ..errors import CorruptFileError, InputError, UnknownFormatError
 from ..files import atomic_path
 from ..generators import Generator, GeneratorConfig
 from .checkpoint import Checkpoint
-from .fitting import check_shapes, expected_shapes, fitted_generator
+from .fitting import empty_generator, fill
 from .pickles.values import printable
 
 FORMAT = "dcp-deploy.generator"
 FORMAT_VERSION = 1
-# Whatever a config of ill-typed, huge or zero entries runs into; the network it describes is built without memory.
+# The errors that a config with ill-typed, huge or zero entries causes; its network is built without memory.
 _UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
@@ -36,9 +37,9 @@ def save_generator(
     dtype: torch.dtype = torch.float32,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a generator atomically; ``extra`` (JSON values: provenance, licence) travels in the metadata.
+    """Write a generator atomically, with ``extra`` (JSON values: provenance, licence) in the metadata.
 
-    ``dtype`` is the storage type of the tensors; loading always gives float32 back.
+    ``dtype`` is the storage type of the tensors; loading always returns float32.
     """
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in generator.state_dict().items()}
     # One entry, with sorted keys: safetensors writes several metadata entries in an order that differs between runs.
@@ -53,13 +54,20 @@ def save_generator(
     return Path(path)
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The metadata document of a native file: format, version, config, extra. Reads no tensor."""
+@contextmanager
+def opened_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open a safetensors file. Raises CorruptFileError if it, or a tensor of it, cannot be read."""
     try:
         with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata() or {}
+            yield stream
     except (SafetensorError, OSError) as error:
         raise CorruptFileError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the metadata document of a native file: format, version, config, extra. Reads no tensor."""
+    with opened_safetensors(path) as stream:
+        metadata = stream.metadata() or {}
     if FORMAT not in metadata:
         raise UnknownFormatError(
             f"{path}: a safetensors file without dcp-deploy's metadata",
@@ -68,42 +76,34 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         document = json.loads(metadata[FORMAT])
         version = document["version"]
+        if type(version) is not int:
+            raise TypeError("the version is not a number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptFileError(f"{path}: the metadata is not the JSON document it should be: {error!r}") from error
-    if type(version) is not int:
-        raise CorruptFileError(f"{path}: the metadata is not the JSON document it should be: its version is no number")
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: format version {version}, this release reads {FORMAT_VERSION}", "update dcp-deploy")
     return dict(document)
 
 
 def read_native(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a native file. Raises UnknownFormatError for other safetensors files, CorruptFileError for a file whose
-    tensors do not fit its config.
+    """Read a native file.
+
+    Raises UnknownFormatError for other safetensors files, CorruptFileError for tensors that do not fit the config.
     """
     source = Path(path)
     document = read_metadata(source)
     try:
-        config = GeneratorConfig.from_dict(document["config"])
-        expected = expected_shapes(config)
+        generator = empty_generator(GeneratorConfig.from_dict(document["config"]))
     except _UNUSABLE as error:
         what = printable(str(error), 400)
         raise CorruptFileError(f"{source}: the config in the metadata is not usable: {what}") from error
     extra = document.get("extra", {})
     if not isinstance(extra, dict):
-        raise CorruptFileError(f"{source}: the metadata is not the JSON document it should be: extra is no object")
-    try:
-        with safe_open(source, framework="pt") as stream:
-            names = stream.keys()
-            check_shapes(expected, {printable(name): _shape(stream, name) for name in names}, str(source))
-            state = {name: stream.get_tensor(name) for name in expected}
-    except (SafetensorError, OSError) as error:
-        raise CorruptFileError(f"{source}: not a readable safetensors file: {error}") from error
+        raise CorruptFileError(f"{source}: the metadata is not the JSON document it should be: extra is not an object")
+    with opened_safetensors(source) as stream:
+        names = stream.keys()
+        shapes = {printable(name): tuple(stream.get_slice(name).get_shape()) for name in names}
+        fill(generator, shapes, lambda: {name: stream.get_tensor(name) for name in names}, str(source))
     origin = extra.get("source")
     licence = origin.get("licence") if isinstance(origin, dict) else None
-    generator = fitted_generator(config, state, str(source))
     return Checkpoint(generator, "native", licence=licence if isinstance(licence, str) else None, extra=extra)
-
-
-def _shape(stream: Any, name: str) -> tuple[int, ...]:
-    return tuple(stream.get_slice(name).get_shape())

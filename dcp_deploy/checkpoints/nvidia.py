@@ -1,7 +1,7 @@
-"""NVIDIA's PyTorch snapshots: the .pkl files of stylegan2-ada-pytorch, stylegan3 and repositories made from them.
+"""NVIDIA's PyTorch snapshots: the .pkl files of stylegan2-ada-pytorch, stylegan3 and repositories derived from them.
 
-A file holds G, D and G_ema as persistent modules. Only the generator asked for is decoded. Its config comes from the
-attributes recorded in the modules and from shapes, never from defaults, which differ between the two repositories.
+A file holds G, D and G_ema as persistent modules; only one generator is decoded. Its config comes from recorded
+attributes and from shapes, never from defaults, which differ between the two repositories.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from torch import Tensor
 
 from ..errors import UnknownFormatError
 from ..generators import GeneratorConfig, StyleGAN3Layout, layer_specs
-from ..generators.ops import fir_kernel
 from .checkpoint import NVIDIA_LICENCE, Checkpoint
-from .fitting import check_shapes, expected_shapes, fitted_generator
-from .mean_code import LATENTS, mean_code
+from .fitting import check_filters, empty_generator, fill, shapes_of
+from .mean_code import fill_mean_code
 from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
 from .pickles.tensors import TensorView
 from .pickles.values import Load, printable
@@ -27,10 +26,10 @@ _SQRT2 = math.sqrt(2.0)
 
 
 def read_nvidia(data: memoryview, source: str) -> Checkpoint:
-    """Read the generator of a snapshot: G_ema, or G with a note when there is none. Runs nothing from the file.
+    """Read the generator of a snapshot: G_ema, else G with a note. Runs no code from the file.
 
-    Raises UnsafeFileError for a pickle that names anything unexpected, UnknownFormatError for networks that we do not
-    draw, CorruptFileError for damaged files and for tensors that do not fit the recorded attributes.
+    Raises UnsafeFileError for a pickle that names anything unexpected, UnknownFormatError for networks that compute
+    something else, CorruptFileError for damaged files and for tensors that do not fit the recorded attributes.
     """
     load = Load.of(source, len(data))
     document = read_persistent(data, load)
@@ -39,20 +38,19 @@ def read_nvidia(data: memoryview, source: str) -> Checkpoint:
     if generator.class_name != "Generator":
         raise generator.unsupported(f"{key or 'the network'} is of another class than Generator")
     synthesis = generator.child("synthesis")
-    notes = [] if key == "G_ema" else [_WHY_NOT_EMA[key]]
+    notes = [] if key == "G_ema" else [_NOT_THE_AVERAGE[key]]
     reader = _stylegan3 if "input" in synthesis.children else _stylegan2
     config, views, made = reader(generator, load)
-    found = {name: view.shape for name, view in views.items()} | {name: tuple(t.shape) for name, t in made.items()}
-    without_mean = "mapping.w_avg" not in found
-    if without_mean:
+    has_mean = "mapping.w_avg" in views
+    if not has_mean:
         made["mapping.w_avg"] = torch.zeros(config.w_dim)
-        found["mapping.w_avg"] = (config.w_dim,)
-    check_shapes(expected_shapes(config), found, source)
-    state = {name: view.tensor(load) for name, view in views.items()}
-    network = fitted_generator(config, {**state, **made}, source)
-    if without_mean:
-        network.mapping.w_avg.copy_(mean_code(network))
-        notes.append(f"no w_avg: the mean code is that of {LATENTS:,} mapped latents of a fixed seed")
+
+    def read() -> dict[str, Tensor]:
+        return {**{name: view.tensor(load) for name, view in views.items()}, **made}
+
+    network = fill(empty_generator(config), {**shapes_of(views), **shapes_of(made)}, read, source)
+    if not has_mean:
+        notes.append(fill_mean_code(network, "w_avg"))
     if any(name.endswith("noise_const") for name in made):
         notes.append("trained without noise: the noise strengths are zero")
     extra = {"class": generator.class_name, "network": key or "the file itself", **_facts(document, generator)}
@@ -60,14 +58,14 @@ def read_nvidia(data: memoryview, source: str) -> Checkpoint:
     return Checkpoint(network, "nvidia", tuple(notes), named, NVIDIA_LICENCE, extra)
 
 
-_WHY_NOT_EMA = {
+_NOT_THE_AVERAGE = {
     "G": "no G_ema: these are the weights of G, without the moving average",
-    "": "the file holds one network by itself; whether it is the moving average is not told",
+    "": "the file holds one network alone and does not say whether it is the moving average",
 }
 
 
 def _generator_of(document: Any, source: str) -> tuple[str, PersistentRecord]:
-    """The key of the generator ("" when the file is the network itself) and its record."""
+    """Return the key of the generator ("" if the file is the network itself) and its record."""
     if type(document) is PersistentRecord:
         return "", document
     entries = document if isinstance(document, dict) else {}
@@ -82,7 +80,7 @@ def _generator_of(document: Any, source: str) -> tuple[str, PersistentRecord]:
 
 
 def _facts(document: Any, generator: Module) -> dict[str, Any]:
-    """What is worth telling about the original, as JSON values."""
+    """Return facts about the original, as JSON values."""
     facts: dict[str, Any] = {"module_version": generator.version if type(generator.version) is int else None}
     training_set = document.get("training_set_kwargs") if isinstance(document, dict) else None
     if isinstance(training_set, dict):
@@ -95,12 +93,12 @@ def _facts(document: Any, generator: Module) -> dict[str, Any]:
     return facts
 
 
-# ---- what both kinds share ----
+# ---- common to both kinds ----
 
 
 def _common(generator: Module) -> dict[str, Any]:
-    """Sizes of codes and the mapping network, as arguments of a config."""
-    generator.require("img_channels", 3)
+    """Return the sizes of codes and mapping network, as arguments of a config."""
+    generator.require(img_channels=3)
     mapping = generator.child("mapping")
     layers = [mapping.child(f"fc{i}") for i in range(min(mapping.whole("num_layers"), len(mapping.children)))]
     if not layers:
@@ -111,7 +109,7 @@ def _common(generator: Module) -> dict[str, Any]:
     for layer in layers:
         check_dense(layer, "lrelu", lr)
     c_dim = mapping.child("embed").shape("weight", 2)[1] if "embed" in mapping.children else 0
-    generator.require("c_dim", c_dim)
+    generator.require(c_dim=c_dim)
     if c_dim:
         check_dense(mapping.child("embed"), "linear", 1.0)
     return {
@@ -125,16 +123,15 @@ def _common(generator: Module) -> dict[str, Any]:
 
 
 def check_dense(layer: Module, activation: str, lr: float) -> None:
-    """Refuse a layer whose equalised learning rate is not ours: weights times lr / sqrt(inputs), biases times lr."""
-    layer.require("activation", activation)
-    layer.require("bias_gain", lr)
-    layer.require("weight_gain", lr / math.sqrt(max(layer.shape("weight", 2)[1], 1)))
+    """Refuse a layer unless its equalised learning rate scales weights by lr / sqrt(inputs) and biases by lr."""
+    gain = lr / math.sqrt(max(layer.shape("weight", 2)[1], 1))
+    layer.require(activation=activation, bias_gain=lr, weight_gain=gain)
 
 
 def common_clamp(layers: list[Module]) -> float | None:
-    """The one clamp of all layers; None for no clamp. Refuses layers that differ."""
+    """Return the clamp of all layers, None without one. Refuse layers with different clamps."""
     for layer in layers:
-        layer.require("conv_clamp", layers[0].fact("conv_clamp"))
+        layer.require(conv_clamp=layers[0].fact("conv_clamp"))
     return None if layers[0].fact("conv_clamp") is None else layers[0].number("conv_clamp")
 
 
@@ -149,22 +146,20 @@ def _config(generator: Module, arguments: Mapping[str, Any]) -> GeneratorConfig:
 
 
 def _stylegan2(generator: Module, load: Load) -> tuple[GeneratorConfig, dict[str, TensorView], dict[str, Tensor]]:
-    """Config, tensors in the file, and tensors made up (noise of networks that were trained without)."""
+    """Return the config, the tensors in the file, and zero noise for networks trained without noise."""
     arguments = _common(generator)
     resolution = arguments["resolution"]
     if not 4 <= resolution <= 8192 or resolution & (resolution - 1):
-        raise generator.unsupported(f"img_resolution is {resolution}, which is no power of two")
+        raise generator.unsupported(f"img_resolution is {resolution}, which is not a power of two")
     blocks = [generator.child("synthesis").child(f"b{4 << i}") for i in range(resolution.bit_length() - 2)]
     for block in blocks:
-        block.require("architecture", "skip")
+        block.require(architecture="skip")
     convs = [block.child(name) for block in blocks for name in ("conv0", "conv1")[block is blocks[0] :]]
     torgbs = [block.child("torgb") for block in blocks]
     for conv in convs:
-        conv.require("activation", "lrelu")
-        conv.require("act_gain", _SQRT2)
-        conv.require("up", 2 if conv.path.endswith("conv0") else 1)
+        conv.require(activation="lrelu", act_gain=_SQRT2, up=2 if conv.path.endswith("conv0") else 1)
     for torgb in torgbs:
-        torgb.require("weight_gain", 1 / math.sqrt(max(torgb.shape("weight", 4)[1], 1)))
+        torgb.require(weight_gain=1 / math.sqrt(max(torgb.shape("weight", 4)[1], 1)))
     for layer in (*convs, *torgbs):
         check_dense(layer.child("affine"), "linear", 1.0)
     config = _config(
@@ -182,18 +177,13 @@ def _stylegan2(generator: Module, load: Load) -> tuple[GeneratorConfig, dict[str
 
 
 def drop_filters(state: dict[str, TensorView], load: Load) -> None:
-    """Take the resampling filters out: the filter is a constant of ours, so the file's must be the same."""
-    ours = fir_kernel()
-    for name in [name for name in state if name.endswith("resample_filter")]:
-        view = state.pop(name)
-        if view.shape != tuple(ours.shape) or not torch.allclose(view.tensor(load).float(), ours, atol=1e-5):
-            raise UnknownFormatError(
-                f"{load.source}: {name} is another filter than [1, 3, 3, 1]", "only the published filter is read"
-            )
+    """Remove the resampling filters, which are a constant of our networks, after checking them."""
+    views = {name: state.pop(name) for name in list(state) if name.endswith("resample_filter")}
+    check_filters({name: view.tensor(load) for name, view in views.items()}, load.source, tolerance=1e-5)
 
 
 def _silent_noise(convs: list[Module]) -> dict[str, Tensor]:
-    """Noise maps of strength zero for the layers without any."""
+    """Return noise maps of strength zero for the layers without noise."""
     made = {}
     for conv in convs:
         if conv.fact("use_noise") is False:
@@ -207,7 +197,7 @@ def _silent_noise(convs: list[Module]) -> dict[str, Tensor]:
 
 
 def _stylegan3(generator: Module, load: Load) -> tuple[GeneratorConfig, dict[str, TensorView], dict[str, Tensor]]:
-    """Config, tensors in the file under our names, and none made up."""
+    """Return the config, the tensors in the file under our names, and no additional ones."""
     arguments = _common(generator)
     synthesis = generator.child("synthesis")
     entry = synthesis.child("input")
@@ -237,7 +227,7 @@ def _stylegan3(generator: Module, load: Load) -> tuple[GeneratorConfig, dict[str
 
 
 def _layers(synthesis: Module) -> dict[str, Module]:
-    """ "L0", "L1", ... to the modules, whose names also tell size and width."""
+    """Return the modules by "L0", "L1", ...; in the file their names end with size and width."""
     count = synthesis.whole("num_layers") + 1
     named = {child.partition("_")[0]: module for child, module in synthesis.children.items() if child != "input"}
     expected = [f"L{i}" for i in range(count)] if 2 <= count <= 65 else []
@@ -247,12 +237,12 @@ def _layers(synthesis: Module) -> dict[str, Module]:
 
 
 def _layout(synthesis: Module, entry: Module, layers: list[Module]) -> StyleGAN3Layout:
-    """The schedule's parameters. The two stopbands leave no trace but in options, defaults of which are the same."""
+    """Return the schedule's parameters. The two stopbands are recorded only as options, with the defaults of ours."""
     first = layers[0]
     rate = max(first.number("in_sampling_rate"), first.number("out_sampling_rate"), 1)
     stopbands = {name: synthesis.options[name] for name in _STOPBANDS if name in synthesis.options}
     if not all(type(value) in (int, float) for value in stopbands.values()):
-        raise synthesis.damaged("has a stopband that is no number")
+        raise synthesis.damaged("has a stopband that is not a number")
     try:
         layout = StyleGAN3Layout(
             fourier_features=entry.shape("freqs", 2)[0],
@@ -278,30 +268,24 @@ _STOPBANDS = ("first_stopband", "last_stopband_rel")
 
 
 def _check_schedule(config: GeneratorConfig, entry: Module, layers: Mapping[str, Module]) -> None:
-    """Every size, rate, cutoff and padding that the file records must be what our schedule gives."""
+    """Refuse a file whose recorded sizes, rates, cutoffs and paddings are not those of our schedule."""
     assert config.layout is not None
     specs = layer_specs(config.resolution, config.layout)
-    entry.require("size", (specs[0].in_size,) * 2)
-    entry.require("sampling_rate", specs[0].in_rate)
+    entry.require(size=(specs[0].in_size,) * 2, sampling_rate=specs[0].in_rate)
+    same = ("in_cutoff", "out_cutoff", "in_half_width", "out_half_width", "up_taps", "down_taps")
     for spec, layer in zip(specs, layers.values(), strict=True):
-        sides = {"in_size": (spec.in_size,) * 2, "out_size": (spec.out_size,) * 2, "padding": spec.padding * 2}
-        expected = {
-            **sides,
-            "is_torgb": spec.torgb,
-            "conv_kernel": spec.kernel,
-            "in_sampling_rate": spec.in_rate,
-            "out_sampling_rate": spec.out_rate,
-            "tmp_sampling_rate": spec.tmp_rate,
-            "in_cutoff": spec.in_cutoff,
-            "out_cutoff": spec.out_cutoff,
-            "in_half_width": spec.in_half_width,
-            "out_half_width": spec.out_half_width,
-            "up_factor": spec.up,
-            "down_factor": spec.down,
-            "up_taps": spec.up_taps,
-            "down_taps": spec.down_taps,
-        }
-        for name, value in expected.items():
-            layer.require(name, value)
+        layer.require(
+            in_size=(spec.in_size,) * 2,
+            out_size=(spec.out_size,) * 2,
+            padding=spec.padding * 2,
+            is_torgb=spec.torgb,
+            conv_kernel=spec.kernel,
+            in_sampling_rate=spec.in_rate,
+            out_sampling_rate=spec.out_rate,
+            tmp_sampling_rate=spec.tmp_rate,
+            up_factor=spec.up,
+            down_factor=spec.down,
+            **{name: getattr(spec, name) for name in same},
+        )
         if spec.down_taps > 1:
-            layer.require("down_radial", spec.radial)
+            layer.require(down_radial=spec.radial)

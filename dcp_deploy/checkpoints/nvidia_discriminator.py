@@ -1,7 +1,7 @@
 """The discriminator in NVIDIA's PyTorch snapshots, "D" beside "G_ema", of stylegan2-ada-pytorch and stylegan3 alike.
 
-It computes what ours computes when it is residual, unconditional and of RGB images: that is told by the attributes that
-the file records, and what differs is refused by name. The augmentation before it is not part of it.
+It computes the same as ours if it is residual, unconditional and takes RGB images. The recorded attributes say so; a
+file that differs is refused by name. The augmentation in front of it is not part of it.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import UnknownFormatError
 from ..generators import Discriminator, DiscriminatorConfig
-from .fitting import fitted_discriminator
+from .fitting import Origin, empty_discriminator, fill, shapes_of
 from .nvidia import check_dense, common_clamp, drop_filters
 from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
 from .pickles.values import Load
 
 _SQRT2 = math.sqrt(2.0)
-_LARGEST_GROUP = 1 << 16  # of images that a deviation is taken over
+_LARGEST_GROUP = 1 << 16  # images in a group of the minibatch deviation
 
 
 def read_nvidia_discriminator(data: memoryview, source: str) -> Discriminator:
-    """Read the D of a snapshot, float32. Runs nothing from the file and decodes no other network's tensors.
+    """Read the D of a snapshot, in float32. Runs no code from the file and decodes no other network's tensors.
 
     Raises UnsafeFileError for a pickle that names anything unexpected, UnknownFormatError for a file without D and for
     discriminators that compute something else, CorruptFileError for damaged files.
@@ -31,19 +33,23 @@ def read_nvidia_discriminator(data: memoryview, source: str) -> Discriminator:
     record = document.get("D") if isinstance(document, dict) else None
     if type(record) is not PersistentRecord:
         raise UnknownFormatError(
-            f"{source}: there is no discriminator in this file, which would be under D",
-            "what is read: whole snapshots of training; a file of nothing but G_ema has none",
+            f"{source}: this file has no discriminator, which would be under D",
+            "what is read: whole snapshots of training; a file with G_ema alone has none",
         )
     network = module_tree(record, load)
     config = _config(network)
     views = network.state()
     drop_filters(views, load)
-    state = {name: view.tensor(load) for name, view in views.items()}
-    return fitted_discriminator(config, state, origins(config.resolution), source)
+    table = {name: Origin(theirs) for name, theirs in origins(config.resolution).items()}
+
+    def read() -> dict[str, Tensor]:
+        return {name: view.tensor(load) for name, view in views.items()}
+
+    return fill(empty_discriminator(config), shapes_of(views), read, source, table)
 
 
 def origins(resolution: int) -> dict[str, str]:
-    """Name of each tensor of our discriminator of so many pixels -> its name in the file."""
+    """Return the file's name of each tensor of our discriminator at this resolution."""
     table = {f"fromrgb.{kind}": f"b{resolution}.fromrgb.{kind}" for kind in ("weight", "bias")}
     for i in range(resolution.bit_length() - 3):
         for name in ("conv0.weight", "conv0.bias", "conv1.weight", "conv1.bias", "skip.weight"):
@@ -54,18 +60,17 @@ def origins(resolution: int) -> dict[str, str]:
 
 
 def _config(network: Module) -> DiscriminatorConfig:
-    """Sizes and constants, once every attribute has been found to be what ours computes with."""
+    """Return sizes and constants, after checking every attribute against what our network computes."""
     if network.class_name != "Discriminator":
         raise network.unsupported("D is of another class than Discriminator")
-    network.require("img_channels", 3)
-    network.require("c_dim", 0)
+    network.require(img_channels=3, c_dim=0)
     resolution = network.whole("img_resolution")
     if not 8 <= resolution <= 8192 or resolution & (resolution - 1):
-        raise network.unsupported(f"img_resolution is {resolution}, which is no power of two from 8 to 8192")
+        raise network.unsupported(f"img_resolution is {resolution}, which is not a power of two from 8 to 8192")
     blocks = [network.child(f"b{resolution >> i}") for i in range(resolution.bit_length() - 3)]
     last = network.child("b4")
     for block in (*blocks, last):
-        block.require("architecture", "resnet")
+        block.require(architecture="resnet")
     first = blocks[0].child("fromrgb")
     _check_conv(first)
     _check_conv(last.child("conv"))
@@ -86,31 +91,23 @@ def _check_block(block: Module) -> None:
     _check_conv(block.child("conv0"))
     _check_conv(block.child("conv1"), down=2)
     _check_conv(block.child("skip"), down=2, activation="linear", gain=1.0)
-    block.child("skip").require("conv_clamp", None)
+    block.child("skip").require(conv_clamp=None)
 
 
 def _check_conv(conv: Module, *, down: int = 1, activation: str = "lrelu", gain: float = _SQRT2) -> None:
-    """Refuse a convolution that is scaled, padded, activated or scaled down otherwise than ours."""
+    """Refuse a convolution that is scaled, padded, activated or down-sampled in another way than ours."""
     _, fan_in, kernel, _ = conv.shape("weight", 4)
-    expected = {
-        "activation": activation,
-        "act_gain": gain,
-        "up": 1,
-        "down": down,
-        "padding": kernel // 2,
-        "weight_gain": 1 / math.sqrt(max(fan_in * kernel * kernel, 1)),
-    }
-    for name, value in expected.items():
-        conv.require(name, value)
+    weight_gain = 1 / math.sqrt(max(fan_in * kernel * kernel, 1))
+    conv.require(activation=activation, act_gain=gain, up=1, down=down, padding=kernel // 2, weight_gain=weight_gain)
 
 
 def _group(last: Module) -> int:
-    """Images in a group of the minibatch deviation."""
+    """Return the number of images in a group of the minibatch deviation."""
     if "mbstd" not in last.children:
         raise last.unsupported("it has no minibatch deviation")
     deviation = last.child("mbstd")
-    deviation.require("num_channels", 1)
+    deviation.require(num_channels=1)
     group = deviation.fact("group_size")
     if type(group) is not int or not 1 <= group <= _LARGEST_GROUP:
-        raise deviation.unsupported(f"group_size is no number of images from 1 to {_LARGEST_GROUP}")
+        raise deviation.unsupported(f"group_size is not a number of images from 1 to {_LARGEST_GROUP}")
     return group

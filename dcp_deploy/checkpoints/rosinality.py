@@ -1,7 +1,7 @@
-"""Generators in the naming of rosinality's stylegan2-pytorch, and the pruned ones that CAGAN, StyleKD and DCP-GAN save.
+"""Generators saved by rosinality's stylegan2-pytorch, and pruned ones saved by CAGAN, StyleKD and DCP-GAN.
 
-All are files of torch.save with a state dict. Little but tensors describes the network, so resolution, widths and
-depth come from names and shapes. The layers compute what ours compute; only their names and axes of length one differ.
+All are torch.save files with a state dict. Resolution, widths and depth come from the names and shapes of its tensors.
+The layers compute the same as ours; only their names and axes of length one differ.
 """
 
 from __future__ import annotations
@@ -9,58 +9,44 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CorruptFileError, UnknownFormatError
-from ..generators import Generator, GeneratorConfig
-from ..generators.ops import fir_kernel
+from ..generators import GeneratorConfig
 from .checkpoint import Checkpoint
-from .fitting import check_shapes, expected_shapes, fitted_generator
-from .mean_code import LATENTS, SEED, mean_code
+from .fitting import Origin, check_filters, empty_generator, fill, shapes_of
+from .mean_code import fill_mean_code
 from .pickles.tensors import TensorView
 from .pickles.torch_file import TorchFile, read_torch_file
 from .pickles.values import printable
 
-LR_MLP = 0.01  # the mapping's learning rate multiplier; files that do not tell are taken to have the published one
+LR_MLP = 0.01  # the mapping network's published learning rate multiplier, assumed for files that do not record one
 NOISE_SEED = 0
-MAX_RESOLUTION = 2048  # noise maps may have to be drawn, so that a short file could ask for any amount of memory
+MAX_RESOLUTION = 2048  # missing noise maps are drawn; without a limit a short file could ask for any amount of memory
 
 _READS = "what is read: rosinality's stylegan2-pytorch, CAGAN, StyleKD and DCP-GAN (g_ema, g or a bare state dict)"
 _FACTS = ("arch", "size", "latent", "n_mlp", "channel_multiplier", "lr_mlp", "iter", "batch")  # of the stored options
-_STYLED = {
-    "weight": "conv.weight",
-    "bias": "activate.bias",
-    "noise_strength": "noise.weight",
-    "affine.weight": "conv.modulation.weight",
-    "affine.bias": "conv.modulation.bias",
+_MODULATED = {
+    "weight": Origin("conv.weight", leading=1),
+    "affine.weight": Origin("conv.modulation.weight"),
+    "affine.bias": Origin("conv.modulation.bias"),
 }
-_TORGB = {**_STYLED, "bias": "bias"}
-del _TORGB["noise_strength"]
-_STYLEKD = "style.0.weight"  # elsewhere number 0 of the mapping network is a normalisation without weights
+_CONV = {**_MODULATED, "bias": Origin("activate.bias"), "noise_strength": Origin("noise.weight", leading=1)}
+_TORGB = {**_MODULATED, "bias": Origin("bias", leading=1, trailing=2)}
+_STYLEKD = "style.0.weight"  # in other files layer 0 of the mapping network is a normalisation without weights
 _FIR = re.compile(r"(convs\.[0-9]+\.conv\.blur|to_rgbs\.[0-9]+\.upsample)\.kernel")
 _CONV_WEIGHT = re.compile(r"convs\.[0-9]+\.conv\.weight")
 _STYLE_WEIGHT = re.compile(r"style\.[1-9][0-9]*\.weight")
 
 
-class Origin(NamedTuple):
-    """Where a tensor of ours is in the file: its name, and how many axes of length one stand around its shape."""
-
-    name: str
-    leading: int = 0
-    trailing: int = 0
-
-    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        return (1,) * self.leading + ours + (1,) * self.trailing
-
-
 def read_rosinality(data: memoryview, source: str) -> Checkpoint:
-    """Read a generator that rosinality's code or a descendant of it saved. Runs no code from the file.
+    """Read a generator saved by rosinality's code or a descendant of it. Runs no code from the file.
 
     Raises UnknownFormatError for other content and for variants that compute something else, CorruptFileError for
-    tensors that do not fit together, and what :func:`read_torch_file` raises.
+    tensors that do not fit together, and the errors of :func:`read_torch_file`.
     """
     content = read_torch_file(data, source)
     key, views = _state_dict(content.value, source)
@@ -68,39 +54,43 @@ def read_rosinality(data: memoryview, source: str) -> Checkpoint:
     _refuse_other_architectures(views, facts, source)
     state = content.tensors(views)
     mean = _stored_mean(content, state)
-    _drop_filters(state, source)
+    filters = {name: state.pop(name) for name in list(state) if _FIR.fullmatch(name)}
+    check_filters(filters, source, gain=4.0, tolerance=1e-3)
     lr, doubt = _mapping_lr(state, facts)
     config = _config(state, lr, source)
     notes = ["no g_ema: these are the weights of g, without the moving average"] if key == "g" else []
     notes += [*doubt, *_drawn_noise(state, config)]
-    generator = _generator(config, state, mean, source)
+    state["latent_avg"] = torch.zeros(config.w_dim) if mean is None else mean
+    generator = fill(empty_generator(config), shapes_of(state), lambda: state, source, origins(config))
     if mean is None:
-        with torch.no_grad():
-            generator.mapping.w_avg.copy_(mean_code(generator))
-        notes.append(f"no latent_avg: the mean code is that of {LATENTS:,} mapped latents of seed {SEED}")
+        notes.append(fill_mean_code(generator, "latent_avg"))
     extra = {"state_dict": key or "the file itself", "options": facts}
     return Checkpoint(generator, "rosinality", tuple(notes), content.globals, extra=extra)
 
 
 def origins(config: GeneratorConfig) -> dict[str, Origin]:
-    """Name of each tensor of a StyleGAN2 generator -> where rosinality's state dict has it."""
-    table = {"mapping.w_avg": Origin("latent_avg"), "synthesis.b4.const": Origin("input.input", 1)}
+    """Return, for each tensor of a StyleGAN2 generator, where rosinality's state dict has it."""
+    table = {"mapping.w_avg": Origin("latent_avg"), "synthesis.b4.const": Origin("input.input", leading=1)}
     for i in range(config.mapping_layers):
         table |= {f"mapping.fc{i}.{kind}": Origin(f"style.{i + 1}.{kind}") for kind in ("weight", "bias")}
-    table |= _layer_origins("synthesis.b4", "conv1", "conv1", 0) | _torgb_origins("synthesis.b4", "to_rgb1")
-    for k, resolution in enumerate(config.resolutions[1:]):
-        block = f"synthesis.b{resolution}"
-        table |= _layer_origins(block, "conv0", f"convs.{2 * k}", 2 * k + 1)
-        table |= _layer_origins(block, "conv1", f"convs.{2 * k + 1}", 2 * k + 2)
-        table |= _torgb_origins(block, f"to_rgbs.{k}")
+    for i, conv in enumerate(config.layer_names[1:]):  # the first is the constant
+        table |= _placed(_CONV, f"synthesis.{conv}", f"convs.{i - 1}" if i else "conv1")
+        table[f"synthesis.{conv}.noise_const"] = Origin(f"noises.noise_{i}", leading=2)
+    for i, resolution in enumerate(config.resolutions):
+        table |= _placed(_TORGB, f"synthesis.b{resolution}.torgb", f"to_rgbs.{i - 1}" if i else "to_rgb1")
     return table
 
 
-# ---- what the file holds ----
+def _placed(layer: Mapping[str, Origin], ours: str, theirs: str) -> dict[str, Origin]:
+    """Return the origins of one layer, with the names of the whole networks."""
+    return {f"{ours}.{name}": origin._replace(name=f"{theirs}.{origin.name}") for name, origin in layer.items()}
+
+
+# ---- the content of the file ----
 
 
 def _state_dict(document: Any, source: str) -> tuple[str, dict[str, TensorView]]:
-    """The generator's state dict and the key it is stored under ("" for a bare one)."""
+    """Return the key of the generator's state dict ("" for a bare one), and the state dict."""
     entries, key = document, ""
     if isinstance(document, Mapping):
         key = next((key for key in ("g_ema", "g") if key in document), "")
@@ -111,13 +101,13 @@ def _state_dict(document: Any, source: str) -> tuple[str, dict[str, TensorView]]
             _require_tensors(state, source)
             return key, state
     found = f"{_described(entries)} under {key!r}" if key else _described(entries)
-    raise UnknownFormatError(f"{source}: a torch.save file with other content: {found}", _READS)
+    raise UnknownFormatError(f"{source}: a torch.save file without a generator: {found}", _READS)
 
 
 def _require_tensors(state: Mapping[str, Any], source: str) -> None:
     others = [name for name, value in state.items() if not isinstance(value, TensorView)]
     if others:
-        raise CorruptFileError(f"{source}: what should be tensors is something else: {', '.join(others[:8])}")
+        raise CorruptFileError(f"{source}: entries of the state dict are not tensors: {', '.join(others[:8])}")
 
 
 def _described(value: Any) -> str:
@@ -129,7 +119,7 @@ def _described(value: Any) -> str:
 
 
 def _stored_mean(content: TorchFile, state: dict[str, Tensor]) -> Tensor | None:
-    """``latent_avg``, which stands beside the state dict ([W] or [1, W]) or, in a bare one, inside it."""
+    """Return ``latent_avg``, [W] or [1, W] in the file: beside the state dict or, for a bare one, inside it."""
     inside = state.pop("latent_avg", None)
     beside = content.value.get("latent_avg")
     if inside is not None or beside is None:
@@ -139,7 +129,7 @@ def _stored_mean(content: TorchFile, state: dict[str, Tensor]) -> Tensor | None:
 
 
 def _facts(document: Any) -> dict[str, Any]:
-    """The training options that say something about the network, where the file has them."""
+    """Return the recorded training options that describe the network."""
     options = document.get("args") if isinstance(document, Mapping) else None
     if not isinstance(options, Mapping):
         return {}
@@ -147,14 +137,14 @@ def _facts(document: Any) -> dict[str, Any]:
     return texts | {name: options[name] for name in _FACTS if type(options.get(name)) in (int, float)}
 
 
-# ---- variants that share the names and compute something else ----
+# ---- variants with the same names that compute something else ----
 
 
 def _refuse_other_architectures(state: Mapping[str, TensorView], facts: Mapping[str, Any], source: str) -> None:
     wavelets = [name for name in state if {"iwt", "dwt"} & set(name.split("."))]
     if wavelets or facts.get("arch") == "swagan":
         found = wavelets[0] if wavelets else "arch 'swagan'"
-        raise UnknownFormatError(f"{source}: {found}: a SWAGAN, which draws wavelets and not pixels", _READS)
+        raise UnknownFormatError(f"{source}: {found}: a SWAGAN, which generates wavelets instead of pixels", _READS)
     if _STYLEKD in state:
         raise UnknownFormatError(
             f"{source}: {_STYLEKD}: a mapping network made by StyleKD's mlp_cfg, which normalises no latents",
@@ -169,22 +159,11 @@ def _refuse_other_architectures(state: Mapping[str, TensorView], facts: Mapping[
             )
 
 
-def _drop_filters(state: dict[str, Tensor], source: str) -> None:
-    """Take the FIR filters out of the state dict: ours is a constant, so theirs must be the same."""
-    ours = fir_kernel(gain=4.0)
-    for name in [name for name in state if _FIR.fullmatch(name)]:
-        kernel = state.pop(name).float()
-        if kernel.shape != ours.shape or not torch.allclose(kernel, ours, atol=1e-3):
-            raise UnknownFormatError(
-                f"{source}: {name} is another low-pass filter than [1, 3, 3, 1]", "only the published filter is read"
-            )
-
-
 # ---- the network ----
 
 
 def _mapping_lr(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[float, list[str]]:
-    """The mapping's learning rate multiplier, and a note when the weights speak against it.
+    """Return the mapping network's learning rate multiplier, and a note if the weights contradict it.
 
     Weights start as N(0, 1) / multiplier and stay near that size: 100 for 0.01, and 1 for a multiplier of 1.
     """
@@ -200,12 +179,12 @@ def _mapping_lr(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[
 
 
 def _config(state: Mapping[str, Tensor], lr_multiplier: float, source: str) -> GeneratorConfig:
-    """Resolution from the number of convolutions, widths and code sizes from shapes."""
+    """Derive the resolution from the number of convolutions, widths and code sizes from shapes."""
     count = sum(_CONV_WEIGHT.fullmatch(name) is not None for name in state)
     depth = sum(_STYLE_WEIGHT.fullmatch(name) is not None for name in state)
     if count % 2 or 4 << count // 2 > MAX_RESOLUTION:
         raise CorruptFileError(
-            f"{source}: {count} convolutions after the first: no StyleGAN2 of up to {MAX_RESOLUTION} px has so many"
+            f"{source}: {count} convolutions after the first do not make a StyleGAN2 of up to {MAX_RESOLUTION} px"
         )
     layers = ["conv1", *(f"convs.{i}" for i in range(count))]
     shapes = [_shape(state, f"{layer}.conv.weight", 5, source) for layer in layers]
@@ -232,7 +211,7 @@ def _shape(state: Mapping[str, Tensor], name: str, axes: int, source: str) -> tu
 
 
 def _drawn_noise(state: dict[str, Tensor], config: GeneratorConfig) -> list[str]:
-    """Draw the noise maps when the file has none, as files of the first months do; says so."""
+    """Draw the noise maps that early files lack; return the note that says so."""
     if any(name.startswith("noises.") for name in state):
         return []
     random = torch.Generator().manual_seed(NOISE_SEED)
@@ -240,33 +219,3 @@ def _drawn_noise(state: dict[str, Tensor], config: GeneratorConfig) -> list[str]
         size = 4 << (i + 1) // 2
         state[f"noises.noise_{i}"] = torch.randn(1, 1, size, size, generator=random)
     return [f"no noise maps: drawn from seed {NOISE_SEED}, so constant noise differs from the original's"]
-
-
-def _generator(config: GeneratorConfig, state: dict[str, Tensor], mean: Tensor | None, source: str) -> Generator:
-    """Our generator of these tensors, once every name and shape was found as the config demands."""
-    ours = expected_shapes(config)
-    table = origins(config)
-    state["latent_avg"] = torch.zeros(config.w_dim) if mean is None else mean
-    check_shapes(
-        {origin.name: origin.shape(ours[name]) for name, origin in table.items()},
-        {name: tuple(tensor.shape) for name, tensor in state.items()},
-        source,
-    )
-    renamed = {name: state[origin.name].reshape(ours[name]) for name, origin in table.items()}
-    return fitted_generator(config, renamed, source)
-
-
-def _layer_origins(block: str, conv: str, layer: str, noise: int) -> dict[str, Origin]:
-    around = {"weight": 1, "noise_strength": 1}
-    table = {
-        f"{block}.{conv}.{ours}": Origin(f"{layer}.{theirs}", around.get(ours, 0)) for ours, theirs in _STYLED.items()
-    }
-    return {**table, f"{block}.{conv}.noise_const": Origin(f"noises.noise_{noise}", 2)}
-
-
-def _torgb_origins(block: str, layer: str) -> dict[str, Origin]:
-    around = {"weight": (1, 0), "bias": (1, 2)}
-    return {
-        f"{block}.torgb.{ours}": Origin(f"{layer}.{theirs}", *around.get(ours, (0, 0)))
-        for ours, theirs in _TORGB.items()
-    }

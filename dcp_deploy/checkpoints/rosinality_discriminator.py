@@ -1,6 +1,6 @@
-"""The discriminator that training files of rosinality's stylegan2-pytorch and its descendants keep.
+"""The discriminator in training files of rosinality's stylegan2-pytorch and its descendants.
 
-It computes what ours computes; only names differ. It is unconditional, and its minibatch deviation has groups of four.
+It computes the same as ours; only names differ. It is unconditional, and its minibatch deviation has groups of four.
 """
 
 from __future__ import annotations
@@ -8,13 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ..errors import CorruptFileError, UnknownFormatError
 from ..generators import Discriminator, DiscriminatorConfig
-from ..generators.ops import fir_kernel
-from .fitting import fitted_discriminator
+from .fitting import Origin, check_filters, empty_discriminator, fill, shapes_of
 from .pickles.tensors import TensorView
 from .pickles.torch_file import read_torch_file
 from .pickles.values import printable
@@ -25,25 +23,26 @@ _BLOCK = re.compile(r"convs\.([1-9][0-9]*)\.skip\.1\.weight")
 
 
 def read_rosinality_discriminator(data: memoryview, source: str) -> Discriminator:
-    """Read the discriminator of a training file, float32. Runs nothing from it.
+    """Read the discriminator of a training file, in float32. Runs no code from the file.
 
-    Raises UnknownFormatError for a file without one, CorruptFileError for a damaged one, and what
-    :func:`read_torch_file` raises.
+    Raises UnknownFormatError for a file without one, CorruptFileError for a damaged one, and the errors of
+    :func:`read_torch_file`.
     """
     content = read_torch_file(data, source)
     entries = content.value.get("d") if isinstance(content.value, Mapping) else None
     if not isinstance(entries, Mapping) or not all(isinstance(value, TensorView) for value in entries.values()):
         raise UnknownFormatError(
-            f"{source}: there is no discriminator in this file, which would be under d",
+            f"{source}: this file has no discriminator, which would be under d",
             "what is read: the d of a training file of rosinality's stylegan2-pytorch, CAGAN, StyleKD or DCP-GAN",
         )
     state = content.tensors({printable(str(name)).removeprefix("module."): value for name, value in entries.items()})
-    _drop_filters(state, source)
+    filters = {name: state.pop(name) for name in list(state) if _KERNEL.fullmatch(name)}
+    check_filters(filters, source, tolerance=1e-4)
     return _discriminator(state, source)
 
 
 def origins(blocks: int) -> dict[str, str]:
-    """Name of each tensor of our discriminator of so many blocks -> its name in the file."""
+    """Return the file's name of each tensor of our discriminator with this number of blocks."""
     table = {"fromrgb.weight": "convs.0.0.weight", "fromrgb.bias": "convs.0.1.bias"}
     for i in range(blocks):
         ours, theirs = f"blocks.{i}", f"convs.{i + 1}"
@@ -60,17 +59,6 @@ def origins(blocks: int) -> dict[str, str]:
     return table
 
 
-def _drop_filters(state: dict[str, Tensor], source: str) -> None:
-    """Ours is a constant, so theirs must be the same."""
-    ours = fir_kernel()
-    for name in [name for name in state if _KERNEL.fullmatch(name)]:
-        kernel = state.pop(name).float()
-        if kernel.shape != ours.shape or not torch.allclose(kernel, ours, atol=1e-4):
-            raise UnknownFormatError(
-                f"{source}: {name} is another low-pass filter than [1, 3, 3, 1]", "only the published filter is read"
-            )
-
-
 def _discriminator(state: Mapping[str, Tensor], source: str) -> Discriminator:
     blocks = sum(_BLOCK.fullmatch(name) is not None for name in state)
     if not 1 <= blocks <= MAX_BLOCKS:
@@ -78,6 +66,7 @@ def _discriminator(state: Mapping[str, Tensor], source: str) -> Discriminator:
     outputs = ["convs.0.0.weight", *(f"convs.{i + 1}.skip.1.weight" for i in range(blocks))]
     missing = [name for name in outputs if name not in state or state[name].ndim != 4]
     if missing:
-        raise CorruptFileError(f"{source}: {missing[0]} is missing, or no convolution's weight")
+        raise CorruptFileError(f"{source}: {missing[0]} is missing, or not the weight of a convolution")
     config = DiscriminatorConfig(4 << blocks, tuple(state[name].shape[0] for name in outputs))
-    return fitted_discriminator(config, state, origins(blocks), source)
+    table = {name: Origin(theirs) for name, theirs in origins(blocks).items()}
+    return fill(empty_discriminator(config), shapes_of(state), lambda: state, source, table)

@@ -1,8 +1,8 @@
 """NVIDIA's TensorFlow StyleGAN2 networks: pickles of (G, D, Gs), each a dnnlib.tflib.network.Network.
 
-Version 4 is StyleGAN2, version 5 StyleGAN2-ADA. A network is its options, its variables as arrays, and source text that
-their own loader runs; here that text is never looked at. A variable becomes one of our tensors by moving axes, by
-turning the kernels of up-sampling convolutions round, and by adding 1 to the biases of the style layers.
+Version 4 is StyleGAN2, version 5 StyleGAN2-ADA. A network has options, variables as arrays, and source text that
+NVIDIA's own loader runs; this module never reads that text. A variable becomes one of our tensors by permuting axes, by
+rotating the kernels of up-sampling convolutions, and by adding 1 to the biases of the style layers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import UnknownFormatError
 from ..generators import GeneratorConfig
 from .checkpoint import NVIDIA_LICENCE, Checkpoint
-from .fitting import check_shapes, expected_shapes, fitted_generator
+from .fitting import Origin, empty_generator, fill, shapes_of
 from .pickles.numpy_values import NUMPY_BUILDABLE, ArrayRecord, numpy_stand_ins
 from .pickles.python_values import OrderedRecord, python_stand_ins
 from .pickles.reading import run_pickle
@@ -28,7 +28,7 @@ from .pickles.values import Global, Load, printable
 VERSIONS = {4: "StyleGAN2", 5: "StyleGAN2-ADA"}
 
 _READS = "what is read: StyleGAN2 of configuration e or f and StyleGAN2-ADA, both with skip connections"
-# Options that change what is computed, with what we compute; that is their default too.
+# Options that change what is computed. The values are what our networks compute, and also the default of each option.
 _FIXED: dict[str, Any] = {
     "architecture": "skip",
     "nonlinearity": "lrelu",
@@ -38,8 +38,8 @@ _FIXED: dict[str, Any] = {
     "resample_kernel": [1, 3, 3, 1],
     "use_noise": True,
 }
-# Options that go into the config, that the shapes of variables tell better, that only training looks at, or that choose
-# between ways to compute the same.
+# Options that go into the config, that follow from the shapes of variables, that only training uses, or that choose
+# between two ways to compute the same.
 _HARMLESS = {
     "components", "conv_clamp", "dlatent_avg_beta", "dlatent_broadcast", "dlatent_size", "dtype", "fmap_base",
     "fmap_const", "fmap_decay", "fmap_max", "fmap_min", "fused_modconv", "is_template_graph", "is_training",
@@ -56,119 +56,91 @@ _OTHERS = re.compile(r"mapping/LabelConcat/.*|synthesis/.*(ToRGB_lod[0-9]+|Skip|
 
 
 class NetworkRecord:
-    """One network of the pickle: its state, of which only options and variables are used."""
+    """One network of the pickle. Only the options and variables of its state are used."""
 
     def __init__(self) -> None:
         self.state: Mapping[Any, Any] = {}
 
     def build(self, state: Any) -> None:
         if not isinstance(state, dict):
-            raise ValueError("a network's state is no dictionary")
+            raise ValueError("a network's state is not a dictionary")
         self.state = state
 
 
-class Origin(NamedTuple):
-    """Where a tensor of ours comes from: the variable, the order of its axes, and what else is done to it."""
-
-    name: str
-    axes: tuple[int, ...]
-    leading: int = 0  # axes of length one in front
-    turned: bool = False
-    plus: float = 0.0
-
-    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """The variable's shape for one of ours."""
-        moved = (1,) * self.leading + ours
-        return tuple(moved[self.axes.index(axis)] for axis in range(len(moved)))
-
-    def tensor(self, variable: Tensor) -> Tensor:
-        """Our tensor for a variable of that shape."""
-        moved = variable.permute(self.axes)
-        turned = moved.flip(2, 3) if self.turned else moved
-        ours = turned.reshape(turned.shape[self.leading :]).contiguous()
-        return ours + self.plus if self.plus else ours
-
-
 def read_tensorflow(data: memoryview, source: str) -> Checkpoint:
-    """Read Gs, the moving average, of a TensorFlow StyleGAN2 pickle. Executes nothing of it.
+    """Read Gs, the moving average, of a TensorFlow StyleGAN2 pickle. Runs no code from the file.
 
     Raises UnsafeFileError for a pickle that names anything but networks and arrays, UnknownFormatError for versions
-    and architectures that compute something else, CorruptFileError for whatever is damaged or contradicts itself.
+    and architectures that compute something else, CorruptFileError for a file that is damaged or contradicts itself.
     """
     load = Load.of(source, len(data))
-    value, _ = run_pickle(data, load=load, allowed=stand_ins(load).get, buildable=BUILDABLE)
-    return tensorflow_checkpoint(value, load)
-
-
-def tensorflow_checkpoint(value: Any, load: Load) -> Checkpoint:
-    """The checkpoint in the value that such a pickle gives. Raises as :func:`read_tensorflow` does."""
+    value, _ = run_pickle(data, load=load, allowed=_stand_ins(load).get, buildable=_BUILDABLE)
     smoothed = _smoothed(value, load)
-    version = _version(smoothed, load.source)
+    version = _version(smoothed, source)
     networks = {"": smoothed, **_components(smoothed, load)}
     options = _options(networks.values(), load)
     variables = {
         prefix + name: tensor for prefix, network in networks.items() for name, tensor in _variables(network, load)
     }
     functions = [options.get("synthesis_func"), networks["synthesis/"].state.get("build_func_name")]
-    _refuse_other_architectures(options, functions, variables, load.source)
+    _refuse_other_architectures(options, functions, variables, source)
     config = _config(options, variables, load)
-    generator = fitted_generator(config, _state(config, variables, load.source), load.source)
+    generator = fill(empty_generator(config), shapes_of(variables), lambda: variables, source, origins(config))
     extra = {"version": version, "trained_with": VERSIONS[version]}
     names = tuple(map(str, load.globals))
-    return Checkpoint(generator, "tensorflow", _notes(load.source, config), names, NVIDIA_LICENCE, extra)
+    return Checkpoint(generator, "tensorflow", _notes(source, config), names, NVIDIA_LICENCE, extra)
 
 
-def stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
-    """Every name that such a pickle may mention, made afresh for every load. ``BUILDABLE`` take BUILD."""
+def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
+    """Return the stand-in of every name that such a pickle may mention, made anew for every load."""
 
     def options() -> OrderedRecord:
         return OrderedRecord()
 
-    easy = dict.fromkeys((Global("dnnlib.util", "EasyDict"), Global("dnnlib", "EasyDict")), options)
-    network = {Global("dnnlib.tflib.network", "Network"): NetworkRecord}
-    return {**python_stand_ins(load), **numpy_stand_ins(load), **easy, **network}
+    return {
+        **python_stand_ins(load),
+        **numpy_stand_ins(load),
+        **dict.fromkeys((Global("dnnlib.util", "EasyDict"), Global("dnnlib", "EasyDict")), options),
+        Global("dnnlib.tflib.network", "Network"): NetworkRecord,
+    }
 
 
-BUILDABLE = (NetworkRecord, OrderedRecord, *NUMPY_BUILDABLE)
+_BUILDABLE = (NetworkRecord, OrderedRecord, *NUMPY_BUILDABLE)
 
 
 def origins(config: GeneratorConfig) -> dict[str, Origin]:
-    """Name of each tensor of a StyleGAN2 generator -> the variable of Gs that it comes from."""
+    """Return, for each tensor of a StyleGAN2 generator, the variable of Gs that it comes from."""
     table = {
-        "mapping.w_avg": Origin("dlatent_avg", (0,)),
-        "synthesis.b4.const": Origin("synthesis/4x4/Const/const", (0, 1, 2, 3), leading=1),
+        "mapping.w_avg": Origin("dlatent_avg"),
+        "synthesis.b4.const": Origin("synthesis/4x4/Const/const", leading=1),
     }
     dense = {f"fc{i}": f"Dense{i}" for i in range(config.mapping_layers)}
     for ours, theirs in {**dense, **({"embed": "LabelEmbed"} if config.c_dim else {})}.items():
-        table[f"mapping.{ours}.weight"] = Origin(f"mapping/{theirs}/weight", (1, 0))
-        table[f"mapping.{ours}.bias"] = Origin(f"mapping/{theirs}/bias", (0,))
-    for level, resolution in enumerate(config.resolutions):
-        block, layer = f"synthesis.b{resolution}", f"synthesis/{resolution}x{resolution}"
-        if level:
-            table |= _conv_origins(f"{block}.conv0", f"{layer}/Conv0_up", 2 * level - 1, turned=True)
-        table |= _conv_origins(f"{block}.conv1", f"{layer}/{'Conv1' if level else 'Conv'}", 2 * level)
-        table |= _layer_origins(f"{block}.torgb", f"{layer}/ToRGB")
+        table[f"mapping.{ours}.weight"] = Origin(f"mapping/{theirs}/weight", axes=(1, 0))
+        table[f"mapping.{ours}.bias"] = Origin(f"mapping/{theirs}/bias")
+    for i, conv in enumerate(config.layer_names[1:]):  # the first is the constant
+        size = conv.split(".")[0][1:]
+        up = conv.endswith("conv0")
+        theirs = f"synthesis/{size}x{size}/{'Conv0_up' if up else 'Conv1' if i else 'Conv'}"
+        table |= _modulated(f"synthesis.{conv}", theirs, flipped=up)
+        table[f"synthesis.{conv}.noise_strength"] = Origin(f"{theirs}/noise_strength")
+        table[f"synthesis.{conv}.noise_const"] = Origin(f"synthesis/noise{i}", leading=2)
+    for r in config.resolutions:
+        table |= _modulated(f"synthesis.b{r}.torgb", f"synthesis/{r}x{r}/ToRGB")
     return table
 
 
-def _conv_origins(ours: str, theirs: str, noise: int, *, turned: bool = False) -> dict[str, Origin]:
+def _modulated(ours: str, theirs: str, *, flipped: bool = False) -> dict[str, Origin]:
+    """Return the origins of a modulated convolution."""
     return {
-        **_layer_origins(ours, theirs, turned=turned),
-        f"{ours}.noise_strength": Origin(f"{theirs}/noise_strength", ()),
-        f"{ours}.noise_const": Origin(f"synthesis/noise{noise}", (0, 1, 2, 3), leading=2),
+        f"{ours}.weight": Origin(f"{theirs}/weight", axes=(3, 2, 0, 1), flipped=flipped),
+        f"{ours}.bias": Origin(f"{theirs}/bias"),
+        f"{ours}.affine.weight": Origin(f"{theirs}/mod_weight", axes=(1, 0)),
+        f"{ours}.affine.bias": Origin(f"{theirs}/mod_bias", plus=1.0),
     }
 
 
-def _layer_origins(ours: str, theirs: str, *, turned: bool = False) -> dict[str, Origin]:
-    return {
-        f"{ours}.weight": Origin(f"{theirs}/weight", (3, 2, 0, 1), turned=turned),
-        f"{ours}.bias": Origin(f"{theirs}/bias", (0,)),
-        f"{ours}.affine.weight": Origin(f"{theirs}/mod_weight", (1, 0)),
-        f"{ours}.affine.bias": Origin(f"{theirs}/mod_bias", (0,), plus=1.0),
-    }
-
-
-# ---- what the pickle holds ----
+# ---- the content of the pickle ----
 
 
 def _smoothed(value: Any, load: Load) -> NetworkRecord:
@@ -182,14 +154,14 @@ def _version(network: NetworkRecord, source: str) -> int:
     version = network.state.get("version")
     if type(version) is not int or version not in VERSIONS:
         raise UnknownFormatError(
-            f"{source}: a TensorFlow network of version {_shown(version)}; versions below 4 are of StyleGAN and older",
+            f"{source}: a TensorFlow network of version {_shown(version)}; StyleGAN and older have versions below 4",
             _READS,
         )
     return version
 
 
 def _components(network: NetworkRecord, load: Load) -> dict[str, NetworkRecord]:
-    """The two networks inside Gs, by the prefix of their variables."""
+    """Return the two networks inside Gs, by the prefix of their variables."""
     found = network.state.get("components")
     components: dict[str, NetworkRecord] = {}
     for name in ("mapping", "synthesis"):
@@ -201,35 +173,35 @@ def _components(network: NetworkRecord, load: Load) -> dict[str, NetworkRecord]:
 
 
 def _options(networks: Iterable[NetworkRecord], load: Load) -> dict[str, Any]:
-    """What the networks were made with; where they differ, the inner one knows better."""
+    """Return the options of all networks; where they differ, the inner network counts."""
     merged: dict[str, Any] = {}
     for network in networks:
         options = network.state.get("static_kwargs")
         if not isinstance(options, dict) or not all(type(name) is str for name in options):
-            raise load.damaged("the options of a network are no dictionary of names")
+            raise load.damaged("the options of a network are not a dictionary of names")
         merged |= options
     return merged
 
 
 def _variables(network: NetworkRecord, load: Load) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of each variable of one network."""
-    pairs = network.state.get("variables")
-    if type(pairs) is not list:
-        raise load.damaged("the variables of a network are no list")
-    for pair in pairs:
-        if type(pair) is not tuple or len(pair) != 2 or type(pair[0]) is not str:
-            raise load.damaged("the variables of a network are no list of names and arrays")
-        name, value = pair
-        if name == "lod":  # how far progressive growing got
+    """Yield name and value of each variable of one network."""
+    variables = network.state.get("variables")
+    if type(variables) is not list:
+        raise load.damaged("the variables of a network are not a list")
+    for variable in variables:
+        if type(variable) is not tuple or len(variable) != 2 or type(variable[0]) is not str:
+            raise load.damaged("the variables of a network are not a list of names and arrays")
+        name, value = variable
+        if name == "lod":  # the progress of progressive growing
             continue
         if type(value) is ArrayRecord:
             if value.dtype.kind != "f":
                 raise load.damaged(f"variable {printable(name)} is stored as {value.dtype}, floats were expected")
             yield printable(name), torch.from_numpy(value.array(load))
-        elif type(value) in (int, float):  # a scalar that was fetched as a numpy number
+        elif type(value) in (int, float):  # a variable without axes is stored as a numpy number
             yield printable(name), torch.tensor(float(value))
         else:
-            raise load.damaged(f"variable {printable(name)} is no array of numbers")
+            raise load.damaged(f"variable {printable(name)} is not an array of numbers")
 
 
 # ---- the network ----
@@ -255,14 +227,14 @@ def _same(options: Mapping[str, Any], name: str, ours: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value from the file for a message; nested ones may be endless, so only their type is told."""
+    """Return a value from the file for a message; only the type of nested ones, which may be endless."""
     plain = (str, int, float, bool, type(None))
     flat = type(value) in (list, tuple) and len(value) <= 8 and all(type(entry) in plain for entry in value)
     return printable(repr(value)) if flat or type(value) in plain else f"of type {type(value).__name__}"
 
 
 def _config(options: Mapping[str, Any], variables: Mapping[str, Tensor], load: Load) -> GeneratorConfig:
-    """Resolution, widths and depth from the variables, the rest from the options."""
+    """Derive resolution, widths and depth from the variables, and take the rest from the options."""
     blocks = sorted({int(found[1]) for found in map(_BLOCK.match, variables) if found})
     convs = ["4x4/Conv", *(f"{size}x{size}/{conv}" for size in blocks[1:] for conv in ("Conv0_up", "Conv1"))]
     embed = variables.get("mapping/LabelEmbed/weight")
@@ -293,7 +265,7 @@ def _config(options: Mapping[str, Any], variables: Mapping[str, Tensor], load: L
 
 
 def _numbers(options: Mapping[str, Any], load: Load) -> dict[str, Any]:
-    """What only the options tell: entries of the config."""
+    """Return the entries of the config that only the options record."""
     multiplier = options.get("mapping_lrmul", 0.01)
     clamp = options.get("conv_clamp")
     halves = options.get("num_fp16_res", 0)
@@ -305,17 +277,6 @@ def _numbers(options: Mapping[str, Any], load: Load) -> dict[str, Any]:
         if not valid:
             raise load.damaged(f"{name} is {_shown(value)} in the options")
     return {"mapping_lr_multiplier": float(multiplier), "conv_clamp": clamp, "num_fp16_res": halves}
-
-
-def _state(config: GeneratorConfig, variables: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Our state dict, once every variable was found with the shape that the config demands."""
-    ours, table = expected_shapes(config), origins(config)
-    check_shapes(
-        {origin.name: origin.shape(ours[name]) for name, origin in table.items()},
-        {name: tuple(tensor.shape) for name, tensor in variables.items()},
-        source,
-    )
-    return {name: origin.tensor(variables[origin.name]) for name, origin in table.items()}
 
 
 def _notes(source: str, config: GeneratorConfig) -> tuple[str, ...]:

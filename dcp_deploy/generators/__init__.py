@@ -1,4 +1,4 @@
-"""StyleGAN networks in plain torch, and what they cost. Imports nothing of the rest of the project."""
+"""StyleGAN networks in plain torch, and their costs. Imports nothing from the rest of the project."""
 
 from __future__ import annotations
 

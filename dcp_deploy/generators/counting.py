@@ -1,4 +1,4 @@
-"""Parameters and multiplications of a generator, counted as the papers count them."""
+"""Parameters and multiply-accumulates of a generator, counted as in the papers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .schedule import layer_specs
 
 
 def count_parameters(generator: Generator | GeneratorConfig) -> int:
-    """Learnable numbers, mapping network included; buffers (noise maps, w_avg) are not counted."""
+    """Return the number of parameters, including the mapping network, without buffers (noise maps, w_avg)."""
     if isinstance(generator, GeneratorConfig):
         with torch.device("meta"):
             generator = Generator(generator)
@@ -18,12 +18,12 @@ def count_parameters(generator: Generator | GeneratorConfig) -> int:
 
 
 def layer_macs(config: GeneratorConfig) -> dict[str, int]:
-    """Multiply-accumulates per image of every layer, affine product included.
+    """Return the multiply-accumulates per image of every layer, including its affine layer.
 
-    The convention behind the published "45.1B" (256 px) and "74.3B" (1024 px): convolutions, toRGB, mapping and
-    affine layers; an up-sampling convolution counts at its *input* resolution, as a transposed convolution works;
-    FIR filters, demodulation, noise and biases count nothing. StyleGAN3's convolutions count at every position
-    they are evaluated at, the margin included; so does the mixing of its Fourier features.
+    This is the convention behind the published "45.1B" (256 px) and "74.3B" (1024 px). It counts convolutions, toRGB,
+    mapping and affine layers; an up-sampling convolution counts at its *input* resolution, like a transposed
+    convolution. It does not count FIR filters, demodulation, noise and biases. StyleGAN3's convolutions and the mixing
+    of its Fourier features count at every position, including the margin.
     """
     w = config.w_dim
     fan_in = config.z_dim + (w if config.c_dim else 0)
@@ -55,6 +55,6 @@ def _stylegan3_macs(config: GeneratorConfig) -> dict[str, int]:
 
 
 def count_macs(generator: Generator | GeneratorConfig) -> int:
-    """Multiply-accumulates per image, the sum of :func:`layer_macs`."""
+    """Return the multiply-accumulates per image, the sum of :func:`layer_macs`."""
     config = generator if isinstance(generator, GeneratorConfig) else generator.config
     return sum(layer_macs(config).values())

@@ -16,7 +16,7 @@ from .ops import bias_act, filter2d, fir_kernel, normalize_second_moment
 
 
 class Conv(nn.Module):
-    """Convolution with equalised learning rate; with ``down`` the FIR runs first and the stride is 2."""
+    """Convolution with equalised learning rate; with ``down`` a FIR filter comes first and the stride is 2."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fan_out)) if activate else None
         self.gain = 1.0 / math.sqrt(fan_in * kernel * kernel)
         self.down = down
-        self.clamp = clamp  # of the activation's result
+        self.clamp = clamp
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, weight = self.weight.shape[-1], (self.weight * self.gain).to(x.dtype)
@@ -47,7 +47,7 @@ class Conv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions that halve the size, beside a 1x1 shortcut; the sum keeps unit variance."""
+    """Two convolutions that halve the size, and a 1x1 shortcut; their sum keeps unit variance."""
 
     def __init__(self, fan_in: int, fan_out: int, clamp: float | None = None) -> None:
         super().__init__()
@@ -60,10 +60,10 @@ class ResidualBlock(nn.Module):
 
 
 def minibatch_std(x: Tensor, group: int) -> Tensor:
-    """Append one channel: the standard deviation over groups of ``group`` samples, averaged over everything else.
+    """Append one channel: the standard deviation within groups of ``group`` samples, averaged over all else.
 
     [B, C, H, W] -> [B, C + 1, H, W] (Karras et al. 2018, "Progressive Growing of GANs", section 3). A batch that
-    the group size does not divide is taken as one group.
+    the group size does not divide counts as one group.
     """
     batch = x.shape[0]
     group = group if batch % group == 0 else batch
@@ -89,9 +89,9 @@ class Discriminator(nn.Module):
             self.embed = Dense(config.c_dim, widths[-1])
 
     def forward(self, image: Tensor, c: Tensor | None = None, *, dtype: torch.dtype | None = None) -> Tensor:
-        """Logits [B]: positive for images taken as real. Conditional ones project onto the class embedding.
+        """Return logits [B], positive for real images. A class-conditional one projects onto the class embedding.
 
-        ``dtype``: what the blocks compute in, if not the images' own, which comes back before the minibatch deviation.
+        The blocks compute in ``dtype``, or in that of the images; the layers after them always use that of the images.
         """
         x = self.features(image, dtype=dtype)[-1].to(image.dtype)
         x = self.conv(minibatch_std(x, self.config.mbstd_group))
@@ -104,9 +104,9 @@ class Discriminator(nn.Module):
         return cast(Tensor, x * embedding).sum(dim=1) / math.sqrt(x.shape[1])
 
     def features(self, image: Tensor, *, dtype: torch.dtype | None = None) -> list[Tensor]:
-        """What the first layer and each block give, [B, width, R, R] down to [B, width, 4, 4], in ``dtype``.
+        """Return the outputs of the first layer and each block, [B, width, R, R] to [B, width, 4, 4], in ``dtype``.
 
-        Of each image by itself: before the minibatch deviation, and without classes.
+        They depend on one image each: they come before the minibatch deviation, and classes have no effect.
         """
         maps = [cast(Tensor, self.fromrgb(image.to(dtype or image.dtype)))]
         for block in self.blocks:

@@ -15,7 +15,7 @@ from .stylegan3 import StyleGAN3Synthesis
 class Generator(nn.Module):
     """``mapping`` (z -> ws) and ``synthesis`` (ws -> image) of either kind.
 
-    Both synthesis networks have the same methods: ``forward``, ``features``, ``features_until`` and ``scored``.
+    Both synthesis networks have the methods ``forward``, ``features``, ``features_until`` and ``scored``.
     """
 
     synthesis: StyleGAN2Synthesis | StyleGAN3Synthesis
@@ -28,11 +28,11 @@ class Generator(nn.Module):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channel counts, as in the config."""
+        """The channel counts of the config."""
         return self.config.widths
 
     def forward(
         self, z: Tensor, c: Tensor | None = None, *, psi: float | Tensor = 1.0, noise: NoiseMode = "const"
     ) -> Tensor:
-        """Latents [B, z_dim] to images [B, 3, R, R], nominally in [-1, 1]."""
+        """Return images [B, 3, R, R], nominally in [-1, 1], for latents [B, z_dim]."""
         return cast(Tensor, self.synthesis(self.mapping(z, c, psi=psi), noise=noise))

@@ -1,4 +1,4 @@
-"""Random draws that depend on a seed and a name alone: no generator state to save, none of torch's global one used."""
+"""Random numbers that depend only on a seed and a name, so that no generator state needs to be saved."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from . import GeneratorConfig
 
 
 def stream(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator of its own for one purpose, such as ``stream(seed, "mixing", step)``.
+    """Return a CPU generator for one purpose, such as ``stream(seed, "mixing", step)``.
 
-    Draws of different names are independent, and any of them can be repeated without replaying those before it:
-    what makes a resumed run draw the same numbers as one that never stopped.
+    Streams of different names are independent, and each can be repeated without replaying those before it. So a
+    resumed run draws the same numbers as one that never stopped.
     """
     name = "/".join(str(part) for part in (seed, *names))
     digest = hashlib.sha256(name.encode()).digest()
@@ -22,7 +22,7 @@ def stream(seed: int, *names: str | int) -> torch.Generator:
 
 
 def draw_latents(config: GeneratorConfig, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-    """``count`` latents z ~ N(0, I) [count, z_dim] and, for a conditional generator, uniform one-hot classes."""
+    """Return latents z ~ N(0, I) [count, z_dim] and, for a class-conditional generator, uniform one-hot classes."""
     z = torch.randn(count, config.z_dim, generator=generator)
     if not config.c_dim:
         return z, None

@@ -1,4 +1,4 @@
-"""The mapping network, which StyleGAN2 and StyleGAN3 share, and the fully connected layer that all networks use."""
+"""The mapping network of StyleGAN2 and StyleGAN3, and the fully connected layer of all networks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from .ops import bias_act, normalize_second_moment
 
 
 class Dense(nn.Module):
-    """Fully connected layer with equalised learning rate: ``x @ (W * lr / sqrt(in)).T + b * lr``, then lrelu or not."""
+    """Fully connected layer with equalised learning rate, ``x @ (W * lr / sqrt(in)).T + b * lr``, optionally lrelu."""
 
     def __init__(
         self, fan_in: int, fan_out: int, *, activate: bool = False, lr_multiplier: float = 1.0, bias_init: float = 0.0
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(fan_out, fan_in) / lr_multiplier)
+        # In place: on the meta device, where checkpoints are loaded, "/" imports torch's compiler, which takes 1 s.
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in).div_(lr_multiplier))
         self.bias = nn.Parameter(torch.full((fan_out,), bias_init / lr_multiplier))
         self.activate = activate
         self.lr_multiplier = lr_multiplier
@@ -31,7 +32,7 @@ class Dense(nn.Module):
 
 
 class MappingNetwork(nn.Module):
-    """z, and the class if there is one, to the style codes ``ws``."""
+    """Maps z, and the class of a class-conditional generator, to the style codes ``ws``."""
 
     w_avg: Tensor
 
@@ -48,7 +49,7 @@ class MappingNetwork(nn.Module):
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
     def w(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """The un-truncated code of each latent: [B, z_dim] (and [B, c_dim]) -> [B, w_dim]."""
+        """Return the un-truncated code of each latent: [B, z_dim] (and [B, c_dim]) -> [B, w_dim]."""
         x = normalize_second_moment(z)
         if self.config.c_dim:
             if c is None:
@@ -61,10 +62,10 @@ class MappingNetwork(nn.Module):
     def forward(
         self, z: Tensor, c: Tensor | None = None, *, psi: float | Tensor = 1.0, cutoff: int | None = None
     ) -> Tensor:
-        """[B, z_dim] -> ws [B, num_ws, w_dim].
+        """Return ws [B, num_ws, w_dim] for z [B, z_dim].
 
         ``psi`` (a number or one per sample, [B]) pulls the first ``cutoff`` slots (all by default) towards the mean
-        code: ``w_avg + psi * (w - w_avg)``. Exactly the identity for the number 1.
+        code: ``w_avg + psi * (w - w_avg)``. The number 1 leaves them exactly as they are.
         """
         ws = self.w(z, c)[:, None].repeat(1, self.config.num_ws, 1)
         if isinstance(psi, Tensor):

@@ -1,4 +1,4 @@
-"""The operators of StyleGAN2 and StyleGAN3 in plain torch: the readable form that every faster one is tested against.
+"""The operators of StyleGAN2 and StyleGAN3 in plain torch: the reference that every faster version is tested against.
 
 Convolutions are PyTorch's (cross-correlation); images and activations are [B, C, H, W].
 """
@@ -19,19 +19,19 @@ FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:
-    """Scale each row of ``x`` [B, N] to a mean square of one (StyleGAN2 normalises z and the class embedding so)."""
+    """Return ``x`` [B, N] with each row scaled to a mean square of one, as z and the class embedding are."""
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 def bias_act(x: Tensor, bias: Tensor, clamp: float | None = None) -> Tensor:
-    """``clamp(sqrt(2) * lrelu_0.2(x + bias), +-clamp)`` over channels (dimension 1); the clamp follows the gain."""
+    """Return ``clamp(sqrt(2) * lrelu_0.2(x + bias), +-clamp)``, with channels in dimension 1."""
     shape = (1, -1) + (1,) * (x.ndim - 2)
     y = F.leaky_relu(x + bias.to(x.dtype).reshape(shape), LRELU_SLOPE) * LRELU_GAIN
     return y if clamp is None else y.clamp(-clamp, clamp)
 
 
 def fir_kernel(gain: float = 1.0, like: Tensor | None = None) -> Tensor:
-    """The 4x4 low-pass filter outer([1,3,3,1], [1,3,3,1]) / 64, times ``gain``, of the type and device of ``like``."""
+    """Return the 4x4 low-pass filter outer([1,3,3,1], [1,3,3,1]) * gain / 64, with dtype and device of ``like``."""
     if like is not None and like.is_cuda:
         return _fir_kernel_on(gain, like.device, like.dtype)
     taps = torch.tensor(FIR_TAPS)
@@ -41,21 +41,21 @@ def fir_kernel(gain: float = 1.0, like: Tensor | None = None) -> Tensor:
 
 @lru_cache
 def _fir_kernel_on(gain: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Kept: every copy from the host would make the host wait for all that the GPU has yet to do."""
-    with torch.inference_mode(False):  # whatever the first caller does, the next may want gradients
+    """Return the filter from a cache: a copy from the host would wait for all work queued on the GPU."""
+    with torch.inference_mode(False):  # a later caller may need gradients
         return fir_kernel(gain).to(device, dtype)
 
 
 def filter2d(x: Tensor, kernel: Tensor) -> Tensor:
-    """Filter every channel of ``x`` with ``kernel`` [k, k], no padding."""
+    """Filter every channel of ``x`` with ``kernel`` [k, k], without padding."""
     channels = x.shape[1]
     return F.conv2d(x, kernel.to(x).expand(channels, 1, *kernel.shape), groups=channels)
 
 
 def upsample_image(image: Tensor) -> Tensor:
-    """Double an image's size: zeros between pixels, then the FIR with gain 4; outside the border there are zeros.
+    """Double an image's size: zeros between pixels and outside the border, then the FIR filter with gain 4.
 
-    [B, C, H, W] -> [B, C, 2H, 2W]. The transposed convolution with padding 1 is that very operation.
+    [B, C, H, W] -> [B, C, 2H, 2W]. The transposed convolution with padding 1 does exactly that.
     """
     channels = image.shape[1]
     kernel = fir_kernel(gain=4.0, like=image).expand(channels, 1, 4, 4)
@@ -63,18 +63,18 @@ def upsample_image(image: Tensor) -> Tensor:
 
 
 def upsample_conv2d(x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve and double the size: transposed 3x3 convolution of stride 2, then the FIR with gain 4.
+    """Convolve and double the size: transposed 3x3 convolution of stride 2, then the FIR filter with gain 4.
 
-    [B, Ci, H, W] with weight [Co, Ci, 3, 3] -> [B, Co, 2H, 2W]. The stored kernel enters without a flip.
+    [B, Ci, H, W] with weight [Co, Ci, 3, 3] -> [B, Co, 2H, 2W]. The stored kernel is not flipped.
     """
     y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [B, Co, 2H + 1, 2W + 1]
     return filter2d(F.pad(y, (1, 1, 1, 1)), fir_kernel(gain=4.0, like=y))
 
 
 def demodulation(weight: Tensor, styles: Tensor) -> Tensor:
-    """``d[b, o] = rsqrt(sum_ikk (W[o,i,k,k] s[b,i])^2 + 1e-8)``: [Co, Ci, k, k], [B, Ci] -> [B, Co].
+    """Return ``d[b, o] = rsqrt(sum_ikk (W[o,i,k,k] s[b,i])^2 + 1e-8)``: [Co, Ci, k, k], [B, Ci] -> [B, Co].
 
-    The sum over the kernel does not depend on the sample, so it is one product of squares (Karras et al. 2020,
+    The sum over the kernel does not depend on the sample, so this is one matrix product of squares (Karras et al. 2020,
     "Analyzing and Improving the Image Quality of StyleGAN", equation 3).
     """
     return (styles.square() @ weight.square().sum(dim=(2, 3)).T + DEMODULATION_EPS).rsqrt()
@@ -91,9 +91,9 @@ def modulated_conv2d(
 ) -> Tensor:
     """Convolve with the weights scaled by ``styles`` [B, Ci] per input channel, then normalised per output channel.
 
-    Written in the factorised form: scaling the input and the output equals scaling the weights of each sample
-    (see :func:`modulated_conv2d_by_definition`) and leaves the convolution one dense product. ``padding`` None keeps
-    the size. For ``x`` in fp16 or bf16 only the convolution is computed in that (:func:`_modulated_conv2d_16`).
+    This scales the input and the output instead of the weights of each sample, which is equivalent and leaves one
+    dense convolution. ``padding`` None keeps the size. For ``x`` in fp16 or bf16 only the convolution is computed in
+    that type (:func:`_modulated_conv2d_16`).
     """
     if x.dtype != weight.dtype:
         return _modulated_conv2d_16(x, weight, styles, demodulate=demodulate, up=up, padding=padding)
@@ -108,11 +108,11 @@ def modulated_conv2d(
 def _modulated_conv2d_16(
     x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool, up: int, padding: int | None
 ) -> Tensor:
-    """The same function for ``x`` in 16 bits and weights and styles in float32.
+    """Compute :func:`modulated_conv2d` for ``x`` in 16 bits, with weights and styles in float32.
 
-    Raw weights of a StyleGAN have no scale of their own, and a sum over 512 x 9 of them passes fp16's 65504. So each
-    filter is scaled to length one and each sample's styles to a mean square of one; what that takes away is multiplied
-    back, together with the demodulation, after the convolution. Both factors come from float32.
+    Raw weights of a StyleGAN may have any scale, and a sum over 512 x 9 of them exceeds fp16's 65504. So each filter is
+    scaled to length one and each sample's styles to a mean square of one. After the convolution both factors are
+    undone, together with the demodulation. They are computed in float32.
     """
     lengths = weight.square().sum(dim=(1, 2, 3), keepdim=True).add(1e-20).rsqrt()  # [Co, 1, 1, 1]
     means = styles.square().mean(dim=1, keepdim=True).add(1e-20).rsqrt()  # [B, 1]
@@ -123,35 +123,21 @@ def _modulated_conv2d_16(
         y = F.conv2d(scaled, filters, padding=weight.shape[-1] // 2 if padding is None else padding)
     gain = 1 / (lengths.flatten() * means)  # [B, Co]
     if not demodulate:
-        return y.to(weight.dtype) * gain[:, :, None, None]  # colours are added up in float32
+        return y.to(weight.dtype) * gain[:, :, None, None]  # colours are summed in float32
     return y * (gain * demodulation(weight, styles)).to(x.dtype)[:, :, None, None]
-
-
-def modulated_conv2d_by_definition(
-    x: Tensor, weight: Tensor, styles: Tensor, *, demodulate: bool = True, up: int = 1
-) -> Tensor:
-    """The same function as the papers define it: one weight tensor per sample. Slow; the reference for tests."""
-    outputs = []
-    for sample, style in zip(x, styles, strict=True):
-        w = weight * style[None, :, None, None]
-        if demodulate:
-            w = w * (w.square().sum(dim=(1, 2, 3), keepdim=True) + DEMODULATION_EPS).rsqrt()
-        one = sample[None]
-        outputs.append(upsample_conv2d(one, w) if up == 2 else F.conv2d(one, w, padding=w.shape[-1] // 2))
-    return torch.cat(outputs)
 
 
 # ---- StyleGAN3's resampling ----
 
 
 def upsample2d(x: Tensor, kernel: Tensor, up: int, padding: tuple[int, int]) -> Tensor:
-    """``up - 1`` zeros after each sample, ``padding`` (before, after; negative crops), then the filter, gain up^2.
+    """Insert ``up - 1`` zeros after each sample, pad (before, after; negative crops), then filter with gain up^2.
 
     [B, C, H, W] and a separable filter [taps] -> [B, C, up H + before + after - taps + 1, same for W]. A transposed
-    convolution of that stride is zero insertion with a full convolution; what padding would not have reached is cut.
+    convolution of that stride inserts the zeros and convolves fully; the positions beyond the padding are cut off.
     """
     channels, taps, (before, after) = x.shape[1], len(kernel), padding
-    # The full result starts taps - 1 before the valid one of an unpadded signal, and lacks up - 1 at its end.
+    # The full result starts taps - 1 before the valid result of an unpadded signal, and lacks up - 1 at its end.
     cut = (before - (taps - 1), after + up - 1 - (taps - 1))
     rows = (kernel.to(x) * up).reshape(1, 1, taps, 1).expand(channels, -1, -1, -1)
     x = F.pad(F.conv_transpose2d(x, rows, stride=(up, 1), groups=channels), (0, 0, *cut))
@@ -159,19 +145,10 @@ def upsample2d(x: Tensor, kernel: Tensor, up: int, padding: tuple[int, int]) -> 
 
 
 def downsample2d(x: Tensor, kernel: Tensor, down: int) -> Tensor:
-    """Filter without padding, then keep every ``down``-th sample from the first: [taps] separable or [taps, taps]."""
+    """Filter without padding ([taps] separable or [taps, taps]), then keep every ``down``-th sample from the first."""
     channels, kernel = x.shape[1], kernel.to(x)
     if kernel.ndim == 2:
         return F.conv2d(x, kernel.expand(channels, 1, -1, -1), stride=down, groups=channels)
     rows = kernel.reshape(1, 1, -1, 1).expand(channels, -1, -1, -1)
     x = F.conv2d(x, rows, stride=(down, 1), groups=channels)
     return F.conv2d(x, rows.transpose(2, 3), stride=(1, down), groups=channels)
-
-
-def upsample2d_by_definition(x: Tensor, kernel: Tensor, up: int, padding: tuple[int, int]) -> Tensor:
-    """:func:`upsample2d` step by step, for a symmetric ``kernel``; the reference for tests."""
-    batch, channels, height, width = x.shape
-    spread = x.new_zeros(batch, channels, height, up, width, up)
-    spread[:, :, :, 0, :, 0] = x
-    padded = F.pad(spread.reshape(batch, channels, height * up, width * up), (*padding, *padding))
-    return filter2d(padded, torch.outer(kernel, kernel) * up**2)

@@ -1,13 +1,14 @@
 """StyleGAN3's layer schedule and low-pass filters (Karras et al. 2021, "Alias-Free GANs", sections 3.2 and 4, app. C).
 
-Every layer has a cutoff and a stopband that grow geometrically from the first to the last; sampling rate, size and
-filters follow from them. Frequencies are in cycles per unit of the image's side, sizes in pixels.
+Cutoff and stopband grow geometrically from the first layer to the last; sampling rate, size and filters follow from
+them. Frequencies are in cycles per unit of the image's side, sizes in pixels.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class StyleGAN3Layout:
-    """What StyleGAN3's layer schedule is made from (:mod:`.schedule`); the defaults are those of all published nets."""
+    """The parameters of StyleGAN3's layer schedule (:mod:`.schedule`), with the values of all published networks."""
 
     fourier_features: int
-    """Sine waves that the synthesis input mixes; pruning leaves them alone."""
+    """Number of sine waves that the synthesis input mixes; pruning keeps all of them."""
     conv_kernel: int = 3
     """3 for StyleGAN3-t, 1 for StyleGAN3-r."""
     radial: bool = False
-    """Rotation-symmetric down-sampling filters, but in the critically sampled layers (StyleGAN3-r)."""
+    """Rotation-symmetric down-sampling filters, except in the critically sampled layers (StyleGAN3-r)."""
     num_layers: int = 14
     num_critical: int = 2
     first_cutoff: float = 2.0
@@ -42,7 +43,7 @@ class StyleGAN3Layout:
         if self.num_critical >= self.num_layers or not 0 <= self.margin <= 64:
             raise ValueError(f"impossible schedule: {self}")
         if self.num_layers > 64 or self.filter_size > 16 or self.lrelu_upsampling > 4:
-            raise ValueError(f"no network has such a schedule: {self}")
+            raise ValueError(f"the schedule exceeds that of any network: {self}")
         for name in ("first_cutoff", "first_stopband", "last_stopband_rel", "output_scale"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -50,18 +51,18 @@ class StyleGAN3Layout:
 
 @dataclass(frozen=True)
 class Band:
-    """Output side of one layer."""
+    """The output of one layer."""
 
     cutoff: float
     half_width: float
-    """Of the filter's transition band, on each side of the cutoff."""
+    """Half the width of the filter's transition band, which is centred on the cutoff."""
     rate: int
     size: int
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One synthesis layer: sizes, factors and filters of its convolution and filtered non-linearity."""
+    """One synthesis layer: sizes, factors and filters of its convolution and filtered leaky ReLU."""
 
     name: str
     in_size: int
@@ -69,7 +70,7 @@ class LayerSpec:
     in_rate: int
     out_rate: int
     tmp_rate: int
-    """Where the leaky ReLU works."""
+    """Sampling rate at which the leaky ReLU is applied."""
     up: int
     down: int
     up_taps: int
@@ -82,11 +83,11 @@ class LayerSpec:
     radial: bool
     torgb: bool
     padding: tuple[int, int]
-    """Zeros before and after the zero-inserted rows and columns; a negative number crops."""
+    """Zeros before and after the zero-inserted rows and columns; negative numbers crop."""
 
 
 def bands(resolution: int, layout: StyleGAN3Layout) -> list[Band]:
-    """Output side of every layer, L0 to toRGB."""
+    """Return the output of every layer, L0 to toRGB."""
     last = layout.num_layers
     last_cutoff = resolution / 2
     last_stopband = last_cutoff * layout.last_stopband_rel
@@ -103,7 +104,7 @@ def bands(resolution: int, layout: StyleGAN3Layout) -> list[Band]:
 
 
 def layer_specs(resolution: int, layout: StyleGAN3Layout) -> list[LayerSpec]:
-    """Every layer, "L0" to the last, which is toRGB. Raises ValueError when no filters fit the layout."""
+    """Return all layers; the last one is toRGB. Raises ValueError if no filters fit the layout."""
     outputs = bands(resolution, layout)
     specs = []
     for i, output in enumerate(outputs):
@@ -146,11 +147,12 @@ def layer_specs(resolution: int, layout: StyleGAN3Layout) -> list[LayerSpec]:
     return specs
 
 
+@lru_cache(maxsize=256)  # a network designs its filters again for every check of a file
 def lowpass(taps: int, cutoff: float, half_width: float, rate: float, *, radial: bool = False) -> NDArray[np.float64]:
-    """A low-pass filter of sum one: [taps], or [taps, taps] when radial.
+    """Return a low-pass filter of sum one: [taps], or [taps, taps] if radial.
 
-    The separable one is a sinc under a Kaiser window that fits the transition band. The radial one replaces the sinc
-    by the jinc ``J1(2 pi cutoff r) / (pi r)``, the impulse response of a disc in the frequency plane.
+    The separable filter is a sinc under a Kaiser window that fits the transition band. The radial filter replaces the
+    sinc by the jinc ``J1(2 pi cutoff r) / (pi r)``, the impulse response of a disc in the frequency plane.
     """
     from scipy import signal, special
 

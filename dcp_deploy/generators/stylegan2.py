@@ -1,6 +1,6 @@
-"""StyleGAN2's synthesis network (Karras et al. 2020) for inference and training: skip connections, noise.
+"""StyleGAN2's synthesis network (Karras et al. 2020) with skip connections and noise, for inference and training.
 
-Parameters carry the key names and shapes of NVIDIA's PyTorch networks, so their tensors load as they are.
+Parameters have the names and shapes of NVIDIA's PyTorch networks, so their tensors load as they are.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .ops import bias_act, modulated_conv2d, upsample_image
 
 NoiseMode = Literal["const", "random", "none"]
 NoiseSource = torch.Generator | Sequence[torch.Generator]
-"""Where random noise is drawn from: one generator for the batch, or one for each sample of it."""
+"""The source of random noise: one generator for the batch, or one for each sample."""
 
 
 class StyledConv(nn.Module):
-    """3x3 modulated convolution (up to twice the size when ``up`` is 2), noise, bias, leaky ReLU."""
+    """3x3 modulated convolution (which doubles the size if ``up`` is 2), noise, bias, leaky ReLU."""
 
     noise_const: Tensor
 
@@ -38,7 +38,7 @@ class StyledConv(nn.Module):
         self.conv_clamp = clamp
 
     def noise(self, batch: int, mode: NoiseMode, generator: NoiseSource | None) -> Tensor | None:
-        """[r, r] or [B, 1, r, r], shared by all channels; None for mode "none"."""
+        """Return noise [r, r] or [B, 1, r, r] for all channels; None for mode "none"."""
         if mode == "none":
             return None
         if mode == "const":
@@ -47,7 +47,7 @@ class StyledConv(nn.Module):
             raise ValueError(f"noise must be 'const', 'random' or 'none', got {mode!r}")
         size = (1, self.resolution, self.resolution)
         if isinstance(generator, Sequence):
-            drawn = torch.stack([torch.randn(size, generator=of_sample) for of_sample in generator])
+            drawn = torch.stack([torch.randn(size, generator=one) for one in generator])
         else:
             drawn = torch.randn((batch, *size), generator=generator)
         return drawn.to(self.noise_const) * self.noise_strength
@@ -61,7 +61,7 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """1x1 modulated convolution to three channels: no demodulation, no activation, no noise."""
+    """1x1 modulated convolution to three channels, without demodulation, activation and noise."""
 
     def __init__(self, fan_in: int, *, w_dim: int, clamp: float | None) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class ToRGB(nn.Module):
         self.conv_clamp = clamp
 
     def styles(self, w: Tensor) -> Tensor:
-        """[B, w_dim] -> [B, C]; equalised learning rate sits on the styles here, as 1 / sqrt(C)."""
+        """Return styles [B, C] for w [B, w_dim]. The equalised learning rate, 1 / sqrt(C), applies to them here."""
         return cast(Tensor, self.affine(w)) / math.sqrt(self.weight.shape[1])
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class SynthesisBlock(nn.Module):
 
 
 class StyleGAN2Synthesis(nn.Module):
-    """``ws`` to images: a learned constant grown through the blocks, each adding its colours to a skip image."""
+    """Maps ``ws`` to images: blocks grow a learned constant, and each adds its colours to a skip image."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -104,21 +104,21 @@ class StyleGAN2Synthesis(nn.Module):
             self.add_module(f"b{resolution}", SynthesisBlock(config, level))
 
     def blocks(self) -> list[tuple[str, SynthesisBlock]]:
-        """("b4", block), ("b8", block), ..."""
+        """Return ("b4", block), ("b8", block), ..."""
         names = [f"b{resolution}" for resolution in self.config.resolutions]
         return [(name, cast(SynthesisBlock, self.get_submodule(name))) for name in names]
 
     def convs(self) -> list[tuple[str, StyledConv]]:
-        """The 3x3 convolutions in the order of computation: b4.conv1, b8.conv0, b8.conv1, ..."""
+        """Return the 3x3 convolutions in the order of computation: b4.conv1, b8.conv0, b8.conv1, ..."""
         names = [(f"{name}.{conv}", block, conv) for name, block in self.blocks() for conv in ("conv0", "conv1")]
         return [(name, getattr(block, conv)) for name, block, conv in names if hasattr(block, conv)]
 
     def torgbs(self) -> list[tuple[str, ToRGB]]:
-        """("b4.torgb", module), ("b8.torgb", module), ..."""
+        """Return ("b4.torgb", module), ("b8.torgb", module), ..."""
         return [(f"{name}.torgb", block.torgb) for name, block in self.blocks()]
 
     def scored(self) -> list[tuple[str, StyledConv | ToRGB]]:
-        """The layers whose input channels ``config.widths`` counts: every 3x3 convolution, then the last toRGB."""
+        """Return the layers with the input channels ``config.widths``: all 3x3 convolutions, then the last toRGB."""
         return [*self.convs(), self.torgbs()[-1]]
 
     def features(
@@ -129,10 +129,10 @@ class StyleGAN2Synthesis(nn.Module):
         generator: NoiseSource | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images [B, 3, R, R] and the output of every block, [B, C, r, r] under "b4", "b8", ...
+        """Return images [B, 3, R, R] and the output of every block, [B, C, r, r] under "b4", "b8", ...
 
-        ``dtype``: what the convolutions compute in and the features are, if not the weights' own, which images, styles
-        and colours keep.
+        ``dtype`` is that of the convolutions and features, by default that of the weights. Images, styles and colours
+        always have that of the weights.
         """
         check_ws(ws, self.config)
         outputs: dict[str, Tensor] = {}
@@ -158,7 +158,7 @@ class StyleGAN2Synthesis(nn.Module):
         generator: NoiseSource | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """What :meth:`features` returns beside images, without the blocks after ``last``, and without any toRGB."""
+        """Return the block outputs of :meth:`features` up to block ``last``, without computing any toRGB."""
         const = self.get_parameter("b4.const")
         x = const.to(dtype or const.dtype).expand(ws.shape[0], -1, -1, -1)
         outputs: dict[str, Tensor] = {}
@@ -170,9 +170,9 @@ class StyleGAN2Synthesis(nn.Module):
         return outputs
 
     def forward(self, ws: Tensor, *, noise: NoiseMode = "const", generator: NoiseSource | None = None) -> Tensor:
-        """ws [B, num_ws, w_dim] -> images [B, 3, R, R], nominally in [-1, 1] and not clamped.
+        """Return images [B, 3, R, R], nominally in [-1, 1] and not clamped, for ws [B, num_ws, w_dim].
 
-        ``noise``: "const" uses the stored maps, "random" draws new ones (from ``generator`` when given), "none" adds
-        nothing. Different codes per slot mix styles.
+        ``noise``: "const" uses the stored maps, "random" draws new ones (from ``generator`` if there is one), "none"
+        adds nothing. Different codes in the slots mix styles.
         """
         return self.features(ws, noise=noise, generator=generator)[0]

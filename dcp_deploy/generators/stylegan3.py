@@ -1,8 +1,8 @@
 """StyleGAN3's synthesis network (Karras et al. 2021, "Alias-Free Generative Adversarial Networks").
 
-Sine waves instead of a learned constant, no noise, no skip images: every layer works on a signal with a known band
-limit, and its leaky ReLU sits between an up- and a down-sampling filter. Tensors are named as NVIDIA's, but layers
-are ``L0``, ``L1``, ... without the sizes and widths that NVIDIA appends, since pruning changes the latter.
+It has sine waves instead of a learned constant, and neither noise nor skip images. Every layer works on a signal with a
+known band limit: its leaky ReLU stands between an up-sampling and a down-sampling filter. Tensors have NVIDIA's names,
+but layers are ``L0``, ``L1``, ... without the size and width that NVIDIA appends, because pruning changes the width.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .stylegan2 import NoiseMode, NoiseSource
 
 
 class SynthesisInput(nn.Module):
-    """Fourier features, rotated and shifted by the style, and mixed by a matrix: w [B, w_dim] to [B, C, S, S]."""
+    """Fourier features, rotated and shifted by the style, then mixed by a matrix: w [B, w_dim] -> [B, C, S, S]."""
 
     transform: Tensor
     freqs: Tensor
@@ -31,7 +31,7 @@ class SynthesisInput(nn.Module):
         self.size, self.rate, self.bandwidth = size, rate, bandwidth
         self.weight = nn.Parameter(torch.randn(channels, features))
         self.affine = Dense(w_dim, 4)
-        with torch.no_grad():  # no rotation and no shift, whatever the style
+        with torch.no_grad():  # neither rotation nor shift, for any style
             self.affine.weight.zero_()
             self.affine.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
         angle, radius = 2 * math.pi * torch.rand(features), bandwidth * torch.rand(features).sqrt()
@@ -49,11 +49,11 @@ class SynthesisInput(nn.Module):
 def fourier_features(
     motion: Tensor, transform: Tensor, freqs: Tensor, phases: Tensor, size: int, rate: int, bandwidth: float
 ) -> Tensor:
-    """Sine waves [B, F, size, size] of frequencies [F, 2] and phases [F], moved as a picture would be.
+    """Return sine waves [B, F, size, size] of frequencies [F, 2] and phases [F], moved like a picture.
 
-    ``motion`` [B, 4] is (cosine, sine, x, y), normalised here by its first two numbers; ``transform`` [3, 3] is the
-    inverse of what a user does to the image and applies first. Waves fade out linearly between ``bandwidth`` and
-    the Nyquist frequency ``rate / 2``.
+    ``motion`` [B, 4] is (cosine, sine, x, y), normalised here by its first two numbers. ``transform`` [3, 3] is the
+    inverse of a user's transform of the image and applies first. Waves fade out linearly between ``bandwidth`` and the
+    Nyquist frequency ``rate / 2``.
     """
     motion = motion / motion[:, :2].norm(dim=1, keepdim=True)
     cosine, sine, x, y = motion.unbind(dim=1)
@@ -94,22 +94,22 @@ class SynthesisLayer(nn.Module):
             self.register_buffer(name, None if values is None else values.to(torch.float32))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """[B, Ci, S, S] and w [B, w_dim] to [B, Co, S', S']."""
-        x = x * self.magnitude_ema.rsqrt()  # the mean square of the input, as it was while the teacher trained
+        """Return [B, Co, S', S'] for x [B, Ci, S, S] and w [B, w_dim]."""
+        x = x * self.magnitude_ema.rsqrt()  # the mean square of the input during training
         styles = self.affine(w)
         if self.spec.torgb:
             y = modulated_conv2d(x, self.weight, styles / math.sqrt(self.weight.shape[1]), demodulate=False)
             y = y + self.bias[:, None, None]
             return y if self.conv_clamp is None else y.clamp(-self.conv_clamp, self.conv_clamp)
-        # Demodulation cancels both norms but for its epsilon. The paper's style norm runs over the whole batch; per
-        # sample it gives the same images and does not depend on who else is in the batch.
+        # Demodulation cancels both norms except for its epsilon. The paper normalises styles over the whole batch; this
+        # normalises them per sample, which gives the same images, independent of the rest of the batch.
         weight = self.weight * self.weight.square().mean(dim=(1, 2, 3), keepdim=True).rsqrt()
         styles = styles * styles.square().mean(dim=1, keepdim=True).rsqrt()
         y = modulated_conv2d(x, weight, styles, padding=self.spec.kernel - 1)
         return self.filtered_lrelu(y)
 
     def filtered_lrelu(self, y: Tensor) -> Tensor:
-        """Bias, up-sampling, leaky ReLU with gain and clamp at the higher rate, down-sampling."""
+        """Apply bias, up-sampling, leaky ReLU with gain and clamp at the higher rate, and down-sampling."""
         spec = self.spec
         y = y + self.bias.to(y.dtype)[:, None, None]
         if self.up_filter is not None:
@@ -119,7 +119,7 @@ class SynthesisLayer(nn.Module):
 
 
 class StyleGAN3Synthesis(nn.Module):
-    """``ws`` to images: Fourier features through 14 layers of growing bandwidth, and toRGB."""
+    """Maps ``ws`` to images: Fourier features, 14 layers of growing bandwidth, and toRGB."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -140,11 +140,11 @@ class StyleGAN3Synthesis(nn.Module):
             self.add_module(spec.name, layer)
 
     def layers(self) -> list[tuple[str, SynthesisLayer]]:
-        """("L0", layer), ..., the last of which is toRGB."""
+        """Return ("L0", layer), ("L1", layer), ...; the last layer is toRGB."""
         return [(name, layer) for name, layer in self.named_children() if isinstance(layer, SynthesisLayer)]
 
     def scored(self) -> list[tuple[str, SynthesisLayer]]:
-        """The layers whose input channels ``config.widths`` counts: all of them."""
+        """Return the layers with the input channels ``config.widths``: all of them."""
         return self.layers()
 
     def features(
@@ -155,10 +155,10 @@ class StyleGAN3Synthesis(nn.Module):
         generator: NoiseSource | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images [B, 3, R, R] and the output of the input and of every layer before toRGB, under "input", "L0", ...
+        """Return images [B, 3, R, R] and the outputs of the input and all layers before toRGB: "input", "L0", ...
 
-        ``dtype``: what convolutions and filters compute in and the features are, if not the weights' own, which images
-        and styles keep.
+        ``dtype`` is that of convolutions, filters and features, by default that of the weights. Images and styles
+        always have that of the weights.
         """
         check_ws(ws, self.config)
         names = [name for name, _ in self.layers()]
@@ -175,7 +175,7 @@ class StyleGAN3Synthesis(nn.Module):
         generator: NoiseSource | None = None,
         dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """The outputs up to layer ``last``."""
+        """Return the outputs up to layer ``last``."""
         x = self.input(ws[:, 0])
         x = x.to(dtype or x.dtype)
         outputs = {"input": x}
@@ -186,9 +186,8 @@ class StyleGAN3Synthesis(nn.Module):
         return outputs
 
     def forward(self, ws: Tensor, *, noise: NoiseMode = "const", generator: NoiseSource | None = None) -> Tensor:
-        """ws [B, num_ws, w_dim] -> images [B, 3, R, R], nominally in [-1, 1] and not clamped.
+        """Return images [B, 3, R, R], nominally in [-1, 1] and not clamped, for ws [B, num_ws, w_dim].
 
-        ``noise`` and ``generator`` are there because StyleGAN2 has them; StyleGAN3 has no noise. Different codes per
-        slot mix styles.
+        ``noise`` and ``generator`` have no effect: StyleGAN3 has no noise. Different codes in the slots mix styles.
         """
         return self.features(ws)[0]

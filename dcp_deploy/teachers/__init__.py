@@ -1,1 +1,1 @@
-"""Presets of published teachers, and how their files are fetched."""
+"""Presets of published teachers, and the download of their files."""

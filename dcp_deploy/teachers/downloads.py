@@ -1,7 +1,7 @@
-"""Published teachers fetched into a cache: announced before the first byte, checked, and recorded.
+"""Published teachers in a cache: announced before the first request, checked, and recorded.
 
-The cache is ``$DCP_DEPLOY_CACHE``, else the user's own (``~/.cache/dcp-deploy``). A file whose sha256 nobody has pinned
-is hashed when it arrives, and the hash is kept beside it; from then on it is as good as pinned.
+The cache is ``$DCP_DEPLOY_CACHE``, else the user's own (``~/.cache/dcp-deploy``). The sha256 of a file that has no
+pinned one is recorded when the file arrives, and checked from then on.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..errors import CorruptFileError, MissingCapabilityError
 from ..files import read_json, sha256_file, write_json
 from ..progress import Progress
 from .presets import Teacher
-from .transfer import MB, Patience, note_of, transfer
+from .transfer import MB, Patience, Transfer, note_of
 
 VARIABLE = "DCP_DEPLOY_CACHE"
 PATIENCE = Patience()
@@ -28,7 +28,7 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True)
 class Fetched:
-    """A teacher's file in the cache."""
+    """A teacher's file in the cache. ``origin`` is "fetched" if it was fetched by this call, else "cache"."""
 
     path: Path
     url: str
@@ -36,25 +36,22 @@ class Fetched:
     sha256: str
     licence: str
     origin: str
-    """"fetched" just now, or "cache"."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {**asdict(self), "path": str(self.path)}
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept."""
-    chosen = os.environ.get(VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser()
+    """Return the folder of fetched files."""
     import platformdirs
 
-    return platformdirs.user_cache_path("dcp-deploy")
+    chosen = os.environ.get(VARIABLE)
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("dcp-deploy")
 
 
 def direct_url(url: str) -> str:
-    """The address of the bytes. Google Drive's share links lead to pages; everything else is taken as it is."""
+    """Return the address of the bytes. Google Drive's share links lead to pages; other addresses stay as they are."""
     share = re.fullmatch(r"https://drive\.google\.com/(?:open\?id=|uc\?id=|file/d/)([\w-]+)(?:[/&?].*)?", url)
     if share is None:
         return url
@@ -62,38 +59,44 @@ def direct_url(url: str) -> str:
 
 
 def announcement(teacher: Teacher, cache: Path | None = None) -> str:
-    """What fetching this teacher means: what, how large, from where, into where, under which licence."""
-    folder = _Shelf.of(teacher, cache).file.parent
+    """Return what a fetch means: file, size, address, folder and licence."""
     return (
-        f"{teacher.file} ({teacher.size_words}) from {direct_url(_address(teacher))} into {folder}; "
-        f"licence: {teacher.licence}"
+        f"{teacher.file} ({teacher.size_words}) from {direct_url(_address(teacher))} into "
+        f"{_path(teacher, cache).parent}; licence: {teacher.licence}"
+    )
+
+
+def by_hand(teacher: Teacher) -> str:
+    """Return how to get the file without this download."""
+    return (
+        f"To do without the download: get {teacher.file} from {teacher.page or teacher.url}, then {teacher.flag} FILE."
     )
 
 
 def cached_path(teacher: Teacher, cache: Path | None = None) -> Path | None:
-    """Where an earlier fetch left the teacher, unchecked; None when it did not, or when there is nothing to fetch."""
+    """Return the path of a teacher fetched earlier, unchecked; None if it was not, or ships with the package."""
     if teacher.url is None:
         return None
-    shelf = _Shelf.of(teacher, cache)
-    return shelf.file if shelf.file.is_file() and shelf.recorded() else None
+    path = _path(teacher, cache)
+    return path if path.is_file() and _recorded(path) else None
 
 
 def cached(teacher: Teacher, cache: Path | None = None) -> Fetched | None:
-    """The teacher as an earlier fetch left it, None when there is none.
+    """Return a teacher fetched earlier, None if it was not.
 
-    Raises CorruptFileError when it is not what was fetched then, or not what this version has pinned.
+    Raises CorruptFileError if its sha256 is not the recorded one, or not the one that this version has pinned.
     """
-    shelf = _Shelf.of(teacher, cache)
-    if cached_path(teacher, cache) is None:
+    path = cached_path(teacher, cache)
+    if path is None:
         return None
-    expected, by = shelf.expected(teacher)
-    found = sha256_file(shelf.file)
+    expected, source = _expected(teacher, path)
+    found = sha256_file(path)
     if found != expected:
         raise CorruptFileError(
-            f"{shelf.file} has the sha256 {found}; {by} is {expected}",
-            f"Delete {shelf.file.parent} to have it fetched again. {by_hand(teacher)}",
+            f"{path} has the sha256 {found}; {source} is {expected}",
+            f"Delete {path.parent} to have it fetched again. {by_hand(teacher)}",
         )
-    return Fetched(shelf.file, _address(teacher), shelf.file.stat().st_size, found, teacher.licence, "cache")
+    return Fetched(path, _address(teacher), path.stat().st_size, found, teacher.licence, "cache")
 
 
 def fetch(
@@ -104,60 +107,51 @@ def fetch(
     cache: Path | None = None,
     patience: Patience | None = None,
 ) -> Fetched:
-    """The teacher's file from the cache, else from its address; ``say`` hears about it before the first request.
+    """Return the teacher's file from the cache, else fetch it. ``say`` is called before the first request.
 
-    An interrupted download goes on where it was. ``progress`` counts units of 1e6 bytes.
+    An interrupted download continues where it stopped. ``progress`` counts units of 1e6 bytes.
 
-    Raises MissingCapabilityError when the file cannot be had (the message quotes the server, the remedy says how to get
-    it by hand), CorruptFileError when its sha256 is another than the pinned or the recorded one, OSError when the disk
-    is full.
+    Raises MissingCapabilityError if the file cannot be fetched (the message quotes the server, the remedy says how to
+    get it by hand), CorruptFileError if its sha256 is not the pinned or recorded one, OSError if the disk is full.
     """
-    there = cached(teacher, cache)
-    if there is None:
-        shelf = _Shelf.of(teacher, cache)
-        with shelf.locked(say):
-            there = cached(teacher, cache)  # another process may have brought it while this one waited
-            if there is None:
-                return _download(teacher, shelf, say, progress, patience or PATIENCE)
-    say(f"using {there.path}, fetched before; licence: {there.licence}")
-    return there
-
-
-def by_hand(teacher: Teacher) -> str:
-    """How to do without the download."""
-    return (
-        f"To do without the download: get {teacher.file} from {teacher.page or teacher.url}, then {teacher.flag} FILE."
-    )
+    found = cached(teacher, cache)
+    if found is None:
+        with _locked(teacher, cache, say):
+            found = cached(teacher, cache)  # another process may have fetched it while this one waited
+            if found is None:
+                return _download(teacher, cache, say, progress, patience or PATIENCE)
+    say(f"using {found.path}, fetched before; licence: {found.licence}")
+    return found
 
 
 def _download(
-    teacher: Teacher, shelf: _Shelf, say: Callable[[str], None], progress: Progress, patience: Patience
+    teacher: Teacher, cache: Path | None, say: Callable[[str], None], progress: Progress, patience: Patience
 ) -> Fetched:
-    url = direct_url(_address(teacher))
-    say(f"fetching {announcement(teacher, shelf.cache)}")
-    expected, by = shelf.expected(teacher)
-    transfer(
-        url,
-        shelf.part,
-        say=say,
-        progress=progress,
-        patience=patience,
-        pinned=expected is not None,
-        remedy=by_hand(teacher),
-    )
-    size, found = shelf.part.stat().st_size, sha256_file(shelf.part)
-    if expected is not None and found != expected:
-        shelf.part.unlink()
-        note_of(shelf.part).unlink(missing_ok=True)
+    path, url = _path(teacher, cache), direct_url(_address(teacher))
+    part = path.with_name(f"{path.name}.part")
+    say(f"fetching {announcement(teacher, cache)}")
+    expected, source = _expected(teacher, path)
+    pinned, remedy = expected is not None, by_hand(teacher)
+    Transfer(url=url, part=part, say=say, progress=progress, patience=patience, pinned=pinned, remedy=remedy).run()
+    size, found = part.stat().st_size, sha256_file(part)
+    if pinned and found != expected:
+        part.unlink()
+        note_of(part).unlink(missing_ok=True)
         raise CorruptFileError(
-            f"what {url} sent has the sha256 {found}; {by} is {expected}. It was removed",
+            f"{url} sent a file with the sha256 {found}; {source} is {expected}. It was removed",
             f"Run the same command again to fetch it anew. If the difference stays, the file has changed: look at "
-            f"{teacher.page or url}, and delete {shelf.file.parent} when the new one is wanted. {by_hand(teacher)}",
+            f"{teacher.page or url}, and delete {path.parent} if you want the new one. {remedy}",
         )
-    shelf.keep(teacher, size, found)
-    news = "as pinned" if teacher.sha256 else "as before" if expected else "recorded, and checked from now on"
+    # The record comes before the name: a file without a record does not count as fetched.
+    record = {"url": teacher.url, "bytes": size, "sha256": found, "licence": teacher.licence}
+    write_json(_record(path), {**record, "fetched": datetime.now(UTC).isoformat(timespec="seconds")})
+    with part.open("rb") as whole:
+        os.fsync(whole.fileno())
+    part.replace(path)
+    note_of(part).unlink(missing_ok=True)
+    news = "as pinned" if teacher.sha256 else "as before" if pinned else "recorded, and checked from now on"
     say(f"fetched {size / MB:.1f} MB; sha256 {found}, {news}")
-    return Fetched(shelf.file, _address(teacher), size, found, teacher.licence, "fetched")
+    return Fetched(path, _address(teacher), size, found, teacher.licence, "fetched")
 
 
 def _address(teacher: Teacher) -> str:
@@ -165,68 +159,46 @@ def _address(teacher: Teacher) -> str:
     return teacher.url
 
 
-@dataclass(frozen=True)
-class _Shelf:
-    """Where one teacher lies in the cache: a folder for each address, so that equal names do not meet."""
+def _path(teacher: Teacher, cache: Path | None) -> Path:
+    """Return the file's place in the cache. Each address has a folder, so that files of one name do not collide."""
+    key = hashlib.sha256(_address(teacher).encode()).hexdigest()[:12]
+    return (cache or cache_folder()) / "teachers" / key / teacher.file
 
-    cache: Path
-    file: Path
 
-    @classmethod
-    def of(cls, teacher: Teacher, cache: Path | None) -> _Shelf:
-        cache = cache_folder() if cache is None else cache
-        key = hashlib.sha256(_address(teacher).encode()).hexdigest()[:12]
-        return cls(cache, cache / "teachers" / key / teacher.file)
+def _record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
 
-    @property
-    def part(self) -> Path:
-        return self.file.with_name(f"{self.file.name}.part")
 
-    @property
-    def record(self) -> Path:
-        return self.file.with_name(f"{self.file.name}.json")
+def _recorded(path: Path) -> str | None:
+    """Return the sha256 that was recorded when the file was fetched; None without a readable record."""
+    try:
+        return str(read_json(_record(path))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
-    def recorded(self) -> str | None:
-        """The sha256 that was recorded when the file was fetched."""
+
+def _expected(teacher: Teacher, path: Path) -> tuple[str | None, str]:
+    """Return the sha256 that the file must have, None if unknown, and where that comes from."""
+    if teacher.sha256 is not None:
+        return teacher.sha256, "the one this version has pinned"
+    return _recorded(path), f"the one recorded in {_record(path)} when it was first fetched"
+
+
+def _locked(teacher: Teacher, cache: Path | None, say: Callable[[str], None]) -> AbstractContextManager[Any]:
+    """Hold the file for this process. The kernel releases the lock when the process ends, however it ends."""
+    import filelock
+
+    path = _path(teacher, cache)
+    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return str(read_json(self.record)["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def expected(self, teacher: Teacher) -> tuple[str | None, str]:
-        """The sha256 the file must have, None when nobody knows, and whose word that is."""
-        if teacher.sha256 is not None:
-            return teacher.sha256, "the one this version has pinned"
-        return self.recorded(), f"the one recorded in {self.record} when it was first fetched"
-
-    def keep(self, teacher: Teacher, size: int, sha256: str) -> None:
-        """Record the whole part, then give it its name: a file without a record does not count as fetched."""
-        record = {"url": teacher.url, "bytes": size, "sha256": sha256, "licence": teacher.licence}
-        write_json(self.record, {**record, "fetched": datetime.now(UTC).isoformat(timespec="seconds")})
-        with self.part.open("rb") as whole:
-            os.fsync(whole.fileno())
-        self.part.replace(self.file)
-        note_of(self.part).unlink(missing_ok=True)
-
-    @contextmanager
-    def locked(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Hold this shelf for this process; the kernel lets go when the process ends, however it ends."""
-        import filelock
-
-        lock = filelock.FileLock(self.file.with_name(f"{self.file.name}.lock"))
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                say(f"another process is fetching {self.file.name}; waiting for it")
-                lock.acquire()
-        except OSError as error:
-            raise MissingCapabilityError(
-                f"the cache {self.cache} cannot be written: {error.strerror or error}",
-                f"Let {VARIABLE} name a folder that can be.",
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+            return lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"another process is fetching {path.name}; waiting for it")
+            return lock.acquire()
+    except OSError as error:
+        raise MissingCapabilityError(
+            f"the cache {cache or cache_folder()} cannot be written: {error.strerror or error}",
+            f"Let {VARIABLE} name a folder that can be written.",
+        ) from error

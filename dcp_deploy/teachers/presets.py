@@ -1,7 +1,7 @@
-"""The data sets that ``--dataset`` names: where their teacher and images come from, and what was published for them.
+"""The presets of ``--dataset``: sources and licences of teacher and images, and published results.
 
-Addresses are as their authors published them. Nothing here is fetched by itself: ``build`` fetches a teacher after
-saying so (:mod:`.downloads`), and images are yours to bring.
+Addresses are as their authors published them. ``build`` announces and fetches teachers (:mod:`.downloads`); users
+bring the images.
 """
 
 from __future__ import annotations
@@ -38,32 +38,34 @@ _TF_PKL = "TensorFlow pickle"
 
 @dataclass(frozen=True)
 class Teacher:
-    """A published file: a trained generator to start from, or a network that measures. ``sha256`` is None where nobody
-    has pinned it yet; ``flag`` is the option that takes the file instead."""
+    """A published file: a trained generator, or a network whose features a score uses.
+
+    ``sha256`` is None if it is not pinned; ``flag`` is the option that takes a local file instead.
+    """
 
     file: str
     format: str
     licence: str
     url: str | None = None
-    """None: ships with the package."""
+    """None for a file that ships with the package."""
     page: str | None = None
-    """Where a person finds the file in a browser."""
+    """Address of the web page that offers the file."""
     megabytes: int | None = None
-    """About how large the download is, in units of 1e6 bytes; None where nobody could say without asking the server."""
+    """Approximate size of the download in units of 1e6 bytes; None if only the server knows it."""
     sha256: str | None = None
     flag: str = "--teacher"
 
     @property
     def size_words(self) -> str:
-        """``about 382 MB``, or that only the server knows."""
-        return "size unknown until asked" if self.megabytes is None else f"about {self.megabytes} MB"
+        """Approximate size as text, such as ``about 382 MB``."""
+        return "size known only to the server" if self.megabytes is None else f"about {self.megabytes} MB"
 
 
 @dataclass(frozen=True)
 class Published:
-    """FID-50k of a teacher and of its published 70 % pruned student (None: of the teacher alone), and the source.
+    """Published FID-50k of a teacher and of its student, pruned by 70 % (None for the teacher alone).
 
-    Figures of different sources come from different images and different code: compare within a source only.
+    Compare within one source only: different sources use different images and different code.
     """
 
     method: str
@@ -81,35 +83,35 @@ class Dataset:
     resolution: int
     teacher: Teacher
     images: str | None
-    """What the real images are; None when there are none and the teacher's own samples stand in."""
+    """Description of the real images; None if the teacher's own samples are used instead."""
     images_licence: str
     images_url: str | None = None
-    """The page to get the images from."""
+    """Address of the web page that offers the images."""
     mask: bool = False
-    """Whether the published recipe masks the background in its losses (faces only)."""
+    """Whether the published recipe masks the background in its losses; faces only."""
     published: tuple[Published, ...] = ()
 
     @property
     def ready(self) -> bool:
-        """Whether ``build`` needs no network: the teacher ships with the package."""
+        """Whether the teacher ships with the package, so that ``build`` needs no network."""
         return self.teacher.url is None
 
     @property
     def status(self) -> str:
-        """One line: ready, or what ``build`` would fetch first."""
+        """One line: whether the preset is ready, else what ``build`` would fetch."""
         if self.teacher.url is None:
             return "ready: its teacher ships with the package"
         host = self.teacher.url.split("/")[2]
-        return f"build fetches its teacher from {host}, {self.teacher.size_words}; --teacher FILE instead of that"
+        return f"build fetches its teacher from {host}, {self.teacher.size_words}; --teacher FILE avoids that"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {**asdict(self), "ready": self.ready, "status": self.status}
 
 
-# About how large the files are: a training snapshot holds the generator twice and the discriminator once, in float32.
-# At the parameter counts of the published configurations that is 381 MB at 1024 px and 364 MB at 512 px, which is what
-# people's downloads of such files report (github.com/XingangPan/DragGAN, issue 410); the others follow in the same way.
+# Sizes are estimates: a training snapshot holds the generator twice and the discriminator once, in float32. From the
+# parameter counts that is 381 MB at 1024 px and 364 MB at 512 px, which agrees with a reported download
+# (github.com/XingangPan/DragGAN, issue 410). The other sizes are computed in the same way.
 
 
 def _ada(file: str, megabytes: int) -> Teacher:
@@ -220,13 +222,13 @@ _LIST = (
 )  # fmt: skip
 
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in _LIST}
-"""Every preset by name, the demo first."""
+"""All presets by name, the demo first."""
 
 
 def find_dataset(name: str) -> Dataset:
-    """The preset of that name. Raises UsageError with the known names, the closest first."""
+    """Return the preset of that name. Raises UsageError with the closest name and all known names."""
     if name in DATASETS:
         return DATASETS[name]
     close = difflib.get_close_matches(name, DATASETS, n=1)
     guess = f"Did you mean {close[0]}? " if close else ""
-    raise UsageError(f"there is no data set {name!r}", f"{guess}Known: {', '.join(DATASETS)}.")
+    raise UsageError(f"unknown data set {name!r}", f"{guess}Known: {', '.join(DATASETS)}.")

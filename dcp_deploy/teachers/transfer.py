@@ -1,8 +1,7 @@
-"""One file over HTTP into ``<name>.part``: resumable, patient with servers that falter, and never fooled by a web page.
+"""One file over HTTP into ``<name>.part``, resumed after a break (RFC 9110, sections 13.1.5 and 14).
 
-What a server says of a file (its size, its ETag or date) is kept beside the part, so that an interrupted transfer goes
-on where it was (RFC 9110, sections 13.1.5 and 14) and a file that changed meanwhile is begun anew. Bytes of two
-versions are never joined, unless the caller knows the sha256 and would notice.
+What the server says about the file (size, ETag, date) is kept beside the part. A file that changed meanwhile is fetched
+from the start. Bytes of two versions are never joined, unless the caller checks a known sha256 afterwards.
 """
 
 from __future__ import annotations
@@ -14,9 +13,12 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, BaseModel
 
 from ..errors import MissingCapabilityError
 from ..files import free_space, read_json, write_json
@@ -31,328 +33,268 @@ LARGEST = 8_000 * MB  # many times any published teacher; an endless answer must
 REDIRECTS = 10
 QUOTED = 160  # characters of a server's answer that a message shows
 PAGES = ("text/html", "text/xml", "application/xhtml+xml", "application/xml", "application/json")
-PASSING = (408, 425, 429)  # with 5xx: the statuses that may go away by waiting
+TRANSIENT = (408, 425, 429)  # with 5xx: the statuses after which another attempt may succeed
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a server, in seconds, and how many times in a row (``attempts``) without one new byte."""
+    """How long to wait for a server, in seconds, and how many attempts in a row may bring no new byte."""
 
     connect: float = 15.0
     stall: float = 60.0
-    """Without a byte, once connected."""
+    """Longest silence of a server once it is connected."""
     attempts: int = 5
     pause: float = 1.0
-    """Before the second attempt; doubles from one to the next."""
+    """Pause before the second attempt; it doubles from one attempt to the next."""
     longest_pause: float = 120.0
-    """A server that asks for more than this is not waited for."""
+    """Give up if the server asks for a longer pause than this."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The beginning of a file: how many bytes are here, and what the server said of the file that they are from."""
+class _TransientError(Exception):
+    """Raised when another attempt may succeed; ``wait`` is the pause that the server asked for, in seconds."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason if wait is None else f"{reason}; it asks to wait {wait:.0f} s")
+        self.wait = wait
+
+
+def _repeatable(text: str) -> str:
+    """Return an ETag or date if a request can name a version by it, else "".
+
+    Weak ETags do not promise the same bytes, and some servers send characters that a client must not send back.
+    """
+    return text if text.isascii() and text.isprintable() and not text.startswith("W/") else ""
+
+
+class _Part(BaseModel, frozen=True, strict=True, extra="forbid"):
+    """The beginning of a file: its bytes on the disk, and what the server said about the whole file."""
 
     size: int = 0
     total: int | None = None
-    etag: str = ""  # strong ones only: weak ones do not promise the same bytes
-    modified: str = ""
+    etag: Annotated[str, AfterValidator(_repeatable)] = ""
+    modified: Annotated[str, AfterValidator(_repeatable)] = ""
 
     @property
     def complete(self) -> bool:
-        return self.size > 0 and self.size == self.total
-
-    @property
-    def version(self) -> str:
-        """What a server can compare its file with; empty when it gave nothing of the kind."""
-        return self.etag or self.modified
-
-    @property
-    def plausible(self) -> bool:
-        """Whether the values are what they should be: notes lie on disks, where anything may happen to them."""
-        total = self.total is None or (type(self.total) is int and self.total >= self.size)
-        return total and all(isinstance(text, str) and _fits_a_header(text) for text in (self.etag, self.modified))
+        return 0 < self.size == self.total
 
     def same_file(self, other: _Part) -> bool:
-        """Whether nothing that both know of their file differs."""
+        """Return whether both agree on every value that both know."""
         pairs = ((self.total, other.total), (self.etag, other.etag), (self.modified, other.modified))
         return all(mine == theirs for mine, theirs in pairs if mine and theirs)
 
 
-class _AgainError(Exception):
-    """An attempt failed in a way that may pass; ``wait``: how many seconds the server asked for."""
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """The file at ``url`` on its way into ``part``. ``progress`` counts units of 1e6 bytes.
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-def transfer(
-    url: str,
-    part: Path,
-    *,
-    say: Callable[[str], None],
-    progress: Progress,
-    patience: Patience,
-    pinned: bool,
-    remedy: str,
-) -> None:
-    """Fill ``part`` with the file at ``url``, over as many connections as it takes; what is there already is kept.
-
-    ``pinned``: the caller checks a known sha256 afterwards. ``progress`` counts units of 1e6 bytes. Raises
-    MissingCapabilityError, with ``remedy``, when the address cannot be reached, answers something that is not the file,
-    or stays unusable; OSError when the disk is full. In each of these cases, as when it is interrupted, ``part`` stays.
+    ``pinned``: the caller checks a known sha256 afterwards. ``remedy`` ends the message of every refusal.
     """
-    one = _Transfer(url, part, say, progress, pinned, remedy)
-    failures, reached = 0, one.begun().size
-    with one.client(patience) as client:
-        while True:
-            try:
-                one.attempt(client)
-                return
-            except _AgainError as error:
-                again = error
-            size = one.begun().size
-            failures, reached = (1 if size > reached else failures + 1), max(size, reached)
-            pause = patience.pause * 2 ** (failures - 1) if again.wait is None else again.wait
-            if failures >= patience.attempts or pause > patience.longest_pause:
-                raise one.given_up(again, failures, size) from again
-            say(f"{again}; trying again in {pause:.0f} s")
-            time.sleep(pause)
-
-
-@dataclass(frozen=True)
-class _Transfer:
-    """What every attempt at one file shares."""
 
     url: str
     part: Path
     say: Callable[[str], None]
     progress: Progress
+    patience: Patience
     pinned: bool
     remedy: str
 
-    @property
-    def note(self) -> Path:
-        """Where the part's :class:`_Part` is kept."""
-        return note_of(self.part)
+    def run(self) -> None:
+        """Fill ``part``, over as many connections as it takes, continuing what an earlier run left.
 
-    def refusal(self, what: str, more: str = "") -> MissingCapabilityError:
+        Raises MissingCapabilityError when the address cannot be reached, does not give the file or stays unusable, and
+        OSError when the disk is full. In each of these cases, and when it is interrupted, ``part`` stays.
+        """
+        failures, most = 0, self._begun().size
+        with self._client() as client:
+            while True:
+                try:
+                    return self._attempt(client)
+                except _TransientError as error:
+                    last = error
+                size = self._begun().size
+                failures, most = (1 if size > most else failures + 1), max(size, most)
+                pause = self.patience.pause * 2 ** (failures - 1) if last.wait is None else last.wait
+                if failures >= self.patience.attempts or pause > self.patience.longest_pause:
+                    often = f", {failures} times in a row" if failures > 1 else ""
+                    kept = f" {size / MB:.1f} MB are kept: the same command continues from there." if size else ""
+                    raise self._refusal(f"{last}{often}", kept) from last
+                self.say(f"{last}; trying again in {pause:.0f} s")
+                time.sleep(pause)
+
+    def _refusal(self, what: str, more: str = "") -> MissingCapabilityError:
         return MissingCapabilityError(f"{self.url} could not be fetched: {what}", f"{self.remedy}{more}")
 
-    def given_up(self, last: _AgainError, failures: int, size: int) -> MissingCapabilityError:
-        often = f", {failures} times in a row" if failures > 1 else ""
-        wish = "" if last.wait is None else f"; it asks to wait {last.wait:.0f} s"
-        kept = f" {size / MB:.1f} MB are kept: the same command goes on from there." if size else ""
-        return self.refusal(f"{last}{often}{wish}", kept)
-
-    def begun(self) -> _Part:
-        """What an earlier attempt left, as far as it can be used: it must be told what file that belongs to."""
+    def _begun(self) -> _Part:
+        """Return what an earlier attempt left; an empty part if it is not known to belong to the same file."""
         try:
-            kept = _Part(**{**read_json(self.note), "size": self.part.stat().st_size})
+            kept = _Part.model_validate({**read_json(note_of(self.part)), "size": self.part.stat().st_size})
         except (OSError, ValueError, TypeError):
             return _Part()
-        usable = kept.plausible and (kept.complete or kept.version or self.pinned)
-        return kept if usable else _Part()
+        whole_or_named = kept.complete or kept.etag or kept.modified or self.pinned
+        return kept if whole_or_named and (kept.total is None or kept.size <= kept.total) else _Part()
 
-    def drop(self) -> None:
-        """Forget what was begun."""
+    def _drop(self) -> None:
         self.part.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
+        note_of(self.part).unlink(missing_ok=True)
 
-    @contextmanager
-    def client(self, patience: Patience) -> Iterator[httpx.Client]:
+    def _client(self) -> httpx.Client:
         import httpx
 
-        def only_as_safe_as_the_first(request: httpx.Request) -> None:
-            secure = self.url.startswith("https:")
-            if request.url.scheme not in (("https",) if secure else ("http", "https")):
-                where = f"{request.url.scheme}://{request.url.host}"
-                raise self.refusal(f"it leads to {where}, which is not safe to follow")
+        def stay_secure(request: httpx.Request) -> None:
+            if request.url.scheme not in (("https",) if self.url.startswith("https:") else ("http", "https")):
+                address = f"{request.url.scheme}://{request.url.host}"
+                raise self._refusal(f"it leads to {address}, which is not safe to follow")
 
         try:
-            client = httpx.Client(
+            return httpx.Client(
                 follow_redirects=True,
                 max_redirects=REDIRECTS,
-                timeout=httpx.Timeout(patience.stall, connect=patience.connect),
-                # identity: a range of a compressed answer is no range of the file
+                timeout=httpx.Timeout(self.patience.stall, connect=self.patience.connect),
+                # identity: a range of a compressed answer is not a range of the file
                 headers={"User-Agent": f"dcp-deploy/{__version__}", "Accept-Encoding": "identity"},
-                event_hooks={"request": [only_as_safe_as_the_first]},
+                event_hooks={"request": [stay_secure]},
             )
         except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:  # a proxy or certificates it cannot use
-            raise self.refusal(f"the proxy or certificate settings of this machine do not work: {error}") from error
-        with client:
-            yield client
+            raise self._refusal(f"the proxy or certificate settings of this machine do not work: {error}") from error
 
-    def attempt(self, client: httpx.Client) -> None:
-        """One connection. Raises _AgainError for what may pass, MissingCapabilityError for what does not."""
-        begun = self.begun()
+    def _attempt(self, client: httpx.Client) -> None:
+        """Make one connection. Raises _TransientError if another may succeed, MissingCapabilityError if not."""
+        begun, headers = self._begun(), {}
         if begun.complete:
             return
-        if not begun.size and self.part.exists():
-            self.say("starting over: nothing tells whether what is here already belongs to the same file")
-        headers = {"Range": f"bytes={begun.size}-"} if begun.size else {}
-        if begun.size and begun.version:
-            headers["If-Range"] = begun.version
-        with self._troubles(), client.stream("GET", self.url, headers=headers) as response:
-            if response.status_code == 416 and headers:
-                self._past_the_end(response, begun)
-                return
-            expected = self._checked(response, begun)
-            self._receive(response, expected)
-
-    # ---- what the server answered ----
-
-    def _past_the_end(self, response: httpx.Response, begun: _Part) -> None:
-        """Nothing lies behind what we have: it is the whole file, or of another one."""
-        found = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("content-range", ""))
-        if found and int(found[1]) == begun.size and begun.total in (None, begun.size):
-            return
-        self.drop()
-        raise _AgainError("the server's file ends before the part that is here; starting over")
+        if begun.size:
+            headers["Range"] = f"bytes={begun.size}-"
+            if version := begun.etag or begun.modified:
+                headers["If-Range"] = version
+        elif self.part.exists():
+            self.say("starting over: it is not known whether the bytes kept so far belong to the same file")
+        with self._translated_errors(), client.stream("GET", self.url, headers=headers) as response:
+            if response.status_code == 416 and begun.size:
+                end = f"bytes */{begun.size}"
+                if response.headers.get("content-range") == end and begun.total in (None, begun.size):
+                    return
+                self._drop()
+                raise _TransientError("the server's file ends before the part kept so far; starting over")
+            self._receive(response, self._checked(response, begun))
 
     def _checked(self, response: httpx.Response, begun: _Part) -> _Part:
-        """The part as it is before this answer's body: begun, or empty. Raises for whatever is not the file."""
-        status = response.status_code
-        if status in PASSING or status >= 500:
-            raise _AgainError(f"the server answered {_line(response)}", _retry_after(response))
+        """Return the part that the answer's body continues, ``begun`` or an empty one. Raises if it is not the file."""
+        status, headers = response.status_code, response.headers
+        answer = f"the server answered {status} {response.reason_phrase}".strip()
+        if status in TRANSIENT or status >= 500:
+            raise _TransientError(answer, _retry_after(response))
         if status not in (200, 206):
-            raise self.refusal(f"the server answered {_line(response)}{_quote(response)}")
-        encoding = response.headers.get("content-encoding", "identity")
+            raise self._refusal(answer + _quote(response.iter_raw()))
+        encoding = headers.get("content-encoding", "identity")
         if encoding != "identity":
-            raise self.refusal(f"the server sends it encoded ({encoding}), though not asked to")
-        if response.headers.get("content-type", "").split(";")[0].strip().lower() in PAGES:
-            raise self._page(response)
+            raise self._refusal(f"the server encodes it ({encoding}), although no encoding was accepted")
+        if headers.get("content-type", "").split(";")[0].strip().lower() in PAGES:
+            raise self._page(response, response.iter_raw())
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("content-range", ""))
+        total = headers.get("content-length", "*") if status == 200 else span[2] if span else "*"
+        described = _Part(
+            total=None if total == "*" else int(total),
+            etag=headers.get("etag", ""),
+            modified=headers.get("last-modified", ""),
+        )
         if status == 200:
             if begun.size:
                 self.say(f"starting over: the server sends the whole file, not the rest after {begun.size / MB:.1f} MB")
-            return _described(response)
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
-        total = int(found[2]) if found and found[2] != "*" else None
-        now = _described(response, total)
-        if found is None or int(found[1]) != begun.size or not begun.same_file(now):
-            self.drop()
-            raise _AgainError("the file changed on the server; starting over")
-        return _Part(begun.size, begun.total or total, begun.etag or now.etag, begun.modified or now.modified)
+            return described
+        if span is None or int(span[1]) != begun.size or not begun.same_file(described):
+            self._drop()
+            raise _TransientError("the file changed on the server; starting over")
+        return begun if begun.total else described.model_copy(update={"size": begun.size})
 
-    def _page(self, response: httpx.Response, begin: bytes = b"") -> MissingCapabilityError:
+    def _page(self, response: httpx.Response, chunks: Iterator[bytes]) -> MissingCapabilityError:
         kind = response.headers.get("content-type", "no type")
-        return self.refusal(f"the server answered with a page ({kind}) in place of the file{_quote(response, begin)}")
-
-    # ---- the body ----
+        return self._refusal(f"the server answered with a page ({kind}) in place of the file{_quote(chunks)}")
 
     def _receive(self, response: httpx.Response, expected: _Part) -> None:
-        """Append the body to the part, which is emptied first when the body is not its continuation."""
+        """Append the body to the part, which is emptied first unless the body continues it."""
         chunks = response.iter_raw()
-        chunk = next(chunks, b"")
-        if not expected.size and _is_page(chunk):
-            raise self._page(response, chunk)
-        self._room_for(expected)
-        if not expected.size:
-            self.drop()
-            write_json(self.note, {name: value for name, value in asdict(expected).items() if name != "size"})
-        self._announce(expected)
+        first = next(chunks, b"")
+        if not expected.size and _is_page(first):
+            raise self._page(response, chain([first], chunks))
+        self._check_size(expected)
         size = expected.size
+        if not size:
+            self._drop()
+            write_json(note_of(self.part), expected.model_dump(exclude={"size"}))
         with self.part.open("ab") as file:
-            while chunk:
-                file.write(chunk)
-                size += len(chunk)
+            for chunk in chain([first], chunks):
+                size += file.write(chunk)
                 if size > LARGEST:
-                    self.drop()
-                    raise self.refusal(f"it is larger than {LARGEST / MB:,.0f} MB, which no teacher is")
+                    self._drop()
+                    raise self._refusal(f"it is larger than {LARGEST / MB:,.0f} MB, unlike any teacher")
                 if expected.total:
                     self.progress(size // MB, -(-expected.total // MB))
-                chunk = next(chunks, b"")
         if size == 0:
-            raise _AgainError("the server sent nothing")
+            raise _TransientError("the server sent nothing")
         if expected.total is not None and size != expected.total:
-            raise _AgainError(f"the server sent {size:,} of {expected.total:,} bytes")
+            raise _TransientError(f"the server sent {size:,} of {expected.total:,} bytes")
 
-    def _room_for(self, expected: _Part) -> None:
+    def _check_size(self, expected: _Part) -> None:
+        """Announce the size. Raises MissingCapabilityError if no teacher is so large, or the disk lacks the space."""
         if expected.total is None:
-            return
+            return self.say("the server does not say how large it is")
         if expected.total > LARGEST:
-            raise self.refusal(f"it is {expected.total / MB:,.0f} MB large, which no teacher is")
+            raise self._refusal(f"it is {expected.total / MB:,.0f} MB large, unlike any teacher")
         needed, free = expected.total - expected.size, free_space(self.part.parent)
         if free < needed:
             raise MissingCapabilityError(
-                f"no space for {self.url} in {self.part.parent}: {needed / MB:.0f} MB are to come, "
+                f"no space for {self.url} in {self.part.parent}: {needed / MB:.0f} MB are missing, "
                 f"{free / MB:.0f} MB are free",
                 "Free some space, or let DCP_DEPLOY_CACHE name a folder on another disk.",
             )
-
-    def _announce(self, expected: _Part) -> None:
-        if expected.total is None:
-            self.say("the server does not say how large it is")
-        else:
-            here = f"; {expected.size / MB:.1f} MB of them are here already" if expected.size else ""
-            self.say(f"the server has {expected.total / MB:.1f} MB{here}")
-
-    # ---- what goes wrong on the way ----
+        kept = f"; {expected.size / MB:.1f} MB of them are on this disk already" if expected.size else ""
+        self.say(f"the server has {expected.total / MB:.1f} MB{kept}")
 
     @contextmanager
-    def _troubles(self) -> Iterator[None]:
-        """httpx's errors as ours: what may pass, and what does not."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Raise httpx's errors as _TransientError or MissingCapabilityError."""
         import httpx
 
         try:
             yield
         except httpx.TooManyRedirects as error:
-            raise self.refusal(f"it was redirected more than {REDIRECTS} times") from error
+            raise self._refusal(f"it was redirected more than {REDIRECTS} times") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise self.refusal(f"no address to fetch from: {error}") from error
+            raise self._refusal(f"the address is not usable: {error}") from error
         except httpx.TimeoutException as error:
             what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "the server stalled"
-            raise _AgainError(f"{what} ({type(error).__name__})") from error
+            raise _TransientError(f"{what} ({type(error).__name__})") from error
         except httpx.TransportError as error:
-            cause = _root(error)
+            cause: BaseException = error
+            while following := cause.__cause__ or cause.__context__:
+                cause = following
             if isinstance(cause, socket.gaierror):
-                raise self.refusal(f"no such host can be found from here, or there is no network ({cause})") from error
+                raise self._refusal(f"the host is unknown, or the network is down ({cause})") from error
             if isinstance(cause, ssl.SSLCertVerificationError):
-                raise self.refusal(f"the server's certificate cannot be trusted ({cause.verify_message})") from error
-            raise _AgainError(f"the connection failed ({error})") from error
+                raise self._refusal(f"the server's certificate cannot be trusted ({cause.verify_message})") from error
+            raise _TransientError(f"the connection failed ({error})") from error
 
 
 def note_of(part: Path) -> Path:
-    """The file beside a part that says which file it is the beginning of."""
+    """Return the path of the file that says which file the part is the beginning of."""
     return part.with_name(f"{part.name}.json")
 
 
-def _described(response: httpx.Response, total: int | None = None) -> _Part:
-    """What the answer says of the whole file."""
-    length = response.headers.get("content-length")
-    if response.status_code == 200 and length is not None:
-        total = int(length)
-    etag, modified = (response.headers.get(name, "") for name in ("etag", "last-modified"))
-    strong = _fits_a_header(etag) and not etag.startswith("W/")
-    return _Part(0, total, etag if strong else "", modified if _fits_a_header(modified) else "")
-
-
-def _fits_a_header(text: str) -> bool:
-    """Whether a request may carry it: some servers send what a client must not send back."""
-    return text.isascii() and text.isprintable()
-
-
 def _is_page(begin: bytes) -> bool:
-    """Whether a file begins as HTML, XML or JSON do, and as no teacher does: a bracket, and not one control character.
+    """Return whether a file begins like HTML, XML or JSON: with a bracket, and without control characters.
 
-    (The length that a safetensors file begins with may look like a bracket; seven more bytes of it do not.)
+    The length at the beginning of a safetensors file may look like a bracket; its other seven bytes do not.
     """
     head = begin[:512].lstrip()
     return head[:1] in (b"<", b"{") and not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head)
 
 
-def _line(response: httpx.Response) -> str:
-    return f"{response.status_code} {response.reason_phrase}".strip()
-
-
-def _quote(response: httpx.Response, begin: bytes = b"") -> str:
-    """The title of a page, or the beginning of what else was sent, on one line."""
-    text = begin
-    if not begin:
-        for chunk in response.iter_raw():
-            text += chunk
-            if len(text) > 100 * QUOTED:
-                break
+def _quote(chunks: Iterator[bytes]) -> str:
+    """Return the title of a page, or the beginning of another answer, on one line."""
+    text = b""
+    while len(text) <= 100 * QUOTED and (chunk := next(chunks, b"")):
+        text += chunk
     words = text.decode("utf-8", "replace")
     title = re.search(r"<title[^>]*>(.*?)</title>", words, re.IGNORECASE | re.DOTALL)
     words = " ".join(re.sub(r"<[^>]*>", " ", title[1] if title else words).split())
@@ -360,7 +302,7 @@ def _quote(response: httpx.Response, begin: bytes = b"") -> str:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds that the server asks to wait, from a number or a date; None when it does not say."""
+    """Return the pause in seconds that the server asks for, as a number or a date; None if it does not."""
     value = response.headers.get("retry-after", "")
     if value.isdecimal():
         return float(value)
@@ -368,10 +310,3 @@ def _retry_after(response: httpx.Response) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _root(error: BaseException) -> BaseException:
-    """The first cause of an error."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return error

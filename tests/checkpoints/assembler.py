@@ -1,4 +1,4 @@
-"""Pickles written instruction by instruction, as no pickler would write them."""
+"""Writes pickles instruction by instruction, including ones that no pickler writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def number(value: int) -> bytes:
 
 
 def name(module: str, attribute: str) -> bytes:
-    """A global, the way of protocol 4."""
+    """Return a global as in protocol 4."""
     return text(module) + text(attribute) + pickle.STACK_GLOBAL
 
 
@@ -46,7 +46,7 @@ def call(function: bytes, *arguments: bytes) -> bytes:
 
 
 def whole(body: bytes) -> bytes:
-    """A complete pickle that leaves ``body`` on the stack."""
+    """Return a complete pickle with the value of ``body``."""
     return PROTO + body + STOP
 
 
@@ -60,7 +60,7 @@ def storage(
     magic: int = MAGIC,
     little: bytes = pickle.NEWTRUE,
 ) -> bytes:
-    """The stream that torch.save wrote for one storage before its zip format."""
+    """Return the stream that torch.save wrote for one storage before its zip format."""
     count = len(data) // 4 if numel is None else numel
     key = tupled(text("storage"), name(module, kind), text("7"), text("cpu"), number(count), pickle.NONE)
     return b"".join(
@@ -79,7 +79,7 @@ def storage(
 def tensor(
     stream: bytes, *, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, via: str = "torch.storage"
 ) -> bytes:
-    """A call of torch's rebuild function on a nested stream."""
+    """Return a call of torch's rebuild function on a nested stream."""
     sizes, strides = (tupled(*map(number, values)) for values in (size, stride))
     load = call(name(via, "_load_from_bytes"), raw(stream))
     hooks = call(name("collections", "OrderedDict"))
@@ -88,7 +88,7 @@ def tensor(
 
 
 def module(class_name: str, *, parameters: bytes = pickle.EMPTY_DICT, modules: bytes = pickle.EMPTY_DICT) -> bytes:
-    """A persistent module."""
+    """Return a persistent module."""
     state = mapped(
         (text("_parameters"), parameters),
         (text("_buffers"), pickle.EMPTY_DICT),
@@ -99,5 +99,5 @@ def module(class_name: str, *, parameters: bytes = pickle.EMPTY_DICT, modules: b
 
 
 def snapshot(generator: bytes) -> bytes:
-    """A file with this under G_ema."""
+    """Return a snapshot with this value under G_ema."""
     return whole(mapped((text("G_ema"), generator)))

@@ -1,6 +1,6 @@
-"""Snapshots in NVIDIA's pickle format, written without a line of NVIDIA's code: made-up modules stand in for theirs.
+"""Writes snapshots in NVIDIA's pickle format without NVIDIA's code: modules of ours replace theirs.
 
-Our generators are described by the records that NVIDIA's classes would leave, which may then be changed at will.
+A generator becomes the records that NVIDIA's classes would write; a test may change them before they are pickled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Document = dict[str, Any]
 
 
 class Persistent:
-    """One module record; ``state`` is what it pickles."""
+    """One module record. ``state`` is pickled."""
 
     def __init__(self, class_name: str, tensors: nn.Module | None = None, /, **facts: Any) -> None:
         self.class_name = class_name
@@ -50,7 +50,7 @@ class Persistent:
         self.state["_parameters"]["absent"] = None
 
     def at(self, path: str) -> Persistent:
-        """The record of a module below: ``at("synthesis.b4")``."""
+        """Return the record of a module below, such as ``at("synthesis.b4")``."""
         found = self
         for name in path.split("."):
             found = found.state["_modules"][name]
@@ -77,9 +77,9 @@ def nvidia_pickle(
     discriminator: Discriminator | None = None,
     change: Callable[[Document], Any] | None = None,
 ) -> bytes:
-    """A snapshot of ``generator`` as G_ema, with a D that is none of ours unless ``discriminator`` is given.
+    """Return a snapshot with ``generator`` as G_ema and ``discriminator``, or another network, as D.
 
-    ``change`` may edit the document, or return what to pickle instead.
+    ``change`` may edit the document, or return a value to pickle instead.
     """
     with _made_up_modules(package):
         network = copy.deepcopy(generator).to(dtype)
@@ -101,7 +101,7 @@ def nvidia_pickle(
 
 @contextmanager
 def _made_up_modules(package: str) -> Iterator[None]:
-    """Modules under NVIDIA's names while a file is written; pickle writes functions by the name of their module."""
+    """Import modules under NVIDIA's names: pickle writes functions by the names of their modules."""
 
     class EasyDict(dict[str, Any]):
         pass
@@ -156,7 +156,7 @@ def _generator_record(generator: Generator) -> Persistent:
 
 
 def _dense(layer: Dense) -> Persistent:
-    """Gains are numpy scalars in NVIDIA's files."""
+    """Return the record of a dense layer. Gains are numpy scalars in NVIDIA's files."""
     return Persistent(
         "FullyConnectedLayer",
         layer,
@@ -259,7 +259,7 @@ _BAND = ("cutoff", "half_width")
 
 
 def _discriminator_record(network: Discriminator) -> Persistent:
-    """Blocks go by their resolution, b4 holds the rest."""
+    """Return the record of a discriminator: blocks are named by resolution, b4 holds the last layers."""
     config = network.config
     record = Persistent("Discriminator", None, c_dim=config.c_dim, img_resolution=config.resolution, img_channels=3)
     for i, block in enumerate(network.blocks):
@@ -299,5 +299,5 @@ def _conv(layer: Conv) -> Persistent:
 
 
 def channels_last(tensor: Tensor) -> Tensor:
-    """A convolution's weight with the strides that NVIDIA's --nhwc option leaves."""
+    """Return a convolution's weight with the strides of NVIDIA's --nhwc option."""
     return tensor.detach().to(memory_format=torch.channels_last)

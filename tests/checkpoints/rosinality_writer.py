@@ -1,4 +1,4 @@
-"""Our generators under the names and shapes of rosinality's stylegan2-pytorch, and anything as torch.save writes it."""
+"""Writes generators under the names and shapes of rosinality's stylegan2-pytorch, and torch.save files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ State = dict[str, Tensor]
 
 
 def rosinality_state(generator: Generator) -> State:
-    """The state dict that rosinality's Generator would have; the mean code is not part of it."""
+    """Return the state dict of rosinality's Generator; it does not contain the mean code."""
     state: State = {}
     for i in range(generator.config.mapping_layers):
         layer = generator.mapping.get_submodule(f"fc{i}")
@@ -37,12 +37,12 @@ def rosinality_state(generator: Generator) -> State:
 
 
 def converted(generator: Generator) -> dict[str, Any]:
-    """What rosinality's converter from TensorFlow saves."""
+    """Return the document that rosinality's converter from TensorFlow saves."""
     return {"g_ema": rosinality_state(generator), "latent_avg": generator.mapping.w_avg.detach().clone()}
 
 
 def torch_bytes(value: Any, *, zipped: bool = True, **options: Any) -> bytes:
-    """The file that torch.save writes, in its zip format or in the one before."""
+    """Return the file that torch.save writes, in its zip format or the older one."""
     stream = io.BytesIO()
     torch.save(value, stream, _use_new_zipfile_serialization=zipped, **options)
     return stream.getvalue()

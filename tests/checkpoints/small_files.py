@@ -1,8 +1,7 @@
-"""A small valid file of every format, and ways to damage it that get past checksums and lengths."""
+"""A small valid file of every format, and mutations that pass its checksums and lengths."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import pickletools
 import struct
@@ -12,12 +11,13 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from random import Random
-from types import ModuleType
 
 import torch
 
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
+
+from . import nvidia_writer, rosinality_writer, tensorflow_writer
 
 OPCODES = [opcode.code.encode("latin-1") for opcode in pickletools.opcodes]
 EDGES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF]
@@ -50,20 +50,21 @@ def stylegan3() -> Generator:
 
 @cache
 def small_files() -> dict[str, bytes]:
-    """Format to content. "torch-zip" and "native" are what :func:`whole` wraps: the pickle, and the header."""
-    nvidia, rosinality, tensorflow = map(_beside, ("nvidia_writer", "rosinality_writer", "tensorflow_writer"))
+    """Return the content of each format; for "torch-zip" the pickle and for "native" the header (see :func:`whole`)."""
     return {
-        "nvidia-stylegan2": nvidia.nvidia_pickle(stylegan2(), keys=("D", "G_ema", "training_set_kwargs")),
-        "nvidia-stylegan3": nvidia.nvidia_pickle(stylegan3(), keys=("G_ema",), protocol=3),
-        "tensorflow": tensorflow.tensorflow_bytes(tensorflow.tensorflow_networks(unconditional()), protocol=2),
-        "torch-legacy": rosinality.torch_bytes(rosinality.converted(unconditional()), zipped=False),
+        "nvidia-stylegan2": nvidia_writer.nvidia_pickle(stylegan2(), keys=("D", "G_ema", "training_set_kwargs")),
+        "nvidia-stylegan3": nvidia_writer.nvidia_pickle(stylegan3(), keys=("G_ema",), protocol=3),
+        "tensorflow": tensorflow_writer.tensorflow_bytes(
+            tensorflow_writer.tensorflow_networks(unconditional()), protocol=2
+        ),
+        "torch-legacy": rosinality_writer.torch_bytes(rosinality_writer.converted(unconditional()), zipped=False),
         "torch-zip": _entries(_torch_zip())["archive/data.pkl"],
         "native": _native_header(),
     }
 
 
 def whole(form: str, content: bytes) -> bytes:
-    """A file with this content where its format has it: lengths and checksums around it are right."""
+    """Return a file of this format with this content, and with lengths and checksums that fit it."""
     if form == "torch-zip":
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as archive:
@@ -77,7 +78,7 @@ def whole(form: str, content: bytes) -> bytes:
 
 
 def damaged(content: bytes, others: list[bytes], random: Random) -> bytes:
-    """The content after one to four mutations."""
+    """Return the content after one to four mutations."""
     for _ in range(random.randint(1, 4)):
         start, length = random.randrange(len(content) + 1), random.choice((0, 1, 1, 2, 4, 8, random.randrange(200)))
         piece = random.choice(MUTATIONS)(content[start : start + length], random.choice([content, *others]), random)
@@ -89,7 +90,7 @@ Mutation = Callable[[bytes, bytes, Random], bytes]
 
 
 def _edge(old: bytes, other: bytes, random: Random) -> bytes:
-    """A number at the edge of its type, as wide as what it replaces."""
+    """Return a number at the edge of its type, with the width of the bytes that it replaces."""
     return (random.choice(EDGES) & ((1 << 8 * len(old)) - 1)).to_bytes(len(old), "little")
 
 
@@ -113,7 +114,7 @@ MUTATIONS: list[Mutation] = [
 
 
 def _fixed(config: GeneratorConfig) -> Generator:
-    """The same on every call, with no parameter left at a neutral value."""
+    """Return a generator that is the same on every call, without parameters at a neutral value."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         generator = Generator(config).eval().requires_grad_(False)
@@ -125,7 +126,7 @@ def _fixed(config: GeneratorConfig) -> Generator:
 
 @cache
 def _torch_zip() -> bytes:
-    return bytes(_beside("rosinality_writer").torch_bytes(_beside("rosinality_writer").converted(unconditional())))
+    return rosinality_writer.torch_bytes(rosinality_writer.converted(unconditional()))
 
 
 def _entries(archived: bytes) -> dict[str, bytes]:
@@ -141,12 +142,3 @@ def _native() -> bytes:
 
 def _native_header() -> bytes:
     return _native()[8 : 8 + struct.unpack("<Q", _native()[:8])[0]]
-
-
-def _beside(name: str) -> ModuleType:
-    """A Python file of this folder, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"checkpoint_tests_{name}", Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

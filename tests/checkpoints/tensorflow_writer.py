@@ -1,6 +1,6 @@
-"""TensorFlow StyleGAN2 pickles, written without TensorFlow and without a line of NVIDIA's code.
+"""Writes TensorFlow StyleGAN2 pickles without TensorFlow and without NVIDIA's code.
 
-A made-up class stands in for dnnlib.tflib.network.Network. Source text in the file raises when somebody runs it.
+A class of ours replaces dnnlib.tflib.network.Network. The source text in the file raises if it is run.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Variables = dict[str, Any]
 
 
 class EasyDict(dict[str, Any]):
-    """Options, as their code keeps them."""
+    """The type of options in NVIDIA's code."""
 
 
 class Network:
-    """One network; pickled by class and state, as theirs."""
+    """One network, pickled by class and state like NVIDIA's."""
 
     def __init__(self, name: str, version: int, options: dict[str, Any], variables: Variables, **more: Any) -> None:
         self.state: dict[str, Any] = {
@@ -46,9 +46,9 @@ class Network:
 
 
 def tensorflow_networks(generator: Generator, *, version: int = 4, **options: Any) -> tuple[Network, Network, Network]:
-    """(G, D, Gs); G and D are empty, since nobody may look at them. ``options`` are added to those of the network."""
+    """Return (G, D, Gs). G and D are empty, because no reader may use them. ``options`` are added to those of Gs."""
     config = generator.config
-    told = {
+    known = {
         "num_channels": 3,
         "resolution": config.resolution,
         "label_size": config.c_dim,
@@ -59,7 +59,7 @@ def tensorflow_networks(generator: Generator, *, version: int = 4, **options: An
         "truncation_psi": 0.5,
         **options,
     }
-    table = EasyDict(told)
+    table = EasyDict(known)
     more = {} if version == 4 else {"input_names": ["latents_in", "labels_in"], "output_names": ["images_out"]}
     smoothed = Network("G_main", version, table, {"lod": np.float32(0), "dlatent_avg": _array(generator.mapping.w_avg)})
     smoothed.state |= more
@@ -71,7 +71,7 @@ def tensorflow_networks(generator: Generator, *, version: int = 4, **options: An
 
 
 def mapping_variables(generator: Generator) -> Variables:
-    """Dense{i} and, for a conditional generator, LabelEmbed."""
+    """Return Dense{i} and, for a class-conditional generator, LabelEmbed."""
     variables: Variables = {}
     for name, layer in generator.mapping.named_children():
         theirs = "LabelEmbed" if name == "embed" else f"Dense{name[2:]}"
@@ -81,7 +81,7 @@ def mapping_variables(generator: Generator) -> Variables:
 
 
 def synthesis_variables(generator: Generator) -> Variables:
-    """Constant, convolutions, toRGB layers and noise maps."""
+    """Return constant, convolutions, toRGB layers and noise maps."""
     synthesis = generator.synthesis
     variables: Variables = {"4x4/Const/const": _array(synthesis.get_parameter("b4.const"))[None]}
     for i, (name, conv) in enumerate(synthesis.convs()):
@@ -99,14 +99,14 @@ def synthesis_variables(generator: Generator) -> Variables:
 
 
 def tensorflow_bytes(networks: Any, protocol: int = 4) -> bytes:
-    """The pickle of these networks, under the names of NVIDIA's classes."""
+    """Return the pickle of these networks, under the names of NVIDIA's classes."""
     homes = {"dnnlib.util": EasyDict, "dnnlib.tflib.network": Network}
     with _named({"dnnlib": None, "dnnlib.tflib": None, **homes}):
         return pickle.dumps(networks, protocol)
 
 
 def _layer(name: str, kernel: Tensor, layer: Any) -> Variables:
-    """Kernels are [height, width, in, out] there, and style biases lack the 1 around which styles vary."""
+    """Return one layer: kernels are [height, width, in, out], and style biases are smaller by 1."""
     return {
         f"{name}/weight": _array(kernel.permute(2, 3, 1, 0)),
         f"{name}/mod_weight": _array(layer.affine.weight.T),
@@ -121,7 +121,7 @@ def _array(tensor: Tensor) -> Any:
 
 @contextmanager
 def _named(homes: dict[str, type | None]) -> Iterator[None]:
-    """While this lasts, the classes are importable from those modules, so that pickle writes them by these names."""
+    """Make the classes importable from these modules, so that pickle writes them under these names."""
     for module, home in homes.items():
         sys.modules[module] = ModuleType(module)
         if home is not None:

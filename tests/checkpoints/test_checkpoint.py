@@ -1,4 +1,4 @@
-"""A converted file draws what its original draws, and says where it came from."""
+"""A converted file gives the images of its original and records its origin."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def convert(source: Path, target: Path) -> dict[str, object]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ORIGINALS)
-def test_a_converted_file_draws_bit_identical_images(name: str, tmp_path: Path) -> None:
+def test_a_converted_file_gives_bit_identical_images(name: str, tmp_path: Path) -> None:
     convert(FILES / name, tmp_path / "converted.safetensors")
     original, converted = load_generator(FILES / name), load_generator(tmp_path / "converted.safetensors")
     z = torch.randn(2, original.config.z_dim, generator=torch.Generator().manual_seed(0))
@@ -42,7 +42,7 @@ def test_a_converted_file_draws_bit_identical_images(name: str, tmp_path: Path) 
     assert torch.equal(original(z, psi=0.7), converted(z, psi=0.7))
 
 
-def test_a_converted_file_tells_its_origin_and_terms(tmp_path: Path) -> None:
+def test_a_converted_file_records_its_origin_and_licence(tmp_path: Path) -> None:
     answer = convert(FILES / "sg3t_32_torch213.pkl", tmp_path / "converted.safetensors")
     source = read_metadata(tmp_path / "converted.safetensors")["extra"]["source"]
     assert source["file"] == "sg3t_32_torch213.pkl"
@@ -60,6 +60,6 @@ def test_converting_twice_keeps_the_first_origin(tmp_path: Path) -> None:
     assert read_checkpoint(twice).licence == read_checkpoint(once).licence
 
 
-def test_what_a_file_lacked_stays_known(tiny_generator: Generator, tmp_path: Path) -> None:
+def test_the_extra_of_a_native_file_is_kept(tiny_generator: Generator, tmp_path: Path) -> None:
     saved = save_generator(tiny_generator, tmp_path / "plain.safetensors", extra={"trained_on": "avatars"})
     assert provenance(read_checkpoint(saved), saved) == {"trained_on": "avatars"}

@@ -1,4 +1,4 @@
-"""Files of directions: what goes in comes out, and what does not hold together is refused."""
+"""Files of directions are read as written, and inconsistent ones are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMILE = Direction(torch.tensor([0.6, 0.0, 0.8]), (2, 5), 1.5)
 CONFIG = GeneratorConfig(16, (8,) * 6, z_dim=3, w_dim=3, mapping_layers=1)  # 6 slots
 
 
-def test_directions_come_back_as_they_were_in_order(tmp_path: Path) -> None:
+def test_directions_are_read_as_written_in_order(tmp_path: Path) -> None:
     written = {"smile": SMILE, "age": Direction(torch.tensor([0.0, 1.0, 0.0]), (0, 0), 0.25)}
     found = read_directions(save_directions(written, tmp_path / "d.safetensors"))
     assert list(found) == ["smile", "age"]
@@ -32,7 +32,7 @@ def test_directions_come_back_as_they_were_in_order(tmp_path: Path) -> None:
         assert (found[name].layers, found[name].sigma) == (one.layers, one.sigma)
 
 
-def test_the_format_is_the_documented_one(tmp_path: Path) -> None:
+def test_the_file_has_the_documented_format(tmp_path: Path) -> None:
     path = save_directions({"smile": SMILE}, tmp_path / "d.safetensors")
     with safe_open(path, framework="np") as stream:
         assert json.loads(stream.metadata()[KEY]) == {"smile": {"layers": [2, 5], "sigma": 1.5}}
@@ -50,7 +50,7 @@ def test_a_move_changes_its_slots_by_steps_of_sigma_and_no_others(steps: float, 
     assert torch.equal(ws, torch.ones(2, 6, 3))
 
 
-def test_every_row_may_move_by_its_own_number_of_steps() -> None:
+def test_each_row_can_move_by_a_different_number_of_steps() -> None:
     moved = SMILE.move(torch.zeros(2, 6, 3), torch.tensor([0.0, 1.0]))
     assert moved[0].abs().sum() == 0 and moved[1, 2].tolist() == pytest.approx([0.9, 0.0, 1.2])
 
@@ -78,15 +78,15 @@ UNIT = torch.tensor([1.0, 0.0])
         ({"a": UNIT[None]}, {"a": ABOUT}),
     ],
 )
-def test_what_does_not_hold_together_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], about: Any) -> None:
+def test_inconsistent_files_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], about: Any) -> None:
     path = tmp_path / "d.safetensors"
     save_file({name: one.clone() for name, one in tensors.items()}, path, metadata={KEY: json.dumps(about)})
-    with pytest.raises(CorruptFileError, match="no directions"):
+    with pytest.raises(CorruptFileError, match="not usable directions"):
         read_directions(path)
 
 
-def test_other_files_are_named_for_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no file"):
+def test_missing_and_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
         read_directions(tmp_path / "nowhere.safetensors")
     save_file({"a": UNIT}, tmp_path / "other.safetensors")
     with pytest.raises(UnknownFormatError, match=KEY):

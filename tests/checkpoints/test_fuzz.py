@@ -1,10 +1,9 @@
-"""Whatever happens to a file of any format, reading it gives a generator or one of our errors, and nothing else."""
+"""Reading a damaged file of any format gives a generator or one of our errors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from random import Random
-from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,8 @@ from hypothesis import strategies as st
 
 from dcp_deploy.checkpoints import read_checkpoint
 from dcp_deploy.errors import InputError
+
+from . import small_files
 
 FORMATS = ["nvidia-stylegan2", "nvidia-stylegan3", "tensorflow", "torch-legacy", "torch-zip", "native"]
 
@@ -22,7 +23,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_small_files_are_whole(small_files: ModuleType, place: Path, form: str) -> None:
+def test_the_small_files_are_valid(place: Path, form: str) -> None:
     place.write_bytes(small_files.whole(form, small_files.small_files()[form]))
     assert form.startswith(read_checkpoint(place).format.replace("rosinality", "torch"))
 
@@ -30,7 +31,7 @@ def test_the_small_files_are_whole(small_files: ModuleType, place: Path, form: s
 @pytest.mark.parametrize("form", FORMATS)
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=60)
-def test_damaged_files_raise_nothing_but_our_errors(small_files: ModuleType, place: Path, form: str, seed: int) -> None:
+def test_damaged_files_raise_nothing_but_our_errors(place: Path, form: str, seed: int) -> None:
     contents = small_files.small_files()
     damaged = small_files.damaged(contents[form], list(contents.values()), Random(seed))
     place.write_bytes(small_files.whole(form, damaged))
@@ -42,7 +43,7 @@ def test_damaged_files_raise_nothing_but_our_errors(small_files: ModuleType, pla
 
 
 @given(st.binary(max_size=300))
-def test_noise_is_refused(place: Path, content: bytes) -> None:
+def test_random_bytes_are_refused(place: Path, content: bytes) -> None:
     place.write_bytes(content)
     with pytest.raises(InputError):
         read_checkpoint(place)

@@ -1,4 +1,4 @@
-"""The estimated mean code is the mean over latents, and over classes when there are any."""
+"""The estimated mean code is the mean over latents, and over classes if there are any."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dcp_deploy.generators import Generator, GeneratorConfig
 
 
 def spread(a: torch.Tensor, b: torch.Tensor, codes: torch.Tensor) -> float:
-    """Largest difference of two codes, in standard deviations of single codes."""
+    """Return the largest difference of two codes, in standard deviations of single codes."""
     return float(((a - b).abs() / codes.std(dim=0)).max())
 
 
-def test_it_is_the_mean_of_codes_and_the_same_every_time(tiny_generator: Generator) -> None:
+def test_the_estimate_is_the_mean_of_codes_and_repeatable(tiny_generator: Generator) -> None:
     with torch.no_grad():
         codes = tiny_generator.mapping.w(torch.randn(20_000, 16))
     estimate = mean_code(tiny_generator)
@@ -32,4 +32,4 @@ def test_all_classes_count_the_same() -> None:
         ]
     means = torch.stack([codes.mean(dim=0) for codes in of_class])
     assert spread(mean_code(generator), means.mean(dim=0), torch.cat(of_class)) < 0.075
-    assert spread(means[0], means[1], torch.cat(of_class)) > 0.3  # so that one class alone would be noticed
+    assert spread(means[0], means[1], torch.cat(of_class)) > 0.3  # otherwise the test would not notice a missing class

@@ -1,4 +1,4 @@
-"""Native files come back as they went in, and whatever does not fit is refused by name."""
+"""Native files are read unchanged, and tensors that do not fit are refused by name."""
 
 from __future__ import annotations
 

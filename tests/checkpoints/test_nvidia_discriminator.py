@@ -1,4 +1,4 @@
-"""The discriminator of NVIDIA's snapshots: the same judgement by slow formulas, and refusals of all others."""
+"""The discriminator of NVIDIA's snapshots gives the logits of the papers' formulas; others are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,13 +23,16 @@ from dcp_deploy.checkpoints.pickles.values import Load
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
 
+from . import assembler as a
+from . import nvidia_writer, small_files
+
 DATA = Path(__file__).parents[1] / "data" / "checkpoints"
 Write = Callable[..., Path]
 
 
 @pytest.fixture
-def judge() -> Discriminator:
-    """Of 16 px, uneven, in groups of two, with no bias at zero and a clamp that many values pass."""
+def original() -> Discriminator:
+    """A discriminator of 16 px: uneven widths, groups of two, nonzero biases, a clamp that many values exceed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Discriminator(DiscriminatorConfig(16, (5, 6, 7), mbstd_group=2, conv_clamp=0.5))
@@ -41,16 +43,16 @@ def judge() -> Discriminator:
 
 
 @pytest.fixture
-def written(nvidia_file: Write, tiny_generator: Generator, judge: Discriminator) -> Write:
-    """``written(**options of nvidia_pickle)``: a snapshot with ``judge`` as D."""
-    return lambda **options: nvidia_file(tiny_generator, **{"discriminator": judge, **options})
+def written(nvidia_file: Write, tiny_generator: Generator, original: Discriminator) -> Write:
+    """``written(**options of nvidia_pickle)``: a snapshot with ``original`` as D."""
+    return lambda **options: nvidia_file(tiny_generator, **{"discriminator": original, **options})
 
 
 def pictures(size: int, count: int = 4) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-# ---- the network by its formulas, step by step in float64, from what the file says ----
+# ---- the network by its formulas, step by step in float64, from the records of the file ----
 
 
 class Slow:
@@ -89,7 +91,7 @@ class Slow:
         return x @ (self.tensor(module, "weight") * module.facts["weight_gain"]).T
 
     def with_deviation(self, module: Module, x: Tensor) -> Tensor:
-        """A group is every M-th image of a batch of M groups (Karras et al. 2018, section 3)."""
+        """Append the deviation; a group is every M-th image of a batch of M groups (Karras et al. 2018, section 3)."""
         groups = len(x) // min(module.facts["group_size"], len(x))
         spread = [((x[m::groups].var(0, unbiased=False) + 1e-8) ** 0.5).mean() for m in range(groups)]
         channel = torch.stack([spread[n % groups] for n in range(len(x))])
@@ -106,7 +108,7 @@ class Slow:
         return (self.dense(last.children["out"], x) + self.tensor(last.children["out"], "bias"))[:, 0]
 
 
-def assert_same_judgement(found: Discriminator, path: Path) -> None:
+def assert_same_logits(found: Discriminator, path: Path) -> None:
     images = pictures(found.config.resolution)
     # float32 against float64: some hundred products a sum and ten layers stay within 1e-5 of logits of magnitude one.
     torch.testing.assert_close(found(images).double(), Slow(path)(images), rtol=1e-5, atol=1e-5)
@@ -116,41 +118,39 @@ def assert_same_judgement(found: Discriminator, path: Path) -> None:
     ("name", "widths", "clamp"),
     [("sg2ada_32_uncond_torch171", (16, 32, 40, 40), None), ("sg3t_32_torch213", (16, 32, 32, 32), 256.0)],
 )
-def test_files_of_the_original_code_judge_by_the_formulas(
+def test_files_of_the_original_code_follow_the_formulas(
     name: str, widths: tuple[int, ...], clamp: float | None
 ) -> None:
     found = read_discriminator(DATA / f"{name}.pkl")
     assert found.config == DiscriminatorConfig(32, widths, conv_clamp=clamp)
     assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in found.parameters())
-    assert_same_judgement(found, DATA / f"{name}.pkl")
+    assert_same_logits(found, DATA / f"{name}.pkl")
 
 
-def test_clamp_and_groups_are_those_of_the_file(written: Write, judge: Discriminator) -> None:
+def test_clamp_and_group_size_come_from_the_file(written: Write, original: Discriminator) -> None:
     path = written()
     found = read_discriminator(path)
-    assert found.config == judge.config
-    assert_same_judgement(found, path)
+    assert found.config == original.config
+    assert_same_logits(found, path)
     unbounded = Discriminator(DiscriminatorConfig(16, (5, 6, 7), mbstd_group=2))
     unbounded.load_state_dict(found.state_dict())
-    assert ((found(pictures(16)) - unbounded(pictures(16))).abs() > 1e-2).all()  # the clamp does bite here
+    assert ((found(pictures(16)) - unbounded(pictures(16))).abs() > 1e-2).all()  # the clamp has an effect here
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_every_weight_comes_back_bit_for_bit(written: Write, judge: Discriminator, protocol: int) -> None:
+def test_every_weight_comes_back_bit_for_bit(written: Write, original: Discriminator, protocol: int) -> None:
     found = read_discriminator(written(protocol=protocol, package="fork.utils")).state_dict()
-    for name, tensor in judge.state_dict().items():
+    for name, tensor in original.state_dict().items():
         assert torch.equal(found[name], tensor), name
 
 
-def test_half_precision_files_become_float32(written: Write, judge: Discriminator) -> None:
+def test_half_precision_files_become_float32(written: Write, original: Discriminator) -> None:
     found = read_discriminator(written(dtype=torch.float16)).state_dict()
-    for name, tensor in judge.state_dict().items():
+    for name, tensor in original.state_dict().items():
         assert torch.equal(found[name], tensor.half().float()), name
 
 
-def test_strides_and_frozen_layers_do_not_matter(
-    written: Write, judge: Discriminator, nvidia_writer: ModuleType
-) -> None:
+def test_strides_and_frozen_layers_do_not_matter(written: Write, original: Discriminator) -> None:
     """Weights may be stored channels-last, and layers that were frozen keep theirs as buffers."""
 
     def change(document: dict[str, Any]) -> None:
@@ -160,14 +160,14 @@ def test_strides_and_frozen_layers_do_not_matter(
             conv["_buffers"][name] = conv["_parameters"].pop(name).detach()
 
     found = read_discriminator(written(change=change))
-    assert torch.equal(found(pictures(16)), judge(pictures(16)))
+    assert torch.equal(found(pictures(16)), original(pictures(16)))
 
 
 # ---- what is refused ----
 
 
 @pytest.mark.parametrize(
-    ("path", "facts", "told"),
+    ("path", "facts", "message"),
     [
         ("b8", {"architecture": "skip"}, "b8: architecture is 'skip', and only 'resnet' is read"),
         ("b4", {"architecture": "orig"}, "b4: architecture is 'orig'"),
@@ -184,18 +184,18 @@ def test_strides_and_frozen_layers_do_not_matter(
         ("b4.fc", {"bias_gain": 0.5}, "b4.fc: bias_gain is 0.5"),
         ("b4.out", {"activation": "lrelu"}, "b4.out: activation is 'lrelu'"),
         ("b4.mbstd", {"num_channels": 2}, "b4.mbstd: num_channels is 2"),
-        ("b4.mbstd", {"group_size": None}, "b4.mbstd: group_size is no number of images"),
+        ("b4.mbstd", {"group_size": None}, "b4.mbstd: group_size is not a number of images"),
     ],
 )
 def test_discriminators_that_compute_something_else_are_refused_by_name(
-    written: Write, path: str, facts: dict[str, Any], told: str
+    written: Write, path: str, facts: dict[str, Any], message: str
 ) -> None:
     def change(document: dict[str, Any]) -> None:
         record = document["D"].at(path) if path else document["D"]
         record.state.update(facts)
 
-    with pytest.raises(UnknownFormatError, match=told) as caught:
-        read_discriminator(written(change=change))
+    with pytest.raises(UnknownFormatError, match=message) as caught:
+        read_discriminator(written(change=change, keys=("D",)))
     assert "residual, unconditional RGB" in caught.value.remedy
 
 
@@ -209,14 +209,18 @@ def test_another_class_filter_or_no_deviation_is_refused(written: Write) -> None
     def alone(document: dict[str, Any]) -> None:
         document["D"].at("b4").state["_modules"]["mbstd"] = None
 
-    for change, told in ((projected, "Projected"), (boxed, r"b8\.skip\.resample"), (alone, "no minibatch deviation")):
-        with pytest.raises(UnknownFormatError, match=told):
-            read_discriminator(written(change=change))
+    for change, message in (
+        (projected, "Projected"),
+        (boxed, r"b8\.skip\.resample"),
+        (alone, "no minibatch deviation"),
+    ):
+        with pytest.raises(UnknownFormatError, match=message):
+            read_discriminator(written(change=change, keys=("D",)))
 
 
 @pytest.mark.parametrize("keys", [("G_ema",), ("G", "G_ema", "augment_pipe")])
-def test_a_file_without_one_is_refused(written: Write, keys: tuple[str, ...]) -> None:
-    with pytest.raises(UnknownFormatError, match="no discriminator in this file, which would be under D"):
+def test_a_file_without_a_discriminator_is_refused(written: Write, keys: tuple[str, ...]) -> None:
+    with pytest.raises(UnknownFormatError, match="this file has no discriminator, which would be under D"):
         read_discriminator(written(keys=keys))
 
 
@@ -233,25 +237,25 @@ def test_tensors_that_do_not_fit_are_named_as_in_the_file(written: Write) -> Non
 
         return change
 
-    for kind, told in (
+    for kind, message in (
         ("missing", r"missing b8\.conv0\.bias \[6\]"),
         ("nan", r"b8\.conv0\.bias holds values that are not finite"),
         ("extra", r"unexpected b8\.conv0\.extra"),
     ):
-        with pytest.raises(CorruptFileError, match=told):
-            read_discriminator(written(change=damaged(kind)))
+        with pytest.raises(CorruptFileError, match=message):
+            read_discriminator(written(change=damaged(kind), keys=("D",)))
 
 
-def test_a_pickle_that_would_run_code_is_refused(assembler: ModuleType, tmp_path: Path) -> None:
-    evil = assembler.call(assembler.name("os", "mkdir"), assembler.text(str(tmp_path / "made")))
-    (tmp_path / "d.pkl").write_bytes(assembler.whole(assembler.mapped((assembler.text("D"), evil))))
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    evil = a.call(a.name("os", "mkdir"), a.text(str(tmp_path / "made")))
+    (tmp_path / "d.pkl").write_bytes(a.whole(a.mapped((a.text("D"), evil))))
     with pytest.raises(UnsafeFileError, match=r"os\.mkdir"):
         read_discriminator(tmp_path / "d.pkl")
     assert not (tmp_path / "made").exists()
 
 
 @pytest.fixture(scope="module")
-def small(nvidia_writer: ModuleType, small_files: ModuleType) -> bytes:
+def small() -> bytes:
     network = Discriminator(DiscriminatorConfig(8, (2, 3)))
     return bytes(nvidia_writer.nvidia_pickle(small_files.stylegan2(), discriminator=network, keys=("D",)))
 
@@ -263,9 +267,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=60)
-def test_damaged_files_raise_nothing_but_our_errors(
-    small: bytes, small_files: ModuleType, place: Path, seed: int
-) -> None:
+def test_damaged_files_raise_nothing_but_our_errors(small: bytes, place: Path, seed: int) -> None:
     place.write_bytes(small_files.damaged(small, [small], Random(seed)))
     try:
         read_discriminator(place)

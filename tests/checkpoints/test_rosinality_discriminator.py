@@ -1,4 +1,4 @@
-"""The discriminator of a training file in rosinality's naming: the same judgement, and refusals of what is none."""
+"""The discriminator of a training file in rosinality's naming gives the logits of the formulas; others are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDTHS = (5, 6, 7)  # at 16, 8 and 4 px
 
 
 def training_state() -> State:
-    """The d of a training file, as names and shapes of its code are, with random values everywhere."""
+    """Return the d of a training file, with the names and shapes of its code and random values."""
     random = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
@@ -49,8 +49,8 @@ def written(path: Path, value: object) -> Path:
     return path
 
 
-def judged(state: State, x: Tensor) -> Tensor:
-    """Karras et al. 2020, StyleGAN2, figure 7c and section 4, step by step, under the file's names."""
+def logits(state: State, x: Tensor) -> Tensor:
+    """Compute Karras et al. 2020, StyleGAN2, figure 7c and section 4, step by step, under the file's names."""
 
     def scaled(name: str) -> Tensor:
         return state[name] / math.sqrt(state[name][0].numel())
@@ -76,33 +76,35 @@ def judged(state: State, x: Tensor) -> Tensor:
     return (x @ scaled("final_linear.1.weight").T + state["final_linear.1.bias"])[:, 0]
 
 
-def test_it_judges_as_the_file_says(tmp_path: Path) -> None:
+def test_the_logits_follow_from_the_tensors_of_the_file(tmp_path: Path) -> None:
     state = training_state()
     found = read_discriminator(written(tmp_path / "550000.pt", {"g": {}, "d": state, "g_ema": {}}))
     assert (found.config.resolution, found.config.widths, found.config.c_dim) == (16, WIDTHS, 0)
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(found(images), judged(state, images), rtol=1e-4, atol=1e-4)  # float32 sums
+    torch.testing.assert_close(found(images), logits(state, images), rtol=1e-4, atol=1e-4)  # float32 sums
     assert all(parameter.requires_grad for parameter in found.parameters())
 
 
-def test_files_without_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnknownFormatError, match="there is no discriminator in this file"):
+def test_files_without_a_discriminator_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownFormatError, match="this file has no discriminator"):
         read_discriminator(written(tmp_path / "a.pt", {"g_ema": training_state()}))
     (tmp_path / "b.txt").write_bytes(b"neither a pickle nor a file of torch")
-    with pytest.raises(UnknownFormatError, match="no discriminator is read from this format"):
+    with pytest.raises(UnknownFormatError, match="this format has no readable discriminator"):
         read_discriminator(tmp_path / "b.txt")
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "told"),
+    ("change", "error", "message"),
     [
         ({"convs.1.skip.0.kernel": torch.ones(4, 4) / 16}, UnknownFormatError, "another low-pass filter"),
-        ({"convs.0.0.weight": torch.ones(5)}, CorruptFileError, "is missing, or no convolution"),
+        ({"convs.0.0.weight": torch.ones(5)}, CorruptFileError, "is missing, or not the weight"),
         ({"final_conv.1.bias": torch.ones(3)}, CorruptFileError, "the tensors do not fit"),
         ({"extra": torch.ones(3)}, CorruptFileError, "unexpected extra"),
         ({"final_conv.1.bias": torch.full((7,), math.nan)}, CorruptFileError, "not finite"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, change: State, error: type[Exception], told: str) -> None:
-    with pytest.raises(error, match=told):
+def test_a_file_that_does_not_fit_is_refused(
+    tmp_path: Path, change: State, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         read_discriminator(written(tmp_path / "d.pt", {"d": training_state() | change}))

@@ -1,4 +1,4 @@
-"""TensorFlow StyleGAN2 pickles draw the images of the original, or are refused by what would compute something else."""
+"""TensorFlow StyleGAN2 pickles give the images of the original, or are refused by the entry that differs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from dcp_deploy.checkpoints.checkpoint import NVIDIA_LICENCE, Checkpoint
 from dcp_deploy.checkpoints.tensorflow import read_tensorflow
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 from dcp_deploy.generators import Generator, GeneratorConfig
+
+from . import tensorflow_writer
 
 FILES = Path(__file__).parents[1] / "data" / "checkpoints"
 TOLERANCE = 2e-5  # the reference ran on another version of torch, which sums in another order
@@ -35,8 +36,8 @@ def read(data: bytes, name: str = "network.pkl") -> Checkpoint:
 
 
 @pytest.fixture
-def changed(tensorflow_writer: ModuleType, tiny_generator: Generator) -> Callable[..., bytes]:
-    """``changed(change, **options)``: the tiny generator's pickle, after ``change`` of the three networks."""
+def changed(tiny_generator: Generator) -> Callable[..., bytes]:
+    """``changed(change, **options)`` returns the tiny generator's pickle after ``change`` of the three networks."""
 
     def write(change: Change | None = None, **options: Any) -> bytes:
         networks = tensorflow_writer.tensorflow_networks(tiny_generator, **options)
@@ -49,13 +50,13 @@ def changed(tensorflow_writer: ModuleType, tiny_generator: Generator) -> Callabl
 
 
 def component(networks: Networks, name: str) -> dict[str, Any]:
-    """The state of one of the two networks inside Gs."""
+    """Return the state of one of the two networks inside Gs."""
     state: dict[str, Any] = networks[2].state["components"][name].state
     return state
 
 
 def with_variable(part: str, name: str, value: Any) -> Change:
-    """Set a variable of a component; None removes it."""
+    """Return a change that sets a variable of a component; None removes it."""
 
     def change(networks: Networks) -> None:
         state = component(networks, part)
@@ -66,12 +67,12 @@ def with_variable(part: str, name: str, value: Any) -> Change:
 
 
 def with_state(**entries: Any) -> Change:
-    """Set entries of the state of Gs."""
+    """Return a change that sets entries of the state of Gs."""
     return lambda networks: networks[2].state.update(entries)
 
 
 def assert_same(loaded: Generator, generator: Generator) -> None:
-    """Bit for bit, but for style biases: they went through -1 and +1, each of which rounds."""
+    """Compare bit for bit, except style biases, which were rounded by -1 and +1."""
     assert loaded.config == generator.config
     for name, tensor in generator.state_dict().items():
         tolerance = 1e-6 if name.startswith("synthesis") and name.endswith("affine.bias") else 0
@@ -82,7 +83,7 @@ def assert_same(loaded: Generator, generator: Generator) -> None:
 # ---- what is read ----
 
 
-def test_a_version_4_file_draws_the_images_of_the_original() -> None:
+def test_a_version_4_file_gives_the_images_of_the_original() -> None:
     checkpoint = read((FILES / "tf_stylegan2_v4_32.pkl").read_bytes())
     generator = checkpoint.generator
     with np.load(FILES / "tf_stylegan2_v4_32.npz", allow_pickle=False) as arrays, torch.no_grad():
@@ -101,8 +102,8 @@ def test_a_version_4_file_draws_the_images_of_the_original() -> None:
     assert checkpoint.extra == {"version": 4, "trained_with": "StyleGAN2"}
 
 
-def test_a_conditional_version_5_file_with_a_clamp_draws_the_reference_images(
-    golden: Callable[[str], Arrays], golden_generator: Callable[[str], Generator], tensorflow_writer: ModuleType
+def test_a_class_conditional_version_5_file_with_a_clamp_gives_the_reference_images(
+    golden: Callable[[str], Arrays], golden_generator: Callable[[str], Generator]
 ) -> None:
     arrays, generator = golden("sg2ada_32_cond_clamp"), golden_generator("sg2ada_32_cond_clamp")
     networks = tensorflow_writer.tensorflow_networks(generator, version=5, conv_clamp=1.5, num_fp16_res=2)
@@ -135,9 +136,7 @@ def configs(draw: st.DrawFn) -> GeneratorConfig:
 
 @settings(max_examples=25)
 @given(config=configs(), version=st.sampled_from([4, 5]), protocol=st.integers(2, 5))
-def test_any_network_comes_back(
-    tensorflow_writer: ModuleType, config: GeneratorConfig, version: int, protocol: int
-) -> None:
+def test_any_network_is_read_unchanged(config: GeneratorConfig, version: int, protocol: int) -> None:
     generator = Generator(config)
     generator.mapping.w_avg.normal_()
     networks = tensorflow_writer.tensorflow_networks(generator, version=version)
@@ -164,7 +163,7 @@ def test_the_learning_rate_multiplier_is_read(changed: Callable[..., bytes]) -> 
     assert read(changed(mapping_lrmul=0.5)).generator.config.mapping_lr_multiplier == 0.5
 
 
-def test_lsun_car_is_said_to_have_bars(tensorflow_writer: ModuleType) -> None:
+def test_lsun_car_gets_a_note_on_its_black_bars() -> None:
     generator = Generator(GeneratorConfig(resolution=512, widths=(2,) * 16, z_dim=2, w_dim=2, mapping_layers=1))
     data = tensorflow_writer.tensorflow_bytes(tensorflow_writer.tensorflow_networks(generator))
     assert "512x384" in read(data, "stylegan2-car-config-f.pkl").notes[0]
@@ -210,7 +209,7 @@ def test_options_that_change_the_function_are_refused_by_name_and_value(
     ],
     ids=["LabelConcat", "ToRGB_lod", "Skip", "version 3", "no version", "revised"],
 )  # fmt: skip
-def test_other_networks_are_refused_by_what_shows_it(
+def test_other_networks_are_refused_by_the_entry_that_differs(
     change: Change, message: str, changed: Callable[..., bytes]
 ) -> None:
     with pytest.raises(UnknownFormatError, match=message):
@@ -227,11 +226,11 @@ def test_other_networks_are_refused_by_what_shows_it(
         (with_variable("synthesis", "8x8/Conv1/weight", np.zeros(3, np.float32)), "no generator has these shapes"),
         (with_variable("synthesis", "8x8/Conv1/bias", np.full(10, np.nan, np.float32)), "not finite"),
         (with_variable("synthesis", "8x8/Conv1/bias", np.zeros(10, np.int32)), "int32"),
-        (with_variable("synthesis", "8x8/Conv1/bias", "text"), r"8x8/Conv1/bias is no array"),
+        (with_variable("synthesis", "8x8/Conv1/bias", "text"), r"8x8/Conv1/bias is not an array"),
         (with_variable("synthesis", "extra", np.zeros(1, np.float32)), r"unexpected synthesis/extra \[1\]"),
-        (with_state(variables=None), "variables of a network are no list"),
-        (with_state(variables=[("lod",)]), "no list of names and arrays"),
-        (with_state(static_kwargs=None), "options of a network are no dictionary"),
+        (with_state(variables=None), "variables of a network are not a list"),
+        (with_state(variables=[("lod",)]), "not a list of names and arrays"),
+        (with_state(static_kwargs=None), "options of a network are not a dictionary"),
         (with_state(components={}), "Gs has no mapping network"),
         (with_state(components=None), "Gs has no mapping network"),
     ],
@@ -270,7 +269,7 @@ def test_other_pickles_are_unknown(value: Any) -> None:
         read(pickle.dumps(value))
 
 
-def test_a_pickle_that_calls_something_is_refused_and_not_carried_out() -> None:
+def test_a_pickle_with_a_call_is_refused_and_not_executed() -> None:
     with pytest.raises(UnsafeFileError, match=r"posix\.system"):
         read((FILES / "evil_os_system.pkl").read_bytes())
 
@@ -291,9 +290,7 @@ def test_truncated_files_are_refused(share: float, changed: Callable[..., bytes]
 
 @settings(max_examples=100)
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
-def test_damaged_files_are_read_or_refused_and_nothing_else(
-    tensorflow_writer: ModuleType, changes: list[tuple[float, int]]
-) -> None:
+def test_damaged_files_are_read_or_refused(changes: list[tuple[float, int]]) -> None:
     generator = Generator(GeneratorConfig(resolution=4, widths=(2, 2), z_dim=2, w_dim=2, c_dim=1, mapping_layers=1))
     damaged = bytearray(tensorflow_writer.tensorflow_bytes(tensorflow_writer.tensorflow_networks(generator)))
     for place, value in changes:

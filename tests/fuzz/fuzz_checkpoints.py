@@ -1,25 +1,24 @@
 """Coverage-guided fuzzing of the checkpoint readers: `make fuzz`, `make fuzz SECONDS=600 FORMATS="native tensorflow"`.
 
-Every format gets a process of its own, which starts from a small valid file and from whatever earlier runs found
-worth keeping (build/fuzz/<format>). An input for which reading raises anything but our errors, takes more than ten
-seconds or more than half a gigabyte is kept in build/fuzz/failures, and the exit code is 1.
+Every format is fuzzed in its own process, which starts from a small valid file and from the inputs that earlier runs
+kept in build/fuzz/<format>. An input fails if reading it raises any error but ours, or takes more than ten seconds or
+half a gigabyte. Failed inputs are kept in build/fuzz/failures, and the exit code is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from random import Random
-from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
 KEPT = ROOT / "build" / "fuzz"
-MEMORY_MB = 512 + 512  # what the process needs when idle, and what one input may take
+MEMORY_MB = 512 + 512  # memory of the idle process, and most memory of one input
 
 
 def main() -> int:
@@ -30,8 +29,10 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.in_process:
         fuzz(arguments.in_process, arguments.seconds)
+    from checkpoints import small_files
+
     failed = []
-    for form in arguments.formats or small_files().small_files():
+    for form in arguments.formats or small_files.small_files():
         done = subprocess.run(
             [sys.executable, __file__, "--in-process", form, "--seconds", str(arguments.seconds)],
             stderr=subprocess.PIPE,
@@ -48,17 +49,18 @@ def main() -> int:
 
 
 def fuzz(form: str, seconds: int) -> None:
-    """Fuzz one format until the time is over; libFuzzer then ends the process."""
+    """Fuzz one format until libFuzzer ends the process after this time."""
     import atheris
     import torch
 
     from dcp_deploy.errors import InputError
 
     with atheris.instrument_imports(include=["dcp_deploy.checkpoints"]):
+        from checkpoints import small_files
+
         from dcp_deploy.checkpoints import read_checkpoint
     torch.set_num_threads(1)
-    files = small_files()
-    contents = files.small_files()
+    contents = small_files.small_files()
     others = list(contents.values())
     corpus, failures = KEPT / form, KEPT / "failures"
     for folder in (corpus, failures):
@@ -67,16 +69,16 @@ def fuzz(form: str, seconds: int) -> None:
     place = Path(tempfile.mkdtemp()) / "file"
 
     def read(content: bytes) -> None:
-        place.write_bytes(files.whole(form, content))
+        place.write_bytes(small_files.whole(form, content))
         try:
             read_checkpoint(place)
         except InputError:
             return
 
     def mutate(content: bytes, size: int, seed: int) -> bytes:
-        """libFuzzer's own mutations and ours, which know pickle instructions and other formats, by turns."""
+        """Alternate between libFuzzer's mutations and ours, which know pickle instructions and the other formats."""
         ours = seed % 2 and content
-        return files.damaged(content, others, Random(seed))[:size] if ours else atheris.Mutate(content, size)
+        return small_files.damaged(content, others, Random(seed))[:size] if ours else atheris.Mutate(content, size)
 
     options = [
         f"-max_total_time={seconds}",
@@ -89,16 +91,6 @@ def fuzz(form: str, seconds: int) -> None:
     read(contents[form])  # imports what is imported late
     atheris.Setup([sys.argv[0], *options, str(corpus)], read, custom_mutator=mutate)
     atheris.Fuzz()
-
-
-def small_files() -> ModuleType:
-    """The small valid files of the checkpoint tests."""
-    path = ROOT / "tests" / "checkpoints" / "small_files.py"
-    spec = importlib.util.spec_from_file_location("checkpoint_tests_small_files", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

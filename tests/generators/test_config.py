@@ -53,7 +53,7 @@ def test_impossible_configs_are_refused_by_value(changes: dict[str, object], mes
 
 
 @pytest.mark.parametrize("layout", [{"fourier_features": 4, "colour": 1}, {"fourier_features": "4"}, "r"])
-def test_layouts_that_are_none_are_refused(layout: object) -> None:
+def test_ill_typed_layouts_are_refused(layout: object) -> None:
     values = {**GeneratorConfig.stylegan3(32).to_dict(), "layout": layout}
     with pytest.raises(ValueError, match=r"colour|fourier_features|mapping"):
         GeneratorConfig.from_dict(values)

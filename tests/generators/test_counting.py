@@ -1,4 +1,4 @@
-"""Published sizes of the networks (method.md of the papers' released code, checked by hand)."""
+"""Networks have their published sizes (from the documentation of the papers' released code)."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_r1_can_be_differentiated_twice() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for n, p in network.named_parameters() if "weight" in n)
 
 
-def test_features_are_of_every_image_by_itself_down_to_four_pixels() -> None:
+def test_features_depend_on_one_image_each_and_end_at_four_pixels() -> None:
     network = Discriminator(DiscriminatorConfig(16, (4, 6, 8)))
     images = torch.randn(4, 3, 16, 16)
     maps = network.features(images)

@@ -17,7 +17,7 @@ IMAGE_TOLERANCE = 2e-5
 GOLDEN = ["sg2ada_32", "sg2ada_32_cond_clamp", "sg3t_32", "sg3t_64_cond_clamp", "sg3r_64"]
 
 
-@pytest.fixture(params=GOLDEN)
+@pytest.fixture(scope="module", params=GOLDEN)
 def reference(
     request: pytest.FixtureRequest, golden: Callable[[str], Any], golden_generator: Callable[[str], Generator]
 ) -> tuple[Generator, dict[str, Tensor]]:

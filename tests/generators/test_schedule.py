@@ -23,7 +23,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("name", ["sg3t_32", "sg3t_64_cond_clamp", "sg3r_64"])
-def test_every_layer_is_laid_out_as_the_reference_lays_it_out(name: str, golden: Callable[[str], Any]) -> None:
+def test_every_layer_has_the_schedule_of_the_reference(name: str, golden: Callable[[str], Any]) -> None:
     record = json.loads(str(golden(name)["config"]))
     r = record["family"] == "sg3r"
     layout = StyleGAN3Layout(record["input"]["channels"], conv_kernel=1 if r else 3, radial=r)

@@ -64,7 +64,7 @@ def test_ws_of_the_wrong_shape_are_refused(tiny_generator: Generator) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("resolution", [4, 8, 16])
-def test_small_resolutions_and_ragged_widths_work(resolution: int) -> None:
+def test_small_resolutions_and_uneven_widths_work(resolution: int) -> None:
     widths = (3, 5, 7, 2, 9, 4)[: len(GeneratorConfig.stylegan2(resolution).widths)]
     generator = Generator(GeneratorConfig(resolution, widths, z_dim=6, w_dim=5, mapping_layers=1))
     assert generator(torch.randn(2, 6)).shape == (2, 3, resolution, resolution)

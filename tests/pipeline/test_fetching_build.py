@@ -178,7 +178,7 @@ def test_without_a_network_it_ends_with_4_and_names_the_flag(
     request.getfixturevalue("offline")
     code, _, err = dcp("build", "--dataset", "lsunchurch")
     assert code == 4
-    assert "stylegan2-church-config-f.pkl" in err and "--teacher FILE" in err and "no network" in err
+    assert "stylegan2-church-config-f.pkl" in err and "--teacher FILE" in err and "network is down" in err
 
 
 def test_the_command_goes_from_the_address_to_a_teacher_that_was_read(

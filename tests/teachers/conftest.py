@@ -1,4 +1,4 @@
-"""One file from a real server on this machine, which a test lets falter as servers do."""
+"""Transfers from a real server on this machine, which a test can make stall, break off or lie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pytest
 
 from dcp_deploy.errors import MissingCapabilityError
-from dcp_deploy.teachers.transfer import Patience, transfer
+from dcp_deploy.teachers.transfer import Patience, Transfer
 
 HASTE = Patience(connect=1, stall=0.15, attempts=3, pause=0.01, longest_pause=5)
 CUT = 120_000  # where answers break off, of 300,000 bytes
@@ -19,7 +19,7 @@ Handler = BaseHTTPRequestHandler
 
 
 class Server(Protocol):
-    """What the tests use of conftest's FileServer."""
+    """The part of tests/conftest.py's FileServer that these tests use."""
 
     body: bytes
     etag: str | None
@@ -34,7 +34,7 @@ class Server(Protocol):
 
 
 class Fetching:
-    """``transfer`` into a folder of its own, and what it said."""
+    """Transfers into a folder of its own, and what they said."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         self.server, self.part = server, folder / "teacher.pkl.part"
@@ -42,15 +42,15 @@ class Fetching:
         self.bars: list[tuple[int, int]] = []
 
     def __call__(self, *, url: str | None = None, pinned: bool = False, patience: Patience = HASTE) -> None:
-        transfer(
-            url or self.server.url,
-            self.part,
+        Transfer(
+            url=url or self.server.url,
+            part=self.part,
             say=self.said.append,
             progress=lambda done, total: self.bars.append((done, total)),
             patience=patience,
             pinned=pinned,
             remedy="Give --teacher FILE.",
-        )
+        ).run()
 
     def refused(self, **settings: Any) -> MissingCapabilityError:
         with pytest.raises(MissingCapabilityError) as caught:

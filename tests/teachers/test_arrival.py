@@ -1,4 +1,4 @@
-"""A file arrives whole, over however many connections and runs."""
+"""The whole file arrives, over any number of connections and runs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import pytest
 
 from dcp_deploy.errors import MissingCapabilityError
 from dcp_deploy.teachers import transfer as transfer_module
-from dcp_deploy.teachers.transfer import note_of, transfer
+from dcp_deploy.teachers.transfer import Transfer, note_of
 
 from .conftest import CUT, HASTE, Fetching, Handler, Server
 
 # ---- the whole file ----
 
 
-def test_a_file_arrives_whole_and_says_its_size(file_server: Server, fetch: Fetching) -> None:
+def test_the_whole_file_arrives_and_its_size_is_announced(file_server: Server, fetch: Fetching) -> None:
     fetch()
     assert fetch.whole
     assert fetch.said == ["the server has 0.3 MB"]
-    assert fetch.bars[-1] == (0, 1)  # of 0.3 MB, in whole ones
+    assert fetch.bars[-1] == (0, 1)  # 0.3 MB in whole MB
     assert file_server.asked[0]["Accept-Encoding"] == "identity" and "Range" not in file_server.asked[0]
 
 
@@ -47,47 +47,47 @@ def test_a_file_of_unknown_size_arrives_too(file_server: Server, fetch: Fetching
 
 def test_redirects_are_followed_and_keep_the_range(file_server: Server, fetch: Fetching) -> None:
     fetch.interrupted()
-    there = partial(file_server.answer, status=302, location="/elsewhere")
-    file_server.script = [there, file_server.send]
+    redirect = partial(file_server.answer, status=302, location="/elsewhere")
+    file_server.script = [redirect, file_server.send]
     fetch()
     assert fetch.whole
     assert [asked["path"] for asked in file_server.asked] == ["/teacher.pkl", "/elsewhere"]
     assert file_server.asked[1]["Range"] == f"bytes={CUT}-"
 
 
-# ---- going on ----
+# ---- resuming ----
 
 
-def test_it_goes_on_where_it_was_and_asks_for_the_rest_only(file_server: Server, fetch: Fetching) -> None:
+def test_an_interrupted_transfer_requests_only_the_rest(file_server: Server, fetch: Fetching) -> None:
     fetch.interrupted()
     fetch()
     assert fetch.whole
     assert file_server.sent == len(file_server.body) - CUT
     assert file_server.asked[0]["Range"] == f"bytes={CUT}-" and file_server.asked[0]["If-Range"] == '"one"'
-    assert fetch.said[-1] == "the server has 0.3 MB; 0.1 MB of them are here already"
+    assert fetch.said[-1] == "the server has 0.3 MB; 0.1 MB of them are on this disk already"
 
 
-def test_within_one_run_a_broken_connection_goes_on_too(file_server: Server, fetch: Fetching) -> None:
+def test_a_broken_connection_is_resumed_within_one_run(file_server: Server, fetch: Fetching) -> None:
     file_server.script = [partial(file_server.send, stop=CUT), file_server.send]
     fetch()
     assert fetch.whole and file_server.sent == len(file_server.body)
     assert any("trying again" in words for words in fetch.said)
 
 
-def test_a_stall_is_cut_short_and_gone_on_from(file_server: Server, fetch: Fetching) -> None:
+def test_a_stalled_connection_is_closed_and_resumed(file_server: Server, fetch: Fetching) -> None:
     file_server.script = [partial(file_server.send, stop=CUT, stall=30), file_server.send]
     fetch()
     assert fetch.whole and file_server.sent == len(file_server.body)
     assert any("stalled" in words for words in fetch.said)
 
 
-def test_many_breaks_are_no_reason_to_give_up_while_bytes_come(file_server: Server, fetch: Fetching) -> None:
+def test_many_breaks_are_tolerated_while_bytes_arrive(file_server: Server, fetch: Fetching) -> None:
     file_server.script = [partial(file_server.send, stop=20_000)]
     fetch()
     assert fetch.whole and len(file_server.asked) == 15
 
 
-def test_a_date_serves_where_there_is_no_etag(file_server: Server, fetch: Fetching) -> None:
+def test_the_date_identifies_a_file_without_etag(file_server: Server, fetch: Fetching) -> None:
     file_server.etag, file_server.modified = None, "Wed, 01 Jan 2025 00:00:00 GMT"
     fetch.interrupted()
     fetch()
@@ -95,8 +95,8 @@ def test_a_date_serves_where_there_is_no_etag(file_server: Server, fetch: Fetchi
     assert file_server.asked[0]["If-Range"] == file_server.modified
 
 
-@pytest.mark.parametrize("etag", [None, 'W/"one"'], ids=["no version", "a weak one"])
-def test_without_a_version_a_part_is_not_trusted_unless_the_hash_is_known(
+@pytest.mark.parametrize("etag", [None, 'W/"one"'], ids=["no version", "a weak version"])
+def test_a_part_without_a_version_is_fetched_from_the_start(
     file_server: Server, fetch: Fetching, etag: str | None
 ) -> None:
     file_server.etag = etag
@@ -106,7 +106,7 @@ def test_without_a_version_a_part_is_not_trusted_unless_the_hash_is_known(
     assert any("starting over" in words for words in fetch.said)
 
 
-def test_without_a_version_a_known_hash_is_enough_to_go_on(file_server: Server, fetch: Fetching) -> None:
+def test_a_part_without_a_version_is_resumed_if_the_hash_is_known(file_server: Server, fetch: Fetching) -> None:
     file_server.etag = None
     fetch.interrupted()
     fetch(pinned=True)
@@ -114,8 +114,8 @@ def test_without_a_version_a_known_hash_is_enough_to_go_on(file_server: Server, 
     assert "If-Range" not in file_server.asked[0]
 
 
-@pytest.mark.parametrize("ranges", [True, False], ids=["a good server", "one that knows no ranges"])
-def test_a_file_that_changed_is_begun_anew(file_server: Server, fetch: Fetching, ranges: bool) -> None:
+@pytest.mark.parametrize("ranges", [True, False], ids=["with ranges", "without ranges"])
+def test_a_file_that_changed_is_fetched_from_the_start(file_server: Server, fetch: Fetching, ranges: bool) -> None:
     fetch.interrupted()
     file_server.etag, file_server.body = '"two"', file_server.body[::-1]
     file_server.script = [partial(file_server.send, ranges=ranges)]
@@ -124,7 +124,7 @@ def test_a_file_that_changed_is_begun_anew(file_server: Server, fetch: Fetching,
     assert any("starting over" in words for words in fetch.said)
 
 
-def test_a_version_that_no_request_may_carry_is_none(file_server: Server, fetch: Fetching) -> None:
+def test_an_etag_that_no_request_may_carry_is_ignored(file_server: Server, fetch: Fetching) -> None:
     file_server.etag = '"\xe9"'
     fetch.interrupted()
     fetch()
@@ -146,10 +146,10 @@ def test_the_rest_of_another_file_is_not_appended(file_server: Server, fetch: Fe
     file_server.modified = "Wed, 01 Jan 2025 00:00:00 GMT"
     fetch.interrupted()
 
-    def rest(handler: Handler) -> None:  # whatever If-Range says
+    def rest(handler: Handler) -> None:  # ignores If-Range
         described = {"etag": '"one"', "last_modified": file_server.modified}
-        told = {"content_range": f"bytes {CUT}-299999/300000", **described, **lie}
-        file_server.answer(handler, 206, "x" * 100, **told)
+        headers = {"content_range": f"bytes {CUT}-299999/300000", **described, **lie}
+        file_server.answer(handler, 206, "x" * 100, **headers)
 
     file_server.script = [rest, file_server.send]
     fetch()
@@ -158,17 +158,17 @@ def test_the_rest_of_another_file_is_not_appended(file_server: Server, fetch: Fe
 
 def test_416_for_a_part_that_is_the_whole_file_means_done(file_server: Server, fetch: Fetching) -> None:
     file_server.script = [partial(file_server.send, send_length=False)]
-    fetch()  # nobody said how long it is
+    fetch()  # the server did not say how long it is
     file_server.sent = 0
     fetch()
     assert file_server.asked[1]["Range"] == "bytes=300000-"
     assert fetch.whole and file_server.sent == 0
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["size told", "size not told"])
-def test_416_for_a_longer_part_starts_over(file_server: Server, fetch: Fetching, told: bool) -> None:
+@pytest.mark.parametrize("announced", [True, False], ids=["size known", "size unknown"])
+def test_416_for_a_longer_part_starts_over(file_server: Server, fetch: Fetching, announced: bool) -> None:
     fetch.interrupted()
-    if not told:
+    if not announced:
         note_of(fetch.part).write_text(json.dumps({"etag": file_server.etag}))
     file_server.body = file_server.body[: CUT // 2]
     past_the_end = partial(file_server.answer, status=416, content_range=f"bytes */{CUT // 2}")
@@ -177,7 +177,7 @@ def test_416_for_a_longer_part_starts_over(file_server: Server, fetch: Fetching,
     assert fetch.whole
 
 
-def test_a_part_that_is_whole_needs_no_server(file_server: Server, fetch: Fetching) -> None:
+def test_a_complete_part_needs_no_request(file_server: Server, fetch: Fetching) -> None:
     fetch()
     file_server.asked.clear()
     fetch()
@@ -188,7 +188,7 @@ NOTES = ("", "[]", "{", '{"total": "many"}', '{"total": 5}', '{"colour": 5}', '{
 
 
 @pytest.mark.parametrize("note", [None, *NOTES], ids=repr)
-def test_a_part_whose_note_cannot_be_read_is_begun_anew(file_server: Server, fetch: Fetching, note: str | None) -> None:
+def test_a_part_with_an_unusable_note_is_fetched_anew(file_server: Server, fetch: Fetching, note: str | None) -> None:
     fetch.interrupted()
     note_of(fetch.part).unlink()
     if note is not None:
@@ -197,10 +197,10 @@ def test_a_part_whose_note_cannot_be_read_is_begun_anew(file_server: Server, fet
     assert fetch.whole and "Range" not in file_server.asked[0]
 
 
-# ---- room ----
+# ---- disk space ----
 
 
-def test_too_little_space_is_found_out_before_the_body(
+def test_missing_disk_space_is_noticed_before_the_body(
     fetch: Fetching, file_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch.interrupted()
@@ -213,7 +213,7 @@ def test_too_little_space_is_found_out_before_the_body(
     assert fetch.whole
 
 
-def test_a_disk_that_fills_up_keeps_what_came(
+def test_a_full_disk_keeps_the_bytes_that_arrived(
     fetch: Fetching, file_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(done: int, total: int) -> None:
@@ -221,9 +221,15 @@ def test_a_disk_that_fills_up_keeps_what_came(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match="No space left"):
-        transfer(
-            file_server.url, fetch.part, say=fetch.said.append, progress=full, patience=HASTE, pinned=False, remedy=""
-        )
+        Transfer(
+            url=file_server.url,
+            part=fetch.part,
+            say=fetch.said.append,
+            progress=full,
+            patience=HASTE,
+            pinned=False,
+            remedy="",
+        ).run()
     kept = fetch.part.stat().st_size
     assert kept > CUT
     file_server.sent = 0
@@ -231,13 +237,13 @@ def test_a_disk_that_fills_up_keeps_what_came(
     assert fetch.whole and file_server.sent == len(file_server.body) - kept
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
-def test_more_than_any_teacher_is_refused(
-    fetch: Fetching, file_server: Server, monkeypatch: pytest.MonkeyPatch, told: bool
+@pytest.mark.parametrize("announced", [True, False], ids=["size known", "size unknown"])
+def test_a_file_larger_than_any_teacher_is_refused(
+    fetch: Fetching, file_server: Server, monkeypatch: pytest.MonkeyPatch, announced: bool
 ) -> None:
     monkeypatch.setattr(transfer_module, "LARGEST", CUT)
-    file_server.script = [partial(file_server.send, send_length=told)]
-    assert "no teacher is" in fetch.refused().message
+    file_server.script = [partial(file_server.send, send_length=announced)]
+    assert "unlike any teacher" in fetch.refused().message
     assert not fetch.part.exists()
 
 
@@ -246,9 +252,9 @@ def test_more_than_any_teacher_is_refused(
 COMMAND = """
 import sys
 from pathlib import Path
-from dcp_deploy.teachers.transfer import Patience, transfer
-transfer(sys.argv[1], Path(sys.argv[2]), say=print, progress=lambda done, total: None, patience=Patience(),
-         pinned=False, remedy="")
+from dcp_deploy.teachers.transfer import Patience, Transfer
+Transfer(url=sys.argv[1], part=Path(sys.argv[2]), say=print, progress=lambda done, total: None, patience=Patience(),
+         pinned=False, remedy="").run()
 """
 
 
@@ -269,12 +275,12 @@ def killed(file_server: Server, fetch: Fetching) -> Iterator[Callable[[int], Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_a_process_that_was_stopped_costs_no_byte(
+def test_a_stopped_process_loses_no_byte(
     killed: Callable[[int], None], file_server: Server, fetch: Fetching, number: int
 ) -> None:
     killed(number)
     assert json.loads(note_of(fetch.part).read_text())["total"] == len(file_server.body)
     fetch()
     assert fetch.whole
-    # The first process got CUT bytes and this one the rest; what the server still sent to the dead one is in neither.
+    # The first process received CUT bytes and this one the rest; the server may have sent more to the dead one.
     assert file_server.asked[-1]["Range"] == f"bytes={CUT}-"

@@ -1,4 +1,4 @@
-"""Teachers from a server on this machine: into the cache, checked, and recorded."""
+"""Teachers are fetched into the cache, checked and recorded."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sha256(content: bytes) -> str:
 # ---- into the cache and out of it ----
 
 
-def test_a_fetched_file_is_recorded_and_used_again(file_server: FileServer, teacher: Teacher) -> None:
+def test_a_fetched_file_is_recorded_and_reused(file_server: FileServer, teacher: Teacher) -> None:
     first = get(teacher)
     assert first.path.read_bytes() == file_server.body
     assert (first.origin, first.sha256, first.bytes) == ("fetched", sha256(file_server.body), 300_000)
@@ -58,38 +58,38 @@ def test_a_fetched_file_is_recorded_and_used_again(file_server: FileServer, teac
     assert str(first.path) in said[0] and "for tests only" in said[0]
 
 
-def test_nothing_but_the_file_its_record_and_its_lock_stays(teacher: Teacher) -> None:
+def test_only_the_file_its_record_and_its_lock_remain(teacher: Teacher) -> None:
     folder = get(teacher).path.parent
     assert {path.name for path in folder.iterdir()} <= {"teacher.pkl", "teacher.pkl.json", "teacher.pkl.lock"}
 
 
-def test_it_says_what_from_where_how_large_and_under_which_licence_first(
+def test_file_address_size_and_licence_are_announced_before_the_request(
     file_server: FileServer, teacher: Teacher
 ) -> None:
-    asked_when_it_spoke: list[int] = []
+    requests_before_message: list[int] = []
     fetch(
         teacher,
-        say=lambda text: asked_when_it_spoke.append(len(file_server.asked)),
+        say=lambda text: requests_before_message.append(len(file_server.asked)),
         progress=lambda done, total: None,
         patience=HASTE,
     )
-    assert asked_when_it_spoke[0] == 0
+    assert requests_before_message[0] == 0
     words = announcement(teacher)
     assert all(part in words for part in ("teacher.pkl", file_server.url, "about 7 MB", "for tests only"))
 
 
-def test_what_nobody_measured_is_of_unknown_size(teacher: Teacher) -> None:
-    assert "size unknown until asked" in announcement(replace(teacher, megabytes=None))
+def test_an_unknown_size_is_announced_as_unknown(teacher: Teacher) -> None:
+    assert "size known only to the server" in announcement(replace(teacher, megabytes=None))
 
 
-def test_equal_names_from_two_addresses_do_not_meet(file_server: FileServer, teacher: Teacher) -> None:
+def test_files_of_one_name_from_two_addresses_do_not_collide(file_server: FileServer, teacher: Teacher) -> None:
     first = get(teacher)
     file_server.body = file_server.body[::-1]
     second = get(replace(teacher, url=f"{file_server.url}?other"))
     assert first.path != second.path and first.path.read_bytes() != second.path.read_bytes()
 
 
-def test_the_cache_is_where_the_variable_says_else_the_user_s(
+def test_the_cache_folder_comes_from_the_variable_else_from_the_user(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert cache_folder() == own_cache
@@ -98,17 +98,17 @@ def test_the_cache_is_where_the_variable_says_else_the_user_s(
     assert cache_folder() == tmp_path / "dcp-deploy"
 
 
-def test_a_folder_can_be_given(teacher: Teacher, tmp_path: Path) -> None:
-    assert get(teacher, cache=tmp_path / "here").path.is_relative_to(tmp_path / "here")
+def test_the_cache_folder_can_be_passed(teacher: Teacher, tmp_path: Path) -> None:
+    assert get(teacher, cache=tmp_path / "cache").path.is_relative_to(tmp_path / "cache")
 
 
-def test_a_cache_that_cannot_be_written_is_told(teacher: Teacher, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named_in_the_error(teacher: Teacher, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MissingCapabilityError, match="DCP_DEPLOY_CACHE"):
         get(teacher, cache=tmp_path / "file")
 
 
-def test_asking_for_the_path_checks_and_fetches_nothing(file_server: FileServer, teacher: Teacher) -> None:
+def test_the_cached_path_is_found_without_a_request(file_server: FileServer, teacher: Teacher) -> None:
     assert cached_path(teacher) is None and cached(teacher) is None
     assert cached_path(DATASETS["demo"].teacher) is None
     assert get(teacher).path == cached_path(teacher)
@@ -118,14 +118,12 @@ def test_asking_for_the_path_checks_and_fetches_nothing(file_server: FileServer,
 # ---- hashes ----
 
 
-def test_a_pinned_hash_is_held_to(file_server: FileServer, teacher: Teacher) -> None:
+def test_a_file_with_the_pinned_hash_is_accepted(file_server: FileServer, teacher: Teacher) -> None:
     pinned = replace(teacher, sha256=sha256(file_server.body))
     assert get(pinned).sha256 == pinned.sha256
 
 
-def test_a_file_that_is_not_the_pinned_one_is_removed_and_both_hashes_told(
-    file_server: FileServer, teacher: Teacher
-) -> None:
+def test_a_file_with_another_hash_is_removed_and_both_hashes_named(file_server: FileServer, teacher: Teacher) -> None:
     wanted = sha256(b"something else")
     with pytest.raises(CorruptFileError) as caught:
         get(replace(teacher, sha256=wanted))
@@ -134,7 +132,7 @@ def test_a_file_that_is_not_the_pinned_one_is_removed_and_both_hashes_told(
     assert not list(cache_folder().rglob("*.pkl")) and not list(cache_folder().rglob("*.part*"))
 
 
-def test_bytes_corrupted_on_the_way_are_found_and_fetched_anew(file_server: FileServer, teacher: Teacher) -> None:
+def test_a_file_corrupted_on_the_way_is_fetched_again(file_server: FileServer, teacher: Teacher) -> None:
     good = file_server.body
     pinned = replace(teacher, sha256=sha256(good))
     file_server.body = good[:CUT] + b"\0" + good[CUT + 1 :]
@@ -144,7 +142,7 @@ def test_bytes_corrupted_on_the_way_are_found_and_fetched_anew(file_server: File
     assert get(pinned).path.read_bytes() == good
 
 
-def test_a_cached_file_that_changed_is_not_used(teacher: Teacher) -> None:
+def test_a_cached_file_that_changed_is_refused(teacher: Teacher) -> None:
     path = get(teacher).path
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(CorruptFileError, match="recorded") as caught:
@@ -152,7 +150,9 @@ def test_a_cached_file_that_changed_is_not_used(teacher: Teacher) -> None:
     assert str(path.parent) in caught.value.remedy
 
 
-def test_a_cached_file_that_is_not_the_one_pinned_since_is_not_used(file_server: FileServer, teacher: Teacher) -> None:
+def test_a_cached_file_with_another_hash_than_the_pinned_one_is_refused(
+    file_server: FileServer, teacher: Teacher
+) -> None:
     get(teacher)
     with pytest.raises(CorruptFileError, match="pinned"):
         get(replace(teacher, sha256=sha256(b"something else")))
@@ -175,7 +175,7 @@ def test_a_file_without_its_record_is_fetched_again(file_server: FileServer, tea
     assert len(file_server.asked) == 2
 
 
-def test_killed_between_the_last_byte_and_the_name_costs_nothing(file_server: FileServer, teacher: Teacher) -> None:
+def test_a_kill_between_the_last_byte_and_the_rename_loses_nothing(file_server: FileServer, teacher: Teacher) -> None:
     part = get(teacher).path.rename(cache_folder() / "somewhere")
     (path,) = cache_folder().rglob("teacher.pkl.json")
     part = part.rename(path.with_name("teacher.pkl.part"))
@@ -202,11 +202,11 @@ def test_a_share_link_becomes_the_address_of_the_bytes(share: str) -> None:
     assert direct_url(direct) == direct
 
 
-def test_the_rosinality_teacher_is_asked_for_where_its_bytes_are() -> None:
+def test_the_rosinality_teacher_is_fetched_from_its_direct_address() -> None:
     assert "drive.usercontent.google.com/download?id=1PQutd-" in announcement(DATASETS["ffhq256"].teacher)
 
 
-# ---- two at once ----
+# ---- two processes ----
 
 COMMAND = """
 import sys

@@ -10,7 +10,7 @@ FETCHED = [preset for preset in DATASETS.values() if preset.teacher.url is not N
 
 
 @pytest.mark.parametrize("preset", FETCHED, ids=lambda preset: preset.name)
-def test_a_preset_says_what_to_fetch_and_where_everything_comes_from(preset: Dataset) -> None:
+def test_a_preset_names_file_licence_and_sources(preset: Dataset) -> None:
     teacher = preset.teacher
     assert teacher.licence and teacher.page and preset.images_licence and preset.images
     for url in (teacher.url, teacher.page, preset.images_url):
@@ -19,7 +19,7 @@ def test_a_preset_says_what_to_fetch_and_where_everything_comes_from(preset: Dat
 
 
 @pytest.mark.parametrize("preset", FETCHED, ids=lambda preset: preset.name)
-def test_its_status_names_the_server_the_size_and_the_way_around(preset: Dataset) -> None:
+def test_the_status_names_the_server_the_size_and_the_flag_that_avoids_the_download(preset: Dataset) -> None:
     host = urlsplit(preset.teacher.url or "").hostname
     assert host and host in preset.status and "build fetches" in preset.status and "--teacher FILE" in preset.status
     assert preset.teacher.size_words in preset.status
@@ -31,7 +31,7 @@ def test_the_demo_needs_no_network() -> None:
     assert DATASETS["demo"].status.startswith("ready")
 
 
-def test_nvidia_s_teachers_say_what_they_may_be_used_for() -> None:
+def test_nvidia_s_teachers_state_their_licence() -> None:
     theirs = [preset for preset in FETCHED if "nvidia" in (preset.teacher.url or "")]
     assert len(theirs) == len(FETCHED) - 1  # all but rosinality's
     assert all("research or evaluation only" in preset.teacher.licence for preset in theirs)
@@ -54,7 +54,7 @@ def test_no_two_presets_share_a_teacher() -> None:
         ("ffhq256", "550000.pt", None),
     ],
 )
-def test_the_published_files(name: str, file: str, megabytes: int | None) -> None:
+def test_presets_name_the_published_files(name: str, file: str, megabytes: int | None) -> None:
     teacher = DATASETS[name].teacher
     assert (teacher.file, teacher.megabytes) == (file, megabytes)
 
@@ -66,6 +66,6 @@ def test_published_figures_name_their_source() -> None:
             assert row.student_fid is None or row.student_fid > row.teacher_fid
 
 
-def test_a_student_s_published_figure_stands_beside_its_own_teacher_s() -> None:
+def test_a_published_student_is_listed_with_the_teacher_of_its_source() -> None:
     rows = {row.method: (row.teacher_fid, row.student_fid) for row in DATASETS["ffhq256"].published}
     assert rows == {"DCP-GAN": (4.5, 6.35), "StyleKD": (4.5, 7.25), "DCP-GAN + SVS": (4.29, 5.68)}

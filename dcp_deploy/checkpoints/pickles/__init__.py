@@ -1,1 +1,1 @@
-"""Reading pickles without running them: an interpreter that cannot import, and the values it may make."""
+"""Reads pickles without running them: an interpreter that cannot import, and the values that it may create."""

@@ -1,11 +1,11 @@
-"""A pickle interpreter that cannot import: it knows the opcodes, and no function but those handed to it.
+"""A pickle interpreter that cannot import. It calls only the functions that a reader passes to it.
 
-Python's own unpicklers are no base for reading strangers' files. Both allocate what a file tells them to (one
-LONG_BINPUT with a large index costs gigabytes), hash nested keys by recursion and set attributes on whatever BUILD is
-aimed at. Here a global is only a name, looked up among the stand-ins of one reader; nothing is imported, no attribute
-is set, dictionary keys are scalars, and every load has a budget of steps and bytes.
+Python's own unpicklers are not safe for untrusted files. Both allocate what a file asks for (one LONG_BINPUT with a
+large index costs gigabytes), hash nested keys by recursion and let BUILD set attributes of any object. In this one a
+global is only a name, looked up among the stand-ins of one reader. Nothing is imported, no attribute is set, dictionary
+keys are scalars, and every load has a budget of steps and bytes.
 
-The opcodes are those of protocols 2 to 5 that checkpoints use (Python's ``pickletools`` documents them).
+The opcodes are those of protocols 2 to 5 that checkpoints use; Python's ``pickletools`` documents them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...errors import UnsafeFileError
 from .values import Buildable, Global, Load, Symbol, printable
 
 _NAME = 256
-_NUMBER_KEYS = 4096  # hashes of numbers can be made to collide, so a dictionary with many such keys is quadratic
+_NUMBER_KEYS = 4096  # a file can make hashes of numbers collide, and then a dictionary takes quadratic time
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
@@ -49,7 +49,7 @@ class Machine:
     # ---- reading ----
 
     def take(self, count: int) -> memoryview:
-        """The next ``count`` bytes."""
+        """Return the next ``count`` bytes."""
         end = self.position + count
         if end > len(self.data):
             self.fail(f"{count:,} bytes are announced and {len(self.data) - self.position:,} are left")
@@ -61,7 +61,7 @@ class Machine:
         return int.from_bytes(self.take(width), "little")
 
     def line(self) -> str:
-        """Text up to the next line feed."""
+        """Return the text up to the next line feed."""
         head = bytes(self.data[self.position : self.position + _NAME])
         text, feed, _ = head.partition(b"\n")
         if not feed:
@@ -74,7 +74,7 @@ class Machine:
             text = str(utf8, "utf-8")
         except UnicodeDecodeError:
             self.fail("a text is not UTF-8")
-        self.load.spend(memory=sys.getsizeof(text))  # one rare character makes a text four times its UTF-8
+        self.load.spend(memory=sys.getsizeof(text))  # one rare character makes a text four times as large as its UTF-8
         return text
 
     # ---- the stack ----
@@ -97,17 +97,17 @@ class Machine:
         del self.stack[start:]
         return values
 
-    # ---- what instructions share ----
+    # ---- common to several instructions ----
 
     def set_items(self, target: Any, values: list[Any]) -> None:
         if not isinstance(target, dict) or len(values) % 2:
-            self.fail("entries are added to something that is no dictionary")
+            self.fail("entries are added to something that is not a dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
             self.check_key(key, len(target))
             target[key] = value
 
     def check_key(self, key: Any, already: int) -> None:
-        """Only scalars are hashed: a nested tuple would be hashed by recursion."""
+        """Refuse keys other than scalars: a nested tuple would be hashed by recursion."""
         if type(key) is str:
             return
         if type(key) not in (int, bool, type(None)):
@@ -124,14 +124,14 @@ class Machine:
         if function is None:
             raise UnsafeFileError(
                 f"{self.load.source}: its pickle asks for {found}, which no supported checkpoint needs",
-                "the file was not executed; if it is from a source you do not trust, open it with nothing else either",
+                "the file was not executed; if you do not trust its source, do not open it with other programs either",
             )
         return Symbol(found, function)
 
     def call(self, symbol: Any, arguments: Any) -> Any:
-        """The stand-in's answer; what it has to read of texts, lists and tuples is paid for before."""
+        """Call the stand-in, after spending a step for each item and each kilobyte of text that it may read."""
         if type(symbol) is not Symbol or type(arguments) is not tuple:
-            self.fail("something is called that is no global")
+            self.fail("something is called that is not a global")
         texts = sum(len(one) // 1024 for one in arguments if type(one) is str)
         items = sum(len(one) for one in arguments if type(one) in _CONTAINERS)
         self.load.spend(steps=len(arguments) + items + texts)

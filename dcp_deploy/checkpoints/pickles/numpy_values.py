@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .values import Global, Load, Symbol
+from .values import Global, Load, Symbol, never_called
 
 _TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 _ORDERS: Mapping[str, Literal["<", ">", "|", "="]] = {"<": "<", ">": ">", "|": "|", "=": "="}
@@ -18,20 +18,20 @@ _CORE = ("numpy.core", "numpy._core")  # before and since numpy 2
 
 
 class DTypeRecord:
-    """A numpy dtype of numbers. The pickle makes it of a code such as "f8" and tells the byte order later."""
+    """A numpy dtype of numbers. The pickle creates it from a code such as "f8" and sets the byte order later."""
 
     def __init__(self, code: str) -> None:
         self.dtype = np.dtype(code)
 
     def build(self, state: Any) -> None:
-        """State ``(version, byte order, ...)``: what follows describes records, which are refused with their code."""
+        """Take the byte order of ``(version, byte order, ...)``; only structured types use the other entries."""
         if type(state) is not tuple or len(state) < 2 or type(state[1]) is not str or state[1] not in _ORDERS:
             raise ValueError("a dtype with another state than numpy's")
         self.dtype = self.dtype.newbyteorder(_ORDERS[state[1]])
 
 
 class ArrayRecord:
-    """An array that is not read yet: type, shape and the bytes in the file."""
+    """An array that is not decoded yet: type, shape and the bytes in the file."""
 
     def __init__(self) -> None:
         self.dtype = np.dtype(np.float64)
@@ -40,13 +40,13 @@ class ArrayRecord:
         self.data: memoryview | bytes = b""
 
     def build(self, state: Any) -> None:
-        """State ``(version, shape, dtype, Fortran order, bytes)``."""
+        """Take the parts of ``(version, shape, dtype, Fortran order, bytes)``."""
         if type(state) is not tuple or len(state) != 5:
             raise ValueError("an array with another state than numpy's")
         self.fill(*state[1:])
 
     def fill(self, shape: Any, dtype: Any, fortran: Any, data: Any) -> None:
-        """Take the parts of an array after checking that they belong together; ValueError when they do not."""
+        """Take the parts of an array. Raises ValueError if they do not belong together."""
         if type(shape) is not tuple or len(shape) > _DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError("an array's shape is not a tuple of a few sizes")
         if type(dtype) is not DTypeRecord or type(data) not in (memoryview, bytes):
@@ -56,7 +56,7 @@ class ArrayRecord:
         self.dtype, self.shape, self.fortran, self.data = dtype.dtype, shape, fortran is True, data
 
     def array(self, load: Load) -> npt.NDArray[Any]:
-        """A copy of the values, in C order and the machine's byte order."""
+        """Return a copy of the values, in C order and the machine's byte order."""
         load.spend(memory=len(self.data))
         flat = np.frombuffer(self.data, self.dtype)
         shaped = flat.reshape(self.shape, order="F" if self.fortran else "C")
@@ -67,11 +67,11 @@ NUMPY_BUILDABLE = (DTypeRecord, ArrayRecord)
 
 
 def numpy_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
-    """Name to stand-in, made afresh for every load. The classes in NUMPY_BUILDABLE take BUILD."""
+    """Return the stand-in of each name, made anew for every load. The classes in NUMPY_BUILDABLE accept BUILD."""
 
     def dtype(code: Any, *flags: Any) -> DTypeRecord:
         if type(code) is not str or code not in _TYPES:
-            raise load.damaged("a numpy array is of a type that holds no plain numbers")
+            raise load.damaged("a numpy array is of a type that does not hold plain numbers")
         return DTypeRecord(code)
 
     def scalar(kind: Any, data: Any) -> bool | int | float:
@@ -86,17 +86,15 @@ def numpy_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
         return ArrayRecord()
 
     def from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> ArrayRecord:
-        """How protocol 5 writes arrays."""
+        """Return an array as protocol 5 writes it."""
         record = ArrayRecord()
         record.fill(shape, kind, order == "F", data)
         return record
 
-    def never_called(*arguments: Any) -> None:
-        raise ValueError("an array's class is no function here")
-
-    names: dict[tuple[str, str], Callable[..., Any]] = {("numpy", "dtype"): dtype, ("numpy", "ndarray"): never_called}
+    stand_ins: dict[Global, Callable[..., Any]] = {Global("numpy", "dtype"): dtype}
+    stand_ins[Global("numpy", "ndarray")] = never_called
     for core in _CORE:
-        names[f"{core}.multiarray", "scalar"] = scalar
-        names[f"{core}.multiarray", "_reconstruct"] = reconstruct
-        names[f"{core}.numeric", "_frombuffer"] = from_buffer
-    return {Global(*name): function for name, function in names.items()}
+        stand_ins[Global(f"{core}.multiarray", "scalar")] = scalar
+        stand_ins[Global(f"{core}.multiarray", "_reconstruct")] = reconstruct
+        stand_ins[Global(f"{core}.numeric", "_frombuffer")] = from_buffer
+    return stand_ins

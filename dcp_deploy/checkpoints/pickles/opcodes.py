@@ -1,7 +1,7 @@
-"""What each pickle instruction does to the machine: the opcodes of protocols 2 to 5 that checkpoints use.
+"""The effect of each pickle instruction: the opcodes of protocols 2 to 5 that checkpoints use.
 
-Python's ``pickletools`` documents them. What is missing here (protocols 0 and 1, INST, OBJ, NEWOBJ_EX, the extension
-registry, out-of-band buffers) is refused by its name.
+Python's ``pickletools`` documents them. All others (protocols 0 and 1, INST, OBJ, NEWOBJ_EX, the extension registry,
+out-of-band buffers) are refused by name.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from .machine import Machine
 from .values import Global, LongText, Symbol
 
-TEXT = 1 << 20  # bytes; a longer text is kept undecoded
-_LONG = 255  # bytes of an integer
+TEXT = 1 << 20  # bytes; a longer text stays undecoded
+_LONG = 255  # most bytes of an integer
 
 NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 _CODES = {name: code for code, name in NAMES.items()}
@@ -26,7 +26,7 @@ HANDLERS: list[_Handler | None] = [None] * 256
 
 
 def _opcode(*names: str) -> Callable[[_Handler], _Handler]:
-    """Let a function carry out these opcodes."""
+    """Register a function as the handler of these opcodes."""
 
     def register(handler: _Handler) -> _Handler:
         for name in names:
@@ -108,7 +108,7 @@ def _recall(width: int) -> _Handler:
     def get(machine: Machine) -> Any:
         index = machine.number(width)
         if index not in machine.memo:
-            machine.fail(f"memo entry {index} is not there")
+            machine.fail(f"memo entry {index} does not exist")
         return machine.memo[index]
 
     return _pushing(get)
@@ -125,7 +125,7 @@ def _memoize(machine: Machine) -> None:
     machine.memo[len(machine.memo)] = machine.top()
 
 
-# ---- the order of things ----
+# ---- frame, marks and end ----
 
 
 @_opcode("PROTO")
@@ -144,7 +144,7 @@ def _frame(machine: Machine) -> None:
 
 @_opcode("STOP")
 def _stop(machine: Machine) -> None:
-    """The loop ends itself."""
+    """Do nothing: the loop in :mod:`.reading` ends."""
 
 
 @_opcode("MARK")
@@ -181,7 +181,7 @@ _opcode("LIST")(_pushing(lambda machine: machine.pop_to_mark()))
 def _extend(machine: Machine, values: Iterable[Any]) -> None:
     target = machine.top()
     if type(target) is not list:
-        machine.fail("values are appended to something that is no list")
+        machine.fail("values are appended to something that is not a list")
     target.extend(values)
 
 
@@ -219,7 +219,7 @@ def _set_items(machine: Machine) -> None:
 def _add_items(machine: Machine) -> None:
     values, target = machine.pop_to_mark(), machine.top()
     if type(target) is not set:
-        machine.fail("members are added to something that is no set")
+        machine.fail("members are added to something that is not a set")
     for value in values:
         machine.check_key(value, len(target))
         target.add(value)
@@ -258,7 +258,7 @@ def _reduce(machine: Machine) -> None:
 def _build(machine: Machine) -> None:
     state, target = machine.pop(), machine.top()
     if type(target) not in machine.buildable:
-        machine.fail("a state is given to something that has none")
+        machine.fail("a state is given to something that cannot take one")
     machine.call(Symbol(Global(type(target).__name__, "build"), target.build), (state,))
 
 

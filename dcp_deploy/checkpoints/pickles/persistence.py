@@ -1,8 +1,8 @@
 """NVIDIA's persistent modules, from a pickle to a tree of plain records. Nothing in the file is executed.
 
 Every network in such a file is a call of one function with a dictionary: the name of the class, the source text of its
-module, which NVIDIA's own loader runs, and the attributes of the object. Here the source text is never looked at;
-class names, attributes and tensors are all that is kept.
+module, which NVIDIA's own loader runs, and the attributes of the object. This module never reads the source text; it
+keeps class names, attributes and tensors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 
 class PersistentRecord:
-    """What the pickle's call of the persistence function gives: the dictionary it was called with."""
+    """The dictionary that the pickle calls the persistence function with."""
 
     __slots__ = ("meta",)
 
@@ -35,7 +35,7 @@ class PersistentRecord:
 
 @dataclass(frozen=True)
 class Module:
-    """One network module. ``facts`` are its plain attributes, ``options`` what its constructor was called with."""
+    """One network module. ``facts`` are its plain attributes, ``options`` the arguments of its constructor."""
 
     source: str
     path: str
@@ -45,17 +45,17 @@ class Module:
     facts: Mapping[str, Any]
     options: Mapping[str, Any]
     tensors: Mapping[str, TensorView]
-    """Parameters and persistent buffers of its own."""
+    """Its own parameters and persistent buffers."""
     children: Mapping[str, Module]
 
     def modules(self) -> Iterator[Module]:
-        """Itself and all modules below, in the order of a state dict."""
+        """Yield this module and all modules below, in the order of a state dict."""
         yield self
         for child in self.children.values():
             yield from child.modules()
 
     def state(self) -> dict[str, TensorView]:
-        """All tensors by their name in a state dict."""
+        """Return all tensors by their names in a state dict."""
         return {
             f"{module.path}.{name}".removeprefix("."): tensor
             for module in self.modules()
@@ -68,39 +68,40 @@ class Module:
         return self.children[name]
 
     def shape(self, name: str, axes: int) -> tuple[int, ...]:
-        """Shape of one of its tensors, which must have so many axes."""
+        """Return the shape of one of its tensors. Raises CorruptFileError for another number of axes."""
         if name not in self.tensors or len(self.tensors[name].shape) != axes:
             raise self.damaged(f"has no tensor {name} of {axes} axes")
         return self.tensors[name].shape
 
     def fact(self, name: str) -> Any:
-        """A number, text or None; an array as a tuple of numbers."""
+        """Return an attribute: a number, a text or None; an array as a tuple of numbers."""
         if name not in self.facts:
             raise self.damaged(f"lacks the attribute {name}")
         value = self.facts[name]
         if type(value) in (list, tuple) and all(type(one) in (int, float) for one in value):
             return tuple(value)
         if type(value) not in (int, float, bool, str, type(None)):
-            raise self.damaged(f"has an attribute {name} that is no plain value")
+            raise self.damaged(f"has an attribute {name} that is not a plain value")
         return value
 
     def whole(self, name: str) -> int:
         value = self.fact(name)
         if type(value) is not int:
-            raise self.damaged(f"has an attribute {name} that is no whole number")
+            raise self.damaged(f"has an attribute {name} that is not a whole number")
         return value
 
     def number(self, name: str) -> float:
         value = self.fact(name)
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise self.damaged(f"has an attribute {name} that is no number")
+            raise self.damaged(f"has an attribute {name} that is not a number")
         return float(value)
 
-    def require(self, name: str, expected: Any) -> None:
-        """Refuse the file when an attribute is not what our networks compute with."""
-        found = self.fact(name)
-        if not _same(found, expected):
-            raise self.unsupported(f"{name} is {_shown(found)}, and only {_shown(expected)} is read")
+    def require(self, **expected: Any) -> None:
+        """Refuse the file unless these attributes have the values that our networks compute with."""
+        for name, value in expected.items():
+            found = self.fact(name)
+            if not _same(found, value):
+                raise self.unsupported(f"{name} is {printable(repr(found))}, and only {printable(repr(value))} is read")
 
     def damaged(self, what: str) -> CorruptFileError:
         return CorruptFileError(f"{self.source}: {self.class_name} {self.path or 'itself'} {what}")
@@ -114,7 +115,7 @@ class Module:
 
 
 def read_persistent(data: memoryview, load: Load) -> Any:
-    """The value of a persistence pickle, networks as PersistentRecord. Raises as run_pickle does."""
+    """Return the value of a persistence pickle, with networks as PersistentRecord. Raises as run_pickle does."""
     stand_ins = {
         **python_stand_ins(load),
         **numpy_stand_ins(load),
@@ -124,11 +125,11 @@ def read_persistent(data: memoryview, load: Load) -> Any:
 
     def easy_dict(*pairs: Any) -> dict[Any, Any]:
         if pairs:
-            raise load.damaged("an EasyDict is not made empty")
+            raise load.damaged("an EasyDict is created with content")
         return {}
 
     def allowed(name: Global) -> Callable[..., Any] | None:
-        """Forks keep the persistence module and EasyDict in packages of their own; the stand-ins are the same."""
+        """Return the stand-in. Forks keep the persistence module and EasyDict in packages of their own."""
         last = name.module.rpartition(".")[2]
         if last == "persistence" and name.name == "_reconstruct_persistent_obj":
             return PersistentRecord
@@ -140,7 +141,7 @@ def read_persistent(data: memoryview, load: Load) -> Any:
 
 
 def module_tree(record: PersistentRecord, load: Load, path: str = "", depth: int = 0) -> Module:
-    """A network as a tree, checked on the way: records may be shared, cyclic or of anything at all."""
+    """Return a network as a tree, checked on the way: records may be shared, cyclic or hold any values."""
     class_name, version, state = _parts(record, path, load)
     load.spend(steps=1 + len(state))
     if depth > _DEPTH:
@@ -151,7 +152,7 @@ def module_tree(record: PersistentRecord, load: Load, path: str = "", depth: int
         raise load.damaged(f"{path or 'a network'} has no proper list of its non-persistent buffers")
     tensors = {**parameters, **{name: value for name, value in buffers.items() if name not in hidden}}
     if any(type(value) not in (TensorView, type(None)) for value in tensors.values()):
-        raise load.damaged(f"{path or 'a network'} has parameters or buffers that are no tensors")
+        raise load.damaged(f"{path or 'a network'} has parameters or buffers that are not tensors")
     children = {}
     for name, child in modules.items():
         if child is not None:
@@ -169,18 +170,13 @@ def module_tree(record: PersistentRecord, load: Load, path: str = "", depth: int
     )
 
 
-def _shown(value: Any) -> str:
-    """A fact, which holds no nested values, for a message."""
-    return printable(repr(value))
-
-
 _CONTENTS = ("_parameters", "_buffers", "_modules")
 
 
 def _parts(record: Any, path: str, load: Load) -> tuple[str, Any, Mapping[str, Any]]:
     meta = record.meta if type(record) is PersistentRecord else None
     if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict) or type(meta.get("class_name")) is not str:
-        raise load.damaged(f"{path or 'a network'} is no module with a class and a state")
+        raise load.damaged(f"{path or 'a network'} is not a module with a class and a state")
     state = meta["state"]
     if any(type(name) is not str for name in state):
         raise load.damaged(f"{path or 'a network'} has attributes without a name")
@@ -188,15 +184,15 @@ def _parts(record: Any, path: str, load: Load) -> tuple[str, Any, Mapping[str, A
 
 
 def _named(entries: Any, what: str, load: Load) -> Mapping[str, Any]:
-    """A dictionary whose keys can be parts of a tensor's name."""
+    """Return a dictionary, after checking that its keys can be parts of a tensor's name."""
     if not isinstance(entries, dict) or not all(type(name) is str and _NAME.fullmatch(name) for name in entries):
-        raise load.damaged(f"{what.removeprefix('.')} is no dictionary of names")
+        raise load.damaged(f"{what.removeprefix('.')} is not a dictionary of names")
     load.spend(steps=len(entries))
     return entries
 
 
 def _plain(value: Any, load: Load) -> Any:
-    """Small arrays, such as StyleGAN3's sizes, become tuples of numbers."""
+    """Return small arrays, such as StyleGAN3's sizes, as tuples of numbers, and other values as they are."""
     if type(value) is not ArrayRecord or len(value.data) > 1024:
         return value
     return tuple(value.array(load).flatten().tolist())

@@ -1,4 +1,4 @@
-"""Stand-ins for what Python itself puts into a pickle: ordered dictionaries, sets, and bytes written as text."""
+"""Stand-ins for values of Python in a pickle: ordered dictionaries, sets, and bytes written as text."""
 
 from __future__ import annotations
 
@@ -12,60 +12,59 @@ _CHUNK = 1 << 20
 
 
 class OrderedRecord(dict[Any, Any]):
-    """An OrderedDict. The bookkeeping that torch hangs on a state dict as an attribute is dropped."""
+    """An OrderedDict. The attribute with metadata that torch adds to a state dict is dropped."""
 
     __slots__ = ()
 
     def build(self, state: Any) -> None:
-        """Nothing: an attribute of a dictionary is no part of a checkpoint."""
+        """Ignore the attributes: they are not part of a checkpoint."""
 
 
 def python_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
-    """Name to stand-in, made afresh for every load. OrderedRecord takes BUILD."""
+    """Return the stand-in of each name, made anew for every load. OrderedRecord accepts BUILD."""
 
     def ordered(pairs: Any = ()) -> OrderedRecord:
         if type(pairs) not in (list, tuple):
-            raise load.damaged("an OrderedDict is made of something that is no list of pairs")
+            raise load.damaged("an OrderedDict is made of something that is not a list of pairs")
         made = OrderedRecord()
         for pair in pairs:
             if type(pair) not in (list, tuple) or len(pair) != 2 or type(pair[0]) is not str:
-                raise load.damaged("an OrderedDict is made of something that is no list of names and values")
+                raise load.damaged("an OrderedDict is made of something that is not a list of names and values")
             made[pair[0]] = pair[1]
         return made
 
     def members(values: Any = ()) -> set[str]:
-        """Sets in these files hold names of buffers."""
+        """Return a set of names: the sets in checkpoints hold names of buffers."""
         if type(values) not in (list, tuple) or any(type(value) is not str for value in values):
-            raise load.damaged("a set is made of something that is no list of names")
+            raise load.damaged("a set is made of something that is not a list of names")
         return set(values)
 
     def encoded(text: Any, encoding: Any = "latin1") -> bytes:
-        """Protocol 2 has no bytes: they are written as a text of the code points 0 to 255."""
+        """Return the bytes that protocol 2, which lacks bytes, writes as a text of the code points 0 to 255."""
         if encoding not in ("latin1", "latin-1"):
             raise load.damaged("bytes are written in an encoding that is not latin-1")
         if type(text) is str:
             load.spend(memory=len(text))
             return text.encode("latin-1")
         if type(text) is not LongText:
-            raise load.damaged("bytes are made of something that is no text")
+            raise load.damaged("bytes are made of something that is not a text")
         return _latin1(text, load)
 
     def empty_bytes() -> bytes:
         return b""
 
-    names: dict[tuple[str, str], Callable[..., Any]] = {
-        ("collections", "OrderedDict"): ordered,
-        ("builtins", "set"): members,
-        ("__builtin__", "set"): members,
-        ("_codecs", "encode"): encoded,
-        ("builtins", "bytes"): empty_bytes,
-        ("__builtin__", "bytes"): empty_bytes,
+    return {
+        Global("collections", "OrderedDict"): ordered,
+        Global("builtins", "set"): members,
+        Global("__builtin__", "set"): members,
+        Global("_codecs", "encode"): encoded,
+        Global("builtins", "bytes"): empty_bytes,
+        Global("__builtin__", "bytes"): empty_bytes,
     }
-    return {Global(*name): function for name, function in names.items()}
 
 
 def _latin1(text: LongText, load: Load) -> bytes:
-    """The bytes behind a long text, decoded piece by piece: as one text it could take four times its UTF-8."""
+    """Return the bytes of a long text, decoded piece by piece: as one text it could take four times its UTF-8."""
     load.spend(memory=len(text.utf8))
     decoder = codecs.getincrementaldecoder("utf-8")()
     made = bytearray()

@@ -1,4 +1,4 @@
-"""Read a pickle with the machine: carry out its instructions up to STOP."""
+"""Reads a pickle: executes its instructions on the machine up to STOP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .values import Buildable, Global, Load
 
 
 class PickleResult(NamedTuple):
-    """The value, and the offset behind the STOP: several pickles may follow each other."""
+    """The value, and the offset after STOP, where another pickle may follow."""
 
     value: Any
     end: int
@@ -27,19 +27,19 @@ def run_pickle(
 ) -> PickleResult:
     """Read one pickle from the start of ``data``.
 
-    ``allowed`` (the ``get`` of a dictionary will do) gives the stand-in for a global, None when there is none;
-    ``persistent`` answers persistent ids. Only instances of the ``buildable`` classes take BUILD. Byte strings come
-    out as slices of ``data``, texts above ``TEXT`` bytes as LongText, globals as Symbol.
+    ``allowed`` returns the stand-in for a global, None to refuse it; the ``get`` of a dictionary fits. ``persistent``
+    resolves persistent ids. Only instances of the ``buildable`` classes accept BUILD. Byte strings become slices of
+    ``data``, texts above ``TEXT`` bytes become LongText, globals become Symbol.
 
-    Raises UnsafeFileError for a global without a stand-in and CorruptFileError for everything else that is wrong.
-    Shared and cyclic containers are legal in a pickle: whoever walks over the value has to bound the walk.
+    Raises UnsafeFileError for a global without a stand-in and CorruptFileError for every other error.
+    Shared and cyclic containers are legal in a pickle: a caller that traverses the value must bound its steps.
     """
     machine = Machine(data.cast("B"), load, allowed, persistent, buildable)
     return PickleResult(_run(machine), machine.position)
 
 
 def _run(machine: Machine) -> Any:
-    """Carry out instructions up to STOP; return the value that is then on the stack."""
+    """Execute instructions up to STOP; return the value that is then on the stack."""
     while True:
         if machine.position >= len(machine.data):
             machine.fail("it ends without a STOP")

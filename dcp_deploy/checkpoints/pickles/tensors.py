@@ -1,7 +1,7 @@
-"""Tensors as torch writes them: storages of raw bytes, and strided views into them that stay views until asked for.
+"""Tensors as torch writes them: storages of raw bytes, and strided views into them.
 
-Reading a view checks that it lies within its storage and copies; nothing aliases the file or another tensor. A view
-that nobody asks for costs nothing, so the discriminator in a snapshot is never decoded.
+A view is checked when it is created and copied when it is read, so nothing aliases the file or another tensor. A view
+that is not read costs nothing: the discriminator in a snapshot is never decoded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .reading import run_pickle
-from .values import Buildable, Global, Load, Symbol
+from .values import Buildable, Global, Load, Symbol, never_called
 
 STORAGES: Mapping[str, torch.dtype] = {
     "FloatStorage": torch.float32,
@@ -36,7 +36,7 @@ _PROTOCOL = 1001
 
 @dataclass
 class Storage:
-    """``numel`` values of one type; ``data`` are their little-endian bytes, None until they are found."""
+    """``numel`` values of one type. ``data`` are their little-endian bytes, None until they are found."""
 
     dtype: torch.dtype
     numel: int
@@ -49,7 +49,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class TensorView:
-    """A tensor that is not read yet: where in which storage its values lie."""
+    """A tensor that is not read yet: its storage, and the place of its values in there."""
 
     storage: Storage
     offset: int
@@ -57,7 +57,7 @@ class TensorView:
     stride: tuple[int, ...]
 
     def tensor(self, load: Load) -> Tensor:
-        """A contiguous copy of the values. CorruptFileError when there are none."""
+        """Return a contiguous copy of the values. Raises CorruptFileError if they are missing."""
         if self.storage.data is None:
             raise load.damaged("a tensor's values are not in the file")
         if 0 in self.shape:
@@ -72,27 +72,23 @@ class TensorView:
 
 
 def storage_stand_ins() -> Mapping[Global, Callable[..., Any]]:
-    """The storage types of torch, which are only named and never called."""
-
-    def never_called(*arguments: Any) -> None:
-        raise ValueError("a storage type is no function")
-
+    """Return stand-ins of the storage types of torch."""
     return dict.fromkeys((Global("torch", name) for name in STORAGES), never_called)
 
 
 def tensor_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
-    """What rebuilds tensors and parameters of storages, made afresh for every load."""
+    """Return the functions that rebuild tensors and parameters from storages, made anew for every load."""
 
     def rebuild_tensor(
         storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
     ) -> TensorView:
         if type(storage) is not Storage:
-            raise load.damaged("a tensor is made of something that is no storage")
+            raise load.damaged("a tensor is made of something that is not a storage")
         return _view(storage, offset, size, stride, load)
 
     def rebuild_parameter(tensor: Any, requires_grad: Any, hooks: Any) -> TensorView:
         if type(tensor) is not TensorView:
-            raise load.damaged("a parameter is made of something that is no tensor")
+            raise load.damaged("a parameter is made of something that is not a tensor")
         return tensor
 
     return {
@@ -101,21 +97,27 @@ def tensor_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
     }
 
 
-def storage_of(key: Any, load: Load) -> tuple[str, Storage]:
-    """Key and storage, still without data, of a persistent id ``("storage", type, key, location, numel[, None])``."""
+def storage_of(key: Any, load: Load, known: dict[str, Storage]) -> tuple[str, Storage]:
+    """Return key and storage of a persistent id ``("storage", type, key, location, numel[, None])``.
+
+    ``known`` holds the storages of the file so far; a new one is added, still without data.
+    """
     if (
         type(key) is not tuple
         or len(key) not in (5, 6)
         or key[0] != "storage"
         or (len(key) == 6 and key[5] is not None)
     ):
-        raise load.damaged("it refers to something that is no storage")
+        raise load.damaged("it refers to something that is not a storage")
     kind, name, numel = key[1], key[2], key[4]
     if type(kind) is not Symbol or kind.name.module != "torch" or kind.name.name not in STORAGES:
-        raise load.damaged("a storage is of a type that holds no numbers")
+        raise load.damaged("a storage is of a type that does not hold numbers")
     if type(name) is not str or not _is_size(numel):
         raise load.damaged("a storage lacks its name or its size")
-    return name, Storage(STORAGES[kind.name.name], numel)
+    storage = known.setdefault(name, Storage(STORAGES[kind.name.name], numel))
+    if (storage.dtype, storage.numel) != (STORAGES[kind.name.name], numel):
+        raise load.damaged("a storage is named with two types or sizes")
+    return name, storage
 
 
 def read_legacy(
@@ -124,20 +126,16 @@ def read_legacy(
     allowed: Callable[[Global], Callable[..., Any] | None],
     buildable: tuple[type[Buildable], ...] = (),
 ) -> Any:
-    """The value in a stream of torch.save before its zip format (torch 1.6), storages filled.
+    """Return the value in a stream of torch.save before its zip format (torch 1.6), with storages filled.
 
-    The stream is a magic number, a protocol number and facts about the machine, each a pickle; the pickle of the value,
-    with storages as persistent ids; a pickle of the storages' keys; and for each key its count as an int64 and its
-    bytes. Raises as run_pickle does, and CorruptFileError when a part does not fit the others.
+    The stream consists of pickles: a magic number, a protocol number, facts about the machine, the value (with storages
+    as persistent ids) and the keys of the storages. For each key follow its count as an int64 and its bytes.
+    Raises as run_pickle does, and CorruptFileError if a part does not fit the others.
     """
     storages: dict[str, Storage] = {}
 
     def persistent(key: Any) -> Storage:
-        name, storage = storage_of(key, load)
-        known = storages.setdefault(name, storage)
-        if (known.dtype, known.numel) != (storage.dtype, storage.numel):
-            raise load.damaged("a storage is named with two types or sizes")
-        return known
+        return storage_of(key, load, storages)[1]
 
     for expected in (_MAGIC, _PROTOCOL):
         found, end = run_pickle(data, load=load, allowed=_nothing)
@@ -156,7 +154,7 @@ def read_legacy(
 
 
 def load_from_bytes(load: Load) -> Callable[..., Storage]:
-    """Stand-in for ``torch.storage._load_from_bytes``: the one storage in a nested stream."""
+    """Return the stand-in for ``torch.storage._load_from_bytes``, which reads the one storage of a nested stream."""
     names = storage_stand_ins()
 
     def read(data: Any) -> Storage:
@@ -164,18 +162,18 @@ def load_from_bytes(load: Load) -> Callable[..., Storage]:
             raise load.damaged("a storage is made of something that is not bytes")
         storage = read_legacy(memoryview(data), load, names.get)
         if type(storage) is not Storage:
-            raise load.damaged("a nested stream holds something that is no storage")
+            raise load.damaged("a nested stream holds something that is not a storage")
         return storage
 
     return read
 
 
 def _nothing(name: Global) -> None:
-    """No global is allowed."""
+    """Allow no global."""
 
 
 def _fill(data: memoryview, keys: Any, storages: Mapping[str, Storage], load: Load) -> None:
-    """Give every storage its bytes, which follow each other in the order of ``keys``."""
+    """Give every storage its bytes, which are stored in the order of ``keys``."""
     if type(keys) is not list or set(map(type, keys)) - {str} or sorted(keys) != sorted(storages):
         raise load.damaged("the storages of a stream are not those it refers to")
     for key in keys:
@@ -188,7 +186,7 @@ def _fill(data: memoryview, keys: Any, storages: Mapping[str, Storage], load: Lo
 
 
 def _view(storage: Storage, offset: Any, shape: Any, stride: Any, load: Load) -> TensorView:
-    """A view that lies within its storage and is not larger: a step of 0 would make terabytes of one value."""
+    """Return a view, after checking that it fits into its storage: a step of 0 could make terabytes of one value."""
     for numbers in (shape, stride):
         if type(numbers) is not tuple or len(numbers) > _DIMENSIONS or not all(map(_is_size, numbers)):
             raise load.damaged("a tensor's shape or stride is not a tuple of a few sizes")

@@ -1,7 +1,7 @@
-"""Files of torch.save, read without torch.load: the zip archive of torch 1.6 and later, and the stream before it.
+"""Reads torch.save files without torch.load: the zip archive of torch 1.6 and later, and the older stream.
 
-Both are a pickle that refers to storages outside itself. The pickle runs on our own machine with the few names that
-dictionaries of tensors, numbers and options need; tensors stay views into the file until they are asked for, so the
+Both are a pickle that refers to storages outside itself. Our own interpreter reads the pickle and knows only the names
+that dictionaries of tensors, numbers and options need. Tensors stay views into the file until they are read, so the
 discriminator and the optimisers of a training file cost nothing.
 """
 
@@ -26,9 +26,9 @@ from .tensors import Storage, TensorView, read_legacy, storage_of, storage_stand
 from .values import Global, Load, printable
 
 _ZIP = b"PK\x03\x04"
-_LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number that the older format starts with, pickled
+_LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number at the start of the older format
 
-_DIRECTORY = 4 << 20  # bytes of an archive's list of entries; enough for 40,000, where a training file has 2,000
+_DIRECTORY = 4 << 20  # bytes of an archive's list of entries; enough for 40,000, and a training file has 2,000
 _BROKEN_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError, struct.error)
 
 
@@ -39,26 +39,26 @@ class NamespaceRecord(dict[str, Any]):
 
     def build(self, state: Any) -> None:
         if not isinstance(state, dict):
-            raise ValueError("a namespace with a state that is no dictionary")
+            raise ValueError("a namespace with a state that is not a dictionary")
         self.update({str(name): value for name, value in state.items()})
 
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What torch.save was given: dictionaries, lists, numbers, and tensors as views that ``tensors`` reads."""
+    """The content of a torch.save file: dictionaries, lists, numbers, and tensors as views that ``tensors`` reads."""
 
     value: Any
     load: Load
     checksums: Mapping[int, int] = field(default_factory=dict)
-    """CRC-32 of the bytes of a storage, by its id; the older format has none."""
+    """CRC-32 of the bytes of each storage, by its id; empty for the older format."""
 
     @property
     def globals(self) -> tuple[str, ...]:
-        """Dotted names that the pickle mentions, in order."""
+        """The dotted names in the pickle, in order."""
         return tuple(map(str, self.load.globals))
 
     def tensors(self, views: Mapping[str, TensorView]) -> dict[str, Tensor]:
-        """Read these tensors, after checking their bytes. CorruptFileError when they were changed or cut off."""
+        """Read these tensors. Raises CorruptFileError if their bytes were changed or cut off."""
         storages = {id(view.storage): (name, view.storage) for name, view in views.items()}
         for key, (name, storage) in storages.items():
             if key in self.checksums:
@@ -67,15 +67,15 @@ class TorchFile:
 
 
 def is_torch_file(data: memoryview) -> bool:
-    """True when the content starts as either format does; a zip archive may still hold something else."""
+    """Return whether the content starts like either format; a zip archive may still hold something else."""
     return data[:4] == _ZIP or _LEGACY in bytes(data[:32])
 
 
 def read_torch_file(data: memoryview, source: str) -> TorchFile:
-    """The content of a torch.save file, zip or legacy; ``source`` names it in messages. Executes nothing.
+    """Return the content of a torch.save file, zip or older; ``source`` names it in messages. Executes nothing.
 
     Raises UnsafeFileError for a pickle that names anything but tensors and plain values, UnknownFormatError for other
-    archives (TorchScript, data sets), CorruptFileError for whatever is damaged or contradicts itself.
+    archives (TorchScript, data sets), CorruptFileError for a file that is damaged or contradicts itself.
     """
     load = Load.of(source, len(data))
     if data[:4] == _ZIP:
@@ -87,21 +87,21 @@ _BUILDABLE = (OrderedRecord, NamespaceRecord, *NUMPY_BUILDABLE)
 
 
 def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
-    """Every name that may occur, made afresh for every load."""
+    """Return the stand-in of every name that may occur, made anew for every load."""
 
     def named(*arguments: Any) -> str:
-        """Types and devices are kept as text: nothing depends on them."""
+        """Return types and devices as text: nothing depends on them."""
         if not all(type(argument) in (str, int) for argument in arguments):
             raise load.damaged("a device is made of something that is neither a name nor a number")
         return printable(":".join(map(str, arguments)))
 
     def size(sizes: Any) -> tuple[Any, ...]:
         if type(sizes) not in (list, tuple):
-            raise load.damaged("a torch.Size is made of something that is no list")
+            raise load.damaged("a torch.Size is made of something that is not a list")
         return tuple(sizes)
 
     def namespace() -> NamespaceRecord:
-        """Made empty: a dictionary's own constructor would hash whatever keys it is given."""
+        """Return an empty one: the constructor of a dictionary would hash any keys it is called with."""
         return NamespaceRecord()
 
     types = [Global("torch", str(kind).removeprefix("torch.")) for kind in _TYPES]
@@ -122,18 +122,12 @@ _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int
 # ---- the zip archive: <name>/data.pkl, <name>/data/<key>, <name>/byteorder ----
 
 
-class _Stream(io.RawIOBase):
-    """Bytes in memory as the file that zipfile wants, without a copy of them."""
+class _Stream:
+    """Bytes in memory with the methods that zipfile needs of a file, without a copy of them."""
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def tell(self) -> int:
         return self.at
@@ -145,7 +139,7 @@ class _Stream(io.RawIOBase):
         return self.at
 
     def read(self, size: int = -1) -> bytes:
-        """zipfile reads the list of entries at once, and makes an object of each."""
+        """Refuse a long list of entries: zipfile reads it at once and makes an object of each."""
         end = len(self.data) if size < 0 else min(self.at + size, len(self.data))
         if end - self.at > _DIRECTORY:
             raise ValueError(f"a list of entries of {end - self.at:,} bytes")
@@ -163,18 +157,14 @@ def _read_zip(data: memoryview, load: Load) -> TorchFile:
     checksums: dict[int, int] = {}
 
     def persistent(key: Any) -> Storage:
-        name, storage = storage_of(key, load)
-        if name in storages:
-            known = storages[name]
-            if (known.dtype, known.numel) != (storage.dtype, storage.numel):
-                raise load.damaged("a storage is named with two types or sizes")
-            return known
+        name, storage = storage_of(key, load, storages)
+        if storage.data is not None:
+            return storage
         entry = entries.get(f"{root}/data/{name}")
         if entry is None or entry.file_size != storage.nbytes:
             size = "missing" if entry is None else f"{entry.file_size:,} bytes"
             raise load.damaged(f"storage {printable(name)} of {storage.nbytes:,} bytes is {size} in the archive")
         storage.data = _content(data, entry, load)
-        storages[name] = storage
         checksums[id(storage)] = entry.CRC
         return storage
 
@@ -184,12 +174,12 @@ def _read_zip(data: memoryview, load: Load) -> TorchFile:
     allowed = _stand_ins(load).get
     value, end = run_pickle(pickled, load=load, allowed=allowed, persistent=persistent, buildable=_BUILDABLE)
     if end != len(pickled):
-        raise load.damaged("data.pkl goes on behind its end")
+        raise load.damaged("data.pkl continues after its end")
     return TorchFile(value, load, checksums)
 
 
 def _entries(data: memoryview, load: Load) -> tuple[str, dict[str, zipfile.ZipInfo]]:
-    """Name of the archive's one folder, and its entries by name, all of them stored as they are."""
+    """Return the name of the archive's only folder, and its entries by name, all of them uncompressed."""
     try:
         with zipfile.ZipFile(_Stream(data)) as archive:
             found = archive.infolist()
@@ -215,7 +205,7 @@ def _entries(data: memoryview, load: Load) -> tuple[str, dict[str, zipfile.ZipIn
 
 
 def _content(data: memoryview, entry: zipfile.ZipInfo, load: Load) -> memoryview:
-    """The bytes of a stored entry: behind its local header, whose name and extra field have lengths of their own."""
+    """Return the bytes of a stored entry, after its local header with a name and an extra field of variable length."""
     header = data[entry.header_offset : entry.header_offset + 30]
     if len(header) != 30 or header[:4] != _ZIP:
         raise load.damaged("an entry of the archive has no header")
@@ -226,6 +216,6 @@ def _content(data: memoryview, entry: zipfile.ZipInfo, load: Load) -> memoryview
 
 
 def _check_sum(data: memoryview | bytes, expected: int, name: str, load: Load) -> None:
-    """torch writes 0 for all when it was told to compute none (torch.serialization.set_crc32_options)."""
+    """Raise unless the checksum fits. torch writes 0 if checksums are off (torch.serialization.set_crc32_options)."""
     if expected and zlib.crc32(data) != expected:
         raise load.damaged(f"the bytes of {name} do not match their checksum")

@@ -1,4 +1,4 @@
-"""What the parts of a pickle are to a reader, and what reading may cost."""
+"""The values that a pickle consists of, and the budget of a load."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, Protocol
 
 from ...errors import CorruptFileError
 
-STEPS = 500_000  # the largest training snapshots take about 60,000
+STEPS = 500_000  # the largest training snapshots need about 60,000
 
 
 class Global(NamedTuple):
-    """A name in a module, as a pickle gives it; it may not exist."""
+    """A name in a module, as the pickle gives it. It need not exist."""
 
     module: str
     name: str
@@ -22,7 +22,7 @@ class Global(NamedTuple):
 
 
 class Symbol:
-    """A global on the stack: its name, and the stand-in that answers when the pickle calls it."""
+    """A global on the stack: its name, and the stand-in that runs when the pickle calls it."""
 
     __slots__ = ("function", "name")
 
@@ -32,7 +32,7 @@ class Symbol:
 
 
 class LongText:
-    """A long text, left as the UTF-8 that it is stored in."""
+    """A long text, still encoded as UTF-8."""
 
     __slots__ = ("utf8",)
 
@@ -41,17 +41,17 @@ class LongText:
 
 
 class Buildable(Protocol):
-    """A stand-in that takes the state which BUILD brings."""
+    """A stand-in that accepts the state of a BUILD instruction."""
 
     def build(self, state: Any) -> None: ...
 
 
 @dataclass
 class Load:
-    """One reading of one file: its name for messages, what it may still cost, and the globals it has named.
+    """One reading of one file: its name for messages, the budget that is left, and the globals named so far.
 
-    ``steps`` counts instructions and whatever else takes time, ``memory`` the bytes that readers materialise. Nested
-    streams share the budget of their file.
+    ``steps`` bounds instructions and other work, ``memory`` the bytes that readers allocate. Nested streams share the
+    budget of their file.
     """
 
     source: str
@@ -61,11 +61,11 @@ class Load:
 
     @classmethod
     def of(cls, source: str, file_size: int) -> Load:
-        """The budget of a file: its bytes may be decoded once and copied once."""
+        """Return the budget of a file: enough to decode its bytes once and to copy them once."""
         return cls(source, memory=2 * file_size + (16 << 20))
 
     def spend(self, *, steps: int = 0, memory: int = 0) -> None:
-        """Take from the budget; CorruptFileError when it is used up."""
+        """Take from the budget. Raises CorruptFileError when it is used up."""
         self.steps -= steps
         self.memory -= memory
         if self.steps < 0:
@@ -74,11 +74,16 @@ class Load:
             raise self.damaged("its tensors would take far more memory than the file has bytes")
 
     def damaged(self, what: str) -> CorruptFileError:
-        """The error to raise for a file that contradicts itself; ``what`` may quote from the file."""
-        return CorruptFileError(f"{self.source}: {what}", "the file is damaged or truncated, or no checkpoint")
+        """Return the error for a file that contradicts itself; ``what`` may quote from the file."""
+        return CorruptFileError(f"{self.source}: {what}", "the file is damaged or truncated, or not a checkpoint")
+
+
+def never_called(*arguments: Any) -> None:
+    """Stand in for a class that pickles name and never call."""
+    raise ValueError("a class is called like a function")
 
 
 def printable(text: str, length: int = 120) -> str:
-    """``text`` from a file, fit for a message: cut, without control characters."""
+    """Return a text from a file, cut and without control characters, for a message."""
     shown = text if len(text) <= length else f"{text[:length]}..."
     return shown if shown.isprintable() else ascii(shown)[1:-1]

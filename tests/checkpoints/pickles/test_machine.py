@@ -1,4 +1,4 @@
-"""The machine reads what Python's pickler writes, imports nothing, and survives whatever else it is given."""
+"""The machine reads what Python's pickler writes, imports nothing, and survives any other input."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import pickle
 import pickletools
 import struct
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,6 +18,8 @@ from dcp_deploy.checkpoints.pickles.reading import run_pickle
 from dcp_deploy.checkpoints.pickles.values import Global, Load, LongText, Symbol
 from dcp_deploy.errors import CorruptFileError, InputError, UnsafeFileError
 
+from .. import assembler as a
+
 
 def run(data: bytes, load: Load | None = None, **options: Any) -> Any:
     load = load or Load.of("file", len(data))
@@ -28,7 +28,7 @@ def run(data: bytes, load: Load | None = None, **options: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Views as bytes, all through a value."""
+    """Return a value with all views as bytes."""
     if isinstance(value, memoryview):
         return bytes(value)
     if isinstance(value, dict):
@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
     return type(value)(plain(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-# ---- what pickles may hold ----
+# ---- values in pickles ----
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**80), 2**80) | st.floats(allow_nan=False)
 KEYS = st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-(2**80), 2**80) | st.booleans() | st.none()
@@ -51,13 +51,13 @@ VALUES = st.recursive(PLAIN | st.binary() | st.sets(KEYS) | st.frozensets(KEYS),
 
 @given(VALUES, st.sampled_from([4, 5]))
 @example([b"x" * 70_000, "y" * 70_000, 1 << 300, (1, 2, 3, 4)], 4)
-def test_the_values_of_python_come_back(value: Any, protocol: int) -> None:
+def test_values_of_python_are_read_unchanged(value: Any, protocol: int) -> None:
     assert plain(run(pickle.dumps(value, protocol))) == value
 
 
 @given(PLAIN | st.sets(TEXTS), st.sampled_from([2, 3]))
 @example({"a": [1, 2.5, (None, True)], "b": {"c": {"name"}, 3: "x"}}, 2)
-def test_the_older_protocols(value: Any, protocol: int) -> None:
+def test_values_in_the_older_protocols_are_read_unchanged(value: Any, protocol: int) -> None:
     assert plain(run(pickle.dumps(value, protocol))) == value
 
 
@@ -85,13 +85,12 @@ def test_shared_and_cyclic_containers_stay_shared() -> None:
     assert value["a"] is value["b"] is value["a"][1]
 
 
-def test_the_end_of_the_pickle_is_told() -> None:
+def test_the_end_of_the_pickle_is_returned() -> None:
     data = pickle.dumps([1], 4)
     assert run_pickle(memoryview(data + b"more"), load=Load.of("file", 9), allowed={}.get).end == len(data)
 
 
-def test_ordered_dictionaries_and_their_attributes(assembler: ModuleType) -> None:
-    a = assembler
+def test_ordered_dictionaries_lose_their_attributes() -> None:
     made = a.call(a.name("collections", "OrderedDict"), a.listed(a.tupled(a.text("x"), a.number(1))))
     with_state = made + a.mapped((a.text("_metadata"), a.number(3))) + pickle.BUILD
     value = run(a.whole(with_state), buildable=(OrderedRecord,))
@@ -102,33 +101,32 @@ def test_ordered_dictionaries_and_their_attributes(assembler: ModuleType) -> Non
 # ---- globals ----
 
 
-def test_every_global_is_recorded_and_only_known_ones_are_called(assembler: ModuleType) -> None:
-    a = assembler
+def test_every_global_is_recorded_and_only_known_ones_are_called() -> None:
     load = Load.of("file", 100)
     called = a.call(a.name("made.up", "thing"), a.number(4))
     assert run(a.whole(called), load, allowed={Global("made.up", "thing"): lambda n: n + 1}.get) == 5
     assert list(load.globals) == [("made.up", "thing")]
 
 
-def test_a_global_that_is_not_called_is_a_symbol(assembler: ModuleType) -> None:
-    value = run(assembler.whole(assembler.name("m", "n")), allowed=lambda name: print)
+def test_a_global_that_is_not_called_is_a_symbol() -> None:
+    value = run(a.whole(a.name("m", "n")), allowed=lambda name: print)
     assert isinstance(value, Symbol)
     assert str(value.name) == "m.n"
 
 
-@pytest.mark.parametrize("form", ["GLOBAL", "STACK_GLOBAL"])
-def test_an_unknown_global_is_refused_by_its_name_and_not_imported(assembler: ModuleType, form: str) -> None:
+@pytest.mark.parametrize("opcode", ["GLOBAL", "STACK_GLOBAL"])
+def test_an_unknown_global_is_refused_by_its_name_and_not_imported(opcode: str) -> None:
     short = b"cantigravity\nfly\n"
-    data = assembler.whole(short if form == "GLOBAL" else assembler.name("antigravity", "fly"))
+    data = a.whole(short if opcode == "GLOBAL" else a.name("antigravity", "fly"))
     with pytest.raises(UnsafeFileError, match=r"antigravity\.fly") as caught:
         run(data)
     assert "not executed" in str(caught.value)
     assert "antigravity" not in sys.modules
 
 
-def test_names_that_would_disturb_a_terminal_are_escaped_and_cut(assembler: ModuleType) -> None:
+def test_names_that_would_disturb_a_terminal_are_escaped_and_cut() -> None:
     with pytest.raises(UnsafeFileError) as caught:
-        run(assembler.whole(assembler.name("os\x1b[31m\n", "x" * 5000)))
+        run(a.whole(a.name("os\x1b[31m\n", "x" * 5000)))
     assert "\x1b" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
@@ -159,49 +157,49 @@ def test_any_bytes_give_a_value_or_an_error_of_ours(data: bytes) -> None:
         run(b"\x80\x04" + data)
 
 
-BROKEN: dict[str, Callable[[ModuleType], bytes]] = {
-    "nothing": lambda a: b"",
-    "no stop": lambda a: a.PROTO + a.number(1),
-    "an empty stack": lambda a: a.PROTO + a.STOP,
-    "values left over": lambda a: a.whole(a.number(1) + a.number(2)),
-    "a mark left over": lambda a: a.whole(pickle.MARK + a.number(1)),
-    "no mark": lambda a: a.whole(pickle.TUPLE),
-    "values below the mark": lambda a: a.whole(a.number(1) + a.number(2) + pickle.MARK + pickle.TUPLE2),
-    "a memo entry that is not there": lambda a: a.whole(pickle.LONG_BINGET + b"\xff\xff\xff\xff"),
-    "a protocol of the future": lambda a: b"\x80\x09N.",
-    "a text that is not UTF-8": lambda a: a.whole(pickle.SHORT_BINUNICODE + b"\x01\xff"),
-    "half a surrogate pair": lambda a: a.whole(a.text("\ud800")),
-    "a long text announced": lambda a: a.whole(pickle.BINUNICODE8 + struct.pack("<Q", 1 << 62)),
-    "long bytes announced": lambda a: a.whole(pickle.BINBYTES8 + struct.pack("<Q", (1 << 64) - 1)),
-    "a long frame announced": lambda a: a.whole(pickle.FRAME + struct.pack("<Q", 1 << 40)),
-    "a huge integer": lambda a: a.whole(pickle.LONG4 + struct.pack("<I", 1 << 20) + bytes(1 << 20)),
-    "an integer of negative length": lambda a: a.whole(pickle.LONG4 + struct.pack("<i", -1)),
-    "a list as a key": lambda a: a.whole(a.mapped((a.listed(), a.number(1)))),
-    "a tuple as a key": lambda a: a.whole(a.mapped((a.tupled(a.text("x")), a.number(1)))),
-    "a float as a key": lambda a: a.whole(a.mapped((pickle.BINFLOAT + bytes(8), a.number(1)))),
-    "bytes as a key": lambda a: a.whole(a.mapped((a.raw(b"x"), a.number(1)))),
-    "a key without a value": lambda a: a.whole(pickle.EMPTY_DICT + pickle.MARK + a.text("x") + pickle.SETITEMS),
-    "entries in a list": lambda a: a.whole(a.listed() + a.text("x") + a.number(1) + pickle.SETITEM),
-    "appending to a tuple": lambda a: a.whole(a.tupled() + a.number(1) + pickle.APPEND),
-    "a tuple in a set": lambda a: a.whole(pickle.EMPTY_SET + pickle.MARK + a.tupled() + pickle.ADDITEMS),
-    "members in a dictionary": lambda a: a.whole(a.mapped() + pickle.MARK + a.number(1) + pickle.ADDITEMS),
-    "a call of a number": lambda a: a.whole(a.number(1) + a.tupled() + pickle.REDUCE),
-    "a call with a list": lambda a: a.whole(a.name("builtins", "set") + a.listed() + pickle.REDUCE),
-    "too many arguments": lambda a: a.whole(a.call(a.name("builtins", "set"), a.number(1), a.number(2))),
-    "a global named by a number": lambda a: a.whole(a.number(1) + a.text("x") + pickle.STACK_GLOBAL),
-    "a global without an end": lambda a: a.PROTO + b"c" + b"x" * 5000,
-    "a state for a dictionary": lambda a: a.whole(a.mapped() + a.mapped() + pickle.BUILD),
-    "a state for a stand-in": lambda a: a.whole(a.name("builtins", "set") + a.mapped() + pickle.BUILD),
-    "a persistent id": lambda a: a.whole(a.text("x") + pickle.BINPERSID),
-    "text beyond latin-1 as bytes": lambda a: a.whole(a.call(a.name("_codecs", "encode"), a.text("\u20ac"))),
-    "bytes in another encoding": lambda a: a.whole(a.call(a.name("_codecs", "encode"), a.text("x"), a.text("hex"))),
+BROKEN: dict[str, bytes] = {
+    "nothing": b"",
+    "no stop": a.PROTO + a.number(1),
+    "an empty stack": a.PROTO + a.STOP,
+    "values left over": a.whole(a.number(1) + a.number(2)),
+    "a mark left over": a.whole(pickle.MARK + a.number(1)),
+    "no mark": a.whole(pickle.TUPLE),
+    "values below the mark": a.whole(a.number(1) + a.number(2) + pickle.MARK + pickle.TUPLE2),
+    "a memo entry that is not there": a.whole(pickle.LONG_BINGET + b"\xff\xff\xff\xff"),
+    "a protocol of the future": b"\x80\x09N.",
+    "a text that is not UTF-8": a.whole(pickle.SHORT_BINUNICODE + b"\x01\xff"),
+    "half a surrogate pair": a.whole(a.text("\ud800")),
+    "a long text announced": a.whole(pickle.BINUNICODE8 + struct.pack("<Q", 1 << 62)),
+    "long bytes announced": a.whole(pickle.BINBYTES8 + struct.pack("<Q", (1 << 64) - 1)),
+    "a long frame announced": a.whole(pickle.FRAME + struct.pack("<Q", 1 << 40)),
+    "a huge integer": a.whole(pickle.LONG4 + struct.pack("<I", 1 << 20) + bytes(1 << 20)),
+    "an integer of negative length": a.whole(pickle.LONG4 + struct.pack("<i", -1)),
+    "a list as a key": a.whole(a.mapped((a.listed(), a.number(1)))),
+    "a tuple as a key": a.whole(a.mapped((a.tupled(a.text("x")), a.number(1)))),
+    "a float as a key": a.whole(a.mapped((pickle.BINFLOAT + bytes(8), a.number(1)))),
+    "bytes as a key": a.whole(a.mapped((a.raw(b"x"), a.number(1)))),
+    "a key without a value": a.whole(pickle.EMPTY_DICT + pickle.MARK + a.text("x") + pickle.SETITEMS),
+    "entries in a list": a.whole(a.listed() + a.text("x") + a.number(1) + pickle.SETITEM),
+    "appending to a tuple": a.whole(a.tupled() + a.number(1) + pickle.APPEND),
+    "a tuple in a set": a.whole(pickle.EMPTY_SET + pickle.MARK + a.tupled() + pickle.ADDITEMS),
+    "members in a dictionary": a.whole(a.mapped() + pickle.MARK + a.number(1) + pickle.ADDITEMS),
+    "a call of a number": a.whole(a.number(1) + a.tupled() + pickle.REDUCE),
+    "a call with a list": a.whole(a.name("builtins", "set") + a.listed() + pickle.REDUCE),
+    "too many arguments": a.whole(a.call(a.name("builtins", "set"), a.number(1), a.number(2))),
+    "a global named by a number": a.whole(a.number(1) + a.text("x") + pickle.STACK_GLOBAL),
+    "a global without an end": a.PROTO + b"c" + b"x" * 5000,
+    "a state for a dictionary": a.whole(a.mapped() + a.mapped() + pickle.BUILD),
+    "a state for a stand-in": a.whole(a.name("builtins", "set") + a.mapped() + pickle.BUILD),
+    "a persistent id": a.whole(a.text("x") + pickle.BINPERSID),
+    "text beyond latin-1 as bytes": a.whole(a.call(a.name("_codecs", "encode"), a.text("\u20ac"))),
+    "bytes in another encoding": a.whole(a.call(a.name("_codecs", "encode"), a.text("x"), a.text("hex"))),
 }
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_damage_is_one_of_our_errors(assembler: ModuleType, what: str) -> None:
+def test_damage_is_one_of_our_errors(what: str) -> None:
     with pytest.raises(CorruptFileError, match="file"):
-        run(BROKEN[what](assembler))
+        run(BROKEN[what])
 
 
 @given(st.data())
@@ -212,15 +210,12 @@ def test_a_pickle_cut_anywhere_is_refused(data: st.DataObject) -> None:
         run(whole[:cut])
 
 
-def test_a_memo_index_costs_nothing(assembler: ModuleType) -> None:
+def test_a_memo_index_costs_nothing() -> None:
     far = b"\xff\xff\xff\xff"
-    assert (
-        run(assembler.whole(assembler.number(5) + pickle.LONG_BINPUT + far + pickle.LONG_BINGET + far + pickle.POP))
-        == 5
-    )
+    assert run(a.whole(a.number(5) + pickle.LONG_BINPUT + far + pickle.LONG_BINGET + far + pickle.POP)) == 5
 
 
-def test_nesting_has_no_limit_here_and_needs_no_recursion() -> None:
+def test_nesting_is_unlimited_and_needs_no_recursion() -> None:
     value = run(b"\x80\x04" + pickle.EMPTY_LIST * 100_000 + pickle.APPEND * 99_999 + b".")
     depth = 0
     while value:
@@ -233,37 +228,33 @@ def test_steps_are_bounded() -> None:
         run(b"\x80\x04" + (pickle.EMPTY_LIST + pickle.POP) * 300_000 + b"N.")
 
 
-def test_calls_pay_for_the_lists_that_they_read(assembler: ModuleType) -> None:
-    a = assembler
+def test_calls_spend_steps_for_the_lists_that_they_read() -> None:
     items = a.listed(*[pickle.SHORT_BINUNICODE + b"\x01x"] * 50_000) + pickle.MEMOIZE + pickle.POP
     again = a.name("builtins", "set") + pickle.BINGET + b"\x00" + pickle.TUPLE1 + pickle.REDUCE + pickle.POP
     with pytest.raises(CorruptFileError, match="steps"):
         run(a.whole(items + again * 1000 + pickle.NONE))
 
 
-def test_decoding_one_text_again_and_again_is_bounded(assembler: ModuleType) -> None:
-    a = assembler
+def test_decoding_one_text_repeatedly_is_bounded() -> None:
     body = a.text("x" * 3_000_000) + pickle.MEMOIZE + pickle.POP
     again = a.name("_codecs", "encode") + pickle.BINGET + b"\x00" + pickle.TUPLE1 + pickle.REDUCE + pickle.POP
     with pytest.raises(CorruptFileError, match="memory"):
         run(a.whole(body + again * 1000 + pickle.NONE))
 
 
-def test_texts_that_grow_when_decoded_are_bounded(assembler: ModuleType) -> None:
+def test_texts_that_grow_when_decoded_are_bounded() -> None:
     with pytest.raises(CorruptFileError, match="memory"):
-        run(assembler.whole(assembler.listed(*[assembler.text("\U0001f600" + "x" * 1_000_000)] * 20)))
+        run(a.whole(a.listed(*[a.text("\U0001f600" + "x" * 1_000_000)] * 20)))
 
 
-def test_number_keys_are_too_few_to_make_a_slow_dictionary(assembler: ModuleType) -> None:
-    a = assembler
+def test_the_number_of_numeric_keys_is_bounded() -> None:
     keys = [(a.number(n), pickle.NONE) for n in range(5000)]
     with pytest.raises(CorruptFileError, match="4,096 keys"):
         run(a.whole(a.mapped(*keys)))
     assert len(run(a.whole(a.mapped(*keys[:1000])))) == 1000
 
 
-def test_one_load_leaves_nothing_behind_for_the_next(assembler: ModuleType) -> None:
-    a = assembler
+def test_loads_do_not_share_values() -> None:
     call = a.whole(a.call(a.name("collections", "OrderedDict")))
     first = run(call)
     first["x"] = 1

@@ -1,9 +1,8 @@
-"""numpy's numbers and arrays come back from every protocol, and records that contradict themselves are refused."""
+"""numpy's numbers and arrays are read from every protocol, and records that contradict themselves are refused."""
 
 from __future__ import annotations
 
 import pickle
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ from dcp_deploy.checkpoints.pickles.python_values import python_stand_ins
 from dcp_deploy.checkpoints.pickles.reading import run_pickle
 from dcp_deploy.checkpoints.pickles.values import Load
 from dcp_deploy.errors import CorruptFileError
+
+from .. import assembler as a
 
 TYPES = ["b1", "i1", "<i2", ">i4", "<i8", "u1", ">u8", "<f2", "<f4", ">f8"]
 PROTOCOLS = pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -37,7 +38,7 @@ def array(data: bytes) -> npt.NDArray[Any]:
 
 @PROTOCOLS
 @pytest.mark.parametrize("kind", TYPES)
-def test_every_type_of_number(kind: str, protocol: int) -> None:
+def test_every_type_of_number_is_read(kind: str, protocol: int) -> None:
     value = np.array([1], kind)[0]
     found = read(pickle.dumps(value, protocol))
     assert found == value
@@ -46,7 +47,7 @@ def test_every_type_of_number(kind: str, protocol: int) -> None:
 
 @PROTOCOLS
 @pytest.mark.parametrize("kind", TYPES)
-def test_every_type_of_array(kind: str, protocol: int) -> None:
+def test_every_type_of_array_is_read(kind: str, protocol: int) -> None:
     original = np.arange(6).astype(kind).reshape(2, 3)
     found = array(pickle.dumps(original, protocol))
     np.testing.assert_array_equal(found, original)
@@ -54,7 +55,7 @@ def test_every_type_of_array(kind: str, protocol: int) -> None:
 
 
 @given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, min_side=0), elements=st.integers(0, 9)), st.booleans())
-def test_shapes_and_orders(original: npt.NDArray[Any], fortran: bool) -> None:
+def test_every_shape_and_memory_order_is_read(original: npt.NDArray[Any], fortran: bool) -> None:
     original = np.asfortranarray(original) if fortran else original
     for protocol in (2, 4, 5):
         found = array(pickle.dumps(original, protocol))
@@ -64,7 +65,7 @@ def test_shapes_and_orders(original: npt.NDArray[Any], fortran: bool) -> None:
 
 
 @pytest.mark.parametrize("core", ["numpy.core.multiarray", "numpy._core.multiarray"])
-def test_both_names_of_numpys_core(core: str) -> None:
+def test_both_names_of_numpy_s_core_are_known(core: str) -> None:
     data = pickle.dumps(np.float64(0.25), 2)
     renamed = data.replace(b"numpy._core.multiarray", core.encode()).replace(b"numpy.core.multiarray", core.encode())
     assert read(renamed) == 0.25
@@ -90,12 +91,12 @@ def test_types_without_plain_numbers_are_refused(value: Any, protocol: int) -> N
         read(data)
 
 
-def dtype(a: ModuleType, code: str = "f4", order: str = "<") -> bytes:
+def dtype(code: str = "f4", order: str = "<") -> bytes:
     state = a.tupled(a.number(3), a.text(order), *[pickle.NONE] * 3, a.number(-1), a.number(-1), a.number(0))
     return bytes(a.call(a.name("numpy", "dtype"), a.text(code)) + state + pickle.BUILD)
 
 
-def record(a: ModuleType, *state: bytes) -> bytes:
+def record(*state: bytes) -> bytes:
     made = a.call(
         a.name("numpy.core.multiarray", "_reconstruct"),
         a.name("numpy", "ndarray"),
@@ -105,46 +106,42 @@ def record(a: ModuleType, *state: bytes) -> bytes:
     return bytes(a.whole(made + a.tupled(a.number(1), *state) + pickle.BUILD))
 
 
-def test_the_assembler_writes_an_array_as_numpy_does(assembler: ModuleType) -> None:
-    a = assembler
-    data = record(a, a.tupled(a.number(2)), dtype(a), pickle.NEWFALSE, a.raw(np.float32([1, 2]).tobytes()))
+def test_the_assembler_writes_an_array_as_numpy_does() -> None:
+    data = record(a.tupled(a.number(2)), dtype(), pickle.NEWFALSE, a.raw(np.float32([1, 2]).tobytes()))
     np.testing.assert_array_equal(array(data), [1, 2])
 
 
 @pytest.mark.parametrize("what", ["bytes", "shape", "sign", "nested", "dimensions", "type", "list", "parts", "order"])
-def test_records_that_contradict_themselves_are_refused(assembler: ModuleType, what: str) -> None:
-    a = assembler
+def test_records_that_contradict_themselves_are_refused(what: str) -> None:
     eight, two, no = a.raw(bytes(8)), a.tupled(a.number(2)), pickle.NEWFALSE
     states = {
-        "bytes": (two, dtype(a), no, a.raw(bytes(7))),
-        "shape": (a.tupled(a.number(1 << 40), a.number(1 << 40)), dtype(a), no, eight),
-        "sign": (a.tupled(a.number(-1), a.number(-2)), dtype(a), no, eight),
-        "nested": (a.tupled(a.tupled()), dtype(a), no, eight),
-        "dimensions": (a.tupled(*[a.number(1)] * 9), dtype(a), no, a.raw(bytes(4))),
+        "bytes": (two, dtype(), no, a.raw(bytes(7))),
+        "shape": (a.tupled(a.number(1 << 40), a.number(1 << 40)), dtype(), no, eight),
+        "sign": (a.tupled(a.number(-1), a.number(-2)), dtype(), no, eight),
+        "nested": (a.tupled(a.tupled()), dtype(), no, eight),
+        "dimensions": (a.tupled(*[a.number(1)] * 9), dtype(), no, a.raw(bytes(4))),
         "type": (two, a.text("f4"), no, eight),
-        "list": (two, dtype(a), no, a.listed(a.number(1), a.number(2))),
-        "parts": (two, dtype(a), no),
-        "order": (two, dtype(a, order="!"), no, eight),
+        "list": (two, dtype(), no, a.listed(a.number(1), a.number(2))),
+        "parts": (two, dtype(), no),
+        "order": (two, dtype(order="!"), no, eight),
     }
     with pytest.raises(CorruptFileError):
-        read(record(a, *states[what]))
+        read(record(*states[what]))
 
 
-def test_an_array_of_another_class_is_refused(assembler: ModuleType) -> None:
-    a = assembler
+def test_an_array_of_another_class_is_refused() -> None:
     kind = a.name("numpy.core.multiarray", "scalar")
     made = a.call(a.name("numpy.core.multiarray", "_reconstruct"), kind, a.tupled(a.number(0)), a.raw(b"b"))
     with pytest.raises(CorruptFileError, match="class"):
         read(a.whole(made))
 
 
-def test_a_number_of_the_wrong_size_is_refused(assembler: ModuleType) -> None:
-    a = assembler
+def test_a_number_of_the_wrong_size_is_refused() -> None:
     with pytest.raises(CorruptFileError, match="number"):
-        read(a.whole(a.call(a.name("numpy.core.multiarray", "scalar"), dtype(a), a.raw(bytes(8)))))
+        read(a.whole(a.call(a.name("numpy.core.multiarray", "scalar"), dtype(), a.raw(bytes(8)))))
 
 
-def test_reading_an_array_is_paid_for(assembler: ModuleType) -> None:
+def test_reading_an_array_uses_the_memory_budget() -> None:
     load = Load.of("file", 0)
     load.memory = 100
     found = read(pickle.dumps(np.zeros(100), 4), Load.of("file", 1000))

@@ -1,10 +1,9 @@
-"""Tensors in nested streams come back as torch wrote them, and no view reaches beyond its storage."""
+"""Tensors in nested streams are read as torch wrote them, and no view reaches beyond its storage."""
 
 from __future__ import annotations
 
 import math
 import pickle
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +16,8 @@ from dcp_deploy.checkpoints.pickles.reading import run_pickle
 from dcp_deploy.checkpoints.pickles.tensors import STORAGES, TensorView, load_from_bytes, tensor_stand_ins
 from dcp_deploy.checkpoints.pickles.values import Global, Load
 from dcp_deploy.errors import CorruptFileError, InputError, UnsafeFileError
+
+from .. import assembler as a
 
 FLOATS = torch.arange(24.0)
 
@@ -40,18 +41,18 @@ def read(data: bytes) -> torch.Tensor:
     return tensor
 
 
-# ---- what torch writes ----
+# ---- streams of torch ----
 
 
 @pytest.mark.parametrize("kind", STORAGES)
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_every_type_comes_back(kind: str, protocol: int) -> None:
+def test_every_type_is_read_unchanged(kind: str, protocol: int) -> None:
     original = torch.tensor([[0, 1, 2], [3, 4, 5]]).to(STORAGES[kind])
     assert torch.equal(read(pickle.dumps(original, protocol)), original)
 
 
 @given(st.lists(st.integers(1, 4), max_size=4), st.randoms(use_true_random=False))
-def test_any_order_of_axes_and_any_part_comes_back(shape: list[int], random: Any) -> None:
+def test_any_order_of_axes_and_any_slice_is_read_unchanged(shape: list[int], random: Any) -> None:
     original = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
     axes = list(range(original.ndim))
     random.shuffle(axes)
@@ -95,8 +96,8 @@ def test_a_view_costs_memory_only_when_it_is_read() -> None:
 BYTES = FLOATS.numpy().tobytes()
 
 
-def test_the_assembler_writes_a_tensor_as_torch_does(assembler: ModuleType) -> None:
-    data = assembler.whole(assembler.tensor(assembler.storage(BYTES), size=(4, 6), stride=(6, 1)))
+def test_the_assembler_writes_a_tensor_as_torch_does() -> None:
+    data = a.whole(a.tensor(a.storage(BYTES), size=(4, 6), stride=(6, 1)))
     assert torch.equal(read(data), FLOATS.reshape(4, 6))
 
 
@@ -119,10 +120,8 @@ def test_the_assembler_writes_a_tensor_as_torch_does(assembler: ModuleType) -> N
         ((1 << 70,), (0,), 0),
     ],
 )
-def test_views_beyond_their_storage_are_refused(
-    assembler: ModuleType, size: tuple[int, ...], stride: tuple[int, ...], offset: int
-) -> None:
-    data = assembler.whole(assembler.tensor(assembler.storage(BYTES), size=size, stride=stride, offset=offset))
+def test_views_beyond_their_storage_are_refused(size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> None:
+    data = a.whole(a.tensor(a.storage(BYTES), size=size, stride=stride, offset=offset))
     with pytest.raises(CorruptFileError):
         view(data)
 
@@ -132,12 +131,10 @@ def test_views_beyond_their_storage_are_refused(
     st.lists(st.integers(-1, 30), max_size=3),
     st.integers(-1, 30),
 )
-def test_a_view_is_torchs_own_or_refused(
-    assembler: ModuleType, size: list[int], stride: list[int], offset: int
-) -> None:
+def test_a_view_equals_torch_s_or_is_refused(size: list[int], stride: list[int], offset: int) -> None:
     load = Load.of("file", 10_000)
     rebuild = tensor_stand_ins(load)[Global("torch._utils", "_rebuild_tensor_v2")]
-    storage = load_from_bytes(load)(assembler.storage(BYTES))
+    storage = load_from_bytes(load)(a.storage(BYTES))
     try:
         made = rebuild(storage, offset, tuple(size), tuple(stride), False, {}).tensor(load)
     except CorruptFileError:
@@ -163,36 +160,35 @@ def test_a_view_is_torchs_own_or_refused(
     ],
     ids=str,
 )
-def test_streams_that_contradict_themselves_are_refused(assembler: ModuleType, options: dict[str, Any]) -> None:
-    stream = assembler.storage(BYTES, **options)
+def test_streams_that_contradict_themselves_are_refused(options: dict[str, Any]) -> None:
+    stream = a.storage(BYTES, **options)
     with pytest.raises(InputError):
-        view(assembler.whole(assembler.tensor(stream, size=(1,), stride=(1,))))
+        view(a.whole(a.tensor(stream, size=(1,), stride=(1,))))
 
 
 @given(st.data())
-def test_a_stream_cut_anywhere_is_refused(assembler: ModuleType, data: st.DataObject) -> None:
-    stream = assembler.storage(BYTES)
+def test_a_stream_cut_anywhere_is_refused(data: st.DataObject) -> None:
+    stream = a.storage(BYTES)
     cut = data.draw(st.integers(0, len(stream) - 1))
     with pytest.raises(CorruptFileError):
-        view(assembler.whole(assembler.tensor(stream[:cut], size=(24,), stride=(1,))))
+        view(a.whole(a.tensor(stream[:cut], size=(24,), stride=(1,))))
 
 
-def test_a_global_in_a_nested_stream_is_refused_by_name(assembler: ModuleType) -> None:
-    evil = assembler.whole(assembler.call(assembler.name("os", "system"), assembler.text("touch /tmp/x")))
-    for stream in (evil, assembler.whole(assembler.number(assembler.MAGIC)) + evil):
+def test_a_global_in_a_nested_stream_is_refused_by_name() -> None:
+    evil = a.whole(a.call(a.name("os", "system"), a.text("touch /tmp/x")))
+    for stream in (evil, a.whole(a.number(a.MAGIC)) + evil):
         with pytest.raises(UnsafeFileError, match=r"os\.system"):
-            view(assembler.whole(assembler.tensor(stream, size=(1,), stride=(1,))))
+            view(a.whole(a.tensor(stream, size=(1,), stride=(1,))))
 
 
-def test_a_nested_stream_must_refer_to_its_storage(assembler: ModuleType) -> None:
-    stream = assembler.storage(BYTES).replace(pickle.BINPERSID, b"")
+def test_a_nested_stream_must_refer_to_its_storage() -> None:
+    stream = a.storage(BYTES).replace(pickle.BINPERSID, b"")
     with pytest.raises(CorruptFileError, match="storages"):
-        view(assembler.whole(assembler.tensor(stream, size=(1,), stride=(1,))))
+        view(a.whole(a.tensor(stream, size=(1,), stride=(1,))))
 
 
 @pytest.mark.parametrize("what", ["a storage", "a tensor", "a parameter"])
-def test_tensors_are_made_of_the_right_things_only(assembler: ModuleType, what: str) -> None:
-    a = assembler
+def test_tensors_are_made_of_the_right_things_only(what: str) -> None:
     one = a.tupled(a.number(1))
     bodies = {
         "a storage": a.call(a.name("torch.storage", "_load_from_bytes"), a.number(1)),

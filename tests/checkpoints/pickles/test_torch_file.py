@@ -1,4 +1,4 @@
-"""Files of torch.save come back as they were saved, and nothing in a file runs."""
+"""torch.save files are read unchanged, and no code in a file runs."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def read(data: bytes) -> TorchFile:
 
 
 def tensors(data: bytes) -> dict[str, torch.Tensor]:
-    """All tensors of a file that holds a dictionary of nothing else."""
+    """Return all tensors of a file that holds a dictionary of tensors."""
     content = read(data)
     return content.tensors(content.value)
 
 
 def rewritten(data: bytes, change: Callable[[str, bytes], bytes | None], **options: Any) -> bytes:
-    """The archive with the bytes of each entry replaced; None leaves an entry out."""
+    """Return the archive with the bytes of each entry replaced; None leaves an entry out."""
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(stream, "w", **options) as new:
         for name in old.namelist():
@@ -57,7 +57,7 @@ def rewritten(data: bytes, change: Callable[[str, bytes], bytes | None], **optio
 
 
 class Runs:
-    """Pickles as a call that leaves a mark where it is carried out."""
+    """Pickles as a call that creates a file if it is executed."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -71,7 +71,7 @@ class Runs:
 
 @BOTH
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_a_training_file_comes_back(zipped: bool, protocol: int) -> None:
+def test_a_training_file_is_read_unchanged(zipped: bool, protocol: int) -> None:
     net = torch.nn.Linear(3, 2)
     optimiser = torch.optim.Adam(net.parameters())
     net(torch.ones(1, 3)).sum().backward()
@@ -115,7 +115,7 @@ def test_a_training_file_comes_back(zipped: bool, protocol: int) -> None:
     order=st.randoms(use_true_random=False),
     cut=st.integers(0, 3),
 )
-def test_every_type_shape_stride_and_offset_comes_back(
+def test_every_type_shape_stride_and_offset_is_read_unchanged(
     zipped: bool, dtype: torch.dtype, shape: list[int], order: Any, cut: int
 ) -> None:
     tensor = (torch.randn([*shape, 1][: len(shape)]) * 50).to(dtype)
@@ -130,7 +130,7 @@ def test_every_type_shape_stride_and_offset_comes_back(
 
 
 @BOTH
-def test_only_the_tensors_asked_for_are_read(zipped: bool) -> None:
+def test_only_the_requested_tensors_are_read(zipped: bool) -> None:
     content = read(saved({"g": torch.zeros(4), "d": torch.zeros(1 << 16)}, zipped))
     before = content.load.memory
     content.tensors({"g": content.value["g"]})
@@ -138,7 +138,7 @@ def test_only_the_tensors_asked_for_are_read(zipped: bool) -> None:
 
 
 def test_files_without_checksums_are_read() -> None:
-    """torch can be told not to compute them; it writes zeros then."""
+    """torch writes zeros if checksums are switched off."""
     torch.serialization.set_crc32_options(False)
     try:
         data = saved({"x": torch.ones(3)})
@@ -151,7 +151,7 @@ def test_files_without_checksums_are_read() -> None:
 
 
 @BOTH
-def test_a_call_in_the_pickle_is_refused_by_name_and_not_carried_out(zipped: bool, tmp_path: Path) -> None:
+def test_a_call_in_the_pickle_is_refused_by_name_and_not_executed(zipped: bool, tmp_path: Path) -> None:
     data = saved({"g_ema": Runs(tmp_path / "marker")}, zipped)
     with pytest.raises(UnsafeFileError, match=r"(posix|os)\.system"):
         read(data)
@@ -184,7 +184,7 @@ def test_changed_bytes_of_the_pickle_are_noticed() -> None:
         (lambda name, content: None if name.endswith("data/0") else content, {}, "is missing in the archive"),
         (lambda name, content: content[:-4] if name.endswith("data/0") else content, {}, "of 12 bytes is 8 bytes"),
         (lambda name, content: content, {"compression": zipfile.ZIP_DEFLATED}, "compressed or encrypted"),
-        (lambda name, content: content + b"." if name.endswith(".pkl") else content, {}, "goes on behind its end"),
+        (lambda name, content: content + b"." if name.endswith(".pkl") else content, {}, "continues after its end"),
     ],
     ids=["storage missing", "storage short", "compressed", "pickle too long"],
 )
@@ -202,7 +202,7 @@ def test_two_entries_of_one_name_are_refused() -> None:
 
 
 def test_entries_that_overlap_are_refused() -> None:
-    """A zip bomb without compression: many names for the same bytes."""
+    """Write a zip bomb without compression: many names for the same bytes."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a/data.pkl", b"\0" * 4096)
@@ -270,7 +270,7 @@ def test_truncated_files_are_refused(zipped: bool, data: st.DataObject) -> None:
 
 @BOTH
 @given(data=st.data())
-def test_damaged_files_are_read_or_refused_and_nothing_else(zipped: bool, data: st.DataObject) -> None:
+def test_damaged_files_are_read_or_refused(zipped: bool, data: st.DataObject) -> None:
     damaged = bytearray(saved(SAMPLE, zipped))
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
