@@ -41,7 +41,7 @@ SHORT = f"""
 from dataclasses import replace
 from math import inf
 from dcp_deploy import config
-from dcp_deploy.compression import recipe
+from dcp_deploy.compression.distillation import recipe
 config.EFFORTS["quick"] = config.{TINY}
 recipe.RECIPES["quick"] = replace(recipe.RECIPES["quick"], checkpoint_every=2)
 """
@@ -52,14 +52,15 @@ SERVER = f"""
 import json, os, sys
 import torch
 {SHORT}
-from dcp_deploy import checkpoints, compression, metrics, pipeline, stages
+from dcp_deploy import checkpoints, compression, metrics
+from dcp_deploy.pipeline import builder, stages
 torch.set_num_threads(1)  # a fork would wait for its parent's threads
-pipeline.STAGES = stages.STAGES[:4]  # up to the student
+builder.STAGES = stages.STAGES[:4]  # up to the student
 for line in sys.stdin:
     child = os.fork()
     if not child:
         try:
-            pipeline.build(config.BuildConfig(**json.loads(line)))
+            builder.build(config.BuildConfig(**json.loads(line)))
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
