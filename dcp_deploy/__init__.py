@@ -1,7 +1,7 @@
 """dcp-deploy: from a StyleGAN teacher to a measured, deployable student.
 
-The names below are the library. They are imported on first use, so ``import dcp_deploy`` and ``dcp-deploy --help`` do
-not wait for torch.
+The names below are the library. They are imported on first use, so that ``import dcp_deploy`` and
+``dcp-deploy --help`` do not wait for torch.
 """
 
 from __future__ import annotations

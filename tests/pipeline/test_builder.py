@@ -18,11 +18,13 @@ from dcp_deploy.generators import Generator
 from dcp_deploy.pipeline import builder
 from dcp_deploy.pipeline import record as run_record
 from dcp_deploy.pipeline.builder import REUSED, Run, build
-from dcp_deploy.pipeline.inputs import teacher_source
+from dcp_deploy.pipeline.inputs import BuildInputs, fetch_teacher, given_teacher
 from dcp_deploy.pipeline.plan import plan_build
 from dcp_deploy.pipeline.record import locked
 from dcp_deploy.pipeline.stages import SOURCE, Job, SkippedError, Stage
 from dcp_deploy.progress import Progress, Reporter
+
+from .conftest import Listener
 
 Trouble = Callable[[], None]
 
@@ -45,12 +47,15 @@ class Toys:
         def work(job: Job, progress: Progress) -> list[str]:
             self.ran.append(name)
             self.trouble.get(name, lambda: None)()
-            read = [job.source if input == SOURCE else job.path(input) for input in inputs]
+            read = [job.inputs.teacher.path if input == SOURCE else job.path(input) for input in inputs]
             text = [str(path.stat().st_size) for path in read if path.exists()]
-            job.path(output).write_text(f"{name} {text} {[getattr(job.config, field) for field in settings]}")
+            job.path(output).write_text(f"{name} {text} {wanted(job.inputs)}")
             return [output]
 
-        return Stage(name, name, inputs, lambda config: {field: getattr(config, field) for field in settings}, work)
+        def wanted(inputs: BuildInputs) -> dict[str, Any]:
+            return {field: getattr(inputs.config, field) for field in settings}
+
+        return Stage(name, name, inputs, wanted, work)
 
 
 @pytest.fixture
@@ -182,12 +187,6 @@ def test_an_unreadable_record_costs_a_fresh_run(toys: Toys, config: BuildConfig,
 
 
 def test_stages_and_reuse_are_reported(toys: Toys, config: BuildConfig) -> None:
-    class Listener(Reporter):
-        heard: list[str] = []  # noqa: RUF012
-
-        def message(self, text: str) -> None:
-            self.heard.append(text)
-
     listener = Listener()
     build(config, reporter=listener)
     build(config, reporter=listener)
@@ -337,14 +336,14 @@ def test_a_finished_build_needs_no_space(toys: Toys, config: BuildConfig, monkey
 @pytest.mark.usefixtures("offline")
 def test_a_preset_without_its_teacher_names_the_flag_and_the_source() -> None:
     with pytest.raises(MissingCapabilityError) as caught:
-        teacher_source(BuildConfig(dataset="lsunchurch"), Reporter())
+        fetch_teacher(BuildConfig(dataset="lsunchurch"), Reporter())
     assert "--teacher FILE" in caught.value.remedy
     assert "stylegan2-church-config-f.pkl" in caught.value.message
 
 
 def test_the_demo_s_teacher_ships() -> None:
-    source = teacher_source(BuildConfig(), Reporter())
-    assert source.path.is_file() and source.origin["origin"] == "package"
+    teacher = given_teacher(BuildConfig())
+    assert teacher is not None and teacher.path.is_file() and teacher.origin["origin"] == "package"
 
 
 def test_a_plan_writes_nothing(config: BuildConfig, tmp_path: Path) -> None:

@@ -12,10 +12,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -32,10 +30,12 @@ from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator,
 from dcp_deploy.metrics import published
 from dcp_deploy.metrics.photographs import evaluate_against, real_features
 from dcp_deploy.pipeline import distilling
-from dcp_deploy.pipeline.distilling import distilling_settings, recipe_of
+from dcp_deploy.pipeline.distilling import distilling_settings, open_mask, recipe_of
 from dcp_deploy.pipeline.plan import plan_build
 from dcp_deploy.progress import Reporter, Within
 from dcp_deploy.schemas import checked
+
+from .conftest import grey_mask
 
 Distil = Callable[..., tuple[int, str, str]]
 
@@ -60,15 +60,6 @@ def distil(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytes
         return int(end.value.code or 0), out, err
 
     return run
-
-
-def grey_mask(path: Path) -> Path:
-    """An ONNX file that takes an image for its own mask of three classes."""
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ("B", 3, "H", "W"))
-    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ("B", 3, "H", "W"))
-    graph = helper.make_graph([helper.make_node("Identity", ["image"], ["out"])], "mask", [image], [out])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return path
 
 
 def test_the_settings_reach_the_training(distil: Distil, tmp_path: Path) -> None:
@@ -107,11 +98,11 @@ def test_options_beyond_the_recipe_have_their_published_weights_and_decide_the_s
     file = tmp_path / "d.pt"
     file.write_bytes(b"one")
     config = BuildConfig(effort="standard", augment=True, guide=file, feature_gan=True)
-    recipe = recipe_of(config, demo=False)
+    recipe = recipe_of(config, demo_recipe=False)
     assert (recipe.augment_target, recipe.guide, recipe.feature_gan) == (0.6, 10, 1)
-    before = distilling_settings(config)
+    before = distilling_settings(config, None)
     file.write_bytes(b"other")
-    assert distilling_settings(config) != before
+    assert distilling_settings(config, None) != before
 
 
 def test_a_discriminator_of_features_without_features_is_refused_before_anything_is_built() -> None:
@@ -152,28 +143,31 @@ def test_settings_that_cannot_work_are_refused(distil: Distil, words: tuple[Any,
 
 
 def test_what_decides_the_student_decides_the_stage(tmp_path: Path) -> None:
-    assert distilling_settings(BuildConfig(tensorboard=tmp_path)) == {}
+    assert distilling_settings(BuildConfig(tensorboard=tmp_path), None) == {}
     mask = grey_mask(tmp_path / "mask.onnx")
-    one, other = (distilling_settings(BuildConfig(mask=mask, mask_background=which)) for which in ("0", "1"))
+    one, other = (distilling_settings(BuildConfig(), open_mask(mask, background, "unit")) for background in ("0", "1"))
     assert one.keys() == {"mask"} and one != other
-    assert distilling_settings(BuildConfig(keep="best", devices=2)) == {"keep": "best", "devices": 2}
-    recipe = recipe_of(BuildConfig(effort="paper", accumulate=4, train_precision="bf16", seed=5), demo=False)
+    assert distilling_settings(BuildConfig(keep="best", devices=2), None) == {"keep": "best", "devices": 2}
+    settings = BuildConfig(effort="paper", accumulate=4, train_precision="bf16", seed=5)
+    recipe = recipe_of(settings, demo_recipe=False)
     assert (recipe.accumulate, recipe.precision, recipe.seed, recipe.steps) == (4, "bf16", 5, 450_000)
 
 
 def test_the_demo_s_standard_effort_needs_no_gpu() -> None:
     """A discriminator and relations cost most of a step, and a demo has two cores."""
-    demo, other = (recipe_of(BuildConfig(effort="standard", steps=7), demo=demo) for demo in (True, False))
+    settings = BuildConfig(effort="standard", steps=7)
+    demo, other = (recipe_of(settings, demo_recipe=demo) for demo in (True, False))
     assert (demo.gan, demo.relation, demo.path_length) == (0, 0, 0) and demo.l1 and demo.perceptual
     assert other.gan and other.relation
     assert demo.steps == other.steps == 7
-    assert all(recipe_of(BuildConfig(effort="paper"), demo=demo) == recipe.RECIPES["paper"] for demo in (True, False))
+    paper = BuildConfig(effort="paper")
+    assert all(recipe_of(paper, demo_recipe=demo) == recipe.RECIPES["paper"] for demo in (True, False))
 
 
 def test_a_teacher_or_images_of_one_s_own_are_not_the_demo(faces: Path) -> None:
-    assert BuildConfig().is_demo
+    assert BuildConfig().demo_recipe
     for given in ({"data": faces}, {"teacher": Path("mine.pkl")}, {"dataset": "ffhq"}):
-        assert not BuildConfig.parse(given).is_demo
+        assert not BuildConfig.parse(given).demo_recipe
 
 
 def test_a_plan_has_the_demo_s_recipe_for_the_demo_and_for_no_other_teacher(tmp_path: Path) -> None:
@@ -185,8 +179,8 @@ def test_a_plan_has_the_demo_s_recipe_for_the_demo_and_for_no_other_teacher(tmp_
 
 
 def test_momentum_is_the_student_s_and_goes_where_a_discriminator_comes() -> None:
-    assert recipe_of(BuildConfig(), demo=True).beta1 == 0.9
-    assert recipe_of(BuildConfig(feature_gan=True), demo=True).beta1 == 0
+    assert recipe_of(BuildConfig(), demo_recipe=True).beta1 == 0.9
+    assert recipe_of(BuildConfig(feature_gan=True), demo_recipe=True).beta1 == 0
     with torch.random.fork_rng(devices=[]):
         teacher = Generator(GeneratorConfig(8, (4, 4, 4, 4), z_dim=6, w_dim=6, mapping_layers=1))
     state = Task(teacher, teacher, recipe.DistillConfig(beta1=0.9)).state(torch.device("cpu"))
@@ -247,7 +241,7 @@ SCHEDULE = ("-o", "s.safetensors", "--effort", "standard", "--steps", 4, "--json
 def test_quality_against_real_images_is_measured_on_the_schedule(distil: Distil, faces: Path) -> None:
     code, out, err = distil(*SCHEDULE, "--data", faces, "--tensorboard", "logs")
     assert code == 0
-    assert "distill: FID on the way is of 20 samples against 12 of the real images" in err
+    assert "distill: FID during training compares 20 samples with 12 of the real images" in err
     document = json.loads(out)
     assert checked("distill", {name: value for name, value in document.items() if name != "schema"})
     measured = {entry["step"]: entry for entry in document["history"] if "fid" in entry}
@@ -282,7 +276,7 @@ def test_the_best_student_is_the_one_of_the_lowest_fid(
 def test_without_the_features_a_note_says_so_once_and_how_to_get_them(distil: Distil, faces: Path) -> None:
     code, out, err = distil(*SCHEDULE, "--data", faces, "--keep", "best")
     assert code == 0
-    assert err.count("without FID against the real images on the way: torch-fidelity cannot be used here") == 1
+    assert err.count("is not measured during training: torch-fidelity cannot be used here") == 1
     assert "pip install 'dcp-deploy[metrics]'" in err
     assert "l1_to_teacher" in err  # what is kept is the best by that
     assert not any("fid" in entry for entry in json.loads(out)["history"])
@@ -305,7 +299,7 @@ def test_weights_that_were_given_must_work(distil: Distil, faces: Path, tmp_path
     code, _, err = distil(*SCHEDULE, "--data", faces, "--inception", "w.pth")
     assert code == 4 and "torch-fidelity cannot be used here" in err
     code, _, err = distil(*SCHEDULE, "--inception", "w.pth")
-    assert code == 2 and "--inception: it is about the images of --data" in err
+    assert code == 2 and "--inception: it applies to the images of --data" in err
 
 
 @pytest.mark.usefixtures("scheduled")
@@ -313,7 +307,7 @@ def test_too_few_images_are_trained_with_but_not_measured(distil: Distil, faces:
     for path in sorted(faces.iterdir())[9:]:
         path.unlink()
     code, out, err = distil(*SCHEDULE, "--data", faces)
-    assert code == 0 and "there are 9, and 10 are the fewest to compare with" in err
+    assert code == 0 and "there are 9, and at least 10 are needed to compare with" in err
     assert not Means.seen and json.loads(out)["history"][-1]["step"] == 4
 
 
@@ -326,7 +320,7 @@ def test_a_recipe_without_a_schedule_needs_no_features(distil: Distil, faces: Pa
 def test_the_weights_decide_the_student_only_where_the_best_is_kept(tmp_path: Path) -> None:
     (tmp_path / "w.pth").touch()
     last, best = (
-        distilling_settings(BuildConfig(data=tmp_path, inception=tmp_path / "w.pth", keep=keep))
+        distilling_settings(BuildConfig(data=tmp_path, inception=tmp_path / "w.pth", keep=keep), None)
         for keep in ("last", "best")
     )
     assert "inception" not in last and len(best["inception"]) == 64
@@ -336,8 +330,6 @@ def test_tasks_within_a_task_move_its_bar() -> None:
     told: list[tuple[int, int]] = []
     with Within(Reporter(), lambda done, total: told.append((done, total))).task("real images") as progress:
         progress(3, 12)
-    with Within(Reporter(), None).task("real images") as progress:
-        progress(4, 12)
     assert told == [(3, 12)]
 
 

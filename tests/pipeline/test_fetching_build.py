@@ -21,12 +21,12 @@ from dcp_deploy.config import BuildConfig
 from dcp_deploy.errors import MissingCapabilityError
 from dcp_deploy.generators import Generator
 from dcp_deploy.pipeline import builder, stages, summary
-from dcp_deploy.progress import Reporter
 from dcp_deploy.teachers import downloads
 from dcp_deploy.teachers.downloads import fetch
 from dcp_deploy.teachers.presets import DATASETS, Teacher
 
 from ..conftest import HASTE, FileServer
+from .conftest import Listener
 
 
 @pytest.fixture
@@ -45,16 +45,6 @@ def dataset(
 def fetched() -> Path:
     """The data set's teacher, in the cache."""
     return fetch(DATASETS["ffhq"].teacher, say=lambda text: None, progress=lambda done, total: None).path
-
-
-class Listener(Reporter):
-    """Remembers every message."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.heard.append(text)
 
 
 Command = Callable[..., tuple[int, str, str]]

@@ -11,36 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
 
+from dcp_deploy import compression
 from dcp_deploy import config as config_module
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.compression.distillation import recipe
 from dcp_deploy.config import BuildConfig
+from dcp_deploy.datasets import images as image_sets
 from dcp_deploy.errors import InputError, UsageError
 from dcp_deploy.files import read_json, write_json
 from dcp_deploy.generators import Generator, GeneratorConfig
-from dcp_deploy.pipeline import builder, stages
+from dcp_deploy.pipeline import builder, inputs, stages
 from dcp_deploy.pipeline.builder import build
-from dcp_deploy.pipeline.inputs import open_data, real_facts, real_words
+from dcp_deploy.pipeline.inputs import open_data, real_facts, real_words, resolve_inputs, why_not_measurable
 from dcp_deploy.pipeline.plan import plan_build
 from dcp_deploy.pipeline.summary import as_lines, summarise
 from dcp_deploy.progress import Reporter
 
+from .conftest import Listener, grey_mask
+
 R = 16
 SEEN = ("teacher", "score", "prune", "distill", "evaluate")  # the stages that real images have to do with
-
-
-class Listener(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +87,52 @@ def status(config: BuildConfig) -> dict[str, str]:
     return {name: stage["reason"] for name, stage in read_json(config.directory / "run.json")["stages"].items()}
 
 
+# ---- each input is resolved once ----
+
+
+class Calls:
+    """Counts the calls of a function that goes on to work."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+        self.count, original = 0, getattr(owner, name)
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+
+def test_each_input_is_opened_or_computed_once_for_a_build_a_second_build_and_a_plan(
+    new_config: Callable[..., BuildConfig],
+    new_images: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mask = grey_mask(tmp_path / "mask.onnx")
+    config = new_config(data=new_images(), mask=mask, score="content", mask_background="0", steps=1)
+    calls = {
+        "mask sessions": Calls(monkeypatch, onnxruntime, "InferenceSession"),
+        "data containers": Calls(monkeypatch, image_sets, "open_container"),
+        "recipes": Calls(monkeypatch, inputs, "recipe_of"),
+        "devices": Calls(monkeypatch, inputs, "torch_device"),
+        "measurability": Calls(monkeypatch, inputs, "why_not_measurable"),
+        "plans of widths": Calls(monkeypatch, compression, "score"),
+    }
+    once = dict.fromkeys(calls, 1)
+    for run, expected in (
+        (build, {**once, "plans of widths": 2}),  # one with random scores, and the stage's own
+        (build, once),
+        (plan_build, once),
+    ):
+        run(config)
+        assert {name: call.count for name, call in calls.items()} == expected
+        for call in calls.values():
+            call.count = 0
+    record = read_json(config.directory / "run.json")
+    assert {"mask", "--data"} <= record["stages"]["distill"]["settings"].keys()
+
+
 # ---- whole builds ----
 
 
@@ -109,7 +150,7 @@ def test_a_conditional_build_trains_against_labelled_images(
         "fingerprint": record["stages"]["distill"]["settings"]["--data"]["fingerprint"],
     }  # fmt: skip
     assert record["stages"]["distill"]["settings"]["mirror"] is True
-    assert f"real images: 20 of {config.data} (zip), files that are none: 1" in listener.said
+    assert f"real images: 20 of {config.data} (zip), other files ignored: 1" in listener.heard
     assert "against the images of --data" in read_json(config.directory / "metrics.json")["reason"]
 
     with Image.open(config.directory / "grids" / "real.png") as grid:
@@ -145,9 +186,9 @@ def test_without_a_discriminator_the_images_are_for_the_picture_alone_and_that_i
     new_config: Callable[..., BuildConfig], new_images: Callable[..., Path]
 ) -> None:
     config, listener = new_config(data=new_images(), effort="quick"), Listener()
-    assert "--effort standard has" in real_words(plan_build(config).facts["images"])
+    assert "(--effort standard has one)" in real_words(plan_build(config).facts["images"])
     build(config, reporter=listener)
-    assert any("training does not look at them" in line for line in listener.said)
+    assert any("training does not look at them" in line for line in listener.heard)
     assert (config.directory / "grids" / "real.png").exists()
     build(config.model_copy(update={"data": new_images("other.zip", count=5)}))
     reasons = status(config)
@@ -155,11 +196,13 @@ def test_without_a_discriminator_the_images_are_for_the_picture_alone_and_that_i
 
 
 def test_a_discriminator_of_features_alone_looks_at_the_images_too(new_images: Callable[..., Path]) -> None:
-    facts = real_facts(None, replace(recipe.RECIPES["quick"], feature_gan=1.0), demo=True)
+    facts = real_facts(None, replace(recipe.RECIPES["quick"], feature_gan=1.0), demo_measurable=True)
     assert facts["in_training"] is True
     first, other = (
         stages.STAGES[[stage.name for stage in stages.STAGES].index("distill")].settings(
-            BuildConfig(dataset="demo", data=new_images("images.zip", count), feature_gan=True)
+            resolve_inputs(
+                BuildConfig(dataset="demo", data=new_images("images.zip", count, size=64), feature_gan=True), Reporter()
+            )
         )
         for count in (5, 6)
     )
@@ -227,16 +270,16 @@ def test_a_run_against_real_images_that_is_interrupted_ends_with_the_same_studen
 def test_the_demo_keeps_its_portraits_without_data() -> None:
     demo = BuildConfig()
     assert open_data(demo, GeneratorConfig(64, (8,) * 10)) is None
-    facts = real_facts(None, recipe.RECIPES["standard"], demo=True)
+    facts = real_facts(None, recipe.RECIPES["standard"], demo_measurable=True)
     assert real_words(facts) == "the demo's portraits, drawn on the fly"
-    assert stages.unmeasurable(demo, {"resolution": 64, "c_dim": 0}) is None
+    assert why_not_measurable(demo, GeneratorConfig(64, (8,) * 10)) is None
 
 
 def test_the_demos_own_teacher_is_still_measured_with_data_and_another_is_not(tmp_path: Path) -> None:
-    network = {"resolution": 64, "c_dim": 0}
-    assert stages.unmeasurable(BuildConfig(data=tmp_path), network) is None
+    network = GeneratorConfig(64, (8,) * 10)
+    assert why_not_measurable(BuildConfig(data=tmp_path), network) is None
     for settings in ({"teacher": tmp_path / "t.safetensors"}, {"dataset": "ffhq"}):
-        reason = stages.unmeasurable(BuildConfig(data=tmp_path, **settings), network)
+        reason = why_not_measurable(BuildConfig(data=tmp_path, **settings), network)
         assert reason is not None and "--data" in reason
 
 
@@ -248,5 +291,5 @@ def test_bad_images_are_counted_in_the_words(
         archive.extractall(folder)
     (folder / "00000" / "img00000003.png").write_bytes(b"")
     images = open_data(new_config(data=folder), GeneratorConfig(R, (8,) * 6))
-    words = real_words(real_facts(images, recipe.RECIPES["standard"], demo=False))
-    assert words == f"120 of {folder} (folder), 1 of them bad and skipped, files that are none: 1"
+    words = real_words(real_facts(images, recipe.RECIPES["standard"], demo_measurable=False))
+    assert words == f"120 of {folder} (folder), 1 of them bad and skipped, other files ignored: 1"

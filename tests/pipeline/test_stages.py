@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.config import BuildConfig, Effort
 from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.pipeline.inputs import resolve_inputs
 from dcp_deploy.pipeline.stages import STAGES, Job
 from dcp_deploy.progress import Reporter
 
@@ -36,8 +38,10 @@ def job(tmp_path: Path, small_onnx: Callable[..., Path]) -> Job:
             network = Generator(GeneratorConfig(resolution=8, z_dim=6, w_dim=6, mapping_layers=1, widths=(width,) * 4))
         save_generator(network, tmp_path / f"{model}.safetensors")
         small_onnx(tmp_path / f"{model}.onnx", precision=precision)
-    config = BuildConfig(dataset="demo", precision="fp16", device="cpu")
-    return Job(config, tmp_path, Path("teacher.pkl"), LITTLE, key="", force=False, reporter=Reporter())
+    teacher = tmp_path / "teacher.safetensors"
+    config = BuildConfig(dataset="ffhq", teacher=teacher, precision="fp16", device="cpu")
+    inputs = replace(resolve_inputs(config, Reporter()), effort=LITTLE)
+    return Job(inputs, tmp_path, key="", force=False, reporter=Reporter(), networks={})
 
 
 def test_bench_says_what_each_file_holds_and_weighs(job: Job) -> None:

@@ -207,7 +207,7 @@ def test_directions_of_another_generator_are_refused(run_directory: Path, tmp_pa
     code, _, err = dcp("bundle", run_directory, "-o", tmp_path / "b", "--directions", file)
     assert code == 3 and "'smile' has 9 numbers" in err and not (tmp_path / "b").exists()
     code, _, err = dcp("bundle", run_directory / "student.onnx", "-o", tmp_path / "b", "--directions", file)
-    assert code == 2 and "no other forms" in err
+    assert code == 2 and "no extra models" in err
 
 
 def test_an_onnx_file_becomes_an_archive(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
