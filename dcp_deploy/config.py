@@ -186,8 +186,6 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a TOML file; dashes in keys become underscores. Raises InputError or CorruptFileError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}", "Give --config a TOML file.") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "Give --config a TOML file.") from error
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ import pytest
 import dcp_deploy
 
 
-def test_the_listed_names_are_those_that_the_type_checker_and_the_interpreter_know() -> None:
+def test_the_listed_names_are_sorted_and_known_to_the_interpreter() -> None:
     assert dcp_deploy.__all__ == sorted(dcp_deploy.__all__)
     assert set(dcp_deploy.__all__) <= set(dir(dcp_deploy))
 

@@ -106,7 +106,7 @@ def given_teacher(config: BuildConfig) -> TeacherFile | None:
     """
     if config.teacher is not None:
         if not config.teacher.is_file():
-            raise InputError(f"there is no teacher file {config.teacher}", "Check the path given to --teacher.")
+            raise InputError(f"the teacher file {config.teacher} does not exist", "Check the path given to --teacher.")
         return TeacherFile(config.teacher, {"origin": "file", "path": str(config.teacher)})
     teacher = config.preset.teacher
     if teacher.url is not None:

@@ -44,7 +44,7 @@ def contents_of(
         if teacher or synthesis or directions:
             raise UsageError(f"{source} is one ONNX file: no teacher, no extra models", "give a run directory")
         if not source.is_file():
-            raise InputError(f"there is no run directory or ONNX file {source}", "check the path")
+            raise InputError(f"the run directory or ONNX file {source} does not exist", "check the path")
         return _of_onnx(source, name or source.stem, engines)
 
     from ..checkpoints import load_generator, read_checkpoint

@@ -1,4 +1,4 @@
-"""A build whose teacher lies on a server: fetched once, told beforehand, and the way around when it fails."""
+"""A build whose teacher lies on a server: announced, fetched once, and the remedies when that fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .conftest import Listener
 def dataset(
     file_server: FileServer, tiny_generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> FileServer:
-    """``--dataset ffhq`` with a small teacher on the server here; its format is told by content, not by name."""
+    """Serve a small teacher for ``--dataset ffhq``. Its format is recognised by content, not by name."""
     teacher = Teacher("teacher.pkl", "NVIDIA pickle", "for tests only", file_server.url, "https://example.invalid/", 7)
     file_server.body = save_generator(tiny_generator, tmp_path / "real.safetensors").read_bytes()
     monkeypatch.setitem(DATASETS, "ffhq", replace(DATASETS["ffhq"], teacher=teacher))
@@ -43,7 +43,7 @@ def dataset(
 
 
 def fetched() -> Path:
-    """The data set's teacher, in the cache."""
+    """Fetch the data set's teacher into the cache; return its path."""
     return fetch(DATASETS["ffhq"].teacher, say=lambda text: None, progress=lambda done, total: None).path
 
 
@@ -52,7 +52,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def dcp(capfd: pytest.CaptureFixture[str]) -> Command:
-    """The command in this process: its exit code, and what it wrote."""
+    """Run the command in this process; return exit code, stdout and stderr."""
 
     def run(*words: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
@@ -62,7 +62,7 @@ def dcp(capfd: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-def test_build_fetches_its_teacher_once_and_records_where_it_is_from(
+def test_build_fetches_its_teacher_once_and_records_its_origin(
     dataset: FileServer, tiny_generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builder, "STAGES", stages.STAGES[:1])
@@ -85,7 +85,7 @@ def test_build_fetches_its_teacher_once_and_records_where_it_is_from(
 @pytest.mark.parametrize(
     "name", ["sg2ada_32_uncond_torch171.pkl", "ros_training_zip_torch213.pt", "tf_stylegan2_v4_32.pkl"]
 )
-def test_a_teacher_is_read_by_what_is_in_it_whatever_it_is_called(
+def test_a_fetched_teacher_is_read_by_content_whatever_its_name(
     dataset: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(builder, "STAGES", stages.STAGES[:1])
@@ -95,9 +95,7 @@ def test_a_teacher_is_read_by_what_is_in_it_whatever_it_is_called(
     assert dataset.sent == len(dataset.body)
 
 
-def test_what_would_stop_the_build_is_found_before_the_download(
-    dataset: FileServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_fails_before_the_download(dataset: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     with pytest.raises(MissingCapabilityError, match="ONNX Runtime"):
@@ -105,7 +103,7 @@ def test_what_would_stop_the_build_is_found_before_the_download(
     assert dataset.asked == []
 
 
-def test_a_dry_run_fetches_nothing_and_says_what_it_would_fetch(
+def test_a_dry_run_announces_the_download_and_fetches_nothing(
     dcp: Command, dataset: FileServer, own_cache: Path
 ) -> None:
     code, out, _ = dcp("build", "--dataset", "ffhq", "--dry-run")
@@ -150,7 +148,7 @@ def test_a_table_fits_a_terminal_of_80_columns(dcp: Command) -> None:
     ],
     ids=["gone", "a page", "busy", "something else"],
 )
-def test_a_download_that_fails_ends_with_its_exit_code_and_the_way_around(
+def test_a_failed_download_ends_with_its_exit_code_and_a_remedy(
     dcp: Command, dataset: FileServer, own_cache: Path, settings: dict[str, Any], code: int, named: str
 ) -> None:
     dataset.script = [partial(dataset.answer, **settings)]
@@ -161,7 +159,7 @@ def test_a_download_that_fails_ends_with_its_exit_code_and_the_way_around(
     assert not Path("run").exists()
 
 
-def test_without_a_network_it_ends_with_4_and_names_the_flag(
+def test_without_a_network_build_ends_with_4_and_names_the_flag(
     dcp: Command, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue("offline")
@@ -170,7 +168,7 @@ def test_without_a_network_it_ends_with_4_and_names_the_flag(
     assert "stylegan2-church-config-f.pkl" in err and "--teacher FILE" in err and "no network" in err
 
 
-def test_the_command_goes_from_the_address_to_a_teacher_that_was_read(
+def test_the_command_resumes_a_broken_download_and_reads_the_teacher(
     dcp: Command, dataset: FileServer, tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builder, "STAGES", stages.STAGES[:1])  # the others are test_build.py's

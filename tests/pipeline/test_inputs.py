@@ -1,4 +1,4 @@
-"""Builds that are given real images: what looks at them, what the record says, and what a change of them costs."""
+"""The inputs of a build: each is resolved once; real images, who uses them, and what a change of them runs again."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ from dcp_deploy.progress import Reporter
 from .conftest import Listener, grey_mask
 
 R = 16
-SEEN = ("teacher", "score", "prune", "distill", "evaluate")  # the stages that real images have to do with
+USING_IMAGES = ("teacher", "score", "prune", "distill", "evaluate")  # the evaluation, and the stages before it
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little work, and none on what comes after the student."""
+    """Shorten the work, and leave out the stages that do not need real images."""
     effort = replace(config_module.EFFORTS["quick"], score_latents=10, score_directions=2)
     for name in ("quick", "standard"):
         monkeypatch.setitem(config_module.EFFORTS, name, effort)  # type: ignore[misc]
         small = replace(recipe.RECIPES[name], batch=4, relation=0.0, discriminator_width=0.05, measure_every=0)
         monkeypatch.setitem(recipe.RECIPES, name, small)  # type: ignore[misc]
-    monkeypatch.setattr(builder, "STAGES", tuple(stage for stage in stages.STAGES if stage.name in SEEN))
+    monkeypatch.setattr(builder, "STAGES", tuple(stage for stage in stages.STAGES if stage.name in USING_IMAGES))
 
 
 @pytest.fixture
 def new_config(tmp_path: Path) -> Callable[..., BuildConfig]:
-    """``new_config(c_dim, **settings)``: a build of a tiny teacher, three steps with a discriminator."""
+    """``new_config(c_dim, **settings)`` configures a build of a tiny teacher, three steps with a discriminator."""
 
     def make(c_dim: int = 0, **settings: Any) -> BuildConfig:
         with torch.random.fork_rng(devices=[]):
@@ -66,7 +66,7 @@ def new_config(tmp_path: Path) -> Callable[..., BuildConfig]:
 
 @pytest.fixture
 def new_images(tmp_path: Path) -> Callable[..., Path]:
-    """``new_images(name, count, classes, size)``: a zip file of NVIDIA's kind; image i is grey with value i."""
+    """``new_images(name, count, classes, size)`` writes a zip file like NVIDIA's; image i is grey with value i."""
 
     def make(name: str = "images.zip", count: int = 20, classes: int = 3, size: int = R) -> Path:
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
@@ -82,8 +82,8 @@ def new_images(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def status(config: BuildConfig) -> dict[str, str]:
-    """Why each stage ran or did not, by its record."""
+def reasons_of(config: BuildConfig) -> dict[str, str]:
+    """Return why each stage ran or was reused."""
     return {name: stage["reason"] for name, stage in read_json(config.directory / "run.json")["stages"].items()}
 
 
@@ -156,12 +156,12 @@ def test_a_conditional_build_trains_against_labelled_images(
     with Image.open(config.directory / "grids" / "real.png") as grid:
         values = np.asarray(grid)[::R, ::R, 0].ravel()
     assert values.tolist() == np.linspace(0, 19, 16, dtype=int).tolist()  # from the first to the last
-    record["stages"]["engine"] = {"status": "skipped", "reason": "not in this test"}  # the summary tells of it
+    record["stages"]["engine"] = {"status": "skipped", "reason": "not in this test"}  # the summary needs it
     write_json(config.directory / "run.json", record)
     assert ("real images", real_words(record["images"])) in as_lines(summarise(config.directory))
 
 
-def test_another_set_trains_anew_and_the_same_elsewhere_does_not(
+def test_other_images_train_again_and_the_same_images_elsewhere_do_not(
     new_config: Callable[..., BuildConfig], new_images: Callable[..., Path], tmp_path: Path
 ) -> None:
     config = new_config(data=new_images())
@@ -169,10 +169,10 @@ def test_another_set_trains_anew_and_the_same_elsewhere_does_not(
     first = (config.directory / "student.safetensors").read_bytes()
     moved = config.data.rename(tmp_path / "moved.zip")
     build(config.model_copy(update={"data": moved}))
-    assert set(status(config).values()) == {builder.REUSED}
+    assert set(reasons_of(config).values()) == {builder.REUSED}
 
     build(config.model_copy(update={"data": new_images("other.zip", count=19)}))
-    reasons = status(config)
+    reasons = reasons_of(config)
     assert "--data" in reasons["distill"] and "--data" in reasons["evaluate"]
     assert reasons["prune"] == builder.REUSED
     assert (config.directory / "student.safetensors").read_bytes() != first
@@ -182,7 +182,7 @@ def test_another_set_trains_anew_and_the_same_elsewhere_does_not(
     assert not (config.directory / "grids" / "real.png").exists()
 
 
-def test_without_a_discriminator_the_images_are_for_the_picture_alone_and_that_is_said(
+def test_without_a_discriminator_only_the_picture_uses_the_images_and_a_message_says_so(
     new_config: Callable[..., BuildConfig], new_images: Callable[..., Path]
 ) -> None:
     config, listener = new_config(data=new_images(), effort="quick"), Listener()
@@ -191,11 +191,11 @@ def test_without_a_discriminator_the_images_are_for_the_picture_alone_and_that_i
     assert any("training does not look at them" in line for line in listener.heard)
     assert (config.directory / "grids" / "real.png").exists()
     build(config.model_copy(update={"data": new_images("other.zip", count=5)}))
-    reasons = status(config)
+    reasons = reasons_of(config)
     assert reasons["distill"] == builder.REUSED and "--data" in reasons["evaluate"]
 
 
-def test_a_discriminator_of_features_alone_looks_at_the_images_too(new_images: Callable[..., Path]) -> None:
+def test_a_discriminator_of_features_uses_the_images_too(new_images: Callable[..., Path]) -> None:
     facts = real_facts(None, replace(recipe.RECIPES["quick"], feature_gan=1.0), demo_measurable=True)
     assert facts["in_training"] is True
     first, other = (
@@ -210,7 +210,7 @@ def test_a_discriminator_of_features_alone_looks_at_the_images_too(new_images: C
 
 
 @pytest.mark.parametrize(
-    ("c_dim", "made", "settings", "error", "told"),
+    ("c_dim", "made", "settings", "error", "message"),
     [
         (0, {"size": 8}, {}, UsageError, "is 8x8 px, not 16x16"),
         (3, {"classes": 0}, {}, UsageError, "no labels, and the generator is conditional on 3 classes"),
@@ -225,11 +225,11 @@ def test_images_that_do_not_fit_are_refused_before_anything_is_written(
     made: dict[str, int] | None,
     settings: dict[str, Any],
     error: type[Exception],
-    told: str,
+    message: str,
 ) -> None:
     config = new_config(c_dim, **({"data": new_images(**made)} if made is not None else settings))
     for start in (build, plan_build):
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             start(config)
     assert not config.directory.exists()
 
@@ -267,7 +267,7 @@ def test_a_run_against_real_images_that_is_interrupted_ends_with_the_same_studen
 # ---- the parts ----
 
 
-def test_the_demo_keeps_its_portraits_without_data() -> None:
+def test_the_demo_without_data_uses_its_own_portraits() -> None:
     demo = BuildConfig()
     assert open_data(demo, GeneratorConfig(64, (8,) * 10)) is None
     facts = real_facts(None, recipe.RECIPES["standard"], demo_measurable=True)
@@ -275,7 +275,7 @@ def test_the_demo_keeps_its_portraits_without_data() -> None:
     assert why_not_measurable(demo, GeneratorConfig(64, (8,) * 10)) is None
 
 
-def test_the_demos_own_teacher_is_still_measured_with_data_and_another_is_not(tmp_path: Path) -> None:
+def test_with_data_only_the_demo_s_own_teacher_is_measured(tmp_path: Path) -> None:
     network = GeneratorConfig(64, (8,) * 10)
     assert why_not_measurable(BuildConfig(data=tmp_path), network) is None
     for settings in ({"teacher": tmp_path / "t.safetensors"}, {"dataset": "ffhq"}):
@@ -283,7 +283,7 @@ def test_the_demos_own_teacher_is_still_measured_with_data_and_another_is_not(tm
         assert reason is not None and "--data" in reason
 
 
-def test_bad_images_are_counted_in_the_words(
+def test_the_description_counts_bad_images(
     new_images: Callable[..., Path], tmp_path: Path, new_config: Callable[..., BuildConfig]
 ) -> None:
     folder = tmp_path / "folder"

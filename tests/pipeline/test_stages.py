@@ -1,4 +1,4 @@
-"""What a stage of the build makes of the files in a run directory."""
+"""The bench stage on a prepared run directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dcp_deploy.pipeline.inputs import resolve_inputs
 from dcp_deploy.pipeline.stages import STAGES, Job
 from dcp_deploy.progress import Reporter
 
-# As few calls as the harness takes: what is tested is what it says of them.
+# As few calls as possible: the labels are tested, not the times.
 LITTLE = Effort(
     score_latents=1,
     score_directions=1,
@@ -31,7 +31,7 @@ LITTLE = Effort(
 
 @pytest.fixture
 def job(tmp_path: Path, small_onnx: Callable[..., Path]) -> Job:
-    """A run directory whose student was exported in fp16, its weights beside it, and whose teacher is in float32."""
+    """Prepare a run directory with a student exported in fp16, with external weights, and a teacher in float32."""
     for model, width, precision in (("teacher", 5, "fp32"), ("student", 3, "fp16")):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(width)
@@ -44,7 +44,7 @@ def job(tmp_path: Path, small_onnx: Callable[..., Path]) -> Job:
     return Job(inputs, tmp_path, key="", force=False, reporter=Reporter(), networks={})
 
 
-def test_bench_says_what_each_file_holds_and_weighs(job: Job) -> None:
+def test_bench_labels_each_file_with_its_precision_and_size(job: Job) -> None:
     (bench,) = (stage for stage in STAGES if stage.name == "bench")
     assert bench.work(job, lambda done, total: None) == ["bench.json"]
     document = json.loads(job.path("bench.json").read_text())
