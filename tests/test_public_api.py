@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -18,6 +19,16 @@ def test_every_listed_name_resolves(name: str) -> None:
     value = getattr(dcp_deploy, name)
     assert value is getattr(dcp_deploy, name)  # found once, then kept
     assert name in {"errors", "__version__"} or callable(value)
+
+
+LAZY = "benchmarks export export.bundle export.onnx export.parity export.runners export.tensorrt kernels pipeline"
+
+
+@pytest.mark.parametrize("package", LAZY.split())
+def test_every_listed_name_of_a_package_resolves(package: str) -> None:
+    module = importlib.import_module(f"dcp_deploy.{package}")
+    assert set(module.__all__) <= set(dir(module))
+    assert all(getattr(module, name) is not None for name in module.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
