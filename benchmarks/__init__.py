@@ -41,18 +41,4 @@ if TYPE_CHECKING:
     from .machine.roofline import machine_ceilings
     from .results import BenchReport, BenchRow
 else:
-    __getattr__, __dir__ = import_on_use(
-        __name__,
-        {
-            "candidates.candidate": ("Candidate", "Skipped"),
-            "capacity": ("check_bound", "within_bound"),
-            "comparison": ("Comparison", "compare_runs", "read_run"),
-            "machine.environment": ("Environment", "capture_environment"),
-            "candidates.isolation": ("isolated",),
-            "latency": ("benchmark",),
-            "candidates.matrix": ("open_matrix", "plan_matrix"),
-            "candidates.loading": ("open_candidate",),
-            "results": ("BenchReport", "BenchRow"),
-            "machine.roofline": ("machine_ceilings",),
-        },
-    )
+    __getattr__, __dir__ = import_on_use(__name__)

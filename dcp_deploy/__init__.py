@@ -1,7 +1,7 @@
 """dcp-deploy: from a StyleGAN teacher to a measured, deployable student.
 
-The names below are the library. They are imported on first use, so ``import dcp_deploy`` and ``dcp-deploy --help`` do
-not wait for torch.
+The names below are the library. They are imported on first use, so that ``import dcp_deploy`` and
+``dcp-deploy --help`` do not wait for torch.
 """
 
 from __future__ import annotations
@@ -47,17 +47,4 @@ if TYPE_CHECKING:
     from .metrics import evaluate
     from .pipeline.builder import build
 else:
-    __getattr__, __dir__ = import_on_use(
-        __name__,
-        {
-            "benchmarks": ("benchmark",),
-            "checkpoints": ("load_generator", "save_generator"),
-            "compression": ("distill", "plan", "prune", "score"),
-            "config": ("BuildConfig",),
-            "datasets.images": ("open_images",),
-            "export": ("build_engine", "export_onnx", "load_runner", "verify"),
-            "generators": ("Generator", "GeneratorConfig", "count_macs", "count_parameters"),
-            "metrics": ("evaluate",),
-            "pipeline": ("build",),
-        },
-    )
+    __getattr__, __dir__ = import_on_use(__name__)

@@ -1,4 +1,4 @@
-"""``python -m dcp_deploy`` is the ``dcp-deploy`` command."""
+"""Run the ``dcp-deploy`` command as ``python -m dcp_deploy``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""Torch devices by name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from .errors import MissingCapabilityError, UsageError
 
 
 def torch_device(name: str) -> str:
-    """A torch device by name, "auto" for the GPU if there is one.
+    """Return the name of a usable torch device; "auto" chooses the GPU if there is one.
 
-    Raises MissingCapabilityError when it is not there, UsageError when it is no device's name.
+    Raises UsageError for an unknown name, MissingCapabilityError if this machine has no such device.
     """
     import torch
 
@@ -21,7 +21,7 @@ def torch_device(name: str) -> str:
         raise UsageError(f"unknown device {name!r}", "Use auto, cpu, cuda or cuda:N.") from error
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA answers with an AssertionError
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
         reason = str(error).splitlines()[0]
         raise MissingCapabilityError(f"device {name!r} cannot be used: {reason}", "Use --device cpu.") from error
     return name

@@ -1,18 +1,18 @@
-"""Every error a user can cause, with the exit code the command line returns for it.
+"""Every error that a user can cause, with the exit code that the command line returns for it.
 
     DcpDeployError              1   the common base; by itself: a training that diverged
       UsageError                2   a flag, a value or a combination that cannot work
       InputError                3   a file that is bad, unsafe or corrupt
-        UnsafeFileError             would have to run code to be read
+        UnsafeFileError             reading it would run its code
         CorruptFileError            damaged, truncated or inconsistent
-        UnknownFormatError          no format that we know
+        UnknownFormatError          an unknown format
       MissingCapabilityError    4   a package, a GPU or a file to download is missing
       GateError                 5   a check refused the result
-        ParityError                 two artefacts do not draw the same images
+        ParityError                 two artefacts do not generate the same images
         QualityError                the student is worse than allowed
       StaleArtifactError        6   an engine or file made for something else
 
-130 (interrupted, resumable) belongs to KeyboardInterrupt and is mapped in ``cli.py``.
+The command line maps KeyboardInterrupt to 130 (interrupted, resumable).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class DcpDeployError(Exception):
 
     exit_code = 1
     usual_remedy = ""
-    """Of an error that knows no better one."""
+    """The remedy of errors that are raised without one."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -48,17 +48,17 @@ class InputError(DcpDeployError):
 
 
 class UnsafeFileError(InputError):
-    """Reading the file would mean running code from it."""
+    """A file that could be read only by running code from it."""
 
 
 class CorruptFileError(InputError):
-    """The file is damaged, truncated or contradicts itself."""
+    """A file that is damaged, truncated or inconsistent."""
 
-    usual_remedy = "It is damaged or was altered: copy, fetch or make it again."
+    usual_remedy = "Copy, fetch or make it again: it is damaged or was altered."
 
 
 class UnknownFormatError(InputError):
-    """The content matches no format that we read."""
+    """A file whose content matches none of the formats that can be read."""
 
 
 class MissingCapabilityError(DcpDeployError):
@@ -74,11 +74,11 @@ class GateError(DcpDeployError):
 
 
 class ParityError(GateError):
-    """Two artefacts that should draw the same images do not."""
+    """Two artefacts that should generate the same images do not."""
 
 
 class QualityError(GateError):
-    """The student is worse than the gate allows."""
+    """A student that is worse than the gate allows."""
 
 
 class StaleArtifactError(DcpDeployError):

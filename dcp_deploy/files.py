@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their hashes."""
+"""Atomic writes, hashes, and the disk space and cache folder of this machine."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it onto ``path`` when the block succeeds, delete it when not.
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else delete it.
 
-    The rename stays within one file system, so a reader sees the old file or the new one and a kill at any moment
+    The rename stays within one file system. So a reader sees the old file or the new one, and a kill at any moment
     leaves no half-written ``path``. The content is flushed to the disk before the rename.
     """
     target = Path(path)
@@ -29,14 +29,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)  # mkstemp makes it private; results are to be shared
+        temporary.chmod(0o644)  # mkstemp makes the file private, but others should read results
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    """Write ``value`` as indented JSON, atomically. Raises ValueError for NaN and infinity, which are not JSON."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -48,13 +48,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Hex sha256 of a file's content, read in blocks."""
+    """Return the hex sha256 of a file's content, read in blocks."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def free_space(folder: Path) -> int:
-    """Free bytes where ``folder`` is, or would be once it is made."""
+    """Return the free bytes on the disk of ``folder``, which need not exist yet."""
     folder = folder.resolve()
     while not folder.exists():
         folder = folder.parent
@@ -62,6 +62,7 @@ def free_space(folder: Path) -> int:
 
 
 def user_cache() -> Path:
+    """Return the user's cache folder for compiled kernels."""
     import platformdirs
 
     return platformdirs.user_cache_path("dcp-deploy") / "kernels"

@@ -1,4 +1,4 @@
-"""How long-running work says where it is. The library is silent; the command line draws bars."""
+"""Progress and messages of long-running work. The library is silent; the command line shows bars."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ Progress = Callable[[int, int], None]
 
 
 def shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """The progress of a part, ``before`` steps into a whole of ``total``."""
+    """Return a callback for one part of the work that starts ``before`` steps into a whole of ``total``."""
     return None if progress is None else lambda done, _: progress(before + done, total)
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``4 min``, ``3.1 h``."""
+    """Return the time as ``42 s``, ``4 min`` or ``3.1 h``."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
 
 
 class Reporter:
-    """Receives messages and progress, and drops them."""
+    """Receives messages and progress, and ignores them."""
 
     def message(self, text: str) -> None:
         """One line for the user."""
@@ -35,9 +35,9 @@ class Reporter:
 
 
 class Within(Reporter):
-    """What work inside of a task is given: its messages go on, and its own tasks move the one bar that there is."""
+    """The reporter for work inside a task: it passes messages on, and its own tasks move that task's bar."""
 
-    def __init__(self, reporter: Reporter, progress: Progress | None) -> None:
+    def __init__(self, reporter: Reporter, progress: Progress) -> None:
         self._reporter, self._progress = reporter, progress
 
     def message(self, text: str) -> None:
@@ -46,4 +46,4 @@ class Within(Reporter):
     @contextmanager
     def task(self, title: str) -> Iterator[Progress]:
         del title
-        yield self._progress or (lambda done, total: None)
+        yield self._progress

@@ -1,3 +1,3 @@
-"""The version of the package: part of every cache key and record."""
+"""The version of the package, which is part of every cache key and record."""
 
 __version__ = "0.1.0"

@@ -50,21 +50,4 @@ if TYPE_CHECKING:
     from .tensorrt.engine import EngineOptions, build_engine
     from .tensorrt.manifest import Engine, check_engine, read_manifest
 else:
-    __getattr__, __dir__ = import_on_use(
-        __name__,
-        {
-            "parity.bisect": ("Bisection",),
-            "runners.forms": ("FormRunner", "load_form"),
-            "fused.generator": ("FusedGenerator", "FusedSynthesis"),
-            "tensorrt.manifest": ("Engine", "check_engine", "read_manifest"),
-            "onnx.exporter": ("export_onnx",),
-            "parity.artifacts": ("load_pair",),
-            "parity.gate": ("ParityReport", "verify"),
-            "onnx.quantization": ("precision_report",),
-            "runners.loading": ("load_runner",),
-            "runners.runner": ("Runner", "classes_of", "latents_of"),
-            "tensorrt.engine": ("EngineOptions", "build_engine"),
-            "parity.tolerance": ("Tolerance", "tolerance_for"),
-            "graph.winograd": ("WinogradFiles", "write_winograd"),
-        },
-    )
+    __getattr__, __dir__ = import_on_use(__name__)

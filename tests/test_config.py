@@ -33,47 +33,47 @@ SCALARS = st.text() | st.integers() | st.booleans() | st.floats(allow_nan=False,
         ("precision", "fp8", "--precision fp8"),
         ("effort", "heroic", "--effort heroic"),
         ("resize", "stretch", "--resize stretch"),
-        ("resize", "crop", "--resize: it is about the images of --data, and none are given"),
-        ("mirror", True, "--mirror: it is about the images of --data, and none are given"),
+        ("resize", "crop", "--resize: it applies to the images of --data, which is not given"),
+        ("mirror", True, "--mirror: it applies to the images of --data, which is not given"),
         ("ration", 0.5, "unknown setting 'ration'"),
     ],
 )
-def test_a_setting_that_cannot_work_is_a_usage_error_that_names_it(field: str, value: Any, named: str) -> None:
+def test_an_invalid_setting_is_a_usage_error_that_names_it(field: str, value: Any, named: str) -> None:
     with pytest.raises(UsageError) as caught:
         BuildConfig.parse({field: value})
     assert named in caught.value.message
 
 
-def test_several_mistakes_are_told_at_once() -> None:
+def test_one_error_names_several_mistakes() -> None:
     with pytest.raises(UsageError) as caught:
         BuildConfig.parse({"ratio": 2, "align": -1})
     assert "--ratio 2" in caught.value.message and "--align -1" in caught.value.message
 
 
-def test_constructed_directly_it_refuses_unknown_fields_as_pydantic_does() -> None:
+def test_the_constructor_refuses_unknown_fields_as_pydantic_does() -> None:
     with pytest.raises(ValidationError, match="ration"):
         BuildConfig(ration=0.5)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("fhq", "ffhq"), ("demoo", "demo"), ("metface", "metfaces")])
-def test_an_unknown_data_set_gets_the_closest_name_and_the_list(typed: str, meant: str) -> None:
+def test_an_unknown_data_set_is_answered_with_the_closest_name_and_the_list(typed: str, meant: str) -> None:
     with pytest.raises(UsageError) as caught:
         find_dataset(typed)
     assert f"Did you mean {meant}?" in caught.value.remedy
     assert all(name in caught.value.remedy for name in DATASETS)
 
 
-def test_the_directory_follows_the_data_set_unless_it_is_given() -> None:
+def test_the_default_directory_is_named_after_the_data_set() -> None:
     assert BuildConfig(dataset="ffhq").directory == Path("build/ffhq")
     assert BuildConfig(dataset="ffhq", out=Path("elsewhere")).directory == Path("elsewhere")
 
 
-def test_the_paper_s_effort_is_the_published_one() -> None:
+def test_the_paper_effort_has_the_published_counts() -> None:
     paper = EFFORTS["paper"]
     assert (paper.score_latents, paper.score_directions, paper.evaluation_samples) == (5000, 10, 50_000)
 
 
-def test_only_the_demo_is_ready_and_the_others_say_what_is_missing() -> None:
+def test_only_the_demo_is_ready_and_the_others_name_their_download() -> None:
     assert [name for name, preset in DATASETS.items() if preset.ready] == ["demo"]
     for preset in DATASETS.values():
         assert preset.ready or ("--teacher FILE" in preset.status and preset.teacher.url)
@@ -83,7 +83,7 @@ def test_only_the_demo_is_ready_and_the_others_say_what_is_missing() -> None:
 # ---- TOML ----
 
 
-def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
+def test_a_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
     config = BuildConfig(dataset="ffhq", teacher=Path('odd "name"\\x.st'), ratio=0.55, steps=3, target="sm89,L4")
     path = tmp_path / "config.toml"
     path.write_text(to_toml(config.to_dict()), encoding="utf-8")
@@ -92,7 +92,7 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), SCALARS | st.lists(SCALARS, max_size=3)))
-def test_any_flat_table_survives_toml(values: dict[str, Any]) -> None:
+def test_any_flat_table_reads_back_the_same_from_toml(values: dict[str, Any]) -> None:
     # TOML text is Unicode scalar values; lone surrogates cannot be written in any encoding of it.
     if any("\ud800" <= char <= "\udfff" for char in str(values)):
         return
@@ -103,7 +103,7 @@ def test_none_is_left_out_of_toml() -> None:
     assert to_toml({"a": None, "b": 1}) == "b = 1\n"
 
 
-def test_dashes_in_toml_keys_are_the_flags_spelling(tmp_path: Path) -> None:
+def test_dashes_in_toml_keys_become_underscores(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("dry-run = true\n")
     assert read_toml(tmp_path / "c.toml") == {"dry_run": True}
 
@@ -111,9 +111,11 @@ def test_dashes_in_toml_keys_are_the_flags_spelling(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error"),
     [(None, InputError), (b"ratio = ", CorruptFileError), (b"\xff\xfe", CorruptFileError)],
-    ids=["missing", "no TOML", "no text"],
+    ids=["missing", "not TOML", "not text"],
 )
-def test_a_bad_configuration_file_is_a_bad_input(tmp_path: Path, content: bytes | None, error: type[Exception]) -> None:
+def test_an_unreadable_configuration_file_is_an_input_error(
+    tmp_path: Path, content: bytes | None, error: type[Exception]
+) -> None:
     path = tmp_path / "c.toml"
     if content is not None:
         path.write_bytes(content)
@@ -133,5 +135,5 @@ def test_a_large_teacher_gets_fewer_latents_in_proportion_down_to_a_floor() -> N
     assert largest.score_directions == quick.score_directions
 
 
-def test_the_published_numbers_hold_for_every_teacher() -> None:
+def test_the_paper_effort_is_the_same_for_every_teacher() -> None:
     assert EFFORTS["paper"].for_teacher(74_266_894_336) == EFFORTS["paper"]

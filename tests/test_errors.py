@@ -9,17 +9,17 @@ from dcp_deploy import errors
 from dcp_deploy.errors import DcpDeployError
 
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, DcpDeployError)]
-# "      UsageError                2   a flag, ..."; a class without a number has the code of the branch above it.
-DRAWN = re.findall(r"^( +)(\w+Error)\b +(\d*)", errors.__doc__ or "", flags=re.MULTILINE)
+# "      UsageError                2   a flag, ..."; a class without a number has the code of its parent.
+LISTED = re.findall(r"^( +)(\w+Error)\b +(\d*)", errors.__doc__ or "", flags=re.MULTILINE)
 
 
-def test_the_drawing_at_the_top_of_the_file_names_every_error() -> None:
-    assert {name for _, name, _ in DRAWN} == {cls.__name__ for cls in CLASSES}
+def test_the_tree_in_the_docstring_names_every_error() -> None:
+    assert {name for _, name, _ in LISTED} == {cls.__name__ for cls in CLASSES}
 
 
-def test_the_drawing_gives_every_error_its_parent_and_exit_code() -> None:
+def test_the_tree_in_the_docstring_gives_every_error_its_parent_and_exit_code() -> None:
     above: dict[int, str] = {}
-    for indent, name, code in DRAWN:
+    for indent, name, code in LISTED:
         cls = getattr(errors, name)
         above[len(indent)] = name
         if code:
@@ -35,7 +35,7 @@ def test_each_branch_has_an_exit_code_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_an_error_says_what_was_wrong_and_then_what_to_do(cls: type[DcpDeployError]) -> None:
+def test_an_error_prints_the_problem_and_then_the_remedy(cls: type[DcpDeployError]) -> None:
     assert str(cls("ratio 1.2 is above 1", "Give a number from 0 to 1.")) == (
         "ratio 1.2 is above 1\nGive a number from 0 to 1."
     )

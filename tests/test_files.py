@@ -62,7 +62,7 @@ def test_a_result_is_readable_by_others(target: Path) -> None:
     assert stat.S_IMODE(target.stat().st_mode) == 0o644
 
 
-def test_a_kill_while_writing_keeps_the_old_file(target: Path) -> None:
+def test_a_kill_during_a_write_keeps_the_old_file(target: Path) -> None:
     script = (
         "import sys, time\n"
         "from dcp_deploy.files import atomic_path\n"
@@ -78,11 +78,11 @@ def test_a_kill_while_writing_keeps_the_old_file(target: Path) -> None:
         writer.send_signal(signal.SIGKILL)
     assert writer.returncode == -signal.SIGKILL
     assert target.read_bytes() == b"old"
-    write_json(target, "new")  # what the killed writer left behind is in nobody's way
+    write_json(target, "new")  # what the killed writer left does not disturb a new write
     assert read_json(target) == "new"
 
 
-def test_a_disk_without_room_keeps_the_old_file_and_removes_the_temporary_one(target: Path) -> None:
+def test_a_full_disk_keeps_the_old_file_and_removes_the_temporary_one(target: Path) -> None:
     # A limit on file size makes the kernel refuse the write just as a full disk does, and needs no privileges.
     script = (
         "import resource, sys\n"
@@ -103,21 +103,21 @@ def test_a_disk_without_room_keeps_the_old_file_and_removes_the_temporary_one(ta
 
 
 @given(value=JSON)
-def test_json_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+def test_json_reads_back_the_same(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.getbasetemp() / "value.json"
     write_json(path, value)
     assert read_json(path) == value
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, object()])
-def test_what_json_cannot_hold_is_refused_and_keeps_the_old_file(target: Path, value: object) -> None:
+def test_values_that_json_cannot_hold_are_refused_and_keep_the_old_file(target: Path, value: object) -> None:
     with pytest.raises((ValueError, TypeError)):
         write_json(target, {"fid": value})
     assert target.read_bytes() == b"old"
 
 
 @given(content=st.binary(max_size=1000))
-def test_sha256_is_that_of_the_content(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_sha256_file_hashes_the_content(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "content.bin"
     path.write_bytes(content)
     assert sha256_file(path) == hashlib.sha256(content).hexdigest()

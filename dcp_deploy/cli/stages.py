@@ -216,7 +216,7 @@ def distill(
     from ..checkpoints import load_generator, save_generator
     from ..config import BuildConfig
     from ..devices import torch_device
-    from ..pipeline.distilling import distill_student, recipe_of
+    from ..pipeline.distilling import distill_student, mask_of, recipe_of
     from ..pipeline.inputs import open_data, real_facts, real_words
 
     output = Output(as_json=as_json, quiet=quiet)
@@ -228,23 +228,24 @@ def distill(
     network = load_generator(teacher)
     check_dataset(dataset, network.config)
     images = open_data(settings, network.config)
-    recipe = recipe_of(settings, demo=dataset == "demo" and images is None)
+    recipe = recipe_of(settings, demo_recipe=dataset == "demo" and images is None)
     if images is not None:
-        output.message(f"real images: {real_words(real_facts(images, recipe, demo=False))}")
+        output.message(f"real images: {real_words(real_facts(images, recipe, demo_measurable=False))}")
     with output.task("distil") as progress:
         result = distill_student(
             load_generator(student).to(chosen),
             network.to(chosen),
             settings,
             recipe,
-            demo=dataset == "demo",
+            demo_measurable=dataset == "demo",
+            mask=mask_of(settings),
             images=images,
             checkpoints=out.with_name(f"{out.name}.checkpoints"),
             progress=progress,
             reporter=output,
         )
     save_generator(result.generator.cpu(), out)
-    real = real_facts(images, recipe, demo=dataset == "demo")
+    real = real_facts(images, recipe, demo_measurable=dataset == "demo")
     _written(context, output, out, history=result.history, resumed_at=result.resumed_at, images=real)
 
 

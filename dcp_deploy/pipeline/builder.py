@@ -1,36 +1,24 @@
-"""``build``: all stages in order, each only when it has to, resumable after any kill."""
+"""``build``: all stages in order, each only if it has to run, resumable after any kill."""
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..config import BuildConfig, to_toml
 from ..errors import MissingCapabilityError
 from ..files import atomic_path, free_space, sha256_file
 from ..progress import Reporter
 from ..version import __version__
-from .inputs import (
-    TeacherFile,
-    _check_machine,
-    _planned,
-    _real,
-    numbers,
-    open_data,
-    real_words,
-    teacher_source,
-)
+from .inputs import BuildInputs, check_target, real_words, resolve_inputs
 from .plan import disk_needed
 from .record import RunRecord, StageRecord, locked, now, stage_key, why_again
 from .stages import SOURCE, STAGES, Job, SkippedError, Stage
-
-if TYPE_CHECKING:
-    from ..compression import PruningPlan
-    from ..datasets.images import ImageSet
 
 REUSED = "reused because inputs, settings and version are unchanged"
 
@@ -48,49 +36,50 @@ class Run:
         return self.directory / "report.html"
 
     def to_dict(self) -> dict[str, Any]:
-        """``run.json``, and where it lies."""
+        """Return ``run.json`` with the paths of the run directory and the report."""
         return {**self.record.to_dict(), "directory": str(self.directory), "report": str(self.report)}
 
 
 def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None = None) -> Run:
-    """Run every stage whose inputs, settings or outputs changed since the last time; ``force`` runs all of them.
+    """Run every stage whose inputs, settings or outputs changed since the last run; ``force`` runs all of them.
 
-    Results lie in ``config.directory``. A build that was killed, or interrupted by KeyboardInterrupt, goes on where it
-    was when it is started again with the same config, and ends with the same bytes on a CPU.
+    Results go to ``config.directory``. A killed or interrupted build (KeyboardInterrupt) continues where it was when
+    it is started again with the same config. On a CPU it ends with the same bytes.
 
-    Without ``config.teacher`` the preset's is fetched, after saying so, or taken from the cache.
+    Without ``config.teacher`` the preset's teacher is taken from the cache, or announced and fetched.
 
-    Raises MissingCapabilityError before any work when something is missing that a later stage needs, UsageError when
-    another build holds the directory, ParityError when an exported file draws other images than its network (the
-    figures are in parity.json).
+    Raises before any work: MissingCapabilityError if a later stage lacks something, UsageError if another build holds
+    the directory. Raises ParityError if an exported file generates other images than its network; parity.json says
+    how much they differ.
     """
     reporter = reporter or Reporter()
-    _check_machine(config)
-    source = teacher_source(config, reporter)
-    planned = _planned(config, source)  # also finds a damaged teacher before anything is written
-    images = open_data(config, planned.teacher)
+    _check_packages(config)
+    inputs = resolve_inputs(config, reporter)
     with locked(config.directory):
-        return _Builder(config, source, planned, images, force, reporter).run()
+        return _Builder(inputs, force, reporter).run()
+
+
+def _check_packages(config: BuildConfig) -> None:
+    """Fail before any work if a package is missing that a later stage needs."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise MissingCapabilityError(
+            "build compares and measures the exported files with ONNX Runtime, which is not installed",
+            "pip install 'dcp-deploy[cpu]', or [gpu] in its place",
+        )
+    check_target(config)
+    if config.target and not any(map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt"))):
+        raise MissingCapabilityError(
+            f"--target {config.target} asks for an engine, and TensorRT is not installed",
+            "pip install 'dcp-deploy[rtx]', or leave --target out",
+        )
 
 
 class _Builder:
     """One run of the stages, and its record."""
 
-    def __init__(
-        self,
-        config: BuildConfig,
-        source: TeacherFile,
-        planned: PruningPlan,
-        images: ImageSet | None,
-        force: bool,
-        reporter: Reporter,
-    ) -> None:
-        from ..generators import count_macs
-
-        self.config, self.planned, self.force, self.reporter = config, planned, force, reporter
-        self.source, self.origin, self.images = source.path, source.origin, images
-        self.macs = count_macs(planned.teacher)
-        self.directory = config.directory
+    def __init__(self, inputs: BuildInputs, force: bool, reporter: Reporter) -> None:
+        self.inputs, self.force, self.reporter = inputs, force, reporter
+        self.directory = inputs.config.directory
         self.record = RunRecord.load(self.directory)
         self.begin = time.monotonic()
         self.checked_space = False
@@ -100,7 +89,7 @@ class _Builder:
         try:
             for stage in STAGES:
                 self._stage(stage)
-        except BaseException as error:  # whatever ended the run, its record says so before the error goes on
+        except BaseException as error:  # record the end of the run whatever ended it
             self._close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         self._close("finished")
@@ -109,14 +98,14 @@ class _Builder:
     def _open(self) -> None:
         from ..benchmarks import capture_environment
 
-        record = self.record
+        record, inputs = self.record, self.inputs
         record.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         record.started = now()
-        record.config, record.effort = self.config.to_dict(), numbers(self.config, self.macs)
+        record.config, record.effort = inputs.config.to_dict(), inputs.effort_numbers()
         record.environment = asdict(capture_environment())
-        record.teacher = self.origin
-        record.images = _real(self.config, self.planned, self.images)
-        if self.images is not None:
+        record.teacher = inputs.teacher.origin
+        record.images = inputs.image_facts()
+        if inputs.images is not None:
             self.reporter.message(f"real images: {real_words(record.images)}")
         record.stages = {stage.name: record.stages.get(stage.name, StageRecord()) for stage in STAGES}
         with atomic_path(self.directory / "config.toml") as temporary:
@@ -125,21 +114,20 @@ class _Builder:
 
     def _close(self, status: Literal["finished", "interrupted", "failed"]) -> None:
         self.record.status = status
-        self.record.images = _real(self.config, self.planned, self.images)  # training may have found more bad ones
+        self.record.images = self.inputs.image_facts()  # training may have found more bad images
         self.record.finished, self.record.seconds = now(), round(time.monotonic() - self.begin, 3)
         try:
             self.record.save()
-        except OSError:
+        except OSError:  # on a full disk the error that ended the run matters more than its record
             if status == "finished":
                 raise
-            # On a full disk the error that ended the run matters more than a record of it.
 
     def _stage(self, stage: Stage) -> None:
-        """Use the stage's recorded result again, or run it."""
-        settings = stage.settings(self.config)
-        inputs = {name: self._sha256(name) for name in stage.inputs}
+        """Reuse the stage's recorded result, or run the stage."""
+        settings = stage.settings(self.inputs)
+        hashes = {name: self._sha256(name) for name in stage.inputs}
         old = self.record.stages[stage.name]
-        reason = "--force" if self.force else why_again(old, self.directory, stage.name, settings, inputs)
+        reason = "--force" if self.force else why_again(old, self.directory, stage.name, settings, hashes)
         if reason is None:
             old.reused, old.reason = True, REUSED
             self.record.save()
@@ -147,28 +135,18 @@ class _Builder:
             return
         self._check_space()
         new = StageRecord("running", reason=f"ran because {reason}", version=__version__, started=now())
-        new.settings, new.inputs, new.key = settings, inputs, stage_key(stage.name, settings, inputs)
+        new.settings, new.inputs, new.key = settings, hashes, stage_key(stage.name, settings, hashes)
         self.record.stages[stage.name] = new
         self.directory.joinpath("report.html").unlink(missing_ok=True)  # it would describe other files than these
         self.record.save()
         self._work(stage, new)
-        if new.status == "skipped":  # what it made for other inputs would look like its result
+        if new.status == "skipped":  # files that an earlier run made for other inputs would look like its result
             for name in old.outputs:
                 (self.directory / name).unlink(missing_ok=True)
         self.record.save()
 
     def _work(self, stage: Stage, record: StageRecord) -> None:
-        job = Job(
-            config=self.config,
-            directory=self.directory,
-            source=self.source,
-            work=self.config.work.for_teacher(self.macs),
-            key=record.key,
-            force=self.force,
-            reporter=self.reporter,
-            networks=self.record.networks,
-            images=self.images,
-        )
+        job = Job(self.inputs, self.directory, record.key, self.force, self.reporter, self.record.networks)
         begin = time.monotonic()
         try:
             with self.reporter.task(stage.title) as progress:
@@ -188,12 +166,12 @@ class _Builder:
         self.reporter.message(f"{stage.name}: done in {record.seconds:.1f} s")
 
     def _check_space(self) -> None:
-        """Before the first stage that works: a disk that will be full in ten minutes is better known now."""
+        """Fail before the first stage that works if the disk cannot hold the build."""
         if self.checked_space:
             return
         self.checked_space = True
-        there = sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
-        needed, free = disk_needed(self.planned) - there, free_space(self.directory)
+        present = sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
+        needed, free = disk_needed(self.inputs.pruning_plan) - present, free_space(self.directory)
         if free < needed:
             raise MissingCapabilityError(
                 f"no space for this build in {self.directory}: it needs about {needed / 1e6:.0f} MB more, "
@@ -202,5 +180,5 @@ class _Builder:
             )
 
     def _sha256(self, name: str) -> str:
-        path = self.source if name == SOURCE else self.directory / name
-        return sha256_file(path) if path.is_file() else "absent"  # an engine that was skipped
+        path = self.inputs.teacher.path if name == SOURCE else self.directory / name
+        return sha256_file(path) if path.is_file() else "absent"  # such as an engine that was skipped

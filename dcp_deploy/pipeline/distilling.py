@@ -1,4 +1,4 @@
-"""Distil as a build's config says: its recipe, real images, features, mask, and quality on a schedule."""
+"""Distil with a build's settings: its recipe, real images, features, mask, and quality measured on a schedule."""
 
 from __future__ import annotations
 
@@ -19,21 +19,18 @@ if TYPE_CHECKING:
     from ..datasets.images import ImageSet
     from ..generators import Generator
 
-MEASURED_SAMPLES = 2000  # each time while training; the figures at the end come from more
-MEASURED_PHOTOGRAPHS = 5000  # of --data at most, and as many samples: more than Inception's 2048 features need
+MEASURED_SAMPLES = 2000  # per measurement during training; the final evaluation uses more
+MEASURED_PHOTOGRAPHS = 5000  # at most, of --data, and as many samples: more than Inception's 2048 features need
 DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
-AUGMENT_TARGET, GUIDE, FEATURE_GAN = 0.6, 10.0, 1.0  # as their papers have them, where they are asked for
+AUGMENT_TARGET, GUIDE, FEATURE_GAN = 0.6, 10.0, 1.0  # published values, used if the option is given
 MEASURED = ("fid", "precision", "recall", "density", "coverage", "mode_coverage")
 
 
-def recipe_of(config: BuildConfig, *, demo: bool) -> DistillConfig:
-    """How to distil: the effort's recipe with the settings of ``config``.
-
-    ``demo``: whether it is the demo, which has recipes of its own.
-    """
+def recipe_of(config: BuildConfig, *, demo_recipe: bool) -> DistillConfig:
+    """Return the effort's recipe with the settings of ``config``; ``demo_recipe`` chooses the demo's own recipes."""
     from ..compression import DEMO_RECIPES, RECIPES
 
-    recipe = {**RECIPES, **(DEMO_RECIPES if demo else {})}[config.effort]
+    recipe = {**RECIPES, **(DEMO_RECIPES if demo_recipe else {})}[config.effort]
     return replace(
         recipe,
         seed=config.seed,
@@ -44,12 +41,12 @@ def recipe_of(config: BuildConfig, *, demo: bool) -> DistillConfig:
         augment_target=AUGMENT_TARGET if config.augment else recipe.augment_target,
         guide=recipe.guide if config.guide is None else GUIDE,
         feature_gan=FEATURE_GAN if config.feature_gan else recipe.feature_gan,
-        beta1=0.0 if config.feature_gan else recipe.beta1,  # as it follows a discriminator then
+        beta1=0.0 if config.feature_gan else recipe.beta1,  # no momentum with a discriminator, as in StyleGAN
     )
 
 
-def distilling_settings(config: BuildConfig) -> dict[str, Any]:
-    """What else decides the student, for the key of the stage: nothing for a config that asks for nothing special."""
+def distilling_settings(config: BuildConfig, mask: SegmentationMask | None) -> dict[str, Any]:
+    """Return the settings besides the recipe that decide the student, for the stage's key; empty by default."""
     settings: dict[str, Any] = {}
     if config.keep != "last":
         settings["keep"] = config.keep
@@ -59,23 +56,24 @@ def distilling_settings(config: BuildConfig) -> dict[str, Any]:
         path: Path | None = getattr(config, name)
         if path is not None:
             settings[name] = sha256_file(path) if path.is_file() else "missing"
-    if (mask := mask_of(config)) is not None:
-        settings["mask"] = mask.identity
-    return settings
+    return settings if mask is None else {**settings, "mask": mask.identity}
 
 
 def mask_of(config: BuildConfig) -> SegmentationMask | None:
-    """The model of --mask, opened; None without. Raises what :class:`SegmentationMask` does."""
+    """Open the model of --mask; None without one. Raises the same errors as :func:`open_mask`."""
     return None if config.mask is None else open_mask(config.mask, config.mask_background, config.mask_inputs)
 
 
 def open_mask(path: Path, background: str, inputs: str) -> SegmentationMask:
-    """A segmentation model; ``background`` are the classes that do not count, "0,16". UsageError for no such list."""
+    """Open a segmentation model. ``background`` lists the classes that do not count, such as "0,16".
+
+    Raises UsageError for another kind of list, and the same errors as :class:`SegmentationMask`.
+    """
     from ..compression.masks import SegmentationMask
 
     numbers = background.split(",")
     if not all(number.isdecimal() for number in numbers):
-        raise UsageError(f"--mask-background {background!r} is no list of classes", "Write for instance 0,16.")
+        raise UsageError(f"--mask-background {background!r} is not a list of classes", "Write for instance 0,16.")
     return SegmentationMask(path, background=[int(n) for n in numbers], inputs=inputs)  # type: ignore[arg-type]
 
 
@@ -85,53 +83,58 @@ def distill_student(
     config: BuildConfig,
     recipe: DistillConfig,
     *,
-    demo: bool,
-    images: ImageSet | None = None,
+    demo_measurable: bool,
+    mask: SegmentationMask | None,
+    images: ImageSet | None,
     checkpoints: Path,
-    progress: Progress | None = None,
-    reporter: Reporter | None = None,
+    progress: Progress,
+    reporter: Reporter,
 ) -> DistillResult:
-    """Distil by ``recipe``; the result's generator is the one to ``config.keep``, and ``config`` names the files.
+    """Distil by ``recipe``; ``config`` names the files, and ``config.keep`` which student is returned.
 
-    ``images`` are the real images. Without them ``demo`` brings the demo's, and else the teacher's own samples are the
-    real ones. ``demo`` also brings features for the perceptual loss, and measures of quality for the schedule. Without
-    it that loss is LPIPS where ``config.lpips`` gives its network's weights, else off, and quality is measured against
-    ``images`` where there is Inception: no features of ours mean anything for other teachers' images.
+    The real images are ``images``, else the demo's portraits if ``demo_measurable``, else samples of the teacher.
+
+    If ``demo_measurable``, the perceptual loss uses the demo's features, and quality on the schedule is measured
+    against the demo's portraits. These features mean nothing for other teachers: then the loss is LPIPS with the
+    weights of ``config.lpips``, or off, and quality is measured against ``images`` if Inception is available.
     """
     from ..checkpoints import read_discriminator
     from ..compression import distill
     from ..datasets.avatars import avatars
 
-    reporter = reporter or Reporter()
     device = str(next(teacher.parameters()).device)
-    perceptual = _perceptual(config, device, demo=demo)
+    perceptual = _perceptual(config, device, demo_measurable=demo_measurable)
     if perceptual is None and recipe.perceptual:
         reporter.message("distill: without the perceptual loss; --lpips FILE brings it (the weights of VGG16)")
         recipe = replace(recipe, perceptual=0.0)
-    # What was given is read first: measuring may have to fetch its network and look at the data for half an hour.
+    # Read the given files first: to measure may mean to fetch a network and to read real images for half an hour.
     discriminator, guide = (
         None if path is None else read_discriminator(path) for path in (config.discriminator, config.guide)
     )
-    mask = mask_of(config)
-    inside = Within(reporter, progress)
-    measure = _measure(config, images, device, inside, demo=demo) if recipe.measure_every else None
+    measure = None
+    if recipe.measure_every:
+        inside, seed = Within(reporter, progress), 1000 + config.seed  # no evaluation uses these latents
+        if demo_measurable:
+            measure = _measure_demo(seed)
+        elif images is not None:
+            measure = _measure_against(images, config.inception, device, seed, inside)
     figure = "l1_to_teacher" if measure is None else "fid"
     result = distill(
         student,
         teacher,
-        data=images if images is not None else avatars if demo else None,
+        data=images if images is not None else avatars if demo_measurable else None,
         perceptual=perceptual,
         mask=mask,
         discriminator=discriminator,
         guide=guide,
         config=recipe,
         checkpoint_dir=checkpoints,
-        progress=None if progress is None else lambda done, total, _: progress(done, total),
+        progress=lambda done, total, _: progress(done, total),
         expect=lambda expected: reporter.message(expected_words(expected)),
         measure=measure,
-        # The same run whether or not Inception is there, so a resumed one may measure from where it is; where the best
-        # is kept, by another figure then, it is not.
-        measure_at=recipe.measured_steps if demo or images is not None else (),
+        # The schedule is the same with and without Inception, so that a resumed run goes on if it was installed
+        # meanwhile. With keep="best" it starts again, because another figure decides then.
+        measure_at=recipe.measured_steps if demo_measurable or images is not None else (),
         keep_best=None if config.keep == "last" else figure,
         tensorboard=config.tensorboard,
         devices=config.devices,
@@ -142,30 +145,21 @@ def distill_student(
     return replace(result, generator=result.best.generator)
 
 
-def _perceptual(config: BuildConfig, device: str, *, demo: bool) -> Any:
-    """Feature maps, or a distance, for the perceptual loss."""
+def _perceptual(config: BuildConfig, device: str, *, demo_measurable: bool) -> Any:
+    """Return the perceptual loss's feature maps or distance; None without one."""
     if config.lpips is not None:
         from ..metrics.published import load_lpips
 
         return load_lpips(config.lpips, device=device)
-    if not demo:
+    if not demo_measurable:
         return None
     from ..metrics import load_avatar_reader
 
     return load_avatar_reader(device).pyramid
 
 
-def _measure(
-    config: BuildConfig, images: ImageSet | None, device: str, reporter: Reporter, *, demo: bool
-) -> Measure | None:
-    """Quality of a student, from latents that no evaluation draws; None where nothing can be compared with."""
-    seed = 1000 + config.seed
-    if demo:
-        return _measure_demo(seed)
-    return None if images is None else _measure_against(images, config.inception, device, seed, reporter)
-
-
 def _measure_demo(seed: int) -> Measure:
+    """Return a function that measures a student against the demo's portraits."""
     from ..metrics import evaluate
 
     def measure(average: Generator) -> dict[str, float]:
@@ -178,16 +172,17 @@ def _measure_demo(seed: int) -> Measure:
 def _measure_against(
     images: ImageSet, weights: Path | None, device: str, seed: int, reporter: Reporter
 ) -> Measure | None:
-    """Quality against real images, by Inception as eval has it. None, said once, where that cannot be had.
+    """Return a function that measures a student against real images by Inception's features, as eval does.
 
-    Weights that were given must work: MissingCapabilityError without the package, and what reading them raises.
+    Returns None after one message if there are too few images or Inception is not available. Given weights must work:
+    raises MissingCapabilityError without the package, and what reading them raises.
     """
     from ..evaluation.quality import features_of, open_inception
     from ..metrics.photographs import FEWEST, evaluate_against
 
-    without = "distill: without FID against the real images on the way: "
+    without = "distill: FID against the real images is not measured during training: "
     if len(images) < FEWEST:
-        reporter.message(f"{without}there are {len(images)}, and {FEWEST} are the fewest to compare with")
+        reporter.message(f"{without}there are {len(images)}, and at least {FEWEST} are needed to compare with")
         return None
     try:
         inception = open_inception(weights, device, reporter)
@@ -197,7 +192,9 @@ def _measure_against(
         reporter.message(f"{without}{error.message} ({error.remedy})")
         return None
     count = min(len(images), MEASURED_PHOTOGRAPHS)
-    reporter.message(f"distill: FID on the way is of {MEASURED_PHOTOGRAPHS} samples against {count} of the real images")
+    reporter.message(
+        f"distill: FID during training compares {MEASURED_PHOTOGRAPHS} samples with {count} of the real images"
+    )
     real = features_of(images, inception, count, reporter)
 
     def measure(average: Generator) -> dict[str, float]:
@@ -208,7 +205,7 @@ def _measure_against(
 
 
 def expected_words(expected: Expected) -> str:
-    """``distill: 1800 steps, about 5 min (0.16 s each, by 2 steps timed here just now; measuring comes on top)``."""
+    """Return ``distill: 1800 steps, about 5 min (0.16 s each, by 2 steps timed here just now; ...)``."""
     each = expected.seconds / max(expected.steps, 1)
     return (
         f"distill: {expected.steps} steps, about {duration(expected.seconds)} ({each:.2g} s each, by {expected.timed} "

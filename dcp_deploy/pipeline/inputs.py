@@ -1,72 +1,27 @@
-"""Which images stand for the real ones in a build: those of --data, the demo's own, or the teacher's samples."""
+"""What a build starts from, resolved once: teacher file, widths, recipe, device, mask and real images."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import BuildConfig
+from ..config import BuildConfig, Effort
 from ..devices import torch_device
 from ..errors import InputError, MissingCapabilityError
 from ..progress import Reporter
-from ..teachers.downloads import Fetched, fetch
+from ..teachers.downloads import cached, cached_path, fetch
 from .distilling import mask_of, recipe_of
 
 if TYPE_CHECKING:
     from ..compression import DistillConfig, PruningPlan
+    from ..compression.masks import SegmentationMask
     from ..datasets.images import ImageSet
     from ..generators import GeneratorConfig
 
-_SAMPLES = "the teacher's own samples"
-_AVATARS = "the demo's portraits, drawn on the fly"
 DATA = "--data"
-
-
-def open_data(config: BuildConfig, teacher: GeneratorConfig) -> ImageSet | None:
-    """The images of --data, checked against the teacher's resolution and classes; None without --data.
-
-    Raises what :func:`open_images` does.
-    """
-    from ..datasets.images import open_images
-
-    if config.data is None:
-        return None
-    return open_images(config.data, resolution=teacher.resolution, resize=config.resize, c_dim=teacher.c_dim)
-
-
-def data_settings(config: BuildConfig) -> dict[str, Any]:
-    """What tells one --data from another, for the key of a stage that looks at it; nothing without --data."""
-    from ..datasets.images import identify_images
-
-    return {} if config.data is None else {DATA: identify_images(config.data, resize=config.resize)}
-
-
-def real_facts(images: ImageSet | None, recipe: DistillConfig, *, demo: bool) -> dict[str, Any]:
-    """What the real images were, for run.json and the plan: plain values.
-
-    ``demo``: whether the demo's portraits are at hand. Only a discriminator looks at real images in training.
-    """
-    facts = {"real": _AVATARS if demo else _SAMPLES, "in_training": recipe.judges_images, "mirrored": recipe.mirror}
-    return facts if images is None else {**facts, "real": DATA, **images.facts()}
-
-
-def real_words(facts: Mapping[str, Any]) -> str:
-    """Those facts in one line."""
-    words = str(facts["real"])
-    if words == DATA:
-        left_out = [f"{facts['skipped']} of them bad and skipped"] if facts["skipped"] else []
-        left_out += [f"files that are none: {facts['ignored_files']}"] if facts["ignored_files"] else []
-        words = ", ".join([f"{facts['images']} of {facts['path']} ({facts['kind']})", *left_out])
-        if not facts["in_training"]:
-            words += (
-                "; training does not look at them, for this recipe has no discriminator (--effort standard has): they "
-                "are in the report's picture only"
-            )
-    return words
 
 
 @dataclass(frozen=True)
@@ -76,31 +31,82 @@ class TeacherFile:
     path: Path
     origin: dict[str, Any]
 
-    @classmethod
-    def of(cls, fetched: Fetched) -> TeacherFile:
-        """A file of the cache."""
-        return cls(fetched.path, fetched.to_dict())
+
+@dataclass(frozen=True)
+class BuildInputs:
+    """What all stages of a build receive, made by :func:`resolve_inputs`. Models and images are opened only once."""
+
+    config: BuildConfig
+    teacher: TeacherFile
+    pruning_plan: PruningPlan
+    """The widths and costs of teacher and student. They depend on how many channels are removed, not on which."""
+    effort: Effort
+    """The counts of the effort level for a teacher of this size."""
+    recipe: DistillConfig
+    device: str
+    mask: SegmentationMask | None
+    images: ImageSet | None
+    """The images of --data."""
+    not_measurable: str | None
+    """Why the demo's quality measures do not fit this build; None if they do."""
+
+    @property
+    def demo_measurable(self) -> bool:
+        """Whether the demo's features and portraits fit this build's teacher, so that quality can be measured."""
+        return self.not_measurable is None
+
+    def image_facts(self) -> dict[str, Any]:
+        """Describe the real images for run.json and the plan. ``skipped`` grows as bad images are found."""
+        return real_facts(self.images, self.recipe, demo_measurable=self.demo_measurable)
+
+    def effort_numbers(self) -> dict[str, Any]:
+        """Return every number of the effort and the recipe."""
+        return effort_numbers(self.effort, self.recipe)
 
 
-def teacher_source(config: BuildConfig, reporter: Reporter) -> TeacherFile:
-    """The file to start from: ``config.teacher``, else what ships for the preset, else what can be fetched for it.
+def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile | None = None) -> BuildInputs:
+    """Resolve everything that the stages need to know. Writes nothing, but for a fetched teacher into the cache.
 
-    Raises InputError when the given file does not exist, MissingCapabilityError when the preset's cannot be had here,
-    CorruptFileError when what came is not what it should be.
+    ``teacher`` is the teacher's file if the caller has found it already. Raises what opening the device, the mask, the
+    teacher (:func:`given_teacher`, :func:`fetch_teacher`) and the images (:func:`open_data`) raises.
     """
-    here = _teacher_here(config)
-    if here is not None:
-        return here
-    teacher = config.preset.teacher
-    with reporter.task(f"fetch {teacher.file}, MB") as progress:
-        return TeacherFile.of(fetch(teacher, say=reporter.message, progress=progress))
+    from ..generators import count_macs
+
+    device, mask = torch_device(config.device), mask_of(config)
+    teacher = teacher or given_teacher(config) or fetch_teacher(config, reporter)
+    plan = _plan_widths(config, teacher)
+    return BuildInputs(
+        config=config,
+        teacher=teacher,
+        pruning_plan=plan,
+        effort=config.counts.for_teacher(count_macs(plan.teacher)),
+        recipe=recipe_of(config, demo_recipe=config.demo_recipe),
+        device=device,
+        mask=mask,
+        images=open_data(config, plan.teacher),
+        not_measurable=why_not_measurable(config, plan.teacher),
+    )
 
 
-def _teacher_here(config: BuildConfig) -> TeacherFile | None:
-    """The teacher that needs no download; None when the preset's has to be fetched, or lies in the cache."""
+def check_target(config: BuildConfig) -> None:
+    """Raise UsageError if --target names an unknown GPU."""
+    from ..export.tensorrt.targets import parse_targets
+
+    if config.target:
+        parse_targets(config.target)
+
+
+# ---- the teacher ----
+
+
+def given_teacher(config: BuildConfig) -> TeacherFile | None:
+    """Return the teacher given by --teacher, or the one that ships for the preset; None if it has to be fetched.
+
+    Raises InputError if the given file does not exist, MissingCapabilityError if this installation lacks its file.
+    """
     if config.teacher is not None:
         if not config.teacher.is_file():
-            raise InputError(f"there is no teacher file {config.teacher}", "Check the path given to --teacher.")
+            raise InputError(f"the teacher file {config.teacher} does not exist", "Check the path given to --teacher.")
         return TeacherFile(config.teacher, {"origin": "file", "path": str(config.teacher)})
     teacher = config.preset.teacher
     if teacher.url is not None:
@@ -114,73 +120,95 @@ def _teacher_here(config: BuildConfig) -> TeacherFile | None:
     return TeacherFile(asset, {"origin": "package", "path": str(asset), "licence": teacher.licence})
 
 
-def _planned(config: BuildConfig, source: TeacherFile) -> PruningPlan:
-    """The plan's widths and costs. They depend on how many channels go, not on which: any scores will do."""
+def cached_teacher(config: BuildConfig) -> TeacherFile | None:
+    """Return the preset's teacher from the cache; None if it is not there."""
+    fetched = cached(config.preset.teacher)
+    return None if fetched is None else TeacherFile(fetched.path, fetched.to_dict())
+
+
+def fetch_teacher(config: BuildConfig, reporter: Reporter) -> TeacherFile:
+    """Return the preset's teacher from the cache, or download it.
+
+    Raises MissingCapabilityError if it cannot be downloaded, CorruptFileError if its content is not as expected.
+    """
+    from ..datasets.images import identify_images
+
+    teacher = config.preset.teacher
+    if config.data is not None and cached_path(teacher) is None:
+        identify_images(config.data)  # fail before the download; whether the images fit shows when the teacher is read
+    with reporter.task(f"fetch {teacher.file}, MB") as progress:
+        fetched = fetch(teacher, say=reporter.message, progress=progress)
+    return TeacherFile(fetched.path, fetched.to_dict())
+
+
+def _plan_widths(config: BuildConfig, file: TeacherFile) -> PruningPlan:
+    """Plan with random scores: widths and costs depend on how many channels are removed, not on which."""
     from ..checkpoints import read_checkpoint
     from ..compression import plan, score
 
     try:
-        teacher = read_checkpoint(source.path).generator  # what it lacks is said by the stage that reads it for good
+        teacher = read_checkpoint(file.path).generator  # the teacher stage reports the reader's notes
     except InputError as error:
-        if "url" not in source.origin:
+        if "url" not in file.origin:
             raise
-        again = f"It came from {source.origin['url']}: delete {source.path.parent} to fetch it anew."
+        again = f"It came from {file.origin['url']}: delete {file.path.parent} to fetch it again."
         raise type(error)(error.message, f"{error.remedy}\n{again}".strip()) from error
-    return plan(teacher, score(teacher, method="random"), **config.widths_wanted)
+    return plan(teacher, score(teacher, method="random"), **config.plan_arguments)
 
 
-def _real(config: BuildConfig, planned: PruningPlan, images: ImageSet | None) -> dict[str, Any]:
-    """What the real images are, of a build that is about to start."""
-    demo = unmeasurable(config, {"resolution": planned.teacher.resolution, "c_dim": planned.teacher.c_dim}) is None
-    return real_facts(images, recipe_of(config, demo=config.is_demo), demo=demo)
+# ---- real images and quality ----
 
 
-def _check_machine(config: BuildConfig) -> None:
-    """Find out now what would stop a stage after minutes of work."""
-    build_device(config)
-    mask_of(config)
-    data_settings(config)  # that there are images; whether they fit is known once the teacher is
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise MissingCapabilityError(
-            "build compares and measures the exported files with ONNX Runtime, which is not installed",
-            "pip install 'dcp-deploy[cpu]', or [gpu] in its place",
-        )
-    _check_target(config)
-    if config.target and not any(map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt"))):
-        raise MissingCapabilityError(
-            f"--target {config.target} asks for an engine, and no TensorRT is installed",
-            "pip install 'dcp-deploy[rtx]', or leave --target out",
-        )
+def open_data(config: BuildConfig, teacher: GeneratorConfig) -> ImageSet | None:
+    """Open the images of --data for the teacher's resolution and classes; None without --data.
+
+    Raises the same errors as :func:`open_images`.
+    """
+    from ..datasets.images import open_images
+
+    if config.data is None:
+        return None
+    return open_images(config.data, resolution=teacher.resolution, resize=config.resize, c_dim=teacher.c_dim)
 
 
-def _check_target(config: BuildConfig) -> None:
-    """UsageError for a GPU that nobody knows."""
-    from ..export.tensorrt.targets import parse_targets
+def real_facts(images: ImageSet | None, recipe: DistillConfig, *, demo_measurable: bool) -> dict[str, Any]:
+    """Describe the real images in plain values: those of --data, else the demo's portraits or the teacher's samples.
 
-    if config.target:
-        parse_targets(config.target)
-
-
-def build_device(config: BuildConfig) -> str:
-    """The torch device of a build."""
-    return torch_device(config.device)
+    Only a discriminator looks at real images in training.
+    """
+    other = "the demo's portraits, drawn on the fly" if demo_measurable else "the teacher's own samples"
+    facts = {"real": other, "in_training": recipe.judges_images, "mirrored": recipe.mirror}
+    return facts if images is None else {**facts, "real": DATA, **images.facts()}
 
 
-def numbers(config: BuildConfig, macs: int = 0) -> dict[str, Any]:
-    """Every number of the effort for a teacher of so many MACs, the recipe's with "distill_" before their names."""
-    work = config.work.for_teacher(macs).to_dict() if macs else config.work.to_dict()
-    recipe = asdict(recipe_of(config, demo=config.is_demo))
-    return {**work, **{f"distill_{name}": value for name, value in recipe.items()}}
+def real_words(facts: Mapping[str, Any]) -> str:
+    """Put the result of :func:`real_facts` into one line."""
+    words = str(facts["real"])
+    if words == DATA:
+        left_out = [f"{facts['skipped']} of them bad and skipped"] if facts["skipped"] else []
+        left_out += [f"other files ignored: {facts['ignored_files']}"] if facts["ignored_files"] else []
+        words = ", ".join([f"{facts['images']} of {facts['path']} ({facts['kind']})", *left_out])
+        if not facts["in_training"]:
+            words += (
+                "; training does not look at them because this recipe has no discriminator (--effort standard has "
+                "one): only the report's picture shows them"
+            )
+    return words
 
 
-def unmeasurable(config: BuildConfig, network: dict[str, Any]) -> str | None:
-    """Why the quality of this build cannot be measured; None when it can."""
+def why_not_measurable(config: BuildConfig, teacher: GeneratorConfig) -> str | None:
+    """Return why the demo's quality measures do not fit this build; None if they do."""
     from ..datasets.canvas import RESOLUTION
 
     if config.data is not None and (config.dataset != "demo" or config.teacher is not None):
         return "this stage measures no quality against the images of --data: dcp-deploy eval --data does"
     if config.dataset != "demo":
         return f"there are no real images of {config.dataset!r} here to compare with"
-    if network["resolution"] != RESOLUTION or network["c_dim"]:
+    if teacher.resolution != RESOLUTION or teacher.c_dim:
         return f"the demo's measures need an unconditional generator at {RESOLUTION} px"
     return None
+
+
+def effort_numbers(effort: Effort, recipe: DistillConfig) -> dict[str, Any]:
+    """Return every number of the effort and, with "distill_" before their names, of the recipe."""
+    return {**effort.to_dict(), **{f"distill_{name}": value for name, value in asdict(recipe).items()}}

@@ -1,7 +1,7 @@
-"""``run.json``: what a build has done, with what, and whether that still stands.
+"""``run.json``: what a build has done, from which inputs, and whether its results can be reused.
 
-A stage's key is the sha256 of its name, its settings, the content of its inputs and the tool's version. Work is used
-again only when the key is the same and every output still has the content that was recorded.
+A stage's cache key is the sha256 of its name, its settings, the content of its inputs and the tool's version. A result
+is reused only if the key is the same and every output still has the recorded content.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Status = Literal["pending", "running", "done", "skipped", "failed", "interrupted
 
 @dataclass
 class StageRecord:
-    """One stage: what it was made from and what it made. Inputs and outputs map file names to their sha256."""
+    """One stage: its inputs and outputs, as file names with their sha256, and how it ended."""
 
     status: Status = "pending"
     reused: bool = False
@@ -41,12 +41,12 @@ class StageRecord:
     outputs: dict[str, str] = field(default_factory=dict)
     started: str | None = None
     seconds: float | None = None
-    """How long the work took when it was done, which a later run that uses it again keeps."""
+    """How long the work took; a later run that reuses the result keeps this number."""
 
 
 @dataclass
 class RunRecord:
-    """The whole of ``run.json``. ``save`` after every change that a killed run should remember."""
+    """The content of ``run.json``. Call ``save`` after every change that must survive a kill."""
 
     directory: Path
     status: Literal["running", "finished", "failed", "interrupted"] = "running"
@@ -58,17 +58,17 @@ class RunRecord:
     effort: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
-    """What the real images were."""
+    """Which real images were used."""
     teacher: dict[str, Any] = field(default_factory=dict)
-    """Where the teacher's file came from; of a fetched one the address, size, sha256 and licence."""
+    """Where the teacher's file came from; for a fetched one also its address, size, sha256 and licence."""
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     stages: dict[str, StageRecord] = field(default_factory=dict)
 
     @classmethod
     def load(cls, directory: Path) -> RunRecord:
-        """The record of an earlier run of this directory; an empty one when there is none that can be read.
+        """Read the record of an earlier run of this directory.
 
-        An unreadable record costs a fresh run, never a wrong one: without it nothing counts as done.
+        Returns an empty one if it is missing or cannot be read: then all stages run again.
         """
         try:
             document = read_json(directory / RUN_FILE)
@@ -84,7 +84,7 @@ class RunRecord:
             return cls(directory)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON document."""
+        """Return the JSON document."""
         values = asdict(self)
         del values["directory"]
         return {"schema": SCHEMA, "tool": {"name": "dcp-deploy", "version": __version__}, **values}
@@ -95,7 +95,7 @@ class RunRecord:
 
 
 def stage_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Hex sha256 of everything that decides a stage's result."""
+    """Return a stage's cache key: the hex sha256 of everything that decides its result."""
     text = json.dumps([__version__, name, settings, inputs], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -103,7 +103,7 @@ def stage_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str])
 def why_again(
     record: StageRecord | None, directory: Path, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> str | None:
-    """Why a stage has to run; None when its recorded result can be used."""
+    """Return why a stage has to run; None if its recorded result can be reused."""
     if record is None or record.status in ("pending", "skipped"):
         return "it has not run yet"
     if record.status != "done":
@@ -134,15 +134,15 @@ def _difference(record: StageRecord, settings: Mapping[str, Any], inputs: Mappin
 
 
 def now() -> str:
-    """UTC, to the second, ISO 8601."""
+    """Return the time in UTC, to the second, by ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the run directory for this process. The kernel lets go when the process ends, however it ends.
+    """Lock the run directory for this process. The kernel releases the lock when the process ends, however it ends.
 
-    Raises UsageError, with the holder's process number, when another build has it.
+    Raises UsageError with the other process's number if another build holds the lock.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("a+", encoding="utf-8") as lock:

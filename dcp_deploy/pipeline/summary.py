@@ -1,4 +1,4 @@
-"""What a build gained and what it cost, in a few lines. What was not measured says so."""
+"""A finished build in a few lines: what it gained and what it cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_MEASURED = "not measured"
 
 
 def summarise(directory: Path) -> dict[str, Any]:
-    """The figures of a run directory, ready for JSON. None: not measured."""
+    """Return the figures of a run directory, ready for JSON; None stands for not measured."""
     run = read_run_directory(directory)
     best = fastest_student(run)
     engines = sorted(directory.glob("engines/*.engine"))
@@ -52,26 +52,21 @@ def _speedup(run: RunDirectory) -> dict[str, Any] | None:
 
 
 def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """(name, words) of each line of the summary."""
-    networks, files = facts["networks"], facts["files"]
+    """Return the name and the words of each line of the summary."""
+    networks, files, images = facts["networks"], facts["files"], facts["images"] or {}
     teacher, student = networks.get("teacher", {}), networks.get("student", {})
     sizes = [f"{name} {size(files[name])}" for name in ("teacher.onnx", "student.onnx") if name in files]
     return [
         ("speedup", _speedup_words(facts)),
         ("parity", _parity_words(facts["parity"])),
         ("quality", _quality_words(facts)),
-        *_real_images(facts["images"]),
+        *([("real images", real_words(images))] if images.get("real") == DATA else []),
         ("parameters", f"{amount(teacher.get('parameters'))} -> {amount(student.get('parameters'))}"),
         ("MACs", f"{amount(teacher.get('macs'))} -> {amount(student.get('macs'))}"),
         ("size", ", ".join(sizes)),
         ("engine", facts["engine"] or f"none: {facts['no_engine']}"),
         ("report", facts["report"]),
     ]
-
-
-def _real_images(facts: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """A line about the images that the user brought."""
-    return [("real images", real_words(facts))] if facts and facts.get("real") == DATA else []
 
 
 def _speedup_words(facts: dict[str, Any]) -> str:

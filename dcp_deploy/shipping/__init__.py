@@ -1,1 +1,1 @@
-"""What a finished run puts into a bundle."""
+"""Gather what a finished run puts into a bundle."""

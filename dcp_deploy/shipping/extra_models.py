@@ -1,9 +1,9 @@
-"""The other forms of a student that a bundle may serve: from ws, and the two halves of an edit. Each one is checked."""
+"""The extra models of a bundle: the student from ws, and the two halves of an edit. Each one is checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,45 +19,39 @@ if TYPE_CHECKING:
     from ..generators import Generator
 
 
-@dataclass(frozen=True)
-class ExtraModels:
-    """Which forms are wanted, and the folder that they are exported to."""
+def export_extra_models(
+    generator: Generator, *, synthesis: bool, directions: Path | None, scratch: Path | None
+) -> dict[str, Model]:
+    """Export the wanted models to ``scratch``, each with a reference to compare with when the bundle is written.
 
-    synthesis: bool
-    directions: Path | None
-    scratch: Path | None
-
-
-def export_extra_models(generator: Generator, forms: ExtraModels) -> dict[str, Model]:
-    """Export what is wanted. The images of each form are compared with the generator's own when the bundle is written.
-
-    Raises InputError for directions that do not fit, CorruptFileError and the like for a file that holds none.
+    ``synthesis``: the student from ws. ``directions``: a file of directions, for a mapping and an editor that moves ws
+    along them. Raises InputError for directions that do not fit, and what reading their file raises.
     """
-    if not forms.synthesis and forms.directions is None:
+    if not synthesis and directions is None:
         return {}
-    if forms.scratch is None:
-        raise UsageError("other forms have to be exported somewhere", "give a scratch folder")
+    if scratch is None:
+        raise UsageError("extra models need a folder to be exported to", "give a scratch folder")
     from ..checkpoints.directions import check_directions, read_directions
     from ..export import export_onnx, load_form, load_runner
     from ..export.bundle.writer import Model
     from ..export.onnx.editing import export_editor
     from ..export.parity.artifacts import through_network
 
-    directions = {} if forms.directions is None else read_directions(forms.directions)
-    check_directions(directions, generator.config)
-    file = export_onnx(generator, forms.scratch / "synthesis.onnx", inputs="ws")
+    vectors = {} if directions is None else read_directions(directions)
+    check_directions(vectors, generator.config)
+    file = export_onnx(generator, scratch / "synthesis.onnx", inputs="ws")
     form, models = load_form(file), {}
-    if forms.synthesis:
+    if synthesis:
         models["synthesis"] = Model(file, load_runner(generator), through_network(form, generator))
-    if directions:
+    if vectors:
         models["mapping"] = _mapping(generator, file.with_name("mapping.onnx"))
-        editor = export_editor(file, directions, file.with_name("editor.onnx"))
-        models["editor"] = _editor(generator, directions, form, editor)
+        editor = export_editor(file, vectors, file.with_name("editor.onnx"))
+        models["editor"] = _editor(generator, vectors, form, editor)
     return models
 
 
 def _mapping(generator: Generator, file: Path) -> Model:
-    """Checked with the network's own synthesis."""
+    """Export the mapping; its ws are checked by the images that the network's own synthesis makes of them."""
     import torch
 
     from ..export import load_runner
@@ -78,7 +72,7 @@ def _mapping(generator: Generator, file: Path) -> Model:
 
 
 def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis: FormRunner, file: Path) -> Model:
-    """Checked with moves along all directions at once: the network's own, and the strengths that the editor takes."""
+    """Check the editor by a move along all directions at once, against the same move in the network."""
     import torch
 
     from ..export import load_runner
@@ -94,8 +88,8 @@ def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis
         with torch.inference_mode():
             labels = None if c is None else torch.from_numpy(c)
             ws = generator.mapping(torch.from_numpy(z), labels, psi=torch.from_numpy(psi))
-            for one in directions.values():
-                ws = one.move(ws, float(step))
+            for direction in directions.values():
+                ws = direction.move(ws, float(step))
             images: Array = generator.synthesis(ws).numpy()
         return images
 

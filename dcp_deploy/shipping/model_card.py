@@ -1,4 +1,4 @@
-"""MODEL_CARD.md of a bundle: what the model is, what was measured, and on what terms. Nothing that was not measured."""
+"""MODEL_CARD.md of a bundle: what the model is, what was measured, and the licence. Nothing is claimed unmeasured."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.summary import NOT_MEASURED, as_lines, summarise
-from ..report.run_directory import RunDirectory, read_run_directory
+from ..report.run_directory import RunDirectory
 
 UNKNOWN_TERMS = "not stated by the files it was made from; the terms of the teacher's weights and training images apply"
 
 
-def card_of_run(name: str, directory: Path, licence: str | None) -> str:
-    """The card of a build's student."""
-    run = read_run_directory(directory)
+def card_of_run(name: str, directory: Path, run: RunDirectory, licence: str | None) -> str:
+    """Write the card of a build's student."""
     summary = summarise(directory)
     student = run.run.networks.get("student")
     lines = [
@@ -25,7 +24,7 @@ def card_of_run(name: str, directory: Path, licence: str | None) -> str:
             ("kind", f"{student.kind} at {student.resolution} px" if student else NOT_MEASURED),
             ("widths", ", ".join(map(str, student.widths)) if student else NOT_MEASURED),
             ("made by", run.run.command),
-            ("of", run.run.finished),
+            ("made at", run.run.finished),
             ("data set", run.run.config.get("dataset")),
             ("pruned", _pruned(run)),
         ]),
@@ -43,9 +42,9 @@ def card_of_run(name: str, directory: Path, licence: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def card_of_onnx(name: str, told: Mapping[str, str], licence: str | None) -> str:
-    """The card of a single ONNX file: what its metadata tells."""
-    facts = [(key, told.get(key)) for key in ("kind", "resolution", "widths", "tool", "weights_sha256")]
+def card_of_onnx(name: str, metadata: Mapping[str, str], licence: str | None) -> str:
+    """Write the card of a single ONNX file, from its metadata."""
+    facts = [(key, metadata.get(key)) for key in ("kind", "resolution", "widths", "tool", "weights_sha256")]
     measured = [(key, NOT_MEASURED) for key in ("speedup", "quality")]
     lines = [*_head(name, licence), "## What it is", "", *_table(facts), "", "## Measured", "", *_table(measured)]
     return "\n".join(lines) + "\n"
@@ -79,6 +78,6 @@ def _latency(run: RunDirectory) -> list[str]:
 
 
 def _table(rows: list[tuple[str, Any]]) -> list[str]:
-    """Two columns; what is not known reads "not measured"."""
+    """Return a table of two columns; missing values read "not measured"."""
     cells = [(key, str(NOT_MEASURED if value in (None, "") else value).replace("|", "\\|")) for key, value in rows]
     return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in cells)]

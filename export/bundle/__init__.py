@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from ...lazy import import_on_use
 
-__all__ = ["read_golden", "write_bundle"]
+__all__ = [
+    "read_golden",
+    "write_bundle",
+]
 
 if TYPE_CHECKING:
     from .writer import read_golden, write_bundle
 else:
-    __getattr__, __dir__ = import_on_use(__name__, {"writer": __all__})
+    __getattr__, __dir__ = import_on_use(__name__)

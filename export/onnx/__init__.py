@@ -15,10 +15,4 @@ if TYPE_CHECKING:
     from .exporter import export_onnx
     from .quantization import precision_report
 else:
-    __getattr__, __dir__ = import_on_use(
-        __name__,
-        {
-            "exporter": ("export_onnx",),
-            "quantization": ("precision_report",),
-        },
-    )
+    __getattr__, __dir__ = import_on_use(__name__)

@@ -21,18 +21,4 @@ if TYPE_CHECKING:
     from .gate import ParityReport, verify
     from .tolerance import Tolerance, tolerance_for
 else:
-    __getattr__, __dir__ = import_on_use(
-        __name__,
-        {
-            "bisect": ("Bisection",),
-            "gate": (
-                "ParityReport",
-                "verify",
-            ),
-            "artifacts": ("load_pair",),
-            "tolerance": (
-                "Tolerance",
-                "tolerance_for",
-            ),
-        },
-    )
+    __getattr__, __dir__ = import_on_use(__name__)

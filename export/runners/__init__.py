@@ -1,1 +1,21 @@
-"""Runners: what generates images, behind one interface, from torch, ONNX files, TensorRT engines and bundles."""
+"""One interface over everything that generates images: latents in, images out, as numpy arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...lazy import import_on_use
+
+__all__ = [
+    "FormRunner",
+    "Runner",
+    "load_form",
+    "load_runner",
+]
+
+if TYPE_CHECKING:
+    from .forms import FormRunner, load_form
+    from .loading import load_runner
+    from .runner import Runner
+else:
+    __getattr__, __dir__ = import_on_use(__name__)

@@ -18,17 +18,4 @@ if TYPE_CHECKING:
     from .engine import EngineOptions, build_engine
     from .manifest import Engine, check_engine, read_manifest
 else:
-    __getattr__, __dir__ = import_on_use(
-        __name__,
-        {
-            "engine": (
-                "EngineOptions",
-                "build_engine",
-            ),
-            "manifest": (
-                "Engine",
-                "check_engine",
-                "read_manifest",
-            ),
-        },
-    )
+    __getattr__, __dir__ = import_on_use(__name__)

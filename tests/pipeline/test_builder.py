@@ -1,4 +1,4 @@
-"""The order of the stages, their keys and their record, with stages that cost nothing; real ones: test_build.py."""
+"""The order of the stages, their cache keys and their record, with cheap stand-ins; test_build.py has real stages."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from dcp_deploy.generators import Generator
 from dcp_deploy.pipeline import builder
 from dcp_deploy.pipeline import record as run_record
 from dcp_deploy.pipeline.builder import REUSED, Run, build
-from dcp_deploy.pipeline.inputs import teacher_source
+from dcp_deploy.pipeline.inputs import BuildInputs, fetch_teacher, given_teacher
 from dcp_deploy.pipeline.plan import plan_build
 from dcp_deploy.pipeline.record import locked
 from dcp_deploy.pipeline.stages import SOURCE, Job, SkippedError, Stage
 from dcp_deploy.progress import Progress, Reporter
 
+from .conftest import Listener
+
 Trouble = Callable[[], None]
 
 
 class Toys:
-    """Three stages: copy the teacher's size, add a seed to it, describe both. ``ran`` lists the work done."""
+    """Three cheap stages in a row, and a list of those that ran."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
@@ -45,12 +47,15 @@ class Toys:
         def work(job: Job, progress: Progress) -> list[str]:
             self.ran.append(name)
             self.trouble.get(name, lambda: None)()
-            read = [job.source if input == SOURCE else job.path(input) for input in inputs]
+            read = [job.inputs.teacher.path if input == SOURCE else job.path(input) for input in inputs]
             text = [str(path.stat().st_size) for path in read if path.exists()]
-            job.path(output).write_text(f"{name} {text} {[getattr(job.config, field) for field in settings]}")
+            job.path(output).write_text(f"{name} {text} {wanted(job.inputs)}")
             return [output]
 
-        return Stage(name, name, inputs, lambda config: {field: getattr(config, field) for field in settings}, work)
+        def wanted(inputs: BuildInputs) -> dict[str, Any]:
+            return {field: getattr(inputs.config, field) for field in settings}
+
+        return Stage(name, name, inputs, wanted, work)
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ def fail_with(error: BaseException) -> Trouble:
     return trouble
 
 
-# ---- running and running again ----
+# ---- a first and a second run ----
 
 
 def test_all_stages_run_in_order_and_are_recorded(toys: Toys, config: BuildConfig) -> None:
@@ -103,7 +108,7 @@ def test_all_stages_run_in_order_and_are_recorded(toys: Toys, config: BuildConfi
     assert BuildConfig.from_toml(run.directory / "config.toml").to_dict() == config.to_dict()
 
 
-def test_a_second_run_reuses_every_stage_and_says_why(toys: Toys, config: BuildConfig) -> None:
+def test_a_second_run_reuses_every_stage_and_gives_the_reason(toys: Toys, config: BuildConfig) -> None:
     first = record(build(config))
     toys.ran.clear()
     again = record(build(config))
@@ -113,9 +118,11 @@ def test_a_second_run_reuses_every_stage_and_says_why(toys: Toys, config: BuildC
         assert stage["seconds"] == first["stages"][name]["seconds"]
 
 
-@pytest.mark.parametrize(("damage", "told"), [("alter", "second.txt was altered"), ("delete", "second.txt is missing")])
-def test_a_result_that_is_not_what_was_recorded_is_made_again(
-    toys: Toys, config: BuildConfig, damage: str, told: str
+@pytest.mark.parametrize(
+    ("damage", "reason"), [("alter", "second.txt was altered"), ("delete", "second.txt is missing")]
+)
+def test_an_altered_or_missing_output_runs_its_stage_again(
+    toys: Toys, config: BuildConfig, damage: str, reason: str
 ) -> None:
     directory = build(config).directory
     toys.ran.clear()
@@ -124,11 +131,11 @@ def test_a_result_that_is_not_what_was_recorded_is_made_again(
     else:
         (directory / "second.txt").unlink()
     run = build(config)
-    assert told in record(run)["stages"]["second"]["reason"]
-    assert toys.ran == ["second", "report"]  # the report was removed: it may have shown what was altered
+    assert reason in record(run)["stages"]["second"]["reason"]
+    assert toys.ran == ["second", "report"]  # the report is removed because it may show the altered file
 
 
-def test_a_changed_setting_runs_its_stage_and_what_follows(toys: Toys, config: BuildConfig) -> None:
+def test_a_changed_setting_runs_its_stage_and_the_later_ones(toys: Toys, config: BuildConfig) -> None:
     build(config)
     toys.ran.clear()
     run = build(changed(config, seed=5))
@@ -173,7 +180,7 @@ def test_force_runs_everything(toys: Toys, config: BuildConfig) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "stages": 3, "networks": {}}'])
-def test_an_unreadable_record_costs_a_fresh_run(toys: Toys, config: BuildConfig, content: str) -> None:
+def test_an_unreadable_record_runs_everything(toys: Toys, config: BuildConfig, content: str) -> None:
     directory = build(config).directory
     toys.ran.clear()
     (directory / "run.json").write_text(content)
@@ -182,12 +189,6 @@ def test_an_unreadable_record_costs_a_fresh_run(toys: Toys, config: BuildConfig,
 
 
 def test_stages_and_reuse_are_reported(toys: Toys, config: BuildConfig) -> None:
-    class Listener(Reporter):
-        heard: list[str] = []  # noqa: RUF012
-
-        def message(self, text: str) -> None:
-            self.heard.append(text)
-
     listener = Listener()
     build(config, reporter=listener)
     build(config, reporter=listener)
@@ -195,7 +196,7 @@ def test_stages_and_reuse_are_reported(toys: Toys, config: BuildConfig) -> None:
     assert all(REUSED in text for text in listener.heard[3:])
 
 
-# ---- ends that are not the end ----
+# ---- runs that end early ----
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_stages_and_reuse_are_reported(toys: Toys, config: BuildConfig) -> None:
     ],
     ids=repr,
 )
-def test_a_run_that_ends_early_says_so_and_the_next_goes_on_there(
+def test_the_next_run_continues_where_a_run_ended_early(
     toys: Toys, config: BuildConfig, error: BaseException, status: str
 ) -> None:
     toys.trouble["second"] = fail_with(error)
@@ -223,7 +224,7 @@ def test_a_run_that_ends_early_says_so_and_the_next_goes_on_there(
     assert toys.ran == ["second", "report"]
 
 
-def test_a_full_disk_is_told_even_when_the_record_cannot_be_written(
+def test_a_full_disk_is_reported_even_if_the_record_cannot_be_written(
     toys: Toys, config: BuildConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = fail_with(OSError(errno.ENOSPC, "No space left on device"))
@@ -237,7 +238,7 @@ def test_a_full_disk_is_told_even_when_the_record_cannot_be_written(
         build(config)
 
 
-def test_a_failed_run_leaves_no_report_of_an_earlier_one(toys: Toys, config: BuildConfig) -> None:
+def test_a_failed_run_removes_the_report_of_an_earlier_run(toys: Toys, config: BuildConfig) -> None:
     directory = build(config).directory
     assert (directory / "report.html").exists()
     toys.trouble["second"] = fail_with(GateError("worse"))
@@ -246,7 +247,7 @@ def test_a_failed_run_leaves_no_report_of_an_earlier_one(toys: Toys, config: Bui
     assert not (directory / "report.html").exists()
 
 
-def test_a_skipped_stage_is_no_failure_and_is_tried_again(toys: Toys, config: BuildConfig) -> None:
+def test_a_skipped_stage_does_not_fail_the_run_and_is_tried_again(toys: Toys, config: BuildConfig) -> None:
     toys.trouble["second"] = fail_with(SkippedError("no TensorRT here"))
     run = build(config)
     second = record(run)["stages"]["second"]
@@ -257,14 +258,14 @@ def test_a_skipped_stage_is_no_failure_and_is_tried_again(toys: Toys, config: Bu
     assert toys.ran == ["second", "report"]
 
 
-def test_what_a_skipped_stage_left_before_is_removed(toys: Toys, config: BuildConfig) -> None:
+def test_earlier_outputs_of_a_skipped_stage_are_removed(toys: Toys, config: BuildConfig) -> None:
     directory = build(config).directory
     toys.trouble["second"] = fail_with(SkippedError("uninstalled"))
     build(changed(config, seed=1))
     assert not (directory / "second.txt").exists()
 
 
-def test_a_directory_in_use_is_refused_by_the_number_of_its_process(toys: Toys, config: BuildConfig) -> None:
+def test_a_directory_in_use_is_refused_with_the_number_of_its_process(toys: Toys, config: BuildConfig) -> None:
     with locked(config.directory), pytest.raises(UsageError, match=r"process \d+"):
         build(config)
     assert toys.ran == []
@@ -281,7 +282,7 @@ def nothing_written(config: BuildConfig) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("nothing_written")
-def test_a_missing_onnxruntime_is_found_out_first(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_onnxruntime_fails_before_any_work(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     with pytest.raises(MissingCapabilityError, match="ONNX Runtime"):
@@ -289,7 +290,7 @@ def test_a_missing_onnxruntime_is_found_out_first(config: BuildConfig, monkeypat
 
 
 @pytest.mark.usefixtures("nothing_written")
-def test_a_target_without_tensorrt_is_found_out_first(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_without_tensorrt_fails_before_any_work(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "tensorrt" in name else find(name))
     with pytest.raises(MissingCapabilityError, match="sm89"):
@@ -301,7 +302,7 @@ def test_a_target_without_tensorrt_is_found_out_first(config: BuildConfig, monke
     ("setting", "value", "error"),
     [("target", "RTX 9999", UsageError), ("device", "abacus", UsageError), ("device", "mps", UsageError)],
 )
-def test_names_that_nothing_bears_are_found_out_first(
+def test_an_unknown_target_or_device_fails_before_any_work(
     config: BuildConfig, setting: str, value: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=value):
@@ -309,8 +310,8 @@ def test_names_that_nothing_bears_are_found_out_first(
 
 
 @pytest.mark.usefixtures("nothing_written")
-@pytest.mark.parametrize("content", [None, b"", b"no model"], ids=["missing", "empty", "something else"])
-def test_a_bad_teacher_is_found_out_first(config: BuildConfig, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"not a model"], ids=["missing", "empty", "something else"])
+def test_a_bad_teacher_fails_before_any_work(config: BuildConfig, content: bytes | None) -> None:
     assert config.teacher is not None
     config.teacher.unlink()
     if content is not None:
@@ -319,7 +320,7 @@ def test_a_bad_teacher_is_found_out_first(config: BuildConfig, content: bytes | 
         build(config)
 
 
-def test_too_little_space_is_found_out_before_the_first_stage(
+def test_too_little_space_fails_before_the_first_stage(
     toys: Toys, config: BuildConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builder, "free_space", lambda folder: 1_000_000)
@@ -335,16 +336,16 @@ def test_a_finished_build_needs_no_space(toys: Toys, config: BuildConfig, monkey
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_preset_without_its_teacher_names_the_flag_and_the_source() -> None:
+def test_a_teacher_that_cannot_be_fetched_is_named_with_its_flag() -> None:
     with pytest.raises(MissingCapabilityError) as caught:
-        teacher_source(BuildConfig(dataset="lsunchurch"), Reporter())
+        fetch_teacher(BuildConfig(dataset="lsunchurch"), Reporter())
     assert "--teacher FILE" in caught.value.remedy
     assert "stylegan2-church-config-f.pkl" in caught.value.message
 
 
-def test_the_demo_s_teacher_ships() -> None:
-    source = teacher_source(BuildConfig(), Reporter())
-    assert source.path.is_file() and source.origin["origin"] == "package"
+def test_the_teacher_of_the_demo_ships_with_the_package() -> None:
+    teacher = given_teacher(BuildConfig())
+    assert teacher is not None and teacher.path.is_file() and teacher.origin["origin"] == "package"
 
 
 def test_a_plan_writes_nothing(config: BuildConfig, tmp_path: Path) -> None:
@@ -352,7 +353,7 @@ def test_a_plan_writes_nothing(config: BuildConfig, tmp_path: Path) -> None:
     plan = plan_build(config)
     assert sorted(tmp_path.rglob("*")) == before
     facts = plan.to_dict()
-    assert facts["student"]["widths"] == [8] * 8  # 70 % of 8, 10 and 12 gone, to the nearest multiple of eight
+    assert facts["student"]["widths"] == [8] * 8  # 30 % of 8, 10 and 12, to the nearest multiple of eight
     assert facts["student"]["macs"] < facts["teacher"]["macs"]
     assert facts["estimate"]["total_seconds"] > 0 and facts["estimate"]["disk_bytes"] > 0
     json.dumps(facts, allow_nan=False)

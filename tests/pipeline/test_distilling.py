@@ -1,4 +1,4 @@
-"""What a config says of the distillation, and the verb that does it."""
+"""How settings reach the distillation, by the library and by the verb."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -32,17 +30,20 @@ from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator,
 from dcp_deploy.metrics import published
 from dcp_deploy.metrics.photographs import evaluate_against, real_features
 from dcp_deploy.pipeline import distilling
-from dcp_deploy.pipeline.distilling import distilling_settings, recipe_of
+from dcp_deploy.pipeline.builder import build
+from dcp_deploy.pipeline.distilling import distilling_settings, open_mask, recipe_of
 from dcp_deploy.pipeline.plan import plan_build
 from dcp_deploy.progress import Reporter, Within
 from dcp_deploy.schemas import checked
+
+from .conftest import grey_mask
 
 Distil = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def distil(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Distil:
-    """The verb on a small teacher and student in an empty working directory: exit code, stdout, stderr."""
+    """Run the verb on a small teacher and student in an empty folder; return exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -60,15 +61,6 @@ def distil(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytes
         return int(end.value.code or 0), out, err
 
     return run
-
-
-def grey_mask(path: Path) -> Path:
-    """An ONNX file that takes an image for its own mask of three classes."""
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ("B", 3, "H", "W"))
-    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ("B", 3, "H", "W"))
-    graph = helper.make_graph([helper.make_node("Identity", ["image"], ["out"])], "mask", [image], [out])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return path
 
 
 def test_the_settings_reach_the_training(distil: Distil, tmp_path: Path) -> None:
@@ -103,15 +95,15 @@ def test_options_beyond_the_recipe_reach_the_training(distil: Distil) -> None:
     assert read_toml("s.safetensors.toml")["augment"] is True
 
 
-def test_options_beyond_the_recipe_have_their_published_weights_and_decide_the_stage(tmp_path: Path) -> None:
+def test_options_beyond_the_recipe_have_published_weights_and_change_the_stage_s_key(tmp_path: Path) -> None:
     file = tmp_path / "d.pt"
     file.write_bytes(b"one")
     config = BuildConfig(effort="standard", augment=True, guide=file, feature_gan=True)
-    recipe = recipe_of(config, demo=False)
+    recipe = recipe_of(config, demo_recipe=False)
     assert (recipe.augment_target, recipe.guide, recipe.feature_gan) == (0.6, 10, 1)
-    before = distilling_settings(config)
+    before = distilling_settings(config, None)
     file.write_bytes(b"other")
-    assert distilling_settings(config) != before
+    assert distilling_settings(config, None) != before
 
 
 def test_a_discriminator_of_features_without_features_is_refused_before_anything_is_built() -> None:
@@ -120,10 +112,10 @@ def test_a_discriminator_of_features_without_features_is_refused_before_anything
     BuildConfig.parse({"dataset": "ffhq", "feature_gan": True, "lpips": Path("vgg16.pth")})
 
 
-def test_a_teacher_that_draws_infinity_ends_with_exit_code_1(distil: Distil) -> None:
+def test_a_teacher_that_generates_infinity_ends_with_exit_code_1(distil: Distil) -> None:
     teacher = load_generator("teacher.safetensors")
     with torch.no_grad():
-        teacher.synthesis.get_parameter("b8.torgb.weight").fill_(3e38)  # a float32, but not what it is multiplied to
+        teacher.synthesis.get_parameter("b8.torgb.weight").fill_(3e38)  # finite in float32, but its products are not
     save_generator(teacher, "teacher.safetensors")
     code, _, err = distil("-o", "s.safetensors", "--steps", 4)
     assert code == 1
@@ -132,7 +124,7 @@ def test_a_teacher_that_draws_infinity_ends_with_exit_code_1(distil: Distil) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (("--mask", "missing.onnx"), 3, "there is no mask model missing.onnx"),
         (("--lpips", "missing.pth"), 3, "cannot read missing.pth"),
@@ -146,37 +138,40 @@ def test_a_teacher_that_draws_infinity_ends_with_exit_code_1(distil: Distil) -> 
         (("--guide", "missing.pt"), 3, "missing.pt"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(distil: Distil, words: tuple[Any, ...], code: int, told: str) -> None:
+def test_settings_that_cannot_work_are_refused(distil: Distil, words: tuple[Any, ...], code: int, message: str) -> None:
     ended, _, err = distil("-o", "s.safetensors", "--steps", 1, *words)
-    assert ended == code and told in err
+    assert ended == code and message in err
 
 
-def test_what_decides_the_student_decides_the_stage(tmp_path: Path) -> None:
-    assert distilling_settings(BuildConfig(tensorboard=tmp_path)) == {}
+def test_settings_that_change_the_student_change_the_stage_s_key(tmp_path: Path) -> None:
+    assert distilling_settings(BuildConfig(tensorboard=tmp_path), None) == {}
     mask = grey_mask(tmp_path / "mask.onnx")
-    one, other = (distilling_settings(BuildConfig(mask=mask, mask_background=which)) for which in ("0", "1"))
+    one, other = (distilling_settings(BuildConfig(), open_mask(mask, background, "unit")) for background in ("0", "1"))
     assert one.keys() == {"mask"} and one != other
-    assert distilling_settings(BuildConfig(keep="best", devices=2)) == {"keep": "best", "devices": 2}
-    recipe = recipe_of(BuildConfig(effort="paper", accumulate=4, train_precision="bf16", seed=5), demo=False)
+    assert distilling_settings(BuildConfig(keep="best", devices=2), None) == {"keep": "best", "devices": 2}
+    settings = BuildConfig(effort="paper", accumulate=4, train_precision="bf16", seed=5)
+    recipe = recipe_of(settings, demo_recipe=False)
     assert (recipe.accumulate, recipe.precision, recipe.seed, recipe.steps) == (4, "bf16", 5, 450_000)
 
 
 def test_the_demo_s_standard_effort_needs_no_gpu() -> None:
-    """A discriminator and relations cost most of a step, and a demo has two cores."""
-    demo, other = (recipe_of(BuildConfig(effort="standard", steps=7), demo=demo) for demo in (True, False))
+    """A discriminator and relations cost most of a step, too much for two cores."""
+    settings = BuildConfig(effort="standard", steps=7)
+    demo, other = (recipe_of(settings, demo_recipe=demo) for demo in (True, False))
     assert (demo.gan, demo.relation, demo.path_length) == (0, 0, 0) and demo.l1 and demo.perceptual
     assert other.gan and other.relation
     assert demo.steps == other.steps == 7
-    assert all(recipe_of(BuildConfig(effort="paper"), demo=demo) == recipe.RECIPES["paper"] for demo in (True, False))
+    paper = BuildConfig(effort="paper")
+    assert all(recipe_of(paper, demo_recipe=demo) == recipe.RECIPES["paper"] for demo in (True, False))
 
 
-def test_a_teacher_or_images_of_one_s_own_are_not_the_demo(faces: Path) -> None:
-    assert BuildConfig().is_demo
+def test_the_demo_recipe_applies_only_to_the_demo_as_it_ships(faces: Path) -> None:
+    assert BuildConfig().demo_recipe
     for given in ({"data": faces}, {"teacher": Path("mine.pkl")}, {"dataset": "ffhq"}):
-        assert not BuildConfig.parse(given).is_demo
+        assert not BuildConfig.parse(given).demo_recipe
 
 
-def test_a_plan_has_the_demo_s_recipe_for_the_demo_and_for_no_other_teacher(tmp_path: Path) -> None:
+def test_a_plan_uses_the_demo_recipe_only_with_the_demo_s_teacher(tmp_path: Path) -> None:
     save_generator(
         Generator(GeneratorConfig(8, (10, 9, 8, 7), z_dim=6, w_dim=6, mapping_layers=2)), tmp_path / "t.safetensors"
     )
@@ -184,9 +179,9 @@ def test_a_plan_has_the_demo_s_recipe_for_the_demo_and_for_no_other_teacher(tmp_
     assert [plan.facts["effort"]["distill_gan"] for plan in plans] == [0, 1]
 
 
-def test_momentum_is_the_student_s_and_goes_where_a_discriminator_comes() -> None:
-    assert recipe_of(BuildConfig(), demo=True).beta1 == 0.9
-    assert recipe_of(BuildConfig(feature_gan=True), demo=True).beta1 == 0
+def test_the_student_has_momentum_only_without_a_discriminator() -> None:
+    assert recipe_of(BuildConfig(), demo_recipe=True).beta1 == 0.9
+    assert recipe_of(BuildConfig(feature_gan=True), demo_recipe=True).beta1 == 0
     with torch.random.fork_rng(devices=[]):
         teacher = Generator(GeneratorConfig(8, (4, 4, 4, 4), z_dim=6, w_dim=6, mapping_layers=1))
     state = Task(teacher, teacher, recipe.DistillConfig(beta1=0.9)).state(torch.device("cpu"))
@@ -198,7 +193,7 @@ def test_momentum_is_the_student_s_and_goes_where_a_discriminator_comes() -> Non
 
 
 class Means:
-    """Features of images in place of Inception's: the mean of each channel's quarters, 12 numbers."""
+    """Features instead of Inception's: the mean of each channel in each quarter of the image, 12 numbers."""
 
     name, key, device = "means", "means 1", torch.device("cpu")
     seen: ClassVar[list[int]] = []
@@ -210,7 +205,7 @@ class Means:
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    """A folder of 12 images of 8 px."""
+    """Write a folder of 12 images of 8 px."""
     folder = tmp_path / "faces"
     folder.mkdir()
     for index in range(12):
@@ -221,7 +216,7 @@ def faces(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def scheduled(monkeypatch: pytest.MonkeyPatch, no_inception: None) -> None:
-    """Of four steps the second and the last are measured, by 20 samples; means stand for Inception's features."""
+    """Measure after the second and the fourth step by 20 samples; means replace Inception's features."""
     Means.seen.clear()
     monkeypatch.setattr(published, "check_fidelity", lambda: None)
     monkeypatch.setattr(
@@ -232,8 +227,8 @@ def scheduled(monkeypatch: pytest.MonkeyPatch, no_inception: None) -> None:
 
 @pytest.fixture
 def no_inception(no_metrics_packages: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The same schedule where torch-fidelity is not installed, and nothing lies in torch's cache."""
-    short = replace(recipe.RECIPES["standard"], batch=2, gan=0.0, relation=0.0, measure_every=2)  # what is quick
+    """Set the same schedule without torch-fidelity and with an empty cache of torch."""
+    short = replace(recipe.RECIPES["standard"], batch=2, gan=0.0, relation=0.0, measure_every=2)  # so that it is quick
     monkeypatch.setitem(recipe.RECIPES, "standard", short)
     monkeypatch.setattr(distilling, "MEASURED_PHOTOGRAPHS", 20)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
@@ -247,7 +242,7 @@ SCHEDULE = ("-o", "s.safetensors", "--effort", "standard", "--steps", 4, "--json
 def test_quality_against_real_images_is_measured_on_the_schedule(distil: Distil, faces: Path) -> None:
     code, out, err = distil(*SCHEDULE, "--data", faces, "--tensorboard", "logs")
     assert code == 0
-    assert "distill: FID on the way is of 20 samples against 12 of the real images" in err
+    assert "distill: FID during training compares 20 samples with 12 of the real images" in err
     document = json.loads(out)
     assert checked("distill", {name: value for name, value in document.items() if name != "schema"})
     measured = {entry["step"]: entry for entry in document["history"] if "fid" in entry}
@@ -261,14 +256,14 @@ def test_quality_against_real_images_is_measured_on_the_schedule(distil: Distil,
         assert measured[4][name] == pytest.approx(again[name], rel=1e-6), name
 
     board = EventAccumulator("logs").Reload()
-    told = {event.step: event.value for event in board.Scalars("fid")}
-    assert told == pytest.approx({step: entry["fid"] for step, entry in measured.items()}, rel=1e-6)  # kept in float32
+    plotted = {event.step: event.value for event in board.Scalars("fid")}
+    assert plotted == pytest.approx(
+        {step: entry["fid"] for step, entry in measured.items()}, rel=1e-6
+    )  # kept in float32
 
 
 @pytest.mark.usefixtures("scheduled")
-def test_the_best_student_is_the_one_of_the_lowest_fid(
-    distil: Distil, faces: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_student_has_the_lowest_fid(distil: Distil, faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rising = iter([3.0, 5.0])
     figures = dict.fromkeys(distilling.DISTANCES, 0.5)
     measured = lambda *_, **__: SimpleNamespace(to_dict=lambda: {**figures, "fid": next(rising)})  # noqa: E731
@@ -279,16 +274,16 @@ def test_the_best_student_is_the_one_of_the_lowest_fid(
 
 
 @pytest.mark.usefixtures("no_inception")
-def test_without_the_features_a_note_says_so_once_and_how_to_get_them(distil: Distil, faces: Path) -> None:
+def test_without_inception_one_message_says_how_to_get_it(distil: Distil, faces: Path) -> None:
     code, out, err = distil(*SCHEDULE, "--data", faces, "--keep", "best")
     assert code == 0
-    assert err.count("without FID against the real images on the way: torch-fidelity cannot be used here") == 1
+    assert err.count("is not measured during training: torch-fidelity cannot be used here") == 1
     assert "pip install 'dcp-deploy[metrics]'" in err
-    assert "l1_to_teacher" in err  # what is kept is the best by that
+    assert "l1_to_teacher" in err  # the best student is chosen by this figure
     assert not any("fid" in entry for entry in json.loads(out)["history"])
 
 
-def test_a_run_goes_on_when_the_features_have_come(
+def test_a_run_continues_after_inception_is_installed(
     distil: Distil, faces: Path, no_inception: None, request: pytest.FixtureRequest
 ) -> None:
     assert distil(*SCHEDULE, "--data", faces)[0] == 0
@@ -298,58 +293,55 @@ def test_a_run_goes_on_when_the_features_have_come(
 
 
 @pytest.mark.usefixtures("no_inception")
-def test_weights_that_were_given_must_work(distil: Distil, faces: Path, tmp_path: Path) -> None:
+def test_given_weights_of_inception_must_work(distil: Distil, faces: Path, tmp_path: Path) -> None:
     code, _, err = distil(*SCHEDULE, "--data", faces, "--inception", "missing.pth")
     assert code == 3 and "cannot read missing.pth" in err
     torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
     code, _, err = distil(*SCHEDULE, "--data", faces, "--inception", "w.pth")
     assert code == 4 and "torch-fidelity cannot be used here" in err
     code, _, err = distil(*SCHEDULE, "--inception", "w.pth")
-    assert code == 2 and "--inception: it is about the images of --data" in err
+    assert code == 2 and "--inception: it applies to the images of --data" in err
 
 
 @pytest.mark.usefixtures("scheduled")
-def test_too_few_images_are_trained_with_but_not_measured(distil: Distil, faces: Path) -> None:
+def test_too_few_images_are_used_for_training_but_not_for_measuring(distil: Distil, faces: Path) -> None:
     for path in sorted(faces.iterdir())[9:]:
         path.unlink()
     code, out, err = distil(*SCHEDULE, "--data", faces)
-    assert code == 0 and "there are 9, and 10 are the fewest to compare with" in err
+    assert code == 0 and "there are 9, and at least 10 are needed to compare with" in err
     assert not Means.seen and json.loads(out)["history"][-1]["step"] == 4
 
 
 @pytest.mark.usefixtures("no_inception")
-def test_a_recipe_without_a_schedule_needs_no_features(distil: Distil, faces: Path) -> None:
+def test_a_recipe_without_a_schedule_does_not_load_inception(distil: Distil, faces: Path) -> None:
     code, _, err = distil("-o", "s.safetensors", "--steps", 1, "--data", faces)
     assert code == 0 and "FID" not in err
 
 
-def test_the_weights_decide_the_student_only_where_the_best_is_kept(tmp_path: Path) -> None:
+def test_inception_s_weights_change_the_key_only_if_the_best_student_is_kept(tmp_path: Path) -> None:
     (tmp_path / "w.pth").touch()
     last, best = (
-        distilling_settings(BuildConfig(data=tmp_path, inception=tmp_path / "w.pth", keep=keep))
+        distilling_settings(BuildConfig(data=tmp_path, inception=tmp_path / "w.pth", keep=keep), None)
         for keep in ("last", "best")
     )
     assert "inception" not in last and len(best["inception"]) == 64
 
 
-def test_tasks_within_a_task_move_its_bar() -> None:
-    told: list[tuple[int, int]] = []
-    with Within(Reporter(), lambda done, total: told.append((done, total))).task("real images") as progress:
+def test_tasks_inside_a_task_move_its_bar() -> None:
+    calls: list[tuple[int, int]] = []
+    with Within(Reporter(), lambda done, total: calls.append((done, total))).task("real images") as progress:
         progress(3, 12)
-    with Within(Reporter(), None).task("real images") as progress:
-        progress(4, 12)
-    assert told == [(3, 12)]
+    assert calls == [(3, 12)]
 
 
 # ---- what a build does with it ----
 
 
-def test_a_build_finds_out_first_that_the_mask_is_missing(tmp_path: Path) -> None:
-    from dcp_deploy.pipeline.builder import build
-
+def test_a_missing_mask_fails_before_any_work(tmp_path: Path) -> None:
     config = BuildConfig(mask=tmp_path / "missing.onnx", out=tmp_path / "run")
-    with pytest.raises(InputError, match="there is no mask model"):
-        build(config)
+    for start in (build, plan_build):
+        with pytest.raises(InputError, match="there is no mask model"):
+            start(config)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="--mask-inputs"):
         BuildConfig.parse({"mask_inputs": "grey"})

@@ -1,4 +1,4 @@
-"""A build whose teacher lies on a server: fetched once, told beforehand, and the way around when it fails."""
+"""A build whose teacher lies on a server: announced, fetched once, and the remedies when that fails."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from dcp_deploy.config import BuildConfig
 from dcp_deploy.errors import MissingCapabilityError
 from dcp_deploy.generators import Generator
 from dcp_deploy.pipeline import builder, stages, summary
-from dcp_deploy.progress import Reporter
 from dcp_deploy.teachers import downloads
 from dcp_deploy.teachers.downloads import fetch
 from dcp_deploy.teachers.presets import DATASETS, Teacher
 
 from ..conftest import HASTE
 from ..file_server import FileServer
+from .conftest import Listener
 
 
 @pytest.fixture
 def dataset(
     file_server: FileServer, tiny_generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> FileServer:
-    """``--dataset ffhq`` with a small teacher on the server here; its format is told by content, not by name."""
+    """Serve a small teacher for ``--dataset ffhq``. Its format is recognised by content, not by name."""
     teacher = Teacher("teacher.pkl", "NVIDIA pickle", "for tests only", file_server.url, "https://example.invalid/", 7)
     file_server.body = save_generator(tiny_generator, tmp_path / "real.safetensors").read_bytes()
     monkeypatch.setitem(DATASETS, "ffhq", replace(DATASETS["ffhq"], teacher=teacher))
@@ -44,18 +44,8 @@ def dataset(
 
 
 def fetched() -> Path:
-    """The data set's teacher, in the cache."""
+    """Fetch the data set's teacher into the cache; return its path."""
     return fetch(DATASETS["ffhq"].teacher, say=lambda text: None, progress=lambda done, total: None).path
-
-
-class Listener(Reporter):
-    """Remembers every message."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.heard.append(text)
 
 
 Command = Callable[..., tuple[int, str, str]]
@@ -63,7 +53,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def dcp(capfd: pytest.CaptureFixture[str]) -> Command:
-    """The command in this process: its exit code, and what it wrote."""
+    """Run the command in this process; return exit code, stdout and stderr."""
 
     def run(*words: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
@@ -73,7 +63,7 @@ def dcp(capfd: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-def test_build_fetches_its_teacher_once_and_records_where_it_is_from(
+def test_build_fetches_its_teacher_once_and_records_its_origin(
     dataset: FileServer, tiny_generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builder, "STAGES", stages.STAGES[:1])
@@ -96,7 +86,7 @@ def test_build_fetches_its_teacher_once_and_records_where_it_is_from(
 @pytest.mark.parametrize(
     "name", ["sg2ada_32_uncond_torch171.pkl", "ros_training_zip_torch213.pt", "tf_stylegan2_v4_32.pkl"]
 )
-def test_a_teacher_is_read_by_what_is_in_it_whatever_it_is_called(
+def test_a_fetched_teacher_is_read_by_content_whatever_its_name(
     dataset: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(builder, "STAGES", stages.STAGES[:1])
@@ -106,9 +96,7 @@ def test_a_teacher_is_read_by_what_is_in_it_whatever_it_is_called(
     assert dataset.sent == len(dataset.body)
 
 
-def test_what_would_stop_the_build_is_found_before_the_download(
-    dataset: FileServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_fails_before_the_download(dataset: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     with pytest.raises(MissingCapabilityError, match="ONNX Runtime"):
@@ -116,7 +104,7 @@ def test_what_would_stop_the_build_is_found_before_the_download(
     assert dataset.asked == []
 
 
-def test_a_dry_run_fetches_nothing_and_says_what_it_would_fetch(
+def test_a_dry_run_announces_the_download_and_fetches_nothing(
     dcp: Command, dataset: FileServer, own_cache: Path
 ) -> None:
     code, out, _ = dcp("build", "--dataset", "ffhq", "--dry-run")
@@ -161,7 +149,7 @@ def test_a_table_fits_a_terminal_of_80_columns(dcp: Command) -> None:
     ],
     ids=["gone", "a page", "busy", "something else"],
 )
-def test_a_download_that_fails_ends_with_its_exit_code_and_the_way_around(
+def test_a_failed_download_ends_with_its_exit_code_and_a_remedy(
     dcp: Command, dataset: FileServer, own_cache: Path, settings: dict[str, Any], code: int, named: str
 ) -> None:
     dataset.script = [partial(dataset.answer, **settings)]
@@ -172,7 +160,7 @@ def test_a_download_that_fails_ends_with_its_exit_code_and_the_way_around(
     assert not Path("run").exists()
 
 
-def test_without_a_network_it_ends_with_4_and_names_the_flag(
+def test_without_a_network_build_ends_with_4_and_names_the_flag(
     dcp: Command, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue("offline")
@@ -181,7 +169,7 @@ def test_without_a_network_it_ends_with_4_and_names_the_flag(
     assert "stylegan2-church-config-f.pkl" in err and "--teacher FILE" in err and "network is down" in err
 
 
-def test_the_command_goes_from_the_address_to_a_teacher_that_was_read(
+def test_the_command_resumes_a_broken_download_and_reads_the_teacher(
     dcp: Command, dataset: FileServer, tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builder, "STAGES", stages.STAGES[:1])  # the others are test_build.py's

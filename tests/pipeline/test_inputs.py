@@ -1,4 +1,4 @@
-"""Builds that are given real images: what looks at them, what the record says, and what a change of them costs."""
+"""The inputs of a build: each is resolved once; real images, who uses them, and what a change of them runs again."""
 
 from __future__ import annotations
 
@@ -11,52 +11,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
 
+from dcp_deploy import compression
 from dcp_deploy import config as config_module
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.compression.distillation import recipe
 from dcp_deploy.config import BuildConfig
+from dcp_deploy.datasets import images as image_sets
 from dcp_deploy.errors import InputError, UsageError
 from dcp_deploy.files import read_json, write_json
 from dcp_deploy.generators import Generator, GeneratorConfig
-from dcp_deploy.pipeline import builder, stages
+from dcp_deploy.pipeline import builder, inputs, stages
 from dcp_deploy.pipeline.builder import build
-from dcp_deploy.pipeline.inputs import open_data, real_facts, real_words
+from dcp_deploy.pipeline.inputs import open_data, real_facts, real_words, resolve_inputs, why_not_measurable
 from dcp_deploy.pipeline.plan import plan_build
 from dcp_deploy.pipeline.summary import as_lines, summarise
 from dcp_deploy.progress import Reporter
 
+from .conftest import Listener, grey_mask
+
 R = 16
-SEEN = ("teacher", "score", "prune", "distill", "evaluate")  # the stages that real images have to do with
-
-
-class Listener(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.said.append(text)
+USING_IMAGES = ("teacher", "score", "prune", "distill", "evaluate")  # the evaluation, and the stages before it
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little work, and none on what comes after the student."""
+    """Shorten the work, and leave out the stages that do not need real images."""
     effort = replace(config_module.EFFORTS["quick"], score_latents=10, score_directions=2)
     for name in ("quick", "standard"):
         monkeypatch.setitem(config_module.EFFORTS, name, effort)  # type: ignore[misc]
         small = replace(recipe.RECIPES[name], batch=4, relation=0.0, discriminator_width=0.05, measure_every=0)
         monkeypatch.setitem(recipe.RECIPES, name, small)  # type: ignore[misc]
-    monkeypatch.setattr(builder, "STAGES", tuple(stage for stage in stages.STAGES if stage.name in SEEN))
+    monkeypatch.setattr(builder, "STAGES", tuple(stage for stage in stages.STAGES if stage.name in USING_IMAGES))
 
 
 @pytest.fixture
 def new_config(tmp_path: Path) -> Callable[..., BuildConfig]:
-    """``new_config(c_dim, **settings)``: a build of a tiny teacher, three steps with a discriminator."""
+    """``new_config(c_dim, **settings)`` configures a build of a tiny teacher, three steps with a discriminator."""
 
     def make(c_dim: int = 0, **settings: Any) -> BuildConfig:
         with torch.random.fork_rng(devices=[]):
@@ -71,7 +66,7 @@ def new_config(tmp_path: Path) -> Callable[..., BuildConfig]:
 
 @pytest.fixture
 def new_images(tmp_path: Path) -> Callable[..., Path]:
-    """``new_images(name, count, classes, size)``: a zip file of NVIDIA's kind; image i is grey with value i."""
+    """``new_images(name, count, classes, size)`` writes a zip file like NVIDIA's; image i is grey with value i."""
 
     def make(name: str = "images.zip", count: int = 20, classes: int = 3, size: int = R) -> Path:
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
@@ -87,9 +82,55 @@ def new_images(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def status(config: BuildConfig) -> dict[str, str]:
-    """Why each stage ran or did not, by its record."""
+def reasons_of(config: BuildConfig) -> dict[str, str]:
+    """Return why each stage ran or was reused."""
     return {name: stage["reason"] for name, stage in read_json(config.directory / "run.json")["stages"].items()}
+
+
+# ---- each input is resolved once ----
+
+
+class Calls:
+    """Counts the calls of a function that goes on to work."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+        self.count, original = 0, getattr(owner, name)
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+
+def test_each_input_is_opened_or_computed_once_for_a_build_a_second_build_and_a_plan(
+    new_config: Callable[..., BuildConfig],
+    new_images: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mask = grey_mask(tmp_path / "mask.onnx")
+    config = new_config(data=new_images(), mask=mask, score="content", mask_background="0", steps=1)
+    calls = {
+        "mask sessions": Calls(monkeypatch, onnxruntime, "InferenceSession"),
+        "data containers": Calls(monkeypatch, image_sets, "open_container"),
+        "recipes": Calls(monkeypatch, inputs, "recipe_of"),
+        "devices": Calls(monkeypatch, inputs, "torch_device"),
+        "measurability": Calls(monkeypatch, inputs, "why_not_measurable"),
+        "plans of widths": Calls(monkeypatch, compression, "score"),
+    }
+    once = dict.fromkeys(calls, 1)
+    for run, expected in (
+        (build, {**once, "plans of widths": 2}),  # one with random scores, and the stage's own
+        (build, once),
+        (plan_build, once),
+    ):
+        run(config)
+        assert {name: call.count for name, call in calls.items()} == expected
+        for call in calls.values():
+            call.count = 0
+    record = read_json(config.directory / "run.json")
+    assert {"mask", "--data"} <= record["stages"]["distill"]["settings"].keys()
 
 
 # ---- whole builds ----
@@ -109,18 +150,18 @@ def test_a_conditional_build_trains_against_labelled_images(
         "fingerprint": record["stages"]["distill"]["settings"]["--data"]["fingerprint"],
     }  # fmt: skip
     assert record["stages"]["distill"]["settings"]["mirror"] is True
-    assert f"real images: 20 of {config.data} (zip), files that are none: 1" in listener.said
+    assert f"real images: 20 of {config.data} (zip), other files ignored: 1" in listener.heard
     assert "against the images of --data" in read_json(config.directory / "metrics.json")["reason"]
 
     with Image.open(config.directory / "grids" / "real.png") as grid:
         values = np.asarray(grid)[::R, ::R, 0].ravel()
     assert values.tolist() == np.linspace(0, 19, 16, dtype=int).tolist()  # from the first to the last
-    record["stages"]["engine"] = {"status": "skipped", "reason": "not in this test"}  # the summary tells of it
+    record["stages"]["engine"] = {"status": "skipped", "reason": "not in this test"}  # the summary needs it
     write_json(config.directory / "run.json", record)
     assert ("real images", real_words(record["images"])) in as_lines(summarise(config.directory))
 
 
-def test_another_set_trains_anew_and_the_same_elsewhere_does_not(
+def test_other_images_train_again_and_the_same_images_elsewhere_do_not(
     new_config: Callable[..., BuildConfig], new_images: Callable[..., Path], tmp_path: Path
 ) -> None:
     config = new_config(data=new_images())
@@ -128,10 +169,10 @@ def test_another_set_trains_anew_and_the_same_elsewhere_does_not(
     first = (config.directory / "student.safetensors").read_bytes()
     moved = config.data.rename(tmp_path / "moved.zip")
     build(config.model_copy(update={"data": moved}))
-    assert set(status(config).values()) == {builder.REUSED}
+    assert set(reasons_of(config).values()) == {builder.REUSED}
 
     build(config.model_copy(update={"data": new_images("other.zip", count=19)}))
-    reasons = status(config)
+    reasons = reasons_of(config)
     assert "--data" in reasons["distill"] and "--data" in reasons["evaluate"]
     assert reasons["prune"] == builder.REUSED
     assert (config.directory / "student.safetensors").read_bytes() != first
@@ -141,25 +182,27 @@ def test_another_set_trains_anew_and_the_same_elsewhere_does_not(
     assert not (config.directory / "grids" / "real.png").exists()
 
 
-def test_without_a_discriminator_the_images_are_for_the_picture_alone_and_that_is_said(
+def test_without_a_discriminator_only_the_picture_uses_the_images_and_a_message_says_so(
     new_config: Callable[..., BuildConfig], new_images: Callable[..., Path]
 ) -> None:
     config, listener = new_config(data=new_images(), effort="quick"), Listener()
-    assert "--effort standard has" in real_words(plan_build(config).facts["images"])
+    assert "(--effort standard has one)" in real_words(plan_build(config).facts["images"])
     build(config, reporter=listener)
-    assert any("training does not look at them" in line for line in listener.said)
+    assert any("training does not look at them" in line for line in listener.heard)
     assert (config.directory / "grids" / "real.png").exists()
     build(config.model_copy(update={"data": new_images("other.zip", count=5)}))
-    reasons = status(config)
+    reasons = reasons_of(config)
     assert reasons["distill"] == builder.REUSED and "--data" in reasons["evaluate"]
 
 
-def test_a_discriminator_of_features_alone_looks_at_the_images_too(new_images: Callable[..., Path]) -> None:
-    facts = real_facts(None, replace(recipe.RECIPES["quick"], feature_gan=1.0), demo=True)
+def test_a_discriminator_of_features_uses_the_images_too(new_images: Callable[..., Path]) -> None:
+    facts = real_facts(None, replace(recipe.RECIPES["quick"], feature_gan=1.0), demo_measurable=True)
     assert facts["in_training"] is True
     first, other = (
         stages.STAGES[[stage.name for stage in stages.STAGES].index("distill")].settings(
-            BuildConfig(dataset="demo", data=new_images("images.zip", count), feature_gan=True)
+            resolve_inputs(
+                BuildConfig(dataset="demo", data=new_images("images.zip", count, size=64), feature_gan=True), Reporter()
+            )
         )
         for count in (5, 6)
     )
@@ -167,7 +210,7 @@ def test_a_discriminator_of_features_alone_looks_at_the_images_too(new_images: C
 
 
 @pytest.mark.parametrize(
-    ("c_dim", "made", "settings", "error", "told"),
+    ("c_dim", "made", "settings", "error", "message"),
     [
         (0, {"size": 8}, {}, UsageError, "is 8x8 px, not 16x16"),
         (3, {"classes": 0}, {}, UsageError, "no labels, and the generator is conditional on 3 classes"),
@@ -182,11 +225,11 @@ def test_images_that_do_not_fit_are_refused_before_anything_is_written(
     made: dict[str, int] | None,
     settings: dict[str, Any],
     error: type[Exception],
-    told: str,
+    message: str,
 ) -> None:
     config = new_config(c_dim, **({"data": new_images(**made)} if made is not None else settings))
     for start in (build, plan_build):
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             start(config)
     assert not config.directory.exists()
 
@@ -224,23 +267,23 @@ def test_a_run_against_real_images_that_is_interrupted_ends_with_the_same_studen
 # ---- the parts ----
 
 
-def test_the_demo_keeps_its_portraits_without_data() -> None:
+def test_the_demo_without_data_uses_its_own_portraits() -> None:
     demo = BuildConfig()
     assert open_data(demo, GeneratorConfig(64, (8,) * 10)) is None
-    facts = real_facts(None, recipe.RECIPES["standard"], demo=True)
+    facts = real_facts(None, recipe.RECIPES["standard"], demo_measurable=True)
     assert real_words(facts) == "the demo's portraits, drawn on the fly"
-    assert stages.unmeasurable(demo, {"resolution": 64, "c_dim": 0}) is None
+    assert why_not_measurable(demo, GeneratorConfig(64, (8,) * 10)) is None
 
 
-def test_the_demos_own_teacher_is_still_measured_with_data_and_another_is_not(tmp_path: Path) -> None:
-    network = {"resolution": 64, "c_dim": 0}
-    assert stages.unmeasurable(BuildConfig(data=tmp_path), network) is None
+def test_with_data_only_the_demo_s_own_teacher_is_measured(tmp_path: Path) -> None:
+    network = GeneratorConfig(64, (8,) * 10)
+    assert why_not_measurable(BuildConfig(data=tmp_path), network) is None
     for settings in ({"teacher": tmp_path / "t.safetensors"}, {"dataset": "ffhq"}):
-        reason = stages.unmeasurable(BuildConfig(data=tmp_path, **settings), network)
+        reason = why_not_measurable(BuildConfig(data=tmp_path, **settings), network)
         assert reason is not None and "--data" in reason
 
 
-def test_bad_images_are_counted_in_the_words(
+def test_the_description_counts_bad_images(
     new_images: Callable[..., Path], tmp_path: Path, new_config: Callable[..., BuildConfig]
 ) -> None:
     folder = tmp_path / "folder"
@@ -248,5 +291,5 @@ def test_bad_images_are_counted_in_the_words(
         archive.extractall(folder)
     (folder / "00000" / "img00000003.png").write_bytes(b"")
     images = open_data(new_config(data=folder), GeneratorConfig(R, (8,) * 6))
-    words = real_words(real_facts(images, recipe.RECIPES["standard"], demo=False))
-    assert words == f"120 of {folder} (folder), 1 of them bad and skipped, files that are none: 1"
+    words = real_words(real_facts(images, recipe.RECIPES["standard"], demo_measurable=False))
+    assert words == f"120 of {folder} (folder), 1 of them bad and skipped, other files ignored: 1"

@@ -1,9 +1,10 @@
-"""What a stage of the build makes of the files in a run directory."""
+"""The bench stage on a prepared run directory."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ import torch
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.config import BuildConfig, Effort
 from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.pipeline.inputs import resolve_inputs
 from dcp_deploy.pipeline.stages import STAGES, Job
 from dcp_deploy.progress import Reporter
 
-# As few calls as the harness takes: what is tested is what it says of them.
+# As few calls as possible: the labels are tested, not the times.
 LITTLE = Effort(
     score_latents=1,
     score_directions=1,
@@ -29,18 +31,20 @@ LITTLE = Effort(
 
 @pytest.fixture
 def job(tmp_path: Path, small_onnx: Callable[..., Path]) -> Job:
-    """A run directory whose student was exported in fp16, its weights beside it, and whose teacher is in float32."""
+    """Prepare a run directory with a student exported in fp16, with external weights, and a teacher in float32."""
     for model, width, precision in (("teacher", 5, "fp32"), ("student", 3, "fp16")):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(width)
             network = Generator(GeneratorConfig(resolution=8, z_dim=6, w_dim=6, mapping_layers=1, widths=(width,) * 4))
         save_generator(network, tmp_path / f"{model}.safetensors")
         small_onnx(tmp_path / f"{model}.onnx", precision=precision)
-    config = BuildConfig(dataset="demo", precision="fp16", device="cpu")
-    return Job(config, tmp_path, Path("teacher.pkl"), LITTLE, key="", force=False, reporter=Reporter())
+    teacher = tmp_path / "teacher.safetensors"
+    config = BuildConfig(dataset="ffhq", teacher=teacher, precision="fp16", device="cpu")
+    inputs = replace(resolve_inputs(config, Reporter()), effort=LITTLE)
+    return Job(inputs, tmp_path, key="", force=False, reporter=Reporter(), networks={})
 
 
-def test_bench_says_what_each_file_holds_and_weighs(job: Job) -> None:
+def test_bench_labels_each_file_with_its_precision_and_size(job: Job) -> None:
     (bench,) = (stage for stage in STAGES if stage.name == "bench")
     assert bench.work(job, lambda done, total: None) == ["bench.json"]
     document = json.loads(job.path("bench.json").read_text())

@@ -1,12 +1,15 @@
-"""From a run directory, or one ONNX file, to a bundle, by the command line as a user types it."""
+"""From a run directory or one ONNX file to a bundle, by the command line."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,39 +28,37 @@ from dcp_deploy.errors import CorruptFileError, DcpDeployError, MissingCapabilit
 from dcp_deploy.evaluation.inspection import inspect_file
 from dcp_deploy.export import build_engine, export_onnx, latents_of, load_runner, verify
 from dcp_deploy.export.bundle import sizing
-from dcp_deploy.export.bundle.writer import write_bundle
 from dcp_deploy.export.integrity import check_bundle
+from dcp_deploy.export.tensorrt.engine import Engine
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.shipping.contents import contents_of
 
-Command = Callable[..., tuple[int, str, str]]
+WITHOUT_TENSORRT = importlib.util.find_spec("tensorrt_rtx") is None
+needs_tensorrt = pytest.mark.skipif(WITHOUT_TENSORRT, reason="TensorRT for RTX is not installed")
 
 
-@pytest.fixture
-def dcp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """``dcp("bundle", path)``: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        arguments = [str(word) for word in words]
-        monkeypatch.setattr(sys, "argv", ["dcp-deploy", *arguments])
-        with pytest.raises(SystemExit) as end:
+def dcp(*words: object) -> tuple[int, str, str]:
+    """Run ``dcp("bundle", path)`` in this process; return exit code, stdout and stderr."""
+    arguments, out, err = [str(word) for word in words], io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["dcp-deploy", *arguments])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
             app(arguments, prog_name="dcp-deploy")
-        out, err = capfd.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+    return int(end.value.code or 0), out.getvalue(), err.getvalue()
 
 
-@pytest.fixture(autouse=True)
-def short_sizing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many copies a CPU runs best is not what these tests are about."""
-    monkeypatch.setattr(sizing, "SECONDS", 0.05)
+@pytest.fixture(scope="module", autouse=True)
+def short_sizing() -> Iterator[None]:
+    """Measure only briefly how many copies of a model a CPU runs best."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sizing, "SECONDS", 0.05)
+        yield
 
 
 def small_generator(widths: int) -> Generator:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(widths)
-        generator = Generator(GeneratorConfig(16, (widths,) * 6, z_dim=8, w_dim=8, mapping_layers=2)).eval()
+        generator = Generator(GeneratorConfig(8, (widths,) * 4, z_dim=8, w_dim=8, mapping_layers=1)).eval()
         for _, torgb in generator.synthesis.torgbs():
             torgb.weight.data.mul_(0.2)
     return generator.requires_grad_(False)
@@ -65,7 +66,7 @@ def small_generator(widths: int) -> Generator:
 
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``build`` leaves, without the training: two networks, their exports, and the records."""
+    """Write what ``build`` writes, without the training: two networks, their exports, and the records."""
     folder = tmp_path_factory.mktemp("runs") / "faces"
     pairs = {}
     for name, widths in (("teacher", 8), ("student", 4)):
@@ -74,7 +75,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         export_onnx(network, folder / f"{name}.onnx")
         pairs[name] = verify(network, folder / f"{name}.onnx", latents=4).to_dict()
     networks = {
-        name: {"kind": "stylegan2", "resolution": 16, "widths": [widths] * 6, "layers": [], "parameters": 1, "macs": 1}
+        name: {"kind": "stylegan2", "resolution": 8, "widths": [widths] * 4, "layers": [], "parameters": 1, "macs": 1}
         for name, widths in (("teacher", 8), ("student", 4))
     }
     record: dict[str, Any] = {
@@ -86,30 +87,6 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "parity.json").write_text(json.dumps({"schema": 1, "passed": True, "pairs": pairs}))
     return folder
-
-
-def test_a_run_becomes_a_bundle_with_teacher_and_provenance(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
-    code, out, err = dcp("bundle", run_directory, "--out", tmp_path / "b", "--teacher", "--synthesis", "--json")
-    assert code == 0, err
-    document = json.loads(out)
-    assert set(document["models"]) == {"generator", "teacher", "synthesis"}
-    assert document["models"]["synthesis"]["inputs"] == {"ws": [6, 8]}
-    assert sorted(path.name for path in (tmp_path / "b" / "golden").iterdir()) == ["generator", "teacher"]
-    assert document["models"]["generator"]["parity"]["max_steps"] <= 1
-    assert document["sizing"]["best"]["images_per_second"] > 0
-    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
-    provenance = manifest["provenance"]
-    assert provenance["licence"] == "CC BY 4.0" and provenance["teacher"]["path"] == "faces.pkl"
-    assert provenance["command"].startswith("dcp-deploy bundle")
-    card = (tmp_path / "b" / "MODEL_CARD.md").read_text()
-    assert (
-        "**Licence:** CC BY 4.0." in card
-        and "| quality | not measured" in card
-        and "| speedup | not measured |" in card
-    )
-    assert (tmp_path / "b" / "provenance" / "run.json").read_bytes() == (run_directory / "run.json").read_bytes()
-    code, out, _ = dcp("bundle", "verify", tmp_path / "b")
-    assert code == 0 and document["sha256"] in out
 
 
 def test_each_checkpoint_of_a_run_is_read_once(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,30 +102,57 @@ def test_each_checkpoint_of_a_run_is_read_once(run_directory: Path, monkeypatch:
 
 
 @pytest.fixture(scope="module")
-def full(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of all that there is to ship. Not to be altered."""
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+def full(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Bundle everything that can be shipped, by the command; return the bundle, not to be altered, and the answer.
+
+    The plan is a copy of the engine: only a GPU could build a plan of TensorRT, and only Triton reads it.
+    """
     folder = tmp_path_factory.mktemp("full")
-    engines = []
-    for name in ("s", "plan"):
-        engines.append(folder / f"{name}.engine")
-        built = build_engine(run_directory / "student.onnx", engines[-1], target="sm89", batch=(1, 8, 8))
-    # A stand-in: only a GPU could build a plan of TensorRT, and only Triton reads it.
-    told = {**built.manifest, "flavour": "tensorrt", "targets": ["sm90"], "flavour_version": "10.16.1"}
-    (folder / "plan.json").write_text(json.dumps(told))
-    axis = torch.eye(8)[0]
-    directions = save_directions({"smile": Direction(axis, (0, 3), 1.5)}, folder / "d.safetensors")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sizing, "SECONDS", 0.05)
-        contents = contents_of(
-            run_directory, teacher=True, synthesis=True, directions=directions, engines=engines, scratch=folder
-        )
-        write_bundle(contents, folder / "bundle")
-    return folder / "bundle"
+    engines: list[Path] = []
+    if not WITHOUT_TENSORRT:
+        engines = [folder / "s.engine", folder / "plan.engine"]
+        built = build_engine(run_directory / "student.onnx", engines[0], target="sm89", batch=(1, 2, 8))
+        shutil.copy(*engines)
+        write_plan_manifest(built, folder / "plan.json")
+    directions = save_directions({"smile": Direction(torch.eye(8)[0], (0, 3), 1.5)}, folder / "d.safetensors")
+    options = ("--teacher", "--synthesis", "--directions", directions, *(f"--engine={engine}" for engine in engines))
+    code, out, err = dcp("bundle", run_directory, "--out", folder / "bundle", *options, "--json")
+    assert code == 0, err
+    return folder / "bundle", json.loads(out)
 
 
-def test_one_flipped_byte_of_any_file_of_a_full_bundle_is_refused_by_name(full: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(full, tmp_path / "copy"))
+def write_plan_manifest(built: Engine, path: Path) -> None:
+    """Describe an engine as a plan of TensorRT for another GPU."""
+    plan = {**built.manifest, "flavour": "tensorrt", "targets": ["sm90"], "flavour_version": "10.16.1"}
+    path.write_text(json.dumps(plan))
+
+
+def test_a_run_becomes_a_bundle_with_teacher_and_provenance(
+    full: tuple[Path, dict[str, Any]], run_directory: Path
+) -> None:
+    bundle, document = full
+    assert set(document["models"]) == {"generator", "teacher", "synthesis", "mapping", "editor"}
+    assert document["models"]["synthesis"]["inputs"] == {"ws": [4, 8]}
+    assert sorted(path.name for path in (bundle / "golden").iterdir()) == ["generator", "teacher"]
+    assert document["models"]["generator"]["parity"]["max_steps"] <= 1
+    assert document["sizing"]["best"]["images_per_second"] > 0
+    provenance = json.loads((bundle / "manifest.json").read_text())["provenance"]
+    assert provenance["licence"] == "CC BY 4.0" and provenance["teacher"]["path"] == "faces.pkl"
+    assert provenance["command"].startswith("dcp-deploy bundle")
+    card = (bundle / "MODEL_CARD.md").read_text()
+    assert all(
+        line in card for line in ("**Licence:** CC BY 4.0.", "| quality | not measured", "| speedup | not measured |")
+    )
+    assert (bundle / "provenance" / "run.json").read_bytes() == (run_directory / "run.json").read_bytes()
+    code, out, _ = dcp("bundle", "verify", bundle)
+    assert code == 0 and document["sha256"] in out
+
+
+@needs_tensorrt
+def test_one_flipped_byte_in_any_file_of_a_full_bundle_is_refused_by_name(
+    full: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(full[0], tmp_path / "copy"))
     files = sorted(path for path in copy.rglob("*") if path.is_file())
     assert {path.suffix for path in files} >= {".engine", ".plan", ".onnx", ".png", ".safetensors", ".pbtxt", ".yaml"}
     for index, path in enumerate(files):
@@ -162,55 +166,65 @@ def test_one_flipped_byte_of_any_file_of_a_full_bundle_is_refused_by_name(full: 
     check_bundle(copy)
 
 
-def test_every_configuration_of_a_full_bundle_is_triton_s_and_every_manifest_kubernetes_own(full: Path) -> None:
-    configurations = sorted(full.rglob("*.pbtxt"))
+@needs_tensorrt
+def test_triton_and_kubernetes_accept_every_configuration_and_manifest_of_a_full_bundle(
+    full: tuple[Path, dict[str, Any]],
+) -> None:
+    bundle, _ = full
+    configurations = sorted(bundle.rglob("*.pbtxt"))
     models = {"generator", "teacher", "synthesis", "mapping", "editor"}
     assert {path.parents[0].name for path in configurations if path.name == "config.pbtxt"} == {*models, "picture"}
     assert len(configurations) == 2 * len(models) + 2  # for each the Python variant, plans for one, and the pictures
     for path in configurations:
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
         assert config.name in path.parts and config.max_batch_size == 8
-    manifests = sorted((full / "kubernetes").iterdir())
+    manifests = sorted((bundle / "kubernetes").iterdir())
     assert len(manifests) == 5
     for path in manifests:
         for document in yaml.safe_load_all(path.read_text()):
-            if not document["apiVersion"].startswith(
-                "serving.kserve.io"
-            ):  # those: tests/export/bundle/test_kubernetes.py
+            if not document["apiVersion"].startswith("serving.kserve.io"):  # see tests/export/bundle/test_kubernetes.py
                 kubernetes_validate.validate(document, "1.30", strict=True)
 
 
-def test_every_model_and_engine_of_a_full_bundle_loads_or_says_what_it_needs(full: Path) -> None:
+@needs_tensorrt
+def test_every_model_and_engine_of_a_full_bundle_loads_or_names_what_it_needs(
+    full: tuple[Path, dict[str, Any]],
+) -> None:
     from dcp_deploy.export.runners.bundle import bundle_runner
 
-    latent = latents_of([0], 8)
+    bundle, latent = full[0], latents_of([0], 8)
     for model in ("generator", "teacher"):
-        assert bundle_runner(full, "auto", 1, model)(z=latent).shape == (1, 16, 16, 3)
+        assert bundle_runner(bundle, "auto", 1, model)(z=latent).shape == (1, 8, 8, 3)
     for model, needed in (("synthesis", "ws"), ("mapping", "image"), ("editor", "ws")):
         with pytest.raises(DcpDeployError, match=needed):
-            bundle_runner(full, "auto", 1, model)
-    (engine,) = (full / "engines").glob("*.engine")
+            bundle_runner(bundle, "auto", 1, model)
+    (engine,) = (bundle / "engines").glob("*.engine")
     if torch.cuda.is_available():
         pytest.skip("tests/export/runners/test_engine.py runs engines")
     with pytest.raises(MissingCapabilityError, match="GPU"):
         load_runner(engine)
 
 
-def test_what_a_full_bundle_says_of_itself_names_its_edits_and_pictures(full: Path) -> None:
-    text = (full / "README.md").read_text()
+def test_the_readme_and_manifest_of_a_full_bundle_name_its_edits_and_pictures(
+    full: tuple[Path, dict[str, Any]],
+) -> None:
+    bundle, _ = full
+    text = (bundle / "README.md").read_text()
     assert '{"smile": 1.5}' in text and "| `smile` | 0 to 3 | 1.5 |" in text and "--model-repository=/pictures" in text
-    assert json.loads((full / "manifest.json").read_text())["directions"] == {"smile": {"layers": [0, 3], "sigma": 1.5}}
+    assert json.loads((bundle / "manifest.json").read_text())["directions"] == {
+        "smile": {"layers": [0, 3], "sigma": 1.5}
+    }
 
 
-def test_directions_of_another_generator_are_refused(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
+def test_directions_of_another_generator_are_refused(run_directory: Path, tmp_path: Path) -> None:
     file = save_directions({"smile": Direction(torch.eye(9)[0], (0, 3), 1.5)}, tmp_path / "d.safetensors")
     code, _, err = dcp("bundle", run_directory, "-o", tmp_path / "b", "--directions", file)
     assert code == 3 and "'smile' has 9 numbers" in err and not (tmp_path / "b").exists()
     code, _, err = dcp("bundle", run_directory / "student.onnx", "-o", tmp_path / "b", "--directions", file)
-    assert code == 2 and "no other forms" in err
+    assert code == 2 and "no extra models" in err
 
 
-def test_an_onnx_file_becomes_an_archive(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
+def test_an_onnx_file_becomes_an_archive(run_directory: Path, tmp_path: Path) -> None:
     archive = tmp_path / "b.tar.zst"
     assert dcp("bundle", run_directory / "student.onnx", "-o", archive, "--name", "Faces, small")[0] == 0
     assert dcp("bundle", "verify", archive)[0] == 0
@@ -219,7 +233,7 @@ def test_an_onnx_file_becomes_an_archive(run_directory: Path, tmp_path: Path, dc
     assert {"kind", "resolution", "widths", "parameters", "macs", "sha256"} <= set(facts)
 
 
-def test_an_earlier_bundle_is_replaced_and_nothing_else(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
+def test_an_earlier_bundle_is_replaced_and_nothing_else(run_directory: Path, tmp_path: Path) -> None:
     out = tmp_path / "b"
     for _ in range(2):
         assert dcp("bundle", run_directory / "student.onnx", "-o", out)[0] == 0
@@ -230,7 +244,7 @@ def test_an_earlier_bundle_is_replaced_and_nothing_else(run_directory: Path, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "b.toml", "mine"]
 
 
-def test_an_altered_bundle_ends_with_3_and_the_file_s_name(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
+def test_an_altered_bundle_ends_with_3_and_the_file_s_name(run_directory: Path, tmp_path: Path) -> None:
     dcp("bundle", run_directory / "student.onnx", "-o", tmp_path / "b")
     with (tmp_path / "b" / "models" / "generator" / "1" / "model.onnx").open("ab") as stream:
         stream.write(b"x")
@@ -238,15 +252,15 @@ def test_an_altered_bundle_ends_with_3_and_the_file_s_name(run_directory: Path, 
     assert code == 3 and "models/generator/1/model.onnx" in err
 
 
-def test_an_export_that_draws_something_else_is_not_bundled(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
+def test_an_export_that_generates_other_images_is_not_bundled(run_directory: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(run_directory, tmp_path / "run"))
-    export_onnx(small_generator(5), run / "student.onnx")
+    save_generator(small_generator(5), run / "student.safetensors")
     code, _, err = dcp("bundle", run, "-o", tmp_path / "b")
     assert code == 5 and "differ" in err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_run_that_did_not_pass_its_gate_is_not_bundled(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
+def test_a_run_that_did_not_pass_its_gate_is_not_bundled(run_directory: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(run_directory, tmp_path / "run"))
     (run / "parity.json").write_text('{"schema": 1, "passed": false, "pairs": {}}')
     assert dcp("bundle", run, "-o", tmp_path / "b")[0] == 3
@@ -269,11 +283,10 @@ def test_a_run_that_did_not_pass_its_gate_is_not_bundled(run_directory: Path, tm
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_cannot_be_done_ends_with_its_code(
+def test_a_command_that_cannot_work_ends_with_its_exit_code(
     run_directory: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    dcp: Command,
     words: list[str],
     code: int,
     named: str,
@@ -285,8 +298,8 @@ def test_what_cannot_be_done_ends_with_its_code(
     assert named in err
 
 
-def test_engines_travel_with_their_manifests(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+@needs_tensorrt
+def test_engines_are_bundled_with_their_manifests(run_directory: Path, tmp_path: Path) -> None:
     engine = tmp_path / "s.engine"
     build_engine(run_directory / "student.onnx", engine, target="sm89", batch=(1, 4, 4))
     code, _, err = dcp("bundle", run_directory / "student.onnx", "-o", tmp_path / "b", "--engine", engine)
@@ -303,18 +316,16 @@ def test_engines_travel_with_their_manifests(run_directory: Path, tmp_path: Path
     assert code == 6 and "onnx_sha256" in err
 
 
-def test_a_plan_of_tensorrt_goes_into_the_repository(run_directory: Path, tmp_path: Path, dcp: Command) -> None:
-    """The plan itself is a stand-in: only a GPU could build one, and only Triton reads it."""
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    engine = tmp_path / "s.engine"
-    built = build_engine(run_directory / "student.onnx", engine, target="sm89", batch=(1, 2, 8))
-    plan = {**built.manifest, "flavour": "tensorrt", "targets": ["sm90"], "flavour_version": "10.16.1"}
-    (tmp_path / "s.json").write_text(json.dumps(plan))
-    assert dcp("bundle", run_directory / "student.onnx", "-o", tmp_path / "b", "--engine", engine)[0] == 0
-    place = tmp_path / "b" / "models" / "generator"
-    assert (place / "1" / "model_sm90.plan").read_bytes() == engine.read_bytes()
+@needs_tensorrt
+def test_a_plan_of_tensorrt_goes_into_the_model_repository(full: tuple[Path, dict[str, Any]]) -> None:
+    bundle, _ = full
+    place = bundle / "models" / "generator"
+    assert (place / "1" / "model_sm90.plan").read_bytes() == (bundle.parent / "plan.engine").read_bytes()
     config = text_format.Parse((place / "configs" / "tensorrt.pbtxt").read_text(), model_config_pb2.ModelConfig())
     assert dict(config.cc_model_filenames) == {"9.0": "model_sm90.plan"}
-    assert list(config.dynamic_batching.preferred_batch_size) == [2, 8]  # what it was built for, and the largest
-    assert "--model-config-name=tensorrt" in (tmp_path / "b" / "kubernetes" / "kserve-gpu.yaml").read_text()
-    assert load_runner(tmp_path / "b").resolution == 16
+    assert list(config.dynamic_batching.preferred_batch_size) == [
+        2,
+        8,
+    ]  # the best-served batch of the engine, and the largest
+    assert "--model-config-name=tensorrt" in (bundle / "kubernetes" / "kserve-gpu.yaml").read_text()
+    assert load_runner(bundle).resolution == 8

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
+from ...efforts import EffortName
 from ...errors import UsageError
 from ...generators import NoiseMode
 
-EffortName = Literal["quick", "standard", "paper"]
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
 R1_INTERVAL = 16

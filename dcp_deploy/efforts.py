@@ -1,0 +1,69 @@
+"""The effort levels: how long to score and measure. How long to distil is in ``compression.RECIPES``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+EffortName = Literal["quick", "standard", "paper"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to score and measure: counts, and seconds of the benchmark."""
+
+    score_latents: int
+    score_directions: int
+    evaluation_samples: int
+    parity_latents: int
+    bench_rounds: int
+    bench_seconds: float
+    refine_latents: int = 64
+    full_up_to: float = math.inf
+    """MACs of the largest teacher that gets these counts. A larger one is scored, refined and compared by fewer."""
+
+    def for_teacher(self, macs: int) -> Effort:
+        """Return the counts for a teacher's MACs per image: in proportion above ``full_up_to``, down to a floor."""
+        share = min(self.full_up_to / macs, 1.0)
+        fewer = {
+            name: max(round(getattr(self, name) * share), min(getattr(self, name), floor))
+            for name, floor in (("score_latents", 10), ("refine_latents", 8), ("parity_latents", 16))
+        }
+        return replace(self, **fewer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "full_up_to"}
+
+
+EFFORTS: dict[EffortName, Effort] = {
+    # The demo within ten minutes on two cores; a teacher of 256 px (45 G MACs) is scored and refined within fifteen.
+    "quick": Effort(
+        full_up_to=1e9,
+        score_latents=120,
+        score_directions=10,
+        evaluation_samples=3000,
+        parity_latents=256,
+        bench_rounds=50,
+        bench_seconds=15.0,
+    ),
+    # An evening on one GPU. DCP-GAN's README says that 1000 latents rank channels about as 5000 do.
+    "standard": Effort(
+        score_latents=1000,
+        score_directions=10,
+        evaluation_samples=10_000,
+        parity_latents=256,
+        bench_rounds=200,
+        bench_seconds=30.0,
+    ),
+    # The published numbers: 5000 latents, FID of 50,000 samples.
+    "paper": Effort(
+        score_latents=5000,
+        score_directions=10,
+        evaluation_samples=50_000,
+        parity_latents=1024,
+        bench_rounds=1000,
+        bench_seconds=60.0,
+    ),
+}
