@@ -126,6 +126,35 @@ class BenchRow:
 
 
 @dataclass(frozen=True)
+class Capacity:
+    """Throughput of one artefact within a latency bound; null where even the smallest measured batch exceeds it."""
+
+    name: str
+    bound_ms: float
+    batch: int | None
+    """Largest measured batch whose p99 is within the bound."""
+    p99_ms: float | None
+    """The p99 of that batch."""
+    images_per_second: float | None
+    """Images per second of that batch, calls back to back."""
+    requests_per_second: float | None
+    """Always null: rates under load are not measured."""
+    indicative: bool
+    """True when some batch has too few samples for its p99."""
+
+    def cells(self) -> dict[str, str]:
+        """Return the cells of its table row by heading."""
+        hint = "~" if self.indicative else ""
+        return {
+            "candidate": self.name,
+            "p99 bound ms": f"{self.bound_ms:g}",
+            "largest batch": "none" if self.batch is None else str(self.batch),
+            "its p99 ms": "" if self.p99_ms is None else f"{hint}{self.p99_ms:.2f}",
+            "images/s back to back": "" if self.images_per_second is None else f"{self.images_per_second:.1f}",
+        }
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """Every candidate's row, the baseline first or where its caller put it, with method, machine and notes."""
 
@@ -268,32 +297,3 @@ def between(text: str, begin: str, end: str, tables: str) -> str:
     before, rest = text.split(begin, 1)
     return f"{before}{begin}\n\n{tables}\n{end}{rest.split(end, 1)[1]}"
 
-
-@dataclass(frozen=True)
-class Capacity:
-    """What one artefact serves within the bound; None where even one image a call does not keep it."""
-
-    name: str
-    bound_ms: float
-    batch: int | None
-    """Largest measured batch whose p99 keeps the bound."""
-    p99_ms: float | None
-    """Of that batch."""
-    images_per_second: float | None
-    """Of that batch, calls back to back."""
-    requests_per_second: float | None
-    """Replayed: Poisson arrivals of one image each."""
-    indicative: bool
-    """True when some batch has too few samples for its p99."""
-
-    def cells(self) -> dict[str, str]:
-        """The row of its table, by heading."""
-        hint = "~" if self.indicative else ""
-        return {
-            "candidate": self.name,
-            "p99 bound ms": f"{self.bound_ms:g}",
-            "largest batch": "none" if self.batch is None else str(self.batch),
-            "its p99 ms": "" if self.p99_ms is None else f"{hint}{self.p99_ms:.2f}",
-            "images/s back to back": "" if self.images_per_second is None else f"{self.images_per_second:.1f}",
-            "requests/s (replayed)": "none" if self.requests_per_second is None else f"{self.requests_per_second:.1f}",
-        }
