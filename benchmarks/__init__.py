@@ -1,4 +1,4 @@
-"""Measuring how fast a generator is, so that a sceptical reader believes it.
+"""Benchmarks of generators: interleaved latencies with raw samples, intervals and a record of the machine.
 
 The names are imported on first use, so that comparing two runs does not wait for torch.
 """

@@ -1,4 +1,4 @@
-"""What a reader should know before trusting a figure."""
+"""Caveats: what a reader should know before trusting a figure. They are the notes of the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .results import BenchRow
 from .scenarios import SCENARIOS, Scenario
 from .statistics import needed_count
 
-_BUSY = 0.1  # share of the usable cores that others may take before a note says so
+_BUSY = 0.1  # share of the usable cores that other processes may take without a caveat
 
 
 def caveats_of(
@@ -20,15 +20,15 @@ def caveats_of(
     others: float | None,
     clocks: Clocks,
     skipped: Sequence[Skipped] = (),
-    mode: Scenario = SCENARIOS["latency"],
+    scenario: Scenario = SCENARIOS["latency"],
 ) -> tuple[str, ...]:
-    """One sentence for each thing; none when all is well. ``others``: cores that other processes took."""
-    scenario = [] if mode.name == "latency" else [f"Mode: {mode.label}."]
-    notes = [*scenario, *_on_samples(rows), *_on_load(environment, others), *clocks.notes()]
+    """Return one sentence per caveat. ``others``: cores that other processes took, None if not known."""
+    found = [] if scenario.name == "latency" else [f"Mode: {scenario.label}."]
+    found += [*_on_samples(rows), *_on_load(environment, others), *clocks.caveats()]
     bound = [row.name for row in rows if row.phases is not None and row.phases.enqueue_bound]
     if bound:
-        notes.append(f"Enqueue-bound: the GPU waits for the host's launches in {', '.join(bound)}; a CUDA graph helps.")
-    return (*notes, *(f"Skipped: {one.name}: {one.reason}" for one in skipped))
+        found.append(f"Enqueue-bound: the GPU waits for the host's launches in {', '.join(bound)}; a CUDA graph helps.")
+    return (*found, *(f"Skipped: {one.name}: {one.reason}" for one in skipped))
 
 
 def _on_samples(rows: Sequence[BenchRow]) -> Iterator[str]:

@@ -1,10 +1,10 @@
-"""Two runs of the harness compared, with a verdict that knows noise.
+"""Compare two runs of the harness, with verdicts that take noise into account.
 
     for each candidate of both documents: ratio of medians, its interval from the raw samples, widened by the drift
     faster or slower only when the whole interval lies on one side of 1
 
-A candidate gets no such verdict when one of its runs was not stable, or when the two were not measured alike: on
-another machine, in another mode, at another batch, with other threads. What differs is named.
+A candidate gets neither verdict when one of its runs was unstable or when the runs differ in machine, mode, batch or
+threads; the reason names the difference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ..errors import CorruptFileError, InputError, QualityError
 from ..files import read_json
-from .results import interval_text, markdown_row, terminal_table
+from .results import interval_text, markdown_table, terminal_table
 from .scenarios import SCENARIOS
 from .statistics import Interval, Stability, ratio_of_runs, stability, widened
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 FASTER, SLOWER, SAME = "faster", "slower", "no difference shown"
 HEADINGS = ("candidate", "A p50 ms", "B p50 ms", "B / A", "verdict")
 MACHINE = ("cpu", "usable_cores", "cpu_quota", "gpu")
-"""Fields of the environment that must agree."""
+"""Fields of the environment that must agree for a comparison."""
 SETTINGS = ("model", "backend", "precision", "device", "threads", "isolated")
-"""Labels of a row that must agree."""
+"""Labels of a row that must agree for a comparison."""
 
 
 class Row(BaseModel):
-    """What is read of a row; the rest of it follows from the samples."""
+    """The fields of a row that are read; the others follow from the samples."""
 
     name: str
     labels: dict[str, Any] = {}
@@ -44,7 +44,7 @@ class Row(BaseModel):
 
 
 class BenchRun(BaseModel):
-    """What is read of a document."""
+    """The fields of a document that are read."""
 
     batch: int
     mode: str = "latency"
@@ -56,67 +56,64 @@ class BenchRun(BaseModel):
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One candidate of both runs."""
+    """One candidate that both runs have."""
 
     name: str
     a_ms: float
     """Median of the first run."""
     b_ms: float
     ratio: Interval
-    """Median of B over median of A: above 1 when B is slower. Widened by the larger drift inside the runs."""
+    """Median of B over median of A, above 1 when B is slower; widened by the larger drift inside the runs."""
     verdict: str
     """"faster", "slower", "no difference shown", "unstable", "too few samples" or "not comparable"."""
     reason: str = ""
-    """Why there is no verdict on speed."""
+    """Why the verdict is not on speed; empty if it is."""
 
     @property
     def judged(self) -> bool:
-        """Whether the ratio may be believed within its interval."""
+        """Whether there is a verdict on speed."""
         return self.verdict in (FASTER, SLOWER, SAME)
 
     def cells(self) -> tuple[str, ...]:
-        """The row under ``HEADINGS``."""
+        """Return the cells under ``HEADINGS``."""
         verdict = f"{self.verdict}: {self.reason}" if self.reason else self.verdict
         return self.name, f"{self.a_ms:.2f}", f"{self.b_ms:.2f}", interval_text(self.ratio), verdict
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All candidates of both runs; JSON, Markdown and table from it."""
+    """The comparison of two runs, A and B, as JSON, Markdown and table."""
 
     rows: tuple[ComparedRow, ...]
     only_a: tuple[str, ...]
-    """Candidates that B lacks."""
+    """Names of the candidates that B lacks."""
     only_b: tuple[str, ...]
     notes: tuple[str, ...]
-    """What the runs themselves warn of, and versions that changed."""
+    """Versions that changed, and the notes of both runs."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        rows = [asdict(row) for row in self.rows]
-        return {"rows": rows, "only_a": list(self.only_a), "only_b": list(self.only_b), "notes": list(self.notes)}
+        """Return the JSON-ready document."""
+        return {name: list(values) for name, values in asdict(self).items()}
 
     def to_markdown(self) -> str:
-        """The table and what to know about it."""
-        lines = [markdown_row(HEADINGS), "|---|---:|---:|---:|---|", *(markdown_row(row.cells()) for row in self.rows)]
+        """Return the table and its remarks."""
+        lines = markdown_table(HEADINGS, [row.cells() for row in self.rows])
         return "\n".join([*lines, "", *(f"- {line}" for line in self.remarks())]) + "\n"
 
     def to_table(self) -> Table:
-        """The same for a terminal."""
+        """Return the table for a terminal."""
         return terminal_table("latency of B over A", HEADINGS, [row.cells() for row in self.rows])
 
     def remarks(self) -> list[str]:
-        """Candidates of one run only, and the notes."""
-        missing = [
-            f"Only in {run}: {', '.join(names)}." for run, names in (("A", self.only_a), ("B", self.only_b)) if names
-        ]
-        return [*missing, *self.notes]
+        """Return which candidates only one run has, and the notes."""
+        only = {"A": self.only_a, "B": self.only_b}
+        return [*(f"Only in {run}: {', '.join(names)}." for run, names in only.items() if names), *self.notes]
 
     def raise_above(self, limit: float) -> None:
-        """The gate: QualityError unless every candidate of A is shown to take at most ``limit`` times as long in B.
+        """Raise QualityError unless every candidate of A is shown to take at most ``limit`` times as long in B.
 
-        Shown means that the whole interval lies at or below the limit, so a run that was too short, unstable or on
-        another machine does not pass.
+        This gate needs the whole interval at or below the limit, so a run that was too short, unstable or on another
+        machine does not pass.
         """
         failed = [f"{name} is missing in B" for name in self.only_a]
         for row in self.rows:
@@ -133,29 +130,24 @@ class Comparison:
 
 
 def read_run(path: str | os.PathLike[str]) -> BenchRun:
-    """A document of ``bench``. InputError when the file cannot be read, CorruptFileError when it holds none."""
+    """Read a document of ``bench``. InputError for an unreadable file, CorruptFileError for other contents."""
     try:
         return BenchRun.model_validate(read_json(path))
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
+        raise InputError(f"cannot read {path}: {error.strerror}", "Check the path.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise CorruptFileError(
-            f"{path} is no benchmark: {where}: {first['msg']}", "make one: dcp-deploy bench"
-        ) from error
+        message = f"{path} is not a document of bench: {where}: {first['msg']}"
+        raise CorruptFileError(message, "Make one with dcp-deploy bench --out.") from error
     except ValueError as error:
-        raise CorruptFileError(f"{path} is not JSON: {error}", "make one: dcp-deploy bench --out") from error
+        raise CorruptFileError(f"{path} is not JSON: {error}", "Make one with dcp-deploy bench --out.") from error
 
 
 def compare_runs(a: BenchRun, b: BenchRun, *, seed: int = 0) -> Comparison:
-    """Compare the candidates that both runs have, by name, in the order of ``a``. ``seed`` is the bootstrap's."""
+    """Compare the candidates that both runs have, by name, in the order of ``a``. ``seed`` is for the bootstrap."""
     of_a, of_b = ({row.name: row for row in run.rows} for run in (a, b))
-    everywhere = [
-        *_differing(a.environment, b.environment, MACHINE),
-        *_differing({"mode": a.mode}, {"mode": b.mode}, ("mode",)),
-    ]
-    rows = tuple(_compared(row, of_b[name], a, b, everywhere, seed) for name, row in of_a.items() if name in of_b)
+    rows = tuple(_compared(row, of_b[name], a, b, seed) for name, row in of_a.items() if name in of_b)
     return Comparison(
         rows=rows,
         only_a=tuple(name for name in of_a if name not in of_b),
@@ -164,11 +156,12 @@ def compare_runs(a: BenchRun, b: BenchRun, *, seed: int = 0) -> Comparison:
     )
 
 
-def _compared(row_a: Row, row_b: Row, a: BenchRun, b: BenchRun, everywhere: Sequence[str], seed: int) -> ComparedRow:
-    batch_a, batch_b = {"batch": row_a.batch or a.batch}, {"batch": row_b.batch or b.batch}
-    differing = [
-        *everywhere, *_differing(batch_a, batch_b, ("batch",)), *_differing(row_a.labels, row_b.labels, SETTINGS),
-    ]  # fmt: skip
+def _compared(row_a: Row, row_b: Row, a: BenchRun, b: BenchRun, seed: int) -> ComparedRow:
+    conditions_a, conditions_b = (
+        {**run.environment, "mode": run.mode, "batch": row.batch or run.batch, **row.labels}
+        for run, row in ((a, row_a), (b, row_b))
+    )
+    differing = _differing(conditions_a, conditions_b, (*MACHINE, "mode", "batch", *SETTINGS))
     halves = stability(row_a.samples_ms), stability(row_b.samples_ms)
     drift = max(abs(half.drift or 0.0) for half in halves)
     burst = SCENARIOS[a.mode].burst if a.mode in SCENARIOS else 1
@@ -178,7 +171,7 @@ def _compared(row_a: Row, row_b: Row, a: BenchRun, b: BenchRun, everywhere: Sequ
 
 
 def _verdict(ratio: Interval, differing: Sequence[str], halves: tuple[Stability, Stability]) -> tuple[str, str]:
-    """What can be said, and why nothing can be said about speed."""
+    """Return the verdict, and the reason where it is not one on speed."""
     if differing:
         return "not comparable", "; ".join(differing)
     for run, half in zip("AB", halves, strict=True):
@@ -192,7 +185,7 @@ def _verdict(ratio: Interval, differing: Sequence[str], halves: tuple[Stability,
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any], keys: Sequence[str]) -> list[str]:
-    """``cpu: X, then Y`` for each key whose values differ; a key that one of them lacks is not known to differ."""
+    """Return ``cpu: X, then Y`` for each key that both have with different values."""
     return [f"{key}: {a[key]}, then {b[key]}" for key in keys if key in a and key in b and a[key] != b[key]]
 
 
@@ -200,5 +193,5 @@ def _notes(a: BenchRun, b: BenchRun) -> tuple[str, ...]:
     before, after = (run.environment.get("packages") or {} for run in (a, b))
     changed = _differing(before, after, sorted(before))
     changed += _differing(a.environment, b.environment, ("python", "os", "git_commit", "torch_threads"))
-    told = [f"{run}: {note}" for run, document in (("A", a), ("B", b)) for note in document.notes]
-    return (*([f"Changed between the runs: {'; '.join(changed)}."] if changed else []), *told)
+    notes = [f"{name}: {note}" for name, run in (("A", a), ("B", b)) for note in run.notes]
+    return (*([f"Changed between the runs: {'; '.join(changed)}."] if changed else []), *notes)

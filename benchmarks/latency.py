@@ -4,11 +4,11 @@
     repeat until enough rounds and enough seconds:
         shuffle the candidates
         for each: wait a moment, call it once, keep the time
-        now and then: time the machine's ceilings, look at its clocks
+        now and then: time the machine's ceilings, read its clocks
 
-Comparing within a round is what makes the ratios believable: clocks, temperature and other load drift over seconds,
-and all candidates of a round meet the same of it. What a candidate is (a torch module, an ONNX session, an engine, one
-of these in another process) does not matter here: it leaves its images in the host's memory.
+Ratios are comparable because clocks, temperature and other load drift over seconds and affect all candidates of a
+round alike. A candidate may be a torch module, an ONNX session, an engine, or one of these in another process; every
+one leaves its images in the host's memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from statistics import median
 
 from ..errors import UsageError
@@ -27,12 +28,12 @@ from .machine.environment import LoadMeter, capture_environment
 from .machine.roofline import Ceiling, Ceilings, measured_ceilings, roofline
 from .results import BenchReport, BenchRow, Method
 from .scenarios import Scenario, find_scenario
-from .statistics import Interval, percentile_intervals, ratio_of_medians, stability, summarise
+from .statistics import percentile_intervals, ratio_of_medians, stability, summarise
 
 Call = Callable[[], object]
 Samples = dict[str, list[float]]
 
-_CEILING_EVERY = 5  # rounds: often enough to meet the same load, and a small share of the time
+_CEILING_EVERY = 5  # rounds: often enough to meet the same load, yet a small share of the time
 
 
 def benchmark(
@@ -53,32 +54,32 @@ def benchmark(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> BenchReport:
-    """Time every candidate, in turns, and compare each with the baseline.
+    """Time every candidate in interleaved rounds, and compare each with the baseline.
 
     candidates: name -> function without arguments that makes ``batch`` images; a ``Candidate`` adds its labels, and may
-        have a batch and a baseline of its own.
-    mode: of ``MODES``: how calls follow each other.
-    ceilings: what the machine can do at most, timed in every fifth round; rows whose work is known say how far from
-        that they are.
-    skipped: candidates that cannot run here, and why; they are only reported.
+        have its own batch and baseline.
+    mode: a name in ``SCENARIOS``: how calls follow each other.
+    ceilings: operations that show the machine's highest rates, timed in every fifth round; rows whose work is known
+        report their distance from these rates.
+    skipped: candidates that cannot run on this machine, and why; they are only reported.
     warmup_calls, warmup_seconds: every candidate is first called until both are reached; those calls are discarded.
     min_rounds, min_seconds: rounds go on until both are reached; seconds count the rounds of all candidates together.
-    pause_seconds: idle time before each timed call, for thread pools to go to sleep after their last task: one that
-        still spins takes the cores from the candidate that follows.
-    seed: of the order within rounds and of the bootstrap.
+    pause_seconds: idle time before each timed call, so that the thread pools of the previous candidate stop spinning
+        and free the cores.
+    seed: seed of the order within rounds and of the bootstrap.
     progress: called after each round, as progress(percent, 100).
 
-    Raises UsageError for an unknown baseline or settings that measure nothing, ValueError when a candidate returns an
-    image batch of another size than its batch.
+    Raises UsageError for an unknown baseline or settings that measure nothing, ValueError when a candidate returns
+    another number of images than its batch.
     """
     _check_settings(candidates, baseline, batch, min_rounds, pause_seconds)
-    way = find_scenario(mode, max(_batch(call, batch) for call in candidates.values()))
+    scenario = find_scenario(mode, max(_batch(call, batch) for call in candidates.values()))
     environment = capture_environment()
     warmed = {
         name: _warm_up(name, call, _batch(call, batch), warmup_calls, warmup_seconds, clock)
         for name, call in candidates.items()
     }
-    rounds = _Rounds(candidates, ceilings, way, seed, pause_seconds if way.paused else 0.0, clock, sleep)
+    rounds = _Rounds(candidates, ceilings, scenario, seed, pause_seconds if scenario.paused else 0.0, clock, sleep)
     meter, begin, elapsed = LoadMeter(), clock(), 0.0
     while rounds.done < min_rounds or elapsed < min_seconds:
         rounds.measure()
@@ -89,16 +90,17 @@ def benchmark(
     others, clocks = meter.others(), rounds.clocks.clocks()
     method = Method(
         rounds.done, elapsed, seed, min_rounds, min_seconds, warmup_calls, warmup_seconds, rounds.pause,
-        calls_per_round=way.burst, images_per_second=way.figure,
+        calls_per_round=scenario.burst, images_per_second=scenario.figure,
     )  # fmt: skip
     limits = measured_ceilings(ceilings, rounds.ceiling_samples)
     rows = tuple(
         _row(name, call, warmed[name], rounds, _batch(call, batch), baseline, limits, seed)
         for name, call in candidates.items()
     )
+    caveats = caveats_of(rows, environment, others, clocks, skipped, scenario)
     return BenchReport(
-        baseline, batch, rows, method, environment, others, caveats_of(rows, environment, others, clocks, skipped, way),
-        mode=way.name, skipped=tuple(skipped), ceilings=limits, clocks=clocks,
+        baseline, batch, rows, method, environment, others, caveats,
+        mode=scenario.name, skipped=tuple(skipped), ceilings=limits, clocks=clocks,
     )  # fmt: skip
 
 
@@ -118,79 +120,68 @@ def _batch(call: Call, default: int) -> int:
 
 
 def _warm_up(name: str, call: Call, batch: int, calls: int, seconds: float, clock: Callable[[], float]) -> int:
-    """Call until both limits are reached, at least once; return the number of calls."""
+    """Call until both limits are reached, at least once; return the number of calls.
+
+    Raises ValueError for another number of images than the batch, since the rate would be wrong by that factor.
+    """
     begin, done = clock(), 0
     while done < max(calls, 1) or clock() - begin < seconds:
-        _check_batch(name, call(), batch)
+        shape = getattr(call(), "shape", None)
+        if shape is not None and len(shape) == 4 and shape[0] != batch:
+            raise ValueError(f"{name} returned {shape[0]} images per call, but batch is {batch}")
         done += 1
     return done
 
 
-def _check_batch(name: str, result: object, batch: int) -> None:
-    """Images per second would be wrong by the same factor as the batch."""
-    shape = getattr(result, "shape", None)
-    if shape is not None and len(shape) == 4 and shape[0] != batch:
-        raise ValueError(f"{name} returned {shape[0]} images a call, but batch is {batch}")
-
-
 class _Rounds:
-    """The measured part of a run, and what it has measured so far: milliseconds by candidate, seconds by ceiling."""
+    """The measured part of a run and its samples: milliseconds by candidate, seconds by ceiling."""
 
     def __init__(
         self,
         candidates: Mapping[str, Call],
         ceilings: Sequence[Ceiling],
-        mode: Scenario,
+        scenario: Scenario,
         seed: int,
         pause: float,
         clock: Callable[[], float],
         sleep: Callable[[float], None],
     ) -> None:
-        self.candidates, self.ceilings, self.mode, self.pause = candidates, ceilings, mode, pause
+        self.candidates, self.ceilings, self.scenario, self.pause = candidates, ceilings, scenario, pause
         self.clock, self.sleep = clock, sleep
         self.order, self.done, self.clocks = random.Random(seed), 0, ClockMeter()
         self.samples: Samples = {name: [] for name in candidates}
         self.phases: dict[str, list[Phases]] = {name: [] for name in candidates}
         self.ceiling_samples: Samples = {ceiling.name: [] for ceiling in ceilings}
         for ceiling in ceilings:
-            ceiling.run()  # warm
+            ceiling.run()  # warm-up
 
     def measure(self) -> None:
-        """One turn of every candidate, in an order of its own."""
+        """Give every candidate one turn, in random order."""
         for name in self.order.sample(list(self.candidates), len(self.candidates)):
             call = self.candidates[name]
-            for _ in range(self.mode.burst):
-                if self.mode.paused:
+            for _ in range(self.scenario.burst):
+                if self.scenario.paused:
                     self.sleep(self.pause)
                 self.samples[name].append(self._milliseconds(call))
             if isinstance(call, Candidate) and call.phases is not None:
                 self.phases[name].append(call.phases())
         if self.done % _CEILING_EVERY == 0:
             for ceiling in self.ceilings:
-                if self.mode.paused:
+                if self.scenario.paused:
                     self.sleep(self.pause)
                 begin = self.clock()
                 ceiling.run()
                 self.ceiling_samples[ceiling.name].append(self.clock() - begin)
-        self.clocks.look()
+        self.clocks.sample()
         self.done += 1
 
     def _milliseconds(self, call: Call) -> float:
-        """A candidate in another process reads its own clock."""
+        """Time one call; a candidate in another process times itself."""
         if isinstance(call, Candidate) and call.measure is not None:
             return call.measure()
         begin = self.clock()
         call()
         return (self.clock() - begin) * 1e3
-
-
-def _speedup(name: str, call: Call, rounds: _Rounds, baseline: str, seed: int) -> Interval | None:
-    """Over the candidate's own baseline, or that of the run."""
-    over = (call.baseline if isinstance(call, Candidate) else None) or baseline
-    if over == name:
-        return None
-    ours, block = rounds.samples[name], rounds.mode.block(len(rounds.samples[name]))
-    return ratio_of_medians(rounds.samples[over], ours, seed=seed, block=block)
 
 
 def _row(
@@ -204,9 +195,11 @@ def _row(
     seed: int,
 ) -> BenchRow:
     samples = rounds.samples[name]
-    summary = summarise(samples)
+    summary, block = summarise(samples), rounds.scenario.block(len(samples))
     own = call if isinstance(call, Candidate) else None
-    typical = summary.mean_ms if rounds.mode.name == "offline" else summary.p50_ms
+    typical = summary.mean_ms if rounds.scenario.name == "offline" else summary.p50_ms
+    over = (own and own.baseline) or baseline
+    speedup = None if over == name else ratio_of_medians(rounds.samples[over], samples, seed=seed, block=block)
     return BenchRow(
         name=name,
         labels=own.labels() if own else {},
@@ -214,10 +207,10 @@ def _row(
         samples_ms=tuple(samples),
         summary=summary,
         images_per_second=batch * 1e3 / typical,
-        speedup=_speedup(name, call, rounds, baseline, seed),
+        speedup=speedup,
         stability=stability(samples),
         batch=batch,
-        intervals=percentile_intervals(samples, seed=seed, block=rounds.mode.block(len(samples))),
+        intervals=percentile_intervals(samples, seed=seed, block=block),
         phases=_medians(rounds.phases[name]),
         cold_start=own.cold_start if own else None,
         memory=own.memory() if own and own.memory else None,
@@ -228,8 +221,5 @@ def _row(
 
 
 def _medians(phases: Sequence[Phases]) -> Phases | None:
-    """Of each phase by itself; None where none could be measured."""
-    if not phases:
-        return None
-    names = ("copy_in_ms", "compute_ms", "copy_out_ms", "enqueue_ms")
-    return Phases(*(median(getattr(one, name) for one in phases) for name in names))
+    """Return the median of each phase; None where none was measured."""
+    return Phases(*map(median, zip(*map(astuple, phases), strict=True))) if phases else None

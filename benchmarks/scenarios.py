@@ -1,11 +1,11 @@
-"""How calls follow each other, and which figure of them is the rate.
+"""Scenarios: how calls follow each other, and which figure is the rate.
 
-    latency        one call a turn, after a pause: what a lone caller waits
-    single-stream  many calls a turn, each as soon as the last is done, batch 1
+    latency        one call per turn, after a pause: the waiting time of a lone caller
+    single-stream  many calls per turn without pauses, batch 1
     offline        the same at any batch: images over the whole time
 
-The last two are after the scenarios of MLPerf Inference and conform to none of its rules: no LoadGen, no accuracy run,
-no minimum of 60 seconds a candidate. Turns are interleaved here too.
+The last two resemble the scenarios of MLPerf Inference but do not conform to its rules: no LoadGen, no accuracy run,
+no minimum of 60 seconds per candidate. Their turns are interleaved too.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from .statistics import block_length
 
 @dataclass(frozen=True)
 class Scenario:
-    """One way to measure."""
+    """One way to measure: the value of --mode."""
 
     name: str
     burst: int
-    """Calls of a candidate in each round."""
+    """Calls of each candidate per round."""
     paused: bool
-    """Whether a pause comes before each call."""
+    """Whether each call follows a pause."""
     figure: str
-    """What images per second means."""
+    """How images per second is computed."""
     label: str
-    """What stands over the table."""
+    """Title of the table."""
 
     def block(self, samples: int) -> int:
-        """Samples that the bootstrap draws together: at least a turn, whose calls depend on each other."""
+        """Return the block length of the bootstrap: at least a turn, because its calls depend on each other."""
         return max(self.burst, block_length(samples))
 
 
 _NOT = "MLPerf-style, not conformant"
 SCENARIOS = {
-    mode.name: mode
-    for mode in (
+    scenario.name: scenario
+    for scenario in (
         Scenario("latency", 1, True, "batch over the median latency", "latency"),
         Scenario("single-stream", 32, False, "batch over the median latency", f"single-stream ({_NOT}), read p90"),
         Scenario("offline", 8, False, "images over the time of all calls", f"offline ({_NOT}), read images/s"),
@@ -47,9 +47,9 @@ SCENARIOS = {
 
 
 def find_scenario(name: str, batch: int) -> Scenario:
-    """The mode of a name. UsageError for one that there is not, or single-stream of more than one image."""
+    """Return the scenario of a name. UsageError for an unknown one, and for single-stream with a batch above 1."""
     if name not in SCENARIOS:
-        raise UsageError(f"the mode is {name!r}", f"Use one of: {', '.join(SCENARIOS)}.")
+        raise UsageError(f"unknown mode {name!r}", f"Use one of: {', '.join(SCENARIOS)}.")
     if name == "single-stream" and batch != 1:
-        raise UsageError(f"single-stream has one image a call, not {batch}", "Leave --batch at 1, or use offline.")
+        raise UsageError(f"single-stream has one image per call, not {batch}", "Leave --batch at 1, or use offline.")
     return SCENARIOS[name]

@@ -1,10 +1,9 @@
-"""What a list of latencies says, and how sure one can be of it.
+"""Percentiles of latencies, ratios of medians, and their confidence intervals.
 
 Percentiles are linear interpolations between order statistics (Hyndman and Fan 1996, type 7; numpy's default).
-Intervals are percentile intervals of a circular block bootstrap over rounds (Politis and Romano 1992): a block of
-neighbouring rounds is drawn as a whole, because a burst of other load slows several rounds in a row and an
-independent draw would make the interval too narrow. Rounds are drawn in pairs, baseline and candidate together, so
-what slows both cancels in their ratio.
+Intervals are percentile intervals of a circular block bootstrap over rounds (Politis and Romano 1992). A block of
+neighbouring rounds is drawn as a whole: other load slows several rounds in a row, so independent draws would make the
+interval too narrow. Baseline and candidate of a round are drawn together, so load on both cancels in the ratio.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 DRIFT_LIMIT = 0.05  # the two halves of a run may differ by this share before it is called unstable
-MIN_HALF = 5  # samples a half needs before its median says anything
+MIN_HALF = 5  # samples that a half needs before its median is compared
 PERCENTILES = (50, 90, 95, 99)
 
-_INDICES_PER_CHUNK = 2_000_000  # bounds the bootstrap's memory to some tens of MB, whatever the sample count
+_INDICES_PER_CHUNK = 2_000_000  # limits the bootstrap's memory to some tens of MB for any sample count
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,12 @@ class Summary:
     min_ms: float
     max_ms: float
     p99_indicative: bool
-    """True when there are too few samples to bound the 99th percentile: read it as a hint."""
+    """True when there are too few samples to bound the 99th percentile, which is then only a hint."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the bounds between which it lies with probability ``confidence``."""
+    """An estimate with the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -55,7 +54,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Stability:
-    """Whether the run measured one thing: medians of its first and second half, and how far they differ."""
+    """Medians of the first and the second half of a run, and whether they agree."""
 
     verdict: str
     """"stable", "drifting" or "too few samples"."""
@@ -65,19 +64,19 @@ class Stability:
     """second / first - 1."""
 
 
-def needed_count(quantile: float, confidence: float = CONFIDENCE) -> int:
-    """Samples needed before their largest bounds the ``quantile`` from above with probability ``confidence``.
+def needed_count(quantile: float) -> int:
+    """Return how many samples are needed so that the largest exceeds the ``quantile`` with 95 % confidence.
 
-    Wilks (1941): the largest of n independent samples lies above the q-quantile with probability 1 - q**n. Below this
-    count no interval for the percentile can be read from the samples. 299 for p99 at 95 %, 29 for p90.
+    Wilks (1941): the largest of n independent samples lies above the q-quantile with probability 1 - q**n. With fewer
+    samples the percentile has no interval. 299 for p99 at 95 %, 29 for p90.
     """
-    if not (0.0 < quantile < 1.0 and 0.0 < confidence < 1.0):
-        raise ValueError(f"quantile {quantile} and confidence {confidence} must lie between 0 and 1")
-    return math.ceil(math.log(1.0 - confidence) / math.log(quantile))
+    if not 0.0 < quantile < 1.0:
+        raise ValueError(f"quantile {quantile} must lie between 0 and 1")
+    return math.ceil(math.log(1.0 - CONFIDENCE) / math.log(quantile))
 
 
 def summarise(samples_ms: ArrayLike) -> Summary:
-    """Percentiles, mean and sample standard deviation (n - 1; 0 for one sample) of latencies in milliseconds."""
+    """Return percentiles, mean and sample standard deviation (n - 1; 0 for one sample) of latencies in milliseconds."""
     samples = _checked(samples_ms)
     p50, p90, p95, p99 = (float(value) for value in np.percentile(samples, PERCENTILES))
     return Summary(
@@ -95,7 +94,7 @@ def summarise(samples_ms: ArrayLike) -> Summary:
 
 
 def block_length(rounds: int) -> int:
-    """Rounds per bootstrap block: the cube root of their number, the usual rate for a variance (Hall et al. 1995)."""
+    """Return the rounds per bootstrap block: the cube root of their number, as for a variance (Hall et al. 1995)."""
     return max(1, round(math.cbrt(rounds)))
 
 
@@ -105,13 +104,13 @@ def ratio_of_medians(
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
     block: int | None = None,
 ) -> Interval:
-    """median(baseline) / median(candidate), above 1 when the candidate is faster, with its bootstrap interval.
+    """Return median(baseline) / median(candidate), above 1 when the candidate is faster, with its bootstrap interval.
 
-    The two lists hold one latency per round, in the order of the rounds. ``block`` is the number of neighbouring
-    rounds drawn together, ``block_length`` of their number by default; 1 is the plain bootstrap.
+    The two lists hold one latency per round, in the order of the rounds; ValueError for lists of different length.
+    ``block`` is the number of neighbouring rounds drawn together, by default :func:`block_length`; 1 is the plain
+    bootstrap.
     """
     baseline, candidate = _checked(baseline_ms), _checked(candidate_ms)
     rounds = len(baseline)
@@ -121,7 +120,7 @@ def ratio_of_medians(
         np.median(baseline[picked], axis=1) / np.median(candidate[picked], axis=1)
         for picked in _draws(np.random.default_rng(seed), rounds, resamples, block)
     ]
-    return _interval(float(np.median(baseline) / np.median(candidate)), np.concatenate(ratios), confidence)
+    return _interval(float(np.median(baseline) / np.median(candidate)), np.concatenate(ratios))
 
 
 def ratio_of_runs(
@@ -130,31 +129,27 @@ def ratio_of_runs(
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
     burst: int = 1,
 ) -> Interval:
-    """median(after) / median(before) of two runs, above 1 when the later one is slower, with its bootstrap interval.
+    """Return median(after) / median(before) of two runs, above 1 when the later one is slower, with its interval.
 
-    The runs share no rounds, so each is resampled by itself. It covers the noise inside the runs, which is less than
-    that between them: see ``widened``. Calls of a ``burst`` depend on each other and are drawn together.
+    The runs share no rounds, so each is resampled by itself. The interval covers the noise inside the runs, which is
+    less than the noise between them: see :func:`widened`. Calls of one ``burst`` depend on each other and are drawn
+    together.
     """
+    rng, medians = np.random.default_rng(seed), []
     before, after = _checked(before_ms), _checked(after_ms)
-    rng = np.random.default_rng(seed)
-    medians = [
-        np.concatenate(
-            [
-                np.median(run[picked], axis=1)
-                for picked in _draws(rng, len(run), resamples, max(burst, block_length(len(run))))
-            ]
+    for run in (before, after):
+        block = max(burst, block_length(len(run)))
+        medians.append(
+            np.concatenate([np.median(run[picked], axis=1) for picked in _draws(rng, len(run), resamples, block)])
         )
-        for run in (before, after)
-    ]
-    return _interval(float(np.median(after) / np.median(before)), medians[1] / medians[0], confidence)
+    return _interval(float(np.median(after) / np.median(before)), medians[1] / medians[0])
 
 
 def widened(interval: Interval, share: float) -> Interval:
-    """The interval of a ratio with its bounds moved apart by a factor of 1 + ``share``, 0 or more, on either side."""
-    return Interval(interval.value, interval.low / (1.0 + share), interval.high * (1.0 + share), interval.confidence)
+    """Return the interval of a ratio with both bounds moved outwards by a factor of 1 + ``share``, which is >= 0."""
+    return Interval(interval.value, interval.low / (1.0 + share), interval.high * (1.0 + share))
 
 
 def percentile_intervals(
@@ -162,13 +157,12 @@ def percentile_intervals(
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
     block: int | None = None,
 ) -> dict[str, Interval | None]:
-    """ "p50", "p90", "p95" and "p99" in milliseconds with their bootstrap intervals.
+    """Return "p50", "p90", "p95" and "p99" in milliseconds with their bootstrap intervals.
 
-    None for a percentile that needs more samples than there are (``needed_count``): no resample reaches beyond the
-    largest sample, so its interval would end too low.
+    None for a percentile with too few samples (:func:`needed_count`): no resample exceeds the largest sample, so its
+    interval would end too low.
     """
     samples = _checked(samples_ms)
     drawn = [
@@ -177,9 +171,7 @@ def percentile_intervals(
     ]
     table = zip(PERCENTILES, np.percentile(samples, PERCENTILES), np.concatenate(drawn, axis=1), strict=True)
     return {
-        f"p{percent}": _interval(float(value), resampled, confidence)
-        if len(samples) >= needed_count(percent / 100, confidence)
-        else None
+        f"p{percent}": _interval(float(value), resampled) if len(samples) >= needed_count(percent / 100) else None
         for percent, value, resampled in table
     }
 
@@ -195,15 +187,15 @@ def stability(samples_ms: ArrayLike, *, limit: float = DRIFT_LIMIT) -> Stability
     return Stability("stable" if abs(drift) <= limit else "drifting", first, second, drift)
 
 
-def _interval(value: float, resampled: NDArray[np.float64], confidence: float) -> Interval:
-    """The percentile interval of what the resamples gave."""
-    tail = (1.0 - confidence) / 2.0
+def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
+    """Return the percentile interval of the resampled values."""
+    tail = (1.0 - CONFIDENCE) / 2.0
     low, high = np.quantile(resampled, [tail, 1.0 - tail])
-    return Interval(value, float(low), float(high), confidence)
+    return Interval(value, float(low), float(high))
 
 
 def _draws(rng: np.random.Generator, rounds: int, resamples: int, block: int | None) -> Iterator[NDArray[np.int64]]:
-    """Round numbers of all resamples, in chunks that fit the memory."""
+    """Yield the round numbers of all resamples, in chunks that fit the memory."""
     length = min(block or block_length(rounds), rounds)
     chunk = max(1, _INDICES_PER_CHUNK // rounds)
     for done in range(0, resamples, chunk):
@@ -211,7 +203,7 @@ def _draws(rng: np.random.Generator, rounds: int, resamples: int, block: int | N
 
 
 def _block_indices(rng: np.random.Generator, rounds: int, length: int, resamples: int) -> NDArray[np.int64]:
-    """Round numbers [resamples, rounds]: blocks of ``length`` neighbours, the last round followed by the first."""
+    """Return round numbers [resamples, rounds]: blocks of ``length`` neighbours; the first round follows the last."""
     blocks = -(-rounds // length)
     starts = rng.integers(0, rounds, size=(resamples, blocks, 1))
     picked: NDArray[np.int64] = (starts + np.arange(length)).reshape(resamples, blocks * length)[:, :rounds] % rounds

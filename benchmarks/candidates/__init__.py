@@ -1,1 +1,1 @@
-"""What is timed: every model in every runtime that can run it, opened and called in the same way."""
+"""Candidates: every model in every runtime that can run it, opened and called in the same way."""

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-_LARGEST_CONSTANT = 1024  # bytes: what may be a shape that inference must see
+_LARGEST_CONSTANT = 1024  # bytes; a smaller tensor may be a shape that shape inference must read
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the bytes of the tensors that every operator takes and gives; views move nothing."""
+    """Adds up the bytes of every operator's inputs and outputs; views move nothing."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -33,13 +33,13 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
-            tensors = [leaf for leaf in torch.utils._pytree.tree_leaves((args, kwargs, result)) if _is_tensor(leaf)]
-            self.bytes += sum(_bytes(tensor) for tensor in tensors)
+            leaves: list[Any] = torch.utils._pytree.tree_leaves((args, kwargs, result))
+            self.bytes += sum(_bytes(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
         return result
 
 
 def generator_work(config: GeneratorConfig, batch: int) -> Work:
-    """Of one call of the readable network, as torch's own counter of operations has it. Runs on no device."""
+    """Return the work of one call of the readable network, by torch's counter of operations on the meta device."""
     with torch.device("meta"):
         empty = Generator(config).eval().requires_grad_(False)
     z = torch.zeros(batch, config.z_dim, device="meta")
@@ -47,13 +47,9 @@ def generator_work(config: GeneratorConfig, batch: int) -> Work:
     c = torch.zeros(batch, config.c_dim, device="meta") if config.c_dim else None
     with torch.no_grad(), FlopCounterMode(display=False) as counter, _Traffic() as traffic:
         images = empty(z, c, psi=psi)
-    kept = sum(_bytes(tensor) for tensor in empty.state_dict().values())
-    given = sum(_bytes(tensor) for tensor in (z, psi, images, *([] if c is None else [c])))
-    return Work(int(counter.get_total_flops()), kept + given, traffic.bytes)
-
-
-def _is_tensor(leaf: object) -> bool:
-    return isinstance(leaf, torch.Tensor)
+    weights = empty.state_dict().values()
+    once = sum(_bytes(tensor) for tensor in (*weights, z, psi, images, c) if tensor is not None)
+    return Work(int(counter.get_total_flops()), once, traffic.bytes)
 
 
 def _bytes(tensor: torch.Tensor) -> int:
@@ -64,9 +60,9 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def onnx_work(path: str | os.PathLike[str], batch: int) -> Work | None:
-    """Of one call of an exported file. None when a shape in it cannot be told, so nothing is counted by half.
+    """Return the work of one call of an exported file; None when a shape in it cannot be inferred.
 
-    Nodes of our own operators move the bytes of one pass; their products count as their bodies have them.
+    A node of our own operators moves the bytes of one pass; its operations are those of its body.
     """
     import onnx
     from onnx.inliner import inline_local_functions
@@ -74,7 +70,7 @@ def onnx_work(path: str | os.PathLike[str], batch: int) -> Work | None:
     model = onnx.load(os.fspath(path), load_external_data=False)
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) > _LARGEST_CONSTANT:
-            tensor.ClearField("raw_data")  # its shape is enough
+            tensor.ClearField("raw_data")  # only its shape is needed
     whole, parts = _inferred(model, batch), _inferred(inline_local_functions(model), batch)
     if whole is None or parts is None:
         return None
@@ -88,7 +84,7 @@ def onnx_work(path: str | os.PathLike[str], batch: int) -> Work | None:
 
 
 def _inferred(model: onnx.ModelProto, batch: int) -> tuple[onnx.GraphProto, dict[str, tuple[Shape, int]]] | None:
-    """The graph at one batch, and shape and bytes per element of every value; None when one is unknown."""
+    """Return the graph at one batch, and shape and bytes per element of every value; None when one is unknown."""
     import onnx
 
     model = copy.deepcopy(model)
@@ -108,7 +104,7 @@ def _inferred(model: onnx.ModelProto, batch: int) -> tuple[onnx.GraphProto, dict
 
 
 def _width(kind: int) -> int:
-    """Bytes of an element."""
+    """Return the bytes of an element."""
     import onnx
 
     return int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
@@ -119,11 +115,10 @@ def _value_bytes(sizes: dict[str, tuple[Shape, int]], names: Sequence[str]) -> i
 
 
 def _operations(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
-    """Two for each multiply-accumulate of a product or a convolution; other nodes count nothing."""
-    if node.op_type == "Conv":
-        return 2 * math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
-    if node.op_type == "ConvTranspose":  # every input element meets a filter for each output channel of its group
-        return 2 * math.prod(shapes[node.input[0]]) * math.prod(shapes[node.input[1]][1:])
+    """Return two for each multiply-accumulate of a product or a convolution, zero for other nodes."""
+    if node.op_type in ("Conv", "ConvTranspose"):  # transposed: a filter for each input element, else for each output
+        elements = node.output[0] if node.op_type == "Conv" else node.input[0]
+        return 2 * math.prod(shapes[elements]) * math.prod(shapes[node.input[1]][1:])
     if node.op_type == "MatMul":
         return 2 * math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
     if node.op_type == "Gemm":

@@ -1,7 +1,7 @@
-"""A process for each candidate: what one leaves behind in memory, caches or threads cannot touch the others.
+"""A process for each candidate, so that its memory, caches and threads cannot affect the others.
 
-The rounds stay interleaved, since the parent says whose turn it is; each process times its own calls, so the pipes
-between them are in no sample. It also tells what only a fresh process can: cold start and peak memory.
+The rounds stay interleaved, since the parent requests every call. Each process times its own calls, so no sample
+includes the pipes. Fresh processes also make it possible to measure cold start and peak memory.
 """
 
 from __future__ import annotations
@@ -11,30 +11,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
 
 from ...errors import DcpDeployError, InputError, MissingCapabilityError, StaleArtifactError, UsageError
 from ..machine.roofline import Work
 from .candidate import Candidate, ColdStart, Memory, Phases
-from .matrix import BACKENDS, Spec
+from .matrix import Spec
 
-# Says that the interpreter runs before anything slow is imported.
+# Reports that the interpreter runs before it imports anything slow.
 _PROGRAM = 'import os; os.write(1, b"{}\\n"); from dcp_deploy.benchmarks.candidates.worker import main; main()'
 _SECONDS_TO_END = 10.0
 
 
 @contextmanager
 def isolated() -> Iterator[Callable[[Spec], Candidate]]:
-    """Opens specs, each in a process of its own; all of them end with the block."""
+    """Yield a function that opens each spec in its own process; all processes end with the block."""
     with ExitStack() as stack:
         yield lambda spec: _candidate(spec, stack)
 
 
 class Worker:
-    """One process and the lines to it."""
+    """One process and the pipes to it."""
 
     def __init__(self, spec: Spec, command: list[str] | None = None) -> None:
         self.spec = spec
@@ -44,35 +43,30 @@ class Worker:
         )  # fmt: skip
 
     def answer(self) -> dict[str, Any]:
-        """The next line. MissingCapabilityError when the process has ended instead: out of memory, for one."""
+        """Return the next answer. MissingCapabilityError when the process has ended, for example out of memory."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
             raise MissingCapabilityError(
-                f"the process of {self.spec.model} on {self.spec.backend} ended with {code}", "see what it wrote above"
+                f"the process of {self.spec.model} on {self.spec.backend} ended with {code}", "See what it wrote above."
             )
-        document: dict[str, Any] = json.loads(line)
-        return document
+        return dict(json.loads(line))
 
     def ask(self, request: object) -> dict[str, Any]:
-        """Send one line and wait for its answer."""
+        """Send one request and wait for its answer."""
         assert self.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # the process has ended; the missing answer raises the error
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:  # it has ended: the missing answer tells
-            pass
         return self.answer()
 
     def close(self) -> None:
-        """End the process: kindly, then for good."""
+        """End the process by closing its pipes, or kill it if it does not end in time."""
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
-            try:
+            with suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                continue
         try:
             self.process.wait(_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -92,18 +86,12 @@ def _candidate(spec: Spec, stack: ExitStack) -> Candidate:
         raise error_of(facts["error"])
     opened = facts["opened"]
     cold = ColdStart((started - begin) * 1e3, (loaded - started) * 1e3, float(worker.ask("call")["ms"]))
-    device_bytes = worker.ask("memory")["device_bytes"]  # now: candidates that are opened later share the device
-    return Candidate(
+    device_bytes = worker.ask("memory")["device_bytes"]  # before other candidates use the device
+    return spec.candidate(
         lambda: SimpleNamespace(shape=tuple(worker.ask("call")["shape"])),
-        spec.model,
-        spec.backend,
         precision=opened["precision"],
-        threads=spec.threads,
         file_bytes=opened["file_bytes"],
-        file=Path(spec.path).name,
-        device=BACKENDS[spec.backend].device,
         build_seconds=opened["build_seconds"],
-        batch=spec.batch,
         work=None if opened["work"] is None else Work(**opened["work"]),
         cold_start=cold,
         measure=lambda: float(worker.ask("call")["ms"]),
@@ -112,7 +100,7 @@ def _candidate(spec: Spec, stack: ExitStack) -> Candidate:
     )
 
 
-def error_of(told: dict[str, Any]) -> DcpDeployError:
-    """The error of another process, of the class that ends with its exit code."""
+def error_of(document: dict[str, Any]) -> DcpDeployError:
+    """Return the error of another process, as the class that has its exit code."""
     kinds = {2: UsageError, 3: InputError, 4: MissingCapabilityError, 6: StaleArtifactError}
-    return kinds.get(told["exit_code"], DcpDeployError)(told["message"], told["remedy"])
+    return kinds.get(document["exit_code"], DcpDeployError)(document["message"], document["remedy"])

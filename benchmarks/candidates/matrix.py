@@ -1,4 +1,4 @@
-"""Which candidates there are: every model in everything that can run it, and why the rest is left out.
+"""The matrix of candidates: every model in every backend that can run it, and why the others are skipped.
 
 model files x backends -> Spec (plain data, so that another process can open it) -> Candidate, or Skipped
 """
@@ -24,17 +24,17 @@ class Backend:
     """One way to run a model."""
 
     name: str
-    """What --backends calls it, and the label in the document."""
+    """Its name for --backends, and the label in the document."""
     title: str
-    """In the name of a candidate."""
+    """Its part of a candidate's name."""
     takes: Kind
     device: str = "cpu"
     precision: str | None = None
-    """Where it does not follow from the file."""
+    """Set where it does not follow from the file."""
     graph: bool = False
     """Whether a call is one CUDA graph."""
     flavour: str | None = None
-    """Of the engines it runs."""
+    """The flavour of the engines it runs."""
 
 
 _ALL = (
@@ -63,7 +63,7 @@ _MADE_BY = {"checkpoint": "", "onnx": "dcp-deploy export", "engine": "dcp-deploy
 
 @dataclass(frozen=True)
 class Spec:
-    """A candidate that nobody has opened yet."""
+    """A candidate that is not open yet."""
 
     model: str
     path: str
@@ -71,11 +71,17 @@ class Spec:
     threads: int | None = None
     batch: int = 1
     seed: int = 0
-    """Of z: normal, [batch, z_dim]; psi is 1, classes come in turn."""
+    """Seed of the latents z; see :func:`.candidate.fixed_inputs`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; ``Spec(**...)`` reads it back."""
+        """Return the JSON-ready fields; ``Spec(**...)`` reads them back."""
         return asdict(self)
+
+    def candidate(self, run: Callable[[], object], **facts: Any) -> Candidate:
+        """Return the candidate of this spec with further fields of ``Candidate``."""
+        file, device = Path(self.path).name, BACKENDS[self.backend].device
+        return Candidate(run, self.model, self.backend, threads=self.threads, file=file, device=device,
+                         batch=self.batch, **facts)  # fmt: skip
 
 
 Opened = tuple[dict[str, Candidate], list[Skipped]]
@@ -90,22 +96,22 @@ def plan_matrix(
     threads: int | None = None,
     seed: int = 0,
 ) -> tuple[list[Spec], list[Skipped]]:
-    """Every candidate that the files allow, and those whose kind of file is missing.
+    """Return every candidate that the files allow, and those whose kind of file is missing.
 
-    ``files``: model ("teacher", "student") -> its files, checkpoint, ONNX, engine, bundle. ``backends``: "auto", each
-    file in what it is for; "all"; or names of ``BACKENDS`` separated by commas. UsageError for a name that is none,
-    or a batch below 1; InputError for a file that cannot be read.
+    ``files``: model ("teacher", "student") -> its checkpoints, ONNX files, engines and bundles. ``backends``: "auto",
+    the natural backend of each file; "all"; or names of ``BACKENDS`` separated by commas. Raises UsageError for an
+    unknown backend or a batch below 1, InputError for a file that cannot be read.
     """
-    wanted = _wanted(backends)
+    chosen = _chosen(backends)
     if not batches or min(batches) < 1:
         raise UsageError(f"batch is {min(batches, default=0)}", "Give 1 or more.")
     kinds = {model: [(path, kind_of(path)) for path in paths] for model, paths in files.items()}
     specs: list[Spec] = []
     skipped: list[Skipped] = []
     for batch in batches:
-        for model, given in kinds.items():
-            for backend in wanted if backends != "auto" else _natural(given):
-                fitting = [path for path, kind in given if _fits(backend, path, kind)]
+        for model, model_files in kinds.items():
+            for backend in chosen if backends != "auto" else _natural(model_files):
+                fitting = [path for path, kind in model_files if _fits(backend, path, kind)]
                 specs += [Spec(model, str(path), backend.name, threads, batch, seed) for path in fitting]
                 if not fitting and backend.takes != "bundle" and batch == batches[0]:
                     skipped.append(Skipped(f"{model}, {backend.title}", _missing(backend, model)))
@@ -113,10 +119,10 @@ def plan_matrix(
 
 
 def open_matrix(specs: Sequence[Spec], open_one: Open, *, tolerant: bool) -> Opened:
-    """Open each; one that lacks something here is skipped when ``tolerant``, and an error else.
+    """Open every spec; with ``tolerant``, skip those that need what this machine lacks.
 
-    Names are unique: batch, precision and file are in them as far as it takes. The baseline of a candidate is the first
-    one with its batch. Raises what ``open_one`` does, and when nothing could be opened the reason of the first.
+    Names are unique: they include batch, precision and file where needed. The baseline of a candidate is the first one
+    with its batch. Raises what ``open_one`` raises; if nothing could be opened, the first error.
     """
     made: list[tuple[Spec, Candidate]] = []
     skipped: list[Skipped] = []
@@ -125,12 +131,16 @@ def open_matrix(specs: Sequence[Spec], open_one: Open, *, tolerant: bool) -> Ope
         try:
             made.append((spec, open_one(spec)))
         except DcpDeployError as error:
-            if not tolerant or isinstance(error, InputError):  # a bad file is no lack of this machine
+            if not tolerant or isinstance(error, InputError):  # a bad file is an error on every machine
                 raise
             errors.append(error)
             skipped.append(Skipped(f"{spec.model}, {BACKENDS[spec.backend].title}", error.message))
     if not made:
-        raise errors[0] if errors else UsageError("no file fits the backends", "See --backends all.")
+        raise (
+            errors[0]
+            if errors
+            else UsageError("no file fits the backends", "Use --backends all to see what each file can run in.")
+        )
     names = _names(made)
     firsts: dict[int, str] = {}
     for name, (spec, _) in zip(names, made, strict=True):
@@ -143,23 +153,23 @@ def open_matrix(specs: Sequence[Spec], open_one: Open, *, tolerant: bool) -> Ope
 
 
 def kind_of(path: Path) -> Kind:
-    """What a file or a folder holds, by its content."""
+    """Return what a file or a folder holds, by its content."""
     return "bundle" if is_bundle(path) else sniff(path)
 
 
-def _wanted(backends: str) -> list[Backend]:
+def _chosen(backends: str) -> list[Backend]:
     if backends in ("auto", "all"):
         return [backend for backend in _ALL if backend.takes != "bundle"]
     names = [name.strip() for name in backends.split(",")]
     for name in names:
         if name not in BACKENDS:
-            raise UsageError(f"there is no backend {name!r}", f"Use auto, all, or some of: {', '.join(BACKENDS)}.")
+            raise UsageError(f"unknown backend {name!r}", f"Use auto, all, or some of: {', '.join(BACKENDS)}.")
     return [BACKENDS[name] for name in names]
 
 
-def _natural(given: Sequence[tuple[Path, Kind]]) -> list[Backend]:
-    """What each file is for."""
-    names = [_flavour(path) if kind == "engine" else _NATURAL[kind] for path, kind in given]
+def _natural(model_files: Sequence[tuple[Path, Kind]]) -> list[Backend]:
+    """Return the natural backend of each file, without repetitions."""
+    names = [_flavour(path) if kind == "engine" else _NATURAL[kind] for path, kind in model_files]
     return [BACKENDS[name] for name in dict.fromkeys(names)]
 
 
@@ -180,16 +190,14 @@ def _missing(backend: Backend, model: str) -> str:
 
 
 def _names(made: Sequence[tuple[Spec, Candidate]]) -> list[str]:
-    """``student, ONNX Runtime, fp16, batch 8``: no more than tells them apart, but precisions always."""
+    """Return names like ``student, ONNX Runtime, fp16, batch 8``, with batch and file only where names would repeat."""
     several = len({spec.batch for spec, _ in made}) > 1
     names = []
     for spec, candidate in made:
         precision = f", {candidate.precision}" if candidate.precision != "fp32" else ""
         batch = f", batch {spec.batch}" if several else ""
         names.append(f"{spec.model}, {BACKENDS[spec.backend].title}{precision}{batch}")
-    counted = Counter(names)
-    files = [f"{name}, {Path(spec.path).name}" if counted[name] > 1 else name
-             for name, (spec, _) in zip(names, made, strict=True)]  # fmt: skip
-    counted = Counter(files)
-    return [f"{name} ({spec.path})" if counted[name] > 1 else name
-            for name, (spec, _) in zip(files, made, strict=True)]  # fmt: skip
+    for suffixes in ([f", {Path(spec.path).name}" for spec, _ in made], [f" ({spec.path})" for spec, _ in made]):
+        counted = Counter(names)
+        names = [name + end if counted[name] > 1 else name for name, end in zip(names, suffixes, strict=True)]
+    return names

@@ -1,11 +1,13 @@
-"""The other side of :mod:`.isolation`: one candidate in a process of its own, told what to do line by line.
+"""The child process of :mod:`.isolation`: one candidate, called by request.
+
+    request         answer
 
     {"spec": ...}   {"opened": facts} or {"error": ...}
     "call"          {"ms": ..., "shape": ...}
     "phases"        {"copy_in_ms": ...}
     "memory"        {"host_bytes": ..., "device_bytes": ...}
 
-Requests and answers are one line of JSON each; the end of the input ends the process.
+Requests and answers are one line of JSON each. The process ends at the end of its input.
 """
 
 from __future__ import annotations
@@ -21,20 +23,20 @@ from typing import Any, TextIO
 
 from ...errors import DcpDeployError
 from .candidate import Candidate, Memory
-from .matrix import Spec
+from .matrix import BACKENDS, Spec
 
 FACTS = ("precision", "file_bytes", "build_seconds")
 
 
 def main() -> None:
-    """Serve on stdin and stdout; whatever a library prints goes to stderr."""
+    """Serve on stdin and stdout; output that libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(sys.stdin, answers)
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
-    """Open the candidate of the first request and answer the others."""
+    """Open the candidate of the first request, then answer the others."""
     from .loading import open_candidate
 
     def answer(document: dict[str, Any]) -> None:
@@ -51,17 +53,17 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     facts = {name: getattr(candidate, name) for name in FACTS}
     work = None if candidate.work is None else asdict(candidate.work)
     answer({"opened": {**facts, "work": work, "phases": candidate.phases is not None}})
-    does: dict[str, Callable[[], dict[str, Any]]] = {
+    handlers: dict[str, Callable[[], dict[str, Any]]] = {
         "call": lambda: timed_call(candidate),
         "phases": lambda: asdict(candidate.phases()) if candidate.phases else {},
         "memory": lambda: asdict(Memory(peak_host_bytes(), _beyond(device_bytes_in_use(spec), before))),
     }
     for line in requests:
-        answer(does[json.loads(line)]())
+        answer(handlers[json.loads(line)]())
 
 
 def timed_call(candidate: Candidate, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
-    """Milliseconds of one call, and the shape of what it drew."""
+    """Return the milliseconds of one call and the shape of its images."""
     begin = clock()
     images = candidate()
     elapsed = (clock() - begin) * 1e3
@@ -69,7 +71,7 @@ def timed_call(candidate: Candidate, clock: Callable[[], float] = time.perf_coun
 
 
 def peak_host_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """Resident memory of this process at its highest. By the kernel's record: getrusage inherits."""
+    """Return this process's peak resident memory from the kernel's record; getrusage would include the parent's."""
     try:
         lines = status.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -78,9 +80,7 @@ def peak_host_bytes(status: Path = Path("/proc/self/status")) -> int | None:
 
 
 def device_bytes_in_use(spec: Spec) -> int | None:
-    """Of the GPU by everybody, this process's context included; None for a candidate on the CPU."""
-    from .matrix import BACKENDS
-
+    """Return the GPU memory in use by all processes; None for a candidate on the CPU."""
     if BACKENDS[spec.backend].device == "cpu":
         return None
     import torch

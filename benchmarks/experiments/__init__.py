@@ -1,4 +1,1 @@
-"""Measurements behind the figures of docs/.
-
-Each is a command: ``python -m dcp_deploy.benchmarks.experiments.<name>``.
-"""
+"""Measurements behind the figures in docs/, each a command: ``python -m dcp_deploy.benchmarks.experiments.NAME``."""

@@ -1,12 +1,12 @@
-"""Our CUDA path beside PyTorch, on the GPU of this machine.
+"""Compare our CUDA path with PyTorch on the GPU of this machine.
 
-Run ``python -m dcp_deploy.benchmarks.experiments.cuda_path --out FILE``.
+    python -m dcp_deploy.benchmarks.experiments.cuda_path --out FILE
 
-Full-width 256 px StyleGAN2 with random weights and its student with 70 % fewer channels in steps of 8, in every batch
-size: the readable teacher and student call by call, torch.compile of the teacher, and ours in float32 and float16, with
-and without a CUDA graph. First the images are compared: a fast network that draws something else is not timed.
+The networks are a full-width 256 px StyleGAN2 with random weights and its student with 70 % fewer channels in steps of
+8. At every batch size it times the readable teacher and student, torch.compile of the teacher, and our path in float32
+and float16, with and without a CUDA graph. The images are compared first, so only correct networks are timed.
 
-Float32 convolutions may use TF32 or not as torch's default says, for all alike; the comparison of images forbids it.
+All float32 convolutions follow torch's default for TF32; the comparison of images forbids TF32.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from typing import Any
 
 import torch
 
-from ...errors import MissingCapabilityError, ParityError
+from ...errors import ParityError
 from ...export.fused.cuda import CudaGenerator
 from ...export.runners.cuda import STORAGE, CapturedGenerator
 from ...files import write_json
 from ...generators import Generator, GeneratorConfig
+from ..candidates.device_steps import cuda_event
+from ..candidates.loading import require_gpu
 from ..machine.environment import capture_environment
 from ..statistics import ratio_of_medians, summarise
 
@@ -39,13 +41,13 @@ BASELINE = "teacher, eager fp32"
 
 Call = Callable[[], Any]
 
-# Largest difference from the readable network, as a share of its images' range: float32 sums in another order through
-# 13 layers, and eleven bits of storage.
+# Largest difference from the readable network, as a share of its images' range. Float32 sums in another order through
+# 13 layers; float16 stores eleven bits.
 TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2}
 
 
 def random_generator(widths: tuple[int, ...], seed: int) -> Generator:
-    """A 256 px StyleGAN2 on the GPU, noise included, whose every layer matters."""
+    """Return a StyleGAN2 on the GPU with random weights and noise in every layer."""
     torch.manual_seed(seed)
     generator = (
         Generator(GeneratorConfig(resolution=2 ** (len(widths) // 2 + 1), widths=widths)).eval().requires_grad_(False)
@@ -58,6 +60,7 @@ def random_generator(widths: tuple[int, ...], seed: int) -> Generator:
 
 @contextmanager
 def strict_float32() -> Iterator[None]:
+    """Forbid TF32 within the block."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -67,7 +70,7 @@ def strict_float32() -> Iterator[None]:
 
 
 def differences(generator: Generator, batch: int = 5) -> dict[str, float]:
-    """Largest difference of our images from the readable network's by precision, over the range of the latter.
+    """Return by precision the largest difference of our images from the readable network's, over the latter's range.
 
     Raises ParityError beyond TOLERANCES.
     """
@@ -89,13 +92,11 @@ def differences(generator: Generator, batch: int = 5) -> dict[str, float]:
 def candidates(
     generators: Mapping[str, Generator], ours: Mapping[tuple[str, str], CudaGenerator], batch: int
 ) -> tuple[dict[str, Call], dict[str, Any]]:
-    """Name to a call that enqueues one batch; and the forms of up-sampling layers that ours chose."""
+    """Return calls by name, each of which enqueues one batch, and the up-sampling methods that our path chose."""
     z = torch.randn(batch, 512, generator=torch.Generator().manual_seed(batch)).cuda()
     psi = torch.ones(batch, device="cuda")
-    calls: dict[str, Call] = {}
     chosen: dict[str, Any] = {}
-    for model, generator in generators.items():
-        calls[f"{model}, eager fp32"] = partial(generator, z, psi=psi)
+    calls: dict[str, Call] = {f"{model}, eager fp32": partial(one, z, psi=psi) for model, one in generators.items()}
     for (model, precision), network in ours.items():
         graph = CapturedGenerator(network, batch)
         chosen[f"{model}, {precision}"] = dict(graph.methods)
@@ -105,7 +106,7 @@ def candidates(
 
 
 def compiled(generator: Generator, batch: int) -> Call:
-    """torch.compile of the readable network for one batch size; the first call compiles, for a minute or so."""
+    """Return torch.compile of the readable network for one batch size, after the first call, which takes a minute."""
     z, psi = torch.randn(batch, 512, device="cuda"), torch.ones(batch, device="cuda")
     call: Call = partial(torch.compile(generator, dynamic=False), z, psi=psi)
     with warnings.catch_warnings():
@@ -115,13 +116,12 @@ def compiled(generator: Generator, batch: int) -> Call:
 
 
 def timed(calls: Mapping[str, Call], rounds: int, seconds: float) -> dict[str, dict[str, list[float]]]:
-    """Interleaved rounds: milliseconds per call on the GPU, by events, and until the host sees it done."""
+    """Time interleaved rounds: milliseconds per call on the GPU, by events, and until the host sees the end."""
     samples: dict[str, dict[str, list[float]]] = {name: {"gpu": [], "host": []} for name in calls}
-    event: Any = torch.cuda.Event  # without annotations
     order, start, done = random.Random(0), time.perf_counter(), 0
     while done < rounds and (done < 5 or time.perf_counter() - start < seconds):
         for name in order.sample(list(calls), len(calls)):
-            begin, end = event(enable_timing=True), event(enable_timing=True)
+            begin, end = cuda_event(), cuda_event()
             torch.cuda.synchronize()
             host = time.perf_counter()
             begin.record()
@@ -135,6 +135,7 @@ def timed(calls: Mapping[str, Call], rounds: int, seconds: float) -> dict[str, d
 
 
 def rows(samples: Mapping[str, Mapping[str, list[float]]], batch: int) -> list[dict[str, Any]]:
+    """Return a JSON-ready row per candidate, with its speed-up on the GPU over the eager teacher."""
     found = []
     for name, kinds in samples.items():
         gpu, host = summarise(kinds["gpu"]), summarise(kinds["host"])
@@ -147,6 +148,7 @@ def rows(samples: Mapping[str, Mapping[str, list[float]]], batch: int) -> list[d
 
 
 def table(found: list[dict[str, Any]]) -> str:
+    """Return the rows as text."""
     lines = [f"{'batch':>5} {'candidate':34} {'GPU ms':>9} {'host ms':>9} {'speed-up':>9} {'images/s':>10}"]
     for row in found:
         rates = f"{row['speedup']['value']:8.2f}x {row['images_per_second']:10.1f}"
@@ -155,9 +157,8 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def run(out: Path, batches: tuple[int, ...], rounds: int, seconds: float, compiles: tuple[int, ...]) -> None:
-    """Measure and write ``out`` after every batch size, so that a run cut short leaves what it found."""
-    if not torch.cuda.is_available():
-        raise MissingCapabilityError("there is no NVIDIA GPU here", "run this where nvidia-smi lists one")
+    """Measure and write ``out`` after every batch size, so that an interrupted run keeps its results."""
+    require_gpu("this experiment")
     generators = {"teacher": random_generator(TEACHER, 0), "student": random_generator(STUDENT, 1)}
     record: dict[str, Any] = {
         "environment": asdict(capture_environment()), "teacher": TEACHER, "student": STUDENT,
@@ -177,7 +178,7 @@ def run(out: Path, batches: tuple[int, ...], rounds: int, seconds: float, compil
             if batch in compiles:
                 try:
                     calls["teacher, torch.compile fp32"] = compiled(generators["teacher"], batch)
-                except Exception as error:  # whatever its compilers raise: the row is missing, and the record says why
+                except Exception as error:  # compilers raise any error; the record says why the row is missing
                     record["skipped"][f"torch.compile, batch {batch}"] = str(error).splitlines()[0]
             for call in calls.values():
                 for _ in range(3):

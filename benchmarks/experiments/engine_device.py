@@ -1,10 +1,11 @@
-"""What TensorRT for RTX does on the GPU at hand: ``python -m dcp_deploy.benchmarks.experiments.engine_device FOLDER``.
+"""Try what TensorRT for RTX can do on the GPU of this machine, in a minute at most.
 
-A small network with random weights is exported (unless FOLDER holds it already: no exporter is needed then), built for
-this GPU, by name and as "the current one", and for three that are served, and every engine is loaded and, where it
-loads, run and compared with the readable generator. Each attempt is one line: what happened, or why not, in TensorRT's
-own words. Nothing here fails because an attempt does. A minute at most. FOLDER keeps the files and
-``engine_device.json``.
+    python -m dcp_deploy.benchmarks.experiments.engine_device FOLDER
+
+A small network with random weights is exported, unless FOLDER holds it already. Engines are built for this GPU, by name
+and as "current", and for three GPUs that we serve. Each engine is loaded, run and compared with the readable generator.
+Each attempt prints one line: its result, or TensorRT's reason why it failed. A failed attempt does not end the run.
+FOLDER keeps the files and ``engine_device.json``.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from ...export.tensorrt.targets import import_flavour, present_gpu
 from ...files import write_json
 from ...generators import Generator, GeneratorConfig
 
-NETWORK = GeneratorConfig(32, (64, 64, 64, 64, 32, 32, 32, 32))  # built in seconds, with every kind of layer
+NETWORK = GeneratorConfig(32, (64, 64, 64, 64, 32, 32, 32, 32))  # builds in seconds and has every kind of layer
 SEEDS = range(5)
 BATCHES = {"min": 1, "opt": 4, "max": 8}
 TARGETS = ("sm80", "sm89", "sm120")  # Ampere, Ada, Blackwell
 
 
 def attempts(folder: Path) -> list[dict[str, Any]]:
-    """Build for this GPU, then build, load and run for every target, one line each."""
+    """Build for this GPU, then build, load and run for every target; return a record of each attempt."""
     torch.manual_seed(0)
     generator = Generator(NETWORK).eval()
     onnx = folder / "small.onnx"
@@ -59,7 +60,7 @@ def _attempt(what: str, action: Callable[[], object]) -> dict[str, Any]:
         result = f"yes: {action()}"
     except DcpDeployError as error:
         result = f"no: {error.message} ({error.remedy})"
-    except Exception as error:  # whatever the library throws is what we want to know
+    except Exception as error:  # the library may raise any class; its message is the result
         result = f"no: {type(error).__name__}: {error}"
     seconds = round(time.perf_counter() - start, 2)
     print(f"{what}: {result} [{seconds} s]", flush=True)
@@ -72,24 +73,24 @@ def _build(onnx: Path, engine: Path, target: str) -> str:
 
 
 def _run_current(onnx: Path, engine: Path, generator: Generator) -> str:
-    """Past our list of targets: what TensorRT for RTX itself makes of the GPU that is there."""
-    profile = _profile(generator)
-    engine.write_bytes(_build_rtx(onnx, ("current",), profile, DEFAULTS).data)
+    """Let TensorRT for RTX itself choose the target, which bypasses our list of targets."""
+    engine.write_bytes(_build_rtx(onnx, ("current",), _profile(generator), DEFAULTS).data)
     return _run(engine, generator)
 
 
 def _run(engine: Path, generator: Generator) -> str:
-    """Past the manifest's check, which refuses another GPU's engine before TensorRT is asked."""
+    """Run an engine without the manifest's check, which would reject another GPU's engine before TensorRT sees it."""
     trt = import_flavour("tensorrt-rtx")
     session = EngineSession(trt, engine.read_bytes(), torch.device("cuda"))
     if session.engine is None:
-        raise MissingCapabilityError("TensorRT for RTX refuses to deserialise it", "what it prints to its log says why")
-    profile = _profile(generator)
-    manifest = {"profile": profile, "resolution": generator.config.resolution, "precision": "fp32"}
+        raise MissingCapabilityError(
+            "TensorRT for RTX refuses to deserialise the engine", "Read the reason in its log."
+        )
+    manifest = {"profile": _profile(generator), "resolution": generator.config.resolution, "precision": "fp32"}
     z = latents_of(SEEDS, generator.config.z_dim)
     images = runner_of(engine.name, manifest, session)(z, 0.7)
     exact = load_runner(generator)(z, 0.7)
-    return f"it draws; largest difference from the readable generator {np.abs(images - exact).max():.2e}"
+    return f"it generates images; largest difference from the readable generator {np.abs(images - exact).max():.2e}"
 
 
 def _profile(generator: Generator) -> dict[str, dict[str, list[int]]]:
@@ -98,7 +99,7 @@ def _profile(generator: Generator) -> dict[str, dict[str, list[int]]]:
 
 
 def main() -> None:
-    """Try everything and keep the answers."""
+    """Make all attempts and write their results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
@@ -106,9 +107,8 @@ def main() -> None:
     facts = {"gpu": None, "python": platform.python_version(), "torch": torch.__version__}
     if torch.cuda.is_available():
         facts["gpu"] = f"{torch.cuda.get_device_name()} ({present_gpu()}), CUDA {torch.version.cuda}"
-    facts["tensorrt_rtx"] = _attempt("import tensorrt_rtx", lambda: import_flavour("tensorrt-rtx").__version__)[
-        "result"
-    ]
+    imported = _attempt("import tensorrt_rtx", lambda: import_flavour("tensorrt-rtx").__version__)
+    facts["tensorrt_rtx"] = imported["result"]
     print(facts, flush=True)
     write_json(folder / "engine_device.json", {**facts, "attempts": attempts(folder)})
 

@@ -1,10 +1,10 @@
-"""Sizes, build times and memory of full-size engines.
+"""Measure sizes, build times and memory of full-size engines.
 
-Run ``python -m dcp_deploy.benchmarks.experiments.engine_matrix FOLDER``.
+    python -m dcp_deploy.benchmarks.experiments.engine_matrix FOLDER
 
-Networks with random weights, 256 and 1024 px, teacher and 70 % student, are exported and built by the command line, as
-users do it, one process for each step, ahead of time for two generations of GPUs. A cell that was measured is not
-measured again, so a run that was stopped goes on. FOLDER keeps ``engine_matrix.json``; the table is printed.
+Networks with random weights, 256 and 1024 px, teacher and 70 % student, are exported and built by the command line, one
+process per step, ahead of time for two generations of GPUs. FOLDER keeps ``engine_matrix.json``; cells in it are not
+measured again, so a stopped run can continue. The table is printed.
 """
 
 from __future__ import annotations
@@ -27,27 +27,25 @@ from ...checkpoints import save_generator
 from ...errors import DcpDeployError
 from ...files import read_json, write_json
 from ...generators import Generator, GeneratorConfig
-from ..results import markdown_row
+from ..results import markdown_table
 
 RESOLUTIONS = (256, 1024)
 MODELS = ("teacher", "student")
 PRECISIONS = ("fp32", "fp16")
 TARGETS = "sm89,sm120"
 RECORD = "engine_matrix.json"
-KEPT, ALIGN = 0.3, 8  # of a 70 % student's channels, in whole multiples
 
 
 def network_config(resolution: int, model: str) -> GeneratorConfig:
-    """StyleGAN2's published widths; for the student 30 % of them, to the nearest multiple of eight."""
+    """Return StyleGAN2 with its published widths; for the student 30 % of them, to the nearest multiple of eight."""
     teacher = GeneratorConfig.stylegan2(resolution, num_fp16_res=0)
     if model == "teacher":
         return teacher
-    widths = tuple(max(ALIGN, ALIGN * round(KEPT * width / ALIGN)) for width in teacher.widths)
-    return replace(teacher, widths=widths)
+    return replace(teacher, widths=tuple(max(8, 8 * round(0.3 * width / 8)) for width in teacher.widths))
 
 
 def measure(folder: Path, resolution: int, model: str, precision: str) -> dict[str, Any]:
-    """Export and build one network. Raises DcpDeployError with what the command said when it fails."""
+    """Export and build one network. Raises DcpDeployError with the output of a command that fails."""
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     checkpoint, onnx, engine = (work / f"x.{suffix}" for suffix in ("safetensors", "onnx", "engine"))
@@ -73,27 +71,26 @@ def measure(folder: Path, resolution: int, model: str, precision: str) -> dict[s
 
 
 def _run(arguments: Sequence[str]) -> dict[str, float]:
-    """Wall seconds and peak resident memory, in GiB, of ``dcp-deploy`` with these arguments."""
+    """Run ``dcp-deploy`` with these arguments; return its wall seconds and peak resident memory in GiB."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "dcp_deploy", *arguments, "--quiet"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     assert process.stderr is not None
     with process.stderr as stream:
-        said = stream.read().decode()
+        errors = stream.read().decode()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise DcpDeployError(f"dcp-deploy {' '.join(arguments)} ended with {process.returncode}: {said}")
+        raise DcpDeployError(f"dcp-deploy {' '.join(arguments)} ended with {process.returncode}: {errors}")
     return {"seconds": round(time.perf_counter() - start, 1), "peak_gib": round(used.ru_maxrss / 2**20, 2)}
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:
-    """Markdown, one row for each cell."""
-    heads = ("network", "precision", "ONNX MB", "export s", "export GiB", "engine MB", "build s", "engine GiB")
-    lines = [markdown_row(heads), "|---|---|" + "---:|" * (len(heads) - 2)]
-    for cell in cells:
-        row = (
+    """Return a Markdown table with a row per cell."""
+    headings = ("network", "precision", "ONNX MB", "export s", "export GiB", "engine MB", "build s", "engine GiB")
+    rows = [
+        (
             f"{cell['resolution']} px {cell['model']}",
             cell["precision"],
             f"{cell['onnx_bytes'] / 1e6:.1f}",
@@ -103,12 +100,13 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
             f"{cell['engine']['build_seconds']:.1f}",
             f"{cell['engine']['peak_gib']:.1f}",
         )
-        lines.append(markdown_row(row))
-    return "\n".join(lines)
+        for cell in cells
+    ]
+    return "\n".join(markdown_table(headings, rows, "|---|---|" + "---:|" * (len(headings) - 2)))
 
 
 def main() -> None:
-    """Measure every cell that is not in the record yet, and print the table."""
+    """Measure every cell that is not in the record, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="keeps the record; its subfolder work is emptied")
     parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=PRECISIONS)

@@ -1,13 +1,12 @@
-"""How much of the memory's bandwidth the kernels reach.
+"""Measure how much of the memory bandwidth the kernels reach.
 
-Run ``python -m dcp_deploy.benchmarks.experiments.kernels --out FILE``.
+    python -m dcp_deploy.benchmarks.experiments.kernels --out FILE
 
-    for each kernel, form, type, layout and width: the layer of 256 px at batch 32
+    for each kernel, variant, type, layout and width: the layer of 256 px at batch 32
     repeat: for each of them, shuffled: time it, and a device copy that moves as many bytes
 
-The kernels do next to no arithmetic per byte, so the copy is their limit: a kernel that takes as long as the copy of
-the same number of bytes cannot be made faster. Bytes are those that must move, each input read once and each output
-written once; what a kernel reads twice counts against it.
+The kernels do very little arithmetic per byte, so a copy of as many bytes is their limit. Bytes are those that must
+move: each input read once, each output written once. Reading an input twice therefore lowers a kernel's rate.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ...errors import MissingCapabilityError
 from ...files import write_json
 from ...kernels.cuda.calls import (
     TAGS,
@@ -35,18 +33,20 @@ from ...kernels.cuda.calls import (
     to_rgb_call,
 )
 from ...kernels.cuda.launch import launch
+from ..candidates.device_steps import cuda_event
+from ..candidates.loading import require_gpu
 from ..machine.environment import capture_environment
 
 Operator = Literal["modconv", "modconv_d2s", "fir", "rgb", "rgb_bytes", "epilogue_rgb", "epilogue_rgb_bytes"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
-TEACHER_WIDTH, STUDENT_WIDTH = 128, 40  # channels at 256 px: StyleGAN2's, and 70 % fewer in steps of 8
-SETS = 2  # of buffers, in turn: far more bytes than any L2 cache holds lie between two uses of one
-LAUNCHES = 4  # per timing
+TEACHER_WIDTH, STUDENT_WIDTH = 128, 40  # channels at 256 px: of StyleGAN2, and 70 % fewer in steps of 8
+SETS = 2  # buffers used in turn, so that more bytes than any L2 cache holds lie between two uses of one
+LAUNCHES = 4  # launches per timing
 
 
 @dataclass(frozen=True)
 class Case:
-    """One kernel on one shape. ``wide``: 16 bytes per access, else one element."""
+    """One kernel on one shape. Its wide variant moves 16 bytes per access, the other one element."""
 
     operator: Operator
     dtype: torch.dtype
@@ -58,7 +58,7 @@ class Case:
 
     @property
     def source(self) -> tuple[int, int, int, int]:
-        """Shape of x; the output has ``channels`` channels of ``size`` x ``size`` pixels, or three."""
+        """The shape of x."""
         if self.operator == "modconv_d2s":
             return self.batch, 4 * self.channels, self.size // 2, self.size // 2
         side = self.size + 1 if self.operator == "fir" else self.size
@@ -66,13 +66,13 @@ class Case:
 
     @property
     def target(self) -> tuple[int, int, int, int]:
-        """Shape of y, where one is written."""
+        """The shape of y, where the kernel writes one."""
         return self.batch, self.channels, self.size, self.size
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one kernel reached. Rates count the bytes that must move, in bytes per second; times are medians."""
+    """The result of one kernel. Rates are in bytes per second, counting the bytes that must move; times are medians."""
 
     kernel: str
     channels: int
@@ -82,20 +82,20 @@ class Row:
     rate: float
     copy_rate: float
     share: float
-    """Of the copy's rate, the median over rounds."""
+    """Share of the copy's rate, the median over rounds."""
 
 
 def cases(size: int = 256, batch: int = 32) -> Iterator[Case]:
-    """Every kernel of the fast forms at the teacher's width, the wide ones at the student's too."""
+    """Yield every kernel in both variants at the teacher's width, and the wide variants at the student's width."""
     for operator, dtype, last in product(OPERATORS, TAGS, (False, True)):
         if operator.startswith("epilogue") and not last:
-            continue  # there is no such kernel
+            continue  # these kernels exist for channels last only
         for wide, channels in ((True, TEACHER_WIDTH), (True, STUDENT_WIDTH), (False, TEACHER_WIDTH)):
             yield Case(operator, dtype, last, wide, channels, size, batch)
 
 
 class Buffers:
-    """Random features and room for results, cut to the shape of any case."""
+    """Random features and memory for results, large enough for every case."""
 
     def __init__(self, of: Sequence[Case], device: torch.device) -> None:
         self.device = device
@@ -107,8 +107,8 @@ class Buffers:
         self.y = torch.empty(size, dtype=torch.uint8, device=device)
 
     def call(self, case: Case) -> KernelCall:
-        """The launch of one case, its options all in use."""
-        x = self.x[case.dtype][0 if case.wide else 1 :]  # the narrow form's misses its 16 bytes
+        """Return the launch of one case, with all its options in use."""
+        x = self.x[case.dtype][0 if case.wide else 1 :]  # the narrow variant's input is not aligned to 16 bytes
         features = _shaped(x, case.source, case.channels_last)
         y = _shaped(
             self.y[: _count(case.target) * case.dtype.itemsize].view(case.dtype), case.target, case.channels_last
@@ -130,7 +130,7 @@ class Buffers:
         return made
 
     def _with_image(self, case: Case, x: Tensor, terms: tuple[Tensor, Tensor, Tensor], y: Tensor) -> KernelCall | None:
-        """toRGB, after the epilogue or alone; of the last resolution, as bytes, nobody else wants the features."""
+        """Return toRGB alone or after the epilogue; with byte output it is the last layer, which keeps no features."""
         as_bytes, half = case.operator.endswith("_bytes"), case.size // 2
         shape = (case.batch, case.size, case.size, 3) if as_bytes else (case.batch, 3, case.size, case.size)
         image = torch.empty(shape, dtype=torch.uint8 if as_bytes else torch.float32, device=self.device)
@@ -148,21 +148,17 @@ class Buffers:
 
 
 def bytes_of(call: KernelCall) -> int:
-    """What must move through memory: every tensor of the call once."""
+    """Return the bytes that must move through memory: every tensor of the call once."""
     return sum(argument.nbytes for argument in call.arguments if isinstance(argument, Tensor))
 
 
 def measure(chosen: Sequence[Case], *, rounds: int = 20, seed: int = 0) -> list[Row]:
-    """Time every case against the copy of as many bytes, on the current GPU.
-
-    Raises MissingCapabilityError without a GPU.
-    """
-    if not torch.cuda.is_available():
-        raise MissingCapabilityError("there is no NVIDIA GPU here", "run this where nvidia-smi lists one")
+    """Time every case and the copy of as many bytes on the current GPU. MissingCapabilityError without a GPU."""
+    require_gpu("this experiment")
     device = torch.device("cuda", torch.cuda.current_device())
     buffers = [Buffers(chosen, device) for _ in range(SETS)]
     calls = [[held.call(case) for held in buffers] for case in chosen]
-    half = [bytes_of(per_set[0]) // 1024 * 512 for per_set in calls]  # aligned, as the copy likes it
+    half = [bytes_of(per_set[0]) // 1024 * 512 for per_set in calls]  # aligned, so that the copy is fast
     flat = [torch.empty(2 * max(half), dtype=torch.uint8, device=device) for _ in range(SETS)]
     for held in flat:
         held.view(torch.int32)[: held.numel() // 4].random_()
@@ -173,15 +169,14 @@ def measure(chosen: Sequence[Case], *, rounds: int = 20, seed: int = 0) -> list[
     for number in range(rounds + 1):
         for index in order.sample(range(len(chosen)), len(chosen)):
             pair = _timed(runs[index]), _timed(copies[index])
-            if number > 0:  # the first round loads kernels and wakes the clocks
+            if number > 0:  # the first round loads kernels and raises the clocks
                 times[index].append(pair)
     return [_row(case, per_set[0], pairs) for case, per_set, pairs in zip(chosen, calls, times, strict=True)]
 
 
 def _timed(in_turn: Sequence[Callable[[], Any]]) -> float:
-    """Milliseconds of one call on the GPU, the mean of LAUNCHES in a row."""
-    event: Any = torch.cuda.Event  # without annotations
-    begin, end = event(enable_timing=True), event(enable_timing=True)
+    """Return the milliseconds of one call on the GPU, the mean of LAUNCHES in a row."""
+    begin, end = cuda_event(), cuda_event()
     in_turn[-1]()  # keeps the GPU busy while the host enqueues the rest
     begin.record()
     for number in range(LAUNCHES):
@@ -211,7 +206,7 @@ def _count(shape: tuple[int, ...]) -> int:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line per kernel, the slowest first."""
+    """Return one line per kernel, the lowest share first."""
     lines = [f"{'kernel':28} {'channels':>8} {'ms':>8} {'TB/s':>7} {'copy':>7} {'share':>6}"]
     for row in sorted(rows, key=lambda row: row.share):
         rates = f"{row.rate / 1e12:7.3f} {row.copy_rate / 1e12:7.3f} {row.share:6.1%}"

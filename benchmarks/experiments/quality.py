@@ -1,11 +1,11 @@
-"""Which scores and refinements keep the diversity of the demo teacher: the experiment, cell by cell.
+"""The quality experiment: which scores and refinements keep the diversity of the demo teacher?
 
     python -m dcp_deploy.benchmarks.experiments.quality --out DIR
 
-A cell is one pruned student, distilled by the quick recipe and measured on a schedule: ratio x score x refinement x
-seed. A finished cell is a JSON file; a cell that was stopped goes on from its last checkpoint. They come in an order
-that makes whatever is done a fair comparison: all scores and refinements of one seed before the next, the first ratio
-before the second. Cells run side by side in threads: on a GPU each has a stream, so that their small kernels overlap.
+A cell is one pruned student of a ratio, score, refinement and seed. It is distilled by the quick recipe and measured on
+a schedule. A finished cell is a JSON file; a stopped cell continues from its last checkpoint. All scores and
+refinements of one seed come before the next seed, and the first ratio before the second, so that an unfinished
+experiment still compares fairly. Cells run in parallel threads; on a GPU each has its own stream.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ SCORE_LATENTS = 240
 SAMPLES = 3000
 MEASURED = (0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # shares of the steps
 PICTURES = 10
-_SAVED = 4  # checkpoints in a cell's course
-_BATCH = 250  # images drawn at once to measure
+_SAVED = 4  # checkpoints per cell
+_BATCH = 250  # images per call when measuring
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One student of the experiment. The seed decides score, refinement and distillation."""
+    """One student of the experiment. The seed is used for score, refinement and distillation."""
 
     ratio: float
     score: ScoreMethod
@@ -61,13 +61,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """The name of its file."""
         return f"{self.ratio:g}-{self.score}-{self.refine}-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What all cells share."""
+    """Settings that all cells share."""
 
     out: Path
     teacher: Generator
@@ -75,16 +75,16 @@ class Experiment:
     steps: int
     samples: int
     deadline: float
-    """By the monotonic clock."""
+    """When to stop, by the monotonic clock."""
 
     def settings(self) -> dict[str, Any]:
-        """Everything that a cell's figures depend on beside the cell, ready for JSON."""
+        """Return everything besides the cell that its figures depend on, JSON-ready."""
         numbers = {"steps": self.steps, "samples": self.samples, "score_latents": SCORE_LATENTS}
         return {**numbers, "recipe": asdict(recipe(self.steps, 0))}
 
 
 class OutOfTimeError(Exception):
-    """The budget is spent; the cell goes on next time."""
+    """Raised when the deadline has passed; the next run continues the cell."""
 
 
 def cells(
@@ -93,12 +93,12 @@ def cells(
     refinements: Sequence[Refinement] = REFINEMENTS,
     seeds: Sequence[int] = SEEDS,
 ) -> list[Cell]:
-    """In the order in which they are computed."""
+    """Return the cells in the order in which they are computed."""
     return [Cell(r, s, f, seed) for r, seed, s, f in itertools.product(ratios, seeds, scores, refinements)]
 
 
 def run(experiment: Experiment, wanted: Sequence[Cell], *, jobs: int) -> list[Cell]:
-    """Compute those cells that have no file yet, ``jobs`` at a time, until the time is up; returns what is left."""
+    """Compute the cells that have no file, ``jobs`` at a time, until the deadline; return those that are left."""
     left = [cell for cell in wanted if not _is_done(experiment, cell)]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda cell: _attempt(experiment, cell), left))
@@ -106,7 +106,7 @@ def run(experiment: Experiment, wanted: Sequence[Cell], *, jobs: int) -> list[Ce
 
 
 def _attempt(experiment: Experiment, cell: Cell) -> None:
-    torch.set_num_threads(1)  # of this thread: the cells are what runs in parallel
+    torch.set_num_threads(1)  # the cells themselves run in parallel
     if time.monotonic() >= experiment.deadline:
         return
     with _own_stream(experiment.device):
@@ -125,7 +125,7 @@ def _attempt(experiment: Experiment, cell: Cell) -> None:
 
 
 def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
-    """Prune, distil and measure one cell; raises OutOfTimeError when the deadline comes first."""
+    """Prune, distil and measure one cell. OutOfTimeError when the deadline comes first."""
     begin = time.monotonic()
     teacher = experiment.teacher
     planned = plan(teacher, scores_of(experiment, cell.score, cell.seed), ratio=cell.ratio, align=8)
@@ -162,13 +162,13 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
 
 
 def recipe(steps: int, seed: int) -> DistillConfig:
-    """The quick recipe over so many steps."""
+    """Return the quick recipe over so many steps."""
     saved = max(steps // _SAVED, 1)
     return replace(RECIPES["quick"], steps=steps, seed=seed, log_every=steps, checkpoint_every=saved)
 
 
 def figures(generator: Generator, samples: int, seed: int) -> dict[str, float]:
-    """What the curves show; rare values as their mean rate over the true one, at most 1 each ("rare_recall")."""
+    """Return the figures of a curve; "rare_recall" is the mean of the rare values' rates, each at most 1."""
     metrics = evaluate(generator, samples=samples, seed=1000 + seed, batch=_BATCH)
     names = ("fid", "precision", "recall", "density", "coverage", "mode_coverage", "frequency_error")
     rare = [min(rate, 1.0) for rate in metrics.rare.values()]
@@ -181,7 +181,7 @@ def figures(generator: Generator, samples: int, seed: int) -> dict[str, float]:
 
 @torch.no_grad()
 def pictures(generator: Generator) -> NDArray[np.uint8]:
-    """Images of the first latents, the same for every cell, in a row [H, W, 3]."""
+    """Return images of the same ten latents for every cell, in one row [H, W, 3]."""
     z = torch.randn(PICTURES, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
     images = generator(z.to(next(generator.parameters()).device))
     return grid(as_uint8(images.cpu().numpy()), columns=PICTURES)
@@ -191,18 +191,17 @@ _SCORING = threading.Lock()
 
 
 def scores_of(experiment: Experiment, method: ScoreMethod, seed: int) -> ChannelScores:
-    """Computed once and kept."""
+    """Return the scores of the teacher, computed once and kept in a file."""
     path = experiment.out / "scores" / f"{method}-{seed}.safetensors"
     with _SCORING:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            latents: int = SCORE_LATENTS
-            save_scores(score(experiment.teacher, method=method, latents=latents, seed=seed), path)
+            save_scores(score(experiment.teacher, method=method, latents=SCORE_LATENTS, seed=seed), path)
         return load_scores(path)
 
 
 def demo_teacher(device: str) -> Generator:
-    """The shipped generator, frozen."""
+    """Return the generator of the demo, frozen."""
     with as_file(files("dcp_deploy") / "assets" / "demo_teacher.safetensors") as path:
         return load_generator(path).to(device).eval().requires_grad_(False)
 
@@ -212,13 +211,14 @@ def _partial(experiment: Experiment, cell: Cell) -> Path:
 
 
 def _is_done(experiment: Experiment, cell: Cell) -> bool:
-    """Whether there is a file of the same settings."""
+    """Return whether the cell has a file with the same settings."""
     path = experiment.out / "cells" / f"{cell.name}.json"
     return path.exists() and read_json(path)["settings"] == experiment.settings()
 
 
 @contextmanager
 def _own_stream(device: str) -> Iterator[None]:
+    """Give the thread its own stream on a GPU, so that the small kernels of several cells overlap."""
     if torch.device(device).type != "cuda":
         yield
         return
@@ -227,28 +227,28 @@ def _own_stream(device: str) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0 when every cell is done, 130 when some are left for another run."""
+    """Compute the cells; return 0 when every cell is done, 130 when some are left for another run."""
     parser = argparse.ArgumentParser(prog="python -m dcp_deploy.benchmarks.experiments.quality", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="where scores, checkpoints and cells are kept")
-    parser.add_argument("--steps", type=int, default=RECIPES["quick"].steps, help="of distillation (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for scores, checkpoints and cells")
+    parser.add_argument("--steps", type=int, default=RECIPES["quick"].steps, help="steps of distillation (%(default)s)")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="images per measurement (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start and go on no longer than this")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
     parser.add_argument("--scores", nargs="+", default=SCORES)
     parser.add_argument("--refinements", nargs="+", default=REFINEMENTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args(arguments)
     deadline = time.monotonic() + options.seconds
-    # TensorFloat-32 convolutions would be compared with a reference read in full precision.
+    # The reference statistics were computed in full float32, so TensorFloat-32 would bias the comparison.
     torch.backends.cudnn.allow_tf32 = False
     (options.out / "cells").mkdir(parents=True, exist_ok=True)
     experiment = Experiment(
         options.out, demo_teacher(options.device), options.device, options.steps, options.samples, deadline
     )
     teacher = {"figures": figures(experiment.teacher, options.samples, 0), "settings": {"samples": options.samples}}
-    write_json(options.out / "teacher.json", teacher)  # reads the real images too, before the cells share them
+    write_json(options.out / "teacher.json", teacher)  # also reads the real images, before the cells share them
     wanted = cells(options.ratios, options.scores, options.refinements, options.seeds)
     left = run(experiment, wanted, jobs=options.jobs)
     print(f"{len(wanted) - len(left)} of {len(wanted)} cells done", file=sys.stderr)

@@ -2,8 +2,7 @@
 
     python -m dcp_deploy.benchmarks.experiments.quality_report DIR --docs docs
 
-writes the tables into quality.md, between its two marks, and the curves as images/quality.png. What stands outside the
-marks is left alone: conclusions are for people to write.
+writes the tables into quality.md, between its markers, and the curves as images/quality.png.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ...files import atomic_path, read_json
-from ..results import between, markdown_head, markdown_row
+from ...files import read_json
+from .pages import panels, rewrite, save_figure, text_table
 
 COLUMNS = {
     "fid": "FID",
@@ -30,9 +29,10 @@ COLUMNS = {
     "rare_recall": "rare-factor recall",
     "l1_to_teacher": "L1 to the teacher",
 }
-BEGIN, END = "<!-- figures of the experiment: begin -->", "<!-- figures of the experiment: end -->"
 PLAIN = ("diversity", "none")
-"""DCP-GAN's own method, which others are held against."""
+"""DCP-GAN's own method, which the others are compared with."""
+COLOURS = {"random": "#8b95a1", "weight-out": "#d98a3d", "gradient": "#4a9d6f", "diversity": "#3558d4"}
+STYLES = {"none": "-", "svs": ":", "reconstruct": "--"}
 
 Combination = tuple[str, str]
 Group = dict[Combination, dict[int, list[dict[str, float]]]]
@@ -40,23 +40,23 @@ Group = dict[Combination, dict[int, list[dict[str, float]]]]
 
 
 def load_cells(directory: Path) -> list[dict[str, Any]]:
-    """All finished cells, in a fixed order. Raises InputError when there are none, or not all of the same settings."""
+    """Return all finished cells, ordered by file name. InputError when there are none or their settings differ."""
     paths = sorted((directory / "cells").glob("*.json"))
     found = [read_json(path) for path in paths]
     if not found:
         raise InputError(
-            f"there are no cells in {directory}", "run: python -m dcp_deploy.benchmarks.experiments.quality --out DIR"
+            f"there are no cells in {directory}", "Run: python -m dcp_deploy.benchmarks.experiments.quality --out DIR"
         )
     for path, cell in zip(paths, found, strict=True):
         if cell["settings"] != found[0]["settings"]:
             raise InputError(
-                f"{path} has other settings than {paths[0]}", "keep each length of training in its own DIR"
+                f"{path} has other settings than {paths[0]}", "Keep each length of training in its own DIR."
             )
     return found
 
 
 def by_ratio(found: Iterable[Mapping[str, Any]]) -> dict[float, Group]:
-    """Curves by ratio."""
+    """Return the curves by ratio, in rising order."""
     groups: dict[float, Group] = defaultdict(lambda: defaultdict(dict))
     for document in found:
         cell = document["cell"]
@@ -65,12 +65,12 @@ def by_ratio(found: Iterable[Mapping[str, Any]]) -> dict[float, Group]:
 
 
 def values_at(curves: Mapping[int, Sequence[Mapping[str, float]]], name: str, place: int) -> NDArray[np.float64]:
-    """One figure at the ``place``-th measurement, by seed."""
+    """Return one figure at the ``place``-th measurement, an entry per seed in rising order."""
     return np.array([curves[seed][place][name] for seed in sorted(curves)])
 
 
 def reached(curve: Sequence[Mapping[str, float]], fid: float) -> float:
-    """Steps after which a curve's FID first is at most ``fid``, in straight lines in between; inf if never."""
+    """Return the steps after which a curve's FID is first at most ``fid``, by linear interpolation; inf if never."""
     if curve[0]["fid"] <= fid:
         return float(curve[0]["step"])
     for before, after in itertools.pairwise(curve):
@@ -81,7 +81,7 @@ def reached(curve: Sequence[Mapping[str, float]], fid: float) -> float:
 
 
 def report(found: Sequence[Mapping[str, Any]], teacher: Mapping[str, float]) -> str:
-    """All tables, as Markdown."""
+    """Return all tables as Markdown."""
     settings, environment = found[0]["settings"], found[0]["environment"]
     device = environment["gpu"] or environment["cpu"]
     lines = [
@@ -99,47 +99,48 @@ def report(found: Sequence[Mapping[str, Any]], teacher: Mapping[str, float]) -> 
 
 
 def _table(group: Group, place: int, teacher: Mapping[str, float] | None) -> list[str]:
-    lines = markdown_head("score", "refinement", *COLUMNS.values(), "seeds")
+    rows = []
     if teacher is not None:
-        values = [f"{teacher[name]:.3f}" if name in teacher else "" for name in COLUMNS]
-        lines.append(markdown_row(["*teacher*", "", *values, ""]))
+        rows.append(["*teacher*", "", *(f"{teacher[name]:.3f}" if name in teacher else "" for name in COLUMNS), ""])
     for (score, refine), curves in group.items():
         values = [_spread(values_at(curves, name, place)) for name in COLUMNS]
-        lines.append(markdown_row([score, refine, *values, str(len(curves))]))
-    return lines
+        rows.append([score, refine, *values, str(len(curves))])
+    return text_table(["score", "refinement", *COLUMNS.values(), "seeds"], rows)
 
 
 def _differences(group: Group) -> list[str]:
-    """Plain diversity scores against the other scores, seed by seed."""
+    """Compare diversity scores with the other scores, seed by seed."""
     names = ("fid", "recall", "mode_coverage", "rare_recall")
-    lines = ["Diversity less another score, paired by seed, at the end (FID: negative is better, else positive):", ""]
-    lines += markdown_head("against", "refinement", *(COLUMNS[name] for name in names))
+    rows = []
     for (score, refine), curves in group.items():
-        mine = group.get(("diversity", refine))
-        seeds = sorted(set(curves) & set(mine or ()))
-        if score == "diversity" or mine is None or not seeds:
+        diversity = group.get(("diversity", refine), {})
+        seeds = set(curves) & set(diversity)
+        if score == "diversity" or not seeds:
             continue
-        ours, theirs = ({seed: part[seed] for seed in seeds} for part in (mine, curves))
-        pairs = [values_at(ours, name, -1) - values_at(theirs, name, -1) for name in names]
-        lines.append(markdown_row([score, refine, *map(_spread, pairs)]))
-    return [*lines, ""]
+        ours, theirs = ({seed: part[seed] for seed in seeds} for part in (diversity, curves))
+        rows.append([score, refine, *(_spread(values_at(ours, n, -1) - values_at(theirs, n, -1)) for n in names)])
+    return [
+        "Diversity less another score, paired by seed, at the end (FID: negative is better, else positive):", "",
+        *text_table(["against", "refinement", *(COLUMNS[name] for name in names)], rows), "",
+    ]  # fmt: skip
 
 
 def _speeds(group: Group) -> list[str]:
-    """How soon each combination is where plain DCP ends."""
+    """Report how soon each combination reaches the FID at which plain DCP ends."""
     plain = group.get(PLAIN)
     if plain is None:
         return []
     goal, steps = float(values_at(plain, "fid", -1).mean()), next(iter(plain.values()))[-1]["step"]
-    lines = [f"Steps until the FID is {goal:.2f}, where diversity without refinement ends, as a share of all {steps}:"]
-    lines += ["", *markdown_head("score", "refinement", "share of the steps", "reached by")]
+    rows = []
     for (score, refine), curves in group.items():
         shares = np.array([reached(curve, goal) / steps for curve in curves.values()])
-        there = shares[np.isfinite(shares)]
-        lines.append(
-            markdown_row([score, refine, _spread(there) if len(there) else "-", f"{len(there)} of {len(shares)} seeds"])
-        )
-    return [*lines, ""]
+        finite = shares[np.isfinite(shares)]
+        share = _spread(finite) if len(finite) else "-"
+        rows.append([score, refine, share, f"{len(finite)} of {len(shares)} seeds"])
+    return [
+        f"Steps until the FID is {goal:.2f}, where diversity without refinement ends, as a share of all {steps}:", "",
+        *text_table(["score", "refinement", "share of the steps", "reached by"], rows), "",
+    ]  # fmt: skip
 
 
 def _spread(values: NDArray[np.float64]) -> str:
@@ -148,41 +149,26 @@ def _spread(values: NDArray[np.float64]) -> str:
     return f"{mean} ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
-def insert(text: str, tables: str) -> str:
-    """``text`` with ``tables`` between the marks, or at its end with marks of their own."""
-    if BEGIN in text and END in text:
-        return between(text, BEGIN, END, tables)
-    return f"{text.rstrip()}\n\n{BEGIN}\n\n{tables}\n{END}\n".lstrip()
-
-
 def draw(found: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """FID over steps, one panel per ratio: colours are scores, lines refinements, bands the range over seeds."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """Draw FID over steps, a panel per ratio: colours are scores, lines refinements, bands the range over seeds."""
     groups = by_ratio(found)
-    colours = {"random": "#8b95a1", "weight-out": "#d98a3d", "gradient": "#4a9d6f", "diversity": "#3558d4"}
-    styles: dict[str, Any] = {"none": "-", "svs": ":", "reconstruct": "--"}
-    figure = Figure(figsize=(5.2 * len(groups), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+    figure, axes = panels(len(groups), 5.2, 4.2, sharey=True)
     for axis, (ratio, group) in zip(axes, groups.items(), strict=True):
         for (score, refine), curves in group.items():
             steps = [entry["step"] for entry in next(iter(curves.values()))]
             fids = np.array([[entry["fid"] for entry in curve] for curve in curves.values()])
-            colour, style = colours.get(score, "#333333"), styles.get(refine, "-.")
+            colour, style = COLOURS.get(score, "#333333"), STYLES.get(refine, "-.")
             axis.plot(steps, fids.mean(axis=0), style, color=colour, linewidth=1.6, label=f"{score}, {refine}")
             axis.fill_between(steps, fids.min(axis=0), fids.max(axis=0), color=colour, alpha=0.08, linewidth=0)
         axis.set(title=f"{ratio:.0%} of the channels removed", xlabel="steps", yscale="log")
         axis.grid(alpha=0.25, which="both")
     axes[0].set_ylabel("FID (avatar reader)")
     axes[-1].legend(fontsize=7, ncols=2)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+    save_figure(figure, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Write the page and the figure of one experiment."""
     parser = argparse.ArgumentParser(
         prog="python -m dcp_deploy.benchmarks.experiments.quality_report", description=__doc__
     )
@@ -191,10 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     found = load_cells(options.directory)
     teacher = read_json(options.directory / "teacher.json")["figures"]
-    page = options.docs / "quality.md"
-    text = page.read_text(encoding="utf-8") if page.exists() else "# Quality: scores and refinements compared\n"
-    with atomic_path(page) as temporary:
-        temporary.write_text(insert(text, report(found, teacher)), encoding="utf-8")
+    rewrite(options.docs / "quality.md", "experiment", report(found, teacher))
     draw(found, options.docs / "images" / "quality.png")
     return 0
 

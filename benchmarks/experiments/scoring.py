@@ -1,11 +1,11 @@
-"""How much sooner the diversity score is there.
+"""Measure how much faster our diversity score is than the plain loop of its definition.
 
-Run ``python -m dcp_deploy.benchmarks.experiments.scoring TEACHER --out FILE``.
+    python -m dcp_deploy.benchmarks.experiments.scoring TEACHER --out FILE
 
-    repeat: for the plain loop and for the scoring that ships, in turn: the same mini-batches, timed
+    repeat: time the plain loop and our score in turn, on the same mini-batches
 
-The plain loop draws both images and derives their loss anew for each direction of each mini-batch. Both get the same
-draws (seed, batches, directions with their repetitions), so their scores must agree, and by how much is in the result.
+The plain loop generates both images and differentiates their loss for each direction of each mini-batch. Both use the
+same random draws (batches and directions, repetitions included), so their scores must agree; the result says how well.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BATCH, DIRECTIONS, ALPHA = 5, 10, 5.0  # the published settings
 
 
 def plain_scores(generator: Generator, latents: int, seed: int = 0) -> list[Tensor]:
-    """Diversity scores by the plain loop: float64 [C] per layer. ``generator`` is left untouched."""
+    """Return the diversity scores of the plain loop, float64 [C] per layer. ``generator`` is not changed."""
     generator = copy.deepcopy(generator).eval().requires_grad_(False)
     weights = scored_weights(generator)
     for weight in weights:
@@ -59,24 +59,24 @@ def plain_scores(generator: Generator, latents: int, seed: int = 0) -> list[Tens
 
 
 def largest_difference(scores: ChannelScores, reference: Sequence[Tensor]) -> float:
-    """The largest difference of two scores of a channel, as a share of its layer's largest score."""
-    pairs = zip(scores.scores, reference, strict=True)
-    return max(float((actual - expected).abs().max() / expected.max()) for actual, expected in pairs)
+    """Return the largest difference between two scores of a channel, as a share of its layer's largest score."""
+    layers = zip(scores.scores, reference, strict=True)
+    return max(float((actual - expected).abs().max() / expected.max()) for actual, expected in layers)
 
 
 def measure(generator: Generator, latents: int, rounds: int) -> dict[str, Any]:
-    """Both timed in turn, milliseconds of the clock and of the processor; their ratios; how far their scores differ."""
-    ways: dict[str, Callable[[], object]] = {
+    """Time both in turn; return milliseconds of clock and processor, their ratios, and the scores' difference."""
+    methods: dict[str, Callable[[], object]] = {
         "plain": partial(plain_scores, generator, latents),
         "score": partial(score, generator, latents=latents),
     }
     difference = largest_difference(score(generator, latents=latents), plain_scores(generator, latents))  # warms up too
-    clock: dict[str, list[float]] = {name: [] for name in ways}
-    processor: dict[str, list[float]] = {name: [] for name in ways}
+    clock: dict[str, list[float]] = {name: [] for name in methods}
+    processor: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(rounds):
-        for name, run in ways.items():
+        for name, run in methods.items():
             start = time.perf_counter(), time.process_time()
-            run()  # ends with sums on the host, so a GPU has finished
+            run()  # its last sums are on the host, so a GPU has finished
             clock[name].append(1000 * (time.perf_counter() - start[0]))
             processor[name].append(1000 * (time.process_time() - start[1]))
     return {
@@ -91,13 +91,13 @@ def measure(generator: Generator, latents: int, rounds: int) -> dict[str, Any]:
 
 
 def distinct_directions(generator: Generator) -> float:
-    """How many of the directions of a mini-batch are expected to differ: ``sum_j 1 - (1 - p_j)^N``."""
+    """Return the expected number of distinct directions in a mini-batch: ``sum_j 1 - (1 - p_j)^N``."""
     _, shares = principal_directions(generator, seed=0)
     return float((1 - (1 - shares) ** DIRECTIONS).sum())
 
 
 def table(result: dict[str, Any]) -> str:
-    """Medians, the ratio with its interval, and what explains it."""
+    """Return medians, ratios with their intervals, and the number of distinct directions, which explains the ratio."""
     lines = [f"{'':6} {'clock ms':>9} {'processor ms':>13}"]
     for name in ("plain", "score"):
         times = (summarise(result[kind][name]).p50_ms for kind in ("clock_ms", "processor_ms"))

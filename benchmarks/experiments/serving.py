@@ -1,12 +1,11 @@
-"""A bundle on Triton under load, with and without dynamic batching.
+"""Measure a bundle on Triton under load, with and without dynamic batching.
 
-Run ``python -m dcp_deploy.benchmarks.experiments.serving BUNDLE ENV``.
+    python -m dcp_deploy.benchmarks.experiments.serving BUNDLE ENV
 
-ENV is an environment with nvidia-pytriton (see :mod:`dcp_deploy.export.serving.server`). Everything stays on this
-machine:
-16 clients send 5,500 requests of 1 to 8 images to 127.0.0.1 over HTTP, then as many over gRPC. The first 500 warm up,
-the other 5,000 come in two halves; every image is compared with the bundle's golden ones, and the memory of the
-server's processes is read after each of the three parts. One JSON document on stdout.
+ENV is an environment with nvidia-pytriton (see :mod:`dcp_deploy.export.serving.server`). On this machine, 16 clients
+send 5,500 requests of 1 to 8 images to 127.0.0.1 over HTTP, then as many over gRPC. The first 500 are the warm-up, the
+other 5,000 come in two halves. Every image is compared with the bundle's golden images, and the memory of the server's
+processes is read after each of the three parts. Prints one JSON document.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from ...export.serving.endpoint_check import check_endpoint
 from ...export.serving.server import Program, Server, find_program, running_server
 from ..machine.environment import capture_environment
 
-CLIENTS, REQUESTS = 16, 5000  # beside a tenth of them that warms up
+CLIENTS, REQUESTS = 16, 5000  # the warm-up has a tenth as many more
 PORTS = (18000, 18001, 18002)
 
 
 def measure(bundle: Path, program: Program, *, requests: int = REQUESTS) -> dict[str, Any]:
-    """Return :class:`~dcp_deploy.export.serving.endpoint_check.Load` and the server's memory in bytes, by protocol.
+    """Return the results of the load and the bytes of the server's memory, over HTTP and gRPC.
 
     Raises ParityError when an image is wrong or a request fails.
     """
@@ -45,28 +44,28 @@ def measure(bundle: Path, program: Program, *, requests: int = REQUESTS) -> dict
         log = Path(scratch) / "log"
         with running_server(bundle, program, ports=PORTS, log=log) as server:
             for address in (server.http, f"grpc://{server.grpc}"):
-                memory = []
-                for part in (requests // 10, requests // 2, requests - requests // 2):  # the first one warms up
+                protocol, memory = found.setdefault(address.split(":")[0], {"halves": []}), []
+                for part in (requests // 10, requests // 2, requests - requests // 2):  # the first part is the warm-up
                     report = check_endpoint(address, golden, kept, clients=CLIENTS, requests=part)
                     report.raise_for_failure()
                     assert report.load is not None
                     memory.append(server_memory(server))
-                    found.setdefault(address.split(":")[0], {"first_ms": report.first_ms, "halves": []})
-                    found[address.split(":")[0]]["halves"].append(asdict(report.load))
-                found[address.split(":")[0]]["memory_bytes"] = memory
+                    protocol.setdefault("first_ms", report.first_ms)
+                    protocol["halves"].append(asdict(report.load))
+                protocol["memory_bytes"] = memory
     return found
 
 
 def server_memory(server: Server) -> int:
-    """Bytes that the server, its model processes and its request filter hold alone."""
+    """Return the bytes that only the server, its model processes and its request filter hold."""
     main = psutil.Process(server.process.pid)
-    every = (main, *main.children(recursive=True), psutil.Process(server.request_filter.pid))
-    return sum(process.memory_full_info().uss for process in every)
+    processes = (main, *main.children(recursive=True), psutil.Process(server.request_filter.pid))
+    return sum(process.memory_full_info().uss for process in processes)
 
 
 @contextmanager
 def without_batching(bundle: Path) -> Iterator[Path]:
-    """A copy of a bundle whose models take each request by itself."""
+    """Yield a copy of a bundle whose models take each request by itself."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(shutil.copytree(bundle, Path(scratch) / bundle.name))
         manifest = json.loads((copy / MANIFEST).read_text(encoding="utf-8"))

@@ -1,16 +1,16 @@
-"""The standing matrix of latencies.
+"""Measure the standing matrix of latencies.
 
-Run ``python -m dcp_deploy.benchmarks.experiments.suite FOLDER [--quick] [--network NAME]``.
+    python -m dcp_deploy.benchmarks.experiments.suite FOLDER [--quick] [--network NAME]
 
     for each network, StyleGAN2 and 3 at 256 and 1024 px, with random weights:
-        its teacher in torch, ONNX Runtime and OpenVINO, and a student for each ratio and alignment in the latter two,
-        of a StyleGAN2 also with our CPU operators (at 256 px: one student in bf16 and int8 too)
+        its teacher in torch, ONNX Runtime and OpenVINO, and a student for each ratio and alignment in the latter two;
+        StyleGAN2 also with our CPU operators, and at 256 px one student in bf16 and int8
         one interleaved run of all of them -> FOLDER/<network>.json and .md
 
-All candidates of a network share one run, so an alignment is compared with another under the same load; operations
-stand beside the times, since rounding widths up costs some. A network whose document is there is not measured again, so
-install OpenVINO first: what cannot run here is listed as skipped.
-``--quick`` has an eighth of the channels at 64 px: minutes, for trying a machine.
+All candidates of a network share one run, so alignments are compared under the same load. Operations are listed beside
+the times, since rounding widths up adds some. A network that has its document is not measured again. Install OpenVINO
+first, because candidates that cannot run are only listed as skipped. ``--quick`` has an eighth of the channels at 64 px
+and takes minutes.
 """
 
 from __future__ import annotations
@@ -42,20 +42,17 @@ KINDS = ("stylegan2", "stylegan3")
 RESOLUTIONS = (256, 1024)
 QUICK_RESOLUTION, QUICK_SHARE = 64, 8
 BACKENDS = "torch,onnxruntime,onnxruntime-winograd,openvino,openvino-winograd"
-ROUNDED = "stylegan2", 256, 0.7, 16  # the student that is also exported in other precisions, up to this resolution
+ROUNDED = "stylegan2", 256, 0.7, 16  # kind, largest resolution, ratio and alignment of what is in PRECISIONS too
 PRECISIONS: tuple[Precision, ...] = ("bf16", "int8")
-WARM_CALLS = 3  # a teacher takes up to a minute
+WARM_CALLS = 3  # a call of a teacher takes up to a minute
 
 
 def networks(*, quick: bool) -> dict[str, GeneratorConfig]:
-    """The teachers by name, at full width or an eighth of it."""
+    """Return the teachers by name, at full width or an eighth of it."""
     found = {}
     for kind, resolution in product(KINDS, (QUICK_RESOLUTION,) if quick else RESOLUTIONS):
-        config = (
-            GeneratorConfig.stylegan2(resolution, num_fp16_res=0)
-            if kind == "stylegan2"
-            else GeneratorConfig.stylegan3(resolution, num_fp16_res=0)
-        )
+        published = GeneratorConfig.stylegan2 if kind == "stylegan2" else GeneratorConfig.stylegan3
+        config = published(resolution, num_fp16_res=0)
         if quick:
             config = replace(config, widths=tuple(max(1, width // QUICK_SHARE) for width in config.widths))
         found[f"{kind}-{resolution}"] = config
@@ -63,29 +60,25 @@ def networks(*, quick: bool) -> dict[str, GeneratorConfig]:
 
 
 def students(teacher: GeneratorConfig) -> Iterator[tuple[str, GeneratorConfig, tuple[Precision, ...]]]:
-    """Name, network and precisions of each ratio and alignment; widths as pruning keeps them, the same share of every
-    layer."""
+    """Yield name, network and precisions of the student of each ratio and alignment, all layers at the same ratio."""
     for ratio, align in product(RATIOS, ALIGNS):
         widths = tuple(kept_width(width, ratio, align) for width in teacher.widths)
         kind, largest, *chosen = ROUNDED
         rounded = [ratio, align] == chosen and teacher.kind == kind and teacher.resolution <= largest
-        yield (
-            f"student {ratio:g} by {align}",
-            replace(teacher, widths=widths),
-            ("fp32", *(PRECISIONS if rounded else ())),
-        )
+        precisions: tuple[Precision, ...] = ("fp32", *(PRECISIONS if rounded else ()))
+        yield f"student {ratio:g} by {align}", replace(teacher, widths=widths), precisions
 
 
 def measure(teacher: GeneratorConfig, *, rounds: int, seconds: float, threads: int | None) -> BenchReport:
-    """One interleaved run of a teacher and its students at batch 1."""
+    """Measure a teacher and its students at batch 1 in one interleaved run."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        files = {
-            "teacher": [_checkpoint(teacher, folder / "teacher.safetensors"), _exported(teacher, folder, "teacher")]
-        }
+        checkpoint = folder / "teacher.safetensors"
+        save_generator(_network(teacher), checkpoint)
+        files = {"teacher": [checkpoint, _exported(teacher, folder, "teacher")]}
         for name, config, precisions in students(teacher):
             files[name] = [_exported(config, folder, name, precision) for precision in precisions]
-        specs, _ = plan_matrix(files, backends=BACKENDS, threads=threads)  # left out: students as checkpoints
+        specs, _ = plan_matrix(files, backends=BACKENDS, threads=threads)  # skipped: students have no checkpoint
         candidates, skipped = open_matrix(specs, open_candidate, tolerant=True)
         return benchmark(
             candidates,
@@ -103,11 +96,6 @@ def _network(config: GeneratorConfig) -> Generator:
     return Generator(config).eval().requires_grad_(False)
 
 
-def _checkpoint(config: GeneratorConfig, path: Path) -> Path:
-    save_generator(_network(config), path)
-    return path
-
-
 def _exported(config: GeneratorConfig, folder: Path, name: str, precision: Precision = "fp32") -> Path:
     path = folder / f"{name.replace(' ', '-')}-{precision}.onnx"
     export_onnx(_network(config), path, precision=precision)
@@ -115,7 +103,7 @@ def _exported(config: GeneratorConfig, folder: Path, name: str, precision: Preci
 
 
 def run(folder: Path, chosen: Sequence[str], *, quick: bool, rounds: int, seconds: float, threads: int | None) -> None:
-    """Measure every network that has no document in the folder yet, and print its table."""
+    """Measure every chosen network that has no document in the folder, and print its table."""
     for name, teacher in networks(quick=quick).items():
         document = folder / f"{name}{'-quick' if quick else ''}.json"
         if (chosen and name not in chosen) or document.is_file():
@@ -125,7 +113,7 @@ def run(folder: Path, chosen: Sequence[str], *, quick: bool, rounds: int, second
             temporary.write_text(
                 f"# {name}, `{report.environment.command}`\n\n{report.to_markdown()}", encoding="utf-8"
             )
-        write_json(document, report.to_dict())  # last: it says that the network is done
+        write_json(document, report.to_dict())  # last, because the document marks the network as done
         print(report.to_markdown(), flush=True)
 
 
@@ -133,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The standing matrix of latencies, one document for each network.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--quick", action="store_true", help="an eighth of the channels, 64 px")
-    parser.add_argument("--network", nargs="+", default=(), help="some of them: stylegan2-256 ...")
+    parser.add_argument("--network", nargs="+", default=(), help="only these: stylegan2-256 ...")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--threads", type=int)
@@ -141,7 +129,7 @@ def main() -> None:
     known = networks(quick=options.quick)
     unknown = [name for name in options.network if name not in known]
     if unknown:
-        parser.error(f"no network {unknown[0]}; known: {', '.join(known)}")
+        parser.error(f"unknown network {unknown[0]}; known: {', '.join(known)}")
     run(
         options.folder, options.network, quick=options.quick, rounds=options.rounds, seconds=options.seconds,
         threads=options.threads,

@@ -1,6 +1,6 @@
 """The machine, the versions and the command behind a measurement.
 
-Every probe is guarded: one that fails leaves ``None``, and the record is always made.
+A probe that fails leaves ``None``; the record is always made.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and how something was measured. ``None`` means that it could not be found out."""
+    """Where and how something was measured. ``None`` means unknown."""
 
     time_utc: str
     command: str
@@ -41,7 +41,7 @@ class Environment:
     """Cores' worth of time a container may use; None when unlimited."""
     memory_bytes: int | None
     gpu: str | None
-    """Name and driver of the first GPU; None when there is none."""
+    """Name and driver of the first GPU; None without one."""
     os: str
     python: str
     packages: dict[str, str] = field(default_factory=dict)
@@ -53,36 +53,36 @@ class Environment:
 
 
 def capture_environment() -> Environment:
-    """Describe this process and its machine now. Never raises; takes some tens of milliseconds."""
+    """Describe this process and its machine now, in some tens of milliseconds. Never raises."""
     return Environment(
         time_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        cpu=_guard(_cpu_model),
-        cores=_guard(lambda: psutil.cpu_count(logical=False)),
-        usable_cores=_guard(lambda: len(os.sched_getaffinity(0))),
-        cpu_quota=_guard(_cpu_quota),
-        memory_bytes=_guard(lambda: int(psutil.virtual_memory().total)),
-        gpu=_guard(_gpu),
-        os=_guard(_os_name) or platform.platform(),
+        cpu=_or_none(_cpu_model),
+        cores=_or_none(lambda: psutil.cpu_count(logical=False)),
+        usable_cores=_or_none(lambda: len(os.sched_getaffinity(0))),
+        cpu_quota=_or_none(_cpu_quota),
+        memory_bytes=_or_none(lambda: int(psutil.virtual_memory().total)),
+        gpu=_or_none(_gpu),
+        os=_or_none(_os_name) or platform.platform(),
         python=platform.python_version(),
         packages=_versions(),
-        torch_threads=_guard(_torch_threads),
-        load_average=_guard(lambda: round(os.getloadavg()[0], 2)),
-        git_commit=_guard(_git_commit),
+        torch_threads=_or_none(_torch_threads),
+        load_average=_or_none(lambda: round(os.getloadavg()[0], 2)),
+        git_commit=_or_none(_git_commit),
     )
 
 
 class LoadMeter:
-    """How many cores' worth of time other processes, and other guests of the host, take from now on."""
+    """Measures the cores' worth of time that other processes and other guests of the host take from now on."""
 
-    SHORTEST = 1.0  # seconds; the kernel counts in steps of 10 ms, so less says nothing
+    SHORTEST = 1.0  # seconds; the kernel counts in steps of 10 ms, which is too coarse for less
 
     def __init__(self) -> None:
-        self._begin = _guard(_busy_seconds)
+        self._begin = _or_none(_busy_seconds)
 
     def others(self) -> float | None:
-        """Cores taken since the meter was made; None when that is too short ago or not known here."""
-        now = _guard(_busy_seconds)
+        """Return the cores taken since the meter was made; None when that is too recent or not known."""
+        now = _or_none(_busy_seconds)
         if now is None or self._begin is None or now[0] - self._begin[0] < self.SHORTEST:
             return None
         elapsed, machine, own = (after - before for after, before in zip(now, self._begin, strict=True))
@@ -90,9 +90,9 @@ class LoadMeter:
 
 
 def _busy_seconds() -> tuple[float, float, float]:
-    """(now, busy time of all cores, our own processor time). Time stolen by other guests counts as busy.
+    """Return the clock, the busy seconds of all cores, and the processor seconds of this process and its children.
 
-    Our own is that of this process and of its children, in which isolated candidates run.
+    Time stolen by other guests counts as busy. Isolated candidates run in children.
     """
     cpu, this = psutil.cpu_times(), psutil.Process()
     kinds = ("user", "nice", "system", "irq", "softirq", "steal")  # guest time is part of user
@@ -100,10 +100,10 @@ def _busy_seconds() -> tuple[float, float, float]:
     return time.monotonic(), sum(getattr(cpu, kind, 0.0) for kind in kinds), own
 
 
-def _guard(probe: Callable[[], T]) -> T | None:
+def _or_none(probe: Callable[[], T]) -> T | None:
     try:
         return probe()
-    except Exception:  # a probe looks at a machine nobody has seen; whatever it meets, the record must be made
+    except Exception:  # probes meet unknown machines, and the record must always be made
         return None
 
 
@@ -115,7 +115,7 @@ def _cpu_model() -> str | None:
 
 
 def _cpu_quota() -> float | None:
-    """Quota of a version 2 control group, as containers set it: "max 100000" or "200000 100000" (microseconds)."""
+    """Return the quota of a version 2 control group, written "max 100000" or "200000 100000" (microseconds)."""
     quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
     return None if quota == "max" else int(quota) / int(period)
 
@@ -126,19 +126,25 @@ def _os_name() -> str:
 
 
 def _gpu() -> str | None:
+    name, _, driver = (query_gpu("name,driver_version") or "").rpartition(", ")
+    return f"{name}, driver {driver}" if driver else None
+
+
+def query_gpu(fields: str) -> str | None:
+    """Return nvidia-smi's line about the first GPU, fields separated by commas; None without it or without a GPU.
+
+    Raises OSError or SubprocessError when nvidia-smi fails.
+    """
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
-    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    if not found:
-        return None
-    name, _, driver = found.splitlines()[0].rpartition(", ")
-    return f"{name}, driver {driver}"
+    command = [tool, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+    return lines[0] if lines else None
 
 
 def _torch_threads() -> int | None:
-    torch = sys.modules.get("torch")  # only what this process measured with, never imported for the record's sake
+    torch = sys.modules.get("torch")  # only if the measurement itself imported it
     return None if torch is None else int(torch.get_num_threads())
 
 
@@ -153,12 +159,12 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    here = Path(__file__)
+    source = Path(__file__)
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
+        command = ["git", "-C", str(source.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
-    git("ls-files", "--error-unmatch", here.name)  # an installed copy below somebody's checkout is not that checkout
+    git("ls-files", "--error-unmatch", source.name)  # fails for a copy that is installed inside another checkout
     commit = git("rev-parse", "HEAD")
     return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit

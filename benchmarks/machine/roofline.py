@@ -1,10 +1,9 @@
-"""How far a candidate is from what the machine could do at most.
+"""The roofline model: how far a candidate is from the machine's limits (Williams, Waterman and Patterson 2009).
 
     floor = max(operations / rate of a matrix product, bytes / rate of a copy)
 
-Both rates are measured in the run itself, between the rounds, so they meet the same load as the candidates; both are
-medians, like the latency that is compared with them. Bytes of the floor are those that nothing can avoid: weights,
-inputs and outputs, once. (Williams, Waterman and Patterson 2009.)
+Both rates are measured between the rounds of the run, so they meet the same load as the candidates. Both are medians,
+like the latency they are compared with. The bytes are the unavoidable ones: weights, inputs and outputs, once.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ Kind = Literal["compute", "memory"]
 
 @dataclass(frozen=True)
 class Work:
-    """What one call has to do, counted from its graph."""
+    """Operations and bytes of one call, counted from its graph."""
 
     operations: int
-    """Of matrix products and convolutions, two for each multiply-accumulate."""
+    """Operations of matrix products and convolutions, two for each multiply-accumulate."""
     bytes: int
-    """Weights, inputs and outputs, each once."""
+    """Bytes of weights, inputs and outputs, each once."""
     traffic_bytes: int
-    """If every node of the graph read its inputs and wrote its outputs: what fusing can save."""
+    """Bytes moved if every node of the graph read its inputs and wrote its outputs, which fusion can reduce."""
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """One thing that the machine is known to do well."""
+    """One operation that runs near a limit of the machine."""
 
     name: str
     device: str
     kind: Kind
     precision: str
-    """Of the numbers; "" for a copy."""
+    """Precision of the numbers; "" for a copy."""
     run: Callable[[], object]
-    """Returns when it is done."""
+    """One call, which returns when the operation is done."""
     amount: float
     """Operations or bytes of one call."""
 
@@ -60,22 +59,19 @@ Ceilings = tuple[Rate, ...]
 
 
 @dataclass(frozen=True)
-class Roofline:
-    """One candidate against its machine."""
+class Roofline(Work):
+    """One candidate compared with the limits of its machine."""
 
-    operations: int
-    bytes: int
-    traffic_bytes: int
     floor_ms: float
-    """No call can take less at the measured rates."""
+    """The least time a call can take at the measured rates."""
     bound: Kind
-    """What the floor comes from."""
+    """The limit that the floor comes from."""
     of_floor: float
-    """Median latency over the floor: 1 is the limit."""
+    """Median latency over the floor; 1 is the limit."""
 
 
 def measured_ceilings(ceilings: Sequence[Ceiling], seconds: Mapping[str, Sequence[float]]) -> Ceilings:
-    """Rates from the seconds that each ceiling's calls took."""
+    """Return the rates of the ceilings, from the seconds of their calls."""
     return tuple(
         Rate(one.name, one.device, one.kind, one.precision, one.amount / median(seconds[one.name]),
              len(seconds[one.name]))
@@ -86,10 +82,10 @@ def measured_ceilings(ceilings: Sequence[Ceiling], seconds: Mapping[str, Sequenc
 def roofline(
     work: Work, limits: Ceilings, device: str, precision: str, p50_ms: float, *, backend: str = ""
 ) -> Roofline | None:
-    """None where the rate of this device in this precision was not measured.
+    """Compare a candidate with the rates of its device; None where those in its precision were not measured.
 
-    A CPU's half precisions count as float32, which ONNX Runtime and torch compute them in here, but not OpenVINO its
-    bfloat16, where the CPU has such products.
+    Half precisions on a CPU count as float32, because ONNX Runtime and torch compute them so. OpenVINO's bfloat16 does
+    not, since it uses the CPU's bfloat16 products.
     """
     widened = device == "cpu" and (precision == "fp16" or (precision == "bf16" and backend != "openvino"))
     computed_in = "fp32" if widened else precision
@@ -107,14 +103,14 @@ def roofline(
 
 # ---- ceilings of a machine ----
 
-# A product of tens of milliseconds, as long as a call of what is compared with it: one of 4 ms, woken from a pause with
-# cold caches, reached half of the rate and made convolutions look better than products. A copy that no cache holds.
+# A product takes tens of milliseconds, as long as a call of a candidate. One of 4 ms, after a pause with cold caches,
+# reached half of the rate, and convolutions seemed faster than products. A copy is larger than any cache.
 CPU_SIDE, CPU_BYTES = 2048, 64 * 2**20
 GPU_SIDE, GPU_BYTES = 4096, 512 * 2**20
 
 
 def machine_ceilings(devices: Sequence[str], threads: int | None = None) -> list[Ceiling]:
-    """A matrix product in each precision and a copy, for "cpu" and "cuda". ``threads`` are the CPU's."""
+    """Return a matrix product in each precision and a copy for each of "cpu" and "cuda"; ``threads`` are the CPU's."""
     found: list[Ceiling] = []
     for device in dict.fromkeys(devices):
         precisions = ("fp32",) if device == "cpu" else ("fp32", "fp16", "bf16")
@@ -130,23 +126,23 @@ def _product(device: str, precision: str, threads: int | None) -> Ceiling:
     side = CPU_SIDE if device == "cpu" else GPU_SIDE
     a, b = (torch.randn(side, side).to(device, kinds[precision]) for _ in range(2))
     out = torch.empty_like(a)
-    run = _finished(lambda: torch.mm(a, b, out=out), device, threads)
+    run = _waiting(lambda: torch.mm(a, b, out=out), device, threads)
     return Ceiling(f"matrix product {precision}, {device}", device, "compute", precision, run, 2.0 * side**3)
 
 
 def _copy(device: str, threads: int | None) -> Ceiling:
-    """Bytes are counted twice: read and written."""
+    """Return a copy whose bytes count twice, as read and as written."""
     import torch
 
     size = CPU_BYTES if device == "cpu" else GPU_BYTES
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
-    run = _finished(lambda: target.copy_(source), device, threads)
+    run = _waiting(lambda: target.copy_(source), device, threads)
     return Ceiling(f"copy, {device}", device, "memory", "", run, 2.0 * size)
 
 
-def _finished(operation: Callable[[], Any], device: str, threads: int | None) -> Callable[[], None]:
-    """The operation on that many threads, waited for."""
+def _waiting(operation: Callable[[], Any], device: str, threads: int | None) -> Callable[[], None]:
+    """Return a function that runs the operation on that many threads and waits for it."""
     import torch
 
     def run() -> None:

@@ -94,7 +94,7 @@ def bench(
         str, typer.Option(help="latency; MLPerf-style, not conformant: single-stream, offline.")
     ] = "latency",
     bound: Annotated[
-        float | None, typer.Option(help="Also: largest batch and rate that keep p99 under this many milliseconds.")
+        float | None, typer.Option(help="Also: the largest batch that keeps p99 under this many milliseconds.")
     ] = None,
     isolate: Annotated[bool, typer.Option("--isolate", help="A process each: cold start and memory too.")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads of every call; all by default.")] = None,
@@ -146,7 +146,7 @@ def bench(
             progress=progress,
         )
     if bound is not None:
-        report = benchmarks.within_bound(report, bound, seed=seed)
+        report = benchmarks.within_bound(report, bound)
     if markdown is not None:
         with atomic_path(markdown) as temporary:
             temporary.write_text(report.to_markdown(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Two runs compared, on made samples whose answer is known."""
+"""Comparisons of two runs on samples with known answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MACHINE = {"cpu": "Some CPU", "usable_cores": 2, "cpu_quota": None, "gpu": None,
 
 
 def run(samples, *, labels=None, machine=None, **settings):
-    """A run of one candidate, or of several by name."""
+    """Return a run of one candidate, or of several by name."""
     named = samples if isinstance(samples, dict) else {"student": samples}
     rows = [{"name": name, "labels": labels or {}, "samples_ms": list(values)} for name, values in named.items()]
     return BenchRun.model_validate(
@@ -38,20 +38,20 @@ def test_clear_differences_are_shown():
     assert verdict(run(noisy(12)), run(noisy(10, seed=1))) == FASTER
 
 
-def test_noise_is_no_difference():
+def test_noise_is_not_a_difference():
     falsely = sum(
         verdict(run(noisy(10, seed=seed)), run(noisy(10, seed=1000 + seed))) in (FASTER, SLOWER) for seed in range(60)
     )
     assert falsely <= 3  # 5 % nominal, less with the widening by the drift
 
 
-def test_a_run_against_itself_is_no_difference():
+def test_a_run_does_not_differ_from_itself():
     same = run(noisy(7))
     (row,) = compare_runs(same, same).rows
     assert row.verdict == SAME and row.ratio.value == 1.0
 
 
-def test_the_interval_is_widened_by_what_a_run_drifts_within_itself():
+def test_the_interval_is_widened_by_the_drift_inside_a_run():
     steady, drifting = [10.0] * 40, [10.0] * 20 + [10.4] * 20  # 4 %: within what counts as stable
     (row,) = compare_runs(run(steady), run(drifting)).rows
     assert row.verdict == SAME
@@ -66,7 +66,7 @@ def test_the_interval_is_widened_by_what_a_run_drifts_within_itself():
         ([10.0] * 40, [20.0] * 6, "too few samples", "in B"),
     ],
 )
-def test_runs_that_measured_no_one_thing_get_no_verdict(a, b, expected, reason):
+def test_unstable_and_short_runs_get_no_verdict(a, b, expected, reason):
     (row,) = compare_runs(run(a), run(b)).rows
     assert (row.verdict, row.reason, row.judged) == (expected, reason, False)
 
@@ -81,14 +81,14 @@ def test_runs_that_measured_no_one_thing_get_no_verdict(a, b, expected, reason):
         ({"labels": {"threads": 2}}, "threads: 1, then 2"),
     ],
 )
-def test_what_was_measured_in_another_way_is_not_compared(change, reason):
+def test_runs_under_different_conditions_are_not_compared(change, reason):
     a, b = run([10.0] * 40, labels={"threads": 1}), run([20.0] * 40, **{"labels": {"threads": 1}, **change})
     (row,) = compare_runs(a, b).rows
     assert (row.verdict, row.reason) == ("not comparable", reason)
 
 
 def test_calls_of_one_turn_are_drawn_together():
-    """Turns of 32 calls that differ from turn to turn: torn apart, so many samples would seem to say much."""
+    """32 calls per turn differ from turn to turn; drawn singly, they would make the interval too narrow."""
     turns = [np.repeat(np.random.default_rng(seed).lognormal(0, 0.1, 20), 32) for seed in (0, 1)]
 
     def width(mode):
@@ -98,7 +98,7 @@ def test_calls_of_one_turn_are_drawn_together():
     assert width("single-stream") > 1.2 * width("latency")
 
 
-def test_candidates_of_one_run_only_and_changed_versions_are_told():
+def test_candidates_of_one_run_only_and_changed_versions_are_remarks():
     a = run({"old": [1.0] * 20, "both": [1.0] * 20}, notes=["Other load: some."])
     b = run({"both": [1.0] * 20, "new": [1.0] * 20}, machine={"packages": {"torch": "2.7"}})
     compared = compare_runs(a, b)
@@ -122,7 +122,7 @@ def test_the_gate_passes_when_the_whole_interval_is_within_the_limit():
         (run({"other": noisy(10)}), "student is missing in B"),
     ],
 )
-def test_the_gate_fails_when_that_is_not_shown(b, words):
+def test_the_gate_fails_when_the_limit_is_not_shown_to_hold(b, words):
     with pytest.raises(QualityError, match=words) as raised:
         compare_runs(run(noisy(10)), b).raise_above(1.05)
     assert raised.value.exit_code == 5
@@ -136,7 +136,7 @@ def test_a_limit_inside_the_interval_is_not_shown_to_hold():
         compared.raise_above(1.03)
 
 
-def test_all_forms_say_the_same():
+def test_json_markdown_and_table_agree():
     compared = compare_runs(run(noisy(10)), run(noisy(12, seed=1)))
     assert json.loads(json.dumps(compared.to_dict(), allow_nan=False))["rows"][0]["verdict"] == SLOWER
     assert "| student | " in compared.to_markdown() and SLOWER in compared.to_markdown()
@@ -149,7 +149,7 @@ def test_a_written_run_is_read(tmp_path):
     assert read_run(path).rows[0].samples_ms == [1.0, 2.0]
 
 
-def test_what_the_harness_writes_is_read_and_compared(tmp_path):
+def test_documents_of_the_harness_are_read_and_compared(tmp_path):
     def written(name, milliseconds):
         now = [0.0]
 
@@ -179,7 +179,7 @@ def test_what_the_harness_writes_is_read_and_compared(tmp_path):
         ('{"batch": 1, "rows": [{"name": "a", "samples_ms": [NaN]}]}', r"rows\.0\.samples_ms\.0"),
     ],
 )
-def test_what_is_no_benchmark_is_refused(tmp_path, text, words):
+def test_other_json_than_a_benchmark_is_refused(tmp_path, text, words):
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(CorruptFileError, match=words):

@@ -1,4 +1,4 @@
-"""The harness on a clock that only the candidates move: no test here measures time."""
+"""The harness with a clock that only the candidates advance, so that no test measures time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dcp_deploy.errors import UsageError
 
 
 class Machine:
-    """A clock, and candidates that advance it by a known time and write down that they were called."""
+    """A clock, and candidates that advance it by a known time and record their calls."""
 
     def __init__(self):
         self.now = 100.0
@@ -56,14 +56,14 @@ def test_every_round_calls_every_candidate_once():
     assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
 
 
-def test_the_order_changes_between_rounds_so_that_nobody_always_goes_first():
+def test_the_order_changes_between_rounds():
     machine = Machine()
     machine.benchmark({name: machine.candidate(name, 1) for name in "ab"}, baseline="a", min_rounds=100)
     firsts = Counter(machine.calls[4::2])
     assert 30 <= firsts["a"] <= 70  # 100 fair draws: 50 with a standard deviation of 5
 
 
-def test_the_order_is_that_of_the_seed():
+def test_the_order_depends_on_the_seed_only():
     def order(seed):
         machine = Machine()
         machine.benchmark({name: machine.candidate(name, 1) for name in "abc"}, baseline="a", seed=seed)
@@ -73,7 +73,7 @@ def test_the_order_is_that_of_the_seed():
     assert order(1) != order(2)
 
 
-def test_samples_are_the_candidates_own_times_in_the_order_of_rounds():
+def test_samples_are_the_times_of_calls_in_the_order_of_rounds():
     machine = Machine()
     costs = [50, 50, *range(1, 13)]  # two calls of warm-up, then 1 to 12 ms
     report = machine.benchmark({"a": machine.candidate("a", costs), "b": machine.candidate("b", 7)}, baseline="a")
@@ -120,7 +120,7 @@ def test_images_per_second_counts_the_batch():
 def test_another_number_of_images_than_the_batch_is_refused():
     machine = Machine()
     images = np.zeros((1, 4, 4, 3), np.uint8)
-    with pytest.raises(ValueError, match="a returned 1 images a call, but batch is 8"):
+    with pytest.raises(ValueError, match="a returned 1 images per call, but batch is 8"):
         machine.benchmark({"a": machine.candidate("a", 20, images)}, baseline="a", batch=8)
 
 
@@ -157,15 +157,15 @@ def test_enough_samples_leave_p99_unmarked():
 
 
 def test_progress_ends_at_a_hundred_percent_and_never_falls():
-    machine, seen = Machine(), []
+    machine, percents = Machine(), []
     machine.benchmark(
         {"a": machine.candidate("a", 100)},
         baseline="a",
         min_seconds=3,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total: percents.append((done, total)),
     )
-    assert seen == sorted(seen)
-    assert seen[-1] == (100, 100)
+    assert percents == sorted(percents)
+    assert percents[-1] == (100, 100)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_the_document_is_json_with_samples_method_and_machine():
     assert document["environment"]["python"]
 
 
-def test_tables_show_names_as_they_are():
+def test_tables_show_names_without_markup():
     from rich.console import Console
 
     machine = Machine()
@@ -213,7 +213,7 @@ def test_tables_show_names_as_they_are():
     assert r"a\|[red]b[/red]" in report.to_markdown()
 
 
-def test_candidates_have_batches_and_baselines_of_their_own():
+def test_candidates_may_have_their_own_batch_and_baseline():
     machine = Machine()
 
     def made(name, milliseconds, batch, baseline):
@@ -240,14 +240,14 @@ def test_ceilings_are_timed_between_rounds_and_give_the_floor():
     ]
     candidate = Candidate(machine.candidate("a", 20), "student", "torch", work=Work(5 * 10**8, 1000, 2000))
     report = machine.benchmark({"a": candidate}, baseline="a", ceilings=ceilings, min_rounds=11)
-    assert machine.calls.count("mm") == 1 + 3  # warm, then rounds 0, 5 and 10
+    assert machine.calls.count("mm") == 1 + 3  # warm-up, then rounds 0, 5 and 10
     assert [rate.per_second for rate in report.ceilings] == [pytest.approx(1e11), pytest.approx(1e9)]
     roof = report.row("a").roofline
     assert (roof.floor_ms, roof.of_floor, roof.bound) == (pytest.approx(5), pytest.approx(4), "compute")
     assert "4.0 (compute)" in report.to_markdown()
 
 
-def test_a_candidate_may_time_itself_and_tell_its_parts_and_memory():
+def test_a_candidate_may_measure_its_own_time_phases_and_memory():
     machine = Machine()
     candidate = Candidate(
         machine.candidate("a", 20), "student", "cuda-fp16", device="cuda", measure=lambda: 1.5,
@@ -265,7 +265,7 @@ def test_a_candidate_may_time_itself_and_tell_its_parts_and_memory():
     assert "0.100 + 1.000 + 0.200" in report.to_markdown() and "| 2.50 |" in report.to_markdown()
 
 
-def test_what_was_not_measured_is_null_and_in_no_table():
+def test_unmeasured_figures_are_null_and_in_no_table():
     machine = Machine()
     report = machine.benchmark({"a": machine.candidate("a", 20)}, baseline="a")
     row = report.to_dict()["rows"][0]
@@ -273,7 +273,7 @@ def test_what_was_not_measured_is_null_and_in_no_table():
     assert "floor" not in report.to_markdown()
 
 
-def test_skipped_candidates_are_told_with_the_reason():
+def test_skipped_candidates_are_reported_with_the_reason():
     machine = Machine()
     report = machine.benchmark({"a": machine.candidate("a", 20)}, baseline="a", skipped=[Skipped("b", "no GPU")])
     assert report.to_dict()["skipped"] == [{"name": "b", "reason": "no GPU"}]
@@ -297,16 +297,13 @@ def test_turns_stay_together_in_the_bootstrap():
     candidates = {name: machine.candidate(name, cost) for name, cost in costs.items()}
     report = machine.benchmark(candidates, baseline="a", mode="single-stream", min_rounds=4)
     interval = report.row("b").speedup
-    assert (interval.low, interval.high) == (
-        pytest.approx(10),
-        pytest.approx(20),
-    )  # whole turns are drawn
+    assert (interval.low, interval.high) == (pytest.approx(10), pytest.approx(20))  # whole turns are drawn
 
 
 @pytest.mark.parametrize(
     ("settings", "message"), [({"mode": "server"}, "'server'"), ({"mode": "single-stream", "batch": 2}, "not 2")]
 )
-def test_modes_that_make_no_sense_are_refused(settings, message):
+def test_unknown_modes_and_impossible_batches_are_refused(settings, message):
     machine = Machine()
     with pytest.raises(UsageError, match=message):
         machine.benchmark({"a": machine.candidate("a", 1)}, baseline="a", **settings)

@@ -1,4 +1,4 @@
-"""Statistics on samples whose answers are known."""
+"""Statistics of samples with known answers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_needed_count_refuses_a_quantile_outside_the_open_interval(quantile):
 
 
 @pytest.mark.parametrize("samples", [[], [[1.0]], [1.0, float("nan")], [1.0, 0.0], [-1.0], [float("inf")]])
-def test_samples_that_are_no_latencies_are_refused(samples):
+def test_samples_that_are_not_latencies_are_refused(samples):
     with pytest.raises(ValueError, match="latencies"):
         summarise(samples)
 
@@ -73,7 +73,7 @@ def test_constant_samples_give_a_ratio_without_width():
     assert (interval.value, interval.low, interval.high) == (4.0, 4.0, 4.0)
 
 
-def test_slow_rounds_that_hit_both_cancel_in_the_ratio():
+def test_load_on_both_cancels_in_the_ratio():
     load = np.random.default_rng(1).uniform(1, 10, 100)  # every round slowed by its own factor, both alike
     interval = ratio_of_medians(8 * load, 2 * load)
     assert (interval.low, interval.high) == (pytest.approx(4.0), pytest.approx(4.0))
@@ -84,7 +84,7 @@ def test_unpaired_samples_are_refused():
         ratio_of_medians([1.0, 2.0], [1.0])
 
 
-def test_interval_repeats_with_its_seed_and_moves_with_another():
+def test_interval_depends_on_the_seed_only():
     rng = np.random.default_rng(2)
     a, b = rng.lognormal(2, 0.2, 80), rng.lognormal(0, 0.2, 80)
     assert ratio_of_medians(a, b, seed=3) == ratio_of_medians(a, b, seed=3)
@@ -100,7 +100,7 @@ def test_interval_scales_with_the_baseline(samples, factor):
     assert scaled.high == pytest.approx(factor * plain.high)
 
 
-def test_interval_covers_the_truth_as_often_as_it_says():
+def test_interval_covers_the_truth_as_often_as_its_confidence():
     rng = np.random.default_rng(5)
     hits = 0
     for trial in range(200):
@@ -144,7 +144,7 @@ def test_a_slower_second_half_is_drifting():
     assert verdict.drift == pytest.approx(0.1)
 
 
-def test_few_samples_get_no_verdict():
+def test_few_samples_have_no_verdict():
     assert stability([10.0] * 9).verdict == "too few samples"
     assert stability([10.0] * 9).drift is None
 
@@ -156,7 +156,7 @@ def test_percentiles_have_intervals_where_the_samples_are_enough(count, known):
 
 
 @given(latencies)
-def test_percentile_intervals_hold_what_the_summary_says(samples):
+def test_percentile_intervals_have_the_values_of_the_summary(samples):
     summary = summarise(samples)
     for name, interval in percentile_intervals(samples, resamples=30).items():
         if interval is not None:
@@ -164,7 +164,7 @@ def test_percentile_intervals_hold_what_the_summary_says(samples):
             assert min(samples) <= interval.low <= interval.high <= max(samples)
 
 
-def test_percentile_intervals_cover_the_truth_about_as_often_as_they_say():
+def test_percentile_intervals_cover_the_truth_about_as_often_as_their_confidence():
     rng, hits = np.random.default_rng(8), 0
     for trial in range(150):
         found = percentile_intervals(rng.exponential(1.0, 100) + 1e-9, seed=trial, resamples=200, block=1)["p90"]

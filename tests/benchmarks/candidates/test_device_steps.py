@@ -1,4 +1,4 @@
-"""A call in three steps, on events and a clock that only the steps move."""
+"""A call in three steps, with events and a clock that only the steps advance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dcp_deploy.generators import Generator, GeneratorConfig
 
 
 class Device:
-    """Host and device time in milliseconds: computing is enqueued in a part of the time that it takes."""
+    """Host and device time in milliseconds; enqueueing takes less time than computing."""
 
     def __init__(self):
         self.host = self.device = 0.0
@@ -46,12 +46,12 @@ def steps(device, enqueue):
         copy_in=lambda: device.spend(1.0, 1.0, ["z"]),
         compute=lambda placed: device.spend(10.0, enqueue, [*placed, "image"]),
         copy_out=lambda images: device.spend(3.0, 3.0, images),
-        mark=device.event,
+        new_event=device.event,
         clock=lambda: device.host / 1e3,
     )
 
 
-def test_the_parts_are_told_apart():
+def test_each_phase_has_its_time():
     assert steps(Device(), 2.0).phases() == Phases(1.0, 10.0, 3.0, 2.0)
 
 
@@ -59,12 +59,12 @@ def test_a_call_is_the_three_steps_in_order():
     assert steps(Device(), 2.0)() == ["z", "image"]
 
 
-def test_launches_that_take_as_long_as_the_computing_bind_it():
+def test_a_call_whose_launches_take_as_long_as_computing_is_enqueue_bound():
     assert not steps(Device(), 2.0).phases().enqueue_bound
     assert steps(Device(), 9.5).phases().enqueue_bound
 
 
-def test_a_network_draws_the_same_in_steps():
+def test_a_network_generates_the_same_images_in_steps():
     torch.manual_seed(0)
     generator = Generator(GeneratorConfig(8, (3,) * 4, z_dim=6, w_dim=6, mapping_layers=1, c_dim=2)).eval()
     inputs = fixed_inputs(6, 2, 3, seed=1)
@@ -76,7 +76,7 @@ def test_a_network_draws_the_same_in_steps():
 
 @pytest.fixture
 def engine(monkeypatch, tmp_path):
-    """An engine whose image is its z, made for two to four images."""
+    """An engine for batches of two to four whose image is its z."""
     profile = {"z": {"min": [2, 5], "max": [4, 5]}, "psi": {"min": [2], "max": [4]}}
     manifest = {"profile": profile, "precision": "fp16", "build_seconds": 12.5}
     session = SimpleNamespace(device=torch.device("cpu"), run=lambda feeds: feeds["z"] * feeds["psi"][:, None])
@@ -84,7 +84,7 @@ def engine(monkeypatch, tmp_path):
     return tmp_path / "s.engine"
 
 
-def test_an_engine_gets_the_fixed_inputs_and_tells_what_its_manifest_knows(engine):
+def test_an_engine_gets_the_fixed_inputs_and_reports_its_manifest(engine):
     steps, precision, build_seconds = engine_steps(engine, 3, 7, graph=True)
     assert (precision, build_seconds) == ("fp16", 12.5)
     assert (steps() == fixed_inputs(5, 0, 3, seed=7)[0]).all()

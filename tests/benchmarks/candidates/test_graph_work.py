@@ -1,4 +1,4 @@
-"""Operations and bytes of graphs whose counts are known."""
+"""Operations and bytes of graphs with known counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, save_model
 
 from dcp_deploy.benchmarks.candidates.graph_work import generator_work, onnx_work
-from dcp_deploy.export import export_onnx
 from dcp_deploy.generators import Generator, GeneratorConfig, count_macs
 
 
@@ -19,7 +18,7 @@ def tiny(**settings):
 
 
 def saved(path, nodes, inputs, outputs, weights):
-    """A file of float32 values; "B" is the batch."""
+    """Save a graph of float32 values; "B" is the batch."""
     ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in some.items()]
             for some in (inputs, outputs)]  # fmt: skip
     held = [numpy_helper.from_array(torch.ones(shape).numpy(), name) for name, shape in weights.items()]
@@ -44,7 +43,7 @@ def test_two_operations_for_each_multiplication(tmp_path, node, x, w, y, macs):
     assert onnx_work(path, 3).operations == 3 * 2 * macs
 
 
-def test_bytes_are_weights_and_ends_once_and_traffic_every_pass(tmp_path):
+def test_bytes_count_each_tensor_once_and_traffic_every_pass(tmp_path):
     nodes = [("MatMul", ["x", "w"], ["h"], {}), ("Relu", ["h"], ["y"], {})]
     path = saved(tmp_path / "g.onnx", nodes, {"x": ["B", 5]}, {"y": ["B", 7]}, {"w": [5, 7]})
     work = onnx_work(path, 2)
@@ -52,23 +51,21 @@ def test_bytes_are_weights_and_ends_once_and_traffic_every_pass(tmp_path):
     assert work.traffic_bytes == 4 * ((2 * 5 + 5 * 7 + 2 * 7) + (2 * 7 + 2 * 7))
 
 
-def test_a_shape_that_nobody_knows_is_not_counted_by_half(tmp_path):
+def test_a_graph_with_an_unknown_shape_has_no_work(tmp_path):
     nodes = [("NonZero", ["x"], ["n"], {}), ("Cast", ["n"], ["y"], {"to": TensorProto.FLOAT})]
     assert onnx_work(saved(tmp_path / "g.onnx", nodes, {"x": ["B", 5]}, {"y": [2, "N"]}, {}), 2) is None
 
 
-def test_torch_and_the_exported_file_agree(tmp_path):
-    """Both do the same convolutions; only what lies between them is fused in the file."""
-    generator = tiny()
-    export_onnx(generator, tmp_path / "s.onnx", upsample="transposed")
+def test_torch_and_the_exported_file_agree(small_generator, exported):
+    """Both compute the same convolutions; the file fuses only what lies between them."""
     for batch in (1, 3):
-        network, exported = generator_work(generator.config, batch), onnx_work(tmp_path / "s.onnx", batch)
-        assert exported.operations == network.operations
-        assert exported.traffic_bytes < network.traffic_bytes
+        network, file = generator_work(small_generator.config, batch), onnx_work(exported, batch)
+        assert file.operations == network.operations
+        assert file.traffic_bytes < network.traffic_bytes
 
 
-def test_a_network_does_at_least_the_multiplications_of_the_papers():
-    """Which count no filters: those are the rest."""
+def test_a_network_has_more_operations_than_its_macs():
+    """The MACs of the papers leave out the filters."""
     for generator in (tiny(), tiny(c_dim=2)):
         work, counted = generator_work(generator.config, 2), 2 * 2 * count_macs(generator)
         assert counted <= work.operations < 1.5 * counted

@@ -1,4 +1,4 @@
-"""Candidates in processes of their own: the lines to them, and one real process."""
+"""Candidates in their own processes: the protocol, and one real process."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def checkpoint(tmp_path_factory):
 
 
 def answers_to(spec, *requests):
-    """What the other side says, without another process."""
-    lines, said = [{"spec": spec.to_dict()}, *requests], io.StringIO()
-    serve(io.StringIO("".join(f"{json.dumps(line)}\n" for line in lines)), said)
-    return [json.loads(line) for line in said.getvalue().splitlines()]
+    """Return the answers of a worker, without another process."""
+    lines, output = [{"spec": spec.to_dict()}, *requests], io.StringIO()
+    serve(io.StringIO("".join(f"{json.dumps(line)}\n" for line in lines)), output)
+    return [json.loads(line) for line in output.getvalue().splitlines()]
 
 
-def test_a_worker_opens_calls_and_tells_its_memory(checkpoint):
+def test_a_worker_opens_calls_and_reports_its_memory(checkpoint):
     opened, call, memory = answers_to(Spec("student", str(checkpoint), "torch", batch=2), "call", "memory")
     assert opened["opened"]["precision"] == "fp32" and opened["opened"]["work"]["operations"] > 0
     assert call["shape"] == [2, 3, 8, 8] and call["ms"] > 0
@@ -41,26 +41,26 @@ def test_a_worker_opens_calls_and_tells_its_memory(checkpoint):
     assert memory["host_bytes"] is None or memory["host_bytes"] > 2**20  # None: a system without /proc
 
 
-def test_a_worker_that_cannot_open_says_why(tmp_path):
+def test_a_worker_that_cannot_open_reports_the_error(tmp_path):
     (answer,) = answers_to(Spec("student", str(tmp_path / "none"), "torch"), "call")
     assert answer["error"]["exit_code"] == 3
     error = error_of(answer["error"])
     assert isinstance(error, InputError) and "no such file" in error.message
 
 
-def test_a_call_is_timed_by_the_clock_given():
+def test_a_call_is_timed_by_the_clock():
     ticks = iter([1.0, 1.25])
     assert timed_call(lambda: None, clock=lambda: next(ticks)) == {"ms": 250.0, "shape": []}
 
 
-def test_the_peak_is_the_kernels_own_record(tmp_path):
+def test_the_peak_is_read_from_the_kernels_record(tmp_path):
     status = tmp_path / "status"
     status.write_text("Name:\tpython\nVmPeak:\t 9999 kB\nVmHWM:\t  2048 kB\n")
     assert peak_host_bytes(status) == 2 * 2**20
     assert peak_host_bytes(tmp_path / "none") is None
 
 
-def test_a_process_that_dies_is_told_with_its_code():
+def test_the_error_of_a_process_that_dies_names_its_exit_code():
     worker = Worker(Spec("student", "s", "torch"), [sys.executable, "-c", "raise SystemExit(9)"])
     with pytest.raises(MissingCapabilityError, match="student on torch ended with 9"):
         worker.ask("call")

@@ -1,4 +1,4 @@
-"""Specs opened on this machine."""
+"""Candidates of specs on this machine."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from dcp_deploy.generators import Generator, GeneratorConfig
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("opening") / "s.safetensors"
+    path = tmp_path_factory.mktemp("loading") / "s.safetensors"
     save_generator(Generator(GeneratorConfig(resolution=4, z_dim=4, w_dim=4, mapping_layers=1, widths=(2,) * 2)), path)
     return path
 
 
-def test_a_checkpoint_draws_its_batch_and_knows_its_work(checkpoint):
+def test_a_checkpoint_generates_its_batch_and_knows_its_work(checkpoint):
     candidate = open_candidate(Spec("student", str(checkpoint), "torch", threads=1, batch=3))
     assert candidate().shape == (3, 3, 4, 4)
     assert (candidate.file_bytes, candidate.file) == (checkpoint.stat().st_size, checkpoint.name)
     assert candidate.work is not None and candidate.phases is None
 
 
-def test_an_onnx_file_says_its_precision_and_weighs_its_weights(small_onnx, tmp_path):
+def test_an_onnx_file_has_its_precision_and_counts_its_weights(small_onnx, tmp_path):
     file = small_onnx(tmp_path / "s.onnx", precision="fp16")
     candidate = open_candidate(Spec("student", str(file), "onnxruntime", threads=1))
     assert (candidate.precision, candidate.threads) == ("fp16", 1)
@@ -39,7 +39,7 @@ def test_an_onnx_file_says_its_precision_and_weighs_its_weights(small_onnx, tmp_
     assert candidate.work is not None
 
 
-def test_every_backend_is_given_the_same_latents(small_onnx, checkpoint, tmp_path):
+def test_every_backend_gets_the_same_latents(small_onnx, checkpoint, tmp_path):
     file = small_onnx(tmp_path / "s.onnx")
     readable, exported = (
         open_candidate(Spec("student", str(path), backend, batch=2, seed=4))()
@@ -53,12 +53,14 @@ def test_every_backend_is_given_the_same_latents(small_onnx, checkpoint, tmp_pat
 
 
 def test_torch_compile_has_compiled_before_it_is_timed(checkpoint, monkeypatch):
-    """What torch compiles to is torch's to test, and takes minutes: here it is the network itself, and counts."""
+    """Compiling takes minutes and is torch's to test, so the compiled network here is the network itself."""
     calls = []
 
     def compiled(generator, **settings):
         calls.append(settings)
-        generator._compiled_call_impl = lambda *words, **more: calls.append("call") or generator.forward(*words, **more)
+        generator._compiled_call_impl = lambda *args, **kwargs: (
+            calls.append("call") or generator.forward(*args, **kwargs)
+        )
 
     monkeypatch.setattr(loading, "find_compiler", lambda: "g++")
     monkeypatch.setattr(Generator, "compile", compiled)
@@ -69,8 +71,8 @@ def test_torch_compile_has_compiled_before_it_is_timed(checkpoint, monkeypatch):
     assert (candidate() == eager()).all() and calls[2:] == ["call"]
 
 
-def test_a_compiler_that_fails_is_a_lack(checkpoint, monkeypatch):
-    def broken(*words, **more):
+def test_a_failing_compiler_is_a_missing_capability(checkpoint, monkeypatch):
+    def broken(*args, **kwargs):
         raise RuntimeError("no such register\nand so on")
 
     monkeypatch.setattr(loading, "find_compiler", lambda: "g++")
@@ -80,33 +82,33 @@ def test_a_compiler_that_fails_is_a_lack(checkpoint, monkeypatch):
     assert raised.value.message == "torch.compile failed: no such register"
 
 
-def test_torch_compile_without_a_compiler_is_a_lack(checkpoint, monkeypatch):
+def test_torch_compile_without_a_compiler_is_a_missing_capability(checkpoint, monkeypatch):
     monkeypatch.setattr(loading, "find_compiler", lambda: None)
     with pytest.raises(MissingCapabilityError, match=r"needs a C\+\+ compiler"):
         open_candidate(Spec("student", str(checkpoint), "torch-compile"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU lacks")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests a machine without a GPU")
 @pytest.mark.parametrize("backend", ["torch-cuda", "torch-compile-cuda", "cuda-fp16", "tensorrt", "onnxruntime-cuda"])
-def test_what_needs_a_gpu_says_so(checkpoint, backend):
+def test_gpu_backends_need_a_gpu(checkpoint, backend):
     with pytest.raises(MissingCapabilityError, match="needs an NVIDIA GPU"):
         open_candidate(Spec("student", str(checkpoint), backend))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["torch-cuda", "cuda-fp32", "cuda-fp16", "cuda-fp16-launches"])
-def test_a_gpu_tells_its_phases_apart(checkpoint, backend):
+def test_a_gpu_times_its_phases(checkpoint, backend):
     candidate = open_candidate(Spec("student", str(checkpoint), backend, batch=2))
     assert candidate().shape[0] == 2
     assert candidate.phases is not None and candidate.phases().compute_ms > 0
 
 
-def test_classes_come_in_turn():
+def test_fixed_inputs_use_the_classes_in_turn():
     _, psi, c = fixed_inputs(4, 2, 3, seed=0)
     assert c.tolist() == [[1, 0], [0, 1], [1, 0]] and psi.tolist() == [1, 1, 1]
 
 
-def test_weights_beside_a_file_count(tmp_path):
+def test_file_bytes_include_the_weights_beside_a_file(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"123")
     (tmp_path / "a.onnx.data").write_bytes(b"4567")
     assert file_bytes(tmp_path / "a.onnx") == 7

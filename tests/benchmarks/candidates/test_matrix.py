@@ -1,4 +1,4 @@
-"""Which candidates a set of files makes, without opening any."""
+"""The candidates that a set of files allows, without opening any."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dcp_deploy.errors import CorruptFileError, InputError, MissingCapabilityErr
 
 @pytest.fixture
 def files(tmp_path):
-    """A file of every kind, as far as its first bytes tell."""
+    """A file of every kind, recognised by its first bytes."""
     contents = {"t.safetensors": b"\x00" * 16, "s.safetensors": b"\x00" * 16, "s.onnx": b"\x08\x0a" * 8}
     made = {name: tmp_path / name for name in contents}
     for name, content in contents.items():
@@ -31,7 +31,7 @@ def opened(spec: Spec) -> Candidate:
     return Candidate(lambda: None, spec.model, spec.backend, precision=precision)
 
 
-def test_each_file_is_run_by_what_it_is_for(files):
+def test_each_file_runs_in_its_natural_backend(files):
     specs, skipped = plan_matrix({"teacher": [files["t.safetensors"]], "student": [files["s.onnx"], files["s.engine"]]})
     assert [(spec.model, spec.backend) for spec in specs] == [
         ("teacher", "torch"), ("student", "onnxruntime"), ("student", "tensorrt-rtx"),
@@ -39,7 +39,7 @@ def test_each_file_is_run_by_what_it_is_for(files):
     assert skipped == []
 
 
-def test_all_tries_every_backend_and_says_which_files_are_missing(files):
+def test_all_plans_every_backend_and_names_the_missing_files(files):
     specs, skipped = plan_matrix({"student": [files["s.safetensors"], files["s.onnx"]]}, backends="all")
     assert {spec.backend for spec in specs} == {
         name for name, b in BACKENDS.items() if b.takes in ("checkpoint", "onnx")
@@ -47,7 +47,7 @@ def test_all_tries_every_backend_and_says_which_files_are_missing(files):
     assert {one.name: one.reason for one in skipped}["student, TensorRT"] == (
         "no tensorrt engine of the student was given (made by dcp-deploy engine)"
     )
-    assert len(specs) + len(skipped) == len(BACKENDS) - 1  # a bundle ships the same files: it is timed when asked for
+    assert len(specs) + len(skipped) == len(BACKENDS) - 1  # a bundle has the same files, so it is timed on request only
 
 
 def test_an_engine_runs_in_its_own_flavour_only(files):
@@ -56,7 +56,7 @@ def test_an_engine_runs_in_its_own_flavour_only(files):
     assert [one.name for one in skipped] == ["student, TensorRT"]
 
 
-def test_what_this_machine_lacks_is_skipped_with_the_reason(files):
+def test_candidates_that_the_machine_cannot_run_are_skipped_with_the_reason(files):
     def open_one(spec):
         if spec.backend.endswith("cuda"):
             raise MissingCapabilityError("no GPU", "buy one")
@@ -72,7 +72,7 @@ def test_what_this_machine_lacks_is_skipped_with_the_reason(files):
         open_matrix(specs[1:], open_one, tolerant=True)  # nothing is left to time
 
 
-def test_a_bad_file_is_no_lack_of_the_machine(files):
+def test_a_bad_file_is_an_error_even_when_tolerant(files):
     def open_one(spec):
         raise CorruptFileError("bad")
 
@@ -81,7 +81,7 @@ def test_a_bad_file_is_no_lack_of_the_machine(files):
         open_matrix(specs, open_one, tolerant=True)
 
 
-def test_names_say_what_tells_candidates_apart(tmp_path):
+def test_names_of_candidates_are_unique(tmp_path):
     paths = [tmp_path / name for name in ("s.onnx", "half.onnx", "other.onnx", "a/s.onnx")]
     specs = [Spec("student", str(path), "onnxruntime") for path in paths]
     assert list(open_matrix(specs, opened, tolerant=False)[0]) == [
@@ -93,8 +93,8 @@ def test_names_say_what_tells_candidates_apart(tmp_path):
 
 
 def test_every_batch_has_its_own_baseline(files):
-    given = {"teacher": [files["t.safetensors"]], "student": [files["s.safetensors"]]}
-    candidates, _ = open_matrix(plan_matrix(given, batches=(1, 8))[0], opened, tolerant=False)
+    both = {"teacher": [files["t.safetensors"]], "student": [files["s.safetensors"]]}
+    candidates, _ = open_matrix(plan_matrix(both, batches=(1, 8))[0], opened, tolerant=False)
     assert {name: (one.batch, one.baseline) for name, one in candidates.items()} == {
         "teacher, torch eager, batch 1": (1, "teacher, torch eager, batch 1"),
         "student, torch eager, batch 1": (1, "teacher, torch eager, batch 1"),
@@ -105,13 +105,17 @@ def test_every_batch_has_its_own_baseline(files):
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"backends": "torch,tpu"}, "'tpu'"), ({"batches": (0,)}, "batch is 0"), ({"batches": ()}, "batch is 0")],
+    [
+        ({"backends": "torch,tpu"}, "unknown backend 'tpu'"),
+        ({"batches": (0,)}, "batch is 0"),
+        ({"batches": ()}, "batch is 0"),
+    ],
 )
-def test_wrong_words_are_refused(files, settings, words):
+def test_wrong_settings_are_refused(files, settings, words):
     with pytest.raises(UsageError, match=words):
         plan_matrix({"student": [files["s.onnx"]]}, **settings)
 
 
-def test_a_spec_travels_as_json():
+def test_a_spec_survives_json():
     spec = Spec("student", str(Path("a.onnx")), "onnxruntime", threads=2, batch=4, seed=7)
     assert Spec(**json.loads(json.dumps(spec.to_dict()))) == spec

@@ -23,13 +23,13 @@ def test_rows_compare_with_the_eager_teacher() -> None:
 
 
 def test_the_student_has_30_percent_of_the_channels_in_steps_of_8() -> None:
-    pairs = list(zip(cuda_path.TEACHER, cuda_path.STUDENT, strict=True))
-    assert all(width % 8 == 0 and 0 <= width - 0.3 * full < 8 for full, width in pairs)
+    widths = zip(cuda_path.TEACHER, cuda_path.STUDENT, strict=True)
+    assert all(width % 8 == 0 and 0 <= width - 0.3 * full < 8 for full, width in widths)
 
 
-def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_gpu_the_experiment_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MissingCapabilityError, match="no NVIDIA GPU"):
+    with pytest.raises(MissingCapabilityError, match="needs an NVIDIA GPU"):
         cuda_path.run(tmp_path / "latency.json", (1,), 1, 1.0, ())
 
 

@@ -1,21 +1,24 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from dcp_deploy.benchmarks.experiments import engine_device
-from dcp_deploy.generators import GeneratorConfig
+from dcp_deploy.generators import Generator
 
 
-def test_without_a_gpu_every_attempt_says_what_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_every_attempt_has_a_result(
+    small_generator: Generator, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("tensorrt_rtx", reason="the extra 'rtx' is not installed")
     if torch.cuda.is_available():
-        pytest.skip("here is a GPU")
+        pytest.skip("tests a machine without a GPU")
     monkeypatch.setattr(engine_device, "TARGETS", ("sm89",))
-    tiny = GeneratorConfig(8, (8, 8, 8, 8), z_dim=8, w_dim=8, mapping_layers=1)
-    monkeypatch.setattr(engine_device, "NETWORK", tiny)
+    monkeypatch.setattr(engine_device, "NETWORK", small_generator.config)
+    monkeypatch.setattr(engine_device, "export_onnx", lambda generator, path, image: shutil.copy(exported, path))
     found = {attempt["attempt"]: attempt["result"] for attempt in engine_device.attempts(tmp_path)}
     assert found["build for None, this GPU"].startswith("no: this machine has no GPU")
     assert found["build for sm89"].startswith("yes: ")

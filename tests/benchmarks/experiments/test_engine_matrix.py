@@ -23,7 +23,7 @@ def test_the_networks_are_full_size() -> None:
     assert network_config(256, "student").widths == (*[152] * 10, 80, 80, 40, 40)
 
 
-def test_a_run_goes_on_where_it_stopped(
+def test_a_stopped_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured: list[str] = []
@@ -49,6 +49,6 @@ def test_the_table_has_a_row_for_each_cell(tmp_path: Path) -> None:
     assert rows[2] == "| 256 px teacher | fp16 | 2.5 | 12 | 1.2 | 3.0 | 3.5 | 1.2 |"
 
 
-def test_what_a_command_says_when_it_fails_is_in_the_error() -> None:
+def test_the_error_holds_the_output_of_a_failing_command() -> None:
     with pytest.raises(DcpDeployError, match=r"ended with 3: .*nowhere\.onnx"):
         engine_matrix._run(["engine", "nowhere.onnx", "--target", "sm89", "--out", "x.engine"])

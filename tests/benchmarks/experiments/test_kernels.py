@@ -12,14 +12,14 @@ from dcp_deploy.kernels.cuda.calls import TAGS
 SMALL = {case: replace(case, channels=8, size=4, batch=2) for case in cases()}
 
 
-def test_every_fast_kernel_is_measured_in_the_form_that_its_case_names() -> None:
+def test_every_fast_kernel_is_measured_in_the_variant_of_its_case() -> None:
     buffers = Buffers(list(SMALL.values()), torch.device("cpu"))
     for case in SMALL.values():
         kernel = buffers.call(case).kernel
-        layout, form = "nhwc" if case.channels_last else "nchw", "wide" if case.wide else "narrow"
+        layout, variant = "nhwc" if case.channels_last else "nchw", "wide" if case.wide else "narrow"
         # Four pixels, two input columns: too few for 16 bytes of a row in NCHW.
         if case.channels_last or case.operator == "modconv":
-            assert kernel == f"{case.operator.removesuffix('_bytes')}_{layout}_{form}_{TAGS[case.dtype]}"
+            assert kernel == f"{case.operator.removesuffix('_bytes')}_{layout}_{variant}_{TAGS[case.dtype]}"
     kinds = {(case.operator, case.dtype, case.channels_last, case.wide) for case in SMALL}
     planar = [operator for operator in OPERATORS if not operator.startswith("epilogue")]
     assert len(kinds) == 6 * (len(OPERATORS) + len(planar))
@@ -46,9 +46,9 @@ def test_bytes_are_each_tensor_once(operator: str, expected: int) -> None:
     assert bytes_of(call) == 4 * (expected + small)
 
 
-def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_experiment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MissingCapabilityError, match="no NVIDIA GPU"):
+    with pytest.raises(MissingCapabilityError, match="needs an NVIDIA GPU"):
         measure(list(cases()))
 
 

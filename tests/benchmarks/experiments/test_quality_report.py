@@ -1,4 +1,4 @@
-"""Tables and figure of the experiment from made-up cells whose answers are known."""
+"""Tables and figure of the experiment, from made-up cells with known answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dcp_deploy.benchmarks.experiments.quality_report import BEGIN, END, insert, load_cells, main, reached, report
+from dcp_deploy.benchmarks.experiments.pages import markers
+from dcp_deploy.benchmarks.experiments.quality_report import load_cells, main, reached, report
 from dcp_deploy.errors import InputError
 
 
@@ -51,7 +52,7 @@ def test_scores_are_compared_seed_by_seed() -> None:
     assert "| random | none | -11.00 ± 1.41 | 0.000 ± 0.000 |" in report(CELLS, {})
 
 
-def test_the_steps_to_plain_dcps_end_are_interpolated() -> None:
+def test_the_steps_to_the_final_fid_of_plain_dcp_are_interpolated() -> None:
     assert reached(CELLS[0]["curve"], 15.0) == 75.0
     assert reached(CELLS[0]["curve"], 45.0) == 0.0
     assert reached(CELLS[0]["curve"], 9.0) == float("inf")
@@ -61,19 +62,17 @@ def test_the_steps_to_plain_dcps_end_are_interpolated() -> None:
     assert "| random | none | - | 0 of 2 seeds |" in text
 
 
-def test_what_people_wrote_stays(tmp_path: Path) -> None:
-    once = insert("# Title\n\nWords.\n", "tables\n")
-    assert once.startswith("# Title\n\nWords.\n\n" + BEGIN)
-    again = insert(once.replace("Words.", "Other words.") + "\nThe end.\n", "new tables\n")
-    assert "Other words." in again and "The end." in again
-    assert again.count(BEGIN) == again.count(END) == 1
-    assert "new tables" in again and "\ntables" not in again
-
-
 def test_page_and_picture_are_written(tmp_path: Path) -> None:
     directory = write(tmp_path / "run", [*CELLS, cell("random", "svs", 0, (9.0, 8.0, 7.0), ratio=0.85)])
+    page = tmp_path / "docs" / "quality.md"
+    page.parent.mkdir()
+    begin, end = markers("experiment")
+    page.write_text(f"Words.\n\n{begin}\nold\n{end}\n\nThe end.\n")
     assert main([str(directory), "--docs", str(tmp_path / "docs")]) == 0
-    assert "### 85% of the channels removed" in (tmp_path / "docs" / "quality.md").read_text()
+    text = page.read_text()
+    assert text.startswith(f"Words.\n\n{begin}\n\n6 students")
+    assert text.endswith(f"{end}\n\nThe end.\n") and "old" not in text
+    assert "### 85% of the channels removed" in text
     with Image.open(tmp_path / "docs" / "images" / "quality.png") as image:
         assert image.width > 1000  # two panels
 

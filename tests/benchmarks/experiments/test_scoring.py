@@ -23,13 +23,13 @@ def test_the_plain_loop_gives_the_same_scores(teacher: Generator) -> None:
     assert scoring.largest_difference(shipped, scoring.plain_scores(teacher, 7)) < 1e-4  # float32 sums in another order
 
 
-def test_a_wrong_score_is_seen(teacher: Generator) -> None:
+def test_a_wrong_score_has_a_large_difference(teacher: Generator) -> None:
     shipped = score(teacher, latents=5)
     wrong = [layer.roll(1) for layer in scoring.plain_scores(teacher, 5)]
     assert scoring.largest_difference(shipped, wrong) > 0.01
 
 
-def test_distinct_directions_are_those_of_many_draws(teacher: Generator) -> None:
+def test_distinct_directions_match_many_draws(teacher: Generator) -> None:
     _, shares = principal_directions(teacher, seed=0)
     draws = torch.multinomial(shares.expand(2000, -1), scoring.DIRECTIONS, replacement=True)
     counted = sum(len(set(row)) for row in draws.tolist()) / len(draws)

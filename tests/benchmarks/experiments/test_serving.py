@@ -7,7 +7,7 @@ from dcp_deploy.export.bundle.triton import Served, Tensor, config_pbtxt
 from dcp_deploy.export.integrity import check_bundle, seal
 
 
-def test_a_bundle_without_batching_differs_in_nothing_else(tmp_path: Path) -> None:
+def test_a_bundle_without_batching_is_otherwise_the_same(tmp_path: Path) -> None:
     tensors = (Tensor("z", "TYPE_FP32", (4,)), Tensor("psi", "TYPE_FP32", ()))
     model = Served("generator", tensors, Tensor("image", "TYPE_UINT8", (8, 8, 3)), 4, 1, 1, 100)
     config = tmp_path / "b" / "models" / "generator" / "configs" / "python.pbtxt"

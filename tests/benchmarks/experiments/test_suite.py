@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
+from functools import partial
 
 import pytest
 
 from dcp_deploy.benchmarks.experiments import suite
-from dcp_deploy.export import export_onnx
 from dcp_deploy.files import read_json
-from dcp_deploy.generators import GeneratorConfig
 from dcp_deploy.kernels.cpu.library import find_compiler
 
 
@@ -34,23 +33,21 @@ def test_one_student_of_one_network_comes_in_other_precisions(network, several):
     assert precisions.count(("fp32",)) == 9 - several
 
 
-def test_a_network_is_measured_once_and_kept_with_its_table(tmp_path, monkeypatch, capsys):
+def test_a_network_is_measured_once_and_kept_with_its_table(small_generator, exported, tmp_path, monkeypatch, capsys):
     pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
     if find_compiler() is None:
         pytest.skip("no C++ compiler")
-    tiny = GeneratorConfig(8, (4,) * 4, z_dim=6, w_dim=6, mapping_layers=1)
-    monkeypatch.setattr(suite, "networks", lambda quick: {"stylegan2-8": tiny})
+    monkeypatch.setattr(suite, "networks", lambda quick: {"stylegan2-8": small_generator.config})
     monkeypatch.setattr(suite, "RATIOS", (0.5,))
     monkeypatch.setattr(suite, "ALIGNS", (1,))
-    made = []
+    monkeypatch.setattr(suite, "benchmark", partial(suite.benchmark, warmup_seconds=0, pause_seconds=0))
 
-    def exported_once(generator, path, precision):
-        """Tracing takes most of the time, and all networks here are of one size."""
+    def copied(generator, path, precision):
+        """Copy one file for all networks, because tracing takes most of the time."""
         assert precision == "fp32"
-        made.append(path)
-        return shutil.copy(made[0], path) if len(made) > 1 else export_onnx(generator, path)
+        return shutil.copy(exported, path)
 
-    monkeypatch.setattr(suite, "export_onnx", exported_once)
+    monkeypatch.setattr(suite, "export_onnx", copied)
     words = ["suite", str(tmp_path), "--quick", "--rounds", "3", "--seconds", "0", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", words)
     suite.main()
@@ -65,7 +62,7 @@ def test_a_network_is_measured_once_and_kept_with_its_table(tmp_path, monkeypatc
     assert names[-1] in (tmp_path / "stylegan2-8-quick.md").read_text()
     capsys.readouterr()
     suite.main()
-    assert capsys.readouterr().out == ""  # it is there
+    assert capsys.readouterr().out == ""  # the document exists
 
 
 def test_an_unknown_network_is_refused(tmp_path, monkeypatch, capsys):

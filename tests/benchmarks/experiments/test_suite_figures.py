@@ -1,4 +1,4 @@
-"""What is written of the suite's documents."""
+"""Tables and figure of the suite, from a document of a simulated run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from PIL import Image
 
 from dcp_deploy.benchmarks.candidates.candidate import Candidate
 from dcp_deploy.benchmarks.experiments import suite_figures
-from dcp_deploy.benchmarks.experiments.suite_figures import BEGIN, END
+from dcp_deploy.benchmarks.experiments.pages import insert, markers
 from dcp_deploy.benchmarks.latency import benchmark
 from dcp_deploy.benchmarks.machine.roofline import Ceiling, Work
 from dcp_deploy.errors import InputError
 from dcp_deploy.files import write_json
 
+BEGIN, END = markers("suite")
 TIMES = {  # seconds of a call, and its operations
     ("teacher", "torch"): (0.4, 1000),
     ("teacher", "onnxruntime"): (0.2, 1000),
@@ -25,7 +26,7 @@ TIMES = {  # seconds of a call, and its operations
 
 
 class Clock:
-    """Time passes in calls alone."""
+    """A clock that only calls advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -36,7 +37,7 @@ class Clock:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The document of one network, measured with a clock of our own."""
+    """The document of one network, measured by a simulated clock."""
     clock = Clock()
     candidates = {
         f"{model}, {backend}": Candidate(
@@ -62,22 +63,18 @@ def docs_in(folder: Path) -> Path:
     return folder / "docs"
 
 
-def test_tables_stand_between_the_markers_and_the_figure_beside(folder):
+def test_tables_and_figure_are_written_from_the_document(folder):
     docs = docs_in(folder)
     suite_figures.main([str(folder), "--docs", str(docs)])
     text = (docs / "benchmarks.md").read_text()
     assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
     assert "| student 0.7 by 16 | OpenVINO | fp32 | 20 |" in text
     assert "| 20.0x |" in text  # 0.4 s over 0.02 s
+    # The gain of alignment is at equal operations: 0.05 s for 100 of them against 0.04 s for 120. The document has no
+    # ragged student in OpenVINO.
+    assert "| 0.7 | 16 | 0 M | 1.50 [1.50, 1.50] | not measured |" in text
     with Image.open(docs / "images" / "latency.png") as picture:
         assert picture.width > 300
-
-
-def test_gain_of_alignment_is_at_equal_operations(folder):
-    docs = docs_in(folder)
-    suite_figures.main([str(folder), "--docs", str(docs)])
-    # 0.05 s for 100 operations against 0.04 s for 120; the ragged student was not measured in OpenVINO
-    assert "| 0.7 | 16 | 0 M | 1.50 [1.50, 1.50] | not measured |" in (docs / "benchmarks.md").read_text()
 
 
 def test_a_folder_without_documents_names_the_command(tmp_path):
@@ -87,5 +84,5 @@ def test_a_folder_without_documents_names_the_command(tmp_path):
 
 
 def test_a_page_without_the_markers_is_refused():
-    with pytest.raises(InputError, match="no place for the figures"):
-        suite_figures.insert("nothing here", "tables")
+    with pytest.raises(InputError, match="no place for the tables"):
+        insert("no markers", "suite", "tables")

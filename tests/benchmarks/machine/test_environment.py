@@ -1,4 +1,4 @@
-"""The record of the machine: complete where it can be, and made whatever fails."""
+"""The record of the machine, which is made even when probes fail."""
 
 from __future__ import annotations
 
@@ -55,27 +55,27 @@ def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path,
     assert environment.capture_environment().git_commit == f"{commit}-dirty"
 
 
-def test_a_package_installed_below_somebodys_checkout_has_no_commit(tmp_path, monkeypatch):
+def test_a_package_installed_inside_another_checkout_has_no_commit(tmp_path, monkeypatch):
     _repository(tmp_path)
     (tmp_path / "installed.py").write_text("untracked")
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "installed.py"))
     assert environment.capture_environment().git_commit is None
 
 
-def test_other_processes_load_is_the_machines_time_less_our_own(monkeypatch):
+def test_other_load_is_the_busy_time_less_our_own(monkeypatch):
     readings = iter([(100.0, 50.0, 7.0), (110.0, 68.0, 10.0)])  # (clock, busy seconds of all cores, our own)
     monkeypatch.setattr(environment, "_busy_seconds", lambda: next(readings))
     assert environment.LoadMeter().others() == 1.5  # 18 busy, 3 of them ours, in 10 seconds
 
 
-def test_a_moment_is_too_short_to_know_the_load(monkeypatch):
+def test_the_load_of_less_than_a_second_is_not_known(monkeypatch):
     readings = iter([(100.0, 50.0, 7.0), (100.5, 51.0, 7.0)])
     monkeypatch.setattr(environment, "_busy_seconds", lambda: next(readings))
     assert environment.LoadMeter().others() is None
 
 
-def test_what_children_take_is_our_own():
-    """Isolated candidates run in children: their work is no other load."""
+def test_the_time_of_children_is_our_own():
+    """Isolated candidates run in children, whose time must not count as other load."""
     code = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nprint(); input()"
     _, _, before = environment._busy_seconds()
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:

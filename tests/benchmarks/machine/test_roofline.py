@@ -1,4 +1,4 @@
-"""Floors from work and rates that are known."""
+"""Floors of known work at known rates."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dcp_deploy.benchmarks.machine.roofline import Ceiling, Rate, Work, machine_
 LIMITS = (Rate("mm", "cpu", "compute", "fp32", 100e9, 5), Rate("copy", "cpu", "memory", "", 10e9, 5))
 
 
-def test_bfloat16_that_is_computed_as_such_has_no_floor_here():
+def test_bfloat16_in_openvino_has_no_floor_on_a_cpu():
     assert roofline(Work(10**9, 10, 20), LIMITS, "cpu", "bf16", 50.0) is not None
     assert roofline(Work(10**9, 10, 20), LIMITS, "cpu", "bf16", 50.0, backend="openvino") is None
 
 
-def test_the_floor_is_the_slower_of_computing_and_moving():
+def test_the_floor_is_the_longer_of_compute_and_memory_time():
     computing = roofline(Work(2_000_000_000, 10, 20), LIMITS, "cpu", "fp32", 50.0)
     assert (computing.floor_ms, computing.bound, computing.of_floor) == (
         pytest.approx(20),
@@ -42,7 +42,7 @@ def test_rates_are_those_of_the_median_call():
     assert (rate.per_second, rate.count) == (10.0, 3)
 
 
-def test_a_machine_has_a_product_and_a_copy_which_leave_its_threads_alone():
+def test_ceilings_are_a_product_and_a_copy_and_restore_the_threads():
     before = torch.get_num_threads()
     ceilings = machine_ceilings(["cpu", "cpu"], threads=1)
     assert [(one.kind, one.precision) for one in ceilings] == [("compute", "fp32"), ("memory", "")]

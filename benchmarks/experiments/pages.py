@@ -1,0 +1,60 @@
+"""What the writers of docs/ share: tables between two markers of a page, and figures of several panels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError
+from ...files import atomic_path
+from ..results import markdown_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def insert(text: str, topic: str, tables: str) -> str:
+    """Return ``text`` with ``tables`` in place of what stood between the topic's markers. InputError without markers.
+
+    Text outside the markers is left alone, because people write the conclusions.
+    """
+    begin, end = markers(topic)
+    if begin not in text or end not in text:
+        raise InputError(f"the page has no place for the tables: {begin} ... {end}", "Put both lines into the page.")
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n\n{tables}\n{end}{rest.split(end, 1)[1]}"
+
+
+def markers(topic: str) -> tuple[str, str]:
+    """Return the lines before and after the tables of "suite" or "experiment"."""
+    return f"<!-- figures of the {topic}: begin -->", f"<!-- figures of the {topic}: end -->"
+
+
+def rewrite(page: Path, topic: str, tables: str) -> None:
+    """Replace the tables of a page, atomically; see :func:`insert`."""
+    text = insert(page.read_text(encoding="utf-8"), topic, tables)
+    with atomic_path(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table whose columns are all aligned to the left."""
+    return markdown_table(headings, rows, "| " + " | ".join(["---"] * len(headings)) + " |")
+
+
+def panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure of ``count`` panels side by side, each ``width`` by ``height`` inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * count, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG, atomically."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
