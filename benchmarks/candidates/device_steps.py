@@ -1,6 +1,6 @@
-"""A call on a GPU in three steps, inputs to the device, computing, images to the host: run as one, or told apart.
+"""A call on a GPU in three steps: copy the inputs to the device, compute, copy the images to the host.
 
-Apart means by CUDA events on the stream, in calls of their own: the end-to-end time of a candidate has no events in it.
+CUDA events time the steps in separate calls, so that the end-to-end samples of a candidate contain no events.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
-from .candidate import Phases
+from .candidate import Inputs, Phases, fixed_inputs
 
 if TYPE_CHECKING:
     from ...generators import Generator
@@ -25,43 +25,44 @@ class Steps:
 
     copy_in: Callable[[], Any]
     compute: Callable[[Any], Any]
-    """Hands the work to the device and may return before it is done."""
+    """Enqueues the work and may return before it is done."""
     copy_out: Callable[[Any], object]
-    """Images on the host."""
-    mark: Callable[[], Any] | None = None
-    """Makes an event; CUDA's by default."""
+    """Returns the images on the host."""
+    new_event: Callable[[], Any] | None = None
+    """Returns an event; CUDA's by default."""
     clock: Callable[[], float] = time.perf_counter
 
     def __call__(self) -> object:
-        """End to end."""
+        """Run the whole call without events."""
         return self.copy_out(self.compute(self.copy_in()))
 
     def phases(self) -> Phases:
-        """The same call with an event between the steps."""
-        marks = [(self.mark or _cuda_event)() for _ in range(4)]
-        marks[0].record()
+        """Run the call with an event between the steps."""
+        events = [(self.new_event or cuda_event)() for _ in range(4)]
+        events[0].record()
         placed = self.copy_in()
-        marks[1].record()
+        events[1].record()
         begin = self.clock()
         images = self.compute(placed)
         enqueued = (self.clock() - begin) * 1e3
-        marks[2].record()
+        events[2].record()
         self.copy_out(images)
-        marks[3].record()
-        marks[3].synchronize()
-        copied_in, computed, copied_out = (float(before.elapsed_time(after)) for before, after in pairwise(marks))
+        events[3].record()
+        events[3].synchronize()
+        copied_in, computed, copied_out = (float(before.elapsed_time(after)) for before, after in pairwise(events))
         return Phases(copied_in, computed, copied_out, enqueued)
 
 
-def _cuda_event() -> Any:
+def cuda_event() -> Any:
+    """Return a CUDA event that records times."""
     import torch
 
-    event: Any = torch.cuda.Event  # without annotations
+    event: Any = torch.cuda.Event  # has no annotations
     return event(enable_timing=True)
 
 
-def network_steps(generator: Generator, inputs: tuple[Any, Any, Any]) -> Steps:
-    """A torch network that lies on a GPU."""
+def network_steps(generator: Generator, inputs: Inputs) -> Steps:
+    """Return the steps of a torch network that lies on a GPU."""
     import torch
 
     device = next(generator.parameters()).device
@@ -74,8 +75,11 @@ def network_steps(generator: Generator, inputs: tuple[Any, Any, Any]) -> Steps:
     return Steps(lambda: _placed(inputs, device), compute, lambda images: images.cpu().numpy())
 
 
-def cuda_path_steps(generator: Generator, inputs: tuple[Any, Any, Any], *, precision: str, graph: bool) -> Steps:
-    """Our CUDA path with 8-bit images, as one graph or launch by launch. UsageError for a StyleGAN3."""
+def cuda_path_steps(generator: Generator, inputs: Inputs, *, precision: str, graph: bool) -> Steps:
+    """Return the steps of our CUDA path with 8-bit images, as one graph or launch by launch.
+
+    Raises UsageError for a StyleGAN3.
+    """
     import torch
 
     from ...export.fused.cuda import CudaGenerator
@@ -94,20 +98,19 @@ def cuda_path_steps(generator: Generator, inputs: tuple[Any, Any, Any], *, preci
 
 
 def engine_steps(path: Path, batch: int, seed: int, *, graph: bool) -> tuple[Steps, str, float | None]:
-    """A TensorRT engine of either flavour; its precision, and the seconds its building took.
+    """Return the steps of a TensorRT engine of either flavour, its precision, and the seconds that building it took.
 
-    Raises what ``engine_runner`` does, and UsageError for a batch outside the engine's profile.
+    Raises what ``open_engine`` raises, and UsageError for a batch outside the engine's profile.
     """
     import torch
 
     from ...export.runners.engine import open_engine
-    from .candidate import fixed_inputs
 
     manifest, session = open_engine(path, cuda_graph=graph)
     profile = manifest["profile"]
     least, most = profile["z"]["min"][0], profile["z"]["max"][0]
     if not least <= batch <= most:
-        raise UsageError(f"{path} was built for batches of {least} to {most}, not {batch}", "See --batch.")
+        raise UsageError(f"{path} was built for batches of {least} to {most}, not {batch}", "Change --batch.")
     c_dim = profile["c"]["min"][1] if "c" in profile else 0
     z, psi, c = fixed_inputs(profile["z"]["min"][1], c_dim, batch, seed)
     feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
@@ -119,8 +122,8 @@ def engine_steps(path: Path, batch: int, seed: int, *, graph: bool) -> tuple[Ste
     return steps, str(manifest["precision"]), manifest.get("build_seconds")
 
 
-def _placed(inputs: tuple[Any, Any, Any], device: Any) -> list[Any]:
-    """z, psi and c on the device."""
+def _placed(inputs: Inputs, device: Any) -> list[Any]:
+    """Return z, psi and c as tensors on the device."""
     import torch
 
     return [None if array is None else torch.from_numpy(array).to(device) for array in inputs]
