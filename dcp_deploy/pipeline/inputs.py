@@ -50,7 +50,7 @@ def real_facts(images: ImageSet | None, recipe: DistillConfig, *, demo: bool) ->
 
     ``demo``: whether the demo's portraits are at hand. Only a discriminator looks at real images in training.
     """
-    facts = {"real": _AVATARS if demo else _SAMPLES, "in_training": recipe.judges_images, "mirrored": recipe.mirror}
+    facts = {"real": _AVATARS if demo else _SAMPLES, "in_training": recipe.has_discriminator, "mirrored": recipe.mirror}
     return facts if images is None else {**facts, "real": DATA, **images.facts()}
 
 

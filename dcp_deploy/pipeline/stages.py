@@ -305,7 +305,7 @@ def _distilling(config: BuildConfig) -> dict[str, Any]:
     settings = asdict(recipe)
     for name in ("checkpoint_every", "measure_every"):  # decide what a kill costs and what is told, not what comes out
         del settings[name]
-    data = data_settings(config) if recipe.judges_images else {}  # without a discriminator nothing looks at them
+    data = data_settings(config) if recipe.has_discriminator else {}  # without a discriminator nothing looks at them
     return {**settings, **data, **distilling_settings(config), **_of("dataset", "device")(config)}
 
 

@@ -76,7 +76,7 @@ class DistillConfig:
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
         compared = any(getattr(self, name) for name in PAIR_LOSSES)
-        if not (self.judges_images or compared):
+        if not (self.has_discriminator or compared):
             raise UsageError("all loss weights are 0, so there is nothing to train", "set l1, perceptual or gan")
         for name in ("lr", "discriminator_width", "ema_half_life", "augment_images"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
@@ -121,7 +121,7 @@ class DistillConfig:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
     @property
-    def judges_images(self) -> bool:
+    def has_discriminator(self) -> bool:
         """Whether any discriminator looks at the student's images, and at real ones."""
         return self.gan > 0 or self.feature_gan > 0
 

@@ -25,7 +25,7 @@ def can_be_captured(run: TrainingSetup) -> bool:
     """Whether every step is the same work on the GPU: no discriminator, no path length, no noise drawn on the host,
     no mask computed elsewhere, no updates that a loss scale skips, no other process to wait for."""
     config = run.config
-    alike = not config.judges_images and not config.path_length and config.noise != "random"
+    alike = not config.has_discriminator and not config.path_length and config.noise != "random"
     alike = alike and config.precision != "fp16" and run.mask is None
     return alike and run.device.type == "cuda" and run.team.size == 1
 

@@ -42,7 +42,7 @@ def test_a_recipe_without_losses_is_refused() -> None:
 def test_any_comparison_or_judge_is_something_to_train_by() -> None:
     for name in ("guide", "feature_gan"):
         recipe = DistillConfig(**{"gan": 0, "l1": 0, "perceptual": 0, "relation": 0, name: 1.0})  # type: ignore[arg-type]
-        assert recipe.judges_images == (name == "feature_gan")
+        assert recipe.has_discriminator == (name == "feature_gan")
 
 
 def test_what_the_published_recipe_has_not_is_off() -> None:
