@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dcp_deploy.compression import ChannelScores, PruningPlan, plan, prune
-from dcp_deploy.compression.layers import layer_count, nth_step, output_of, walk
+from dcp_deploy.compression.layers import layer_count, nth_step, walk
 from dcp_deploy.compression.pruning import refinement
 from dcp_deploy.compression.pruning.refinement import _Moments, reconstruct
 from dcp_deploy.errors import InputError
@@ -45,13 +45,10 @@ def check_walk(generator: Generator) -> None:
         if hasattr(layer, "affine") and hasattr(layer, "bias"):
             layer.register_forward_pre_hook(lambda layer, inputs: seen.append((layer, inputs[0], inputs[1])))
     generator.synthesis(ws)
-    expected, routine = list(seen), walk(generator, ws)
+    expected = list(seen)
     assert len(expected) == layer_count(generator)
-    step = next(routine)
-    for index, (layer, x, w) in enumerate(expected):
+    for step, (layer, x, w) in zip(walk(generator, ws), expected, strict=True):
         assert step.layer is layer and torch.equal(step.x, x) and torch.equal(step.w, w)
-        if index + 1 < len(expected):
-            step = routine.send(output_of(step))
 
 
 def test_the_walk_visits_every_layer_with_its_inputs(teacher: Generator) -> None:

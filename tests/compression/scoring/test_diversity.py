@@ -240,7 +240,7 @@ def test_the_gradient_score_is_the_sum_that_the_variance_is_of(teacher: Generato
 def test_auto_stops_when_the_halves_agree_and_says_after_how_many(
     teacher: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diversity, "_FIRST_LOOK", 6)
+    monkeypatch.setattr(diversity, "_FIRST_CHECK", 6)
     monkeypatch.setattr(diversity, "MOST_LATENTS", 24)
     wanted = {"directions": 2, "batch": 2}
     monkeypatch.setattr(diversity, "STABLE", 0.0)
@@ -287,7 +287,7 @@ def test_other_settings_do_not_go_on_from_the_file(
 def test_a_damaged_state_is_refused(teacher: Generator, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.write_bytes(b"nothing")
-    with pytest.raises(CorruptFileError, match="delete it"):
+    with pytest.raises(CorruptFileError, match="Delete it"):
         score(teacher, state=state, **FEW)
 
 
@@ -307,9 +307,9 @@ def test_shards_add_up_to_the_whole(teacher: Generator) -> None:
 def test_shards_that_do_not_belong_together_are_refused(teacher: Generator) -> None:
     first, second = (score(teacher, shard=(i, 2), **FEW) for i in (0, 1))
     other = score(teacher, shard=(1, 2), **{**FEW, "alpha": 3.0})
-    with pytest.raises(UsageError, match="no 2 shards of one run"):
+    with pytest.raises(UsageError, match="not the 2 shards of one run"):
         merge_scores([first, first])
-    with pytest.raises(UsageError, match="no 1 shards"):
+    with pytest.raises(UsageError, match="not the 1 shards"):
         merge_scores([second])
     with pytest.raises(UsageError, match="different settings"):
         merge_scores([first, other])
@@ -317,7 +317,7 @@ def test_shards_that_do_not_belong_together_are_refused(teacher: Generator) -> N
 
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0)])
 def test_a_shard_that_does_not_exist_is_refused(teacher: Generator, shard: tuple[int, int]) -> None:
-    with pytest.raises(UsageError, match="no shard"):
+    with pytest.raises(UsageError, match="does not exist"):
         score(teacher, shard=shard, **FEW)
 
 
