@@ -134,7 +134,7 @@ def test_a_teacher_that_draws_infinity_ends_with_exit_code_1(distil: Distil) -> 
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (("--mask", "missing.onnx"), 3, "there is no mask model missing.onnx"),
+        (("--mask", "missing.onnx"), 3, "mask model missing.onnx not found"),
         (("--lpips", "missing.pth"), 3, "cannot read missing.pth"),
         (("--keep", "second"), 2, "--keep second"),
         (("--train-precision", "fp8"), 2, "--train-precision fp8"),
@@ -348,7 +348,7 @@ def test_a_build_finds_out_first_that_the_mask_is_missing(tmp_path: Path) -> Non
     from dcp_deploy.pipeline.builder import build
 
     config = BuildConfig(mask=tmp_path / "missing.onnx", out=tmp_path / "run")
-    with pytest.raises(InputError, match="there is no mask model"):
+    with pytest.raises(InputError, match=r"missing\.onnx not found"):
         build(config)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="--mask-inputs"):

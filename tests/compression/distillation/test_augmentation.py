@@ -164,17 +164,17 @@ def test_training_augments_what_is_judged_and_tells_how_much(
 
 def test_augmentation_reaches_the_student_through_what_the_discriminator_sees(small_teacher: Generator) -> None:
     from dcp_deploy.compression.distillation.adversary import student_adversarial_losses
-    from dcp_deploy.compression.distillation.batch import draw_batch, draw_both
+    from dcp_deploy.compression.distillation.batch import draw_batch, generate_both
     from dcp_deploy.compression.distillation.team import ALONE
 
     task = Task(pruned(small_teacher), small_teacher, replace(EVERYTHING, gan_start=0, augment_target=0.6))
-    run = task.run(torch.device("cpu"), ALONE)
+    setup = task.setup(torch.device("cpu"), ALONE)
     gradients = []
     for p in (0.0, MAX_P):
         state: TrainingState = task.state(torch.device("cpu"))
         state.augmentation.p = p
-        batch = draw_batch(run, 0)
-        student_adversarial_losses(state, run, batch, draw_both(state, run, batch).image)["gan"].backward()  # type: ignore[no-untyped-call]
+        batch = draw_batch(setup, 0)
+        student_adversarial_losses(state, setup, batch, generate_both(state, setup, batch).image)["gan"].backward()  # type: ignore[no-untyped-call]
         gradient = state.student.synthesis.b4.const.grad
         assert gradient is not None and gradient.abs().sum() > 0
         assert all(parameter.grad is None for parameter in state.discriminator.parameters())
@@ -183,5 +183,5 @@ def test_augmentation_reaches_the_student_through_what_the_discriminator_sees(sm
 
 
 def test_augmentation_without_a_discriminator_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"this recipe has none\n.*give gan a weight"):
+    with pytest.raises(UsageError, match=r"this recipe has no discriminator\n.*set gan to a weight"):
         replace(EVERYTHING, gan=0, augment_target=0.6)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dcp_deploy.compression import DistillConfig, distill
 from dcp_deploy.compression.distillation.adversary import student_adversarial_losses, update_discriminators
-from dcp_deploy.compression.distillation.batch import draw_batch, draw_both
+from dcp_deploy.compression.distillation.batch import draw_batch, generate_both
 from dcp_deploy.compression.distillation.feature_adversary import FeatureDiscriminator
 from dcp_deploy.compression.distillation.optimizers import set_rates
 from dcp_deploy.compression.distillation.stopping import TrainingInterruptedError
@@ -178,7 +178,7 @@ def test_a_guide_that_is_missing_unused_or_of_other_images_is_refused(
     with pytest.raises(UsageError, match="its weight is 0"):
         distill(student, teacher, config=PLAIN, guide=judge_of(teacher))
     larger = Discriminator(DiscriminatorConfig(16, (4, 4, 4)))
-    with pytest.raises(UsageError, match="judges 16 px"):
+    with pytest.raises(UsageError, match="the discriminator is for 16 px"):
         distill(student, teacher, config=replace(PLAIN, guide=10.0), guide=larger)
 
 
@@ -188,9 +188,9 @@ def test_a_guide_that_is_missing_unused_or_of_other_images_is_refused(
 def test_the_student_hears_of_its_features_and_of_them_alone(teacher: Generator) -> None:
     config = replace(EVERYTHING, gan=0, gan_start=0, feature_gan=1.0, noise="const")
     task = Task(pruned(teacher), teacher, config, perceptual=features_for(teacher))
-    run, state = task.run(CPU, ALONE), task.state(CPU)
-    batch = draw_batch(run, 0)
-    losses = student_adversarial_losses(state, run, batch, draw_both(state, run, batch).image)
+    setup, state = task.setup(CPU, ALONE), task.state(CPU)
+    batch = draw_batch(setup, 0)
+    losses = student_adversarial_losses(state, setup, batch, generate_both(state, setup, batch).image)
     assert losses.keys() == {"feature_gan"}
     losses["feature_gan"].backward()  # type: ignore[no-untyped-call]
     gradient = state.student.synthesis.b4.const.grad
@@ -202,12 +202,12 @@ def test_the_student_hears_of_its_features_and_of_them_alone(teacher: Generator)
 def test_a_student_that_stands_still_is_found_out_by_its_features(teacher: Generator) -> None:
     config = replace(EVERYTHING, steps=40, lr=0.02, gan=0, gan_start=0, feature_gan=1.0, relation=0, path_length=0)
     task = Task(pruned(teacher), teacher, config, perceptual=features_for(teacher))
-    run, state = task.run(CPU, ALONE), task.state(CPU)
+    setup, state = task.setup(CPU, ALONE), task.state(CPU)
     found = []
     for _ in range(config.steps):
-        batch = draw_batch(run, state.step)
-        set_rates(state, run)
-        found.append(update_discriminators(state, run, [batch], None)["feature_discriminator"].item())
+        batch = draw_batch(setup, state.step)
+        set_rates(state, setup)
+        found.append(update_discriminators(state, setup, [batch], None)["feature_discriminator"].item())
         state.step += 1
     assert found[0] == pytest.approx(4.0, rel=0.2)  # two maps, whose logits begin near 0: 1 + 1 each
     assert sum(found[-5:]) < 0.8 * sum(found[:5])
@@ -268,7 +268,7 @@ def test_a_guide_that_clamps_otherwise_is_another_run(tmp_path: Path, teacher: G
 
 
 def test_a_discriminator_of_features_without_features_is_refused(teacher: Generator) -> None:
-    with pytest.raises(UsageError, match=r"no network that gives them\n.*--lpips FILE"):
+    with pytest.raises(UsageError, match=r"no network to compute features with\n.*--lpips FILE"):
         distill(pruned(teacher), teacher, config=replace(PLAIN, feature_gan=1.0))
 
 

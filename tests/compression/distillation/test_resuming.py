@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, teacher: Generator) -> 
     distill(student, teacher, config=EVERYTHING, checkpoint_dir=tmp_path)
     (checkpoint,) = files_in(tmp_path)
     checkpoint.write_bytes(checkpoint.read_bytes()[:-8])
-    with pytest.raises(CorruptFileError, match="delete it to start"):
+    with pytest.raises(CorruptFileError, match="Delete it to start"):
         distill(student, teacher, config=EVERYTHING, checkpoint_dir=tmp_path)
 
 

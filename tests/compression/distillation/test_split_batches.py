@@ -78,8 +78,8 @@ def test_parts_of_a_batch_have_the_gradients_of_the_whole(
     ("changes", "words"),
     [
         ({"batch": 6, "accumulate": 4}, "cannot be split evenly"),
-        ({"batch": 8, "accumulate": 4}, "the relation loss looks at groups of 4 images"),
-        ({"batch": 8, "accumulate": 4, "relation_group": 2}, "the discriminator looks at groups of 4 images"),
+        ({"batch": 8, "accumulate": 4}, "the relation loss needs groups of 4 images"),
+        ({"batch": 8, "accumulate": 4, "relation_group": 2}, "the discriminator needs groups of 4 images"),
     ],
 )
 def test_parts_that_would_have_other_gradients_are_refused(
@@ -92,7 +92,7 @@ def test_parts_that_would_have_other_gradients_are_refused(
 def test_the_groups_are_those_of_the_discriminator_given(small_teacher: Generator) -> None:
     config = replace(EVERYTHING, steps=1, batch=8, accumulate=2)
     given = Discriminator(replace(DiscriminatorConfig.mirror(small_teacher.config), mbstd_group=8))
-    with pytest.raises(UsageError, match="the discriminator looks at groups of 8 images"):
+    with pytest.raises(UsageError, match="the discriminator needs groups of 8 images"):
         distill(pruned(small_teacher), small_teacher, config=config, discriminator=given)
 
 
@@ -156,7 +156,7 @@ def test_what_several_devices_need_is_told_when_it_is_missing(
     small_teacher: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
-        pytest.raises(MissingCapabilityError, match=r"1000 GPUs are asked for, and this machine has \d+"),
+        pytest.raises(MissingCapabilityError, match=r"cannot use 1000 GPUs: this machine has \d+"),
         join_team(1000, torch.device("cuda"), print),
     ):
         pytest.fail("joined")

@@ -42,7 +42,7 @@ def test_a_graph_trains_as_single_steps_do(
     monkeypatch.setattr(module, "StepGraph", lambda: made.append(graphs()) or made[-1])
     captured = distill(student, teacher, config=CONFIG)
     assert len(made) == 1 and made[0]._graph is not None
-    monkeypatch.setattr(module, "can_be_captured", lambda run: False)
+    monkeypatch.setattr(module, "can_be_captured", lambda setup: False)
     plain = distill(student, teacher, config=CONFIG)
     # The same kernels in the same order, but for sums that a GPU may take in another order: float32, twelve steps.
     for ours, theirs in zip(captured.history, plain.history, strict=True):
@@ -54,7 +54,7 @@ def test_a_graph_holds_the_guide_too(teacher: Generator, monkeypatch: pytest.Mon
     teacher, config = teacher.cuda(), replace(CONFIG, guide=1.0)
     student, guide = pruned(teacher), Discriminator(DiscriminatorConfig.mirror(teacher.config))
     captured = distill(student, teacher, config=config, guide=guide)
-    monkeypatch.setattr(module, "can_be_captured", lambda run: False)
+    monkeypatch.setattr(module, "can_be_captured", lambda setup: False)
     plain = distill(student, teacher, config=config, guide=guide)
     assert captured.history[-1] == pytest.approx(plain.history[-1], rel=1e-3)  # as above
 

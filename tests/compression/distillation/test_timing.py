@@ -22,7 +22,7 @@ from ..conftest import EVERYTHING, assert_same_weights, pruned
 SECONDS = {"plain": 0.002, "path": 0.004, "penalty": 0.010}
 
 
-def pretend(state: TrainingState, run: TrainingSetup) -> dict[str, float]:
+def pretend(state: TrainingState, setup: TrainingSetup) -> dict[str, float]:
     """A step that lasts as long as its kind."""
     path, penalty = state.step % 4 == 0, state.step % 16 == 0
     time.sleep(SECONDS["penalty" if penalty else "path" if path else "plain"])
@@ -36,7 +36,7 @@ def test_every_kind_of_step_counts_as_often_as_it_comes(
     task = Task(pruned(small_teacher), small_teacher, DistillConfig(steps=1600, batch=4, perceptual=0))
     cpu = torch.device("cpu")
     for done in (0, 800):
-        expected = expected_time(task, task.run(cpu, ALONE), done)
+        expected = expected_time(task, task.setup(cpu, ALONE), done)
         assert (expected.steps, expected.timed) == (1600 - done, 6)
         exact = (1200 * SECONDS["plain"] + 300 * SECONDS["path"] + 100 * SECONDS["penalty"]) * (1600 - done) / 1600
         assert exact <= expected.seconds < 20 * exact  # sleep() never wakes early, on a busy machine late
@@ -48,7 +48,7 @@ def test_a_slow_step_is_timed_once_and_stands_for_the_others(
     monkeypatch.setattr(timing, "train_step", pretend)
     monkeypatch.setattr(timing, "PATIENCE", 0.001)
     task = Task(pruned(small_teacher), small_teacher, DistillConfig(steps=100, batch=4, perceptual=0))
-    expected = expected_time(task, task.run(torch.device("cpu"), ALONE), 0)
+    expected = expected_time(task, task.setup(torch.device("cpu"), ALONE), 0)
     assert expected.timed == 1
     assert expected.seconds >= 100 * SECONDS["plain"]
 

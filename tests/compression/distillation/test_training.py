@@ -163,9 +163,9 @@ def test_a_given_discriminator_is_the_one_to_start_from(tmp_path: Path, teacher:
 def test_a_discriminator_that_does_not_fit_is_refused(teacher: Generator) -> None:
     student = pruned(teacher)
     larger = discriminator_of(teacher, 0, resolution=16, widths=(4, 4, 4))
-    with pytest.raises(UsageError, match="judges 16 px and 0 classes, the teacher draws 8 px of 0"):
+    with pytest.raises(UsageError, match="for 16 px and 0 classes, the teacher is for 8 px and 0"):
         distill(student, teacher, config=EVERYTHING, discriminator=larger)
-    with pytest.raises(UsageError, match="the recipe has none"):
+    with pytest.raises(UsageError, match="the recipe uses none"):
         distill(student, teacher, config=replace(EVERYTHING, gan=0), discriminator=discriminator_of(teacher, 0))
 
 
