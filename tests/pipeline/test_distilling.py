@@ -141,7 +141,7 @@ def test_a_teacher_that_draws_infinity_ends_with_exit_code_1(distil: Distil) -> 
         (("--mask-background", "hair"), 2, "--mask-background hair"),
         (("--accumulate", 3), 2, "cannot be split evenly"),
         (("--devices", 0), 2, "--devices 0"),
-        (("--augment",), 2, "take a recipe with one (effort paper, or standard but on the demo)"),
+        (("--augment",), 2, "Take a recipe with one (effort paper, or standard except for the demo)"),
         (("--feature-gan",), 2, "--lpips FILE"),
         (("--guide", "missing.pt"), 3, "missing.pt"),
     ],
