@@ -7,6 +7,7 @@ more class (0 and 16) counts, in both images; elsewhere both are set to zero.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -42,20 +43,35 @@ class SegmentationMask:
             raise UsageError(f"unknown mask inputs {inputs!r}", f"Choose one of: {', '.join(get_args(MaskInputs))}.")
         if not self.path.is_file():
             raise InputError(f"mask model {path} not found", "Check the path given to --mask.")
-        self._open()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingCapabilityError(
+                f"the mask model {self.path} needs ONNX Runtime", "pip install 'dcp-deploy[cpu]', or [gpu]"
+            ) from error
+        available = onnxruntime.get_available_providers()
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+        try:
+            self._session = onnxruntime.InferenceSession(str(self.path), providers=providers)
+        except Exception as error:  # onnxruntime's errors have no common base but this
+            reason = str(error).splitlines()[0]
+            raise CorruptFileError(f"{self.path} cannot be run as ONNX model: {reason}", "Export it again.") from error
+        taken = self._session.get_inputs()
+        shape = taken[0].shape
+        if len(taken) != 1 or len(shape) != 4 or shape[1] != 3 or taken[0].type != "tensor(float)":
+            described = ", ".join(f"{each.name} {each.type} {each.shape}" for each in taken)
+            raise UsageError(f"{self.path} takes {described}", "Give a model of one image, float32 [B, 3, h, w].")
+        self._input, self._single = taken[0].name, shape[0] == 1
+        self._size = tuple(shape[2:]) if all(isinstance(side, int) for side in shape[2:]) else None
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides its masks, ready for JSON."""
         return {"sha256": sha256_file(self.path), "background": list(self.background), "inputs": self.inputs}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the arguments only: another process opens the model for itself."""
-        return {"path": self.path, "background": self.background, "inputs": self.inputs}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments only: another process opens the model for itself."""
+        return partial(SegmentationMask, background=self.background, inputs=self.inputs), (self.path,)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -78,28 +94,6 @@ class SegmentationMask:
             mask = (output > 0.5).float()
         mask = F.interpolate(mask, size=images.shape[2:], mode="bilinear", align_corners=False) > 0.5
         return mask.to(images)
-
-    def _open(self) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingCapabilityError(
-                f"the mask model {self.path} needs ONNX Runtime", "pip install 'dcp-deploy[cpu]', or [gpu]"
-            ) from error
-        available = onnxruntime.get_available_providers()
-        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
-        try:
-            self._session = onnxruntime.InferenceSession(str(self.path), providers=providers)
-        except Exception as error:  # onnxruntime's errors have no common base but this
-            reason = str(error).splitlines()[0]
-            raise CorruptFileError(f"{self.path} cannot be run as ONNX model: {reason}", "Export it again.") from error
-        inputs = self._session.get_inputs()
-        shape = inputs[0].shape
-        if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or inputs[0].type != "tensor(float)":
-            described = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
-            raise UsageError(f"{self.path} takes {described}", "Give a model of one image, float32 [B, 3, h, w].")
-        self._input, self._single = inputs[0].name, shape[0] == 1
-        self._size = tuple(shape[2:]) if all(isinstance(side, int) for side in shape[2:]) else None
 
     def _prepared(self, images: Tensor) -> Tensor:
         x = images.detach().float().clamp(-1, 1)

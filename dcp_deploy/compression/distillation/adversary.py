@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...generators import Generator
 from ...generators.latents import stream
 from . import losses
 from .augmentation import augment, draw_changes
-from .batch import Batch, Outputs, generate_image, real_images
+from .batch import Batch, Outputs, generate, real_images
 from .feature_adversary import discriminator_maps
 from .optimizers import UNSCALED, Sums, apply_gradients, backward
 from .recipe import R1_INTERVAL, terms_at
@@ -25,6 +26,11 @@ def update_discriminators(
 
     ``outputs`` are those of the whole batch, if they are computed already; else each part's images are generated here.
     """
+
+    @torch.no_grad()
+    def images_of(generator: Generator, part: Batch, name: str) -> Tensor:
+        return generate(generator, part, setup, name, state.step, features=False)[0]
+
     terms = terms_at(setup.config, state.step)
     reals = None if setup.data is None else real_images(state, setup)
     if state.feature_discriminator is not None:
@@ -32,12 +38,11 @@ def update_discriminators(
     values = Sums()
     for index, part in enumerate(parts):
         share = len(part.z) / setup.config.batch
-        image = outputs.image.detach() if outputs else generate_image(state.student, part, setup, "student", state.step)
+        image = outputs.image.detach() if outputs else images_of(state.student, part, "student")
         if reals is not None:
             real, real_c = reals[0][index :: len(parts)], None if reals[1] is None else reals[1][index :: len(parts)]
         else:
-            real = outputs.target if outputs else generate_image(setup.teacher, part, setup, "teacher", state.step)
-            real_c = part.c
+            real, real_c = outputs.target if outputs else images_of(setup.teacher, part, "teacher"), part.c
         real, image = _augmented(state, setup, part, real, "real"), _augmented(state, setup, part, image, "drawn")
         if terms.gan:
             values.add(_discriminate(state, setup, (real, real_c), (image, part.c), share), share)

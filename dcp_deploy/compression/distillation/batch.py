@@ -96,37 +96,27 @@ class Outputs:
 
 def generate_both(state: TrainingState, setup: TrainingSetup, batch: Batch) -> Outputs:
     """Run student and teacher on the batch; only the student's outputs carry gradients."""
+    features = setup.config.relation > 0
     with torch.no_grad():
-        of_teacher = _generate(setup.teacher, batch, setup, "teacher", state.step)
-    return Outputs(*_generate(state.student, batch, setup, "student", state.step), *of_teacher)
+        of_teacher = generate(setup.teacher, batch, setup, "teacher", state.step, features=features)
+    return Outputs(*generate(state.student, batch, setup, "student", state.step, features=features), *of_teacher)
 
 
-def _generate(
-    generator: Generator, batch: Batch, setup: TrainingSetup, name: str, step: int
+def generate(
+    generator: Generator, batch: Batch, setup: TrainingSetup, name: str, step: int, *, features: bool
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Return images of the batch, and the mimic layers' features of the batch and of the batch moved by its offset.
+    """Return images of the batch and, if wanted, the mimic layers' features for it and for it moved by its offset.
 
     No loss uses the moved images themselves, so their computation stops after the last mimic layer.
     """
-    ws, options = batch.ws(generator), _options(setup, batch, name, step)
-    image, features = generator.synthesis.features(ws, **options)
-    if not setup.config.relation:
+    ws, noise = batch.ws(generator), sample_streams(setup, batch.places, "noise", name, step)
+    options: dict[str, Any] = {"noise": setup.config.noise, "generator": noise, "dtype": setup.config.dtype}
+    image, outputs = generator.synthesis.features(ws, **options)
+    if not features:
         return image, {}, {}
     names = losses.mimic_layers(generator.config)
     moved = generator.synthesis.features_until(ws + batch.offset, names[-1], **options)
-    return image, {name: features[name] for name in names}, {name: moved[name] for name in names}
-
-
-@torch.no_grad()
-def generate_image(generator: Generator, batch: Batch, setup: TrainingSetup, name: str, step: int) -> Tensor:
-    """Return the images of :func:`generate_both` for one network, without gradients."""
-    image: Tensor = generator.synthesis.features(batch.ws(generator), **_options(setup, batch, name, step))[0]
-    return image
-
-
-def _options(setup: TrainingSetup, batch: Batch, name: str, step: int) -> dict[str, Any]:
-    noise = sample_streams(setup, batch.places, "noise", name, step)
-    return {"noise": setup.config.noise, "generator": noise, "dtype": setup.config.dtype}
+    return image, {name: outputs[name] for name in names}, {name: moved[name] for name in names}
 
 
 def real_images(state: TrainingState, setup: TrainingSetup) -> tuple[Tensor, Tensor | None]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...generators import Discriminator
 from ...generators.latents import draw_latents, stream
 from ...metrics.published import Lpips
 from . import losses
 from .adversary import student_adversarial_losses, update_discriminators
 from .batch import Batch, Outputs, draw_batch, generate_both, sample_streams
 from .optimizers import Sums, apply_gradients, backward, set_rates
-from .recipe import PATH_INTERVAL, DistillConfig, terms_at
+from .recipe import PATH_INTERVAL, terms_at
 from .state import TrainingSetup, TrainingState
 
 PATH_MEAN_RATE = 0.01
@@ -32,22 +33,18 @@ def train_step(state: TrainingState, setup: TrainingSetup) -> dict[str, float]:
     state.update_ema(setup.config.ema_decay)
     state.step += 1
     numbers = as_numbers(values, setup)
-    return {**numbers, **_adapt(state, setup.config, numbers)}
+    if "real_sign" in numbers:  # of the whole batch, so that every process adapts alike
+        numbers["augment"] = state.augmentation.p
+        config = setup.config
+        state.augmentation.adapt(
+            numbers["real_sign"], target=config.augment_target, batch=config.batch, images=config.augment_images
+        )
+    return numbers
 
 
 def as_numbers(values: dict[str, Tensor], setup: TrainingSetup) -> dict[str, float]:
     """Return the losses of the whole batch. They are copied at once: on a GPU every copy waits for all computation."""
     return dict(zip(values, setup.team.add(torch.stack(list(values.values()))).tolist(), strict=True))
-
-
-def _adapt(state: TrainingState, config: DistillConfig, numbers: dict[str, float]) -> dict[str, float]:
-    """Adapt the augmentation to the whole batch's logits, the same in every process; return the step's probability."""
-    if "real_sign" not in numbers:
-        return {}
-    probability = state.augmentation.p
-    images = config.augment_images
-    state.augmentation.adapt(numbers["real_sign"], target=config.augment_target, batch=config.batch, images=images)
-    return {"augment": probability}
 
 
 # ---- the updates ----
@@ -85,9 +82,9 @@ def _student_losses(state: TrainingState, setup: TrainingSetup, batch: Batch, ou
     if config.l1:
         values["l1"] = losses.l1_loss(image, target)
     if config.perceptual and setup.perceptual:
-        values["perceptual"] = _perceptual_loss(setup, image, target)
-    if config.guide:
-        values["guide"] = _guide_loss(setup, image, target)
+        values["perceptual"] = _perceptual_loss(setup, setup.perceptual, image, target)
+    if setup.guide is not None:
+        values["guide"] = _guide_loss(setup.guide, image, target, config.dtype)
     if config.relation:
         values["relation"] = losses.relation_loss(
             outputs.features, outputs.moved, outputs.target_features, outputs.target_moved, group=config.relation_group
@@ -96,23 +93,21 @@ def _student_losses(state: TrainingState, setup: TrainingSetup, batch: Batch, ou
     return values
 
 
-def _guide_loss(setup: TrainingSetup, image: Tensor, target: Tensor) -> Tensor:
+def _guide_loss(guide: Discriminator, image: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the distance of student and teacher in the features of the teacher's own, frozen discriminator.
 
     Its logits are not used as a loss: they have no lowest value, and a frozen network is soon fooled, so the student
     would drift away from the teacher. The distance of features is lowest where both images are the same, and these
     features capture what distinguished this teacher from its data.
     """
-    guide, dtype = setup.guide, setup.config.dtype
-    assert guide is not None
     with torch.no_grad():
         target_maps = guide.features(target, dtype=dtype)
     return losses.feature_matching_loss(guide.features(image, dtype=dtype), target_maps)
 
 
-def _perceptual_loss(setup: TrainingSetup, image: Tensor, target: Tensor) -> Tensor:
-    perceptual = setup.perceptual
-    assert perceptual is not None
+def _perceptual_loss(
+    setup: TrainingSetup, perceptual: losses.FeatureMaps | Lpips, image: Tensor, target: Tensor
+) -> Tensor:
     with setup.autocast():
         if isinstance(perceptual, Lpips):
             return perceptual(image, target).float().mean()

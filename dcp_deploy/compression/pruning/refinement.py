@@ -97,7 +97,7 @@ def _fit(
         for x, y, norm in zip(of_student.modulated(), target, norms, strict=True):
             # Fit before demodulation, and weight each sample by what demodulation makes of its error.
             x, y = tap_responses(layer, x), y.flatten(1) / norm[:, None]
-            chosen = _positions(x.shape[1], index, seed).to(x.device)
+            chosen = torch.randperm(x.shape[1], generator=stream(seed, "positions", index))[:POSITIONS].to(x.device)
             sums.add(x[:, chosen], y[:, chosen], norm.square().mean())
     weight, offset = sums.solve(layer.weight.flatten(1))
     if outputs is None:
@@ -126,30 +126,22 @@ def _match_gains(
         layer.noise_strength.mul_(gain.mean())
 
 
-def _positions(count: int, index: int, seed: int) -> Tensor:
-    """Return which of an image's positions enter the covariances, the same for every image."""
-    return torch.randperm(count, generator=stream(seed, "positions", index))[:POSITIONS]
-
-
 class _Moments:
     """Sums of a weighted least-squares fit with an intercept, in float64."""
 
     def __init__(self) -> None:
-        self.weight = self.x = self.y = self.xx = self.yx = torch.zeros([], dtype=torch.float64)
+        self._sums: list[Tensor] = []
 
     def add(self, x: Tensor, y: Tensor, weight: Tensor) -> None:
         """Add the positions of one sample: inputs [F, P], targets [Co, P], and the sample's weight."""
         parts = (torch.ones_like(x[0]).sum(), x.sum(dim=1), y.sum(dim=1), x @ x.T, y @ x.T)
-        count, sum_x, sum_y, xx, yx = ((weight * part).to(torch.float64) for part in parts)
-        self.weight = self.weight.to(count.device) + count
-        self.x, self.y = self.x.to(count.device) + sum_x, self.y.to(count.device) + sum_y
-        self.xx, self.yx = self.xx.to(count.device) + xx, self.yx.to(count.device) + yx
+        sums = [(weight * part).to(torch.float64) for part in parts]
+        self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._sums else sums
 
     def solve(self, prior: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights [Co, F] and intercepts [Co]; ridge pulls towards ``prior`` [Co, F]."""
-        mean_x, mean_y = self.x / self.weight, self.y / self.weight
-        covariance = self.xx / self.weight - torch.outer(mean_x, mean_x)
-        cross = self.yx / self.weight - torch.outer(mean_y, mean_x)
+        mean_x, mean_y, mean_xx, mean_yx = (total / self._sums[0] for total in self._sums[1:])
+        covariance, cross = mean_xx - torch.outer(mean_x, mean_x), mean_yx - torch.outer(mean_y, mean_x)
         if not (covariance.isfinite().all() and cross.isfinite().all()):
             raise InputError("the teacher produces NaN or infinite features: nothing can be fitted", "Check the file.")
         prior = prior.to(torch.float64)
