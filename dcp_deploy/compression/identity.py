@@ -1,4 +1,4 @@
-"""What tells one distillation from another: the identity of networks, settings and masks."""
+"""Keys that tell one scoring or distillation run from another: hashes of its networks, settings and masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .masks import Mask
 
 
 def run_key(settings: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> str:
-    """Hex sha256 of everything that decides a run's result: settings (JSON values) and initial networks."""
+    """Return the hex sha256 of everything that decides a run's result: settings (JSON values) and initial networks."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, network in sorted(networks.items()):
         for key, tensor in network.state_dict().items():
@@ -24,10 +24,10 @@ def run_key(settings: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> s
 
 
 def identity_of(mask: Mask) -> Any:
-    """What decides its masks: a model's identity, and of a plain function the name."""
+    """Return what decides the mask's output: a model's ``identity``, or the name of a plain function."""
     return getattr(mask, "identity", None) or name_of(mask)
 
 
 def name_of(something: object) -> str:
-    """Of a function or a class its own name, of anything else that of its class."""
+    """Return the qualified name of a function or class, or of the class of any other object."""
     return str(getattr(something, "__qualname__", type(something).__qualname__))

@@ -1,15 +1,17 @@
 """The parts of a synthesis layer, the same for StyleGAN2 and StyleGAN3, and a walk through all layers.
 
-Every layer is  finish(response(W, styles * x)) : a linear map of the modulated input, demodulated or not, and what
-follows it. Scoring and refinement look in between.
+Every layer computes ``finish(response(W, styles * x))``: a linear map of the modulated input, demodulated or not, then
+noise, bias and non-linearity. Scoring and refinement read the values in between.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Generator as Routine
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -23,27 +25,37 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 
 def copy_to(network: _Network, device: torch.device) -> _Network:
-    """A copy there. A CPU computes the same sums with channels last, in a fifth less time (docs/benchmarks.md)."""
+    """Return a copy on ``device``.
+
+    On a CPU it is in channels-last format: the same sums in a fifth less time (docs/benchmarks.md).
+    """
     copied = copy.deepcopy(network).to(device)
     if device.type == "cpu":
-        copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types do not know it alone
+        copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack this overload
     return copied
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer about to be computed: its input [B, Ci, H, W] and its codes [B, w_dim]."""
+    """A layer with its input [B, Ci, H, W] and its codes [B, w_dim]."""
 
     layer: Layer
     x: Tensor
     w: Tensor
     outputs: int | None
-    """The entry of ``GeneratorConfig.widths`` that its output channels are; None for a toRGB."""
+    """Index of its output channels in ``GeneratorConfig.widths``; None for a toRGB."""
     image: Tensor | float = 0.0
-    """For a toRGB: the image that its output is added to."""
+    """For a StyleGAN2 toRGB, the image that its output is added to."""
+
+    @cached_property
+    def output(self) -> Tensor:
+        """The layer's output [B, Co, H', W'], with the stored noise."""
+        layer = self.layer
+        out: Tensor = layer(self.x, self.w, "const") if isinstance(layer, StyledConv) else layer(self.x, self.w)
+        return out
 
     def styles(self) -> Tensor:
-        """[B, Ci], as the layer applies them."""
+        """Return the styles [B, Ci] as the layer applies them."""
         layer = self.layer
         if isinstance(layer, ToRGB):
             return layer.styles(self.w)
@@ -52,83 +64,77 @@ class Step:
             return styles
         if layer.spec.torgb:
             return styles / math.sqrt(layer.weight.shape[1])
-        # The layer's own norm of its weights cancels in the demodulation, but for an epsilon of 1e-8.
+        # The layer also normalises its weights, which cancels in the demodulation but for an epsilon of 1e-8.
         return styles * styles.square().mean(dim=1, keepdim=True).rsqrt()
 
     def scaled(self) -> Tensor:
-        """The input with StyleGAN3's constant gain, [B, Ci, H, W]."""
+        """Return the input times StyleGAN3's constant gain, [B, Ci, H, W]."""
         return self.x * self.layer.magnitude_ema.rsqrt() if isinstance(self.layer, SynthesisLayer) else self.x
 
     def modulated(self) -> Tensor:
-        """The input of the linear map, [B, Ci, H, W]."""
+        """Return the input of the linear map, [B, Ci, H, W]."""
         return self.scaled() * self.styles()[:, :, None, None]
 
     def response(self) -> Tensor:
-        """The layer's output before noise and bias, [B, Co, H', W']."""
+        """Return the layer's output before noise and bias, [B, Co, H', W']."""
         demodulate, geometry = self.outputs is not None, conv_geometry(self.layer)
         return modulated_conv2d(self.scaled(), self.layer.weight, self.styles(), demodulate=demodulate, **geometry)
 
 
-def layer_count(generator: Generator) -> int:
-    """How many layers :func:`walk` visits."""
-    network = generator.synthesis
-    if isinstance(network, StyleGAN2Synthesis):
-        return len(network.convs()) + len(network.torgbs())
-    return len(network.layers())
-
-
 def conv_geometry(layer: Layer) -> dict[str, int]:
-    """What the layer's convolution does to sizes, as keywords of :func:`modulated_conv2d`."""
+    """Return the keywords of :func:`modulated_conv2d` that decide the layer's output size."""
     if isinstance(layer, StyledConv):
         return {"up": layer.up}
     return {"padding": layer.spec.kernel - 1} if isinstance(layer, SynthesisLayer) else {}
 
 
 def tap_responses(layer: Layer, x: Tensor) -> Tensor:
-    """The matrix [Ci k k, P] which the flattened weights [Co, Ci k k] multiply: modulated x [Ci, H, W] by each tap."""
+    """Return the matrix [Ci k k, P] which the flattened weights [Co, Ci k k] multiply: each tap of ``x`` [Ci, H, W].
+
+    ``x`` is a modulated input, and P counts the positions of the output.
+    """
     kernel = layer.weight.shape[-1]
     taps = torch.eye(kernel**2, device=x.device, dtype=x.dtype).reshape(-1, 1, kernel, kernel)
     ones = x.new_ones(len(x), 1)
-    seen = modulated_conv2d(x[:, None], taps, ones, demodulate=False, **conv_geometry(layer))
-    return seen.reshape(len(x) * kernel**2, -1)
+    responses = modulated_conv2d(x[:, None], taps, ones, demodulate=False, **conv_geometry(layer))
+    return responses.reshape(len(x) * kernel**2, -1)
 
 
-def walk(generator: Generator, ws: Tensor) -> Routine[Step, Tensor, None]:
-    """Yield every layer just before it is computed, in that order; each time wants the layer's output sent.
-
-    ``ws`` is [B, num_ws, w_dim]. Noise is the stored one when the output sent is :func:`output_of`.
-    """
+def layer_count(generator: Generator) -> int:
+    """Return how many layers :func:`walk` visits."""
     network = generator.synthesis
-    yield from _stylegan2(network, ws) if isinstance(network, StyleGAN2Synthesis) else _stylegan3(network, ws)
+    if isinstance(network, StyleGAN2Synthesis):
+        return len(network.convs()) + len(network.torgbs())
+    return len(network.layers())
 
 
-def output_of(step: Step) -> Tensor:
-    """What the layer gives, with constant noise."""
-    layer = step.layer
-    out: Tensor = layer(step.x, step.w, "const") if isinstance(layer, StyledConv) else layer(step.x, step.w)
-    return out
+def walk(generator: Generator, ws: Tensor) -> Iterator[Step]:
+    """Yield every layer in the order of computation, for codes [B, num_ws, w_dim]; its output is computed on demand."""
+    network = generator.synthesis
+    return _stylegan2(network, ws) if isinstance(network, StyleGAN2Synthesis) else _stylegan3(network, ws)
 
 
 def nth_step(generator: Generator, ws: Tensor, index: int) -> Step:
-    """Compute up to layer ``index`` of the walk and no further."""
-    routine = walk(generator, ws)
-    step = next(routine)
-    for _ in range(index):
-        step = routine.send(output_of(step))
-    return step
+    """Return layer ``index`` of the walk, with nothing computed after it."""
+    return next(islice(walk(generator, ws), index, None))
 
 
-def _stylegan2(network: StyleGAN2Synthesis, ws: Tensor) -> Routine[Step, Tensor, None]:
-    x, image = network.get_parameter("b4.const").expand(len(ws), -1, -1, -1), None
-    torgbs = [torgb for _, torgb in network.torgbs()]
+def _stylegan2(network: StyleGAN2Synthesis, ws: Tensor) -> Iterator[Step]:
+    x, torgb = network.get_parameter("b4.const").expand(len(ws), -1, -1, -1), None
+    torgbs = [layer for _, layer in network.torgbs()]
     for slot, (_, conv) in enumerate(network.convs()):
-        x = yield Step(conv, x, ws[:, slot], slot + 1)
+        step = Step(conv, x, ws[:, slot], slot + 1)
+        yield step
+        x = step.output
         if slot % 2 == 0:  # the last convolution of its resolution
-            before = 0.0 if image is None else upsample_image(image)
-            image = before + (yield Step(torgbs[slot // 2], x, ws[:, slot + 1], None, before))
+            image = 0.0 if torgb is None else upsample_image(torgb.image + torgb.output)
+            torgb = Step(torgbs[slot // 2], x, ws[:, slot + 1], None, image)
+            yield torgb
 
 
-def _stylegan3(network: StyleGAN3Synthesis, ws: Tensor) -> Routine[Step, Tensor, None]:
+def _stylegan3(network: StyleGAN3Synthesis, ws: Tensor) -> Iterator[Step]:
     x = network.input(ws[:, 0])
     for slot, (_, layer) in enumerate(network.layers(), start=1):
-        x = yield Step(layer, x, ws[:, slot], None if layer.spec.torgb else slot)
+        step = Step(layer, x, ws[:, slot], None if layer.spec.torgb else slot)
+        yield step
+        x = step.output

@@ -177,7 +177,7 @@ def real_facts(images: ImageSet | None, recipe: DistillConfig, *, demo_measurabl
     Only a discriminator looks at real images in training.
     """
     other = "the demo's portraits, drawn on the fly" if demo_measurable else "the teacher's own samples"
-    facts = {"real": other, "in_training": recipe.judges_images, "mirrored": recipe.mirror}
+    facts = {"real": other, "in_training": recipe.has_discriminator, "mirrored": recipe.mirror}
     return facts if images is None else {**facts, "real": DATA, **images.facts()}
 
 

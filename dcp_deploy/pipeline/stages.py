@@ -299,7 +299,7 @@ def _distilling(inputs: BuildInputs) -> dict[str, Any]:
     settings = asdict(inputs.recipe)
     for name in ("checkpoint_every", "measure_every"):  # they do not change the student
         del settings[name]
-    images = _images(inputs) if inputs.recipe.judges_images else {}  # only a discriminator looks at real images
+    images = _images(inputs) if inputs.recipe.has_discriminator else {}  # only a discriminator looks at real images
     others = _settings("dataset", "device")(inputs)
     return {**settings, **images, **distilling_settings(inputs.config, inputs.mask), **others}
 

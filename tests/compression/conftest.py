@@ -1,4 +1,4 @@
-"""Small generators with nothing left at its initial zero, so that every tensor shows in the images."""
+"""Small generators in which no tensor is at its initial zero, so that each affects the images, and runs of distill."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 
-from dcp_deploy.compression import DistillConfig, plan, prune, score
+from dcp_deploy.compression import DistillConfig, DistillResult, distill, plan, prune, score
 from dcp_deploy.generators import (
     Discriminator,
     DiscriminatorConfig,
@@ -19,7 +22,7 @@ from dcp_deploy.generators import (
     StyleGAN3Layout,
 )
 
-# Every loss with both lazy regularisers inside a few steps, but for the perceptual one, which wants a network.
+# Every loss, with both lazy regularisers, within a few steps; except the perceptual loss, which needs a network.
 EVERYTHING = DistillConfig(steps=6, batch=4, perceptual=0, log_every=2, checkpoint_every=2, gan_start=1 / 6, lr_end=0.5)
 
 
@@ -61,20 +64,77 @@ def make_stylegan3(variant: Literal["t", "r"] = "t", c_dim: int = 0) -> Generato
 
 
 def pruned(teacher: Generator) -> Generator:
-    """A student of 60 % of the channels."""
+    """Return a student with 60 % of the channels."""
     return prune(teacher, plan(teacher, score(teacher, method="random"), ratio=0.4))
 
 
 def assert_same_weights(a: Generator, b: Generator) -> None:
-    """To the last bit."""
+    """Compare bit for bit."""
     other = b.state_dict()
     different = [name for name, tensor in a.state_dict().items() if not torch.equal(tensor, other[name])]
     assert not different
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Sorted, the hidden ones too."""
+    """Return the sorted paths in a folder, hidden ones included."""
     return sorted(folder.iterdir())
+
+
+# ---- distillations ----
+
+
+def distill_until(step: int, *arguments: Any, **options: Any) -> None:
+    """Run :func:`distill`, and abort it after ``step`` steps."""
+
+    def interrupt(done: int, total: int, values: dict[str, float]) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(*arguments, progress=interrupt, **options)
+
+
+def gradients(folder: Path) -> dict[str, Tensor]:
+    """Return every network's last gradients, and the running path length, from the only checkpoint in ``folder``.
+
+    Adam's first moment is the gradient itself, because its beta is 0.
+    """
+    (checkpoint,) = files_in(folder)
+    named = load_file(checkpoint)
+    return {name: value for name, value in named.items() if name.endswith("exp_avg") or name == "path_mean"}
+
+
+def gradient_of(network: str, folder: Path) -> Tensor:
+    """Return the last gradient of the "student", the "discriminator" or the "feature" discriminator as one vector."""
+    found = gradients(folder).items()
+    return torch.cat([value.flatten() for name, value in found if name.startswith(f"{network}_optimizer.")])
+
+
+def assert_same_to_rounding(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """Compare gradients that were summed in another order."""
+    assert ours.keys() == theirs.keys() and any(name.startswith("discriminator") for name in ours)
+    for name, value in ours.items():
+        # float32 sums of some thousands of terms in another order, and the cancellation in gradients of gradients.
+        distance = (value - theirs[name]).norm() / theirs[name].norm().clamp(min=1e-8)
+        assert distance < 2e-5, f"{name}: {distance}"
+
+
+def assert_same_states(ours: Path, theirs: Path) -> None:
+    """Compare two checkpoints bit for bit; safetensors writes its metadata in any order."""
+    with safe_open(ours, framework="pt") as a, safe_open(theirs, framework="pt") as b:
+        assert a.metadata() == b.metadata() and a.keys() == b.keys()
+    one, other = load_file(ours), load_file(theirs)
+    assert not [name for name, value in one.items() if not torch.equal(value, other[name])]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[DistillResult, Path]:
+    """The result of ``EVERYTHING`` on ``small_teacher`` and its pruned student, and the folder of its checkpoint.
+
+    Tests copy the folder before they change it.
+    """
+    teacher, folder = make_small_teacher(), tmp_path_factory.mktemp("finished")
+    return distill(pruned(teacher), teacher, config=EVERYTHING, checkpoint_dir=folder), folder
 
 
 @pytest.fixture(params=["t", "r"])
@@ -95,14 +155,19 @@ def teacher() -> Generator:
     return make_generator()
 
 
-@pytest.fixture
-def small_teacher() -> Generator:
-    """Of 8 px, for tests that train."""
+def make_small_teacher() -> Generator:
+    """An 8 px generator."""
     return make_generator(resolution=8, widths=(10, 9, 8, 7))
 
 
+@pytest.fixture
+def small_teacher() -> Generator:
+    """An 8 px generator, for tests that train."""
+    return make_small_teacher()
+
+
 def discriminator_of(teacher: Generator, seed: int, **changes: Any) -> Discriminator:
-    """One that fits the teacher, with weights of that seed."""
+    """Return a discriminator that fits the teacher, with random weights of that seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Discriminator(replace(DiscriminatorConfig.mirror(teacher.config), **changes))

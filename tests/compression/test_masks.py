@@ -1,4 +1,4 @@
-"""A user's segmentation model decides what the L1 and the perceptual loss look at."""
+"""A user's segmentation model selects the pixels of the L1, perceptual and guide losses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DYNAMIC = ("B", 3, "H", "W")
 
 
 def model(path: Path, nodes: list[onnx.NodeProto], shape: tuple[int | str, ...] = DYNAMIC) -> Path:
-    """An ONNX file from "image" to "out" with one constant, "numbers" [1, 3, 1, 1] = (0, 1, 2)."""
+    """Write an ONNX file from "image" to "out" with the constants "numbers" [1, 3, 1, 1] = (0, 1, 2) and "axes" (1)."""
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
     numbers = helper.make_tensor("numbers", TensorProto.FLOAT, [1, 3, 1, 1], [0.0, 1.0, 2.0])
@@ -34,17 +34,17 @@ def model(path: Path, nodes: list[onnx.NodeProto], shape: tuple[int | str, ...] 
 
 
 def brightness(path: Path, shape: tuple[int | str, ...] = DYNAMIC) -> Path:
-    """Gives the mean colour of its input as a mask [B, 1, H, W]."""
+    """Write a model that returns the mean colour of its input as a mask [B, 1, H, W]."""
     return model(path, [helper.make_node("ReduceMean", ["image", "axes"], ["out"], keepdims=1)], shape)
 
 
 def colours_as_classes(path: Path) -> Path:
-    """The colours are the scores of three classes."""
+    """Write a model that returns its input: the colours are the scores of three classes."""
     return model(path, [helper.make_node("Identity", ["image"], ["out"])])
 
 
 def halves(size: int = 8) -> Tensor:
-    """White on the left, black on the right."""
+    """Return two images, white on the left and black on the right."""
     image = torch.ones(2, 3, size, size)
     image[..., size // 2 :] = -1
     return image
@@ -56,12 +56,12 @@ def test_a_mask_counts_where_it_is_above_a_half(tmp_path: Path, inputs: str) -> 
     assert torch.equal(mask(halves()), (halves()[:, :1] > 0).float())
 
 
-def test_the_inputs_decide_what_a_grey_is(tmp_path: Path) -> None:
+def test_the_inputs_setting_decides_the_range_of_values(tmp_path: Path) -> None:
     file, grey = brightness(tmp_path / "m.onnx"), torch.full((1, 3, 4, 4), 0.4)  # 0.7 in [0, 1], 0.4 in [-1, 1]
     assert SegmentationMask(file, inputs="unit")(grey).min() == 1
     assert SegmentationMask(file, inputs="signed")(grey).max() == 0
     assert SegmentationMask(file, inputs="imagenet")(grey).min() == 1  # (0.7 - 0.45) / 0.23 = 1.1
-    assert SegmentationMask(file, inputs="unit")(100 * grey).min() == 1  # clamped first
+    assert SegmentationMask(file, inputs="unit")(100 * grey).min() == 1  # clamped before
 
 
 def test_background_classes_do_not_count(tmp_path: Path) -> None:
@@ -75,33 +75,33 @@ def test_background_classes_do_not_count(tmp_path: Path) -> None:
         assert torch.equal(mask, expected.expand(1, 1, 6, 6)), background
 
 
-def test_a_model_of_a_fixed_size_and_batch_sees_scaled_images_one_by_one(tmp_path: Path) -> None:
+def test_a_model_of_fixed_size_and_batch_gets_scaled_images_one_by_one(tmp_path: Path) -> None:
     mask = SegmentationMask(brightness(tmp_path / "m.onnx", (1, 3, 32, 32)), inputs="unit")
     assert torch.equal(mask(halves(8)), (halves(8)[:, :1] > 0).float())
     assert torch.equal(mask(halves(64)), (halves(64)[:, :1] > 0).float())
 
 
-def test_it_travels_to_other_processes(tmp_path: Path) -> None:
+def test_a_mask_can_be_sent_to_other_processes(tmp_path: Path) -> None:
     mask = SegmentationMask(brightness(tmp_path / "m.onnx"), background=(3,), inputs="unit")
     copy = pickle.loads(pickle.dumps(mask))
     assert copy.identity == mask.identity
     assert torch.equal(copy(halves()), mask(halves()))
 
 
-def test_files_that_are_no_such_model_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no mask model"):
+def test_files_that_do_not_hold_a_mask_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"missing\.onnx not found"):
         SegmentationMask(tmp_path / "missing.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no model")
-    with pytest.raises(CorruptFileError, match=r"bad\.onnx is no ONNX model that can be run"):
+    with pytest.raises(CorruptFileError, match=r"bad\.onnx cannot be run as ONNX model"):
         SegmentationMask(tmp_path / "bad.onnx")
-    with pytest.raises(UsageError, match="A mask model takes one image"):
+    with pytest.raises(UsageError, match="Give a model of one image"):
         SegmentationMask(brightness(tmp_path / "four.onnx", ("B", 4, "H", "W")))
     flat = model(tmp_path / "flat.onnx", [helper.make_node("Flatten", ["image"], ["out"])])
-    with pytest.raises(UsageError, match="its first output must be a mask"):
+    with pytest.raises(UsageError, match="Its first output must be a mask"):
         SegmentationMask(flat)(halves())
 
 
-def test_l1_and_perceptual_loss_are_masked_and_the_others_are_not(tmp_path: Path, small_teacher: Generator) -> None:
+def test_l1_and_perceptual_loss_are_masked_and_the_others_are_not(small_teacher: Generator) -> None:
     student = pruned(small_teacher)
     config = replace(EVERYTHING, steps=1, gan_start=0, perceptual=1.0)
     seen: dict[str, list[Tensor]] = {"all": [], "left": []}

@@ -126,14 +126,14 @@ def test_a_teacher_that_generates_infinity_ends_with_exit_code_1(distil: Distil)
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("--mask", "missing.onnx"), 3, "there is no mask model missing.onnx"),
+        (("--mask", "missing.onnx"), 3, "mask model missing.onnx not found"),
         (("--lpips", "missing.pth"), 3, "cannot read missing.pth"),
         (("--keep", "second"), 2, "--keep second"),
         (("--train-precision", "fp8"), 2, "--train-precision fp8"),
         (("--mask-background", "hair"), 2, "--mask-background hair"),
         (("--accumulate", 3), 2, "cannot be split evenly"),
         (("--devices", 0), 2, "--devices 0"),
-        (("--augment",), 2, "take a recipe with one (effort paper, or standard but on the demo)"),
+        (("--augment",), 2, "Take a recipe with one (effort paper, or standard except for the demo)"),
         (("--feature-gan",), 2, "--lpips FILE"),
         (("--guide", "missing.pt"), 3, "missing.pt"),
     ],
@@ -340,7 +340,7 @@ def test_tasks_inside_a_task_move_its_bar() -> None:
 def test_a_missing_mask_fails_before_any_work(tmp_path: Path) -> None:
     config = BuildConfig(mask=tmp_path / "missing.onnx", out=tmp_path / "run")
     for start in (build, plan_build):
-        with pytest.raises(InputError, match="there is no mask model"):
+        with pytest.raises(InputError, match=r"missing\.onnx not found"):
             start(config)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="--mask-inputs"):

@@ -1,13 +1,13 @@
-"""A discriminator of features: it judges images by what a network that does not learn sees in them.
+"""A discriminator of features: it classifies images by the feature maps of a fixed network.
 
-Sauer et al. 2021, "Projected GANs Converge Faster". Maps of several resolutions are mixed by random filters that stay
-as they were drawn: over channels, and from coarse to fine over resolutions, so that no head can look at one part of
-them only. A small convolutional head at each resolution answers with a map of logits. Spectral normalisation (Miyato et
-al. 2018) keeps the heads smooth, in the place of R1. It knows no classes.
+Sauer et al. 2021, "Projected GANs Converge Faster". Maps of several resolutions are mixed by fixed random filters, over
+channels and from coarse to fine over resolutions, so that no head can rely on one part of them only. A small
+convolutional head at each resolution returns a map of logits. Spectral normalisation (Miyato et al. 2018) keeps the
+heads smooth, in place of R1. It is not class-conditional.
 
-The features are those of the perceptual loss: the demo's reader, or the VGG16 that LPIPS brings. The paper's own come
-from an EfficientNet and are of about unit size; VGG16's grow with depth. So at every position each map is scaled to
-a mean square of one.
+The features are those of the perceptual loss: the demo's reader, or the VGG16 of LPIPS. The paper's come from an
+EfficientNet and are of about unit size, while VGG16's grow with depth. So each map is scaled to a mean square of one
+at every position.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from ...generators.ops import normalize_second_moment
 from ...metrics.published import Lpips
 from . import losses
 
-CHANNELS, MOST_CHANNELS = 64, 256  # after mixing, and of a head; they double where it halves the size
-SCALES, LARGEST = 4, 64  # maps that are judged, and the side of the finest in pixels, as published for 256 px
+CHANNELS, MOST_CHANNELS = 64, 256  # after mixing, and at most in a head, which doubles them as it halves the size
+SCALES, LARGEST = 4, 64  # number of maps, and the side of the finest in pixels, as published for 256 px
 SMALLEST = 4  # side of the maps of logits
 
 
-def judged_maps(perceptual: losses.FeatureMaps | Lpips, images: Tensor) -> list[Tensor]:
-    """What is judged of images [B, 3, R, R]: the four coarsest maps of at most 64 px, fine to coarse, float32."""
-    found = perceptual.maps(images) if isinstance(perceptual, Lpips) else perceptual(images)
-    fitting = [x for x in found if x.shape[-1] <= LARGEST] or [found[-1]]
+def discriminator_maps(perceptual: losses.FeatureMaps | Lpips, images: Tensor) -> list[Tensor]:
+    """Return the four coarsest maps of at most 64 px of images [B, 3, R, R], fine to coarse, float32, normalised."""
+    maps = perceptual.maps(images) if isinstance(perceptual, Lpips) else perceptual(images)
+    fitting = [x for x in maps if x.shape[-1] <= LARGEST] or [maps[-1]]
     return [normalize_second_moment(x.float()) for x in fitting[-SCALES:]]
 
 
 class FeatureDiscriminator(nn.Module):
-    """Maps [B, C_i, H_i, W_i], fine to coarse, to as many maps of logits [B, 1, h, w], positive for real images.
+    """From maps [B, C_i, H_i, W_i], fine to coarse, to as many maps of logits [B, 1, h, w], positive for real images.
 
-    ``shapes`` are the C_i and H_i. All that is random about it is drawn from torch's global state.
+    ``shapes`` are the C_i and H_i. Filters and weights are drawn from torch's global random state.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
@@ -47,10 +47,10 @@ class FeatureDiscriminator(nn.Module):
             self.register_buffer(f"over_channels{index}", _filter(channels, 1))
             self.register_buffer(f"over_scales{index}", _filter(CHANNELS, 3))
         self.heads = nn.ModuleList(_head(side) for _, side in shapes)
-        self.eval()  # spectral norms follow the weights in :meth:`follow` alone
+        self.eval()  # spectral norms follow the weights in :meth:`follow` only
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """The logits of each resolution, fine to coarse."""
+        """Return the logits of each resolution, fine to coarse."""
         coarser: Tensor | None = None
         logits: list[Tensor] = []
         for index, head in reversed(list(enumerate(self.heads))):
@@ -63,22 +63,22 @@ class FeatureDiscriminator(nn.Module):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """One power iteration: every layer's norm follows its weight. Once a step, in however many parts it is."""
+        """Update every layer's spectral norm by one power iteration, once a step, whatever parts the step has."""
         self.train()
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
-                _ = layer.weight  # asking for it iterates
+                _ = layer.weight  # reading it iterates
         self.eval()
 
 
 def _filter(channels: int, kernel: int) -> Tensor:
-    """Random filters to 64 channels, by He et al. 2015 where no non-linearity follows: independent inputs keep size."""
+    """Return random filters to 64 channels, initialised by He et al. 2015 for a layer without non-linearity."""
     weight = torch.empty(CHANNELS, channels, kernel, kernel)
     return nn.init.kaiming_normal_(weight, nonlinearity="linear")
 
 
 def _head(side: int) -> nn.Sequential:
-    """From a mixed map down to logits: strided convolutions until 4 px, and one more."""
+    """Return a head from a mixed map to logits: strided convolutions down to 4 px, and one more."""
     layers: list[nn.Module] = []
     channels = CHANNELS
     while side > SMALLEST:
@@ -89,9 +89,9 @@ def _head(side: int) -> nn.Sequential:
 
 
 def _normed(layer: nn.Conv2d) -> nn.Module:
-    """The layer with a spectral norm, which takes the weights' own size away.
+    """Return the layer with spectral normalisation, which removes the scale of its weights.
 
-    So they begin at N(0, 1), as all that learns here: there the recipe's learning rate is a small part of a weight.
+    They start at N(0, 1), like all trained weights here, so that the recipe's learning rate is small beside them.
     """
     nn.init.normal_(layer.weight)
     assert layer.bias is not None

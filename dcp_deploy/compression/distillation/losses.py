@@ -1,7 +1,7 @@
-"""The losses of distillation, each a plain function of tensors.
+"""The losses of distillation, each a plain function of tensors. All are means over the batch.
 
 GAN, L1, perceptual and relation losses with the weights 1, 3, 3 and 30 are the recipe of StyleKD (Xu et al.,
-"Mind the Gap in Distilling StyleGANs", ECCV 2022), which DCP-GAN trains with as well. All are means over the batch.
+"Mind the Gap in Distilling StyleGANs", ECCV 2022), which DCP-GAN uses too.
 """
 
 from __future__ import annotations
@@ -25,42 +25,41 @@ OFFSET_LENGTH = 5.0
 
 
 def generator_gan_loss(fake_logits: Tensor) -> Tensor:
-    """Non-saturating logistic loss ``mean softplus(-D(G))`` (Goodfellow et al. 2014, section 3)."""
+    """Return the non-saturating logistic loss ``mean softplus(-D(G))`` (Goodfellow et al. 2014, section 3)."""
     return F.softplus(-fake_logits).mean()
 
 
 def discriminator_gan_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Logistic loss ``mean softplus(-D(x)) + mean softplus(D(G))``."""
+    """Return the logistic loss ``mean softplus(-D(x)) + mean softplus(D(G))``."""
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
 def generator_hinge_loss(fake_logits: Sequence[Tensor]) -> Tensor:
-    """``-sum over maps of mean D(G)`` (Lim & Ye 2017, "Geometric GAN", which Projected GANs train with)."""
+    """Return ``-sum over maps of mean D(G)`` (Lim & Ye 2017, "Geometric GAN", used by Projected GANs)."""
     return -torch.stack([logits.mean() for logits in fake_logits]).sum()
 
 
 def discriminator_hinge_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
-    """``sum over maps of mean max(0, 1 - D(x)) + mean max(0, 1 + D(G))``; the same paper."""
-    pairs = zip(real_logits, fake_logits, strict=True)
-    return torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in pairs]).sum()
+    """Return ``sum over maps of mean max(0, 1 - D(x)) + mean max(0, 1 + D(G))`` (the same paper)."""
+    maps = zip(real_logits, fake_logits, strict=True)
+    return torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in maps]).sum()
 
 
 def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
-    """``mean ||grad_x D(x)||^2`` (Mescheder et al. 2018, "Which Training Methods for GANs do actually
-    Converge?", equation 9).
+    """Return ``mean ||grad_x D(x)||^2``, from ``real_images`` [B, 3, R, R] that require gradients and their logits [B].
 
-    ``real_images`` [B, 3, R, R] must require gradients and have led to ``real_logits`` [B].
+    Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", equation 9.
     """
     (gradient,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
 def path_lengths(images: Tensor, ws: Tensor, noise: Tensor, *, graph: bool = True) -> Tensor:
-    """How far images move per step in ``ws``, one number per sample [B] (Karras et al. 2020, StyleGAN2, section 3.2).
+    """Return how far images move per step in ``ws``, [B] (Karras et al. 2020, StyleGAN2, section 3.2).
 
-    ``||J^T y||`` for a random image ``y = noise / sqrt(H W)``, noise ~ N(0, I) of the images' shape: squares are summed
-    over w_dim and averaged over the slots of ``ws`` [B, num_ws, w_dim], which must require gradients. ``graph`` False:
-    only to look at, not to derive again.
+    This is ``||J^T y||`` for a random image ``y = noise / sqrt(H W)``, noise ~ N(0, I) of the images' shape. Squares
+    are summed over w_dim and averaged over the slots of ``ws`` [B, num_ws, w_dim], which must require gradients. The
+    result can be differentiated only with ``graph``.
     """
     y = noise / math.sqrt(images.shape[2] * images.shape[3])
     (gradient,) = torch.autograd.grad((images * y).sum(), ws, create_graph=graph)
@@ -71,15 +70,15 @@ def path_lengths(images: Tensor, ws: Tensor, noise: Tensor, *, graph: bool = Tru
 
 
 def l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """``mean |student - teacher|`` over final images."""
+    """Return ``mean |student - teacher|`` over final images."""
     return (student - teacher).abs().mean()
 
 
 def perceptual_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Distance between feature maps, each position's feature vector scaled to unit length first.
+    """Return the distance between feature maps, each position's feature vector scaled to unit length first.
 
-    Squared difference summed over channels, mean over positions and batch, summed over maps: LPIPS (Zhang et al.
-    2018, "The Unreasonable Effectiveness of Deep Features", equation 1) with all channel weights equal to one.
+    Squared differences are summed over channels, averaged over positions and batch, and summed over maps: LPIPS (Zhang
+    et al. 2018, "The Unreasonable Effectiveness of Deep Features", equation 1) with all channel weights equal to one.
     """
     distances = []
     for a, b in zip(student, teacher, strict=True):
@@ -89,7 +88,7 @@ def perceptual_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Ten
 
 
 def feature_matching_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """``sum over maps of mean |student - teacher|`` over features [B, C_i, H_i, W_i] of a discriminator.
+    """Return ``sum over maps of mean |student - teacher|`` over features [B, C_i, H_i, W_i] of a discriminator.
 
     Wang et al. 2018 ("High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", equation 4).
     """
@@ -107,13 +106,13 @@ def relation_loss(
     *,
     group: int = 4,
 ) -> Tensor:
-    """Latent-direction relation loss of StyleKD: ``sum over layers of KL(P_teacher || P_student)``, batch mean.
+    """Return StyleKD's latent-direction relation loss: ``sum over layers of KL(P_teacher || P_student)``, batch mean.
 
-    Each argument maps block names to features [B, C, H, W], of the latents and of the same latents moved by an
-    offset. Images are compared in groups of ``group``, spread over the batch as the discriminator's are; a batch that
-    the group does not divide is one group. ``P[a, b]`` is the softmax over the b of a's group of the cosine between
-    image a's features and moved image b's. Only these matrices are compared, so the student may have other channel
-    counts. Its layers are those of ``teacher``. StyleKD compares within a GPU's share, which is 4 of 16 images.
+    Each argument maps block names to features [B, C, H, W], of the latents and of the same latents moved by an offset;
+    the layers of ``teacher`` are compared. Images are compared in groups of ``group``, spread over the batch like the
+    discriminator's; a batch that the group does not divide is one group. ``P[a, b]`` is the softmax over b in the group
+    of a of the cosine between the features of image a and of moved image b. Only these matrices are compared, so the
+    student may have other channel counts. StyleKD compares within a GPU's share, which is 4 of 16 images.
     """
     divergences = []
     for name in teacher:
@@ -125,7 +124,7 @@ def relation_loss(
 
 
 def _cosines(a: Tensor, b: Tensor, group: int) -> Tensor:
-    """Of every image of ``a`` with every one of ``b`` in its group: [B / group, group, group]."""
+    """Return the cosine of every image of ``a`` with every image of ``b`` in its group: [B / group, group, group]."""
     size = group if len(a) % group == 0 else len(a)
     units = (F.normalize(x.flatten(1).float(), dim=1).reshape(size, -1, x[0].numel()).transpose(0, 1) for x in (a, b))
     a, b = units
@@ -133,10 +132,10 @@ def _cosines(a: Tensor, b: Tensor, group: int) -> Tensor:
 
 
 def mimic_layers(config: GeneratorConfig) -> list[str]:
-    """Outputs that the relation loss compares, by their names in ``synthesis.features``.
+    """Return the outputs that the relation loss compares, by their names in ``synthesis.features``.
 
     StyleGAN2: blocks of 16 to 128 px and at most half the image (256 px: all four); an image too small for any of them
-    is compared at its own resolution. StyleGAN3: L1 and L2, as DCP-GAN's authors do.
+    is compared at its own resolution. StyleGAN3: L1 and L2, as in DCP-GAN.
     """
     if config.layout is not None:
         return [f"L{i}" for i in (1, 2) if i < config.layout.num_layers]
@@ -144,12 +143,12 @@ def mimic_layers(config: GeneratorConfig) -> list[str]:
 
 
 def offset_directions(teacher: Generator) -> Tensor:
-    """The pool of unit directions [n, w_dim] that the relation loss moves latents along.
+    """Return the pool of unit directions [n, w_dim] along which the relation loss moves latents.
 
-    For each block from 8 px to the last mimic layer (StyleGAN3: each layer up to it), the affine weights of its
-    convolutions side by side are M [w_dim, C], every column (one style channel) scaled to unit length; the block gives
-    the five leading eigenvectors of M M^T: the directions in w that most styles of the block listen to (StyleKD's
-    "main" directions).
+    They come from each block from 8 px to the last mimic layer (StyleGAN3: each layer up to it). The affine weights of
+    its convolutions side by side are M [w_dim, C], every column (one style channel) scaled to unit length. The pool has
+    the five leading eigenvectors of M M^T: the directions in w to which the block's styles are most sensitive ("main"
+    directions in StyleKD).
     """
     last = mimic_layers(teacher.config)[-1]
     blocks: dict[str, list[Tensor]] = {}
@@ -170,6 +169,6 @@ def offset_directions(teacher: Generator) -> Tensor:
 
 
 def draw_offsets(directions: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-    """One offset per sample, [batch, w_dim]: a direction drawn evenly from the pool, times N(0, 1) * 5."""
+    """Draw one offset per sample, [batch, w_dim]: a random direction of the pool, times N(0, 1) * 5."""
     chosen = torch.randint(len(directions), (batch,), generator=generator)
     return directions[chosen] * (OFFSET_LENGTH * torch.randn(batch, 1, generator=generator))

@@ -1,4 +1,4 @@
-"""The optimisers of a distillation: their rates, and updates by gradients that parts and processes have added up."""
+"""The optimisers of a distillation: learning rates, and updates by gradients summed over parts and processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .state import TrainingSetup, TrainingState
 UNSCALED = GradScaler("cpu", enabled=False)  # for a network that computes in float32 in every precision
 
 
-def set_rates(state: TrainingState, run: TrainingSetup) -> None:
-    """The step's learning rates; in place where they are tensors, as a captured graph reads them."""
-    config = run.config
+def set_rates(state: TrainingState, setup: TrainingSetup) -> None:
+    """Set the learning rates of the step, in place where they are tensors, which a captured graph reads."""
+    config = setup.config
     rate = config.learning_rate(state.step)
     shares = {
         "student_optimizer": lazy_share(config.path_length, PATH_INTERVAL),
@@ -30,7 +30,7 @@ def set_rates(state: TrainingState, run: TrainingSetup) -> None:
 
 
 def lazy_share(weight: float, interval: int) -> float:
-    """Share of plain updates when every ``interval``-th step adds one for a regulariser (if it has a weight).
+    """Return the share of plain updates when every ``interval``-th step adds one for a regulariser with a weight.
 
     Learning rate and Adam's memory shrink by it (Karras et al. 2020, StyleGAN2, appendix B).
     """
@@ -38,8 +38,10 @@ def lazy_share(weight: float, interval: int) -> float:
 
 
 def adam(network: nn.Module, share: float, beta1: float = 0.0) -> torch.optim.Adam:
-    """Adam with momentum ``beta1``, the memory of its second moment shortened to ``share``; on a GPU in a form that a
-    graph can hold."""
+    """Return Adam with momentum ``beta1`` and the memory of the second moment shortened to ``share``.
+
+    On a GPU it is capturable by a CUDA graph.
+    """
     parameters, betas = list(network.parameters()), (beta1, 0.99**share)
     if not parameters[0].is_cuda:
         return torch.optim.Adam(parameters, betas=betas)
@@ -47,20 +49,20 @@ def adam(network: nn.Module, share: float, beta1: float = 0.0) -> torch.optim.Ad
     return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True, capturable=True)
 
 
-def apply_gradients(run: TrainingSetup, network: nn.Module, optimizer: torch.optim.Adam, scaler: GradScaler) -> None:
-    """Update ``network`` by the gradients that all parts and processes have added up, and drop them.
+def backward(loss: Tensor, scaler: GradScaler) -> None:
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    fp16's gradients are scaled to stay in its range; where one left it all the same, the update is skipped and the
-    scale halved. fp32 and bf16, which has fp32's range, need none of that: their scaler does nothing.
+
+def apply_gradients(setup: TrainingSetup, network: nn.Module, optimizer: torch.optim.Adam, scaler: GradScaler) -> None:
+    """Update ``network`` by the gradients summed over all parts and processes, then clear them.
+
+    fp16 gradients are scaled to stay in range. If one overflows all the same, the update is skipped and the scale
+    halved. For fp32, and for bf16 with its equal range, the scaler does nothing.
     """
-    run.team.sum_gradients(network.parameters())
+    setup.team.sum_gradients(network.parameters())
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-
-
-def backward(loss: Tensor, scaler: GradScaler) -> None:
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
 
 class Sums(dict[str, Tensor]):

@@ -1,4 +1,4 @@
-"""Batches of real images for the discriminator, by position: the same step always sees the same images."""
+"""Batches of real images for the discriminator, by position: the same step always gets the same images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...generators.latents import stream
 
 @runtime_checkable
 class ImageSequence(Protocol):
-    """A finite data set: ``images[i]`` is uint8 [R, R, 3]. An ImageSet has labels too, and decodes in threads."""
+    """A finite data set: ``images[i]`` is uint8 [R, R, 3]. An ImageSet also has labels, and decodes in threads."""
 
     def __len__(self) -> int: ...
 
@@ -30,12 +30,12 @@ ImageSource = ImageSequence | Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 
 
 def check_labels(source: ImageSource, c_dim: int) -> None:
-    """Raise UsageError unless ``source`` has labels [c_dim], which a conditional generator's discriminator needs."""
+    """Raise UsageError unless ``source`` has labels [c_dim], which a class-conditional discriminator needs."""
     found = source.c_dim if isinstance(source, ImageSet) else 0
     if c_dim and found != c_dim:
         raise UsageError(
             f"the generator is conditional on {c_dim} classes, and the real images have labels of length {found}",
-            f"open them with c_dim={c_dim}, or leave them out to train against the teacher's own samples",
+            f"Open them with c_dim={c_dim}, or leave them out to train against the teacher's own samples.",
         )
 
 
@@ -49,10 +49,10 @@ def real_batch(
     mirror: bool,
     part: slice = slice(None),
 ) -> tuple[Tensor, Tensor | None]:
-    """Images ``position`` to ``position + count`` of the stream, float [count, 3, R, R] in [-1, 1], and their labels.
+    """Return images ``position`` to ``position + count`` of the endless stream, and their labels.
 
-    ``part`` chooses some of them. Labels are float [count, c_dim], None for a source without. Raises UsageError when
-    the images are not uint8 of that resolution.
+    Images are float [count, 3, R, R] in [-1, 1], labels float [count, c_dim], or None for a source without. ``part``
+    selects some of them. Raises UsageError when the images are not uint8 of that resolution.
     """
     indices = np.arange(position, position + count, dtype=np.int64)[part]
     images, labels = _read(source, indices, count, seed)
@@ -60,7 +60,7 @@ def real_batch(
         raise UsageError(
             f"real images must be uint8 [{len(indices)}, {resolution}, {resolution}, 3], got {images.dtype} "
             f"{list(images.shape)}",
-            f"resize the data set to the generator's {resolution} px",
+            f"Resize the data set to the generator's {resolution} px.",
         )
     batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
     if mirror:
@@ -73,7 +73,7 @@ def _read(source: ImageSource, indices: NDArray[np.int64], count: int, seed: int
     if not isinstance(source, ImageSequence):
         return np.asarray(source(indices)), None
     if not len(source):
-        raise UsageError("the data set has no images", "leave it out to train against the teacher's own samples")
+        raise UsageError("the data set has no images", "Leave it out to train against the teacher's own samples.")
     if not isinstance(source, ImageSet):
         return np.stack([np.asarray(source[index]) for index in _shuffled(indices, len(source), seed)]), None
     following = _shuffled(indices + count, len(source), seed)
@@ -82,7 +82,7 @@ def _read(source: ImageSource, indices: NDArray[np.int64], count: int, seed: int
 
 
 def _shuffled(positions: NDArray[np.int64], length: int, seed: int) -> list[int]:
-    """Indices into a data set of ``length`` at positions of the endless stream of its shuffled epochs."""
+    """Map positions of the endless stream of shuffled epochs to indices into a data set of ``length``."""
     places = (divmod(int(position), length) for position in positions)
     return [int(_permutation(length, seed, epoch)[offset]) for epoch, offset in places]
 

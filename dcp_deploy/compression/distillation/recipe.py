@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from dataclasses import replace
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, field_validator, model_validator
+from pydantic.dataclasses import dataclass
 
 from ...efforts import EffortName
 from ...errors import UsageError
@@ -16,118 +18,109 @@ TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
 R1_INTERVAL = 16
 PATH_INTERVAL = 4
-PAIR_LOSSES = ("l1", "perceptual", "relation", "guide")  # what compares the student with the teacher
+
+Count = Annotated[int, Field(ge=1)]
+AtLeast2 = Annotated[int, Field(ge=2)]
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelow1 = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class DistillConfig:
     """Settings of :func:`distill`. The defaults are StyleKD's, which DCP-GAN uses too (450,000 steps of 16 images).
 
     Loss weights: ``gan``, ``l1``, ``perceptual``, ``relation`` act in every step, ``r1`` (gamma) every 16th step on
-    the discriminator, ``path_length`` every 4th on the generator; 0 switches a term off, ``gan`` 0 the discriminator.
-    What StyleKD has not (``guide``, ``feature_gan``, ``augment_target``) is off.
+    the discriminator, ``path_length`` every 4th on the generator. A weight of 0 switches a term off; ``gan`` 0 also
+    leaves out the discriminator. Additions to StyleKD (``guide``, ``feature_gan``, ``augment_target``) are off.
+
+    Raises UsageError for a value out of range, and for values that do not fit together.
     """
 
-    steps: int = 450_000
-    batch: int = 16
-    accumulate: int = 1  # parts that the batch is taken in, one after the other: less memory, the same gradients
+    steps: Count = 450_000
+    batch: AtLeast2 = 16
+    accumulate: Count = 1  # parts that the batch is split into, one after the other: less memory, the same gradients
     seed: int = 0
-    lr: float = 0.002
-    beta1: float = 0.0  # momentum of the student's Adam; 0 while it follows a discriminator, as in StyleGAN
-    lr_end: float = 1.0  # share of ``lr`` left at the last step, along a half cosine; 1 keeps it constant
+    lr: Positive = 0.002
+    beta1: ShareBelow1 = 0.0  # momentum of the student's Adam; 0 with a discriminator, as in StyleGAN
+    lr_end: Share = 1.0  # share of ``lr`` left at the last step, along a half cosine; 1 keeps it constant
 
-    gan: float = 1.0
-    l1: float = 3.0
-    perceptual: float = 3.0
-    relation: float = 30.0
-    r1: float = 10.0
-    path_length: float = 2.0
-    guide: float = 0.0  # distance in the features of the teacher's own discriminator; 10 in pix2pixHD
-    feature_gan: float = 0.0  # a discriminator of the perceptual loss's features, as in Projected GANs, there 1
+    gan: Weight = 1.0
+    l1: Weight = 3.0
+    perceptual: Weight = 3.0
+    relation: Weight = 30.0
+    r1: Weight = 10.0
+    path_length: Weight = 2.0
+    guide: Weight = 0.0  # distance in the features of the teacher's own discriminator; 10 in pix2pixHD
+    feature_gan: Weight = 0.0  # a discriminator of the perceptual loss's features; 1 in Projected GANs
 
-    relation_group: int = 4  # images whose relations are compared: a GPU's share in StyleKD, 4 GPUs for 16 images
-    gan_start: float = 0.0  # share of the steps before discriminators and GAN losses join
-    discriminator_width: float = 1.0  # channels, as a share of the full-size discriminator's
-    mixing: float = 0.9  # probability that a step mixes two latents, at one random slot
+    relation_group: AtLeast2 = 4  # images whose relations are compared: a GPU's share in StyleKD
+    gan_start: ShareBelow1 = 0.0  # share of the steps before discriminators and GAN losses join
+    discriminator_width: Positive = 1.0  # channels, as a share of the full-size discriminator's
+    mixing: Share = 0.9  # probability that a step mixes two latents, at one random slot
     noise: NoiseMode = "random"  # "const" trains on the stored maps that an export ships
     mirror: bool = False  # flip half of the real images left to right
-    ema_half_life: float = 5000.0  # images after which a weight counts half in the moving average
+    ema_half_life: Positive = 5000.0  # images after which a weight counts half in the moving average
 
-    augment_target: float = 0.0  # of E[sign(D(real))], which adapts the changes of what is judged; 0.6 in ADA, 0: none
-    augment_images: float = 500_000.0  # over which their probability can rise by 1, or fall
+    augment_target: ShareBelow1 = 0.0  # mean sign of D(real) to which augmentation adapts; 0.6 in ADA, 0: none
+    augment_images: Positive = 500_000.0  # images over which the augmentation probability can rise or fall by 1
 
     precision: TrainingPrecision = "fp32"  # of the convolutions in training; bf16 and fp16 are for GPUs
 
-    log_every: int = 100
-    measure_every: int = 10_000  # quality, where it can be measured; 0: never
-    checkpoint_every: int = 1000
+    log_every: Count = 100
+    measure_every: int = Field(default=10_000, ge=0)  # quality, where it can be measured; 0: never
+    checkpoint_every: Count = 1000
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _raise_usage_errors(cls, values: Any, check: ModelWrapValidatorHandler[DistillConfig]) -> DistillConfig:
+        try:
+            return check(values)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            remedy = problem["msg"].replace("Input should be", "Give a value that is")
+            raise UsageError(f"{problem['loc'][0]} cannot be {problem['input']!r}", f"{remedy}.") from error
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _keep_the_type(cls, value: Any, check: Any) -> Any:
+        """Check the value but keep its type: the keys of runs differ between 0 and 0.0."""
+        check(value)
+        return value
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch < 2:
-            raise UsageError(f"batch must be at least 2, got {self.batch}", "relations are between images of a batch")
-        if self.measure_every < 0:
-            raise UsageError(f"measure_every must be at least 0, got {self.measure_every}")
-        if self.relation_group < 2:
-            raise UsageError(f"relation_group must be at least 2, got {self.relation_group}")
-        for name in ("gan", "feature_gan", *PAIR_LOSSES, "r1", "path_length"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise UsageError(f"{name} must be a finite number of at least 0, got {getattr(self, name)}")
-        compared = any(getattr(self, name) for name in PAIR_LOSSES)
-        if not (self.judges_images or compared):
-            raise UsageError("all loss weights are 0, so there is nothing to train", "set l1, perceptual or gan")
-        for name in ("lr", "discriminator_width", "ema_half_life", "augment_images"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("mixing", "lr_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if not 0 <= self.beta1 < 1:
-            raise UsageError(f"beta1 must be at least 0 and below 1, got {self.beta1}")
-        if not 0 <= self.gan_start < 1:
-            raise UsageError(f"gan_start must be at least 0 and below 1, got {self.gan_start}", "gan=0 leaves it out")
+        compared = self.l1 or self.perceptual or self.relation or self.guide
+        if not (self.has_discriminator or compared):
+            raise UsageError("all loss weights are 0, so there is nothing to train", "Set l1, perceptual or gan.")
         if self.first_gan_step and not compared:
             raise UsageError(
-                f"the GAN loss is the only one and starts at step {self.first_gan_step}", "set gan_start to 0"
-            )
-        if self.noise not in ("const", "random", "none"):
-            raise UsageError(f"unknown noise {self.noise!r}", "choose const, random or none")
-        if self.precision not in get_args(TrainingPrecision):
-            raise UsageError(f"unknown precision {self.precision!r}", "choose fp32, bf16 or fp16")
-        self._check_augmentation()
-
-    def _check_augmentation(self) -> None:
-        if not 0 <= self.augment_target < 1:
-            raise UsageError(
-                f"augment_target must be at least 0 and below 1, got {self.augment_target}",
-                "it is a mean of signs: 0.6 as published, 0 for no augmentation",
+                f"the GAN loss is the only one and starts at step {self.first_gan_step}", "Set gan_start to 0."
             )
         if self.augment_target and not self.gan:
             raise UsageError(
-                "augmentation follows how well the discriminator knows its images, and this recipe has none",
-                "take a recipe with one (effort paper, or standard but on the demo), or give gan a weight",
+                "augmentation follows the discriminator's overfitting, and this recipe has no discriminator",
+                "Take a recipe with one (effort paper, or standard except for the demo), or set gan to a weight.",
             )
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step, before the correction for lazy regularisation."""
+        """Return the learning rate of a step, before the correction for lazy regularisation."""
         done = step / max(self.steps - 1, 1)
         return self.lr * (self.lr_end + (1 - self.lr_end) * 0.5 * (1 + math.cos(math.pi * done)))
 
     @property
     def dtype(self) -> torch.dtype:
-        """What convolutions compute in."""
+        """Data type of the convolutions."""
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
     @property
-    def judges_images(self) -> bool:
-        """Whether any discriminator looks at the student's images, and at real ones."""
+    def has_discriminator(self) -> bool:
+        """Whether a discriminator compares the student's images with real ones."""
         return self.gan > 0 or self.feature_gan > 0
 
     @property
     def first_gan_step(self) -> int:
-        """The first step with a discriminator."""
+        """First step with a discriminator."""
         return math.floor(self.gan_start * self.steps)
 
     @property
@@ -137,12 +130,12 @@ class DistillConfig:
 
     @property
     def ema_decay(self) -> float:
-        """What the moving average keeps of itself per step."""
+        """Share of itself that the moving average keeps per step."""
         return math.pow(0.5, self.batch / self.ema_half_life)
 
 
 class Terms(NamedTuple):
-    """Which of the terms that are not in every step a step has."""
+    """Terms of a step that not every step has."""
 
     gan: bool
     feature_gan: bool
@@ -151,19 +144,19 @@ class Terms(NamedTuple):
 
 
 def terms_at(config: DistillConfig, step: int) -> Terms:
-    """Of step ``step``: discriminators come in late, the two penalties now and then."""
-    judged = step >= config.first_gan_step
-    gan = config.gan > 0 and judged
+    """Return the terms of a step: discriminators join late, and the two penalties act in every few steps."""
+    joined = step >= config.first_gan_step
+    gan = config.gan > 0 and joined
     r1 = gan and config.r1 > 0 and step % R1_INTERVAL == 0
-    return Terms(gan, config.feature_gan > 0 and judged, r1, config.path_length > 0 and step % PATH_INTERVAL == 0)
+    return Terms(gan, config.feature_gan > 0 and joined, r1, config.path_length > 0 and step % PATH_INTERVAL == 0)
 
 
 RECIPES: dict[EffortName, DistillConfig] = {
-    # A few minutes on two cores at 64 px. There the relation loss and a discriminator cost more than all else and give
-    # less than the steps they take the place of. Measured on the demo, one seed each: 1800 steps without either ended
-    # at FID 3.5 and mode coverage 0.87 after 292 s; 800 with relation, and half a discriminator for the last quarter,
-    # at 5.7 and 0.86 after 235 s, and the L1 distance to the teacher grew while the discriminator took part. Momentum,
-    # the learning rate and the share of mixed latents are measured too (docs/distillation.md).
+    # A few minutes on two cores at 64 px. At this size the relation loss and a discriminator take most of the time, and
+    # more steps without them gain more. Measured on the demo, one seed each: 1800 steps without either ended at FID 3.5
+    # and mode coverage 0.87 after 292 s. 800 steps with relation, and a discriminator of half width for the last
+    # quarter, ended at 5.7 and 0.86 after 235 s, and the L1 distance to the teacher grew during that quarter. Momentum,
+    # learning rate and the share of mixed latents were measured too (docs/distillation.md).
     "quick": DistillConfig(
         steps=1800,
         batch=8,
@@ -180,15 +173,15 @@ RECIPES: dict[EffortName, DistillConfig] = {
         measure_every=0,
         checkpoint_every=50,
     ),
-    # An evening on one GPU: the recipe in short, with a falling learning rate because it ends early.
+    # An evening on one GPU: the published recipe with fewer steps, and a falling learning rate because it ends early.
     "standard": DistillConfig(steps=20_000, lr_end=0.1, path_length=0.0, measure_every=2000, checkpoint_every=500),
     "paper": DistillConfig(log_every=500, checkpoint_every=2000),
 }
 """The recipe of each effort. Change numbers with ``dataclasses.replace(RECIPES[effort], steps=..., seed=...)``."""
 
 DEMO_RECIPES: dict[EffortName, DistillConfig] = {
-    # Half an hour on two cores, where the general one would take half a day: quick's, longer, from a higher rate to a
-    # lower one, with a longer average. What came of it is in docs/quality.md.
+    # Half an hour on two cores, where the general recipe would take half a day: "quick" with more steps, a learning
+    # rate that starts higher and ends lower, and a longer average. Results are in docs/quality.md.
     "standard": replace(
         RECIPES["quick"],
         steps=12_000,
@@ -200,4 +193,4 @@ DEMO_RECIPES: dict[EffortName, DistillConfig] = {
         checkpoint_every=500,
     ),
 }
-"""What takes their place for the demo, 64 px."""
+"""Recipes that replace these for the demo (64 px)."""

@@ -1,4 +1,4 @@
-"""Everything a distillation carries from step to step, and its checkpoint: one safetensors file, written whole."""
+"""What stays fixed during a distillation, what changes from step to step, and its checkpoint (one safetensors file)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,8 +31,30 @@ _FORMAT = "dcp-deploy training state 3"
 
 
 @dataclass(frozen=True)
+class TrainingSetup:
+    """What stays fixed while a student is distilled."""
+
+    config: DistillConfig
+    teacher: Generator
+    perceptual: losses.FeatureMaps | Lpips | None
+    data: ImageSource | None
+    directions: Tensor  # [n, w_dim]
+    probe: tuple[Tensor, Tensor | None, Tensor]  # latents, classes, and the teacher's images of them
+    device: torch.device
+    mask: Mask | None = None
+    guide: Discriminator | None = None
+    team: Team = ALONE
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context in which networks of other projects run in the precision of the training."""
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.config.dtype)
+
+
+@dataclass(frozen=True)
 class Best:
-    """The average's weights after the step where a figure was lowest."""
+    """The moving average's weights after the step where the watched figure was lowest."""
 
     step: int
     value: float
@@ -58,27 +81,29 @@ class TrainingState:
     feature_discriminator: FeatureDiscriminator | None = None
     feature_optimizer: torch.optim.Adam | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
-    student_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))  # of fp16 alone
+    student_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))  # for fp16 only
     discriminator_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))
 
     @torch.no_grad()
     def update_ema(self, decay: float) -> None:
-        """``ema = decay * ema + (1 - decay) * student``, over parameters; buffers do not train."""
+        """Set ``ema = decay * ema + (1 - decay) * student`` for all parameters; buffers do not train."""
         averages, values = list(self.ema.parameters()), list(self.student.parameters())
-        torch._foreach_lerp_(averages, values, 1 - decay)  # type: ignore[arg-type]  # a few kernels for all of them
+        torch._foreach_lerp_(averages, values, 1 - decay)  # type: ignore[arg-type]  # few kernels for all of them
 
     def networks(self) -> dict[str, nn.Module]:
-        """Those that the run has, by their names here."""
-        names = ("student", "ema", "discriminator", "feature_discriminator")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        """Return the networks that this run has, by attribute name."""
+        return self._present("student", "ema", "discriminator", "feature_discriminator")
 
     def optimizers(self) -> dict[str, torch.optim.Adam]:
-        """Those that the run has, by their names here."""
-        names = ("student_optimizer", "discriminator_optimizer", "feature_optimizer")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        """Return the optimisers that this run has, by attribute name."""
+        return self._present("student_optimizer", "discriminator_optimizer", "feature_optimizer")
+
+    def scalers(self) -> tuple[GradScaler, GradScaler]:
+        """Return the scales of the losses in fp16, the student's and the discriminator's."""
+        return self.student_scaler, self.discriminator_scaler
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors of the state under unique names, in memory shared with it."""
+        """Return all tensors of the state under unique names; they share its memory."""
         named = {"path_mean": self.path_mean}
         for prefix, network in self.networks().items():
             named |= {f"{prefix}.{name}": tensor for name, tensor in network.state_dict().items()}
@@ -88,34 +113,39 @@ class TrainingState:
         return named | {f"best.{name}": tensor for name, tensor in (self.best.weights if self.best else {}).items()}
 
     def is_finite(self) -> bool:
-        """Whether every number of the state is finite: a state that is not must not replace a good checkpoint."""
+        """Return whether every number of the state is finite."""
         return all(bool(tensor.isfinite().all()) for tensor in self.tensors().values())
+
+    def _present(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+# ---- the checkpoint ----
 
 
 def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> None:
-    """Write the state to ``path``, atomically, marked with the ``key`` of the run that it belongs to."""
+    """Write the state to ``path``, atomically, with the ``key`` of the run that it belongs to."""
     metadata = {
         "format": _FORMAT,
         "key": key,
         "step": str(state.step),
         "history": json.dumps(state.history, allow_nan=False),
         "sums": json.dumps(state.sums, allow_nan=False),
-        "scalers": json.dumps([scaler.state_dict() for scaler in _scalers(state)]),
+        "scalers": json.dumps([scaler.state_dict() for scaler in state.scalers()]),
         "augmentation": json.dumps(asdict(state.augmentation), allow_nan=False),
         "best": json.dumps(state.best and [state.best.step, state.best.value], allow_nan=False),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     with atomic_path(path) as temporary:
-        # Written by Python, so that a full disk is an OSError; safetensors' own writer raises an error of its own.
-        temporary.write_bytes(save(tensors, metadata))
+        temporary.write_bytes(save(tensors, metadata))  # unlike safetensors' own writer, raises OSError on a full disk
 
 
 def load_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> None:
-    """Set ``state``, built for the same run, to what ``path`` holds, to the last bit.
+    """Restore ``state``, built for the same run, from the file ``path``, bit for bit.
 
     Raises CorruptFileError when the file is damaged, belongs to a run with another key, or does not fit.
     """
-    remedy = "delete it to start this distillation from the beginning"
+    remedy = "Delete it to start this distillation from the beginning."
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -128,11 +158,15 @@ def load_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
 
 
 def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
+    def below(prefix: str) -> dict[str, Tensor]:
+        start = f"{prefix}."
+        return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
+
     for prefix, network in state.networks().items():
-        network.load_state_dict(_below(prefix, tensors))
+        network.load_state_dict(below(prefix))
     for prefix, optimizer in state.optimizers().items():
         entries: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below(prefix, tensors).items():
+        for name, tensor in below(prefix).items():
             index, entry = name.split(".")
             entries.setdefault(int(index), {})[entry] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
@@ -141,40 +175,9 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: Mapping
     state.history = json.loads(metadata["history"])
     state.sums = json.loads(metadata["sums"])
     state.augmentation = Augmentation(**json.loads(metadata["augmentation"]))
-    for scaler, values in zip(_scalers(state), json.loads(metadata["scalers"]), strict=True):
+    for scaler, values in zip(state.scalers(), json.loads(metadata["scalers"]), strict=True):
         if values:
             scaler.load_state_dict(values)
     if best := json.loads(metadata["best"]):
-        weights = {name: tensor.to(state.path_mean.device) for name, tensor in _below("best", tensors).items()}
+        weights = {name: tensor.to(state.path_mean.device) for name, tensor in below("best").items()}
         state.best = Best(step=best[0], value=best[1], weights=weights)
-
-
-def _scalers(state: TrainingState) -> tuple[GradScaler, GradScaler]:
-    return state.student_scaler, state.discriminator_scaler
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    start = f"{prefix}."
-    return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
-
-
-@dataclass(frozen=True)
-class TrainingSetup:
-    """What stays fixed during a run."""
-
-    config: DistillConfig
-    teacher: Generator
-    perceptual: losses.FeatureMaps | Lpips | None
-    data: ImageSource | None
-    directions: Tensor  # [n, w_dim]
-    probe: tuple[Tensor, Tensor | None, Tensor]  # latents, classes, the teacher's images of them
-    device: torch.device
-    mask: Mask | None = None
-    guide: Discriminator | None = None
-    team: Team = ALONE
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """For networks that are not ours: the run's precision, as far as autocast finds that safe."""
-        if self.config.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.config.dtype)

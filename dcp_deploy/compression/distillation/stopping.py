@@ -1,4 +1,4 @@
-"""Stop a long training between two steps when the system or the user asks for it."""
+"""Stop a long training between two steps when the system or the user requests it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class TrainingInterruptedError(KeyboardInterrupt):
-    """A training that was asked to stop and did so after a whole step; the text says where it can go on."""
+    """Raised when a training stops on request after a complete step; the message names the checkpoint."""
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], str | None]]:
-    """While the block runs, SIGTERM and SIGINT (Ctrl-C) are remembered instead of ending the process at once.
+    """Within the block, remember SIGTERM and SIGINT (Ctrl-C) instead of ending the process at once.
 
-    The yielded function gives the name of the signal that came, None as long as none has. A second one is an ordinary
-    KeyboardInterrupt, for whoever does not want to wait. Signals that the process ignores stay ignored, and outside the
-    main thread, where Python delivers none, nothing changes.
+    The yielded function returns the name of the received signal, or None. A second signal raises KeyboardInterrupt, for
+    users who do not want to wait. Ignored signals stay ignored. Outside the main thread, where Python delivers no
+    signals, nothing changes.
     """
-    came: list[str] = []
+    received: list[str] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if came:
+        if received:
             raise KeyboardInterrupt
-        came.append(signal.Signals(number).name)
+        received.append(signal.Signals(number).name)
 
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -38,7 +38,7 @@ def stop_requests() -> Iterator[Callable[[], str | None]]:
     for number in before:
         signal.signal(number, remember)
     try:
-        yield lambda: came[0] if came else None
+        yield lambda: received[0] if received else None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

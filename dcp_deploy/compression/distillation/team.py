@@ -1,8 +1,8 @@
-"""Train with several processes, one for each GPU (or, to test it, on the CPU), joined by Lightning Fabric.
+"""Train with several processes, one for each GPU (or on the CPU, for tests), connected by Lightning Fabric.
 
-Fabric picks the devices, connects the processes and adds up what they send. Its wrapper of a network is not used: that
-wants one ``forward`` before each backward pass, and a step here calls mapping and synthesis apart, twice, and derives
-derivatives. Instead the gradients of an update are summed in one message (:meth:`.Team.sum_gradients`).
+Fabric selects the devices, connects the processes and sums tensors over them. Its wrapper of a network is not used: it
+requires one ``forward`` before each backward pass, while a step here calls mapping and synthesis separately, twice, and
+takes second derivatives. Instead the gradients of an update are summed in one message (:meth:`.Team.sum_gradients`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import DcpDeployError, MissingCapabilityError, UsageError
 
-WAIT = timedelta(hours=2)  # for the first process, which alone measures quality and writes; then the others give up
+WAIT = timedelta(hours=2)  # until the others give up waiting for the first, which alone measures quality and writes
 _JOIN_SECONDS = 60
 
 
@@ -37,7 +36,7 @@ class Team:
     """The processes that train together: this one is ``rank`` of ``size``. ``add`` sums a tensor over all of them.
 
     Every process holds the same networks and takes every ``size``-th sample of a batch, from its rank on. All must call
-    ``add``, and what uses it, equally often and in the same order.
+    ``add``, and the methods that use it, equally often and in the same order.
     """
 
     rank: int = 0
@@ -56,7 +55,7 @@ class Team:
             gradient.copy_(part.view_as(gradient))
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether any process says so."""
+        """Return whether ``flag`` is true in any process."""
         return flag if self.size == 1 else bool(self.add(torch.tensor(float(flag), device=device)).item())
 
 
@@ -69,8 +68,8 @@ Work = Callable[[torch.device, Team], None]
 def join_team(devices: int, device: torch.device, work: Work) -> Iterator[tuple[Team, torch.device]]:
     """Start ``devices - 1`` processes that do ``work`` while the block does the same in this one.
 
-    Yields this process's team and device. ``work`` is sent by pickle. Raises UsageError when that cannot be,
-    MissingCapabilityError when there are fewer GPUs or no Lightning Fabric, DcpDeployError when a process ended early.
+    Yields this process's team and device. Raises UsageError when ``work`` cannot be pickled, MissingCapabilityError
+    when GPUs or Lightning Fabric are missing, DcpDeployError when a process ended early.
     """
     _check(devices, device)
     try:
@@ -78,21 +77,21 @@ def join_team(devices: int, device: torch.device, work: Work) -> Iterator[tuple[
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UsageError(
             f"data, perceptual or mask cannot be sent to other processes: {error}",
-            "use an ImageSet, or functions of a module, or one device",
+            "Use an ImageSet, functions of a module, or one device.",
         ) from error
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
-    signs: list[Connection] = []
+    connections: list[Connection] = []
     port, threads = _free_port(), torch.get_num_threads()
     try:
         for rank in range(1, devices):
-            here, there = context.Pipe()
-            seat = (rank, devices, device.type, port, threads)
-            processes.append(context.Process(target=_member, args=(seat, there, content), daemon=True))
-            signs.append(here)
+            ours, theirs = context.Pipe()
+            arguments = (rank, devices, device.type, port, threads, theirs, content)
+            processes.append(context.Process(target=_member, args=arguments, daemon=True))
+            connections.append(ours)
             processes[-1].start()
-            there.close()
-        _await_all(processes, signs)
+            theirs.close()
+        _await_all(processes, connections)
         with _connected(0, devices, device.type, port) as joined:
             yield joined
         for process in processes:
@@ -108,17 +107,13 @@ def join_team(devices: int, device: torch.device, work: Work) -> Iterator[tuple[
 
 def _check(devices: int, device: torch.device) -> None:
     if devices < 1:
-        raise UsageError(f"devices must be at least 1, got {devices}")
+        raise UsageError(f"devices must be at least 1, got {devices}", "Give 1 to train in this process alone.")
     if importlib.util.find_spec("lightning_fabric") is None:
         raise MissingCapabilityError(
             f"training on {devices} devices needs Lightning Fabric", "pip install 'dcp-deploy[train]'"
         )
-    if device.type == "cuda":
-        found = torch.cuda.device_count()
-        if found < devices:
-            raise MissingCapabilityError(
-                f"{devices} GPUs are asked for, and this machine has {found}", f"use at most {found}"
-            )
+    if device.type == "cuda" and (found := torch.cuda.device_count()) < devices:
+        raise MissingCapabilityError(f"cannot use {devices} GPUs: this machine has {found}", f"Use at most {found}.")
 
 
 def _free_port() -> int:
@@ -127,13 +122,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _await_all(processes: list[SpawnProcess], signs: list[Connection]) -> None:
-    """Until every process says that it is about to connect; connecting itself would wait long for one that died."""
-    missing = list(signs)
+def _await_all(processes: list[SpawnProcess], connections: list[Connection]) -> None:
+    """Wait until every process is about to connect; connecting itself would wait long for one that died."""
+    missing = list(connections)
     while missing:
         ready = wait([*missing, *(process.sentinel for process in processes)])
         _raise_if_ended(processes, None)
-        missing = [sign for sign in missing if sign not in ready]
+        missing = [connection for connection in missing if connection not in ready]
 
 
 def _raise_if_ended(processes: list[SpawnProcess], cause: Exception | None) -> None:
@@ -144,30 +139,29 @@ def _raise_if_ended(processes: list[SpawnProcess], cause: Exception | None) -> N
             process.join()  # its exit code is known a moment after its sentinel
             raise DcpDeployError(
                 f"the process of device {rank} ended (exit code {process.exitcode})",
-                "its own words are above; the same command goes on from the last checkpoint",
+                "See its messages above. Run the same command again to resume from the last checkpoint.",
             ) from cause
 
 
-def _member(seat: tuple[int, int, str, int, int], sign: Connection, content: bytes) -> None:
-    """The life of every process but the first, which alone hears signals and tells the others when to stop."""
+def _member(rank: int, size: int, kind: str, port: int, threads: int, parent: Connection, content: bytes) -> None:
+    """Run every process but the first, which alone receives signals and stops the others."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    rank, size, kind, port, threads = seat
     torch.set_num_threads(threads)
     work: Work = pickle.loads(content)
-    sign.send(rank)
+    parent.send(rank)
     try:
         with _connected(rank, size, kind, port) as (team, device):
             work(device, team)
     except KeyboardInterrupt:
-        pass  # all of the team stop together; the first process says why
+        pass  # the whole team stops together; the first process reports why
     except DcpDeployError as error:
         raise SystemExit(error.exit_code) from None
 
 
 def _end_with_parent() -> None:
-    """Whatever ended the first process, even SIGKILL, ends this one: it would wait for the other's share for hours."""
+    """End this process when the first one ends, even by SIGKILL; else it would wait for hours for the next message."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -176,17 +170,28 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _connected(rank: int, size: int, kind: str, port: int) -> Iterator[tuple[Team, torch.device]]:
-    """Join the team's process group; leave it, and the environment, as before."""
+    """Join the team's process group within the block; afterwards leave it and restore the environment."""
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
+    class Place(LightningEnvironment):
+        creates_processes_externally = True  # they run already
+        main_address, main_port = "127.0.0.1", port
+
+        def local_rank(self) -> int:
+            return rank
+
+    place = Place()
+    place.set_global_rank(rank)
+    place.set_world_size(size)
     before = {name: os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")}
     backend = "nccl" if kind == "cuda" else "gloo"
-    strategy = DDPStrategy(cluster_environment=_seat(rank, size, port), process_group_backend=backend, timeout=WAIT)
+    strategy = DDPStrategy(cluster_environment=place, process_group_backend=backend, timeout=WAIT)
     fabric = Fabric(accelerator=kind, devices=size, strategy=strategy)
     log = logging.getLogger("lightning_fabric")
     level = log.level
-    log.setLevel(logging.WARNING)  # that two processes connect is nothing to tell
+    log.setLevel(logging.WARNING)  # hides that processes connect
     try:
         fabric.launch()
     finally:
@@ -199,20 +204,3 @@ def _connected(rank: int, size: int, kind: str, port: int) -> Iterator[tuple[Tea
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-
-def _seat(rank: int, size: int, port: int) -> Any:
-    """Where this process stands, in Fabric's words."""
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-
-    class Seat(LightningEnvironment):
-        creates_processes_externally = True  # they are there already
-        main_address, main_port = "127.0.0.1", port
-
-        def local_rank(self) -> int:
-            return rank
-
-    seat = Seat()
-    seat.set_global_rank(rank)
-    seat.set_world_size(size)
-    return seat

@@ -1,13 +1,14 @@
-"""Train the pruned student to draw what the teacher draws: StyleKD's recipe, resumable to the last bit.
+"""Train the pruned student to generate what the teacher generates: StyleKD's recipe, resumable bit for bit.
 
-One step: the teacher draws a batch and the same latents moved by an offset; the student draws both too. The student's
-loss compares images (L1, perceptual), relations between images (features of both batches) and, through a full-size
-discriminator trained along, the student's images with real ones. The result is the student's moving average.
+In one step the teacher generates a batch, and the features of the same latents moved by an offset; the student does the
+same. The student's loss compares images (L1, perceptual), relations between images (features of both batches) and, by a
+full-size discriminator trained along, the student's images with real ones. The result is the student's moving average.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from ..masks import Mask
 from . import losses
 from .real_images import ImageSource
 from .recipe import DistillConfig
-from .records import Measure, Records, not_finite
+from .records import Measure, Records
 from .state import TrainingState, load_state, save_state
 from .step import train_step
 from .step_graph import StepGraph, can_be_captured
@@ -34,18 +35,18 @@ from .team import ALONE, Team, join_team
 from .timing import Expected, expected_time
 
 W_AVG_LATENTS = 10_000
-LEAST_SCALE = 2.0**-20  # of fp16's loss scale, halved at each update that overflows: nothing is learnt any more
+LEAST_SCALE = 2.0**-20  # fp16's loss scale is halved at each overflow; below this nothing is learnt any more
 
 TrainingProgress = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
 class DistillResult:
-    """The distilled generator (the moving average), its history, and where the run started.
+    """The distilled generator (the moving average), its history, and the step at which the run started.
 
-    Each history entry has "step", "l1_to_teacher" (of the average, over 32 fixed latents) and, but for the first, each
-    loss's mean since the entry before. ``resumed_at`` is 0 unless a checkpoint was continued. ``best`` is the average
-    at its best step so far, when ``keep_best`` asked for it.
+    Each history entry has "step", "l1_to_teacher" (of the average, over 32 fixed latents) and, except for the first,
+    each loss's mean since the entry before. ``resumed_at`` is 0 unless a checkpoint was continued. ``best`` is the
+    average at its best step, if ``keep_best`` names a figure.
     """
 
     generator: Generator
@@ -56,7 +57,7 @@ class DistillResult:
 
 @dataclass(frozen=True)
 class BestStudent:
-    """The moving average after ``step`` steps, where the figure was ``value``."""
+    """The moving average after ``step`` steps, where the watched figure had its lowest ``value``."""
 
     generator: Generator
     step: int
@@ -83,35 +84,35 @@ def distill(
     device: torch.device | str | None = None,
     devices: int = 1,
 ) -> DistillResult:
-    """Train a copy of ``student`` after ``teacher``; neither argument is changed.
+    """Train a copy of ``student`` to imitate ``teacher``; neither argument is changed.
 
-    ``data`` are real images for the discriminator: an ``ImageSet`` (for a conditional teacher one with labels), a
-    sequence of uint8 [R, R, 3] or a function from indices [N] to uint8 [N, R, R, 3]; without it the teacher's own
-    samples are the real images. ``perceptual`` gives the feature maps that the perceptual loss compares (for the demo
-    ``load_avatar_reader().pyramid``), or is LPIPS, and must be there when that loss or ``feature_gan`` has a weight.
-    ``mask`` tells which parts of the teacher's images the L1 and the perceptual loss look at. ``discriminator`` is one
-    to start from, such as the teacher's own; by default a fresh one. ``guide`` is the teacher's own too, and stays as
-    it is: its features are what the loss of that name compares.
+    ``data`` are real images for the discriminator: an ``ImageSet`` (with labels for a class-conditional teacher), a
+    sequence of uint8 [R, R, 3], or a function from indices [N] to uint8 [N, R, R, 3]. Without it the teacher's own
+    samples are the real images. ``perceptual`` returns the feature maps that the perceptual loss compares (for the demo
+    ``load_avatar_reader().pyramid``), or is LPIPS. It is required when that loss or ``feature_gan`` has a weight.
+    ``mask`` selects the part of the teacher's images that the L1, perceptual and guide losses compare.
+    ``discriminator`` is the one to start from, such as the teacher's own; by default a new one. ``guide`` is the
+    teacher's own discriminator, which stays fixed: the guide loss compares its features.
 
-    ``progress`` is called after each step with (steps done, steps in all, losses), ``expect`` once before the first
-    with the time that all will take, by a few steps timed for it. ``measure`` is called with the moving average after
-    each number of steps in ``measure_at`` (0: before the first; by default every ``config.measure_every`` steps and at
-    the end), and what it returns goes into the history.
-    ``keep_best`` names a figure of the history, the lower the better: the average is kept where it was lowest.
-    ``tensorboard`` is a folder for TensorBoard's files.
+    ``progress`` is called after each step with (steps done, steps in all, losses). ``expect`` is called once before the
+    first step with the expected time of all, from a few steps timed for it. ``measure`` is called with the moving
+    average after each number of steps in ``measure_at`` (0: before the first; by default every
+    ``config.measure_every`` steps and at the end), and its figures are added to the history. ``keep_best`` names a
+    figure of the history, the lower the better: the average is kept where it was lowest. ``tensorboard`` is a folder
+    for TensorBoard's files.
 
-    With ``checkpoint_dir`` the whole state is written there every ``config.checkpoint_every`` steps, under a name made
-    of everything that decides the result. A run killed at any moment and started again with the same arguments ends
-    with the same student, bit for bit, on a CPU with the same number of threads and version of torch (sums are taken
-    in another order by another number). Other settings do not touch that file, they start a file of their own. SIGTERM
-    and SIGINT end the run after the step at hand, with a checkpoint, as TrainingInterruptedError (a KeyboardInterrupt).
+    With ``checkpoint_dir`` the whole state is written there every ``config.checkpoint_every`` steps, under a name that
+    depends on everything that decides the result. A run killed at any moment and started again with the same arguments
+    ends with the same student bit for bit, on a CPU with the same number of threads and version of torch (another
+    number of threads sums in another order). Runs with other settings have files of their own. SIGTERM and SIGINT end
+    the run after the current step with a checkpoint, as TrainingInterruptedError (a KeyboardInterrupt).
 
     ``devices`` processes share every batch, the first of them this one: on that many GPUs, from ``cuda:0`` on, or on
     the CPU. Gradients are those of the whole batch, to rounding.
 
     Raises UsageError when student, teacher and settings do not fit together, CorruptFileError for a damaged
-    checkpoint, MissingCapabilityError for devices or packages that are not there, and DcpDeployError (exit code 1) when
-    the training diverges to NaN or infinity.
+    checkpoint, MissingCapabilityError for missing devices or packages, and DcpDeployError (exit code 1) when the
+    training diverges to NaN or infinity.
     """
     device = torch.device(device) if device is not None else next(teacher.parameters()).device
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
@@ -120,62 +121,63 @@ def distill(
     task = Task(student, teacher, config, data, perceptual, mask, discriminator, guide, folder, at, keep_best, devices)
     task.check()
     records = Records(task, measure, None if tensorboard is None else Path(tensorboard))
-    heard = _Heard(progress, expect)
     if devices == 1:
-        return _train(task, records, device, ALONE, heard)
-    with join_team(devices, device, partial(_follow, task.on(torch.device("cpu")))) as (team, own_device):
-        return _train(task, records, own_device, team, heard)
+        return _train(task, device, ALONE, records, progress, expect)
+    with join_team(devices, device, partial(_train_along, task.on(torch.device("cpu")))) as (team, own_device):
+        return _train(task, own_device, team, records, progress, expect)
 
 
-@dataclass(frozen=True)
-class _Heard:
-    """Who is told of what happens."""
-
-    progress: TrainingProgress | None = None
-    expect: Callable[[Expected], None] | None = None
+def _train_along(task: Task, device: torch.device, team: Team) -> None:
+    """Take the same steps in another process of the team, without records."""
+    _train(task.on(device), device, team)
 
 
-def _follow(task: Task, device: torch.device, team: Team) -> None:
-    """What the other processes of a team do: the same steps, and no records."""
-    _train(task.on(device), None, device, team, _Heard())
-
-
-def _train(task: Task, records: Records | None, device: torch.device, team: Team, heard: _Heard) -> DistillResult:
-    config, run, state = task.config, task.run(device, team), task.state(device)
-    key = task.key(device)
+def _train(
+    task: Task,
+    device: torch.device,
+    team: Team,
+    records: Records | None = None,
+    progress: TrainingProgress | None = None,
+    expect: Callable[[Expected], None] | None = None,
+) -> DistillResult:
+    config, setup, state, key = task.config, task.setup(device, team), task.state(device), task.key(device)
     checkpoint = _checkpoint(task, key, team)
     if checkpoint and checkpoint.exists():
         load_state(state, checkpoint, key)
-    team.any(False, device)  # nobody goes on, and writes, before all have read
+    team.any(False, device)  # no process continues, and writes, before all have read
     resumed_at = state.step
-    if heard.expect and state.step < config.steps:
-        heard.expect(expected_time(task, run, state.step))
+    if expect and state.step < config.steps:
+        expect(expected_time(task, setup, state.step))
     if records:
-        records.begin(state, run)
+        records.begin(state, setup)
 
-    step = StepGraph() if can_be_captured(run) else train_step
-    with stop_requests() as asked:
+    step = StepGraph() if can_be_captured(setup) else train_step
+    with stop_requests() as requested:
         while state.step < config.steps:
-            values = step(state, run)
-            if broken := not_finite(values):
-                raise _diverged(broken, state.step, checkpoint)
-            stop = team.any(asked() is not None, device)
+            values = step(state, setup)
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise _diverged(f"the {name} loss", state.step, checkpoint)
+            stop = team.any(requested() is not None, device)
             if records:
-                records.add(state, run, values)
+                records.add(state, setup, values)
                 due = state.step % config.checkpoint_every == 0 or state.step == config.steps
                 if checkpoint and (due or stop):
                     _save(state, checkpoint, key)
-                if heard.progress:
-                    heard.progress(state.step, config.steps, values)
+                if progress:
+                    progress(state.step, config.steps, values)
             if stop:
-                raise _interrupted(asked(), state, config, checkpoint)
+                kept = f"the checkpoint is {checkpoint}" if checkpoint else "without a checkpoint_dir nothing was kept"
+                raise TrainingInterruptedError(
+                    f"stopped by {requested()} after step {state.step} of {config.steps}; {kept}"
+                )
     if records:
         records.close()
     return DistillResult(_finished(state.ema, config), state.history, resumed_at, _best_student(state, config))
 
 
 def _checkpoint(task: Task, key: str, team: Team) -> Path | None:
-    """Where the run's state is kept, without the remnants of a run that was killed while writing there."""
+    """Return the path of the run's checkpoint, after removing what a run that was killed while writing left there."""
     if task.checkpoint_dir is None:
         return None
     checkpoint = task.checkpoint_dir / f"distill-{key[:12]}.safetensors"
@@ -186,24 +188,17 @@ def _checkpoint(task: Task, key: str, team: Team) -> Path | None:
 
 
 def _save(state: TrainingState, checkpoint: Path, key: str) -> None:
-    """Write the state, unless it is one to keep the last good checkpoint from."""
+    """Save the state. Raise instead if it holds NaN or infinity, so that the last good checkpoint survives."""
     if not state.is_finite():
         raise _diverged("a weight", state.step, checkpoint)
-    if min(state.student_scaler.get_scale(), state.discriminator_scaler.get_scale()) < LEAST_SCALE:
+    if min(scaler.get_scale() for scaler in state.scalers()) < LEAST_SCALE:
         raise _diverged("every gradient in fp16", state.step, checkpoint)
     save_state(state, checkpoint, key)
 
 
-def _interrupted(
-    signal: str | None, state: TrainingState, config: DistillConfig, checkpoint: Path | None
-) -> TrainingInterruptedError:
-    kept = f"the checkpoint is {checkpoint}" if checkpoint else "nothing was kept: there is no checkpoint_dir"
-    return TrainingInterruptedError(f"stopped by {signal} after step {state.step} of {config.steps}; {kept}")
-
-
 def _diverged(what: str, step: int, checkpoint: Path | None) -> DcpDeployError:
     kept = f"the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else "no checkpoint yet"
-    return DcpDeployError(f"{what} became NaN or infinite at step {step}; {kept}", "lower the learning rate")
+    return DcpDeployError(f"{what} became NaN or infinite at step {step}; {kept}", "Lower the learning rate.")
 
 
 def _best_student(state: TrainingState, config: DistillConfig) -> BestStudent | None:
@@ -216,7 +211,7 @@ def _best_student(state: TrainingState, config: DistillConfig) -> BestStudent | 
 
 @torch.no_grad()
 def _finished(average: Generator, config: DistillConfig) -> Generator:
-    """The result: truncation pulls towards ``w_avg``, so after the mapping network trained it is measured again."""
+    """Return the average as the result: its ``w_avg``, the centre of truncation, is measured after the training."""
     z, c = draw_latents(average.config, W_AVG_LATENTS, stream(config.seed, "w_avg"))
     device = average.mapping.w_avg.device
     w = average.mapping.w(z.to(device), None if c is None else c.to(device))

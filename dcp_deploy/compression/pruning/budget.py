@@ -1,13 +1,13 @@
-"""Widths per layer that keep the most diversity for a given cost, in place of the same share everywhere.
+"""Choose widths per layer that keep the most of the scores for a given cost, in place of the same share everywhere.
 
-Raw scores cannot be compared across layers: they are squared gradients by weights, and multiplying a layer's weights
-by a number divides its gradients by that number while demodulation leaves every image as it is; layers also differ in
-how many weights a mean runs over. What does not depend on such scales is the *share* of its layer's score that a set
-of channels holds. Layers follow each other, so what one of them loses no other can give back: shares multiply, and
-the sum of their logarithms is what a plan keeps. The logarithm also makes the last channels of a layer the dearest.
+Raw scores cannot be compared across layers. They are squared gradients by weights: multiplying a layer's weights by a
+number divides its gradients by it, while demodulation leaves every image as it is. Layers also differ in how many
+weights a mean runs over. The *share* of its layer's score that a set of channels holds does not depend on such scales.
+Layers follow each other, so no later layer can restore what one of them loses. Shares therefore multiply, and a plan
+maximises the sum of their logarithms. The logarithm also makes the last channels of a layer the most expensive.
 
-Greedy: as long as the cost is above the target, drop the group of channels that costs the least logarithm for what it
-saves. Costs are sums over layers of a + b Ci + c Co + d Ci Co.
+The search is greedy: as long as the cost is above the target, it drops the group of channels that loses the least
+logarithm per cost saved. Costs are sums over layers of a + b Ci + c Co + d Ci Co.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ class Cost:
     product: NDArray[np.float64]
 
     def __call__(self, widths: Sequence[int]) -> float:
-        """The cost of these widths."""
+        """Return the cost of these widths."""
         w = np.asarray(widths, dtype=np.float64)
         return float(self.constant + self.linear @ w + self.product @ (w[:-1] * w[1:]))
 
     def slope(self, widths: Sequence[int], layer: int) -> float:
-        """What one channel of ``layer`` costs while all others stay."""
+        """Return the cost of one channel of ``layer`` while all other widths stay."""
         below = self.product[layer - 1] * widths[layer - 1] if layer else 0.0
         above = self.product[layer] * widths[layer + 1] if layer + 1 < len(widths) else 0.0
         return float(self.linear[layer] + below + above)
 
 
 def macs_cost(config: GeneratorConfig) -> Cost:
-    """Multiply-accumulates per image."""
+    """Return the multiply-accumulates per image as a function of the widths."""
     return _counted(config, count_macs)
 
 
 def parameters_cost(config: GeneratorConfig) -> Cost:
-    """Learnable numbers."""
+    """Return the number of parameters as a function of the widths."""
     return _counted(config, count_parameters)
 
 
 def _counted(config: GeneratorConfig, count: Callable[[GeneratorConfig], int]) -> Cost:
-    """The coefficients, from counting networks of one or two channels per layer."""
+    """Derive the coefficients by counting networks of one or two channels per layer."""
     layers = len(config.widths)
 
     def at(*wider: int) -> int:
@@ -63,19 +63,18 @@ def _counted(config: GeneratorConfig, count: Callable[[GeneratorConfig], int]) -
 
     base, single = at(), [at(i) for i in range(layers)]
     product = [at(i, i + 1) - single[i] - single[i + 1] + base for i in range(layers - 1)]
-    beside = [sum(product[max(i - 1, 0) : i + 1]) for i in range(layers)]  # products that entry i takes part in
-    linear = [one - base - both for one, both in zip(single, beside, strict=True)]
+    products_with = [sum(product[max(i - 1, 0) : i + 1]) for i in range(layers)]
+    linear = [one - base - products for one, products in zip(single, products_with, strict=True)]
     return Cost(base - sum(linear) - sum(product), np.array(linear, dtype=float), np.array(product, dtype=float))
 
 
 def widths_within(scores: Sequence[Tensor], cost: Cost, target: float, align: int) -> tuple[int, ...]:
-    """Channels to keep in each layer, the highest-scored ones, for a cost of at most ``target``.
+    """Return how many of its highest-scored channels each layer keeps, for a cost of at most ``target``.
 
-    Widths are multiples of ``align``, or all channels of a layer. Raises UsageError when one group per layer is still
-    too much.
+    Widths are multiples of ``align``, or all channels of a layer. Raises UsageError when one group per layer still
+    costs more.
     """
-    # kept[l][n]: the logarithm of the share that the n highest scores of layer l hold.
-    kept = [_log_shares(layer) for layer in scores]
+    log_shares = [_log_shares(layer) for layer in scores]
     widths = [len(layer) for layer in scores]
     while cost(widths) > target:
         best, best_price = None, math.inf
@@ -84,24 +83,24 @@ def widths_within(scores: Sequence[Tensor], cost: Cost, target: float, align: in
             if fewer < align:
                 continue
             saved = cost.slope(widths, layer) * (width - fewer)
-            price = (kept[layer][width] - kept[layer][fewer]) / saved if saved > 0 else math.inf
+            price = (log_shares[layer][width] - log_shares[layer][fewer]) / saved if saved > 0 else math.inf
             if price < best_price:
                 best, best_price = (layer, fewer), price
         if best is None:
             raise UsageError(
                 f"the target cannot be reached: one group of {align} channels in every layer still costs "
                 f"{cost(widths) / target:.2f} times as much",
-                "allow more, or a smaller --align",
+                "Raise the target, or give a smaller --align.",
             )
         widths[best[0]] = best[1]
     return tuple(widths)
 
 
 def _log_shares(layer: Tensor) -> NDArray[np.float64]:
-    """Entry n: log of the share of the layer's score that its n highest channels hold, from n = 0 (minus infinity)."""
+    """Return at index n the log of the share of the layer's score that its n highest channels hold; -inf at n = 0."""
     ranked = np.sort(layer.numpy() - min(float(layer.min()), 0.0))[::-1]
     total = ranked.sum()
-    # A layer of zeros tells nothing apart: there every channel counts the same.
+    # In a layer of zeros every channel counts the same.
     shares = np.cumsum(ranked / total if total > 0 else np.full(len(ranked), 1 / len(ranked)))
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(np.concatenate([[0.0], np.minimum(shares, 1.0)])))

@@ -1,9 +1,9 @@
-"""How long a network of other widths would take on this device: from timing three of them, layer by layer.
+"""Predict how long a network of other widths takes on this device, by timing three of them layer by layer.
 
 Each layer's time is fitted by a + b f + c f^2 over networks of f = 1, 1/2 and 1/4 of the widths, with no coefficient
-below zero: a is what starting it costs, b goes to its channels (what moves memory), c to the product of its input and
-output channels (what multiplies). Torch's own kernels are timed; an engine fuses and is faster, but the order of
-layers by cost is much the same.
+below zero. a is the cost of starting the layer. b goes to its channels (moving memory), c to the product of its input
+and output channels (multiplying). Torch's own kernels are timed; an engine fuses layers and is faster, but the order
+of layers by cost is much the same.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ...generators import Generator, GeneratorConfig
 from ...generators.latents import draw_latents, stream
-from ..layers import Step, layer_count, output_of, walk
+from ..layers import walk
 from .budget import Cost
 
 FRACTIONS = (1.0, 0.5, 0.25)
@@ -27,17 +26,15 @@ ROUNDS = 5
 
 @torch.no_grad()
 def latency_cost(generator: Generator, *, batch: int = 1) -> Cost:
-    """Milliseconds per call of ``batch`` images on the generator's device, as a function of the widths."""
+    """Return milliseconds per call of ``batch`` images on the generator's device, as a function of the widths."""
     config, device = generator.config, next(generator.parameters()).device
-    tables, widths = [], []
+    tables = []
     for fraction in FRACTIONS:
-        widths.append([max(1, round(fraction * width)) for width in config.widths])
-        tables.append(_layer_times(replace(config, widths=tuple(widths[-1])), device, batch))
-    # [layers, 3]: a, b, c of every layer, the mapping network first.
-    times = np.array([[layer[1] for layer in table] for table in tables]).T
-    entries = [layer[0] for layer in tables[0]]
+        widths = tuple(max(1, round(fraction * width)) for width in config.widths)
+        entries, times = _layer_times(replace(config, widths=widths), device, batch)
+        tables.append(times)
     constant, linear, product = 0.0, np.zeros(len(config.widths)), np.zeros(len(config.widths) - 1)
-    for (inputs, outputs), measured in zip(entries, times, strict=True):
+    for (inputs, outputs), measured in zip(entries, np.stack(tables, axis=1), strict=True):
         a, b, c = _fit(measured)
         constant += a
         if inputs is None:
@@ -51,7 +48,7 @@ def latency_cost(generator: Generator, *, batch: int = 1) -> Cost:
 
 
 def _fit(measured: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Non-negative a, b, c of one layer from its times at :data:`FRACTIONS`."""
+    """Return the non-negative a, b, c of one layer from its times at :data:`FRACTIONS`."""
     from scipy.optimize import nnls
 
     fractions = np.array(FRACTIONS)
@@ -61,43 +58,31 @@ def _fit(measured: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _layer_times(
     config: GeneratorConfig, device: torch.device, batch: int
-) -> list[tuple[tuple[int | None, int | None], float]]:
-    """For the mapping network and every layer: its entries of the widths (in, out) and the least of some times, ms."""
+) -> tuple[list[tuple[int | None, int | None]], NDArray[np.float64]]:
+    """Return for the mapping network and every layer the indices of its widths (in, out), and its shortest time in ms.
+
+    Work between two layers counts for the second.
+    """
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
         network = Generator(config).to(device).eval()
     z, c = draw_latents(config, batch, stream(0, "times"))
     z, c = z.to(device), None if c is None else c.to(device)
-    best: list[float] = []
-    entries: list[tuple[int | None, int | None]] = []
+    rounds = []
     for _ in range(ROUNDS):
-        clock = _Clock(device)
+        stamps, entries, below = [_now(device)], list[tuple[int | None, int | None]]([(None, None)]), 0
         ws = network.mapping(z, c)
-        times, entries = [clock.lap()], [(None, None)]
-        step: Step = next(routine := walk(network, ws))
-        last: int | None = None
-        for index in range(layer_count(network)):  # what lies between two layers counts for the second
-            out: Tensor = output_of(step)
-            times.append(clock.lap())
-            inputs = (last if last is not None else 0) if step.outputs is None else step.outputs - 1
-            entries.append((inputs, step.outputs))
-            last = step.outputs if step.outputs is not None else last
-            if index + 1 < layer_count(network):
-                step = routine.send(out)
-        best = times if not best else [min(pair) for pair in zip(best, times, strict=True)]
-    return list(zip(entries, best, strict=True))
+        stamps.append(_now(device))
+        for step in walk(network, ws):
+            _ = step.output  # computes the layer
+            stamps.append(_now(device))
+            entries.append((below if step.outputs is None else step.outputs - 1, step.outputs))
+            below = below if step.outputs is None else step.outputs
+        rounds.append(np.diff(stamps))
+    return entries, np.min(rounds, axis=0)
 
 
-class _Clock:
-    """Milliseconds between laps, with all work on the device done."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._last = device, 0.0
-        self.lap()
-
-    def lap(self) -> float:
-        """Time since the last lap."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        passed, self._last = now - self._last, now
-        return 1000 * passed
+def _now(device: torch.device) -> float:
+    """Return milliseconds of a steady clock, once all work on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1000 * time.perf_counter()

@@ -1,4 +1,4 @@
-"""The sums of a scoring run on their way: kept apart for even and odd batches, and as a file that outlives a kill."""
+"""Partial sums of a scoring run, in memory and in a file from which a killed run continues."""
 
 from __future__ import annotations
 
@@ -16,39 +16,31 @@ from torch import Tensor
 from ...errors import CorruptFileError
 from ...files import atomic_path
 
-_SECONDS = 30.0
+_SECONDS = 30.0  # between two writes
 
 
 class ScoreAccumulator:
-    """Two lists of float64 [C], one vector per layer: what even and what odd batches add up to.
+    """Sums of channel scores over batches, one float64 vector [C] per layer, kept apart for even and odd batches.
 
-    ``done`` counts batches, ``latents`` the latents in them.
+    ``done`` counts the batches, ``latents`` the latents in them. If ``path`` holds sums written under the same ``key``,
+    they are continued. Raises CorruptFileError when that file cannot be read.
     """
 
-    def __init__(self, widths: Sequence[int], path: Path | None, key: str) -> None:
+    def __init__(self, widths: Sequence[int], path: str | os.PathLike[str] | None, key: str) -> None:
         self.halves = [[torch.zeros(width, dtype=torch.float64) for width in widths] for _ in range(2)]
         self.done = self.latents = 0
-        self._path, self._key, self._saved = path, key, time.monotonic()
-
-    @classmethod
-    def start(cls, widths: Sequence[int], path: str | os.PathLike[str] | None, key: str) -> ScoreAccumulator:
-        """Empty, or what the file holds if it was written under the same key.
-
-        Raises CorruptFileError when there is a file that cannot be read.
-        """
-        sums = cls(widths, None if path is None else Path(path), key)
-        if sums._path is not None and sums._path.exists():
-            sums._load(sums._path)
-        return sums
+        self._path, self._key, self._saved = None if path is None else Path(path), key, time.monotonic()
+        if self._path is not None and self._path.exists():
+            self._load(self._path)
 
     def add(self, layers: Sequence[Tensor], latents: int) -> None:
-        """One more batch."""
+        """Add one batch."""
         for total, layer in zip(self.halves[self.done % 2], layers, strict=True):
             total += layer
         self.done, self.latents = self.done + 1, self.latents + latents
 
     def save_sometimes(self) -> None:
-        """Write the file, if there is to be one and the last time is half a minute ago."""
+        """Write the file, if there is a path and the last write is half a minute ago."""
         if self._path is None or time.monotonic() - self._saved < _SECONDS:
             return
         tensors = {f"{half}.{i:02d}": layer for half in (0, 1) for i, layer in enumerate(self.halves[half])}
@@ -58,7 +50,7 @@ class ScoreAccumulator:
         self._saved = time.monotonic()
 
     def discard(self) -> None:
-        """Remove the file: the scores are there."""
+        """Remove the file, once the scores are complete."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
@@ -73,5 +65,5 @@ class ScoreAccumulator:
                 self.done, self.latents = int(facts["done"]), int(facts["latents"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptFileError(
-                f"{path} does not hold the sums of a scoring run: {error}", "delete it; scoring then starts over"
+                f"{path} does not hold the sums of a scoring run: {error}", "Delete it; scoring then starts over."
             ) from error

@@ -1,4 +1,4 @@
-"""The result of scoring, in memory and as a file."""
+"""The result of scoring, in memory and as a file, and how far two scores agree on the channels to keep."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from torch import Tensor
 from ...errors import CorruptFileError, InputError
 from ...files import atomic_path
 
+STABLE = 0.9  # mean share of kept channels in common that ends ``latents="auto"``
+RATIO = 0.7  # pruning ratio at which kept channels are compared, whatever is pruned later
 _FORMAT = "dcp-deploy scores 1"
 
 
@@ -42,27 +44,30 @@ def save_scores(scores: ChannelScores, path: str | os.PathLike[str]) -> Path:
     tensors = {f"layer{i:02d}": layer.contiguous() for i, layer in enumerate(scores.scores)}
     metadata = {"format": _FORMAT, "settings": json.dumps(scores.settings, sort_keys=True, allow_nan=False)}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))  # a full disk is an OSError this way
+        temporary.write_bytes(save(tensors, metadata))  # unlike safetensors' own writer, raises OSError on a full disk
     return Path(path)
 
 
 def load_scores(path: str | os.PathLike[str]) -> ChannelScores:
     """Read what :func:`save_scores` wrote.
 
-    Raises InputError when there is no such file, CorruptFileError when it is not a whole and finite file of scores.
+    Raises InputError for a missing file, CorruptFileError for one that is not a complete and finite file of scores.
     """
     if not Path(path).is_file():
-        raise InputError(f"there is no score file {path}", "write one with: dcp-deploy score TEACHER --out FILE")
+        raise InputError(f"score file {path} not found", "Write one with: dcp-deploy score TEACHER --out FILE")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         settings = json.loads(metadata.get("settings", "null"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CorruptFileError(f"{path} is not a readable score file: {error}", "compute the scores again") from error
+        raise CorruptFileError(f"{path} is not a readable score file: {error}", "Compute the scores again.") from error
     names = [f"layer{i:02d}" for i in range(len(tensors))]
     if metadata.get("format") != _FORMAT or not isinstance(settings, dict) or sorted(tensors) != names or not names:
-        raise CorruptFileError(f"{path} is a safetensors file, but not one of scores ({_FORMAT!r})")
+        raise CorruptFileError(
+            f"{path} is a safetensors file, but not one of scores ({_FORMAT!r})",
+            "Make scores with: dcp-deploy score TEACHER --out FILE",
+        )
     scores = ChannelScores(tuple(tensors[name] for name in names), settings)
     check_scores(scores, str(path))
     return scores
@@ -74,13 +79,16 @@ def check_scores(scores: ChannelScores, source: str = "the scores") -> None:
         if layer.ndim != 1 or layer.dtype != torch.float64 or not layer.isfinite().all():
             raise CorruptFileError(
                 f"layer {index} of {source} is not a finite float64 vector ({layer.dtype}, {list(layer.shape)})",
-                "compute the scores again",
+                "Compute the scores again.",
             )
 
 
+# ---- which channels are kept ----
+
+
 def kept_width(channels: int, ratio: float, align: int) -> int:
-    """How many of ``channels`` a plan keeps."""
-    # The tolerance makes 0.29 of 100 remove 29, which as binary fractions multiply to 28.999999999999996.
+    """Return how many of ``channels`` remain when a share ``ratio`` is removed, rounded to groups of ``align``."""
+    # The tolerance makes 0.29 of 100 remove 29: in binary fractions the product is 28.999999999999996.
     kept = channels - math.floor(ratio * channels + 1e-9)
     if kept == channels or channels < align:
         return channels
@@ -88,22 +96,14 @@ def kept_width(channels: int, ratio: float, align: int) -> int:
     return min(max(nearest, align), channels // align * align)
 
 
-RATIO = 0.7  # at which the halves are compared, whatever is pruned later
-
-
-STABLE = 0.9  # mean share of kept channels in common that ends ``latents="auto"``
-
-
 def kept_in_common(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[float]:
-    """For each layer, the share of the channels kept by one score that the other keeps too.
+    """Return for each layer the share of the channels kept by one score that the other keeps too.
 
-    Chance alone gives about ``1 - RATIO``, equal orders 1. Each half has half the latents, so the order of the whole
-    sample is more certain than the two agree.
+    Unrelated scores give about ``1 - RATIO``, equal orders 1. Each half has half of the latents, so the order of the
+    whole sample is more certain than their agreement shows.
     """
-    return [_common(a, b) for a, b in zip(first, second, strict=True)]
 
+    def kept(scores: Tensor) -> set[int]:
+        return set(torch.argsort(scores, stable=True)[-kept_width(len(scores), RATIO, 1) :].tolist())
 
-def _common(a: Tensor, b: Tensor) -> float:
-    width = kept_width(len(a), RATIO, 1)
-    kept = (set(torch.argsort(scores, stable=True)[len(a) - width :].tolist()) for scores in (a, b))
-    return len(set.intersection(*kept)) / width
+    return [len(kept(a) & kept(b)) / len(kept(a)) for a, b in zip(first, second, strict=True)]

@@ -1,11 +1,11 @@
-"""What the weights of a generator feel of a change in its images: mean absolute gradients by input channel.
+"""How strongly a change of the images pulls at the weights: mean absolute gradients by input channel.
 
-One function for each change that scores are made of, and the slow reference of the first.
+There is one function for each kind of change that a score uses, and a slow reference implementation of the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ from ...generators import Generator
 
 FLIPPED = 0.05
 """Share of the content's pixels that the content score paints black or white."""
-_TOGETHER = 50  # images drawn in one go
+_TOGETHER = 50  # images computed in one call
 
 
 def scored_weights(generator: Generator) -> list[Tensor]:
-    """The weights whose *input* channels are scored.
+    """Return the weights whose *input* channels are scored.
 
     StyleGAN2: every 3x3 convolution, then the last toRGB only. StyleGAN3: every layer, toRGB included.
     """
@@ -26,55 +26,49 @@ def scored_weights(generator: Generator) -> list[Tensor]:
 
 
 def gradient_profiles(generator: Generator, weights: list[Tensor], ws: Tensor, offsets: Tensor) -> list[Tensor]:
-    """Mean absolute gradient per input channel, float64 [N, C_in] for each weight, of the loss to each offset.
+    """Return the mean absolute gradient of each offset's loss per input channel: float64 [N, C_in] for each weight.
 
-    ``ws`` is [B, num_ws, w_dim], ``offsets`` [N, w_dim]. The un-perturbed images do not depend on the offset, so
-    they are drawn once and their graph serves all N backward passes; perturbed images need no graph at all. The loss
+    ``ws`` is [B, num_ws, w_dim], ``offsets`` [N, w_dim]. The unperturbed images do not depend on the offset: they are
+    computed once, and their graph serves all N backward passes. Perturbed images need no graph. The loss
     ``sum |perturbed - image|`` enters as its derivative by the image, ``sign(image - perturbed)``.
     """
-    profiles: list[list[Tensor]] = [[] for _ in weights]
     image = generator.synthesis(ws, noise="const")
-    for pull in _pulls(generator, image.detach(), ws, offsets):
-        gradients = torch.autograd.grad(image, weights, pull, retain_graph=True)
-        for profile, gradient in zip(profiles, gradients, strict=True):
-            profile.append(_by_channel(gradient))
-    return [torch.stack(profile) for profile in profiles]
-
-
-def gradient_profiles_by_definition(
-    generator: Generator, weights: list[Tensor], ws: Tensor, offsets: Tensor
-) -> list[Tensor]:
-    """:func:`gradient_profiles` as it is written down, both images and the loss anew for each offset: its reference."""
-    profiles: list[list[Tensor]] = [[] for _ in weights]
-    for offset in offsets:
-        with torch.no_grad():
-            perturbed = generator.synthesis(ws + offset, noise="const")
-        loss = (perturbed - generator.synthesis(ws, noise="const")).abs().sum()
-        for profile, gradient in zip(profiles, torch.autograd.grad(loss, weights), strict=True):
-            profile.append(_by_channel(gradient))
-    return [torch.stack(profile) for profile in profiles]
+    signs = _difference_signs(generator, image.detach(), ws, offsets)
+    return _profiles(torch.autograd.grad(image, weights, sign, retain_graph=True) for sign in signs)
 
 
 @torch.no_grad()
-def _pulls(generator: Generator, image: Tensor, ws: Tensor, offsets: Tensor) -> Iterator[Tensor]:
-    """``sign(image - perturbed)`` of each offset; as many offsets are drawn together as make some 50 images."""
+def _difference_signs(generator: Generator, image: Tensor, ws: Tensor, offsets: Tensor) -> Iterator[Tensor]:
+    """Yield ``sign(image - perturbed)`` of each offset; each call of the network computes about 50 images."""
     for part in torch.split(offsets, max(_TOGETHER // len(ws), 1)):
         moved = (ws + part[:, None, None]).flatten(0, 1)
         yield from torch.sign(image - generator.synthesis(moved, noise="const").unflatten(0, (len(part), len(ws))))
 
 
+def gradient_profiles_by_definition(
+    generator: Generator, weights: list[Tensor], ws: Tensor, offsets: Tensor
+) -> list[Tensor]:
+    """Return :func:`gradient_profiles` computed literally: both images and the loss anew for each offset."""
+
+    def gradients(offset: Tensor) -> Sequence[Tensor]:
+        with torch.no_grad():
+            perturbed = generator.synthesis(ws + offset, noise="const")
+        return torch.autograd.grad((perturbed - generator.synthesis(ws, noise="const")).abs().sum(), weights)
+
+    return _profiles(map(gradients, offsets))
+
+
 def released_profiles(
     generator: Generator, weights: list[Tensor], ws: Tensor, offsets: Tensor, source: torch.Generator
 ) -> list[Tensor]:
-    """The same as the published code computes it: both images hang on the weights, and each has noise of its own."""
-    profiles: list[list[Tensor]] = [[] for _ in weights]
-    for offset in offsets:
+    """Return the profiles as the published code computes them: gradients through both images, each with fresh noise."""
+
+    def gradients(offset: Tensor) -> Sequence[Tensor]:
         image = generator.synthesis(ws, noise="random", generator=source)
         perturbed = generator.synthesis(ws + offset, noise="random", generator=source)
-        gradients = torch.autograd.grad((perturbed - image).abs().sum(), weights)
-        for profile, gradient in zip(profiles, gradients, strict=True):
-            profile.append(_by_channel(gradient))
-    return [torch.stack(profile) for profile in profiles]
+        return torch.autograd.grad((perturbed - image).abs().sum(), weights)
+
+    return _profiles(map(gradients, offsets))
 
 
 def content_profiles(
@@ -84,19 +78,20 @@ def content_profiles(
     mask: Callable[[Tensor], Tensor],
     source: torch.Generator,
 ) -> list[Tensor]:
-    """Mean absolute gradient per input channel, float64 [1, C_in], of a loss that noise on the content makes (CAGAN).
+    """Return the mean absolute gradient per input channel, float64 [1, C_in], of CAGAN's loss by noise on the content.
 
-    ``mask`` tells the content of images [B, 3, R, R] as [B, 1, R, R] of zeros and ones. Of its pixels a share of
-    ``FLIPPED``, drawn from ``source``, turns to -1 or 1 in all colours; the loss is ``sum |noisy - image|``.
+    ``mask`` maps images [B, 3, R, R] to their content, [B, 1, R, R] of zeros and ones. A share ``FLIPPED`` of its
+    pixels, drawn from ``source``, turns to -1 or 1 in all colours. The loss is ``sum |noisy - image|``.
     """
     image = generator.synthesis(ws, noise="const")
     content = mask(image.detach()) > 0.5
     chance = torch.rand(content.shape, generator=source).to(image.device)
     side = torch.randint(0, 2, content.shape, generator=source).to(image) * 2 - 1
     noisy = torch.where(content & (chance < FLIPPED), side, image.detach())
-    gradients = torch.autograd.grad(image, weights, torch.sign(image.detach() - noisy))
-    return [_by_channel(gradient)[None] for gradient in gradients]
+    return _profiles([torch.autograd.grad(image, weights, torch.sign(image.detach() - noisy))])
 
 
-def _by_channel(gradient: Tensor) -> Tensor:
-    return gradient.abs().mean(dim=(0, 2, 3), dtype=torch.float64)
+def _profiles(gradients: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+    """Reduce N gradients of all weights to the mean absolute gradient per input channel, [N, C_in] for each weight."""
+    profiles = [[each.abs().mean(dim=(0, 2, 3), dtype=torch.float64) for each in weights] for weights in gradients]
+    return [torch.stack(profile) for profile in zip(*profiles, strict=True)]

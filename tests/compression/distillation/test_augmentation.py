@@ -1,9 +1,10 @@
-"""Augmentation of what the discriminator sees: what it changes, what it cannot hide, and how it adapts."""
+"""Adaptive augmentation: its changes, that they do not leak, and how their probability adapts."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -26,19 +27,20 @@ def images(count: int, resolution: int = 8) -> torch.Tensor:
     return torch.rand(count, 3, resolution, resolution, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
+@cache
 def many_changes(p: float, resolution: int = 64) -> Changes:
     return draw_changes(p, resolution, [torch.Generator().manual_seed(0)] * COUNT)
 
 
-def changes(**given: torch.Tensor) -> Changes:
-    """Of one image, those that are not given neutral."""
+def changes(**chosen: torch.Tensor) -> Changes:
+    """Return changes of one image, neutral but for the chosen ones."""
     neutral = {
         "mirrored": torch.tensor([False]),
         "turns": torch.tensor([0]),
         "shifts": torch.tensor([[0, 0]]),
         "colours": torch.tensor([[0.0, 1.0, 1.0]]),
     }
-    return Changes(**{**neutral, **given})
+    return Changes(**{**neutral, **chosen})
 
 
 # ---- the changes ----
@@ -54,14 +56,14 @@ def test_probability_0_changes_nothing(seed: int) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31))
-def test_pixels_are_moved_and_none_is_lost(seed: int) -> None:
+def test_moving_pixels_keeps_all_of_them(seed: int) -> None:
     drawn = draw_changes(1.0, 8, [torch.Generator().manual_seed(seed)])
     before = images(1)
     after = augment(before, changes(mirrored=drawn.mirrored, turns=drawn.turns, shifts=drawn.shifts))
     assert torch.equal(after.flatten(2).sort()[0], before.flatten(2).sort()[0])
 
 
-def test_each_change_does_what_it_is_called() -> None:
+def test_each_change_does_what_its_name_says() -> None:
     x = images(1)
     assert torch.equal(augment(x, changes(mirrored=torch.tensor([True]))), x.flip(3))
     assert torch.equal(augment(x, changes(turns=torch.tensor([2]))), x.flip((2, 3)))
@@ -74,9 +76,9 @@ def test_each_change_does_what_it_is_called() -> None:
 
 
 @pytest.mark.parametrize("p", [0.3, 1.0])
-def test_each_change_is_as_frequent_as_the_probability_says(p: float) -> None:
+def test_each_change_is_as_frequent_as_its_probability(p: float) -> None:
     found = many_changes(p)
-    # Of neutral values only mirroring, turns and shifts have some among what is drawn: 1/2, 1/4, and (1/16)^2.
+    # Mirroring, turns and shifts are drawn neutral in some cases: 1/2, 1/4 and (1/16)^2.
     shares = {
         "mirrored": (found.mirrored, 0.5 * p),
         "turned": (found.turns > 0, 0.75 * p),
@@ -92,15 +94,15 @@ def test_each_change_is_as_frequent_as_the_probability_says(p: float) -> None:
     assert logs.mean().item() == pytest.approx(0, abs=0.02) and logs.std().item() == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_same_draws_are_only_taken_more_often_at_a_higher_probability() -> None:
-    low, high = many_changes(0.2), many_changes(0.6)
+def test_a_higher_probability_applies_the_same_changes_more_often() -> None:
+    low, high = many_changes(0.3), many_changes(1.0)
     assert ((low.turns == 0) | (low.turns == high.turns)).all()
     assert ((low.colours[:, 0] == 0) | (low.colours[:, 0] == high.colours[:, 0])).all()
 
 
 @pytest.mark.parametrize("resolution", [8, 64])
-def test_no_distribution_of_shifts_is_hidden_at_the_highest_probability(resolution: int) -> None:
-    """The distribution of shifted images is a convolution over the torus; it hides what its transform takes to 0."""
+def test_shifts_do_not_leak_at_the_highest_probability(resolution: int) -> None:
+    """The distribution of shifted images is a convolution over the torus: it loses what its transform sends to 0."""
     m = round(SHIFT * resolution)
     one_axis = torch.zeros(resolution, dtype=torch.float64)
     for j in range(-m, m + 1):
@@ -111,16 +113,16 @@ def test_no_distribution_of_shifts_is_hidden_at_the_highest_probability(resoluti
 
     phi = torch.fft.fft2(torch.outer(one_axis, one_axis)).real
     assert (1 - MAX_P + MAX_P * phi).min() > 1 - MAX_P * 1.2173  # sin(x) / x is nowhere below -0.2172
-    if resolution == 64:  # and the bound is no idle one: evenly shifted images alone would hide something
+    if resolution == 64:  # the bound matters: shifting every image would lose something
         assert phi.min() < -0.2
 
 
-def test_a_gradient_goes_through_to_where_the_pixels_came_from() -> None:
+def test_gradients_reach_the_original_pixels() -> None:
     x = images(3).requires_grad_(True)
     drawn = draw_changes(1.0, 8, [torch.Generator().manual_seed(seed) for seed in range(3)])
     augment(x, drawn).sum().backward()
     assert x.grad is not None
-    # Every pixel's sum over colours is multiplied by the contrast, wherever it lies and however saturated it is.
+    # Contrast multiplies every pixel's sum over colours, whatever its position and saturation.
     expected = drawn.colours[:, 1, None, None, None].expand_as(x)
     torch.testing.assert_close(x.grad, expected)
 
@@ -145,36 +147,36 @@ def test_the_probability_follows_the_signs_at_its_rate_and_within_its_bounds() -
         assert state.p == end
 
 
-def test_training_augments_what_is_judged_and_tells_how_much(
+def test_training_augments_images_and_records_the_probability(
     small_teacher: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(EVERYTHING, steps=10, gan_start=0, augment_target=0.6, augment_images=64.0)
     student = pruned(small_teacher)
-    shown: list[dict[str, float]] = []
-    monkeypatch.setattr("torch.Tensor.sign", lambda logits: torch.ones_like(logits))  # it knows every image
-    distill(student, small_teacher, config=config, progress=lambda s, t, values: shown.append(values))
-    assert [values["augment"] for values in shown] == [0.0] * 4 + [0.25] * 4 + [0.5] * 2
+    augmented: list[dict[str, float]] = []
+    monkeypatch.setattr("torch.Tensor.sign", lambda logits: torch.ones_like(logits))  # all images look real
+    distill(student, small_teacher, config=config, progress=lambda s, t, values: augmented.append(values))
+    assert [values["augment"] for values in augmented] == [0.0] * 4 + [0.25] * 4 + [0.5] * 2
     monkeypatch.undo()
     plain: list[dict[str, float]] = []
     without = replace(config, augment_target=0.0)
     distill(student, small_teacher, config=without, progress=lambda s, t, values: plain.append(values))
-    same = [ours["discriminator"] == theirs["discriminator"] for ours, theirs in zip(shown, plain, strict=True)]
-    assert same == [True] * 4 + [False] * 6  # as long as p is 0 they are the same training
+    same = [ours["discriminator"] == theirs["discriminator"] for ours, theirs in zip(augmented, plain, strict=True)]
+    assert same == [True] * 4 + [False] * 6  # the same training while p is 0
 
 
-def test_augmentation_reaches_the_student_through_what_the_discriminator_sees(small_teacher: Generator) -> None:
+def test_gradients_through_augmented_images_reach_the_student(small_teacher: Generator) -> None:
     from dcp_deploy.compression.distillation.adversary import student_adversarial_losses
-    from dcp_deploy.compression.distillation.batch import draw_batch, draw_both
+    from dcp_deploy.compression.distillation.batch import draw_batch, generate_both
     from dcp_deploy.compression.distillation.team import ALONE
 
     task = Task(pruned(small_teacher), small_teacher, replace(EVERYTHING, gan_start=0, augment_target=0.6))
-    run = task.run(torch.device("cpu"), ALONE)
+    setup = task.setup(torch.device("cpu"), ALONE)
     gradients = []
     for p in (0.0, MAX_P):
         state: TrainingState = task.state(torch.device("cpu"))
         state.augmentation.p = p
-        batch = draw_batch(run, 0)
-        student_adversarial_losses(state, run, batch, draw_both(state, run, batch).image)["gan"].backward()  # type: ignore[no-untyped-call]
+        batch = draw_batch(setup, 0)
+        student_adversarial_losses(state, setup, batch, generate_both(state, setup, batch).image)["gan"].backward()  # type: ignore[no-untyped-call]
         gradient = state.student.synthesis.b4.const.grad
         assert gradient is not None and gradient.abs().sum() > 0
         assert all(parameter.grad is None for parameter in state.discriminator.parameters())
@@ -183,5 +185,5 @@ def test_augmentation_reaches_the_student_through_what_the_discriminator_sees(sm
 
 
 def test_augmentation_without_a_discriminator_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"this recipe has none\n.*give gan a weight"):
+    with pytest.raises(UsageError, match=r"this recipe has no discriminator\n.*set gan to a weight"):
         replace(EVERYTHING, gan=0, augment_target=0.6)

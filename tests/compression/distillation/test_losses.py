@@ -43,7 +43,7 @@ def test_gan_losses_are_negative_log_probabilities(real: float, fake: float) -> 
 
 
 @given(st.floats(-3, 3), st.floats(-3, 3))
-def test_hinge_losses_care_for_what_is_not_beyond_one_and_sum_over_maps(real: float, fake: float) -> None:
+def test_hinge_losses_ignore_logits_beyond_one_and_sum_over_maps(real: float, fake: float) -> None:
     maps = [torch.full((2, 1, 4, 4), value) for value in (real, 2.0)], [torch.full((2, 1, 2, 2), fake)] * 2
     expected = max(0.0, 1 - real) + 0.0 + 2 * max(0.0, 1 + fake)
     assert losses.discriminator_hinge_loss(*maps).item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
@@ -133,7 +133,7 @@ def test_relations_are_compared_in_groups_spread_over_the_batch() -> None:
     arguments = [{"b4": x} for x in (student, student_moved, teacher, teacher_moved)]
     assert losses.relation_loss(*arguments, group=2).item() == pytest.approx(sum(groups) / 4, rel=1e-4)
     whole = relation_by_definition(student, student_moved, teacher, teacher_moved)
-    for group in (8, 3):  # what does not divide the batch is the batch
+    for group in (8, 3):  # a group that does not divide the batch is the whole batch
         assert losses.relation_loss(*arguments, group=group).item() == pytest.approx(whole, rel=1e-4)
 
 

@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {"seed": 0, "resolution": 4, "mirror": False}
 
 
 def endless(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Image i is grey with value i, with a white first column."""
+    """Return images: image i is grey with value i, with a white first column."""
     images = np.zeros((len(indices), 4, 4, 3), np.uint8) + indices.astype(np.uint8)[:, None, None, None]
     images[:, :, 0] = 255
     return images
@@ -56,14 +56,14 @@ def test_mirroring_flips_about_half_and_repeats() -> None:
     settings = {**SETTINGS, "mirror": True}
     batch, _ = real_batch(endless, 0, 200, **settings)
     flipped = batch[:, 0, 0, 3] == 1
-    # Four standard deviations of a fair coin thrown 200 times are 28.
+    # Four standard deviations of 200 fair coin tosses are 28.
     assert 72 <= int(flipped.sum()) <= 128
     assert (batch[~flipped, 0, 0, 0] == 1).all()
     assert torch.equal(batch, real_batch(endless, 0, 200, **settings)[0])
 
 
 def labelled(folder: Path, *, c_dim: int | None = None) -> ImageSet:
-    """Ten images: image i is grey with value i and of class i modulo 3."""
+    """Write ten images: image i is grey with value i and of class i modulo 3."""
     for value in range(10):
         Image.new("RGB", (4, 4), (value, value, value)).save(folder / f"{value}.png")
     labels = [[f"{value}.png", value % 3] for value in range(10)]
@@ -71,7 +71,7 @@ def labelled(folder: Path, *, c_dim: int | None = None) -> ImageSet:
     return open_images(folder, resolution=4, c_dim=c_dim)
 
 
-def test_labels_come_with_their_images_whatever_was_read_before(tmp_path: Path) -> None:
+def test_labels_belong_to_their_images_in_any_order_of_reading(tmp_path: Path) -> None:
     source = labelled(tmp_path)
     seen = []
     for position in range(0, 30, 4):
@@ -80,13 +80,13 @@ def test_labels_come_with_their_images_whatever_was_read_before(tmp_path: Path) 
         assert labels is not None and labels.dtype == torch.float32
         assert torch.equal(labels, torch.eye(3)[[value % 3 for value in values]])
         seen += values
-    # The same in another order of asking, as a resumed run asks; and every epoch shows every image.
+    # The same in the order in which a resumed run reads; and every epoch has every image.
     for position in (20, 4):
         assert grey((real_batch(source, position, 4, **SETTINGS)[0], None)) == seen[position : position + 4]
     assert all(sorted(seen[start : start + 10]) == list(range(10)) for start in (0, 10, 20))
 
 
-def test_a_conditional_discriminator_wants_labels_of_its_length(tmp_path: Path) -> None:
+def test_labels_must_have_the_length_of_a_class_conditional_discriminator(tmp_path: Path) -> None:
     check_labels(labelled(tmp_path), 3)
     check_labels(labelled(tmp_path), 0)
     for source in (labelled(tmp_path, c_dim=0), endless, [np.zeros((4, 4, 3), np.uint8)]):

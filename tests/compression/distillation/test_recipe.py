@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+from dataclasses import asdict, replace
+
 import pytest
 
 from dcp_deploy.compression import RECIPES, DistillConfig
@@ -26,12 +29,20 @@ from dcp_deploy.errors import UsageError
         {"feature_gan": float("nan")},
         {"augment_target": 1.0},
         {"augment_images": 0.0},
+        {"steps": 1.5},
+        {"mirror": "left"},
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, object]) -> None:
-    (name,) = change
-    with pytest.raises(UsageError, match=name):
+    ((name, value),) = change.items()
+    with pytest.raises(UsageError, match=f"^{name} cannot be {value!r}\nGive a value that is"):
         DistillConfig(**change)  # type: ignore[arg-type]
+
+
+def test_a_number_keeps_its_type_since_keys_of_runs_differ_between_0_and_0_0() -> None:
+    recipe = replace(DistillConfig(), gan=0, l1=1)
+    assert asdict(recipe)["gan"] is recipe.gan and isinstance(recipe.gan, int)
+    assert recipe == eval(repr(recipe)) == pickle.loads(pickle.dumps(recipe))
 
 
 def test_a_recipe_without_losses_is_refused() -> None:
@@ -39,13 +50,13 @@ def test_a_recipe_without_losses_is_refused() -> None:
         DistillConfig(gan=0, l1=0, perceptual=0, relation=0)
 
 
-def test_any_comparison_or_judge_is_something_to_train_by() -> None:
+def test_a_guide_or_a_feature_discriminator_is_enough_to_train() -> None:
     for name in ("guide", "feature_gan"):
         recipe = DistillConfig(**{"gan": 0, "l1": 0, "perceptual": 0, "relation": 0, name: 1.0})  # type: ignore[arg-type]
-        assert recipe.judges_images == (name == "feature_gan")
+        assert recipe.has_discriminator == (name == "feature_gan")
 
 
-def test_what_the_published_recipe_has_not_is_off() -> None:
+def test_additions_to_the_published_recipe_are_off() -> None:
     for recipe in RECIPES.values():
         assert (recipe.guide, recipe.feature_gan, recipe.augment_target) == (0, 0, 0)
 
@@ -58,7 +69,7 @@ def test_a_first_part_without_any_loss_is_refused() -> None:
 def test_the_discriminator_joins_after_its_share_of_the_steps() -> None:
     assert DistillConfig(steps=100).first_gan_step == 0
     assert DistillConfig(steps=101, gan_start=0.75).first_gan_step == 75
-    # However large the share, the last step has one.
+    # The last step has one for every share.
     assert DistillConfig(steps=1, gan_start=0.999).first_gan_step == 0
 
 

@@ -17,7 +17,7 @@ KEY = "k" * 64
 
 
 def make_state(student: Generator, *, train: bool) -> TrainingState:
-    """A fresh state, or one whose optimisers and records have seen two steps."""
+    """Return a fresh state, or one after two steps."""
     discriminator = Discriminator(DiscriminatorConfig(16, (4, 4, 4)))
     state = TrainingState(
         student=student,
@@ -41,7 +41,7 @@ def make_state(student: Generator, *, train: bool) -> TrainingState:
     return state
 
 
-def test_a_state_survives_the_file_to_the_last_bit(tmp_path: Path, new_generator: Callable[..., Generator]) -> None:
+def test_a_state_survives_the_file_bit_for_bit(tmp_path: Path, new_generator: Callable[..., Generator]) -> None:
     state, restored = make_state(new_generator(0), train=True), make_state(new_generator(1), train=False)
     save_state(state, tmp_path / "s.safetensors", KEY)
     load_state(restored, tmp_path / "s.safetensors", KEY)
@@ -101,7 +101,7 @@ def test_a_full_disk_is_an_os_error_and_keeps_the_old_checkpoint(tmp_path: Path,
 
 
 @pytest.mark.parametrize("part", ["student", "ema", "discriminator", "student_optimizer"])
-def test_one_nan_anywhere_is_noticed(teacher: Generator, part: str) -> None:
+def test_a_single_nan_is_found(teacher: Generator, part: str) -> None:
     state = make_state(teacher, train=True)
     assert state.is_finite()
     name = next(name for name in state.tensors() if name.startswith(f"{part}.") and not name.endswith("step"))
@@ -110,7 +110,7 @@ def test_one_nan_anywhere_is_noticed(teacher: Generator, part: str) -> None:
     assert not state.is_finite()
 
 
-def test_the_average_moves_by_what_the_decay_leaves(teacher: Generator) -> None:
+def test_the_average_follows_the_student_by_the_decay(teacher: Generator) -> None:
     state = make_state(teacher, train=False)
     before, target = (dict(network.named_parameters()) for network in (state.ema, state.student))
     expected = {name: 0.75 * before[name].detach() + 0.25 * target[name].detach() for name in before}
@@ -119,7 +119,7 @@ def test_the_average_moves_by_what_the_decay_leaves(teacher: Generator) -> None:
         torch.testing.assert_close(parameter.detach(), expected[name])
 
 
-def test_the_key_tells_settings_weights_and_roles_apart(new_generator: Callable[..., Generator]) -> None:
+def test_the_key_depends_on_settings_weights_and_roles(new_generator: Callable[..., Generator]) -> None:
     a, b = new_generator(0), new_generator(1)
     changed = new_generator(0)
     with torch.no_grad():

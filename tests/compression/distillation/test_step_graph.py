@@ -14,7 +14,7 @@ from dcp_deploy.compression.distillation import training as module
 from dcp_deploy.compression.distillation.batch import Batch
 from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
 
-from ..conftest import pruned
+from ..conftest import distill_until, pruned
 
 CONFIG = DistillConfig(
     steps=12, batch=4, perceptual=0, gan=0, path_length=0, noise="const", lr=0.01, log_every=3, ema_half_life=20
@@ -42,34 +42,29 @@ def test_a_graph_trains_as_single_steps_do(
     monkeypatch.setattr(module, "StepGraph", lambda: made.append(graphs()) or made[-1])
     captured = distill(student, teacher, config=CONFIG)
     assert len(made) == 1 and made[0]._graph is not None
-    monkeypatch.setattr(module, "can_be_captured", lambda run: False)
+    monkeypatch.setattr(module, "can_be_captured", lambda setup: False)
     plain = distill(student, teacher, config=CONFIG)
-    # The same kernels in the same order, but for sums that a GPU may take in another order: float32, twelve steps.
+    # The same kernels in the same order, except that a GPU may sum in another order: float32, twelve steps.
     for ours, theirs in zip(captured.history, plain.history, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)
 
 
 @pytest.mark.gpu
-def test_a_graph_holds_the_guide_too(teacher: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_includes_the_guide(teacher: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, config = teacher.cuda(), replace(CONFIG, guide=1.0)
     student, guide = pruned(teacher), Discriminator(DiscriminatorConfig.mirror(teacher.config))
     captured = distill(student, teacher, config=config, guide=guide)
-    monkeypatch.setattr(module, "can_be_captured", lambda run: False)
+    monkeypatch.setattr(module, "can_be_captured", lambda setup: False)
     plain = distill(student, teacher, config=config, guide=guide)
     assert captured.history[-1] == pytest.approx(plain.history[-1], rel=1e-3)  # as above
 
 
 @pytest.mark.gpu
-def test_a_graph_goes_on_from_a_checkpoint(teacher: Generator, tmp_path: Path) -> None:
+def test_a_graph_resumes_from_a_checkpoint(teacher: Generator, tmp_path: Path) -> None:
     teacher, config = teacher.cuda(), replace(CONFIG, checkpoint_every=4)
     student = pruned(teacher)
 
-    def interrupt(step: int, total: int, values: dict[str, float]) -> None:
-        if step == 6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        distill(student, teacher, config=config, checkpoint_dir=tmp_path, progress=interrupt)
+    distill_until(6, student, teacher, config=config, checkpoint_dir=tmp_path)
     resumed = distill(student, teacher, config=config, checkpoint_dir=tmp_path)
     assert resumed.resumed_at == 4
     straight = distill(student, teacher, config=config)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from dcp_deploy.compression import DistillConfig, distill
+from dcp_deploy.compression import DistillConfig, DistillResult, distill
 from dcp_deploy.compression.distillation.state import TrainingState
 from dcp_deploy.compression.distillation.task import Task
 from dcp_deploy.datasets.images import open_images
@@ -23,7 +23,15 @@ from dcp_deploy.errors import DcpDeployError, UsageError
 from dcp_deploy.generators import Discriminator, Generator
 from dcp_deploy.metrics.published import Lpips
 
-from ..conftest import EVERYTHING, assert_same_weights, discriminator_of, files_in, make_stylegan3, pruned
+from ..conftest import (
+    EVERYTHING,
+    assert_same_weights,
+    discriminator_of,
+    distill_until,
+    files_in,
+    make_stylegan3,
+    pruned,
+)
 
 TINY = {"resolution": 8, "widths": (10, 9, 8, 7)}
 
@@ -45,7 +53,7 @@ def test_the_student_comes_closer_to_the_teacher(teacher: Generator) -> None:
 
 
 def test_a_stylegan3_student_comes_closer_to_its_teacher(stylegan3: Generator) -> None:
-    config = DistillConfig(steps=20, batch=4, perceptual=0, gan=0, path_length=0, ema_half_life=10, lr=0.01)
+    config = DistillConfig(steps=10, batch=4, perceptual=0, gan=0, path_length=0, ema_half_life=5, lr=0.015)
     history = distill(pruned(stylegan3), stylegan3, config=config).history
     assert history[-1]["l1_to_teacher"] < 0.8 * history[0]["l1_to_teacher"]
 
@@ -54,12 +62,7 @@ def test_a_stylegan3_is_distilled_with_every_loss_and_resumes_bit_for_bit(tmp_pa
     teacher = make_stylegan3(c_dim=2)
     student, config = pruned(teacher), replace(EVERYTHING, steps=4)
 
-    def interrupt(step: int, total: int, values: dict[str, float]) -> None:
-        if step == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        distill(student, teacher, config=config, checkpoint_dir=tmp_path, progress=interrupt)
+    distill_until(3, student, teacher, config=config, checkpoint_dir=tmp_path)
     resumed = distill(student, teacher, config=config, checkpoint_dir=tmp_path)
     straight = distill(student, teacher, config=config)
     assert resumed.resumed_at == 2
@@ -72,24 +75,24 @@ def test_an_unpruned_student_starts_at_the_teacher(teacher: Generator) -> None:
     history = distill(teacher, teacher, config=config).history
     assert history[0] == {"step": 0, "l1_to_teacher": 0.0}
     assert history[1]["l1"] == 0.0
-    # The moved batch and the cosines go through float32 sums; equal inputs leave their rounding at most.
+    # Relations go through float32 sums, which leave rounding even for equal inputs.
     assert history[1]["relation"] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_history_has_the_mean_of_every_loss(teacher: Generator) -> None:
-    seen: list[dict[str, float]] = []
+    losses: list[dict[str, float]] = []
     result = distill(
-        pruned(teacher), teacher, config=EVERYTHING, progress=lambda step, total, values: seen.append(values)
+        pruned(teacher), teacher, config=EVERYTHING, progress=lambda step, total, values: losses.append(values)
     )
     assert [entry["step"] for entry in result.history] == [0, 2, 4, 6]
-    assert set(seen[0]) == {"l1", "relation", "path_length", "total"}  # before gan_start
-    assert set(seen[1]) == {"l1", "relation", "gan", "discriminator", "total"}
-    assert set(seen[4]) == {"l1", "relation", "path_length", "gan", "discriminator", "total"}
-    assert result.history[1]["l1"] == pytest.approx((seen[0]["l1"] + seen[1]["l1"]) / 2)
-    assert result.history[1]["gan"] == seen[1]["gan"]
+    assert set(losses[0]) == {"l1", "relation", "path_length", "total"}  # before gan_start
+    assert set(losses[1]) == {"l1", "relation", "gan", "discriminator", "total"}
+    assert set(losses[4]) == {"l1", "relation", "path_length", "gan", "discriminator", "total"}
+    assert result.history[1]["l1"] == pytest.approx((losses[0]["l1"] + losses[1]["l1"]) / 2)
+    assert result.history[1]["gan"] == losses[1]["gan"]
 
 
-def test_the_average_is_measured_on_a_schedule(teacher: Generator) -> None:
+def test_the_average_is_measured_on_a_schedule(teacher: Generator, finished_run: tuple[DistillResult, Path]) -> None:
     def size(average: Generator) -> dict[str, float]:
         return {"size": float(average.synthesis.b4.const.detach().abs().sum())}
 
@@ -99,7 +102,7 @@ def test_the_average_is_measured_on_a_schedule(teacher: Generator) -> None:
     assert list(measured) == [0, 3, 6]
     assert [entry["step"] for entry in result.history] == [0, 2, 3, 4, 6]
     assert measured[0] == size(student)["size"] and measured[6] == size(result.generator)["size"]
-    assert_same_weights(result.generator, distill(student, teacher, config=EVERYTHING).generator)
+    assert_same_weights(result.generator, finished_run[0].generator)
 
 
 def test_the_total_is_the_weighted_sum(teacher: Generator) -> None:
@@ -114,7 +117,7 @@ def test_the_total_is_the_weighted_sum(teacher: Generator) -> None:
 
 
 class Distance(torch.nn.Module):
-    """Stands for LPIPS's network: one number for each pair of images, of a parameter of its own."""
+    """A network in place of LPIPS's: one number for each pair of images, with one parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,18 +127,10 @@ class Distance(torch.nn.Module):
         return self.weight * (a - b).square().mean(dim=(1, 2, 3), keepdim=True)
 
 
-def test_lpips_is_averaged_over_the_batch_and_goes_where_the_training_goes(teacher: Generator) -> None:
+def test_lpips_is_averaged_over_the_batch_and_moves_to_the_device_of_the_training(teacher: Generator) -> None:
     lpips, values = Lpips(Distance(), torch.device("cpu")), dict[str, float]()
     config, student = replace(EVERYTHING, steps=1, gan=0, l1=1.0, perceptual=2.0, path_length=0), pruned(teacher)
-    drawn: list[torch.Tensor] = []
-
-    def mask(images: torch.Tensor) -> torch.Tensor:
-        drawn.append(images)
-        return torch.ones_like(images[:, :1])
-
-    distill(
-        student, teacher, config=config, perceptual=lpips, mask=mask, progress=lambda s, t, told: values.update(told)
-    )
+    distill(student, teacher, config=config, perceptual=lpips, progress=lambda step, total, now: values.update(now))
     assert values["perceptual"] > 0
     assert values["total"] == pytest.approx(values["l1"] + 2 * values["perceptual"] + 30 * values["relation"], rel=1e-5)
     moved = Task(student, teacher, config, perceptual=lpips).on(torch.device("meta")).perceptual
@@ -143,19 +138,19 @@ def test_lpips_is_averaged_over_the_batch_and_goes_where_the_training_goes(teach
     assert moved.network.weight.device.type == "meta" and lpips.network.weight.device.type == "cpu"
 
 
-def test_a_given_discriminator_is_the_one_to_start_from(tmp_path: Path, teacher: Generator) -> None:
-    given, student = discriminator_of(teacher, 7), pruned(teacher)
+def test_training_starts_from_a_given_discriminator(tmp_path: Path, teacher: Generator) -> None:
+    discriminator, student = discriminator_of(teacher, 7), pruned(teacher)
     config = replace(EVERYTHING, steps=1, gan_start=0, lr=1e-12, checkpoint_every=1)  # it hardly moves
-    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
-    distill(student, teacher, config=config, discriminator=given, checkpoint_dir=tmp_path)
+    before = {name: tensor.clone() for name, tensor in discriminator.state_dict().items()}
+    distill(student, teacher, config=config, discriminator=discriminator, checkpoint_dir=tmp_path)
     (checkpoint,) = files_in(tmp_path)
     kept = load_file(checkpoint)
     for name, tensor in before.items():
         torch.testing.assert_close(kept[f"discriminator.{name}"], tensor)
-        assert torch.equal(given.state_dict()[name], tensor)
+        assert torch.equal(discriminator.state_dict()[name], tensor)
     distill(student, teacher, config=config, discriminator=discriminator_of(teacher, 8), checkpoint_dir=tmp_path)
     assert len(files_in(tmp_path)) == 2  # another one is another run
-    bounded = discriminator_of(teacher, 7, conv_clamp=1.0)  # the same weights that judge otherwise
+    bounded = discriminator_of(teacher, 7, conv_clamp=1.0)  # the same weights, other logits
     distill(student, teacher, config=config, discriminator=bounded, checkpoint_dir=tmp_path)
     assert len(files_in(tmp_path)) == 3
 
@@ -163,30 +158,30 @@ def test_a_given_discriminator_is_the_one_to_start_from(tmp_path: Path, teacher:
 def test_a_discriminator_that_does_not_fit_is_refused(teacher: Generator) -> None:
     student = pruned(teacher)
     larger = discriminator_of(teacher, 0, resolution=16, widths=(4, 4, 4))
-    with pytest.raises(UsageError, match="judges 16 px and 0 classes, the teacher draws 8 px of 0"):
+    with pytest.raises(UsageError, match="for 16 px and 0 classes, the teacher is for 8 px and 0"):
         distill(student, teacher, config=EVERYTHING, discriminator=larger)
-    with pytest.raises(UsageError, match="the recipe has none"):
+    with pytest.raises(UsageError, match="the recipe uses none"):
         distill(student, teacher, config=replace(EVERYTHING, gan=0), discriminator=discriminator_of(teacher, 0))
 
 
-def test_neither_argument_nor_the_global_random_state_changes(teacher: Generator) -> None:
+def test_neither_the_arguments_nor_the_global_random_state_change(
+    teacher: Generator, finished_run: tuple[DistillResult, Path]
+) -> None:
     student = pruned(teacher)
     before = [{name: tensor.clone() for name, tensor in g.state_dict().items()} for g in (teacher, student)]
+    torch.manual_seed(123)
     random_state = torch.get_rng_state()
-    distill(student, teacher, config=EVERYTHING)
+    result = distill(student, teacher, config=EVERYTHING)
     assert torch.equal(torch.get_rng_state(), random_state)
+    assert_same_weights(result.generator, finished_run[0].generator)  # from another global random state
     for generator, tensors in zip((teacher, student), before, strict=True):
         assert all(torch.equal(tensor, tensors[name]) for name, tensor in generator.state_dict().items())
         assert all(parameter.requires_grad and parameter.grad is None for parameter in generator.parameters())
 
 
-def test_the_seed_decides_the_student(teacher: Generator) -> None:
-    student = pruned(teacher)
-    first = distill(student, teacher, config=EVERYTHING).generator
-    torch.manual_seed(123)
-    assert_same_weights(first, distill(student, teacher, config=EVERYTHING).generator)
-    other = distill(student, teacher, config=replace(EVERYTHING, seed=1)).generator
-    assert not torch.equal(first.synthesis.b4.const, other.synthesis.b4.const)
+def test_another_seed_gives_another_student(teacher: Generator, finished_run: tuple[DistillResult, Path]) -> None:
+    other = distill(pruned(teacher), teacher, config=replace(EVERYTHING, seed=1)).generator
+    assert not torch.equal(finished_run[0].generator.synthesis.b4.const, other.synthesis.b4.const)
 
 
 def test_real_images_are_read_in_order_from_the_start_of_the_gan(teacher: Generator) -> None:
@@ -200,8 +195,8 @@ def test_real_images_are_read_in_order_from_the_start_of_the_gan(teacher: Genera
     assert read == list(range(5 * 4))
 
 
-def test_truncation_centres_on_the_trained_mapping_network(teacher: Generator) -> None:
-    result = distill(pruned(teacher), teacher, config=EVERYTHING).generator
+def test_truncation_centres_on_the_trained_mapping_network(finished_run: tuple[DistillResult, Path]) -> None:
+    result = finished_run[0].generator
     w = result.mapping.w(torch.randn(20_000, 8, generator=torch.Generator().manual_seed(5))).detach()
     # Two means, of 10,000 and 20,000 codes: five standard errors of their difference.
     tolerance = 5 * w.std(dim=0) * (1 / 10_000 + 1 / 20_000) ** 0.5
@@ -209,7 +204,7 @@ def test_truncation_centres_on_the_trained_mapping_network(teacher: Generator) -
 
 
 def image_zip(path: Path, value: int, count: int = 6) -> Path:
-    """8 px images with labels of three classes; class k is grey with ``value`` + k."""
+    """Write 8 px images with labels of three classes; class k is grey with ``value`` + k."""
     with zipfile.ZipFile(path, "w") as archive:
         for index in range(count):
             png = io.BytesIO()
@@ -220,32 +215,33 @@ def image_zip(path: Path, value: int, count: int = 6) -> Path:
     return path
 
 
-def test_real_images_come_to_the_discriminator_with_their_labels(
+def test_the_discriminator_gets_real_images_with_their_labels(
     tmp_path: Path, new_generator: Callable[..., Generator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = new_generator(c_dim=3, **TINY)
     data = open_images(image_zip(tmp_path / "images.zip", 100), resolution=8, c_dim=3)
-    pairs: list[tuple[float, torch.Tensor]] = []
+    greys_and_labels: list[tuple[float, torch.Tensor]] = []
     forward = Discriminator.forward
 
     def watched(self: Discriminator, image: torch.Tensor, c: torch.Tensor | None = None, **how: Any) -> torch.Tensor:
         assert c is not None
         flat = image.flatten(1)
-        if (flat == flat[:, :1]).all():  # no generator draws one grey
-            pairs.extend(zip(((flat[:, 0] + 1) * 127.5).tolist(), c, strict=True))
+        if (flat == flat[:, :1]).all():  # a real image: no generated image is a single grey
+            greys_and_labels.extend(zip(((flat[:, 0] + 1) * 127.5).tolist(), c, strict=True))
         return forward(self, image, c, **how)
 
     monkeypatch.setattr(Discriminator, "forward", watched)
     result = distill(pruned(teacher), teacher, data=data, config=EVERYTHING)
-    assert len(pairs) == 5 * EVERYTHING.batch
-    assert all(torch.equal(c, torch.eye(3)[round(grey) - 100]) for grey, c in pairs)
+    assert len(greys_and_labels) == 5 * EVERYTHING.batch
+    assert all(torch.equal(c, torch.eye(3)[round(grey) - 100]) for grey, c in greys_and_labels)
     assert result.generator.config.c_dim == 3 and "discriminator" in result.history[-1]
 
 
-def test_an_unconditional_teacher_passes_over_labels(tmp_path: Path, teacher: Generator) -> None:
+def test_an_unconditional_teacher_ignores_labels(tmp_path: Path, teacher: Generator) -> None:
     data = open_images(image_zip(tmp_path / "images.zip", 100), resolution=8)
     assert data.c_dim == 3
-    assert distill(pruned(teacher), teacher, data=data, config=EVERYTHING).history[-1]["discriminator"] > 0
+    config = replace(EVERYTHING, steps=1, gan_start=0)
+    assert distill(pruned(teacher), teacher, data=data, config=config).history[-1]["discriminator"] > 0
 
 
 def test_real_images_without_labels_are_refused_for_a_conditional_teacher(
@@ -254,24 +250,24 @@ def test_real_images_without_labels_are_refused_for_a_conditional_teacher(
     teacher, data = new_generator(c_dim=3, **TINY), [np.zeros((8, 8, 3), np.uint8)]
     with pytest.raises(UsageError, match="conditional on 3 classes"):
         distill(pruned(teacher), teacher, data=data, config=EVERYTHING)
-    distill(pruned(teacher), teacher, data=data, config=replace(EVERYTHING, steps=1, gan=0))  # they are not looked at
+    distill(pruned(teacher), teacher, data=data, config=replace(EVERYTHING, steps=1, gan=0))  # without a discriminator
 
 
 def test_another_data_set_starts_a_checkpoint_of_its_own(tmp_path: Path, teacher: Generator) -> None:
-    student = pruned(teacher)
+    student, config = pruned(teacher), replace(EVERYTHING, steps=2)
 
     def resumed_at(archive: Path) -> int:
         data = open_images(archive, resolution=8, c_dim=0)
-        return distill(student, teacher, data=data, config=EVERYTHING, checkpoint_dir=tmp_path / "kept").resumed_at
+        return distill(student, teacher, data=data, config=config, checkpoint_dir=tmp_path / "kept").resumed_at
 
     first = image_zip(tmp_path / "a.zip", 100)
     assert resumed_at(first) == 0
-    assert resumed_at(first.rename(tmp_path / "moved.zip")) == EVERYTHING.steps
+    assert resumed_at(first.rename(tmp_path / "moved.zip")) == 2
     assert resumed_at(image_zip(tmp_path / "b.zip", 101)) == 0
     assert len(files_in(tmp_path / "kept")) == 2
 
 
-def test_conditional_generators_can_be_distilled(new_generator: Callable[..., Generator]) -> None:
+def test_class_conditional_generators_can_be_distilled(new_generator: Callable[..., Generator]) -> None:
     teacher = new_generator(c_dim=3, **TINY)
     result = distill(pruned(teacher), teacher, config=EVERYTHING)
     assert result.generator.config.c_dim == 3
@@ -308,16 +304,12 @@ def test_a_nan_loss_stops_and_names_the_last_good_checkpoint(tmp_path: Path, tea
     (checkpoint,) = files_in(tmp_path)
     assert str(checkpoint) in str(error.value)
 
-    calls = -100  # the weather has cleared: the run goes on from step 2
+    calls = -100  # finite from now on
     steps: list[int] = []
     result = distill(
-        pruned(teacher),
-        teacher,
-        config=config,
-        perceptual=features,
-        checkpoint_dir=tmp_path,
+        pruned(teacher), teacher, config=config, perceptual=features, checkpoint_dir=tmp_path,
         progress=lambda step, total, values: steps.append(step),
-    )
+    )  # fmt: skip
     assert result.resumed_at == 2
     assert steps == [3, 4, 5, 6]
 
@@ -329,7 +321,7 @@ def test_weights_that_became_nan_never_replace_a_good_checkpoint(
 
     def update_and_break(state: TrainingState, decay: float) -> None:
         update(state, decay)
-        if state.step == 3:  # the fourth step: its losses were finite, and it ends with a checkpoint
+        if state.step == 3:  # in the fourth step, after finite losses and before a checkpoint
             with torch.no_grad():
                 state.student.get_parameter("synthesis.b8.conv1.weight")[0] = float("nan")
 

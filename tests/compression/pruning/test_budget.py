@@ -48,7 +48,7 @@ def test_the_slope_is_what_one_channel_more_costs() -> None:
 def test_a_target_is_met_and_nearly_used_up(config: GeneratorConfig, name: str, count: object, align: int) -> None:
     planned = plan(config, random_scores(config), align=align, **{name: 0.3})
     share = count(planned.config) / count(config)  # type: ignore[operator]
-    assert 0.24 < share <= 0.3  # one group of four channels is at most a fifth of such a small network's cost
+    assert 0.24 < share <= 0.3  # one group of four channels is at most a fifth of the cost of such a small network
     assert all(width % align == 0 or width == whole for width, whole in zip(planned.widths, config.widths, strict=True))
     assert planned.ratio == pytest.approx(1 - sum(planned.widths) / sum(config.widths))
     assert planned.to_dict()["target"] == f"{name.split('_')[1].replace('params', 'parameters')} 0.3"
@@ -62,13 +62,13 @@ def test_the_highest_scores_of_each_layer_stay() -> None:
         assert not lost.any() or layer[kept].min() >= layer[lost].max()
 
 
-def test_scaling_a_layer_s_scores_changes_nothing() -> None:
+def test_scaling_the_scores_of_a_layer_changes_nothing() -> None:
     scores = random_scores(SG2)
     scaled = ChannelScores(tuple(layer * 10.0**i for i, layer in enumerate(scores.scores)), {})
     assert plan(SG2, scores, target_macs=0.3).widths == plan(SG2, scaled, target_macs=0.3).widths
 
 
-def test_a_layer_of_few_strong_channels_gives_up_more_than_an_even_one() -> None:
+def test_a_layer_of_few_strong_channels_loses_more_than_an_even_one() -> None:
     cost = Cost(0.0, np.ones(2), np.zeros(1))
     steep, even = 0.5 ** torch.arange(16, dtype=torch.float64), torch.ones(16, dtype=torch.float64)
     steep_width, even_width = widths_within([steep, even], cost, 20, 1)
@@ -100,13 +100,13 @@ def test_a_budget_keeps_more_of_the_scores_than_the_same_share_everywhere() -> N
     assert kept[1] > kept[0]
 
 
-def test_a_target_out_of_reach_says_how_far() -> None:
+def test_a_target_out_of_reach_is_refused_with_the_missing_factor() -> None:
     with pytest.raises(UsageError, match="one group of 16 channels in every layer still costs"):
         plan(SG2, random_scores(SG2), align=16, target_macs=0.001)
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.1, float("nan")])
-def test_a_target_that_is_no_share_is_refused(share: float) -> None:
+def test_a_target_outside_its_range_is_refused(share: float) -> None:
     with pytest.raises(UsageError, match="above 0 and at most 1"):
         plan(SG2, random_scores(SG2), target_params=share)
 

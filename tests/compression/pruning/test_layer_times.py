@@ -12,15 +12,10 @@ from dcp_deploy.errors import UsageError
 from dcp_deploy.generators import Generator
 
 
-class Ticks:
-    """A clock by which every lap takes what the test says, in the order of the laps."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *laps: float) -> None:
-        self.laps = itertools.cycle(laps)
-        monkeypatch.setattr(layer_times, "_Clock", lambda device: self)
-
-    def lap(self) -> float:
-        return next(self.laps)
+def set_clock(monkeypatch: pytest.MonkeyPatch, *steps: float) -> None:
+    """Make the clock advance by the next of these steps (ms), in turns, each time that it is read."""
+    readings = itertools.accumulate(itertools.cycle(steps))
+    monkeypatch.setattr(layer_times, "_now", lambda device: next(readings))
 
 
 def ones(generator: Generator) -> ChannelScores:
@@ -30,7 +25,7 @@ def ones(generator: Generator) -> ChannelScores:
 def test_times_that_do_not_depend_on_the_widths_are_a_constant(
     teacher: Generator, stylegan3: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Ticks(monkeypatch, 2.0)
+    set_clock(monkeypatch, 2.0)
     for generator, layers in ((teacher, 5 + 3), (stylegan3, 6)):  # convolutions and toRGBs; all layers
         cost = latency_cost(generator)
         assert cost(generator.widths) == pytest.approx(2.0 * (1 + layers))
@@ -38,19 +33,18 @@ def test_times_that_do_not_depend_on_the_widths_are_a_constant(
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_a_time_that_follows_the_widths_is_found_again(
+def test_a_time_that_follows_the_widths_is_predicted(
     teacher: Generator, monkeypatch: pytest.MonkeyPatch, power: int
 ) -> None:
-    """Every lap of the network of width f takes f ** power: the predicted time of that network is the measured one."""
-    laps = 9  # mapping and eight layers
-    Ticks(monkeypatch, *(f**power for f in FRACTIONS for _ in range(laps * layer_times.ROUNDS)))
+    """Every layer of the network of width f takes f ** power, and the prediction equals that measured time."""
+    laps = 9  # mapping and eight layers; the clock is read once more, at the start
+    set_clock(monkeypatch, *(f**power for f in FRACTIONS for _ in range((laps + 1) * layer_times.ROUNDS)))
     cost = latency_cost(teacher)
     assert cost(teacher.widths) == pytest.approx(laps)
-    constant = {1: 1.0, 2: 1.0}[power]  # the mapping network's, which has no widths here
     halved = [width / 2 for width in teacher.widths]
-    # A toRGB is linear in its only width, whatever was measured.
-    torgbs, convs = 3, 5
-    assert cost(halved) == pytest.approx(constant + torgbs / 2 + convs / 2**power)  # type: ignore[arg-type]
+    # The mapping network's time is constant. A toRGB is linear in its only width, whatever was measured.
+    mapping, torgbs, convs = 1, 3, 5
+    assert cost(halved) == pytest.approx(mapping + torgbs / 2 + convs / 2**power)  # type: ignore[arg-type]
 
 
 def test_the_fit_is_exact_where_three_times_allow_it_and_never_negative() -> None:
@@ -60,14 +54,14 @@ def test_the_fit_is_exact_where_three_times_allow_it_and_never_negative() -> Non
 
 
 def test_a_plan_stays_within_the_predicted_time(teacher: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    laps = 9 * layer_times.ROUNDS
-    Ticks(monkeypatch, *(f for f in FRACTIONS for _ in range(laps)))
+    readings = 10 * layer_times.ROUNDS
+    set_clock(monkeypatch, *(f for f in FRACTIONS for _ in range(readings)))
     planned = plan(teacher, ones(teacher), target_latency=5.0)
     assert 4.0 < latency_cost(teacher)(planned.widths) <= 5.0
     assert planned.target == "latency 5 ms"
 
 
-def test_real_times_are_positive_and_draw_nothing_from_the_global_random_state(teacher: Generator) -> None:
+def test_real_times_are_positive_and_leave_the_global_random_state(teacher: Generator) -> None:
     before = torch.get_rng_state()
     cost = latency_cost(teacher)
     assert torch.equal(torch.get_rng_state(), before)
@@ -75,7 +69,7 @@ def test_real_times_are_positive_and_draw_nothing_from_the_global_random_state(t
 
 
 @pytest.mark.parametrize("wanted", [0.0, -1.0, float("nan")])
-def test_a_time_that_cannot_be_is_refused(teacher: Generator, wanted: float) -> None:
+def test_a_target_time_that_is_not_positive_is_refused(teacher: Generator, wanted: float) -> None:
     with pytest.raises(UsageError, match="cannot be planned"):
         plan(teacher, ones(teacher), target_latency=wanted)
 

@@ -59,7 +59,7 @@ def test_a_pruned_network_has_the_planned_size(new_generator: Callable[..., Gene
     assert (count_parameters(student), count_macs(student)) == (costs["parameters"], costs["macs"])
 
 
-def test_the_lowest_scores_go_and_the_order_stays() -> None:
+def test_the_lowest_scores_are_dropped_and_the_order_is_kept() -> None:
     config = GeneratorConfig(4, (6, 5), z_dim=4, w_dim=4)
     layers = ([3.0, 1.0, 9.0, 2.0, 8.0, 7.0], [0.1, 0.5, 0.4, 0.3, 0.2])
     scores = ChannelScores(tuple(torch.tensor(layer, dtype=torch.float64) for layer in layers), {})
@@ -79,10 +79,10 @@ def test_equal_scores_drop_the_lower_index_first() -> None:
         (512, 0.7, 8, 152),  # 154 lies nearer to 152 than to 160
         (256, 0.7, 8, 80),  # 77
         (128, 0.7, 8, 40),  # 39
-        (40, 0.7, 8, 16),  # 12 lies half way and rounds up
+        (40, 0.7, 8, 16),  # 12 lies halfway and rounds up
         (16, 0.9, 8, 8),  # never fewer than one group
         (6, 0.5, 8, 6),  # less than one group is kept whole
-        (20, 0.05, 8, 16),  # 19 would round to 24, which there are not
+        (20, 0.05, 8, 16),  # 19 would round to 24, more than there are
         (20, 0.0, 8, 20),  # keeping all means all
         (100, 0.29, 1, 71),  # 0.29 * 100 is 28.999999999999996
     ],
@@ -172,13 +172,13 @@ def test_keeping_all_channels_reproduces_a_stylegan3_bit_for_bit(stylegan3: Gene
     assert torch.equal(images(student), images(stylegan3))
 
 
-def test_slicing_a_stylegan3_equals_zeroing_the_consumers_weights(stylegan3: Generator) -> None:
+def test_slicing_a_stylegan3_equals_zeroing_the_next_layers_weights(stylegan3: Generator) -> None:
     planned = plan(stylegan3, random_scores(stylegan3.config), ratio=0.6)
     zeroed = copy.deepcopy(stylegan3)
     with torch.no_grad():
         for (_, layer), width, kept in zip(zeroed.synthesis.scored(), stylegan3.widths, planned.kept, strict=True):
             layer.weight[:, [c for c in range(width) if c not in kept]] = 0
-    # Float32 sums of other lengths, and the epsilon of demodulation sees weights normed over fewer channels.
+    # Float32 sums of other lengths, and the epsilon of demodulation meets weights normalised over fewer channels.
     torch.testing.assert_close(images(prune(stylegan3, planned)), images(zeroed), rtol=1e-5, atol=2e-5)
 
 
@@ -189,7 +189,7 @@ def test_permuting_the_channels_of_a_stylegan3_changes_nothing(stylegan3: Genera
     torch.testing.assert_close(images(permuted), images(stylegan3), rtol=1e-5, atol=2e-5)
 
 
-def test_pruning_a_stylegan3_keeps_its_waves(stylegan3: Generator) -> None:
+def test_pruning_a_stylegan3_keeps_its_frequencies(stylegan3: Generator) -> None:
     student = prune(stylegan3, plan(stylegan3, random_scores(stylegan3.config), ratio=0.5))
     assert torch.equal(student.synthesis.get_buffer("input.freqs"), stylegan3.synthesis.get_buffer("input.freqs"))
     assert student.synthesis.get_parameter("input.weight").shape == (student.widths[0], 9)
@@ -209,7 +209,7 @@ def test_pruning_twice_equals_pruning_once(teacher: Generator) -> None:
     second = plan(once, random_scores(once.config, seed=1), ratio=0.4)
     together = tuple(a[b] for a, b in zip(first.kept, second.kept, strict=True))
     direct = prune(teacher, PruningPlan(teacher.config, together, ratio=0.0, align=1))
-    # The two toRGB factors sqrt(C'/C) are multiplied in one go or one after the other.
+    # The two toRGB factors sqrt(C'/C) are applied at once or one after the other.
     torch.testing.assert_close(images(prune(once, second)), images(direct), rtol=1e-5, atol=1e-5)
 
 
@@ -236,7 +236,7 @@ def test_a_pruned_network_can_train(teacher: Generator) -> None:
     assert all(parameter.grad is not None for parameter in student.synthesis.parameters())
 
 
-def test_pruning_draws_no_random_numbers(teacher: Generator) -> None:
+def test_pruning_leaves_the_global_random_state(teacher: Generator) -> None:
     planned = plan(teacher, random_scores(teacher.config))
     before = torch.get_rng_state()
     prune(teacher, planned)

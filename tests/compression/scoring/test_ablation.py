@@ -1,4 +1,4 @@
-"""Does a score say what a channel is worth? Channels of the demo teacher removed one at a time."""
+"""Whether a score predicts the value of a channel: channels of the demo teacher are removed one at a time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from dcp_deploy.metrics.likeness import seed_diversity
 
 
 def without(teacher: Generator, layer: str, channel: int) -> Generator:
-    """The teacher with one input channel of a layer cut off."""
+    """Return the teacher with one input channel of a layer removed."""
     changed = copy.deepcopy(teacher)
     dict(changed.synthesis.scored())[layer].weight[:, channel] = 0.0
     return changed
 
 
 def test_losing_the_best_channels_costs_more_diversity_than_losing_the_worst() -> None:
-    """One channel at a time, in three layers of 64 or 128; diversity is summed over the layers, for one channel of a
-    layer may make the images a little more diverse by making them worse."""
+    """Remove one channel at a time, in three layers of 64 or 128 channels, and sum the losses over the layers.
+
+    The sum is needed because a single removed channel may make images a little more diverse by making them worse.
+    """
     with as_file(files("dcp_deploy") / "assets" / "demo_teacher.safetensors") as path:
         teacher = load_generator(path).eval().requires_grad_(False)
     scores = score(teacher, latents=5, directions=4, seed=0).scores

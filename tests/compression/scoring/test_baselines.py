@@ -8,11 +8,11 @@ from dcp_deploy.errors import UsageError
 from dcp_deploy.generators import Generator
 from dcp_deploy.generators.latents import draw_latents, stream
 
-LATENTS = 11  # no multiple of a batch
+LATENTS = 11  # not a multiple of a batch
 
 
 @pytest.mark.parametrize("method", ["weight-in", "weight-out", "style", "activation", "gradient"])
-def test_every_rival_scores_every_channel_of_both_kinds(teacher: Generator, stylegan3: Generator, method: str) -> None:
+def test_every_baseline_scores_every_channel(teacher: Generator, stylegan3: Generator, method: str) -> None:
     for generator in (teacher, stylegan3):
         scores = score(generator, method=method, latents=LATENTS, directions=2)  # type: ignore[arg-type]
         assert scores.widths == generator.widths
@@ -20,14 +20,14 @@ def test_every_rival_scores_every_channel_of_both_kinds(teacher: Generator, styl
         assert scores.settings["method"] == method
 
 
-def test_weight_in_is_the_magnitude_of_a_channel_s_own_row(teacher: Generator) -> None:
+def test_weight_in_is_the_magnitude_of_the_row_that_produces_a_channel(teacher: Generator) -> None:
     scores = score(teacher, method="weight-in").scores
     state = teacher.state_dict()
     assert scores[0][2] == pytest.approx(state["synthesis.b4.const"][2].abs().mean().item())
     assert scores[3][4] == pytest.approx(state["synthesis.b8.conv1.weight"][4].abs().mean().item())
 
 
-def test_weight_out_is_the_magnitude_of_a_channel_s_column_in_the_next_layer(teacher: Generator) -> None:
+def test_weight_out_is_the_magnitude_of_the_column_that_reads_a_channel(teacher: Generator) -> None:
     scores = score(teacher, method="weight-out").scores
     state = teacher.state_dict()
     assert scores[3][4] == pytest.approx(state["synthesis.b16.conv0.weight"][:, 4].abs().mean().item())
@@ -51,6 +51,6 @@ def test_the_activation_score_is_the_spread_of_the_features(teacher: Generator) 
     torch.testing.assert_close(scores[3], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_method_without_batches_of_its_own_has_no_auto(teacher: Generator) -> None:
+def test_auto_is_refused_for_a_method_without_stability(teacher: Generator) -> None:
     with pytest.raises(UsageError, match="'style'"):
         score(teacher, method="style", latents="auto")

@@ -47,7 +47,7 @@ def test_other_safetensors_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "layer", [torch.tensor([1.0, float("nan")]).double(), torch.zeros(2), torch.zeros(2, 2).double()]
 )
-def test_layers_that_are_no_scores_are_refused(tmp_path: Path, layer: torch.Tensor) -> None:
+def test_layers_that_do_not_hold_scores_are_refused(tmp_path: Path, layer: torch.Tensor) -> None:
     path = save_scores(ChannelScores((layer,), {}), tmp_path / "scores.safetensors")
     with pytest.raises(CorruptFileError, match="layer 0"):
         load_scores(path)

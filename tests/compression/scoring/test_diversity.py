@@ -22,7 +22,7 @@ FEW = {"latents": 7, "directions": 3, "batch": 3}
 
 
 def score_by_definition(generator: Generator, latents: int, directions: int, batch: int, alpha: float) -> list[Tensor]:
-    """The method as it is written down: for every direction both images anew, and the backward pass of their loss."""
+    """Compute the method literally: for every direction both images anew, and the backward pass of their loss."""
     weights = scored_weights(generator)
     components, shares = principal_directions(generator, seed=0)
     totals = [torch.zeros(width, dtype=torch.float64) for width in generator.widths]
@@ -52,7 +52,7 @@ def test_scores_follow_the_definition(teacher: Generator) -> None:
     expected = score_by_definition(teacher, latents=7, directions=3, batch=3, alpha=2.0)
     actual = score(teacher, alpha=2.0, **FEW)
     for layer, reference in zip(actual.scores, expected, strict=True):
-        # The same operations on the same numbers: what is left is the rounding of the order of sums.
+        # The same operations on the same numbers, but for the order of sums.
         torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)
 
 
@@ -61,25 +61,25 @@ def test_scores_of_a_stylegan3_follow_the_definition(stylegan3: Generator) -> No
     actual = score(stylegan3, alpha=2.0, **FEW)
     assert actual.widths == stylegan3.widths
     for layer, reference in zip(actual.scores, expected, strict=True):
-        torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)  # the rounding of the order of sums
+        torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)  # but for the order of sums
 
 
 def test_a_direction_drawn_twice_counts_twice(teacher: Generator) -> None:
-    directions = 2 * teacher.config.w_dim + 1  # more than there are, so some must be drawn again
+    directions = 2 * teacher.config.w_dim + 1  # more than exist, so some must be drawn again
     expected = score_by_definition(teacher, latents=2, directions=directions, batch=2, alpha=2.0)
     actual = score(teacher, latents=2, batch=2, directions=directions, alpha=2.0)
     for layer, reference in zip(actual.scores, expected, strict=True):
-        torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)  # the rounding of the order of sums
+        torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)  # but for the order of sums
 
 
-def test_the_same_seed_gives_the_same_scores_whatever_the_global_random_state(teacher: Generator) -> None:
+def test_the_same_seed_gives_the_same_scores_from_any_global_random_state(teacher: Generator) -> None:
     torch.manual_seed(1)
     first = score(teacher, **FEW)
     torch.manual_seed(2)
     assert_same(first, score(teacher, **FEW))
 
 
-def test_scoring_draws_nothing_from_the_global_random_state(teacher: Generator) -> None:
+def test_scoring_leaves_the_global_random_state(teacher: Generator) -> None:
     before = torch.get_rng_state()
     score(teacher, **FEW)
     assert torch.equal(torch.get_rng_state(), before)
@@ -98,7 +98,7 @@ def test_scoring_leaves_the_generator_untouched(teacher: Generator) -> None:
 
 
 @pytest.mark.parametrize("layer", range(6))
-def test_a_channel_that_nothing_listens_to_scores_zero(teacher: Generator, layer: int) -> None:
+def test_an_unused_channel_scores_zero(teacher: Generator, layer: int) -> None:
     modules = [*teacher.synthesis.convs(), teacher.synthesis.torgbs()[-1]]
     affine = modules[layer][1].affine
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_the_last_batch_takes_the_remainder(latents: int, batch: int, sizes: lis
     assert batch_sizes(latents, batch) == sizes
 
 
-def test_conditional_generators_can_be_scored(new_generator: Callable[..., Generator]) -> None:
+def test_class_conditional_generators_can_be_scored(new_generator: Callable[..., Generator]) -> None:
     scores = score(new_generator(c_dim=3), **FEW)
     assert all((layer > 0).any() for layer in scores.scores)
 
@@ -177,7 +177,7 @@ def test_settings_that_cannot_work_are_refused(teacher: Generator, settings: dic
         score(teacher, **settings)  # type: ignore[arg-type]
 
 
-def test_a_teacher_that_draws_nan_is_refused(teacher: Generator) -> None:
+def test_a_teacher_that_produces_nan_is_refused(teacher: Generator) -> None:
     with torch.no_grad():
         teacher.synthesis.convs()[1][1].bias[0] = float("nan")
     with pytest.raises(InputError, match="NaN"):
@@ -201,8 +201,8 @@ def test_settings_are_recorded(teacher: Generator) -> None:
 # ---- switches ----
 
 
-def test_the_released_code_s_scores_follow_its_definition(teacher: Generator) -> None:
-    """Both images with gradients and noise of their own, one backward pass per direction."""
+def test_released_scores_follow_the_published_code(teacher: Generator) -> None:
+    """Both images have gradients and noise of their own, with one backward pass per direction."""
     weights = scored_weights(teacher)
     components, shares = principal_directions(teacher, seed=0)
     source = stream(0, "score", 0)
@@ -222,7 +222,7 @@ def test_the_released_code_s_scores_follow_its_definition(teacher: Generator) ->
         torch.testing.assert_close(layer, expected, rtol=1e-4, atol=0)  # float32 sums in another order
 
 
-def test_the_gradient_score_is_the_sum_that_the_variance_is_of(teacher: Generator) -> None:
+def test_the_gradient_score_is_the_sum_over_directions(teacher: Generator) -> None:
     weights = scored_weights(teacher)
     components, shares = principal_directions(teacher, seed=0)
     source = stream(0, "score", 0)
@@ -237,21 +237,21 @@ def test_the_gradient_score_is_the_sum_that_the_variance_is_of(teacher: Generato
 # ---- stability, and killed runs ----
 
 
-def test_auto_stops_when_the_halves_agree_and_says_after_how_many(
+def test_auto_stops_when_the_halves_agree_and_records_the_number_of_latents(
     teacher: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diversity, "_FIRST_LOOK", 6)
+    monkeypatch.setattr(diversity, "_FIRST_CHECK", 6)
     monkeypatch.setattr(diversity, "MOST_LATENTS", 24)
-    wanted = {"directions": 2, "batch": 2}
+    settings = {"directions": 2, "batch": 2}
     monkeypatch.setattr(diversity, "STABLE", 0.0)
-    eager = score(teacher, latents="auto", **wanted)
+    eager = score(teacher, latents="auto", **settings)
     monkeypatch.setattr(diversity, "STABLE", 1.1)
-    never = score(teacher, latents="auto", **wanted)
+    never = score(teacher, latents="auto", **settings)
     assert (eager.settings["latents"], never.settings["latents"]) == (6, 24)
-    assert_same(never, score(teacher, latents=24, **wanted))
+    assert_same(never, score(teacher, latents=24, **settings))
 
 
-def test_a_killed_run_goes_on_to_the_same_scores(
+def test_a_killed_run_resumes_to_the_same_scores(
     teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accumulator, "_SECONDS", 0.0)
@@ -273,7 +273,7 @@ def test_a_killed_run_goes_on_to_the_same_scores(
     assert not state.exists()
 
 
-def test_other_settings_do_not_go_on_from_the_file(
+def test_other_settings_do_not_resume_from_the_file(
     teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accumulator, "_SECONDS", 0.0)
@@ -287,7 +287,7 @@ def test_other_settings_do_not_go_on_from_the_file(
 def test_a_damaged_state_is_refused(teacher: Generator, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.write_bytes(b"nothing")
-    with pytest.raises(CorruptFileError, match="delete it"):
+    with pytest.raises(CorruptFileError, match="Delete it"):
         score(teacher, state=state, **FEW)
 
 
@@ -307,9 +307,9 @@ def test_shards_add_up_to_the_whole(teacher: Generator) -> None:
 def test_shards_that_do_not_belong_together_are_refused(teacher: Generator) -> None:
     first, second = (score(teacher, shard=(i, 2), **FEW) for i in (0, 1))
     other = score(teacher, shard=(1, 2), **{**FEW, "alpha": 3.0})
-    with pytest.raises(UsageError, match="no 2 shards of one run"):
+    with pytest.raises(UsageError, match="not the 2 shards of one run"):
         merge_scores([first, first])
-    with pytest.raises(UsageError, match="no 1 shards"):
+    with pytest.raises(UsageError, match="not the 1 shards"):
         merge_scores([second])
     with pytest.raises(UsageError, match="different settings"):
         merge_scores([first, other])
@@ -317,7 +317,7 @@ def test_shards_that_do_not_belong_together_are_refused(teacher: Generator) -> N
 
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0)])
 def test_a_shard_that_does_not_exist_is_refused(teacher: Generator, shard: tuple[int, int]) -> None:
-    with pytest.raises(UsageError, match="no shard"):
+    with pytest.raises(UsageError, match="does not exist"):
         score(teacher, shard=shard, **FEW)
 
 

@@ -1,4 +1,4 @@
-"""The gradients that scores are made of, beside their definitions, and the content score that stands on one of them."""
+"""The gradients behind the scores, compared with their definitions, and the content score."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FEW = {"method": "content", "latents": 5, "batch": 2}
 
 
 def left(images: Tensor) -> Tensor:
-    """The left half is the content."""
+    """Select the left half as the content."""
     shown = torch.zeros_like(images[:, :1])
     shown[..., : images.shape[3] // 2] = 1
     return shown
@@ -53,7 +53,7 @@ def test_gradients_along_directions_are_those_of_the_definition(teacher: Generat
 
 
 def test_content_scores_follow_the_definition(teacher: Generator, weights: list[Tensor]) -> None:
-    """CAGAN's: a copy with noise on the content, and the gradient of the summed distance to it."""
+    """In CAGAN it is the gradient of the summed distance to a copy with noise on the content."""
     source = stream(0, "score", 0)
     z, _ = draw_latents(teacher.config, 4, source)
     image = teacher.synthesis(teacher.mapping(z).detach(), noise="const")
@@ -70,11 +70,10 @@ def test_content_scores_follow_the_definition(teacher: Generator, weights: list[
         torch.testing.assert_close(layer, wanted, rtol=1e-4, atol=0)  # float32 sums in another order
 
 
-def test_what_is_no_content_does_not_count(teacher: Generator, weights: list[Tensor]) -> None:
+def test_pixels_outside_the_content_do_not_count(teacher: Generator, weights: list[Tensor]) -> None:
     z, _ = draw_latents(teacher.config, 2, torch.Generator().manual_seed(0))
-    nothing: Callable[[Tensor], Tensor] = lambda images: torch.zeros_like(images[:, :1])  # noqa: E731
-    source = torch.Generator().manual_seed(0)
-    for profile in content_profiles(teacher, weights, teacher.mapping(z).detach(), nothing, source):
+    ws, source = teacher.mapping(z).detach(), torch.Generator().manual_seed(0)
+    for profile in content_profiles(teacher, weights, ws, lambda images: torch.zeros_like(images[:, :1]), source):
         assert not profile.any()
 
 
@@ -93,6 +92,8 @@ def test_the_mask_is_among_the_settings(teacher: Generator, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("method", "mask"), [("content", None), ("diversity", left), ("random", left)])
-def test_a_mask_and_content_go_together(teacher: Generator, method: str, mask: Callable[[Tensor], Tensor]) -> None:
+def test_content_scores_need_a_mask_and_others_refuse_it(
+    teacher: Generator, method: str, mask: Callable[[Tensor], Tensor]
+) -> None:
     with pytest.raises(UsageError, match=f"{method!r} with(out)? a mask"):
         score(teacher, method=method, mask=mask)  # type: ignore[arg-type]
