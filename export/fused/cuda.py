@@ -117,9 +117,9 @@ def upsampled(conv: FusedConv, x: Tensor, scale: Tensor, next_scale: Tensor) -> 
     """conv0: x [B, Ci, H, W], already times its directions, to [B, Co, 2 H, 2 W] times conv1's."""
     if conv.upsample == "transposed":
         y = F.conv_transpose2d(x, conv.weight, stride=2)
-        return cast(Tensor, fir_epilogue(y, scale, conv.noise, conv.bias, next_scale, conv.clamp))
+        return fir_epilogue(y, scale, conv.noise, conv.bias, next_scale, conv.clamp)
     y = F.conv2d(x, conv.weight, padding=1)
-    return cast(Tensor, modconv_epilogue(y, scale, conv.noise, conv.bias, next_scale, conv.clamp, True))
+    return modconv_epilogue(y, scale, conv.noise, conv.bias, next_scale, conv.clamp, True)
 
 
 def finished(
@@ -129,8 +129,7 @@ def finished(
     conv, torgb = block.conv1, block.torgb
     y = F.conv2d(x, conv.weight, padding=1)
     keep = next_scale is not None
-    result = epilogue_rgb(
+    return epilogue_rgb(
         y, scale, conv.noise, conv.bias, styles, torgb.weight, torgb.bias, image,
         next_scale, conv.clamp, torgb.clamp, torgb.as_bytes, keep,
     )  # fmt: skip
-    return cast("tuple[Tensor, Tensor]", result)

@@ -199,10 +199,10 @@ class FusedConv(nn.Module):
         scale = torch.rsqrt(styles.directions.square() @ self.energy + (self.root_eps / styles.peak).square())
         if self.upsample == "transposed":
             y = F.conv_transpose2d(x, self.weight, stride=2)  # [B, Co, 2H + 1, 2W + 1]
-            return cast(Tensor, fir_epilogue(y, scale, added, self.bias, next_scale, self.clamp))
+            return fir_epilogue(y, scale, added, self.bias, next_scale, self.clamp)
         y = F.conv2d(x, self.weight, padding=1)
         shuffle = self.upsample == "polyphase"
-        return cast(Tensor, modconv_epilogue(y, scale, added, self.bias, next_scale, self.clamp, shuffle))
+        return modconv_epilogue(y, scale, added, self.bias, next_scale, self.clamp, shuffle)
 
 
 class FusedToRGB(nn.Module):
@@ -218,7 +218,7 @@ class FusedToRGB(nn.Module):
         self.register_buffer("bias", bias.float())
 
     def forward(self, x: Tensor, styles: Tensor, image: Tensor | None = None) -> Tensor:
-        return cast(Tensor, to_rgb(x, styles, self.weight, self.bias, image, self.clamp, self.as_bytes))
+        return to_rgb(x, styles, self.weight, self.bias, image, self.clamp, self.as_bytes)
 
 
 def polyphase_weight(weight: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def plugin_call(
     A batch of -1, TensorRT's "any", is called with one sample. None for an empty batch. Raises UsageError for what the
     kernel cannot take.
     """
-    form, block = TACTICS[tactic]
+    variant, block = TACTICS[tactic]
     known = ([1, *shape[1:]] if shape[0] == -1 else shape for shape in shapes)
     inputs = dict(zip(operator.inputs, known, strict=True))
     x = _meta(inputs["x"], dtype, layout)
@@ -77,11 +77,13 @@ def plugin_call(
     if operator.is_rgb:
         image = _meta((batch, channels, height, width), torch.uint8 if operator.as_bytes else torch.float32)
         styles, weight, bias = map(_given, rest[:3])
-        return to_rgb_call(x, styles, weight, bias, rest[3], image, clamp=clamp, form=form, block=block)
+        return to_rgb_call(x, styles, weight, bias, rest[3], image, clamp=clamp, variant=variant, block=block)
     y = _meta((batch, channels, height, width), dtype, layout)
     scale, noise, bias, next_scale = _given(rest[0]), rest[1], _given(rest[2]), rest[3]
     if operator.name.startswith("FirEpilogue"):
-        return fir_epilogue_call(x, scale, noise, bias, y, clamp=clamp, next_scale=next_scale, form=form, block=block)
+        return fir_epilogue_call(
+            x, scale, noise, bias, y, clamp=clamp, next_scale=next_scale, variant=variant, block=block
+        )
     return modconv_epilogue_call(
         x,
         scale,
@@ -91,7 +93,7 @@ def plugin_call(
         clamp=clamp,
         next_scale=next_scale,
         depth_to_space=operator.shuffles,
-        form=form,
+        variant=variant,
         block=block,
     )
 

@@ -95,6 +95,32 @@ def test_epilogue_and_colours_are_the_two_operators_in_turn(layout: str, last: b
     assert set(results.values()) == {"SUCCESS"}
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gpu_code_launches_kernels_that_compute_the_reference(
+    name: str, layout: str, emulator: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is registered for CUDA, on CPU tensors, with the host emulator in place of the launch."""
+    monkeypatch.setattr(operators, "launch", lambda call, device: emulator(call))
+    operator, expected, tensors, options = examples(torch.float16, LAYOUTS[layout])[name]
+    result = operator._backend_fns["cuda"](*tensors, **options)  # type: ignore[attr-defined]
+    assert result.stride() == operator(*tensors, **options).stride()
+    torch.testing.assert_close(result, expected(*tensors, **options), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gpu_code_of_epilogue_and_colours_computes_the_reference(
+    layout: str, keep: bool, emulator: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "launch", lambda call, device: emulator(call))
+    arguments = both_arguments(torch.float16, layout)
+    results = operators.epilogue_rgb._backend_fns["cuda"](*arguments, clamp=0.8, keep=keep)  # type: ignore[attr-defined]
+    for result, expected in zip(results, operators.epilogue_rgb(*arguments, clamp=0.8, keep=keep), strict=True):
+        assert result.stride() == expected.stride()
+        torch.testing.assert_close(result, expected, rtol=1e-3, atol=2e-5)
+
+
 def test_there_is_no_derivative() -> None:
     operator, _, tensors, options = examples(torch.float32, torch.contiguous_format)["modconv"]
     x = tensors[0].requires_grad_(True)

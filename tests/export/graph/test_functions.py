@@ -48,8 +48,8 @@ def expected(op_type: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     options = {name: value for name, value in inputs.items() if name in ("next_scale", "skip")}
     clamp = CLAMP if "Clamp" in parts else None
     if family == "ToRGB":
-        draw = reference.to_rgb_bytes if "Bytes" in parts else reference.to_rgb
-        return draw(inputs["x"], inputs["styles"], inputs["weight"], inputs["bias"], clamp=clamp, **options)
+        arguments = [inputs[name] for name in ("x", "styles", "weight", "bias")]
+        return reference.to_rgb(*arguments, clamp=clamp, as_bytes="Bytes" in parts, **options)
     arguments = (inputs["x"], inputs["scale"], inputs.get("noise"), inputs["bias"])
     if family == "FirEpilogue":
         return reference.fir_epilogue(*arguments, clamp=clamp, **options)

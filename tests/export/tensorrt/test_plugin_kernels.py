@@ -60,8 +60,8 @@ def tensors(
 def expected(operator: Operator, inputs: dict[str, Tensor], clamp: float | None) -> Tensor:
     """By the readable reference."""
     if operator.is_rgb:
-        draw = reference.to_rgb_bytes if operator.as_bytes else reference.to_rgb
-        return draw(*(inputs[name] for name in operator.inputs[:4]), inputs.get("skip"), clamp=clamp)
+        arguments = [inputs[name] for name in operator.inputs[:4]]
+        return reference.to_rgb(*arguments, inputs.get("skip"), clamp=clamp, as_bytes=operator.as_bytes)
     x, scale, bias = (inputs[name] for name in ("x", "scale", "bias"))
     noise, following = inputs.get("noise"), inputs.get("next_scale")
     if operator.name.startswith("FirEpilogue"):
@@ -151,7 +151,7 @@ sizes = st.tuples(st.integers(1, 40), st.integers(1, 12).map(lambda n: 2 * n), s
 def test_a_launch_is_that_of_the_kernels_own_callers(
     name: str, size: tuple[int, int, int], batch: int, dtype: torch.dtype, layout: Layout, tactic: int
 ) -> None:
-    operator, form = OPERATORS[name], TACTICS[tactic][0]
+    operator, variant = OPERATORS[name], TACTICS[tactic][0]
     with torch.device("meta"):
         inputs = tensors(operator, (batch, *size), dtype, layout)
         x, noise, following = inputs["x"], inputs.get("noise"), inputs.get("next_scale")
@@ -160,9 +160,9 @@ def test_a_launch_is_that_of_the_kernels_own_callers(
             y = torch.empty(y.shape, dtype=dtype, memory_format=torch.channels_last)
     if operator.is_rgb:
         rest = (inputs[key] for key in ("styles", "weight", "bias"))
-        direct = to_rgb_call(x, *rest, inputs.get("skip"), y, form=form)
+        direct = to_rgb_call(x, *rest, inputs.get("skip"), y, variant=variant)
     elif operator.name.startswith("FirEpilogue"):
-        direct = fir_epilogue_call(x, inputs["scale"], noise, inputs["bias"], y, next_scale=following, form=form)
+        direct = fir_epilogue_call(x, inputs["scale"], noise, inputs["bias"], y, next_scale=following, variant=variant)
     else:
         direct = modconv_epilogue_call(
             x,
@@ -172,7 +172,7 @@ def test_a_launch_is_that_of_the_kernels_own_callers(
             y,
             next_scale=following,
             depth_to_space=operator.shuffles,
-            form=form,
+            variant=variant,
         )
     ours = plugin_call(operator, [tuple(tensor.shape) for tensor in inputs.values()], dtype, layout, None, tactic)
     assert (ours is None) == (direct is None) == (batch == 0)

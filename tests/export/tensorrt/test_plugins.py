@@ -80,10 +80,10 @@ def test_features_come_in_three_types_and_everything_else_in_float(cycle: tuple[
 
 def test_tactics_are_block_sizes_and_forms(cycle: tuple[dict[str, Any], Path]) -> None:
     for _, launch in launches(cycle[0]):
-        form, block = TACTICS[launch["tactic"]]
+        variant, block = TACTICS[launch["tactic"]]
         assert launch["block"] == [block, 1, 1]
         assert launch["kernel"].endswith(f"_{block}")
-        written = {"fast": ("wide", "narrow"), "narrow": ("narrow",), "naive": ("naive",)}[form]
+        written = {"fast": ("wide", "narrow"), "narrow": ("narrow",), "naive": ("naive",)}[variant]
         assert launch["kernel"].split("_")[-3] in written
     assert {launch["tactic"] for _, launch in launches(cycle[0])} == set(TACTICS)
 
