@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING
 
 from ...lazy import import_on_use
 
-__all__ = [
-    "export_onnx",
-    "precision_report",
-]
+__all__ = ["export_onnx", "precision_report"]
 
 if TYPE_CHECKING:
     from .exporter import export_onnx
     from .quantization import precision_report
 else:
     __getattr__, __dir__ = import_on_use(
-        __name__,
-        {
-            "exporter": ("export_onnx",),
-            "quantization": ("precision_report",),
-        },
+        __name__, {"exporter": ("export_onnx",), "quantization": ("precision_report",)}
     )

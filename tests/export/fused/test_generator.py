@@ -102,7 +102,7 @@ def test_unknown_options_are_named(option: dict[str, str], unconditional: Genera
 
 
 def test_polyphase_is_refused_for_stylegan3() -> None:
-    with pytest.raises(UsageError, match="'polyphase' is a form of StyleGAN2"):
+    with pytest.raises(UsageError, match="'polyphase' is for a StyleGAN2"):
         FusedGenerator(random_stylegan3((4, 3, 5, 2, 3)), upsample="polyphase")
 
 

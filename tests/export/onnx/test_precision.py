@@ -170,7 +170,7 @@ def test_features_too_small_for_float16_are_islands() -> None:
     tiny = measure_ranges(network, latents=2)
     assert row(tiny, "b4.conv1").largest < 1e-5
     assert list(islands(tiny, "fp16")) == ["b4.conv1"]
-    assert "moves by" in islands(tiny, "fp16")["b4.conv1"]
+    assert "changes by" in islands(tiny, "fp16")["b4.conv1"]
     assert "b4.conv1" not in islands(tiny, "bf16")  # which has 8 bits of any size
 
 

@@ -104,7 +104,7 @@ def test_what_is_timed_is_the_layer_and_the_forms_are_the_same_function(noise: s
 def test_without_gpu_and_onnxruntime_it_says_what_to_do(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingCapabilityError, match="neither is here"):
+    with pytest.raises(MissingCapabilityError, match="has neither"):
         choose_methods(generator)
 
 

@@ -81,7 +81,7 @@ def test_bisection_of_a_file_without_noise_finds_the_layer(
 
 
 def test_codes_without_their_network_are_refused(forms: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match=r"takes ws, noise\.b4\.conv1.*a seed alone"):
+    with pytest.raises(UsageError, match=r"takes ws, noise\.b4\.conv1.*cannot be made from a seed"):
         load_pair(forms["without"], forms["both"])
 
 

@@ -82,7 +82,7 @@ def test_what_lies_before_the_first_bad_layer_is_right(
     found = layers(load_runner(unconditional), load_runner(path))
     assert [row.passed for row in found.rows].index(False) == found.rows.index(found.first)
     assert all(row.relative < ROUNDING for row in found.rows[: found.rows.index(found.first)])
-    assert "b16.conv0 (relative error" in found.verdict and "b8.torgb before it is right" in found.verdict
+    assert "b16.conv0 (relative error" in found.verdict and "b8.torgb before it is within it" in found.verdict
 
 
 def test_one_bad_sample_of_a_batch_is_enough(unconditional: Generator) -> None:
@@ -169,7 +169,7 @@ def test_a_file_that_does_not_say_its_network_is_refused(
     model = onnx.load(float_onnx)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "x.onnx")
-    with pytest.raises(InputError, match="does not say what network"):
+    with pytest.raises(InputError, match="no metadata about its network"):
         layers(load_runner(unconditional), load_runner(tmp_path / "x.onnx"))
 
 
@@ -178,7 +178,7 @@ def test_images_that_differ_though_all_layers_agree_are_blamed_on_the_runtime(un
     other = dataclasses.replace(runner, draw=lambda z, psi, c: -runner.draw(z, psi, c))
     report = verify(runner, other, latents=2, bisect=True)
     assert not report.passed and report.layers.first is None
-    with pytest.raises(ParityError, match=r"no layer is out of tolerance .* look at what runs the network"):
+    with pytest.raises(ParityError, match=r"no layer is out of tolerance .* the cause is the runtime"):
         report.raise_for_failure()
 
 
