@@ -13,7 +13,7 @@ Example = tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], tuple[
 
 
 def examples(x_type: torch.dtype, layout: torch.memory_format, device: str = "cpu") -> dict[str, Example]:
-    """Per operator: itself, its reference, positional tensors and options that both take."""
+    """Return for each case the operator, its reference, and tensors and options for both."""
     random = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -52,11 +52,11 @@ def test_torch_accepts_the_operator(name: str, layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_on_a_cpu_it_is_the_reference_in_the_layout_of_its_input(name: str, layout: str) -> None:
+def test_on_a_cpu_it_returns_the_reference_in_the_layout_of_its_input(name: str, layout: str) -> None:
     operator, expected, tensors, options = examples(torch.bfloat16, LAYOUTS[layout])[name]
     result = operator(*tensors, **options)
     assert torch.equal(result, expected(*tensors, **options))
-    if "rgb" not in name and result.numel():  # what is empty lies both ways
+    if "rgb" not in name and result.numel():  # an empty tensor has both layouts
         assert result.is_contiguous(memory_format=LAYOUTS[layout])
         assert result.dtype == torch.bfloat16
 
@@ -71,7 +71,7 @@ def test_bytes_are_channels_last_and_truncated() -> None:
 
 
 def both_arguments(dtype: torch.dtype, layout: str, device: str = "cpu") -> tuple[Any, ...]:
-    """Of ``epilogue_rgb``, up to the skip image."""
+    """Return the arguments of ``epilogue_rgb`` up to the skip image."""
     _, _, (x, scale, noise, bias), _ = examples(dtype, LAYOUTS[layout], device)["modconv"]
     _, _, (_, styles, weight, rgb_bias, skip), _ = examples(dtype, LAYOUTS[layout], device)["rgb"]
     return x, scale, noise, bias, styles, weight, rgb_bias, skip
@@ -121,7 +121,7 @@ def test_the_gpu_code_of_epilogue_and_colours_computes_the_reference(
         torch.testing.assert_close(result, expected, rtol=1e-3, atol=2e-5)
 
 
-def test_there_is_no_derivative() -> None:
+def test_operators_have_no_derivative() -> None:
     operator, _, tensors, options = examples(torch.float32, torch.contiguous_format)["modconv"]
     x = tensors[0].requires_grad_(True)
     with pytest.raises(RuntimeError, match=r"autograd"):

@@ -1,4 +1,4 @@
-"""The CUDA sources against the torch reference: every kernel, form, type and layout, on the host and on a GPU."""
+"""The CUDA sources against the torch reference: every kernel, variant, type and layout, on the host and on a GPU."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Case(NamedTuple):
 
 
 def laid_out(tensor: torch.Tensor, last: bool, offset: int = 0) -> torch.Tensor:
-    """A copy in NCHW or NHWC order that starts ``offset`` elements into its storage."""
+    """Return a copy in NCHW or NHWC order that starts ``offset`` elements into its storage."""
     shape = tensor.shape
     buffer = torch.zeros(tensor.numel() + offset, dtype=tensor.dtype)
     if last:
@@ -70,7 +70,7 @@ def laid_out(tensor: torch.Tensor, last: bool, offset: int = 0) -> torch.Tensor:
 
 
 class Guarded:
-    """An output between guards, full of a value that no kernel writes."""
+    """An output between guards, filled with a value that no kernel writes."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, last: bool = False) -> None:
         count = torch.Size(shape).numel()
@@ -89,13 +89,13 @@ class Guarded:
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """One rounding step of the stored type, beside float32 sums of numbers below about 50 in another order."""
+    """Allow one rounding step of the stored type, and another order of float32 sums of numbers below about 50."""
     step = torch.finfo(actual.dtype).eps
     torch.testing.assert_close(actual.float(), expected.float(), rtol=step, atol=2e-5)
 
 
 def epilogue_inputs(case: Case, source: tuple[int, ...]) -> tuple[torch.Tensor, dict[str, Any]]:
-    """x of the shape ``source``, and the other tensors by name."""
+    """Return x of the shape ``source``, and the other tensors by name."""
     random = torch.Generator().manual_seed(case.seed)
     channels, height, width = case.shape
     noise_shapes = {"none": None, "shared": (height, width), "sample": (case.batch, 1, height, width)}
@@ -132,7 +132,7 @@ def check_fir(run: Run, case: Case) -> None:
 
 
 def rgb_inputs(case: Case) -> dict[str, Any]:
-    """Styles, weight, bias and skip by name."""
+    """Return styles, weight, bias and skip by name."""
     random = torch.Generator().manual_seed(case.seed + 1)
     channels, height, width = case.shape
     with_skip = height % 2 == 0 and width % 2 == 0 and case.options.noise != "none"
@@ -151,7 +151,7 @@ def guarded_image(case: Case, as_bytes: bool) -> Guarded:
 
 
 def check_image(image: Guarded, expected: torch.Tensor) -> None:
-    """Against the float image."""
+    """Compare with the float image."""
     if image.tensor.dtype == torch.uint8:
         # A value within the rounding of a sum from a whole number may be truncated to either side of it.
         value = (expected * 127.5 + 128.0).permute(0, 2, 3, 1)
@@ -171,7 +171,7 @@ def check_rgb(run: Run, case: Case, as_bytes: bool) -> None:
 
 
 def check_both(run: Run, case: Case, as_bytes: bool) -> None:
-    """The epilogue and the colours in one kernel, which is channels last whatever the case says."""
+    """Check the epilogue and toRGB in one kernel, which is always channels last."""
     case = case._replace(last=True)
     x, terms = epilogue_inputs(case, (case.batch, *case.shape))
     colours = rgb_inputs(case)
@@ -239,7 +239,7 @@ def test_a_tensor_that_starts_off_its_16_bytes(run: Run, name: str) -> None:
 @pytest.mark.parametrize("name", CHECKS)
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_shape_that_hypothesis_thinks_of(run: Run, name: str, data: st.DataObject) -> None:
+def test_any_shape(run: Run, name: str, data: st.DataObject) -> None:
     check, _ = CHECKS[name]
     step = 2 if name in ("modconv_d2s", "rgb_bytes", "both_bytes") else 1
     side = st.integers(1, 40 // step)
@@ -264,7 +264,7 @@ def test_more_channels_than_a_tile_of_weights(run: Run, last: bool) -> None:
         check_both(run, Case(dtype, last, 2, (channels, 2, 4), OPTIONS[1]), False)
 
 
-@pytest.mark.parametrize("channels", [3, 40, 264, 272])  # of 264 the members have different numbers of slots
+@pytest.mark.parametrize("channels", [3, 40, 264, 272])  # with 264 the members have different numbers of slots
 def test_blocks_walk_over_tiles_of_pixels(run: Run, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "BLOCKS", 1)
     for dtype, (height, width) in itertools.product(TYPES, ((12, 14), (46, 6))):
