@@ -1,6 +1,6 @@
-"""From a Generator to what a service runs: fused form, ONNX, engines, runners, and the gate between them.
+"""From a Generator to files that a service runs: fused generator, ONNX, engines, runners, and the parity gate.
 
-The names are imported on first use, so that a service can run what was exported without having torch.
+The names are imported on first use, so that a service can run an exported file without torch.
 """
 
 from __future__ import annotations

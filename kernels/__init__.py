@@ -1,6 +1,6 @@
-"""Operators of the fused generator: the reference in torch that every other implementation is held to.
+"""Operators of the fused generator: a reference in torch, and CUDA and C++ kernels that are tested against it.
 
-The name is imported on first use, so that a service can have the CPU operators without torch.
+The name is imported on first use, so that a service can use the CPU operators without torch.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The deployable form of a generator: the same function, rearranged so that its weights are constants."""
+"""The fused generator: the same function as the readable one, rearranged so that all its weights are constants."""

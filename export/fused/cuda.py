@@ -1,10 +1,10 @@
-"""StyleGAN2 arranged for a GPU: FusedGenerator's function in as few passes and launches as our kernels allow.
+"""A StyleGAN2 for our CUDA kernels: the function of FusedGenerator with as few memory passes and launches as possible.
 
     z -> mapping -> styles of all layers, one product -> directions and demodulation of all layers, one launch
     per resolution: conv0, its FIR or shuffle with the epilogue, conv1, its epilogue with toRGB
 
-Features are channels last: convolutions on tensor cores want them so, and then conv1's epilogue has every channel of a
-pixel at hand when toRGB wants it. It also multiplies by the styles of the next conv0, so no feature is read twice.
+Features are channels last, as convolutions on tensor cores need them. So conv1's epilogue holds every channel of a
+pixel and can compute toRGB too. It also multiplies by the styles of the next conv0, so no feature is read twice.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ UpsampleMethods = Mapping[str, Upsample]
 
 
 class CudaGenerator(nn.Module):
-    """A StyleGAN2 with constant weights, float32 [B, 3, R, R] or uint8 [B, R, R, 3] as ``image`` says.
+    """A StyleGAN2 with constant weights that returns images in the format ``image``.
 
-    ``storage``: the type in which every convolution keeps weight, input and output; all else is float32. Both forms of
-    every up-sampling layer are kept, and each call may choose. Runs on a CPU too, slowly. Raises UsageError for a
-    StyleGAN3.
+    "float" is float32 [B, 3, R, R], "uint8" is [B, R, R, 3]. ``storage`` is the type of every convolution's weight,
+    input and output; everything else is float32. Each up-sampling layer is kept for both methods, and each call may
+    choose one. It runs on a CPU too, slowly. Raises UsageError for a StyleGAN3.
     """
 
     const: Tensor
@@ -47,7 +47,7 @@ class CudaGenerator(nn.Module):
         self.config = config = generator.config
         self.image = image
         if config.layout is not None:
-            raise UsageError("the CUDA path draws StyleGAN2; this is a StyleGAN3", "use backend fused")
+            raise UsageError("the CUDA path supports StyleGAN2 only; this is a StyleGAN3", "use backend fused")
         types = dict.fromkeys(conv_layers(config), storage)
         fused = FusedGenerator(generator, image=image, storage=types)
         shuffling = FusedGenerator(generator, upsample="polyphase", storage=types)
@@ -61,7 +61,7 @@ class CudaGenerator(nn.Module):
         self.eval().requires_grad_(False)
 
     def _gather_modulation(self) -> None:
-        """What :func:`modulation` takes, of all layers in the order of their styles."""
+        """Register the tensors that :func:`modulation` takes, with all layers in the order of their styles."""
         energies, roots, self.outputs = [], [], []
         for block in self._blocks():
             for conv in filter(None, (block.conv0, block.conv1)):
@@ -80,8 +80,10 @@ class CudaGenerator(nn.Module):
     def _blocks(self) -> Iterator[FusedBlock]:
         return (cast(FusedBlock, block) for block in self.blocks)
 
-    def forward(self, z: Tensor, psi: Tensor, c: Tensor | None = None, forms: UpsampleMethods | None = None) -> Tensor:
-        """One image per row of z. ``forms``: of up-sampling layers by name, "transposed" where left out."""
+    def forward(
+        self, z: Tensor, psi: Tensor, c: Tensor | None = None, methods: UpsampleMethods | None = None
+    ) -> Tensor:
+        """Return one image per row of z. ``methods``: by up-sampling layer; the default is "transposed"."""
         styles = torch.addcmul(self.styles.base, self.styles.affine(self.mapping(z, c)), psi[:, None])
         flat = modulation(styles, self.energy, self.root_eps, self.layers, self.layer_blocks, *self.sizes)
         directions = layer_views(flat[0], len(z), self.styles.widths)
@@ -90,7 +92,7 @@ class CudaGenerator(nn.Module):
         for resolution, block in zip(self.config.resolutions, self._blocks(), strict=True):
             if block.conv0 is not None:
                 name = f"b{resolution}.conv0"
-                conv0 = self.upsampling(name, (forms or {}).get(name, "transposed"))
+                conv0 = self.upsampling(name, (methods or {}).get(name, "transposed"))
                 x = upsampled(conv0, x, scales[layer], directions[layer + 1])
                 layer += 1
             following = directions[layer + 2] if layer + 2 < len(directions) else None
@@ -99,38 +101,40 @@ class CudaGenerator(nn.Module):
         return cast(Tensor, image)
 
     def _start(self, directions: Tensor) -> Tensor:
-        """The learned constant times the directions [B, C] of the first layer, in its type, channels last."""
+        """Return the learned constant times the first layer's directions [B, C], in its type, channels last."""
         weight = cast(FusedBlock, self.blocks[0]).conv1.weight
         shape = (len(directions), *self.const.shape[1:])
         x = torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=torch.channels_last)
         return torch.mul(self.const, directions[:, :, None, None], out=x)
 
-    def upsampling(self, name: str, form: Upsample) -> FusedConv:
-        """The up-sampling layer ``name`` ("b8.conv0") in one of its forms."""
+    def upsampling(self, name: str, method: Upsample) -> FusedConv:
+        """Return the up-sampling layer ``name`` ("b8.conv0") for one of the two methods."""
         number = self.config.resolutions.index(int(name.removeprefix("b").removesuffix(".conv0")))
-        if form == "polyphase":
+        if method == "polyphase":
             return cast(FusedConv, self.polyphase[number - 1])
         return cast(FusedConv, cast(FusedBlock, self.blocks[number]).conv0)
 
 
 def upsampled(conv: FusedConv, x: Tensor, scale: Tensor, next_scale: Tensor) -> Tensor:
-    """conv0: x [B, Ci, H, W], already times its directions, to [B, Co, 2 H, 2 W] times conv1's."""
+    """Apply conv0 to x [B, Ci, H, W], which is multiplied by its directions; return [B, Co, 2 H, 2 W] times conv1's."""
     if conv.upsample == "transposed":
         y = F.conv_transpose2d(x, conv.weight, stride=2)
-        return cast(Tensor, fir_epilogue(y, scale, conv.noise, conv.bias, next_scale, conv.clamp))
+        return fir_epilogue(y, scale, conv.noise, conv.bias, next_scale, conv.clamp)
     y = F.conv2d(x, conv.weight, padding=1)
-    return cast(Tensor, modconv_epilogue(y, scale, conv.noise, conv.bias, next_scale, conv.clamp, True))
+    return modconv_epilogue(y, scale, conv.noise, conv.bias, next_scale, conv.clamp, True)
 
 
 def finished(
     block: FusedBlock, x: Tensor, image: Tensor | None, scale: Tensor, styles: Tensor, next_scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """conv1 and toRGB: features times the next conv0's directions (None: nobody wants them), and the image so far."""
+    """Apply conv1 and toRGB; return the features times the next conv0's directions, and the image so far.
+
+    ``next_scale`` is None for the last resolution, whose features are not stored.
+    """
     conv, torgb = block.conv1, block.torgb
     y = F.conv2d(x, conv.weight, padding=1)
     keep = next_scale is not None
-    result = epilogue_rgb(
+    return epilogue_rgb(
         y, scale, conv.noise, conv.bias, styles, torgb.weight, torgb.bias, image,
         next_scale, conv.clamp, torgb.clamp, torgb.as_bytes, keep,
     )  # fmt: skip
-    return cast("tuple[Tensor, Tensor]", result)

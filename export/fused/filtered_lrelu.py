@@ -1,18 +1,18 @@
 """StyleGAN3's filtered leaky ReLU as products with small constant matrices.
 
-The readable form up-samples by a transposed convolution, applies the leaky ReLU and filters down by a strided one, all
-of them on single planes, which no backend has fast kernels for. But up-sampling is linear along each axis, and so is
-filtering down: with banded matrices U and D a plane becomes D lrelu(U X U^T) D^T. As the filters are short, a tile of
+The readable layer up-samples by a transposed convolution, applies the leaky ReLU and filters down by a strided
+convolution. All of these work on single planes, for which no backend has fast kernels. But both filters are linear
+along each axis: with banded matrices U and D a plane becomes D lrelu(U X U^T) D^T. The filters are short, so a tile of
 the output depends on a window of the input only, and the matrices are the same for all tiles:
 
     window [k, k]  -- U x U^T -->  [hi, hi]  -- leaky ReLU, clamp -->  -- D y D^T -->  tile [m, m]
 
-Windows overlap, so the leaky ReLU works on (hi / (down m))^2, about 1.4 times the elements; in return all is products
-of dense matrices, which every backend does at full speed. A down filter that is not separable (the radial ones of
-StyleGAN3-r) is a sum of a few separable ones, by its singular value decomposition.
+Windows overlap, so the leaky ReLU works on (hi / (down m))^2, about 1.4 times the elements. In return everything is a
+product of dense matrices, which every backend computes at full speed. A down filter that is not separable (the radial
+ones of StyleGAN3-r) is a sum of a few separable ones, by its singular value decomposition.
 
 Measured with ONNX Runtime 1.32 on two cores of an x86 machine with AVX2, one thread, CPU time of one call, median of 5
-interleaved rounds, layers of the 256 px schedule, ms (planes: the readable form; dense: the whole plane as one tile):
+interleaved rounds, layers of the 256 px schedule, ms (planes: the readable layer; dense: the whole plane as one tile):
 
     layer, channels       planes   dense   m <= 16    24    32    40    64
     t L12, 32  278->276    139      325        88     80    83    91   100
@@ -25,8 +25,9 @@ interleaved rounds, layers of the 256 px schedule, ms (planes: the readable form
     r L9,  32  148->148     76                        52    50    52    64   radial
     r L3,  32   36->52      10                         4     3     3     4   radial, up 4
 
-Slower or equal everywhere, and left out: depthwise convolutions (0.6 to 1.1 of planes), polyphase convolutions that
-keep the phases as channels (0.6 to 2), banded matrices cut into blocks of rows (equal, but a hundred nodes a layer).
+Three alternatives were slower or equal everywhere and are left out: depthwise convolutions (0.6 to 1.1 of planes),
+polyphase convolutions that keep the phases as channels (0.6 to 2), and banded matrices cut into blocks of rows (equal,
+but a hundred nodes a layer).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from torch import Tensor, nn
 from ...generators.ops import LRELU_SLOPE
 from ...generators.schedule import LayerSpec
 
-LARGEST_TILE = 32  # rows and columns of output; anything from 16 to 40 is as fast
+LARGEST_TILE = 32  # rows and columns of output; any size from 16 to 40 is as fast
 NEGLIGIBLE = 2.0**-24  # separable terms below this share of the first are less than float32's rounding of the filter
 
 
@@ -65,7 +66,7 @@ class TiledLeakyReLU(nn.Module):
         self.window = matrix.shape[1]
         step = self.tile * spec.down // spec.up
         self.starts = [i * step for i in range(self.tiles)]
-        # What the windows need outside the plane is zero; a negative number crops what no window needs.
+        # Zeros that the windows need outside the plane; a negative number crops what no window reads.
         self.padding = (-first, first + self.starts[-1] + self.window - (spec.in_size + spec.kernel - 1))
         self.register_buffer("up", matrix.float())
         self.register_buffer("up_transposed", matrix.T.float().contiguous())
@@ -82,9 +83,9 @@ class TiledLeakyReLU(nn.Module):
         channels, tiles = x.shape[1], self.tiles
         x = F.pad(x, (*self.padding, *self.padding))
         height = x.shape[2]
-        # Columns first, on the few rows there are before up-sampling: [B, C, height, tiles, window] -> between.
+        # Columns first, while there are few rows: [B, C, height, tiles, window] -> between.
         if tiles > 1:
-            # By slices: a gather along the last axis copies number by number.
+            # Slices, because a gather along the last axis copies number by number.
             x = torch.cat([x[..., start : start + self.window] for start in self.starts], dim=3)
         y = x.reshape(-1, channels, height, tiles, self.window) @ self.up_transposed
         y = y.reshape(-1, channels, height, tiles * self.between)
@@ -97,7 +98,7 @@ class TiledLeakyReLU(nn.Module):
         return self.filter_down(y)
 
     def filter_down(self, y: Tensor) -> Tensor:
-        """[B, C, tiles, between, tiles * between] -> [B, C, out, out]: the sum of the separable terms."""
+        """Sum the separable terms: [B, C, tiles, between, tiles * between] -> [B, C, out, out]."""
         channels, tiles, side = y.shape[1], self.tiles, self.tiles * self.tile
         if self.terms == 1:
             y = (self.down @ y).reshape(-1, channels, side, tiles, self.between) @ self.down_transposed
@@ -110,7 +111,7 @@ class TiledLeakyReLU(nn.Module):
 
 
 def _tiling(spec: LayerSpec) -> tuple[int, int]:
-    """(number of tiles along an axis, rows of each): about equal, and such that every tile starts at the same phase."""
+    """Return the number of tiles along an axis and the rows of each; every tile starts at the same phase."""
     tiles = -(-spec.out_size // LARGEST_TILE)
     unit = spec.up // math.gcd(spec.up, spec.down)
     tile = -(-spec.out_size // (tiles * unit)) * unit
@@ -118,7 +119,7 @@ def _tiling(spec: LayerSpec) -> tuple[int, int]:
 
 
 def up_matrix(taps: Tensor, up: int, rows: int, before: int) -> tuple[int, Tensor]:
-    """The first ``rows`` rows of up-sampling with ``before`` zeros in front, as (first, U [rows, k]).
+    """Return the first ``rows`` rows of up-sampling with ``before`` zeros in front, as (first, U [rows, k]).
 
     Row t of the result is the sum over j of U[t, j] x[first + j]; x is zero outside. ``up - 1`` zeros follow each
     sample, then comes the filter with gain ``up``: U[t, j] = up taps[t + len(taps) - 1 - before - up (first + j)].
@@ -131,14 +132,17 @@ def up_matrix(taps: Tensor, up: int, rows: int, before: int) -> tuple[int, Tenso
 
 
 def down_matrix(taps: Tensor, down: int, rows: int, columns: int) -> Tensor:
-    """Filter and keep every ``down``-th sample: taps [..., n] to D [..., rows, columns], D[o, t] = taps[t - down o]."""
+    """Return the matrix that filters and keeps every ``down``-th sample: taps [..., n] to D [..., rows, columns].
+
+    D[o, t] = taps[t - down o].
+    """
     index = torch.arange(columns) - down * torch.arange(rows)[:, None]
     inside = (index >= 0) & (index < taps.shape[-1])
     return torch.where(inside, taps[..., index.clamp(0, taps.shape[-1] - 1)], 0.0)
 
 
 def separable_terms(taps: Tensor) -> tuple[Tensor, Tensor]:
-    """(columns, rows), each [terms, n], with the filter [n, n] = sum of outer(column, row); [n] is one term already."""
+    """Return (columns, rows), each [terms, n]: the filter [n, n] is the sum of outer(column, row); [n] is one term."""
     if taps.ndim == 1:
         return taps[None], taps[None]
     left, values, right = torch.linalg.svd(taps)

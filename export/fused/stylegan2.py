@@ -1,14 +1,14 @@
 """StyleGAN2's synthesis network for deployment: the same function as the readable one, with constant weights.
 
 A StyleGAN2 layer is y = act(demod(conv(W * s, x)) + noise + b) with a style s per sample (Karras et al. 2020,
-"Analyzing and Improving the Image Quality of StyleGAN", section 2.2). Written like that, every sample has its own
-weights. Three identities make the weights constant:
+"Analyzing and Improving the Image Quality of StyleGAN", section 2.2). In this formula every sample has its own weights.
+Three identities make the weights constant:
 
     conv(W * s, x)   = conv(W, s * x)                                         the style scales the input
     demodulation     = rsqrt(s^2 Q^T + eps),  Q[o, i] = sum_k W[o, i, k]^2    a scale of the output, [B, Co]
     gain * lrelu(v)  = lrelu(gain * v)                                        the gain goes into scale, noise and bias
 
-Range safety: with m = max|s| per sample and g = max|W| per layer, t = s / m and V = W / g are one at most, and
+Range safety: with m = max|s| per sample and g = max|W| per layer, t = s / m and V = W / g are at most one, and
 
     rsqrt(s^2 Q_W^T + eps) * conv(W, s * x)  =  rsqrt(t^2 Q_V^T + eps / (g m)^2) * conv(V, t * x)
 
@@ -37,13 +37,13 @@ SMALLEST_PEAK = 1e-12  # stands in for max|s| of styles that are all zero: t is 
 
 
 class NormalStyles(NamedTuple):
-    """Styles [B, C] as ``directions`` x ``peak``: directions [B, C] are one at most, peak [B, 1] is the largest."""
+    """Styles [B, C] as ``directions`` x ``peak``: directions [B, C] are at most one, peak [B, 1] is the largest."""
 
     directions: Tensor
     peak: Tensor
 
     def scaling(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W], each channel multiplied by its direction; rounded to the type of x."""
+        """Multiply each channel of x [B, C, H, W] by its direction, and round to the type of x."""
         return (x * self.directions[:, :, None, None]).to(x.dtype)
 
 
@@ -54,10 +54,10 @@ def normalise(styles: Tensor) -> NormalStyles:
 
 
 class FusedStyleGAN2Synthesis(nn.Module):
-    """The styles of :class:`~.fused_styles.FusedStyles` to images, float32 [B, 3, R, R] or uint8 [B, R, R, 3].
+    """The network from the styles of :class:`~.styles.FusedStyles` to float32 [B, 3, R, R] or uint8 [B, R, R, 3].
 
-    ``upsample`` gives every conv0 its form, by layer ("b8.conv0"). ``storage`` is the type in which a convolution keeps
-    its weight, its input and its output; float32 where it is left out.
+    ``upsample`` is the method of every conv0, by layer ("b8.conv0"). ``storage`` is the type of a convolution's weight,
+    input and output, float32 where left out.
     """
 
     const: Tensor
@@ -87,26 +87,26 @@ class FusedStyleGAN2Synthesis(nn.Module):
             self.add_module(name, FusedBlock(convs.get(f"{name}.conv0"), convs[f"{name}.conv1"], torgb))
 
     def blocks(self) -> Iterator[FusedBlock]:
-        """From 4 px to the image's size."""
+        """Yield the blocks from 4 px to the image's size."""
         for resolution in self.config.resolutions:
             yield cast(FusedBlock, self.get_submodule(f"b{resolution}"))
 
     def forward(self, styles: tuple[Tensor, ...], noise: Mapping[str, Tensor] | None = None) -> Tensor:
-        """One image per row of the styles. ``noise``: by layer, [B, 1, H, W] (see :class:`FusedConv`)."""
+        """Return one image per row of the styles. ``noise`` is [B, 1, H, W] by layer (see :class:`FusedConv`)."""
         remaining = iter(styles)
         x: Tensor = self.const
         image: Tensor | None = None
         for resolution, block in zip(self.config.resolutions, self.blocks(), strict=True):
-            given = [None if noise is None else noise.get(f"b{resolution}.{conv}") for conv in ("conv0", "conv1")]
-            x, image = block(x, image, remaining, *given)
+            maps = [None if noise is None else noise.get(f"b{resolution}.{conv}") for conv in ("conv0", "conv1")]
+            x, image = block(x, image, remaining, *maps)
         assert image is not None
         return image
 
 
 def conv_layers(config: GeneratorConfig) -> list[str]:
-    """The 3x3 convolutions in the order of computation: b4.conv1, b8.conv0, b8.conv1, ... Each conv0 up-samples.
+    """Return the 3x3 convolutions in the order of computation: b4.conv1, b8.conv0, b8.conv1, ... Each conv0 up-samples.
 
-    Empty for a StyleGAN3.
+    The list is empty for a StyleGAN3.
     """
     if config.layout is not None:
         return []
@@ -116,8 +116,8 @@ def conv_layers(config: GeneratorConfig) -> list[str]:
 class FusedBlock(nn.Module):
     """One resolution: conv0 doubles the size (absent at 4 px), conv1, and toRGB adds to the up-sampled image.
 
-    conv0's output goes to conv1 alone, so its epilogue multiplies by conv1's styles. conv1's output goes to toRGB and
-    to the next block, so it stays as it is.
+    Only conv1 reads conv0's output, so its epilogue multiplies by conv1's styles. toRGB and the next block read conv1's
+    output, so that is not multiplied.
     """
 
     def __init__(self, conv0: FusedConv | None, conv1: FusedConv, torgb: FusedToRGB) -> None:
@@ -145,14 +145,14 @@ class FusedBlock(nn.Module):
 class FusedConv(nn.Module):
     """A modulated 3x3 convolution with constant weights, then noise, bias, leaky ReLU and clamp.
 
-    ``upsample`` None keeps the size; otherwise the output is twice as large, by one of two forms of the same function:
-    "transposed" (stride-2 transposed convolution, then the FIR) does a quarter of the multiplications of "polyphase"
-    (one ordinary convolution to 4 Co channels, then depth to space), which in turn never stores the unfiltered image.
-    "transposed" is the default because ONNX Runtime 1.32 runs the demo's teacher 1.6 times and its student 1.3 times as
-    fast with it (64 px, batch 1, one thread, median of interleaved calls on a two-core x86 machine).
+    With ``upsample`` None the size stays. Otherwise the output is twice as large, by one of two methods for the same
+    function. "transposed" (stride-2 transposed convolution, then the FIR) needs a quarter of the multiplications of
+    "polyphase" (one ordinary convolution to 4 Co channels, then depth to space), which never stores the unfiltered
+    image. "transposed" is the default because ONNX Runtime 1.32 runs the demo's teacher 1.6 times and its student 1.3
+    times as fast with it (64 px, batch 1, one thread, median of interleaved calls on a two-core x86 machine).
 
-    ``noise``: "const" adds the stored map times the learned strength; "input" adds what :meth:`forward` is given, of
-    standard deviation 1, times that strength; "none" adds nothing.
+    ``noise`` "const" adds the stored map times the learned strength. "input" adds the map passed to :meth:`forward`, of
+    standard deviation 1, times that strength. "none" adds nothing.
     """
 
     weight: Tensor
@@ -188,7 +188,7 @@ class FusedConv(nn.Module):
     def forward(
         self, x: Tensor, styles: NormalStyles, noise: Tensor | None = None, next_scale: Tensor | None = None
     ) -> Tensor:
-        """x [B, Ci, H, W] already multiplied by its styles' directions; the result by ``next_scale`` [B, Co]."""
+        """Apply the layer to x [B, Ci, H, W] times its directions; multiply the result by ``next_scale`` [B, Co]."""
         if self.strength is None:
             added = self.noise
         else:
@@ -199,14 +199,14 @@ class FusedConv(nn.Module):
         scale = torch.rsqrt(styles.directions.square() @ self.energy + (self.root_eps / styles.peak).square())
         if self.upsample == "transposed":
             y = F.conv_transpose2d(x, self.weight, stride=2)  # [B, Co, 2H + 1, 2W + 1]
-            return cast(Tensor, fir_epilogue(y, scale, added, self.bias, next_scale, self.clamp))
+            return fir_epilogue(y, scale, added, self.bias, next_scale, self.clamp)
         y = F.conv2d(x, self.weight, padding=1)
         shuffle = self.upsample == "polyphase"
-        return cast(Tensor, modconv_epilogue(y, scale, added, self.bias, next_scale, self.clamp, shuffle))
+        return modconv_epilogue(y, scale, added, self.bias, next_scale, self.clamp, shuffle)
 
 
 class FusedToRGB(nn.Module):
-    """1x1 modulated convolution to colours, on top of the image so far. Sums in float32: styles of any size."""
+    """1x1 modulated convolution to RGB, added to the image so far. It sums in float32, so styles may have any size."""
 
     weight: Tensor
     bias: Tensor
@@ -218,7 +218,7 @@ class FusedToRGB(nn.Module):
         self.register_buffer("bias", bias.float())
 
     def forward(self, x: Tensor, styles: Tensor, image: Tensor | None = None) -> Tensor:
-        return cast(Tensor, to_rgb(x, styles, self.weight, self.bias, image, self.clamp, self.as_bytes))
+        return to_rgb(x, styles, self.weight, self.bias, image, self.clamp, self.as_bytes)
 
 
 def polyphase_weight(weight: Tensor) -> Tensor:

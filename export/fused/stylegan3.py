@@ -8,9 +8,9 @@ With p = max|Wn| per layer, V = Wn / p, m = max|s| per sample, t = s / m, and C 
 
     d g conv(Wn, sn * x) = g conv(V, t * x) rsqrt(sum_i t[i]^2 E[o, i]),    E[o, i] = sum_k V[o, i, k]^2 + eps / (C p^2)
 
-holds exactly: the style's norm cancels but beside eps, where sum s^2 / C takes its place, so that eps becomes part of a
-constant and no style, however large, can overflow a half-precision convolution. g and the gain sqrt(2), which passes
-through the up-sampling and leaky ReLU to their front, are part of E and b too.
+holds exactly. The style's norm cancels except beside eps, where sum s^2 / C takes its place; so eps becomes part of a
+constant, and no style, however large, can overflow a half-precision convolution. E and b also contain g and the gain
+sqrt(2), which commutes with the up-sampling and the leaky ReLU.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ TINY = 1e-30  # far below any sum of a style's squares, and above zero: a style 
 
 
 class FusedStyleGAN3Synthesis(nn.Module):
-    """The styles of :class:`~.fused_styles.FusedStyles` to images [B, 3, R, R].
+    """The network from the styles of :class:`~.styles.FusedStyles` to images [B, 3, R, R].
 
-    ``storage``: the type in which a convolution ("L0", "L1", ...) keeps its weight, its input and its output, float32
-    where it is left out. The filters around the leaky ReLU take and give float32.
+    ``storage`` is the type of a convolution's weight, input and output by layer ("L0", "L1", ...), float32 where left
+    out. The filters around the leaky ReLU read and write float32.
     """
 
     def __init__(self, weights: Weights, config: GeneratorConfig, *, storage: Mapping[str, torch.dtype]) -> None:
@@ -52,7 +52,7 @@ class FusedStyleGAN3Synthesis(nn.Module):
         self.torgb = _torgb(weights, f"synthesis.{last.name}", config.layout.output_scale, config.conv_clamp)
 
     def forward(self, styles: tuple[Tensor, ...]) -> Tensor:
-        """One image per row of the styles."""
+        """Return one image per row of the styles."""
         motion, *modulation, colours = styles
         x = self.input(motion)
         for name, style in zip(self.names, modulation, strict=True):
@@ -64,8 +64,8 @@ class FusedInput(nn.Module):
     """Sine waves, rotated and shifted by the motion (cosine, sine, x, y), and mixed: [B, 4] to [B, C, S, S].
 
     A wave's phase in turns is a[column] + b[row], so sin(a + b) = sin(b) cos(a) + cos(b) sin(a) needs sines of
-    [B, F, S] instead of [B, F, S, S]. Whole turns are taken off before: a backend's sine need not be good far from
-    zero. And the phases are sums of products, not a matrix product, which a GPU might round to 10 bits.
+    [B, F, S] instead of [B, F, S, S]. Whole turns are subtracted first, since a backend's sine may be inaccurate far
+    from zero. The phases are sums of products and not a matrix product, which a GPU might round to 10 bits.
     """
 
     frequency: Tensor
@@ -82,7 +82,7 @@ class FusedInput(nn.Module):
         weight = weights["synthesis.input.weight"]
         self.bandwidth, self.rate = spec.in_cutoff, spec.in_rate
         quarter = torch.stack([freqs[:, 1], -freqs[:, 0]], dim=1)
-        # Moved frequencies and phase are linear in cosine, sine and the shift, and the user's transform is a constant.
+        # Moved frequencies and phases are linear in cosine, sine and shift, and the user's transform is a constant.
         self.register_buffer("frequency", freqs.T.float().contiguous())  # [2, F]
         self.register_buffer("along_cosine", (freqs @ transform[:2]).T.float().contiguous())  # [3, F]
         self.register_buffer("along_sine", (quarter @ transform[:2]).T.float().contiguous())
@@ -105,7 +105,7 @@ class FusedInput(nn.Module):
         return F.conv2d(waves, self.weight)
 
     def moved_waves(self, motion: Tensor) -> tuple[Tensor, ...]:
-        """Frequencies along x and y in turns per unit, and phase in turns, each [B, F]."""
+        """Return the frequencies along x and y in turns per unit and the phase in turns, each [B, F]."""
         motion = motion / motion[:, :2].abs().amax(dim=1, keepdim=True).clamp_min(TINY)
         motion = motion / motion[:, :2].square().sum(dim=1, keepdim=True).clamp_min(TINY).sqrt()
         cosine, sine, x, y = motion.chunk(4, dim=1)  # [B, 1] each
@@ -163,7 +163,7 @@ class FusedConv(nn.Module):
 
 
 def _torgb(weights: Weights, prefix: str, output_scale: float, clamp: float | None) -> FusedToRGB:
-    """The last layer with the gain of its input and the images' scale folded in: r clamp(v, c) = clamp(r v, r c)."""
+    """Return the last layer with its input's gain and the images' scale folded in: r clamp(v, c) = clamp(r v, r c)."""
     gain = weights[f"{prefix}.magnitude_ema"].rsqrt() * output_scale
     scaled_clamp = None if clamp is None else clamp * output_scale
     return FusedToRGB(weights[f"{prefix}.weight"] * gain, weights[f"{prefix}.bias"] * output_scale, scaled_clamp)

@@ -1,4 +1,4 @@
-"""The first half of the deployable generator: latents to the styles of every layer, for StyleGAN2 and StyleGAN3."""
+"""The first half of the fused generator: latents to the styles of every layer, for StyleGAN2 and StyleGAN3."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Weights = Mapping[str, Tensor]  # a Generator's state dict in float64, so that f
 
 
 class FusedMapping(nn.Module):
-    """z (and the class) to w [B, w_dim] before truncation. Multipliers and gains are folded into the weights."""
+    """The mapping network: z (and the class) to w [B, w_dim] before truncation, with all gains folded into weights."""
 
     def __init__(self, weights: Weights, config: GeneratorConfig) -> None:
         super().__init__()
@@ -61,16 +61,16 @@ class FusedStyles(nn.Module):
         self.register_buffer("base", (mean + torch.cat(biases)).float())
 
     def forward(self, w: Tensor, psi: Tensor) -> tuple[Tensor, ...]:
-        """One [B, C] per layer, in the order of :func:`styled_layers`."""
+        """Return one [B, C] per layer, in the order of :func:`styled_layers`."""
         styles = self.affine(w) * psi[:, None] + self.base
         return cast("tuple[Tensor, ...]", styles.split(self.widths, dim=1))
 
 
 class FusedSlotStyles(nn.Module):
-    """The styles of every layer from ``ws``, a code of its own for every slot: one matrix product for each slot.
+    """The styles of every layer from ``ws``, one latent per slot: one matrix product for each slot.
 
-    A slot serves one or two layers. All slots in one batched product would pad them to the widest one: on a CPU twice
-    the time for one image and three times for eight (256 px, ONNX Runtime 1.32, full widths and 30 % of them).
+    A slot serves one or two layers. One batched product of all slots would pad them to the widest one, which takes
+    twice the CPU time for one image and three times for eight (256 px, ONNX Runtime 1.32, full and 30 % widths).
     """
 
     def __init__(self, weights: Weights, config: GeneratorConfig) -> None:
@@ -84,7 +84,7 @@ class FusedSlotStyles(nn.Module):
             self.add_module(f"slot{slot}", _linear(torch.cat(matrices), torch.cat(biases)))
 
     def forward(self, ws: Tensor) -> tuple[Tensor, ...]:
-        """ws [B, num_ws, w_dim] to one [B, C] per layer, in the order of :func:`styled_layers`."""
+        """Map ws [B, num_ws, w_dim] to one [B, C] per layer, in the order of :func:`styled_layers`."""
         parts = []
         for slot, widths in enumerate(self.widths):
             styles = self.get_submodule(f"slot{slot}")(ws[:, slot])
@@ -93,7 +93,7 @@ class FusedSlotStyles(nn.Module):
 
 
 def styled_layers(config: GeneratorConfig) -> Iterator[tuple[str, bool]]:
-    """Every layer with a style, in the order of use, and whether it is a toRGB.
+    """Yield every layer with a style, in the order of use, and whether it is a toRGB.
 
     StyleGAN2: conv0 (from 8 px), conv1, torgb of each block. StyleGAN3: input (its style is a motion), L0, L1, ...
     """
@@ -107,9 +107,9 @@ def styled_layers(config: GeneratorConfig) -> Iterator[tuple[str, bool]]:
 
 
 def layer_slots(config: GeneratorConfig) -> dict[str, int]:
-    """The slot of ws that each layer of :func:`styled_layers` reads.
+    """Return the slot of ws that each layer of :func:`styled_layers` reads.
 
-    One after the other, except that a toRGB of StyleGAN2 and the convolution after it (conv0 of the next block) share.
+    Each layer has the next slot, except that a toRGB of StyleGAN2 shares one with the next block's conv0.
     """
     slots: dict[str, int] = {}
     slot = 0
@@ -120,14 +120,14 @@ def layer_slots(config: GeneratorConfig) -> dict[str, int]:
 
 
 def _affine(weights: Weights, layer: str, torgb: bool) -> tuple[Tensor, Tensor]:
-    """(matrix [C, w_dim], bias [C]); the equalised learning rate of toRGB sits on its styles, as 1 / sqrt(C)."""
+    """Return (matrix [C, w_dim], bias [C]). toRGB's equalised learning rate is a factor 1 / sqrt(C) of its styles."""
     matrix, bias = weights[f"synthesis.{layer}.affine.weight"], weights[f"synthesis.{layer}.affine.bias"]
     gain = 1 / math.sqrt(len(bias)) if torgb else 1.0
     return matrix * gain, bias * gain
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """x W^T / sqrt(fan_in) + b: StyleGAN's equalised learning rate folded into an ordinary layer."""
+    """Return an ordinary layer for x W^T / sqrt(fan_in) + b, with StyleGAN's equalised learning rate folded in."""
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.weight = nn.Parameter((weight / math.sqrt(weight.shape[1])).float(), requires_grad=False)
     layer.bias = nn.Parameter(bias.float(), requires_grad=False)

@@ -1,8 +1,8 @@
-"""Running a bfloat16 file where convolutions of that type do not exist: ONNX Runtime on a CPU.
+"""Run a bfloat16 file in ONNX Runtime on a CPU, which has no bfloat16 convolutions.
 
 A bfloat16 convolution multiplies bfloat16 numbers, sums in float32, and rounds the sum once. The products are exact in
-float32, so a float32 convolution between two casts computes the very same, up to the order of summation. The file that
-is shipped stays as it is; this is for looking at what it computes.
+float32, so a float32 convolution between two casts computes the same, up to the order of summation. The exported file
+stays unchanged; the model is converted in memory to check what it computes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def widened(source: str | bytes) -> bytes | None:
-    """The model of a file (or in bytes) with :func:`widen_convolutions`; None when it has no bfloat16 convolution."""
+    """Return the model of a file, or in bytes, after :func:`widen_convolutions`; None if it has no such convolution."""
     import onnx
 
     model = onnx.load(source) if isinstance(source, str) else onnx.load_from_string(source)
@@ -22,7 +22,7 @@ def widened(source: str | bytes) -> bytes | None:
 
 
 def widen_convolutions(model: onnx.ModelProto) -> int:
-    """Make every bfloat16 convolution of ``model`` a float32 one between casts, in place; return their number."""
+    """Replace every bfloat16 convolution of ``model`` by a float32 one between casts, in place; return the number."""
     import onnx
 
     narrow, wide = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT

@@ -1,4 +1,4 @@
-"""An ONNX model on the disk: held to what TensorRT's parser takes, checked, and written whole or not at all."""
+"""Reads and writes ONNX files. A model is checked, for TensorRT's parser too, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ...files import atomic_path
 if TYPE_CHECKING:
     import onnx
 
-# Weights lie inside the file up to this many bytes in all; above, beside it in NAME.data. Protobuf ends at 2^31.
+# The most bytes of weights inside the file; more go to NAME.data beside it. A protobuf message ends at 2^31 bytes.
 MOST_INSIDE = 2**31 - 2**24
-# Smaller tensors stay inside always: shapes and axes, which shape inference must see.
+# Tensors up to this size always stay inside: shapes and axes, which shape inference must see.
 _SMALL = 1024
 
-# The standard operators that TensorRT's ONNX parser takes, as far as our graphs may need them, opset 17 to 20.
+# The standard operators of TensorRT's ONNX parser that our graphs may need, opset 17 to 20.
 _TAKEN = """
     Abs Add AveragePool Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos DepthToSpace
     DequantizeLinear Div Einsum Equal Exp Expand Flatten Floor Gather Gemm Greater Identity LeakyRelu Less Log MatMul
@@ -28,9 +28,9 @@ TENSORRT_OPERATORS = frozenset(_TAKEN.split())
 
 
 def operators_beyond_tensorrt(model: onnx.ModelProto) -> list[str]:
-    """Standard operators, of the graph and of our functions' bodies, that TensorRT's parser is not known to take.
+    """Return the operators, of the graph and of its functions' bodies, that TensorRT's parser may not support.
 
-    Operators of a domain that the file has functions for count by those.
+    A node with a function in the file is replaced by the function's body, so only the body's operators count.
     """
     ours = {(function.domain, function.name) for function in model.functions}
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
@@ -45,8 +45,8 @@ def operators_beyond_tensorrt(model: onnx.ModelProto) -> list[str]:
 def write_model(model: onnx.ModelProto, path: Path) -> None:
     """Check ``model`` (``onnx.checker`` with strict shape inference) and write it to ``path``.
 
-    With more than ``MOST_INSIDE`` bytes of weights these go to ``NAME.data`` beside it, which has to travel with it.
-    ``model`` is changed: shapes are filled in, and weights that go outside leave it.
+    More than ``MOST_INSIDE`` bytes of weights go to ``NAME.data`` beside it, which must be kept with the file. These
+    weights are removed from ``model``. Raises ValueError for operators that TensorRT's parser may not support.
     """
     import onnx
 
@@ -61,14 +61,14 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(inferred.SerializeToString(deterministic=True))
-        # By its path: the checker finds the weights beside the file, and takes one of any size.
+        # By path, so that the checker finds the weights beside the file and accepts any size.
         onnx.checker.check_model(os.fspath(temporary), full_check=True)
     if not outside:
-        data.unlink(missing_ok=True)  # of an earlier, larger model of that name
+        data.unlink(missing_ok=True)  # left by an earlier, larger model of that name
 
 
 def _move_out(weights: list[onnx.TensorProto], data: Path) -> None:
-    """Write the tensors one after the other, each at a multiple of 4096 bytes so that it can be mapped into memory."""
+    """Write the tensors to ``data``, each at a multiple of 4096 bytes so that it can be mapped into memory."""
     from onnx.external_data_helper import set_external_data
 
     with atomic_path(data) as temporary, temporary.open("wb") as stream:
@@ -80,7 +80,10 @@ def _move_out(weights: list[onnx.TensorProto], data: Path) -> None:
 
 
 def read_onnx(path: Path) -> Any:
-    """The ModelProto of a file, with something in it and without weights that lie in other files."""
+    """Return the ModelProto of a file, without weights that are stored in other files.
+
+    Raises InputError if it cannot be read, CorruptFileError if it is not an ONNX model with inputs.
+    """
     import onnx
 
     try:
@@ -90,12 +93,12 @@ def read_onnx(path: Path) -> Any:
     except Exception as error:  # protobuf's own, which differs between its implementations
         raise CorruptFileError(f"{path} is not an ONNX file: {error}", "export it again") from error
     if not model.graph.input:
-        raise CorruptFileError(f"{path} has no inputs: it is no ONNX model of a generator", "export it again")
+        raise CorruptFileError(f"{path} has no inputs: it is not an ONNX model of a generator", "export it again")
     return model
 
 
 def read_whole_onnx(path: Path) -> onnx.ModelProto:
-    """The model with the weights that lie beside it. CorruptFileError for what cannot be read."""
+    """Return the model including weights stored beside it. Raises CorruptFileError if it cannot be read."""
     import onnx
 
     try:

@@ -1,20 +1,19 @@
-"""The epilogues of the fused generator as ONNX operators of our own, each with its meaning in standard operators.
+"""Function bodies of our ONNX operators: each operator written in standard ONNX operators.
 
-A node of domain "dcp_deploy" stands where torch calls ``torch.ops.dcp_deploy.*``, and a model-local function of that
-name says what it computes. Who has the kernels (TensorRT with our plugins) takes the node as it is; everyone else (ONNX
-Runtime, TensorRT for RTX) puts the function in its place. The types are listed in :mod:`.onnx_operators`, nodes are
-made in :mod:`.onnx_nodes`.
+A node of domain "dcp_deploy" takes the place of each call of ``torch.ops.dcp_deploy.*``, and a model-local function of
+the same name defines it. A runtime that has the kernels (TensorRT with our plugins) runs the node itself; all others
+(ONNX Runtime, TensorRT for RTX) run the function instead. :mod:`.operators` lists the types, :mod:`.nodes` makes nodes.
 
-x is float32, float16 or bfloat16, everything else float32, and so is the arithmetic (but for the FIR, which a body does
-in the type of x). What each computes is said in :mod:`..kernels.reference`. TensorRT finds plugins by operator type and
-by the attributes that every node carries for it.
+x is float32, float16 or bfloat16, everything else float32. Arithmetic is float32 too, except for the FIR, which a body
+computes in the type of x. :mod:`...kernels.reference` defines what each operator computes. TensorRT finds plugins by
+operator type and by attributes that every node has for it.
 
-The bodies are written for ONNX Runtime on a CPU, which runs an operator at a time: as few passes over the features as
+The bodies are written for ONNX Runtime on a CPU, which runs one operator at a time: as few passes over the features as
 possible. Measured there (version 1.32, one thread, x86 with AVX-512, median of interleaved runs): toRGB as a product of
 styles x weight with the features takes half the time of scaling the features first (5 against 13 ms for 40 channels of
-256 px), and a depthwise convolution is as fast a FIR as any (43 ms for 40 channels to 256 px, transposed convolution
-included; two separable ones 46, three average poolings 61, sums of slices twice as long). Noise and bias as one
-constant, and sums that a convolution could take over (lrelu(c s + b) = s lrelu(c + b / s)), gained nothing.
+256 px). A depthwise convolution is the fastest FIR (43 ms for 40 channels to 256 px, transposed convolution included;
+two separable ones 46, three average poolings 61, sums of slices twice as long). Two variants gained nothing: noise and
+bias as one constant, and moving sums into a convolution (lrelu(c s + b) = s lrelu(c + b / s)).
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from .operators import DOMAIN, VERSION, attributes_of, inputs_of, parts_of
 if TYPE_CHECKING:
     import onnx
 
-OPSET = 18  # the exporter's own; TensorRT 10 and 11, TensorRT-RTX and ONNX Runtime from 1.14 read it
+OPSET = 18  # the exporter's default; TensorRT 10 and 11, TensorRT for RTX and ONNX Runtime from 1.14 read it
 
 Colours = Literal["product", "convolution"]
 
-_COLOURS: dict[Colours, list[str]] = {  # image_0 [B, 3, H, W] of x, styles and weight
+_COLOURS: dict[Colours, list[str]] = {  # computes image_0 [B, 3, H, W] from x, styles and weight
     "product": [
         "outer = Constant <value_ints: ints = [1]> ()",
         "wide = Cast <to: int = 1> (x)",
@@ -59,10 +58,7 @@ _COLOURS: dict[Colours, list[str]] = {  # image_0 [B, 3, H, W] of x, styles and 
 
 
 def add_functions(model: onnx.ModelProto, colours: Colours = "product") -> None:
-    """Append the function of every operator of ours that ``model`` uses, and import our domain.
-
-    ``colours``: how ToRGB is written, see :func:`function`.
-    """
+    """Add to ``model`` the function of every operator of ours that it uses; ``colours`` as in :func:`function`."""
     used = sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN})
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     model.functions.extend(function(op_type, opset, colours) for op_type in used)
@@ -71,7 +67,7 @@ def add_functions(model: onnx.ModelProto, colours: Colours = "product") -> None:
 
 
 def function(op_type: str, opset: int, colours: Colours = "product") -> onnx.FunctionProto:
-    """The body of an operator in standard operators of version ``opset``.
+    """Return an operator's body in standard operators of version ``opset``.
 
     ToRGB is a "product" of (styles x weight) with the features, or a "convolution" of the features times the styles.
     """
@@ -80,18 +76,18 @@ def function(op_type: str, opset: int, colours: Colours = "product") -> onnx.Fun
     family, parts = parts_of(op_type)
     lines = _rgb_body(parts, colours) if family == "ToRGB" else _epilogue_body(family, parts)
     attributes, inputs = ", ".join(attributes_of(op_type)), ", ".join(inputs_of(op_type))
-    # TensorRT's parser makes bytes of the graph's outputs only, which it knows by their name, in a function too.
+    # TensorRT's parser casts to bytes only for outputs of the graph, which it finds by name, also inside a function.
     result = "image" if "Bytes" in parts else "y"
     head = f'<domain: "{DOMAIN}", opset_import: ["": {opset}]>\n{op_type} <{attributes}> ({inputs}) => ({result})'
     return onnx.parser.parse_function(head + " {\n" + "\n".join(lines) + "\n}")
 
 
 def _epilogue_body(family: str, parts: frozenset[str]) -> list[str]:
-    """lrelu(x scale + noise + bias), clamped, times the next style; before it the FIR or depth to space, as stored."""
+    """Return lines for the FIR or depth to space, then lrelu(x scale + noise + bias), the clamp and the next style."""
     lines = ["outer = Constant <value_ints: ints = [2, 3]> ()", "inner = Constant <value_ints: ints = [1, 2]> ()"]
     x, factor = "x", "scale"
     if family == "FirEpilogue":
-        # The taps sum to 1 and the scale has the gain of 4: in half precision the result is no larger than the input.
+        # The taps sum to 1 and the scale contains the gain of 4, so half precision cannot overflow in the FIR.
         lines += [
             f"tap = Constant <value = {_taps(1, gain=1.0)}> ()",
             "count = Shape (bias)",
@@ -106,7 +102,7 @@ def _epilogue_body(family: str, parts: frozenset[str]) -> list[str]:
         x, factor = "filtered", "scale_four"
     lines += [f"wide = Cast <to: int = 1> ({x})"]
     wide = "wide"
-    if "Shuffle" in parts:  # after the cast, for ONNX Runtime moves no bfloat16
+    if "Shuffle" in parts:  # after the cast, because ONNX Runtime has no DepthToSpace for bfloat16
         lines += ['shuffled = DepthToSpace <blocksize: int = 2, mode: string = "CRD"> (wide)']
         wide = "shuffled"
     lines += [
@@ -127,7 +123,7 @@ def _epilogue_body(family: str, parts: frozenset[str]) -> list[str]:
 
 
 def _rgb_body(parts: frozenset[str], colours: Colours) -> list[str]:
-    """(styles weight) x + bias, clamped, plus the skip image at twice its size; as bytes, channels last."""
+    """Return lines for (styles weight) x + bias, the clamp, the up-sampled skip image, and the conversion to bytes."""
     lines = [
         *_COLOURS[colours],
         "inner = Constant <value_ints: ints = [1, 2]> ()",
@@ -170,7 +166,7 @@ def _clip(before: str, after: str) -> list[str]:
 
 
 def _taps(channels: int, gain: float) -> str:
-    """The FIR as a tensor literal float[channels, 1, 4, 4]."""
+    """Return the FIR as a tensor literal float[channels, 1, 4, 4]."""
     total = math.fsum(FIR) ** 2
     taps: Sequence[float] = [gain * a * b / total for a in FIR for b in FIR] * channels
     return f"float[{channels}, 1, 4, 4] {{{', '.join(map(repr, taps))}}}"

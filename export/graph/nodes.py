@@ -1,75 +1,62 @@
-"""What the exporter puts in place of a torch operator: one node of ours for each call of ``torch.ops.dcp_deploy.*``."""
+"""How the ONNX exporter translates our torch operators: each call becomes one node of domain "dcp_deploy"."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...kernels import operators  # noqa: F401 - registers torch.ops.dcp_deploy
+from ...kernels import operators, reference  # noqa: F401 - operators registers torch.ops.dcp_deploy
 from .operators import DOMAIN, OPTIONAL_PARTS, PLUGIN, VERSION, attributes_of, inputs_of, parts_of
 
 if TYPE_CHECKING:
     import onnx
 
+MEANINGS: dict[str, Callable[..., Any]] = {
+    "ModConvEpilogue": reference.modconv_epilogue,
+    "FirEpilogue": reference.fir_epilogue,
+    "ToRGB": reference.to_rgb,
+}
+PART_ARGUMENTS = {
+    "Shuffle": "depth_to_space", "Noise": "noise", "Next": "next_scale", "Clamp": "clamp", "Skip": "skip",
+    "Bytes": "as_bytes",
+}  # fmt: skip
+"""The argument of the torch operator that each optional part of an ONNX operator's name stands for."""
+
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The ``custom_translation_table`` of ``torch.onnx.export``."""
+    """Return the ``custom_translation_table`` of ``torch.onnx.export``."""
     return {
-        torch.ops.dcp_deploy.modconv_epilogue.default: _modconv_node,
-        torch.ops.dcp_deploy.fir_epilogue.default: _fir_node,
-        torch.ops.dcp_deploy.to_rgb.default: _rgb_node,
+        getattr(torch.ops.dcp_deploy, meaning.__name__).default: _translation(family, inspect.signature(meaning))
+        for family, meaning in MEANINGS.items()
     }
 
 
-def _modconv_node(
-    x: Any,
-    scale: Any,
-    noise: Any,
-    bias: Any,
-    next_scale: Any = None,
-    clamp: float | None = None,
-    depth_to_space: bool = False,
-) -> Any:
-    inputs = {"x": x, "scale": scale, "noise": noise, "bias": bias, "next_scale": next_scale}
-    parts = {"Shuffle": depth_to_space, "Noise": noise is not None, "Next": next_scale is not None}
-    return _node("ModConvEpilogue", parts, inputs, clamp)
+def _translation(family: str, signature: inspect.Signature) -> Callable[..., Any]:
+    def node(*positional: Any, **named: Any) -> Any:
+        from onnxscript.values import Op, Opset
 
+        bound = signature.bind(*positional, **named)
+        bound.apply_defaults()
+        values = bound.arguments
+        off = (None, False)  # compared by identity: a clamp of 0.0 is a clamp
+        given = {name for name, value in values.items() if not any(value is absent for absent in off)}
+        op_type = family + "".join(part for part in OPTIONAL_PARTS[family] if PART_ARGUMENTS[part] in given)
+        attributes = {"channels": int(values["bias"].shape[0]), **values, **PLUGIN}
+        operator = Op(Opset(DOMAIN, VERSION), op_type, op_schema(op_type))
+        return operator(
+            *(values[name] for name in inputs_of(op_type)),
+            **{name: attributes[name] for name in attributes_of(op_type)},
+        )
 
-def _fir_node(x: Any, scale: Any, noise: Any, bias: Any, next_scale: Any = None, clamp: float | None = None) -> Any:
-    inputs = {"x": x, "scale": scale, "noise": noise, "bias": bias, "next_scale": next_scale}
-    parts = {"Noise": noise is not None, "Next": next_scale is not None}
-    return _node("FirEpilogue", parts, inputs, clamp, channels=int(bias.shape[0]))
-
-
-def _rgb_node(
-    x: Any,
-    styles: Any,
-    weight: Any,
-    bias: Any,
-    skip: Any = None,
-    clamp: float | None = None,
-    as_bytes: bool = False,
-) -> Any:
-    inputs = {"x": x, "styles": styles, "weight": weight, "bias": bias, "skip": skip}
-    return _node("ToRGB", {"Skip": skip is not None, "Bytes": as_bytes}, inputs, clamp)
-
-
-def _node(family: str, parts: dict[str, bool], inputs: dict[str, Any], clamp: float | None, **own: int) -> Any:
-    from onnxscript.values import Op, Opset
-
-    parts = {**parts, "Clamp": clamp is not None}
-    op_type = family + "".join(part for part in OPTIONAL_PARTS[family] if parts[part])
-    attributes: dict[str, Any] = {**own, **PLUGIN, **({} if clamp is None else {"clamp": float(clamp)})}
-    operator = Op(Opset(DOMAIN, VERSION), op_type, op_schema(op_type))
-    return operator(
-        *(inputs[name] for name in inputs_of(op_type)), **{name: attributes[name] for name in attributes_of(op_type)}
-    )
+    node.__signature__ = signature  # type: ignore[attr-defined]  # the exporter reads it
+    return node
 
 
 def op_schema(op_type: str) -> onnx.defs.OpSchema:
-    """The signature of an operator, which the exporter needs to make a node of it."""
+    """Return the signature of an operator, which the exporter needs to make a node of it."""
     from onnx.defs import OpSchema
 
     kinds = {"channels": OpSchema.AttrType.INT, "aot": OpSchema.AttrType.INT, "clamp": OpSchema.AttrType.FLOAT}

@@ -1,11 +1,11 @@
-"""Our ONNX operators by name: the families, what a type's name says, its inputs and attributes. Needs no package.
+"""Our ONNX operators by name: families, optional parts, inputs and attributes. This module needs no other package.
 
     ModConvEpilogue[Shuffle][Noise][Next][Clamp](x, scale, [noise], bias, [next_scale])
     FirEpilogue[Noise][Next][Clamp](x, scale, [noise], bias, [next_scale])
     ToRGB[Skip][Clamp][Bytes](x, styles, weight, bias, [skip])
 
-Every combination of optional inputs is an operator type of its own, so that a node has the inputs it uses and a body
-has the passes it needs. What each computes is said in :mod:`..kernels.reference`.
+Every combination of optional parts is an operator type of its own, so that a node has only the inputs it uses and a
+body only the passes it needs. :mod:`...kernels.reference` defines what each computes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OPTIONAL_PARTS = {
 
 
 def operator_types() -> list[str]:
-    """Every operator type there is: 16 of ModConvEpilogue, 8 of FirEpilogue, 8 of ToRGB."""
+    """Return all operator types: 16 of ModConvEpilogue, 8 of FirEpilogue, 8 of ToRGB."""
     return [
         family + "".join(part for bit, part in enumerate(parts) if number >> bit & 1)
         for family, parts in OPTIONAL_PARTS.items()
@@ -31,15 +31,15 @@ def operator_types() -> list[str]:
 
 
 def parts_of(op_type: str) -> tuple[str, frozenset[str]]:
-    """("FirEpilogue", {"Noise", "Clamp"}) of "FirEpilogueNoiseClamp". ValueError for a type that is not ours."""
+    """Split "FirEpilogueNoiseClamp" into ("FirEpilogue", {"Noise", "Clamp"}); ValueError for an unknown type."""
     if op_type not in operator_types():
-        raise ValueError(f"{op_type} is no operator of {DOMAIN}")
+        raise ValueError(f"{op_type} is not an operator of {DOMAIN}")
     family = next(family for family in OPTIONAL_PARTS if op_type.startswith(family))
     return family, frozenset(part for part in OPTIONAL_PARTS[family] if part in op_type[len(family) :])
 
 
 def inputs_of(op_type: str) -> list[str]:
-    """The names of an operator's inputs, in order."""
+    """Return the names of an operator's inputs, in order."""
     family, parts = parts_of(op_type)
     if family == "ToRGB":
         return ["x", "styles", "weight", "bias", *(["skip"] if "Skip" in parts else [])]
@@ -48,9 +48,9 @@ def inputs_of(op_type: str) -> list[str]:
 
 
 def attributes_of(op_type: str) -> list[str]:
-    """The names of an operator's attributes: its own, then those that TensorRT reads.
+    """Return the names of an operator's attributes: its own, then those that TensorRT reads.
 
-    ``channels`` of FirEpilogue is what the depthwise convolution of its body needs to be told; the kernel sees it.
+    Only the body of FirEpilogue needs ``channels``, for its depthwise convolution.
     """
     family, parts = parts_of(op_type)
     own = (["clamp"] if "Clamp" in parts else []) + (["channels"] if family == "FirEpilogue" else [])

@@ -3,12 +3,12 @@
     scaling, Conv or ConvTranspose, *Epilogue  ->  dcp_deploy.cpu.ModulatedConv(x, style, weight, scale, bias, [noise])
     ToRGB*                                     ->  dcp_deploy.cpu.ToRGB, ToRGBBytes(x, styles, weight, bias, [skip])
 
-The functions stay what they are. A 3x3 convolution is done by Winograd's filters, a quarter of the multiplications, of
-an up-sampling one 9 of 16; features are channels last from the constant input on, and are read and written only between
-layers. Styles, demodulation and the mapping network stay with the runtime. See ``kernels/cpu``.
+The network computes the same function. A 3x3 convolution uses Winograd's filters: a quarter of the multiplications, or
+9 of 16 in an up-sampling layer. Features are channels last from the constant input on, and memory is read and written
+only between layers. The runtime still computes styles, demodulation and the mapping network. See ``kernels/cpu``.
 
-Changed in memory when a session opens: the operators are compiled for the machine, so the graph means nothing on
-another. :func:`write_winograd` writes it for ONNX Runtime in other languages.
+The graph is changed in memory when a session opens, because the operators are compiled for this machine and do not
+exist on another. :func:`write_winograd` writes it for ONNX Runtime in other languages.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ CPU_VERSION = 1
 
 @dataclass(frozen=True)
 class WinogradFiles:
-    """What ONNX Runtime needs to run a generator with our operators."""
+    """The two files that ONNX Runtime needs to run a generator with our operators."""
 
     model: Path
     library: Path
 
 
 def write_winograd(path: str | os.PathLike[str], folder: str | os.PathLike[str], *, threads: int = 0) -> WinogradFiles:
-    """An exported file for ONNX Runtime without dcp-deploy: its graph with our operators, and their library.
+    """Write an exported graph with our operators and their library, for ONNX Runtime without dcp-deploy.
 
-    ``folder`` gets NAME.winograd.onnx and dcp_deploy_cpu.so; a session takes the latter by
-    ``RegisterCustomOpsLibrary`` (``register_custom_ops_library`` in Python). Both serve this processor and such as have
-    its instructions. ``threads`` of a call, 0 for all cores: ONNX Runtime's own number of threads has no say in it.
+    ``folder`` gets NAME.winograd.onnx and dcp_deploy_cpu.so. A session loads the latter by ``RegisterCustomOpsLibrary``
+    (``register_custom_ops_library`` in Python). Both run on this processor and on any with the same instructions.
+    ``threads`` is the number of threads of a call, 0 for all cores; ONNX Runtime's own setting does not apply.
 
-    Raises InputError for what is no ONNX file, UsageError as :func:`with_cpu_operators`, MissingCapabilityError without
-    a C++ compiler.
+    Raises CorruptFileError for a file that is not ONNX, UsageError like :func:`with_cpu_operators`,
+    MissingCapabilityError without a C++ compiler.
     """
     source, folder = Path(path), Path(folder)
     operators = cpu_operators()
@@ -67,9 +67,10 @@ def write_winograd(path: str | os.PathLike[str], folder: str | os.PathLike[str],
 
 
 def with_cpu_operators(model: onnx.ModelProto, *, lanes: int, threads: int = 0) -> onnx.ModelProto:
-    """The model, changed in place. ``lanes``: floats of a vector (:class:`~..kernels.cpu_library.CPUOperators`).
+    """Put our operators into ``model`` in place and return it.
 
-    UsageError for a network without such layers (a StyleGAN3), or one that stores them in another type than float32.
+    ``lanes`` is the number of floats in a vector (:class:`~...kernels.cpu.library.CPUOperators`). Raises UsageError for
+    a network without such layers (a StyleGAN3), or if its convolutions are not stored in float32.
     """
     import onnx
 
@@ -97,7 +98,7 @@ def with_cpu_operators(model: onnx.ModelProto, *, lanes: int, threads: int = 0) 
 
 @dataclass(frozen=True)
 class _Graph:
-    """Who makes a value, the constants, and those that were made of them for our operators."""
+    """The node that makes each value, the constants, and new constants for our operators, by name."""
 
     makers: Mapping[str, onnx.NodeProto]
     constants: Mapping[str, onnx.TensorProto]
@@ -110,14 +111,14 @@ class _Graph:
 
 
 def _modulated_conv(graph: _Graph, epilogue: onnx.NodeProto, lanes: int, threads: int) -> onnx.NodeProto:
-    """An epilogue and all that is before it, up to the last layer's features, as one node."""
+    """Return one node for an epilogue and everything before it, back to the features of the layer before."""
     family, parts = parts_of(epilogue.op_type)
-    given = dict(zip(inputs_of(epilogue.op_type), epilogue.input, strict=True))
-    convolution = graph.makers[given["x"]]
+    values = dict(zip(inputs_of(epilogue.op_type), epilogue.input, strict=True))
+    convolution = graph.makers[values["x"]]
     weight = _weight(graph, convolution, family, parts)
     x, style = _features(graph, convolution.input[0], lanes)
-    noise = [_noise(graph, given["noise"])] if "Noise" in parts else []
-    inputs = [x, style, weight, given["scale"], given["bias"], *noise]
+    noise = [_noise(graph, values["noise"])] if "Noise" in parts else []
+    inputs = [x, style, weight, values["scale"], values["bias"], *noise]
     return _node("ModulatedConv", epilogue, inputs, threads, up=int(family == "FirEpilogue" or "Shuffle" in parts))
 
 
@@ -126,7 +127,7 @@ def _to_rgb(node: onnx.NodeProto, threads: int) -> onnx.NodeProto:
 
 
 def _weight(graph: _Graph, convolution: onnx.NodeProto, family: str, parts: frozenset[str]) -> str:
-    """The name of the filters [outputs, inputs, 3, 3]."""
+    """Make the filters [outputs, inputs, 3, 3] of a convolution and return their name."""
     import onnx
 
     name = convolution.input[1]
@@ -140,16 +141,16 @@ def _weight(graph: _Graph, convolution: onnx.NodeProto, family: str, parts: froz
         weight = weight.transpose(1, 0, 2, 3)
     elif "Shuffle" in parts:
         weight = _unfolded(weight)
-    made = f"{convolution.name}.filters"  # another name: a constant may have other readers
+    made = f"{convolution.name}.filters"  # a new name, because the constant may have other readers
     graph.made[made] = np.ascontiguousarray(weight, np.float32)
     return made
 
 
 def _unfolded(weight: Floats) -> NDArray[np.float64]:
-    """The filters [Co, Ci, 3, 3] that :func:`~.fused_stylegan2.polyphase_weight` has folded the FIR into.
+    """Recover the filters [Co, Ci, 3, 3] that :func:`~..fused.stylegan2.polyphase_weight` folded the FIR into.
 
-    The phases put together are the FIR over the filter, six taps of three along either axis: least squares give them
-    back to the last bits of float32.
+    Together the phases are the filter convolved with the FIR: three taps become six along each axis. Least squares
+    recover the filter to the last bits of float32.
     """
     outputs, inputs = len(weight) // 4, weight.shape[1]
     phases = weight.reshape(outputs, 2, 2, inputs, 3, 3).astype(np.float64)
@@ -163,9 +164,9 @@ def _unfolded(weight: Floats) -> NDArray[np.float64]:
 
 
 def _features(graph: _Graph, value: str, lanes: int) -> tuple[str, str]:
-    """What a convolution reads, taken apart: features as the layer before leaves them, and the style that scales them.
+    """Return what a convolution reads as two values: the features of the layer before, and the style that scales them.
 
-    Either an epilogue has multiplied by that style on its way out, or a product before the convolution does.
+    Either the epilogue before has multiplied by that style, or a Mul before the convolution does.
     """
     maker = graph.makers[value]
     if maker.domain == DOMAIN:
@@ -179,7 +180,7 @@ def _features(graph: _Graph, value: str, lanes: int) -> tuple[str, str]:
 
 
 def _constant_input(graph: _Graph, name: str, lanes: int) -> str:
-    """[1, C, 4, 4] with the channels last and rounded up."""
+    """Make the constant [1, C, 4, 4] with channels last and rounded up to whole vectors, and return its name."""
     import onnx
 
     features = onnx.numpy_helper.to_array(graph.constants[name]).transpose(0, 2, 3, 1)
@@ -190,7 +191,7 @@ def _constant_input(graph: _Graph, name: str, lanes: int) -> str:
 
 
 def _noise(graph: _Graph, name: str) -> str:
-    """A constant map [..., H, W] as [1, 1, H, W]; what is computed is [B, 1, H, W] already."""
+    """Return the name of the noise: a constant map becomes [1, 1, H, W], an input is [B, 1, H, W] already."""
     import onnx
 
     if name not in graph.constants:
@@ -202,7 +203,7 @@ def _noise(graph: _Graph, name: str) -> str:
 
 
 def _node(op_type: str, of: onnx.NodeProto, inputs: list[str], threads: int, **own: Any) -> onnx.NodeProto:
-    """One of our operators in place of the node ``of``."""
+    """Make one of our operators with the name, outputs and clamp of the node ``of``."""
     import onnx
 
     clamp = next((float(attribute.f) for attribute in of.attribute if attribute.name == "clamp"), 0.0)
@@ -212,7 +213,7 @@ def _node(op_type: str, of: onnx.NodeProto, inputs: list[str], threads: int, **o
 
 
 def _needed(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that the outputs depend on, in their order."""
+    """Return the nodes that the outputs depend on, in their order."""
     kept: list[onnx.NodeProto] = []
     for node in reversed(nodes):
         if wanted & set(node.output):

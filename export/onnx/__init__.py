@@ -6,10 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...lazy import import_on_use
 
-__all__ = [
-    "export_onnx",
-    "precision_report",
-]
+__all__ = ["export_onnx", "precision_report"]
 
 if TYPE_CHECKING:
     from .exporter import export_onnx

@@ -1,8 +1,8 @@
-"""The two ONNX files of an edit: z to the codes ``ws``, and ``ws`` moved along named directions to an image.
+"""The two ONNX files for editing: z to the latents ``ws``, and ``ws`` moved along named directions to an image.
 
     z, psi (and c) -> mapping -> ws,   ws + strengths · directions -> synthesis -> image
 
-Between the two a service may keep ``ws``: it is drawn again with other strengths, or is the code of a photograph.
+A service may keep ``ws`` between the two, to generate it again with other strengths, or get it from a photograph.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ STRENGTHS = "strengths"
 
 
 def export_mapping(generator: Generator, path: Path) -> Path:
-    """Write ``z`` [batch, z_dim], ``psi`` [batch] and, of a class-conditional generator, ``c`` [batch, c_dim] to ``ws``
-    [batch, num_ws, w_dim], all float32, as ONNX: the readable generator's mapping with its truncation."""
+    """Write the readable generator's mapping with its truncation as ONNX: z, psi (and c) to ``ws``, all float32.
+
+    z is [batch, z_dim], psi [batch], c of a class-conditional generator [batch, c_dim], ws [batch, num_ws, w_dim].
+    """
     import onnx
 
     config = generator.config
@@ -49,16 +51,16 @@ class _Codes(nn.Module):
 
 
 def offsets_of(directions: Mapping[str, Direction], num_ws: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """How far strength 1 of each direction moves each slot: float32 [K, num_ws, w_dim], sigma times the vector."""
+    """Return how far strength 1 of each direction moves each slot: float32 [K, num_ws, w_dim], sigma x vector."""
     width = len(next(iter(directions.values())).vector)
     still = torch.zeros(1, num_ws, width)
     return torch.cat([one.move(still, 1.0) for one in directions.values()]).numpy()
 
 
 def export_editor(synthesis: Path, directions: Mapping[str, Direction], path: Path) -> Path:
-    """Write the synthesis form ``synthesis`` (``ws`` to ``image``) with a second input, ``strengths`` [batch, K].
+    """Add a second input, ``strengths`` [batch, K], to the file ``synthesis`` (``ws`` to ``image``) and write ``path``.
 
-    ws is first moved by so many standard deviations along each direction, in their order; zeros leave it alone.
+    The strengths are standard deviations by which ws moves along each direction, in their order; 0 moves nothing.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper

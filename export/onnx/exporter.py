@@ -1,7 +1,7 @@
-"""A generator as one portable ONNX file: constant weights, z and psi (or ws) in, images out.
+"""Export of a generator as one portable ONNX file: constant weights, z and psi (or ws) in, images out.
 
-The same generator and options give the same bytes, so that a pipeline can tell by the hash that nothing changed:
-whatever the exporter notes about the machine (source paths, stack traces) is removed.
+The same generator and options give the same bytes, so a pipeline can detect changes by the hash. Everything that the
+exporter records about the machine (source paths, stack traces) is removed.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 InputForm = Literal["z", "ws"]
 
-PSI_RANGE = (0.0, 1.3)  # where tests hold the file to the readable generator; it computes any other psi as well
-BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
+PSI_RANGE = (0.0, 1.3)  # where tests compare the file with the readable generator; any other psi works too
+BFLOAT16_OPSET = 22  # the first version whose convolutions accept bfloat16
 
-# Said by torch and onnxscript about themselves, not about our model. (category, start of the message)
+# Warnings that torch and onnxscript raise about themselves, not about our model: (category, start of the message).
 _EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
     (UserWarning, r"# The axis name: batch will not be used, since it shares the same shape constraints"),
@@ -66,24 +66,26 @@ def export_onnx(
 ) -> Path:
     """Write ``generator`` to ``path`` as ONNX and return the path.
 
-    Inputs, all float32: ``z`` [batch, z_dim], ``psi`` [batch] and, for a class-conditional generator, ``c`` [batch,
-    c_dim]; or, with ``inputs="ws"``, ``ws`` [batch, num_ws, w_dim] alone, the codes of every slot after truncation.
-    ``noise="input"`` adds an input for every layer that has noise: ``noise.b8.conv0`` [batch, 1, 8, 8], ..., of
-    standard deviation 1. Output ``image``: uint8 [batch, R, R, 3], or float32 [batch, 3, R, R] not clamped.
+    The inputs, all float32, are ``z`` [batch, z_dim], ``psi`` [batch] and, for a class-conditional generator, ``c``
+    [batch, c_dim]. With ``inputs="ws"`` the only one is ``ws`` [batch, num_ws, w_dim], the latents of every slot after
+    truncation. ``noise="input"`` adds an input for every layer that has noise: ``noise.b8.conv0`` [batch, 1, 8, 8],
+    ..., of standard deviation 1. The output ``image`` is uint8 [batch, R, R, 3], or float32 [batch, 3, R, R] not
+    clamped.
 
-    ``upsample``: as :class:`~.fused.FusedGenerator` takes it, or "auto", which measures each layer on this machine
-    (:mod:`.upsampling`): the one option that makes the file depend on more than the generator and the options.
+    ``upsample`` is that of :class:`~..fused.generator.FusedGenerator`, or "auto", which measures each layer on this
+    machine (:mod:`.upsampling`). Only "auto" makes the file depend on more than the generator and the options.
 
-    The batch is dynamic; ``batch`` is the smallest and largest that the file promises to serve, which it records and
-    whoever builds an engine reads. ``metadata`` is added to the file's own (see :func:`describe`), for instance
-    ``teacher_sha256`` or ``licence``. The file is checked by ``onnx.checker`` with shape inference before it appears
-    under its name; weights of more than 2 GB lie beside it in ``NAME.data``.
+    The batch is dynamic. ``batch`` is the smallest and largest that the file promises to serve; it is recorded for
+    engine builds. ``metadata`` is added to the file's own (see :func:`describe`), for instance ``teacher_sha256`` or
+    ``licence``. ``onnx.checker`` checks the file with shape inference before it appears under its name. Weights of
+    more than 2 GB are stored beside it in ``NAME.data``.
 
-    ``precision``: "fp16" and "bf16" store the convolutions in that type, but for the islands that measured ranges ask
-    for; "int8" quantises those that the gate bears (:mod:`.precision`, :mod:`.rounding`, :mod:`.quantization`). The
-    file says what was measured and chosen, see :func:`~.quantization.precision_report`.
+    ``precision`` "fp16" and "bf16" store the convolutions in that type, except the layers whose measured ranges need
+    float32. "int8" quantises the layers with which the parity gate still passes (:mod:`.precision`, :mod:`.rounding`,
+    :mod:`.quantization`). The file records what was measured and chosen, see
+    :func:`~.quantization.precision_report`.
 
-    UsageError for an unknown option, ParityError when no layer can be int8.
+    Raises UsageError for an unknown option, ParityError if no layer can be int8.
     """
     import onnx
 
@@ -91,7 +93,9 @@ def export_onnx(
     if inputs not in ("z", "ws"):
         raise UsageError(f"inputs is {inputs!r}", "use one of: z, ws")
     if batch is not None and not (1 <= batch[0] < batch[1]):
-        raise UsageError(f"batch is {batch[0]} to {batch[1]}", "give a smallest of 1 or more and a larger largest")
+        raise UsageError(
+            f"batch is {batch[0]} to {batch[1]}", "give a smallest batch of 1 or more and a larger largest"
+        )
     chosen: dict[str, ChosenMethod] = {}
     if upsample == "auto":
         chosen = choose_methods(generator)
@@ -103,9 +107,10 @@ def export_onnx(
     opset = BFLOAT16_OPSET if precision == "bf16" else OPSET
     model = _model(fused, batch, opset)
     if ranges is not None and precision == "int8":
-        alone = inputs == "z" and noise != "input"  # what can be int8 shows in images drawn from z alone
+        alone = inputs == "z" and noise != "input"  # int8 layers are chosen on images generated from z alone
         kernels = integer_kernels(generator, ranges, upsample=upsample)
-        plan = plan_int8(model if alone else _drawing(generator, upsample), ranges, kernels, tolerance)
+        trial = model if alone else _model(FusedGenerator(generator, upsample=upsample), None, OPSET)
+        plan = plan_int8(trial, ranges, kernels, tolerance)
         model, measured["int8"] = quantize(model, ranges, kernels, plan.layers), json.dumps(plan.to_dict())
     facts = {"inputs": inputs, **fused.options.facts(), **measured, "opset": str(opset)}
     if inputs == "z":
@@ -121,7 +126,7 @@ def export_onnx(
 
 
 def describe(generator: Generator) -> dict[str, str]:
-    """What every exported file says about itself: the tools, the architecture and the weights it was made from."""
+    """Return the metadata of every exported file: the tools, the architecture and the weights it was made from."""
     config = generator.config
     return {
         "tool": f"dcp-deploy {__version__}",
@@ -140,7 +145,7 @@ def describe(generator: Generator) -> dict[str, str]:
 
 
 def weights_sha256(generator: Generator) -> str:
-    """Hex sha256 over the config and every tensor of a generator, whatever file it came from."""
+    """Return the hex sha256 over the config and every tensor of a generator, whatever file it came from."""
     digest = hashlib.sha256(json.dumps(generator.config.to_dict(), sort_keys=True).encode())
     for key, value in sorted(generator.state_dict().items()):
         digest.update(f"{key} {value.dtype} {list(value.shape)}".encode())
@@ -152,12 +157,12 @@ def weights_sha256(generator: Generator) -> str:
 
 
 def _model(fused: FusedGenerator | FusedSynthesis, batch: tuple[int, int] | None, opset: int) -> onnx.ModelProto:
-    """``fused`` as a graph that reads well, with our functions, without metadata and shapes."""
+    """Return ``fused`` as a graph with readable names and our functions, without metadata and shapes."""
     return _tidied(_trace(fused, batch or (1, None), opset))
 
 
 def graph_of(module: torch.nn.Module, samples: Mapping[str, torch.Tensor], output: str) -> onnx.ModelProto:
-    """Any module with the inputs of ``samples``, the batch left open, as a graph like those of generators."""
+    """Return any module with the inputs of ``samples`` as such a graph, with a dynamic batch."""
     batch = torch.export.Dim("batch", min=1)
     shapes = {name: {0: batch} for name in samples}
     return _tidied(_exported(module, dict(samples), shapes, list(samples), output, OPSET))
@@ -172,13 +177,8 @@ def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _drawing(generator: Generator, upsample: Upsample | Mapping[str, Upsample]) -> onnx.ModelProto:
-    """The form that draws images from z and psi, whatever form is exported."""
-    return _model(FusedGenerator(generator, upsample=upsample), None, OPSET)
-
-
 def _trace(fused: FusedGenerator | FusedSynthesis, bounds: tuple[int, int | None], opset: int) -> onnx.ModelProto:
-    """Run torch's exporter on two samples (or as many as must be), with the batch left open."""
+    """Run torch's exporter on two samples, or more if the smallest batch is larger, with a dynamic batch."""
     batch = torch.export.Dim("batch", min=bounds[0], max=bounds[1])
     tensors = _samples(fused, max(2, bounds[0]))
     samples: dict[str, Any] = {name: x for name, x in tensors.items() if not name.startswith(NOISE_INPUT)}
@@ -216,7 +216,7 @@ def _exported(
 
 
 def _samples(fused: FusedGenerator | FusedSynthesis, batch: int) -> dict[str, torch.Tensor]:
-    """Inputs to trace with, by their name in the file and in its order."""
+    """Return the inputs to trace with, by their names in the file and in its order."""
     config = fused.config
     if isinstance(fused, FusedSynthesis):
         samples = {"ws": torch.randn(batch, config.num_ws, config.w_dim)}
@@ -243,11 +243,11 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-# ---- a graph that reads well and is the same on every machine ----
+# ---- a graph with readable names that is the same on every machine ----
 
 
 def _module_names(model: onnx.ModelProto) -> list[str]:
-    """The innermost module that made each node: b4.conv1, where the exporter noted ['', 'b4', 'b4.conv1', 'conv2d']."""
+    """Return each node's innermost module: b4.conv1, where the exporter recorded ['', 'b4', 'b4.conv1', 'conv2d']."""
     names = []
     for node in model.graph.node:
         scopes = [prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
@@ -256,7 +256,7 @@ def _module_names(model: onnx.ModelProto) -> list[str]:
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: stack traces with paths of this machine, the torch graph, its signature."""
+    """Remove the exporter's metadata: stack traces with paths of this machine, the torch graph, its signature."""
     holders: list[Any] = [model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output]
     for holder in [*holders, *model.graph.initializer]:
         del holder.metadata_props[:]
@@ -267,8 +267,8 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
     """Name nodes after the module that made them (``synthesis.b64.conv0/Conv``) and values after their node.
 
-    Weights are named after their module already. A constant that the exporter made up is named after its reader, or
-    numbered when it has several.
+    Weights already have the name of their module. A constant that the exporter made up is named after its reader, or
+    numbered if it has several.
     """
     graph = model.graph
     kept = {value.name for value in [*graph.input, *graph.output]}
@@ -290,11 +290,11 @@ def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
     for node in graph.node:
         node.input[:] = [renamed.get(value, value) for value in node.input]
         node.output[:] = [renamed.get(value, value) for value in node.output]
-        node.attribute.sort(key=lambda attribute: attribute.name)  # the exporter's order hangs on a set's
+        node.attribute.sort(key=lambda attribute: attribute.name)  # the exporter's order varies from run to run
     for tensor in graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
 
 
 def _is_weight(name: str) -> bool:
-    """Whether a name is a buffer of our modules ("synthesis.b4.conv1.bias") and not made up ("val_12", "expand_3")."""
+    """Return whether a name is a buffer of our modules ("synthesis.b4.conv1.bias"), not made up ("val_12")."""
     return "." in name

@@ -1,18 +1,16 @@
-"""Which convolutions may be stored in half precision: what they meet over real latents, measured, and the rule.
+"""Which convolutions may be stored in half precision: their value ranges over random latents, and the rule.
 
-In an fp16 or bf16 file a convolution keeps its weight, its input and its output in the half type (its sums are float32
-on every backend we know); styles, demodulation, noise, biases, toRGB and the image stay float32. Two things can go
-wrong.
+In an fp16 or bf16 file a convolution's weight, input and output have the half type (its sums are float32 on every
+backend we know). Styles, demodulation, noise, biases, toRGB and the image stay float32. Two things can go wrong.
 
-*Overflow.* float16 ends at 65504. Weights and styles are normalised to one, so that no style, however large, matters;
-but features may be large themselves where nothing clamps them. bfloat16 ends where float32 does.
+*Overflow.* float16 ends at 65504. Weights and styles are normalised to one, so even large styles do no harm. But
+features can be large where nothing clamps them. bfloat16 has the range of float32.
 
-*Underflow and cancellation.* Below 6e-5 float16 has fewer bits the smaller a number is, and none below 3e-8; bfloat16
-has 8 bits everywhere. Rounding the weight, the input, the output and the result changes each by a part in 2^11
-(float16) or 2^8 (bfloat16) at most, half of that on average; a layer whose result moves further loses more than its
-type explains.
+*Underflow and cancellation.* Below 6e-5 float16 loses bits, and below 3e-8 it is zero; bfloat16 has 8 bits everywhere.
+Rounding the weight, the input, the output and the result changes each by at most one part in 2^11 (float16) or 2^8
+(bfloat16), half of that on average. A layer whose result changes by more loses more than its type explains.
 
-A layer that either would spoil stays float32: an island.
+A layer with either problem stays float32; it is called an island.
 """
 
 from __future__ import annotations
@@ -38,25 +36,27 @@ from ..runners.runner import classes_of, latents_of
 HalfPrecision = Literal["fp16", "bf16"]
 TYPES: dict[HalfPrecision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
-CALIBRATION_SEED = 1_000_000  # far from the seeds that the gate draws, which start at 0
+CALIBRATION_SEED = 1_000_000  # far from the gate's seeds, which start at 0
 CALIBRATION_PSIS = (0.5, 0.7, 1.0)
 
 MARGIN = 8.0
-"""How many times the measured maximum must fit below the type's largest number. The maxima of the demo's
-teacher over 1500 images at psi 1 are up to 1.8 times, over 200 images at psi 1.5 up to 2.2 times those over the 24
-images of the default."""
+"""The type's largest number must be this many times the measured maximum. For the demo's teacher the maxima over 1500
+images at psi 1 are up to 1.8 times those over the default's 24 images, over 200 images at psi 1.5 up to 2.2 times."""
 
 ROUNDINGS = 4.0
-"""Unit roundings that a layer's result may move: weight, input, output and result, each once."""
+"""Unit roundings by which a layer's result may change: weight, input, output and result, each once."""
 
 _BATCH = 4
 
 
 @dataclass(frozen=True)
 class LayerRange:
-    """One convolution over all images: the largest magnitude of its input (after the styles), of its output, and of the
-    layer's result (after the epilogue). ``fp16`` and ``bf16``: how far the result moves when this layer alone is stored
-    in that type, as root mean square over root mean square; infinite when it overflowed."""
+    """One convolution over all images: the largest magnitudes, and how much half precision changes it.
+
+    ``input`` is taken after the styles, ``result`` after the epilogue. ``fp16`` and ``bf16`` are the change of the
+    result when only this layer is stored in that type: the root mean square over that of the result, infinite on
+    overflow.
+    """
 
     layer: str
     input: float
@@ -65,19 +65,18 @@ class LayerRange:
     fp16: float
     bf16: float
     transposed: bool = False
-    """Whether it is a transposed convolution."""
     places: int = 1
-    """Height times width of its output."""
+    """Height times width of the output."""
 
     @property
     def largest(self) -> float:
-        """The largest magnitude that has to be stored."""
+        """Return the largest magnitude that has to be stored."""
         return max(self.input, self.output, self.result)
 
 
 @dataclass(frozen=True)
 class RangeTable:
-    """What every convolution of a generator met, in the order of computation. ``str()`` is a table for people."""
+    """The ranges of all convolutions of a generator, in the order of computation. ``str()`` is a printable table."""
 
     layers: tuple[LayerRange, ...]
     latents: int
@@ -85,13 +84,13 @@ class RangeTable:
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; what is not finite becomes None."""
+        """Return plain values for JSON; a value that is not finite becomes None."""
         rows = [{name: _finite(value) for name, value in asdict(row).items()} for row in self.layers]
         return {"latents": self.latents, "psis": list(self.psis), "seed": self.seed, "layers": rows}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RangeTable:
-        """What :meth:`to_dict` made."""
+        """Read the result of :meth:`to_dict`."""
         rows: list[dict[str, Any]] = [
             {name: math.inf if value is None else value for name, value in row.items()} for row in values["layers"]
         ]
@@ -104,7 +103,7 @@ class RangeTable:
             values = (row.input, row.output, row.result, row.fp16, row.bf16)
             lines.append(f"{row.layer:<14}" + "".join(f"{value:>10.3g}" for value in values))
         psis = ", ".join(f"{psi:g}" for psi in self.psis)
-        return "\n".join([*lines, f"largest magnitudes, and moves by rounding; {self.latents} latents, psi {psis}"])
+        return "\n".join([*lines, f"largest magnitudes, changes by rounding; {self.latents} latents, psi {psis}"])
 
 
 def measure_ranges(
@@ -115,11 +114,11 @@ def measure_ranges(
     psis: Sequence[float] = CALIBRATION_PSIS,
     seed: int = CALIBRATION_SEED,
 ) -> RangeTable:
-    """Draw ``latents`` seeds from ``seed`` on, each at every psi, in float32, and note what every convolution meets.
+    """Generate ``latents`` seeds from ``seed`` on, each at every psi, in float32, and record all convolutions' ranges.
 
-    ``upsample``: the form that will be exported, for an up-sampling convolution's output depends on it. How far
-    rounding moves a layer is an average, so the first few images are enough for it. Runs on the generator's own device;
-    on one CPU core, about one second per image of a full-width 256 px network.
+    ``upsample`` is the method that will be exported, because an up-sampling convolution's output depends on it. The
+    change by rounding is an average, so it is measured on the first batch only. Runs on the generator's device: on one
+    CPU core about one second per image of a full-width 256 px network.
     """
     exact = FusedGenerator(generator, upsample=upsample)
     layers = convolutions(exact)
@@ -138,9 +137,9 @@ def measure_ranges(
 
 
 def decide(table: RangeTable | None, precision: Precision) -> tuple[dict[str, torch.dtype], dict[str, str]]:
-    """The storage of every convolution for ``precision``, and what an exported file says about the choice.
+    """Return the storage type of every convolution for ``precision``, and the metadata that record the choice.
 
-    The facts are "precision", "ranges" (the table as JSON) and, for half precision, "islands" (JSON, layer to reason).
+    These are "precision", "ranges" (the table as JSON) and, for half precision, "islands" (JSON, layer to reason).
     """
     facts = {"precision": str(precision)}
     if table is not None:
@@ -152,31 +151,31 @@ def decide(table: RangeTable | None, precision: Precision) -> tuple[dict[str, to
 
 
 def choose_storage(table: RangeTable, precision: HalfPrecision) -> dict[str, torch.dtype]:
-    """The type of every convolution: the half type, or float32 for the layers that :func:`islands` names."""
+    """Return the type of every convolution: the half type, or float32 for the layers that :func:`islands` names."""
     kept = islands(table, precision)
     return {row.layer: torch.float32 if row.layer in kept else TYPES[precision] for row in table.layers}
 
 
 def islands(table: RangeTable, precision: HalfPrecision) -> dict[str, str]:
-    """The layers that have to stay float32 in an fp16 or bf16 file, each with the reason in words."""
+    """Return the layers that have to stay float32 in an fp16 or bf16 file, each with the reason in words."""
     if precision not in TYPES:
-        raise UsageError(f"precision {precision!r} has no half type", f"use one of: {', '.join(TYPES)}")
-    about = torch.finfo(TYPES[precision])
-    most = ROUNDINGS * about.eps / 2
+        raise UsageError(f"{precision!r} is not a half precision", f"use one of: {', '.join(TYPES)}")
+    limits = torch.finfo(TYPES[precision])
+    most = ROUNDINGS * limits.eps / 2
     reasons = {}
     for row in table.layers:
         moved = getattr(row, precision)
-        if not row.largest * MARGIN < about.max:
-            reasons[row.layer] = f"reaches {row.largest:.3g}, more than {about.max:.3g} / {MARGIN:g}"
+        if not row.largest * MARGIN < limits.max:
+            reasons[row.layer] = f"reaches {row.largest:.3g}, more than {limits.max:.3g} / {MARGIN:g}"
         elif not moved <= most:
-            reasons[row.layer] = f"moves by {moved:.2g} of its size when rounded, more than {most:.2g}"
+            reasons[row.layer] = f"changes by {moved:.2g} of its size when rounded, more than {most:.2g}"
         elif precision == "bf16" and row.transposed:
-            reasons[row.layer] = "TensorRT for RTX builds no transposed convolution in bfloat16"
+            reasons[row.layer] = "TensorRT for RTX cannot build a transposed convolution in bfloat16"
     return reasons
 
 
 def convolutions(fused: FusedGenerator) -> dict[str, nn.Module]:
-    """The modulated convolutions by layer name ("b8.conv0"; "L3" of a StyleGAN3), in the order of computation."""
+    """Return the modulated convolutions by layer ("b8.conv0"; "L3" of a StyleGAN3), in the order of computation."""
     modules = dict(fused.synthesis.named_modules())
     if fused.config.layout is not None:
         return {name.removesuffix(".conv"): module for name, module in modules.items() if name.endswith(".conv")}
@@ -186,12 +185,13 @@ def convolutions(fused: FusedGenerator) -> dict[str, nn.Module]:
 def calibration_images(
     config: GeneratorConfig, latents: int, psis: Sequence[float], seed: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """z, psi and classes in batches: ``latents`` seeds from ``seed`` on, each at every psi, the largest first.
+    """Yield z, psi and classes in batches: ``latents`` seeds from ``seed`` on, each at every psi, the largest first.
 
-    UsageError when that is none.
+    Raises UsageError without latents or psis.
     """
     if latents < 1 or not psis:
-        raise UsageError(f"latents {latents} at psis {tuple(psis)} draw nothing", "use 1 latent and 1 psi or more")
+        message = f"latents {latents} and psis {tuple(psis)} give no images"
+        raise UsageError(message, "use at least 1 latent and 1 psi")
     pairs = [(seed + index, float(psi)) for index in range(latents) for psi in sorted(psis, reverse=True)]
     for start in range(0, len(pairs), _BATCH):
         seeds, batch_psis = zip(*pairs[start : start + _BATCH], strict=True)
@@ -201,7 +201,7 @@ def calibration_images(
 
 
 def _number(value: Tensor) -> float:
-    """A scalar; infinite where it is not a number, so that a comparison cannot miss it."""
+    """Return a scalar; NaN becomes infinity, so that no comparison misses it."""
     return float(value.nan_to_num(math.inf, math.inf))
 
 
@@ -210,7 +210,7 @@ def _finite(value: Any) -> Any:
 
 
 class _Recorder(TorchFunctionMode):
-    """Sees every convolution that torch runs and knows by its weight whose it is; the results come from hooks."""
+    """Records every convolution that torch runs, identified by its weight; hooks record the results of layers."""
 
     def __init__(self, layers: Mapping[str, nn.Module], twins: Mapping[str, Mapping[str, nn.Module]]) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class _Recorder(TorchFunctionMode):
 
     @contextmanager
     def watching(self, fused: FusedGenerator) -> Iterator[None]:
-        """Record all that ``fused`` computes meanwhile."""
+        """Record what ``fused`` computes inside this context."""
         self.weights = {id(module.weight): layer for layer, module in self.layers.items()}
         with ExitStack() as stack:
             for layer, module in self.layers.items():
@@ -257,6 +257,6 @@ class _Recorder(TorchFunctionMode):
         self.maxima[layer][what] = max(self.maxima[layer][what], _number(values.abs().max()))
 
     def row(self, layer: str) -> LayerRange:
-        """All that was recorded of one layer."""
+        """Return the ranges of one layer."""
         maxima, moves = self.maxima[layer], self.moves[layer]
         return LayerRange(layer, **maxima, **moves, transposed=self.transposed[layer], places=self.places[layer])

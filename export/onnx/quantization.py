@@ -1,25 +1,25 @@
-"""int8 in the graph: QuantizeLinear and DequantizeLinear around the convolutions that bear it, and only those.
+"""int8 in the graph: QuantizeLinear and DequantizeLinear around the convolutions that stay accurate enough.
 
-Weights have a scale per output channel and are rounded so that the output moves least (:mod:`.rounding`); a
-convolution's input and output have one scale each, from the largest magnitude over real latents
-(:func:`~.precision.measure_ranges`), all symmetric with zero points 0, as TensorRT wants them. Which layers bear it is
-measured: each alone in int8 gives the list of sensitivities. Until the gate passes, one after the other stays float32,
-first the layer that adds most to the mean square for each multiplication that int8 saves: of layers that spoil the
-image alike, the cheap ones. What turns out not to have been needed for it goes back.
+Weights have one scale per output channel and are rounded so that the output changes least (:mod:`.rounding`). A
+convolution's input and output have one scale each, from the largest magnitude over random latents
+(:func:`~.precision.measure_ranges`). All scales are symmetric with zero points 0, as TensorRT requires. The sensitivity
+of each layer is measured with that layer alone in int8. Then layers return to float32, one after another, until the
+gate passes: first the layer that adds most to the mean square error per multiplication that int8 saves. At the end
+each of them is tried in int8 once more.
 
-The largest magnitude, and not a percentile: on the demo's teacher, all layers int8, onnxruntime's calibrators gave for
-the worst of 32 images 32.8 dB by the maximum and by entropy (which chose the maximum), 29.8 dB by the 99.99th
-percentile and 25.2 dB by the 99.9th, though the average image gains up to 2 dB: what is rare in a feature is a detail
-of an image.
+The scale is the largest magnitude and not a percentile. For the demo's teacher with all layers int8, onnxruntime's
+calibrators gave for the worst of 32 images 32.8 dB by the maximum and by entropy (which chose the maximum), 29.8 dB by
+the 99.99th percentile and 25.2 dB by the 99.9th, though the average image gains up to 2 dB: rare values of a feature
+are details of an image.
 
-Only ``Conv`` nodes can be int8. ONNX Runtime has no int8 transposed convolution, and TensorRT for RTX 1.7 takes one but
-keeps its weights in float. An up-sampling layer in int8 therefore means the polyphase form, which is no gain on a CPU:
-the demo's teacher takes 13.1 ms in float32, 8.4 ms with conv1 of every block in int8 and conv0 transposed in float32,
-8.9 ms with all in int8 and polyphase (onnxruntime 1.32, one thread of a Xeon with AMX, batch 1, medians of interleaved
+Only ``Conv`` nodes can be int8. ONNX Runtime has no int8 transposed convolution, and TensorRT for RTX 1.7 keeps its
+weights in float. So an up-sampling layer in int8 needs the polyphase method, which is not faster on a CPU: the demo's
+teacher takes 13.1 ms in float32, 8.4 ms with conv1 of every block in int8 and conv0 transposed in float32, 8.9 ms with
+everything in int8 and polyphase (onnxruntime 1.32, one thread of a Xeon with AMX, batch 1, medians of interleaved
 calls).
 
-The outputs are quantised too, because ONNX Runtime has integer convolutions in no other case and would be slower than
-in float32; it costs 1 to 2 dB.
+Outputs are quantised too, which costs 1 to 2 dB: otherwise ONNX Runtime uses no integer convolutions and is slower than
+in float32.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from .rounding import IntegerKernel, step_sizes
 if TYPE_CHECKING:
     import onnx
 
-SENSITIVITY_SEED = 2_000_000  # neither what calibrated nor what the gate of a user draws
+SENSITIVITY_SEED = 2_000_000  # far from the seeds of the calibration and of a user's gate
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """PSNR of the worst image in dB, with this layer alone in int8. The smaller, the more sensitive."""
+    """PSNR of the worst image in dB, with only this layer in int8. A smaller value means a more sensitive layer."""
 
     layer: str
     psnr_db: float
@@ -59,28 +59,28 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Int8Plan:
-    """Which layers are int8, and why the others are not. ``str()`` is a table for people.
+    """Which layers are int8, and why the others are not. ``str()`` is a printable table.
 
-    ``sensitivity``: every layer that could be int8, what spoils most for what it saves first.
+    ``sensitivity`` lists every layer that could be int8, the one with most error for what it saves first.
     """
 
     sensitivity: tuple[Sensitivity, ...]
     left_out: tuple[str, ...]
     psnr_db: float | None
-    """Of the file as it is, against float32; None when the images are identical."""
+    """PSNR of the whole file against float32; None when the images are identical."""
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers in int8, in the order of ``sensitivity``."""
+        """Return the layers in int8, in the order of ``sensitivity``."""
         return tuple(row.layer for row in self.sensitivity if row.layer not in self.left_out)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Int8Plan:
-        """What :meth:`to_dict` made."""
+        """Read the result of :meth:`to_dict`."""
         sensitivity = tuple(Sensitivity(**row) for row in values["sensitivity"])
         return cls(sensitivity, tuple(values["left_out"]), values["psnr_db"])
 
@@ -103,11 +103,10 @@ def plan_int8(
     psis: Sequence[float] = CALIBRATION_PSIS,
     seed: int = SENSITIVITY_SEED,
 ) -> Int8Plan:
-    """Find the layers of ``kernels`` that can be int8 in ``model`` (float32; z and psi in, images out) within
-    ``tolerance``.
+    """Find the layers of ``kernels`` that can be int8 in ``model`` (float32; z and psi in) within ``tolerance``.
 
-    Sensitivities and gate draw ``latents`` seeds at every psi. The limits are taken a tenth tighter (1 dB), since a
-    user's gate draws more images and their worst is worse. Raises ParityError when not even one layer can be int8.
+    Sensitivities and gate use ``latents`` seeds at every psi. The limits are a tenth (1 dB) tighter, since a user's
+    gate compares more images and finds a worse one. Raises ParityError if not a single layer can be int8.
     """
     layers = list(kernels)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,12 +121,12 @@ def plan_int8(
         cost = {layer: 10 ** (-alone[layer] / 10) / (kernels[layer].integers.size * places[layer]) for layer in layers}
         sensitivity = tuple(Sensitivity(layer, alone[layer]) for layer in sorted(layers, key=cost.__getitem__)[::-1])
 
-        def judge(left_out: Collection[str]) -> ParityReport:
+        def compare(left_out: Collection[str]) -> ParityReport:
             chosen = [layer for layer in layers if layer not in left_out]
             trial = _runner(quantize(model, ranges, kernels, chosen), path)
             return verify(exact, trial, latents=latents, psis=psis, seed=seed, tolerance=_tighter(tolerance))
 
-        found = leave_out([row.layer for row in sensitivity], judge)
+        found = leave_out([row.layer for row in sensitivity], compare)
     if found is None:
         best = max(sensitivity, key=lambda row: row.psnr_db)
         raise ParityError(
@@ -139,23 +138,23 @@ def plan_int8(
 
 
 def leave_out(
-    order: Sequence[str], judge: Callable[[Collection[str]], ParityReport]
+    order: Sequence[str], compare: Callable[[Collection[str]], ParityReport]
 ) -> tuple[tuple[str, ...], ParityReport] | None:
-    """The layers that stay float32, taken from the front of ``order``, and what ``judge`` says without them.
+    """Return the layers that stay float32, and the report of ``compare`` without them.
 
-    Those before the one that made it pass go back where it passes with them too. None when one layer left is one too
-    many.
+    They are taken from the front of ``order`` until the report passes. Then each one before the last is removed again
+    if the report still passes. Returns None if it fails even with a single layer in int8.
     """
     for count in range(len(order)):
         left_out = tuple(order[:count])
-        report = judge(left_out)
+        report = compare(left_out)
         if report.passed:
             break
     else:
         return None
-    for layer in left_out[-2::-1]:  # the last one saves most: first
+    for layer in left_out[-2::-1]:  # backwards, because the last one saves most
         fewer = tuple(kept for kept in left_out if kept != layer)
-        again = judge(fewer)
+        again = compare(fewer)
         if again.passed:
             left_out, report = fewer, again
     return left_out, report
@@ -164,7 +163,7 @@ def leave_out(
 def quantize(
     model: onnx.ModelProto, ranges: RangeTable, kernels: Mapping[str, IntegerKernel], layers: Collection[str]
 ) -> onnx.ModelProto:
-    """A copy of ``model`` with the convolutions of ``layers`` in int8. The same arguments give the same bytes."""
+    """Return a copy of ``model`` with the convolutions of ``layers`` in int8. Equal arguments give equal bytes."""
     import onnx
 
     table = {row.layer: row for row in ranges.layers}
@@ -189,7 +188,7 @@ def quantize(
 
 
 def precision_report(path: str | os.PathLike[str]) -> str:
-    """For people: what was measured and chosen, from the metadata of an exported file; "" for float32."""
+    """Return a printable report of what was measured and chosen for an exported file; "" for float32."""
     import onnx
 
     facts = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
@@ -214,7 +213,7 @@ class _Part:
 
 
 def _quantized(node: onnx.NodeProto, kernel: IntegerKernel, row: LayerRange) -> _Part:
-    """The convolution ``node`` with its input, weight and output through int8."""
+    """Return the convolution ``node`` with its input, weight and output rounded to int8."""
     import onnx
 
     names = [f"{node.input[1]}.int8", f"{node.input[1]}.scale", f"{node.input[1]}.zero_point"]
@@ -231,7 +230,7 @@ def _quantized(node: onnx.NodeProto, kernel: IntegerKernel, row: LayerRange) -> 
 
 
 def _through_int8(name: str, source: str, target: str, peak: float) -> _Part:
-    """``source`` rounded to int8 and back, as ``target``."""
+    """Round ``source`` to int8 and back into ``target``."""
     import onnx
 
     scale, zero = f"{name}.scale", f"{name}.zero_point"
@@ -252,7 +251,7 @@ def _node(kind: str, inputs: list[str], name: str, **attributes: Any) -> onnx.No
 
 
 def _layer(name: str) -> str:
-    """ "synthesis.b8.conv1/Conv" and "synthesis.L3.conv/Conv" to the names of :func:`~.precision.convolutions`."""
+    """Map "synthesis.b8.conv1/Conv" and "synthesis.L3.conv/Conv" to layers of :func:`~.precision.convolutions`."""
     return name.partition("/")[0].removeprefix("synthesis.").removesuffix(".conv")
 
 
@@ -265,20 +264,20 @@ def _runner(model: onnx.ModelProto, path: Path) -> Runner:
 
 
 def _remembering(runner: Runner) -> Runner:
-    """The same, but what was drawn once is not drawn again: the gate draws one reference many times."""
-    drawn: dict[bytes, Array] = {}
+    """Return the runner with a cache of its images, because the gate compares many trials with one reference."""
+    kept: dict[bytes, Array] = {}
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
         key = z.tobytes() + psi.tobytes()  # classes follow from the seed
-        if key not in drawn:
-            drawn[key] = runner.draw(z, psi, c)
-        return drawn[key]
+        if key not in kept:
+            kept[key] = runner.draw(z, psi, c)
+        return kept[key]
 
     return replace(runner, draw=draw)
 
 
 def _worst_psnr(exact: Runner, rounded: Runner, pairs: Sequence[tuple[int, float]]) -> float:
-    """Of the image that fares worst, in dB over the range of the images: [-1, 1], or 0 to 255."""
+    """Return the PSNR of the worst image in dB over the range of the images: [-1, 1], or 0 to 255."""
     peak, floor = (255.0, 0.0) if exact.image == "uint8" else (1.0, -1.0)
     worst = 1e-12
     for seed, psi in pairs:
@@ -289,7 +288,7 @@ def _worst_psnr(exact: Runner, rounded: Runner, pairs: Sequence[tuple[int, float
 
 
 def _tighter(tolerance: Tolerance) -> Tolerance:
-    """A tenth less of every difference, one decibel more."""
+    """Return limits a tenth smaller for every difference, one decibel higher for PSNR."""
     less = {
         name: value * 0.9
         for name in ("max_abs", "p999_abs", "mean_abs", "differing")

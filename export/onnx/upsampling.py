@@ -1,13 +1,13 @@
-"""Which form of up-sampling is faster, layer by layer, measured where the network is exported.
+"""Measuring which up-sampling method is faster, layer by layer, on the machine that exports.
 
-The two forms are the same function (see :class:`~.fused_stylegan2.FusedConv`): "transposed" does a quarter of the
-multiplications, "polyphase" never stores the unfiltered image. Which is faster hangs on widths, size and backend, so
-each layer is timed alone with its epilogue, at its own widths and size, both forms in turns, and the medians decide.
+The two methods are the same function (see :class:`~..fused.stylegan2.FusedConv`): "transposed" needs a quarter of the
+multiplications, "polyphase" never stores the unfiltered image. Which is faster depends on widths, size and backend. So
+each layer is timed alone with its epilogue, at its own widths and size, both methods in turns; the medians decide.
 
-Times differ from run to run, and where the forms are close, so does the choice. A build that is killed and goes on has
-to end with the bytes of one that was not, so ``build`` never measures: it takes "transposed", and so does ``dcp-deploy
-export`` unless it is told ``--upsample auto``. What was measured and chosen stands in the file's metadata; handing that
-choice to :func:`~.onnx.export_onnx` gives the same graph again.
+Times differ from run to run, and so does the choice where the methods are close. A build that was killed and resumed
+must give the same bytes as one that was not, so ``build`` never measures: it uses "transposed", and so does
+``dcp-deploy export`` without ``--upsample auto``. The file's metadata record what was measured and chosen; passing that
+choice to :func:`~.exporter.export_onnx` gives the same graph again.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from ..graph.operators import DOMAIN, PLUGIN, attributes_of, inputs_of
 if TYPE_CHECKING:
     import onnx
 
-ROUNDS = 9  # of both forms in turns, after one that is thrown away
-SECONDS = 2.0  # per layer and form at most, with three rounds at least
+ROUNDS = 9  # of both methods in turns, after one that is discarded
+SECONDS = 2.0  # the most per layer and method, with three rounds at least
 
-Time = Callable[[], float]  # run once, seconds
+Time = Callable[[], float]  # runs a layer once and returns seconds
 
 
 @dataclass(frozen=True)
 class ChosenMethod:
-    """The form of one layer and why: median times of both, in milliseconds, and what ran them."""
+    """The method of one layer (``form``) and why: median times of both in milliseconds, and the backend."""
 
     form: Upsample
     transposed_ms: float
@@ -48,20 +48,20 @@ class ChosenMethod:
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def choose_methods(generator: Generator, *, batch: int = 1) -> dict[str, ChosenMethod]:
-    """Time every up-sampling layer in both forms, for ``batch`` images, and choose the faster.
+    """Time both methods for every up-sampling layer, with ``batch`` images, and choose the faster.
 
-    On a GPU when torch sees one (our torch operators), else by ONNX Runtime on the CPU. Empty for a StyleGAN3.
-    MissingCapabilityError where neither is there.
+    It runs our torch operators on a GPU if torch finds one, else ONNX Runtime on the CPU. The result is empty for a
+    StyleGAN3. Raises MissingCapabilityError without either.
     """
     if generator.config.layout is not None:
         return {}
     start = _cuda_timer if torch.cuda.is_available() else _onnxruntime_timer
-    networks = [FusedSynthesis(generator, upsample=form) for form in UPSAMPLES]
+    networks = [FusedSynthesis(generator, upsample=method) for method in UPSAMPLES]
     chosen: dict[str, ChosenMethod] = {}
     for layer in networks[0].options.upsample:
         timers = []
@@ -76,15 +76,15 @@ def choose_methods(generator: Generator, *, batch: int = 1) -> dict[str, ChosenM
 
 
 def choice(transposed: float, polyphase: float, backend: str) -> ChosenMethod:
-    """The faster form, given seconds; "transposed" when they are equal."""
-    form: Upsample = "polyphase" if polyphase < transposed else "transposed"
+    """Return the faster method by the two times in seconds; "transposed" when they are equal."""
+    method: Upsample = "polyphase" if polyphase < transposed else "transposed"
     ratio = max(transposed, polyphase) / min(transposed, polyphase)
-    reason = f"{ratio:.2f} times as fast as the other form, medians of runs in turns"
-    return ChosenMethod(form, round(transposed * 1e3, 4), round(polyphase * 1e3, 4), backend, reason)
+    reason = f"{ratio:.2f} times as fast as the other method, medians of runs in turns"
+    return ChosenMethod(method, round(transposed * 1e3, 4), round(polyphase * 1e3, 4), backend, reason)
 
 
 def in_turns(timers: list[Time]) -> list[float]:
-    """The median time of each, run in turns so that whatever else the machine does falls on all alike."""
+    """Return the median time of each, run in turns so that other load on the machine slows all of them alike."""
     for timer in timers:
         timer()
     times: list[list[float]] = [[] for _ in timers]
@@ -102,7 +102,7 @@ def _onnxruntime_timer(conv: FusedConv, size: int, batch: int) -> tuple[Time, st
         import onnxruntime
     except ImportError as error:
         raise MissingCapabilityError(
-            "upsample 'auto' measures with a GPU or with onnxruntime; neither is here",
+            "upsample 'auto' measures with a GPU or with onnxruntime, and this machine has neither",
             "pip install 'dcp-deploy[cpu]', or choose transposed or polyphase yourself",
         ) from error
     feeds = {name: x.numpy() for name, x in _inputs(conv, size, batch).items()}
@@ -120,7 +120,7 @@ def _onnxruntime_timer(conv: FusedConv, size: int, batch: int) -> tuple[Time, st
 
 
 def layer_model(conv: FusedConv, size: int) -> onnx.ModelProto:
-    """One up-sampling layer, from [B, Ci, size, size] to [B, Co, 2 size, 2 size], as it stands in an exported file."""
+    """Return one up-sampling layer, [B, Ci, size, size] to [B, Co, 2 size, 2 size], as in an exported file."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -185,5 +185,5 @@ def _cuda_timer(conv: FusedConv, size: int, batch: int) -> tuple[Time, str]:
 
 
 def methods_of(chosen: Mapping[str, ChosenMethod]) -> dict[str, Upsample]:
-    """The forms alone, as :class:`~.fused.FusedGenerator` takes them."""
+    """Return the methods alone, as :class:`~..fused.generator.FusedGenerator` takes them."""
     return {layer: entry.form for layer, entry in chosen.items()}

@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...lazy import import_on_use
 
-__all__ = [
-    "Bisection",
-    "ParityReport",
-    "Tolerance",
-    "load_pair",
-    "tolerance_for",
-    "verify",
-]
+__all__ = ["Bisection", "ParityReport", "Tolerance", "load_pair", "tolerance_for", "verify"]
 
 if TYPE_CHECKING:
     from .artifacts import load_pair

@@ -1,10 +1,10 @@
-"""The two sides of a comparison as runners, one of which may be an ONNX file that a z alone is not enough for.
+"""Opens the two artefacts of a comparison as runners, one of which may be an ONNX file that needs more inputs than z.
 
-    codes instead of z (``ws``)    the mapping network of the other side makes them
-    noise maps as inputs           the other side's stored maps
-    exported without noise         the other side draws without noise, too
+    latents instead of z (``ws``)    come from the other artefact's mapping network
+    noise maps as inputs             are the other artefact's stored maps
+    exported without noise           the other artefact runs without noise, too
 
-So every form of an export goes through the same gate, beside the network it was made from.
+So every form of an export passes the same gate, compared with the network it was made from.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ Artifact = Runner | Generator | str | os.PathLike[str]
 def load_pair(
     a: Artifact, b: Artifact, *, backend_a: Backend = "auto", backend_b: Backend = "auto", device: str | None = None
 ) -> tuple[Runner, Runner]:
-    """Both sides by ``load_runner`` (a Runner stays as it is), each with what it needs of the other.
+    """Open both artefacts by ``load_runner`` (a Runner is used as it is), each with what it needs from the other.
 
-    Raises UsageError when a file takes codes or noise and the other side is no network in torch, and else what
-    :func:`~.runners.load_runner` does.
+    Raises UsageError if a file takes ws or noise and the other artefact is not a network in torch, else the errors of
+    :func:`~..runners.loading.load_runner`.
     """
     a, b = _opened(a, backend_a, device), _opened(b, backend_b, device)
-    return _side(a, b, backend_a, device), _side(b, a, backend_b, device)
+    return _runner_beside(a, b, backend_a, device), _runner_beside(b, a, backend_b, device)
 
 
 def _opened(source: Artifact, backend: Backend, device: str | None) -> Artifact:
-    """A bundle as its Runner, which tells the file's facts; all else as it is."""
+    """Return a bundle as its Runner, which has the file's metadata; anything else unchanged."""
     if isinstance(source, Runner | Generator) or not is_bundle(Path(source)):
         return source
     return load_runner(source, backend=backend, device=device)
 
 
-def _side(source: Artifact, other: Artifact, backend: Backend, device: str | None) -> Runner:
+def _runner_beside(source: Artifact, other: Artifact, backend: Backend, device: str | None) -> Runner:
     if isinstance(source, Runner):
         return source
     extra, _ = _form(source)
@@ -56,7 +56,7 @@ def _side(source: Artifact, other: Artifact, backend: Backend, device: str | Non
         network = _network(other)
         if network is None:
             raise UsageError(
-                f"{source} takes {', '.join(extra[:3])}, which a seed alone does not give",
+                f"{source} takes {', '.join(extra[:3])}, which cannot be made from a seed",
                 "compare it with the checkpoint that it was exported from",
             )
         return through_network(load_form(Path(str(source)), backend=backend), network)
@@ -70,7 +70,7 @@ def _side(source: Artifact, other: Artifact, backend: Backend, device: str | Non
 
 
 def through_network(form: FormRunner, network: Generator) -> Runner:
-    """``form`` from z on: ``network``'s mapping makes the codes that it takes, or its stored maps are the noise."""
+    """Return ``form`` as a Runner from z on; ``network`` supplies ws by its mapping, or noise by its stored maps."""
     config = network.config
     mapping = copy.deepcopy(network.mapping).cpu()
     maps = {
@@ -103,7 +103,7 @@ def through_network(form: FormRunner, network: Generator) -> Runner:
 
 
 def _form(source: Artifact) -> tuple[list[str], bool]:
-    """Inputs of an ONNX file beyond z, psi and c, and whether it was exported without noise."""
+    """Return the inputs of an ONNX file beyond z, psi and c, and whether it was exported without noise."""
     if isinstance(source, Runner):
         return [], source.facts.get("noise") == "none"
     if isinstance(source, Generator):
@@ -118,7 +118,7 @@ def _form(source: Artifact) -> tuple[list[str], bool]:
 
 
 def _network(source: Artifact) -> Generator | None:
-    """The generator in torch that a source is or holds."""
+    """Return the generator in torch that a source is or contains, or None."""
     if isinstance(source, Runner):
         return source.source if isinstance(source.source, Generator) else None
     if isinstance(source, Generator):
@@ -132,7 +132,7 @@ def _network(source: Artifact) -> Generator | None:
 
 
 def _quiet(network: Generator) -> Generator:
-    """A copy whose noise has no strength."""
+    """Return a copy with noise strengths of 0."""
     network = copy.deepcopy(network)
     for name, value in network.state_dict().items():
         if name.endswith(".noise_strength"):

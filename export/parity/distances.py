@@ -1,4 +1,4 @@
-"""How far apart two streams of images are, in memory that does not grow with their number."""
+"""Distances between two streams of images, in memory that does not grow with their number."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Pair = tuple[int, float]  # (seed, psi)
 
 STEP = 1 / 127.5  # one 8-bit step in units of [-1, 1]
 QUANTILE = 0.999
-WORST = 8  # images listed one by one
+WORST = 8  # number of worst images that are listed
 SSIM_SIDE = 256  # larger images are averaged down to about this before SSIM
 SSIM_WINDOW = 11
 
 
 @dataclass(frozen=True)
 class ImageDistance:
-    """One image pair. None where a value is not finite, ``psnr_db`` of identical images, SSIM of too small ones."""
+    """Distances of one image pair. None means not finite: ``psnr_db`` of identical, ``ssim`` of small images too."""
 
     seed: int
     psi: float
@@ -36,13 +36,13 @@ class ImageDistance:
 
 
 class Distances:
-    """Sums, maxima and histograms over pairs of images; the worst few images by mean square error."""
+    """Sums, maxima and histograms over pairs of images, and the worst few images by mean square error."""
 
     def __init__(self) -> None:
         self.images = self.values = self.differing = self.max_steps = 0
         self.sum_abs = self.sum_square = self.sum_ssim = self.max_abs = 0.0
         self.least_psnr = self.least_ssim = math.inf
-        self.unlike: Pair | None = None  # whose SSIM is the least
+        self.unlike: Pair | None = None  # the image with the least SSIM
         self.worst: list[tuple[float, ImageDistance]] = []  # (mean square error, the image), the worst first
         self.worst_images: tuple[Array, Array] | None = None
         self.worst_batch: tuple[Pair, ...] = ()
@@ -50,7 +50,7 @@ class Distances:
         self._step_histogram = np.zeros(256, np.int64)
 
     def add(self, a: Array, b: Array, steps: Array, broken: Array, batch: Sequence[Pair]) -> None:
-        """One batch: images [B, R, R, 3] float32 in [-1, 1], their 8-bit differences, where a value is no number."""
+        """Add a batch: images [B, R, R, 3] float32 in [-1, 1], 8-bit differences, and where values are not finite."""
         difference = np.abs(a - b)
         difference[broken] = np.inf
         self.images += len(batch)
@@ -85,18 +85,18 @@ class Distances:
 
     @property
     def finite(self) -> bool:
-        """Whether there is anything to say: something was compared, and all of it is numbers."""
+        """Return whether something was compared and all of it is finite."""
         return self.values > 0 and math.isfinite(self.max_abs)
 
     @property
     def p999_abs(self) -> float:
-        """The 99.9 % quantile of the differences, rounded up by less than 1 %."""
+        """Return the 99.9 % quantile of the differences, rounded up by less than 1 %."""
         index = _quantile(self._abs_histogram)
         edge = np.array((index + 1) << 16, np.uint32).view(np.float32) if index else 0.0
         return min(float(edge), self.max_abs)
 
     def figures(self) -> dict[str, Any]:
-        """The measured fields of the report; None where they could not be computed."""
+        """Return the measured fields of the report; None where they could not be computed."""
         names = ("max_abs", "mean_abs", "p999_abs", "psnr_db", "least_psnr_db", "ssim", "least_ssim")
         steps = ("max_steps", "mean_steps", "p999_steps", "differing")
         if not self.finite:
@@ -113,18 +113,18 @@ class Distances:
 
 
 def psnr(mean_square: float) -> float:
-    """Peak signal to noise ratio in dB against the range of 2: infinite for identical images, -infinite for NaN."""
+    """Return the peak signal-to-noise ratio in dB for a range of 2: infinity if identical, -infinity for NaN."""
     if mean_square == 0:
         return math.inf
     return 10 * math.log10(4 / mean_square) if math.isfinite(mean_square) else -math.inf
 
 
 def ssim(a: Array, b: Array) -> npt.NDArray[np.float64]:
-    """Structural similarity of each image pair, [B, R, R, 3] in [-1, 1] -> [B] (Wang et al. 2004, "Image Quality
-    Assessment: From Error Visibility to Structural Similarity": Gaussian window 11x11 of 1.5, K 0.01 and 0.03).
+    """Return the structural similarity of each image pair: [B, R, R, 3] in [-1, 1] -> [B].
 
-    Windows at the border see the image mirrored. Images above 256 px are averaged over squares down to about that, the
-    scale its authors recommend to look at. NaN for images smaller than the window.
+    As in Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity": Gaussian window
+    11x11 of 1.5, K 0.01 and 0.03. The image is mirrored at its border. Images above 256 px are averaged over squares
+    down to about that size, the scale that the authors recommend. NaN for images smaller than the window.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -132,8 +132,8 @@ def ssim(a: Array, b: Array) -> npt.NDArray[np.float64]:
     if size < SSIM_WINDOW:
         return np.full(len(a), np.nan)
     found = np.empty(len(a))
-    for index in range(len(a)):  # one at a time: it holds five copies of what it compares
-        first, second = (torch.from_numpy(np.nan_to_num(side[index])).permute(2, 0, 1)[None] for side in (a, b))
+    for index in range(len(a)):  # one at a time, because the metric holds five copies of its input
+        first, second = (torch.from_numpy(np.nan_to_num(images[index])).permute(2, 0, 1)[None] for images in (a, b))
         if size > SSIM_SIDE:
             factor = round(size / SSIM_SIDE)
             first, second = F.avg_pool2d(first, factor), F.avg_pool2d(second, factor)
@@ -150,5 +150,5 @@ def _one(pair: Pair, difference: Array, square: float, alike: float, steps: int)
 
 
 def _quantile(histogram: npt.NDArray[np.int64]) -> int:
-    """The first bin up to which the quantile of all values lie."""
+    """Return the first bin up to which the quantile of all values lie."""
     return int(np.searchsorted(np.cumsum(histogram), QUANTILE * histogram.sum()))

@@ -1,7 +1,7 @@
-"""The gate: two artefacts get the same latents and must draw the same images.
+"""The parity gate: two artefacts get the same latents and must generate the same images.
 
-Every (seed, psi) pair is drawn by both sides in batches of changing size, with several psi within a batch, so an export
-that works for one sample only, or that reads one psi for all, does not pass.
+Both artefacts generate every (seed, psi) pair in batches of varying size, with several psi in a batch. So an export
+that works only for one sample, or that reads one psi for all samples, does not pass.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from .image_stream import ImageStream
 from .pictures import triplet
 from .tolerance import PRECISIONS, Check, Precision, Tolerance, coarser, tolerance_for
 
-LARGEST_BATCH = 8  # of an artefact that does not say how many images it takes at once
+LARGEST_BATCH = 8  # for an artefact that does not declare its largest batch
 ODD_BATCH = 3
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What :func:`verify` found. Distances that could not be computed (NaN, unlike shapes) are None.
+    """The result of :func:`verify`. Distances that could not be computed (NaN, different shapes) are None.
 
-    ``max_abs``, ``mean_abs``, ``p999_abs`` (the 99.9 % quantile), ``psnr_db`` and ``ssim`` are of the images clamped to
-    [-1, 1] (PSNR against the range of 2; None when the images are identical); ``max_steps``, ``mean_steps``,
-    ``p999_steps``, ``differing`` of the images as 8-bit values. ``least_psnr_db`` and ``least_ssim`` are of the worst
-    single image. When one side gives uint8, the other is truncated the same way first, and all figures are of 8-bit
-    values. ``precision`` is None when the tolerance was the caller's own.
+    ``max_abs``, ``mean_abs``, ``p999_abs`` (the 99.9 % quantile), ``psnr_db`` and ``ssim`` compare the images clamped
+    to [-1, 1] (PSNR for a range of 2; None for identical images). ``max_steps``, ``mean_steps``, ``p999_steps`` and
+    ``differing`` compare them as 8-bit values. ``least_psnr_db`` and ``least_ssim`` are those of the worst image. If
+    one artefact returns uint8, the other's images are truncated in the same way first, and all figures are of 8-bit
+    values. ``precision`` is None if the caller passed a tolerance.
     """
 
     a: dict[str, Any]
@@ -43,7 +43,7 @@ class ParityReport:
     images: int
     psis: tuple[float, ...]
     seeds: tuple[int, int]  # first, last
-    batches: tuple[int, ...]  # the sizes drawn
+    batches: tuple[int, ...]  # the batch sizes used
     precision: str | None
     tolerance: Tolerance
     checks: tuple[Check, ...]
@@ -65,11 +65,11 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
+        """Return whether every check passed."""
         return all(check.passed for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; the worst sample's pixels are left out."""
+        """Return plain values for JSON, without the pixels of the worst sample."""
         values = asdict(self)
         del values["worst_images"]
         worst = None if self.worst is None else {"seed": self.worst[0], "psi": self.worst[1]}
@@ -77,20 +77,20 @@ class ParityReport:
         return {"passed": self.passed, **values, "worst": worst, "layers": layers}
 
     def raise_for_failure(self) -> None:
-        """Raise ParityError, naming every failed check with its numbers, unless the report passed."""
+        """Raise ParityError with every failed check and its numbers, unless all passed."""
         failed = [check.detail for check in self.checks if not check.passed]
         if failed:
             where = f" (worst: seed {self.worst[0]}, psi {self.worst[1]:g})" if self.worst else ""
             inside = f"; {self.layers.verdict}" if self.layers else ""
             if self.layers and self.layers.first is None:
-                inside += ", so look at what runs the network or at a rare latent"
+                inside += ", so the cause is the runtime or a rare latent"
             raise ParityError(
                 f"{self.a['name']} and {self.b['name']} differ{where}: {'; '.join(failed)}{inside}",
                 "dcp-deploy verify A B --bisect --worst worst.png shows in which layer, and the images.",
             )
 
     def save_worst(self, path: str | os.PathLike[str]) -> Path | None:
-        """Write the worst sample as a PNG: a, b, and their difference amplified. None when nothing could be drawn."""
+        """Write the worst sample as a PNG: a, b, and their amplified difference. Return None if there are no images."""
         if self.worst_images is None or self.worst is None:
             return None
         with atomic_path(path) as temporary:
@@ -112,17 +112,17 @@ def verify(
 ) -> ParityReport:
     """Compare two artefacts on ``latents`` seeds from ``seed`` on, each at every psi; ``a`` is the reference.
 
-    A file that takes codes or noise maps, or was exported without noise, is compared with its network by what
-    :func:`~.pairs.load_pair` makes of the two.
+    A file that takes ws or noise maps, or that was exported without noise, is compared with its network as
+    :func:`~.artifacts.load_pair` describes.
 
-    ``batches``: the sizes in which the images are drawn, in turn, from one stream of pairs; by default the smallest and
-    the largest that both sides declare (1 and 8 where they do not) and 3. ``tolerance``: by default that of
-    ``precision``, which in turn is by default the coarser of what the two declare. ``bisect`` compares the layers too,
-    on the batch of the worst image: :func:`~.bisect.bisect_layers`.
+    ``batches`` are the batch sizes, used in turn on one stream of pairs; by default the smallest and the largest that
+    both artefacts declare (1 and 8 if they do not) and 3. ``tolerance`` is by default that of ``precision``, which is
+    by default the coarser one of the two artefacts. ``bisect`` also compares the layers on the batch of the worst
+    image, see :func:`~.bisect.bisect_layers`.
 
-    Memory does not grow with the number of images. Does not raise for a difference: see
-    :meth:`ParityReport.raise_for_failure`. UsageError for settings that compare nothing, and for ``bisect`` on
-    something that has no layers to look at.
+    Memory does not grow with the number of images. A difference does not raise: see
+    :meth:`ParityReport.raise_for_failure`. Raises UsageError for settings that compare nothing, and for ``bisect`` on
+    an artefact that does not show its layers.
     """
     first, second = load_pair(a, b)
     sizes = tuple(_batches(first, second) if batches is None else batches)
@@ -170,32 +170,33 @@ def _identity(runner: Runner) -> dict[str, Any]:
 
 
 def _precision(*runners: Runner) -> Precision:
-    """The coarsest of what they declare ("fp16+fp32" is both). InputError for a word that is no precision of ours."""
+    """Return the coarsest precision that they declare ("fp16+fp32" is both). InputError for an unknown one."""
     found: Precision = "fp32"
     for runner in runners:
         for word in runner.facts.get("precision", "fp32").split("+"):
             if word not in PRECISIONS:
                 raise InputError(
-                    f"{runner.name} says that its precision is {word!r}", "say whose limits hold: --precision"
+                    f"{runner.name} declares an unknown precision {word!r}", "choose the limits with --precision"
                 )
             found = coarser(found, word)
     return found
 
 
 def _batches(*runners: Runner) -> tuple[int, ...]:
-    """The smallest and the largest batch that all of them take, and an odd one between, in ascending order."""
+    """Return the smallest and the largest batch that all runners take, and an odd one between, in ascending order."""
     bounds = [runner.batch for runner in runners if runner.batch is not None]
     least = max((low for low, _ in bounds), default=1)
     most = min((high for _, high in bounds), default=LARGEST_BATCH)
     if least > most:
-        raise UsageError(f"no batch fits both: they take {' and '.join(f'{low} to {high}' for low, high in bounds)}")
+        taken = " and ".join(f"{low} to {high}" for low, high in bounds)
+        raise UsageError(f"no batch fits both artefacts: they take {taken}", "export one of them for other batches")
     return tuple(sorted({least, most, min(max(ODD_BATCH, least), most)}))
 
 
 def _cut(pairs: Sequence[Pair], sizes: Sequence[int]) -> Iterator[Sequence[Pair]]:
-    """Batches of the sizes in turn; what is left at the end makes a smaller one, but none below the smallest size.
+    """Yield batches of the sizes in turn. The last one may be smaller, but not below the smallest size.
 
-    It then takes pairs that were drawn before.
+    It is then filled up with pairs that were used before.
     """
     start, least = 0, min(min(sizes), len(pairs))
     for size in cycle(sizes):

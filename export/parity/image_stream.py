@@ -1,4 +1,4 @@
-"""What the parity gate looks at while both sides draw: each side by itself, and how far they are apart."""
+"""The checks of the parity gate, batch by batch: the images of each artefact alone, and their distance."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .tolerance import Check, Tolerance
 WILD = 10.0  # nominal is [-1, 1]; trained networks overshoot a little, untrained ones reach 5, a 0..255 image 255
 WILD_SHARE = 0.05
 SATURATED_SHARE = 0.95
-READABLE_PIXELS = 2**21  # of the readable network at once: 8 images of 512 px, some 3 GB of features at full width
+READABLE_PIXELS = 2**21  # the readable network's pixels per call: 8 images of 512 px, about 3 GB of full-width features
 
 
 class ImageChecks:
-    """What must hold for the images of one side, whatever the other side draws."""
+    """What must hold for the images of one artefact, whatever the other one generates."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -47,11 +47,11 @@ class ImageChecks:
 
     @property
     def constant(self) -> list[float]:
-        """The psi at which every latent gave the same image. Psi 0 means the mean code, so there it is no fault."""
+        """Return each psi at which every latent gave the same image; psi 0 is excluded, where that is correct."""
         return sorted(psi for psi in self.first if psi != 0 and psi not in self.varied)
 
     def checks(self, label: str, original: ImageChecks | None = None) -> Iterator[Check]:
-        """``original``: the side it was made from. What that does as well is no mistake of the export, and said."""
+        """Yield the checks. ``original`` is the artefact it was made from, whose own faults the export only repeats."""
         name, values = self.runner.name, max(self.values, 1)
         detail = f"{self.bad} of {values} values of {name} are NaN or infinite"
         detail += _likewise(self.bad, original.bad if original else 0, "values")
@@ -65,13 +65,14 @@ class ImageChecks:
         detail += _likewise(self.flat, original.flat if original else 0, "images")
         yield Check.at_most(f"images of {label} of one colour", self.flat, 0, detail)
         constant = self.constant
-        detail = f"{name} draws the same image for all latents at psi {', '.join(f'{psi:g}' for psi in constant)}"
+        where = ", ".join(f"{psi:g}" for psi in constant)
+        detail = f"{name} generates the same image for all latents at {f'psi {where}' if where else 'no psi'}"
         detail += _likewise(len(constant), len(original.constant) if original else 0, "psi")
         yield Check.at_most(f"psi at which {label} is constant", len(constant), 0, detail)
 
 
 def _likewise(own: int, original: int, what: str) -> str:
-    """Words about a fault that the original has too: when no less often, the export is not to blame."""
+    """Return words about a fault that the original has too; if as often, the export is not the cause."""
     if not original:
         return ""
     blame = "; the network is like that, not its export" if original >= own else ""
@@ -90,23 +91,23 @@ class ImageStream:
         self.batches: set[int] = set()
 
     def compare(self, batch: Sequence[Pair]) -> bool:
-        """Draw one batch on both sides and add it. False when the shapes are wrong and going on makes no sense."""
+        """Run one batch on both artefacts and add it. Return False if a shape is wrong."""
         with full_float32():
-            drawn = [_draw(side.runner, batch) for side in (self.a, self.b)]
+            pair = [_images(checks.runner, batch) for checks in (self.a, self.b)]
         size = self.a.runner.resolution
-        for side, images in zip((self.a, self.b), drawn, strict=True):
+        for checks, images in zip((self.a, self.b), pair, strict=True):
             if images.shape != (len(batch), size, size, 3):
                 shape = f"{list(images.shape)}, channels last, for a batch of {len(batch)}"
-                self.problem = f"{side.runner.name} drew {shape}"
+                self.problem = f"{checks.runner.name} returned {shape}"
                 return False
-            side.look(images, batch)
+            checks.look(images, batch)
         self.batches.add(len(batch))
-        self._add(drawn[0], drawn[1], batch)
+        self._add(pair[0], pair[1], batch)
         return True
 
     @property
     def floats(self) -> bool:
-        """Whether both sides give floating point images; otherwise they are compared as 8-bit values."""
+        """Return whether both artefacts return float images; otherwise they are compared as 8-bit values."""
         return self.a.runner.image == self.b.runner.image == "float"
 
     def _add(self, a: Array, b: Array, batch: Sequence[Pair]) -> None:
@@ -117,10 +118,10 @@ class ImageStream:
         self.distances.add(a, b, steps, broken, batch)
 
     def checks(self, limits: Tolerance) -> Iterator[Check]:
-        """All checks: the distances first, then what each side must be by itself."""
+        """Yield all checks: the distances first, then those of each artefact alone."""
         if self.distances.values:
             yield from self._difference_checks(limits)
-        yield Check.at_most("unlike shapes", int(bool(self.problem)), 0, self.problem)
+        yield Check.at_most("unlike shapes", int(bool(self.problem)), 0, self.problem or "the shapes are the same")
         if self.distances.values:
             yield from self.a.checks("a")
             yield from self.b.checks("b", original=self.a)
@@ -158,24 +159,21 @@ class ImageStream:
 
 
 def full_float32() -> AbstractContextManager[None]:
-    """A context in which torch's convolutions on a GPU keep all bits of float32: by default cuDNN rounds to TF32."""
+    """Return a context in which torch's convolutions on a GPU are full float32; by default cuDNN rounds to TF32."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-def _draw(runner: Runner, batch: Sequence[Pair]) -> Array:
-    """The batch's images as they come, float32 and channels last.
+def _images(runner: Runner, batch: Sequence[Pair]) -> Array:
+    """Return the batch's raw images, float32 and channels last.
 
-    The readable network draws a large batch in parts, since it needs far more memory than what is compared with it.
+    The readable network gets a large batch in parts, because it needs far more memory than an exported one.
     """
     seeds = [seed for seed, _ in batch]
     psi = np.array([psi for _, psi in batch], np.float32)
     z, c = latents_of(seeds, runner.z_dim), classes_of(seeds, runner.c_dim)
     part = max(1, READABLE_PIXELS // runner.resolution**2) if runner.backend == "torch" else len(batch)
-    drawn = []
-    for start in range(0, len(batch), part):
-        rows = slice(start, start + part)
-        drawn.append(runner(z=z[rows], psi=psi[rows], c=None if c is None else c[rows]))
-    images = np.concatenate(drawn)
+    rows = [slice(start, start + part) for start in range(0, len(batch), part)]
+    images = np.concatenate([runner(z=z[part], psi=psi[part], c=None if c is None else c[part]) for part in rows])
     if runner.image == "float" and images.ndim == 4:
         images = images.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images, np.float32)

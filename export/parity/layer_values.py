@@ -1,9 +1,8 @@
-"""What is inside a generator while it draws: the value that every layer hands on, by the same names for every form.
+"""The outputs of all layers of a generator, with the same names for the readable, the fused and the exported one.
 
 In the order of computation: "mapping" (w before truncation), "styles.<layer>" for every layer, then the layers, and
-"image". A StyleGAN2's "b8.torgb" is the image of that resolution so far, colours of all blocks up to it added; the last
-one is "image". In an ONNX file the nodes are named after their modules, so the last node of a module's name makes what
-that module hands on.
+"image". A StyleGAN2's "b8.torgb" is the image so far at that resolution, the sum of all blocks up to it; the last one
+is "image". In an ONNX file nodes are named after their modules, so a module's output is that of its last node.
 """
 
 from __future__ import annotations
@@ -37,24 +36,22 @@ MAPPING, IMAGE = "mapping", "image"
 
 @dataclass(frozen=True)
 class LayerValue:
-    """float32, batch first. ``styled``: already multiplied by the next convolution's style over its peak."""
+    """A layer's output, float32, batch first; ``styled`` if multiplied by the next convolution's directions."""
 
     values: npt.NDArray[np.float32]
     styled: bool = False
 
 
 def layer_values(runner: Runner, z: Array, psi: Array, c: Array | None) -> dict[str, LayerValue]:
-    """Every value of one batch (z [B, z_dim], psi [B], c [B, c_dim] or None), in the order of computation.
+    """Return every value of one batch (z [B, z_dim], psi [B], c [B, c_dim] or None), in the order of computation.
 
-    UsageError for a runner whose inside cannot be seen: a TensorRT engine, or one without a ``source``.
+    Raises UsageError for a runner that does not show its layers: a TensorRT engine, or one without a ``source``.
     """
     source = runner.source
     if isinstance(source, Path):
         return _onnx_values(source, runner, z, psi, c)
     if source is None:
-        raise UsageError(
-            f"{runner.name} ({runner.backend}) does not show its layers", "look into its ONNX file instead"
-        )
+        raise UsageError(f"{runner.name} ({runner.backend}) does not show its layers", "compare its ONNX file instead")
     device = next(source.buffers()).device
     inputs = [None if values is None else torch.from_numpy(values).to(device) for values in (z, psi, c)]
     assert inputs[0] is not None and inputs[1] is not None
@@ -66,7 +63,7 @@ def layer_values(runner: Runner, z: Array, psi: Array, c: Array | None) -> dict[
 
 
 def value_names(config: GeneratorConfig) -> list[str]:
-    """The names of all values, in the order of computation."""
+    """Return the names of all values, in the order of computation."""
     styled = [layer for layer, _ in styled_layers(config)]
     return [MAPPING, *(f"styles.{layer}" for layer in styled), *styled[:-1], IMAGE]
 
@@ -75,7 +72,7 @@ def value_names(config: GeneratorConfig) -> list[str]:
 
 
 class _Record:
-    """Forward hooks on the modules of a network, readable or fused."""
+    """Forward hooks on the modules of a readable or fused network that keep their outputs."""
 
     def __init__(self, network: Generator | FusedGenerator) -> None:
         self.network, self.config = network, network.config
@@ -83,7 +80,7 @@ class _Record:
         self.styled: set[str] = set()
 
     def listening(self) -> ExitStack:
-        """A context in which what the modules return is kept."""
+        """Return a context in which the hooks are active."""
         stack = ExitStack()
         hooks = self._readable_hooks() if isinstance(self.network, Generator) else self._fused_hooks()
         for module, keep in hooks:
@@ -91,7 +88,7 @@ class _Record:
         return stack
 
     def ordered(self) -> dict[str, LayerValue]:
-        """What was found, as arrays, in the order of computation."""
+        """Return the values as arrays, in the order of computation."""
         return {
             name: LayerValue(self.found[name].float().cpu().numpy(), name in self.styled)
             for name in value_names(self.config)
@@ -117,7 +114,7 @@ class _Record:
             yield module, self._colours(layer) if layer.endswith(".torgb") else self._keeper(layer)
 
     def _colours(self, layer: str) -> Any:
-        """Adds a block's colours to the image so far, as the synthesis does."""
+        """Return a hook that adds a block's toRGB output to the image so far, as the synthesis does."""
 
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
             before = [value for name, value in self.found.items() if name.endswith(".torgb") and "styles" not in name]
@@ -174,12 +171,12 @@ def _config(path: Path, runner: Runner) -> GeneratorConfig:
     try:
         return GeneratorConfig.from_dict(json.loads(runner.facts["config"]))
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path} does not say what network it holds", "make it with: dcp-deploy export") from error
+        raise InputError(f"{path} has no metadata about its network", "make it with: dcp-deploy export") from error
 
 
 def _places(model: onnx.ModelProto, config: GeneratorConfig) -> dict[str, tuple[str, bool]]:
-    """Name of the value in the graph, and whether it is styled, of everything but the image that the file shows."""
-    made: dict[str, tuple[str, bool]] = {}  # by layer: the last node's output, and whether one of its nodes styles it
+    """Return for every value but the image its name in the graph, and whether it is styled."""
+    made: dict[str, tuple[str, bool]] = {}  # by layer: the last node's output, and whether a node multiplies by a style
     layers = [layer for layer, _ in styled_layers(config)]
     places: dict[str, tuple[str, bool]] = {}
     for node in model.graph.node:
@@ -195,7 +192,7 @@ def _places(model: onnx.ModelProto, config: GeneratorConfig) -> dict[str, tuple[
 
 
 def _owner(module: str, layers: list[str]) -> str:
-    """The layer that a module belongs to: "synthesis.L3.conv" to "L3", and a block's own nodes to its torgb."""
+    """Return the layer of a module: "L3" for "synthesis.L3.conv", and the torgb for a block's own nodes."""
     parts = module.removeprefix("synthesis.").split(".")
     names = [".".join(parts[:size]) for size in (1, 2)]
     for name in [*names, f"{parts[0]}.torgb"]:

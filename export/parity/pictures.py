@@ -1,4 +1,4 @@
-"""Images of the gate as numbers and as pictures."""
+"""Conversion of images between [-1, 1] and 8 bits, and the picture of the worst sample."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy.typing as npt
 
 from .distances import STEP, Array
 
-AMPLIFIED_PEAK = 255  # the largest difference in the picture of the worst sample is drawn this bright
+AMPLIFIED_PEAK = 255  # brightness of the largest difference in the picture of the worst sample
 
 
 def unit(values: npt.NDArray[np.uint8]) -> Array:
-    """8-bit values to [-1, 1]: each stands for the middle of the interval that was truncated to it."""
+    """Convert 8-bit values to [-1, 1]: each becomes the middle of the interval that was truncated to it."""
     return (values.astype(np.float32) - 127.5) * np.float32(STEP)
 
 
-def to_bytes(images: Array, form: str) -> npt.NDArray[np.uint8]:
-    """Raw images ("float", or the numbers of "uint8") as 8-bit values, by the formula of the uint8 output; NaN as 0."""
-    scaled = images if form == "uint8" else np.nan_to_num(images) * np.float32(127.5) + np.float32(128)
+def to_bytes(images: Array, image: str) -> npt.NDArray[np.uint8]:
+    """Convert raw "float" or "uint8" images to 8-bit values, by the formula of the uint8 output; NaN is taken as 0."""
+    scaled = images if image == "uint8" else np.nan_to_num(images) * np.float32(127.5) + np.float32(128)
     return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
 def triplet(a: Array, b: Array, seed: int, psi: float) -> Any:
-    """a | b | amplified difference, each at least 256 px wide, with a caption above. A PIL image."""
+    """Return a | b | amplified difference, each at least 256 px wide, with a caption above, as a PIL image."""
     from PIL import Image, ImageDraw
 
     difference = np.nan_to_num(np.abs(a - b) / STEP, nan=AMPLIFIED_PEAK, posinf=AMPLIFIED_PEAK)
@@ -32,10 +32,10 @@ def triplet(a: Array, b: Array, seed: int, psi: float) -> Any:
     panels = [to_bytes(a, "float"), to_bytes(b, "float"), np.clip(difference * gain, 0, 255).astype(np.uint8)]
     captions = (f"a: seed {seed}, psi {psi:g}", "b", f"|a - b| x {gain:.3g}")
     scale = max(1, -(-256 // a.shape[0]))
-    side, top = a.shape[0] * scale, 20
-    picture = Image.new("RGB", (3 * side, side + top), "white")
+    width, top = a.shape[0] * scale, 20
+    picture = Image.new("RGB", (3 * width, width + top), "white")
     for index, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
-        enlarged = Image.fromarray(panel).resize((side, side), Image.Resampling.NEAREST)
-        picture.paste(enlarged, (index * side, top))
-        ImageDraw.Draw(picture).text((index * side + 4, 4), caption, fill="black")
+        enlarged = Image.fromarray(panel).resize((width, width), Image.Resampling.NEAREST)
+        picture.paste(enlarged, (index * width, top))
+        ImageDraw.Draw(picture).text((index * width + 4, 4), caption, fill="black")
     return picture

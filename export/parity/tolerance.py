@@ -1,8 +1,8 @@
 """How far the images of two artefacts may be apart, by the precision in which one of them computes.
 
-Where the limits of half precision come from: every convolution's weight, input and output rounded to that type, all
-else float32, on two networks, in both forms of up-sampling, at psi 0.5, 0.7 and 1. Figures of the worst image, in
-[-1, 1]; "layer" is the root mean square error of a layer's features over their root mean square, the worst layer.
+The limits of half precision were measured: every convolution's weight, input and output rounded to that type, all else
+float32, on two networks, with both up-sampling methods, at psi 0.5, 0.7 and 1. Figures of the worst image, in [-1, 1];
+"layer" is the root mean square error of a layer's features over their root mean square, for the worst layer.
 
     network                        type      max      p99.9    mean     PSNR     SSIM     layer
     demo teacher, 64 px, 16 seeds  float16   5.1e-3   2.4e-3   2.1e-4   73 dB    0.99999  6e-4
@@ -12,11 +12,11 @@ else float32, on two networks, in both forms of up-sampling, at psi 0.5, 0.7 and
     demo teacher, 64 px, 16 seeds  int8      2.8e-1   1.4e-1   2.0e-2   36 dB    0.94     5e-2
     random, 256 px, width / 4      int8      1.6      8.6e-1   3.8e-2   22 dB    0.87     1.3e-1
 
-The limits of float16 and bfloat16 are about three times the larger figures (10 dB), for deeper and wider networks than
-these, and for backends that round more often. One value in a thousand is far out in any rounding, so the maximum is
-bounded loosely there, against local damage. int8 is not a rounding that may be trusted to stay small: its limits say
-what still counts as the same image (30 dB is where compressed photographs begin to look damaged), and the layers that
-break them have to stay in float: the random network above may not be all int8.
+The limits of float16 and bfloat16 are about three times the larger figures (10 dB), which allows for deeper and wider
+networks and for backends that round more often. One value in a thousand is far off with any rounding, so the limit of
+the maximum is loose and only catches local damage. Errors of int8 are not always small: its limits define what counts
+as the same image (at 30 dB compressed photographs begin to look damaged). Layers that break them have to stay in float,
+so the random network above cannot be all int8.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Limits on the distance of images clamped to [-1, 1]; an 8-bit step is 1 / 127.5. None: not limited.
+    """Limits on the distance of images clamped to [-1, 1]; an 8-bit step is 1 / 127.5. None means no limit.
 
-    ``max_abs``, ``p999_abs``, ``mean_abs``: maximum, 99.9 % quantile and mean of the differences, over all images.
-    ``max_steps``, ``differing``: the largest difference and the share of unlike values of the 8-bit images. ``psnr_db``
-    and ``ssim``: the least that each single image must reach. ``layer``: the most that a layer's features may be off,
-    for the search of the first bad layer; decides nothing about images.
+    ``max_abs``, ``p999_abs`` and ``mean_abs`` limit maximum, 99.9 % quantile and mean of the differences over all
+    images. ``max_steps`` and ``differing`` limit the largest difference and the share of different values of the 8-bit
+    images. ``psnr_db`` and ``ssim`` are the least that each image must reach. ``layer`` is the largest relative error
+    of a layer in the search for the first bad one; it does not affect the images' checks.
 
-    The defaults are for float32 on both sides. Two orders of summation differ by about 1e-5 at 64 px and 4e-5 at 256 px
-    for images of magnitude 4 to 6 (the readable against the fused generator, random weights); 2e-4 leaves a factor five
-    for deeper networks and is a fortieth of an 8-bit step. Truncation to 8 bits turns a difference d into a whole step
-    for a share of 127.5 d of the values, so an average of 4e-5 explains 0.5 % of them, and never more than one step.
+    The defaults are for two float32 artefacts. Two orders of summation differ by about 1e-5 at 64 px and 4e-5 at 256 px
+    for images of magnitude 4 to 6 (readable against fused generator, random weights). 2e-4 leaves a factor of five for
+    deeper networks and is a fortieth of an 8-bit step. Truncation to 8 bits turns a difference d into a whole step for
+    a share of 127.5 d of the values, so an average of 4e-5 explains 0.5 % of them, and never more than one step.
     """
 
     max_abs: float | None = 2e-4
@@ -63,9 +63,9 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Check:
-    """One reason to pass or fail: ``value`` may be at most, or must be at least (``bound``), ``limit``.
+    """One check: ``value`` must be at most or at least (``bound``) ``limit``.
 
-    A value of None is not finite: not a number, or the PSNR of identical images.
+    A value of None is not finite: NaN, or the PSNR of identical images.
     """
 
     name: str
@@ -94,7 +94,7 @@ _ROUNDED: dict[Precision, Tolerance] = {
 
 
 def tolerance_for(precision: str) -> Tolerance:
-    """The limits for an artefact that computes in ``precision``: "fp32", "fp16", "bf16" or "int8"; else UsageError."""
+    """Return the limits for ``precision``: "fp32", "fp16", "bf16" or "int8". Raise UsageError for another."""
     if precision == "fp32":
         return Tolerance()
     for name, tolerance in _ROUNDED.items():
@@ -104,7 +104,7 @@ def tolerance_for(precision: str) -> Tolerance:
 
 
 def coarser(first: str, second: str) -> Precision:
-    """Of two precisions the one that rounds more: two artefacts agree as far as the worse of them allows."""
+    """Return the coarser one of two precisions, which limits how well two artefacts can agree."""
     for name in reversed(PRECISIONS):
         if name in (first, second):
             return name

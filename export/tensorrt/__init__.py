@@ -1,4 +1,4 @@
-"""TensorRT engines: built from an ONNX file, with a manifest that says what each was built for."""
+"""TensorRT engines: built from an ONNX file, with a manifest that records what each was built for."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...lazy import import_on_use
 
-__all__ = [
-    "Engine",
-    "EngineOptions",
-    "build_engine",
-    "check_engine",
-    "read_manifest",
-]
+__all__ = ["Engine", "EngineOptions", "build_engine", "check_engine", "read_manifest"]
 
 if TYPE_CHECKING:
     from .engine import EngineOptions, build_engine

@@ -1,9 +1,9 @@
-"""ONNX to TensorRT engines, each with a manifest that says what it was built from, by what, and for which GPUs.
+"""Builds TensorRT engines from ONNX, each with a manifest: from what, by what and for which GPUs it was built.
 
-Two flavours. TensorRT for RTX (`tensorrt_rtx`) builds ahead of time on any machine, without a GPU, one file for several
-targets. TensorRT proper (`tensorrt`, 10.13 and later but for 10.14, 11.x) builds on the target GPU and reaches those
-that RTX does not (sm90, sm100, ...); that path goes through Polygraphy's loaders and has not been run on TensorRT
-hardware by this project yet.
+There are two flavours. TensorRT for RTX (`tensorrt_rtx`) builds ahead of time on any machine, without a GPU, one file
+for several targets. TensorRT proper (`tensorrt`, from 10.13 on except 10.14, and 11.x) builds on the target GPU and
+supports those that RTX does not (sm90, sm100, ...). It is called through Polygraphy's loaders, and this project has not
+run it on a GPU yet.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Shapes = dict[str, dict[str, list[int]]]  # input -> min, opt, max -> shape
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What trades speed for something else, and so is off, and the plugins, which are on.
+    """Builder options. All are off by default because they cost speed, except ``plugins``.
 
-    ``version_compatible``: later versions of the same major TensorRT may load the engine. ``hardware_compatible``:
-    every GPU from Ampere on may. ``refit``: its weights can be replaced. ``timing_cache``: a file that remembers how
-    fast kernels were, read and written, so that the next build of the like is quick. ``plugins``: our own CUDA kernels
-    (TensorRT only; TensorRT for RTX takes no plugins and fuses the function bodies instead).
+    ``version_compatible``: later versions of the same major TensorRT can load the engine. ``hardware_compatible``:
+    every GPU from Ampere on can. ``refit``: its weights can be replaced. ``timing_cache``: a file with the measured
+    times of kernels, read and written, which makes the next similar build faster. ``plugins``: our own CUDA kernels
+    (TensorRT only; TensorRT for RTX has no plugins and fuses the function bodies instead).
     """
 
     version_compatible: bool = False
@@ -46,7 +46,7 @@ class EngineOptions:
     plugins: bool = True
 
     def flags(self) -> list[str]:
-        """As ``dcp-deploy engine`` takes them."""
+        """Return the options as flags of ``dcp-deploy engine``."""
         named = ("version_compatible", "hardware_compatible", "refit")
         found = [f"--{name.replace('_', '-')}" for name in named if getattr(self, name)]
         found += ["--timing-cache", self.timing_cache] if self.timing_cache else []
@@ -58,7 +58,7 @@ DEFAULTS = EngineOptions()
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """A built engine: its bytes, the builder's flags that were on, and what the plugins in it were compiled by."""
+    """A built engine: its bytes, the builder's flags that were on, and how the plugins in it were compiled."""
 
     data: bytes
     flags: tuple[str, ...]
@@ -77,18 +77,20 @@ def build_engine(
     """Build ``path`` (``.engine``) from an ONNX file, with its manifest ``.json`` beside it.
 
     ``target``: compute capabilities or product names, separated by commas ("sm89,sm120", "RTX 4090", "L4"); "auto" is
-    the GPU of this machine. ``batch``: smallest, best-served and largest batch. ``flavour`` "auto" takes TensorRT for
-    RTX when it serves all targets. The precision is that of the graph (both flavours are strongly typed). The bytes of
-    an engine differ from build to build; its manifest's ``onnx_sha256`` says whether it is up to date.
+    the GPU of this machine. ``batch``: smallest, best-served and largest batch. ``flavour`` "auto" is TensorRT for RTX
+    if it supports all targets. The precision is that of the graph (both flavours are strongly typed). The bytes of an
+    engine differ from build to build; ``onnx_sha256`` in its manifest shows whether it is up to date.
 
     Raises UsageError (target, batch or options), InputError (ONNX file), MissingCapabilityError (package, GPU, or a
-    target that the flavour cannot build this graph for).
+    target for which the flavour cannot build this graph).
     """
     onnx, path = Path(onnx), Path(path)
     targets = parse_targets(target)
     chosen = choose_flavour(flavour, targets)
     if len(batch) != 3 or not 1 <= batch[0] <= batch[1] <= batch[2]:
-        raise UsageError(f"batch is {tuple(batch)}", "give smallest, best-served and largest, for instance 1,8,64")
+        raise UsageError(
+            f"batch is {tuple(batch)}", "give smallest, best-served and largest batch, for instance 1,8,64"
+        )
     if path.suffix == ".json":
         raise UsageError(f"{path} is the name of the manifest", "name the engine *.engine")
     model = read_onnx(onnx)
@@ -97,17 +99,17 @@ def build_engine(
     command += ["--batch", ",".join(map(str, batch)), *options.flags(), "--out", str(path)]
     start = time.perf_counter()
     if chosen == "tensorrt-rtx":
-        plan = _build_rtx(onnx, targets, profile, options)
+        built = _build_rtx(onnx, targets, profile, options)
     else:
-        plan = _build_tensorrt(onnx, model, targets, profile, options, shlex.join(command))
+        built = _build_tensorrt(onnx, model, targets, profile, options, shlex.join(command))
     seconds = time.perf_counter() - start
     with atomic_path(path) as temporary:
-        temporary.write_bytes(plan.data)
+        temporary.write_bytes(built.data)
         digest = sha256_file(temporary)
     manifest: dict[str, Any] = {
         "schema": 1,
         "engine_sha256": digest,
-        "size_bytes": len(plan.data),
+        "size_bytes": len(built.data),
         **_source(onnx, model),
         "flavour": chosen,
         "flavour_version": str(import_flavour(chosen).__version__),
@@ -115,8 +117,8 @@ def build_engine(
         "precision": weight_types(model),
         "profile": profile,
         "options": asdict(options),
-        "build_flags": list(plan.flags),
-        "plugins": plan.plugins,
+        "build_flags": list(built.flags),
+        "plugins": built.plugins,
         "build_seconds": round(seconds, 3),
         "tool": f"dcp-deploy {__version__}",
         "rebuild": shlex.join(command),
@@ -126,18 +128,18 @@ def build_engine(
 
 
 def _source(path: Path, model: Any) -> dict[str, Any]:
-    """What the manifest says of the ONNX file."""
-    told = {entry.key: entry.value for entry in model.metadata_props}
+    """Return the manifest's entries about the ONNX file."""
+    facts = {entry.key: entry.value for entry in model.metadata_props}
     return {
         "onnx": path.name,
         "onnx_sha256": onnx_sha256(path),
-        "kind": told.get("kind"),
-        **{key: json.loads(told.get(key, "null")) for key in ("resolution", "widths", "config")},
+        "kind": facts.get("kind"),
+        **{key: json.loads(facts.get(key, "null")) for key in ("resolution", "widths", "config")},
     }
 
 
 def _profile(path: Path, model: Any, batch: Batch) -> Shapes:
-    """The optimisation profile: every input with the smallest, best-served and largest batch."""
+    """Return the optimisation profile: every input with the smallest, best-served and largest batch."""
     profile: Shapes = {}
     for value in model.graph.input:
         shape = value.type.tensor_type.shape.dim
@@ -149,7 +151,7 @@ def _profile(path: Path, model: Any, batch: Batch) -> Shapes:
 
 
 def weight_types(model: Any) -> str:
-    """The types of the weights of an ONNX model: "fp32", "fp16+fp32", "fp32+int8", ..."""
+    """Return the types of an ONNX model's weights: "fp32", "fp16+fp32", "fp32+int8", ..."""
     import onnx
 
     kinds = {
@@ -184,7 +186,7 @@ def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes, options: Eng
     builder = trt.Builder(log)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(os.fspath(path)):  # from the file: it may keep its weights in another beside it
+    if not parser.parse_from_file(os.fspath(path)):  # by path, because weights may be in a file beside it
         lines.extend(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise InputError(f"TensorRT for RTX cannot read {path}: {_joined(lines)}")
     config = builder.create_builder_config()
@@ -208,20 +210,20 @@ def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes, options: Eng
 
 
 def _refuse_for_rtx(options: EngineOptions) -> None:
-    """UsageError for an option that TensorRT for RTX does not have."""
-    without = {
-        "--version-compatible": options.version_compatible,  # it has the flag, and no lean runtime to go with it
-        "--hardware-compatible": options.hardware_compatible,  # its engines name their targets
-        "--timing-cache": bool(options.timing_cache),  # it times nothing: kernels are chosen on the target
+    """Raise UsageError for an option that TensorRT for RTX does not have."""
+    unsupported = {
+        "--version-compatible": options.version_compatible,  # the flag exists, but not the lean runtime it needs
+        "--hardware-compatible": options.hardware_compatible,  # its engines list their targets
+        "--timing-cache": bool(options.timing_cache),  # it measures nothing: kernels are chosen on the target
     }
-    for flag in (flag for flag, asked in without.items() if asked):
+    for flag in (flag for flag, is_set in unsupported.items() if is_set):
         raise UsageError(f"TensorRT for RTX has nothing like {flag}", f"leave {flag} out, or add --flavour tensorrt")
 
 
 def _rtx_remedy(targets: Sequence[str], options: EngineOptions) -> str:
-    """What 1.7 is known to refuse."""
+    """Return the remedy for what version 1.7 is known to refuse, or ""."""
     if options.refit and gpus.present_gpu() is None:
-        return "build it where an NVIDIA GPU and driver are: TensorRT for RTX compiles refittable engines on the GPU"
+        return "build it on a machine with an NVIDIA GPU, where TensorRT for RTX compiles refittable engines"
     if "sm75" in targets:
         return "leave sm75 out: TensorRT for RTX 1.7 has no float32 matrix product for it"
     return ""
@@ -233,7 +235,7 @@ def _rtx_remedy(targets: Sequence[str], options: EngineOptions) -> str:
 def _build_tensorrt(
     path: Path, model: Any, targets: Sequence[str], profile: Shapes, options: EngineOptions, command: str
 ) -> BuiltEngine:
-    """TF32 is on, as in TensorRT itself (Polygraphy's default is off)."""
+    """Build with TensorRT. TF32 is on, as is TensorRT's default (Polygraphy's is off)."""
     gpu = gpus.present_gpu()
     if gpu is None or tuple(targets) != (gpu,):
         raise MissingCapabilityError(
@@ -271,9 +273,10 @@ def _build_tensorrt(
 
 
 def _use_plugins(model: Any, gpu: str, options: EngineOptions) -> dict[str, Any] | None:
-    """Have the parser take our kernels in place of the function bodies; None when it shall not, or has none to take.
+    """Register our kernels, so that the parser uses them in place of the function bodies.
 
-    UsageError when it shall not, but already does: a registration lasts for the life of the process.
+    Returns None if plugins are disabled or the model uses none. Raises UsageError if they are disabled but already
+    registered, which cannot be undone in a process.
     """
     from . import plugins
 

@@ -1,4 +1,4 @@
-"""What an engine was made from and for: the manifest beside its file, and whether it still fits."""
+"""The manifest beside an engine, which records what it was built from and for, and the check whether it still fits."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from ...files import read_json, sha256_file
 from ..graph.file import read_onnx
 from . import targets
 
-_COMPARED = {"engine_sha256", "onnx_sha256", "flavour", "flavour_version", "targets", "rebuild"}  # by check_engine
+_NEEDED = {"engine_sha256", "onnx_sha256", "flavour", "flavour_version", "targets", "rebuild"}  # by check_engine
 
 
 @dataclass(frozen=True)
 class Engine:
     """A TensorRT engine file and its manifest, the content of ``<name>.json`` beside ``<name>.engine``.
 
-    The manifest says what the engine was built from (``onnx``, ``onnx_sha256``, ``kind``, ``resolution``, ``widths``,
-    ``config``),
-    by what (``flavour``, ``flavour_version``, ``options``, ``build_flags``, ``plugins``, ``tool``, ``build_seconds``),
-    for what (``targets``, ``precision``, ``profile``: min, opt and max shape of every input), and what came out
-    (``engine_sha256``, ``size_bytes``). ``rebuild`` is the command that makes it again.
+    The manifest records what the engine was built from (``onnx``, ``onnx_sha256``, ``kind``, ``resolution``,
+    ``widths``, ``config``), how (``flavour``, ``flavour_version``, ``options``, ``build_flags``, ``plugins``, ``tool``,
+    ``build_seconds``), for what (``targets``, ``precision``, ``profile``: min, opt and max shape of every input), and
+    the result (``engine_sha256``, ``size_bytes``). ``rebuild`` is the command that builds it again.
     """
 
     path: Path
@@ -33,33 +32,33 @@ class Engine:
 
 
 def manifest_path(engine: Path) -> Path:
-    """The manifest's file."""
+    """Return the path of an engine's manifest."""
     return engine.with_suffix(".json")
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of an engine. StaleArtifactError when it is missing, CorruptFileError when it is no manifest."""
+    """Return the manifest of an engine. StaleArtifactError if it is missing, CorruptFileError if it is not one."""
     file = manifest_path(Path(path))
     if not file.is_file():
-        raise StaleArtifactError(f"{path} has no manifest {file.name}, so nothing is known of it", "build it again")
+        raise StaleArtifactError(f"{path} has no manifest {file.name}, so it cannot be checked", "build it again")
     try:
         manifest: Any = read_json(file)
     except ValueError as error:
         raise CorruptFileError(f"{file} is not JSON: {error}", "build the engine again") from error
-    if not isinstance(manifest, dict) or not manifest.keys() >= _COMPARED:
+    if not isinstance(manifest, dict) or not manifest.keys() >= _NEEDED:
         raise CorruptFileError(f"{file} is not an engine manifest", "build the engine again")
     if manifest["flavour"] not in targets.FLAVOURS:
-        raise CorruptFileError(f"{file} names the flavour {manifest['flavour']!r}", "build the engine again")
+        raise CorruptFileError(f"{file} names an unknown flavour {manifest['flavour']!r}", "build the engine again")
     return manifest
 
 
 def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """Check an engine against its manifest, the ONNX file it should come from, and this machine.
 
-    Compared are the engine's own hash, the hash of ``onnx`` (when given), the version of the flavour (when installed;
-    an engine built version-compatible needs the same major version only) and the compute capability of the GPU (when
-    there is one). StaleArtifactError names the field that differs and the command that builds the engine again;
-    InputError when the engine is missing.
+    It compares the engine's own hash, the hash of ``onnx`` (if given), the version of the flavour (if installed; an
+    engine built version-compatible only needs the same major version) and the compute capability of the GPU (if there
+    is one). StaleArtifactError names the field that differs and the command that builds the engine again. InputError
+    if the engine is missing.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,7 +70,7 @@ def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | No
             raise InputError(f"there is no ONNX file {onnx} to compare {path} with", "check the path")
         found["onnx_sha256"] = (manifest["onnx_sha256"], onnx_sha256(Path(onnx)))
     options = manifest.get("options", {})
-    with suppress(MissingCapabilityError):  # without the package there is nothing here to be incompatible with
+    with suppress(MissingCapabilityError):  # without the package there is no version to compare
         versions = (manifest["flavour_version"], str(targets.import_flavour(manifest["flavour"]).__version__))
         if not (options.get("version_compatible") and len({version.split(".")[0] for version in versions}) == 1):
             found["flavour_version"] = versions
@@ -86,18 +85,18 @@ def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | No
 
 
 def _serves(built_for: list[str], gpu: str, hardware_compatible: bool) -> bool:
-    """Hardware compatibility is TensorRT's "Ampere and newer": sm80 and whatever comes after it."""
+    """Return whether an engine runs on ``gpu``. A hardware-compatible one runs on Ampere and newer: sm80 and above."""
     return gpu in built_for or (hardware_compatible and int(gpu.removeprefix("sm")) >= 80)
 
 
 def onnx_sha256(path: Path) -> str:
-    """Hex sha256 of an ONNX file; when its weights lie in files beside it, of its hash and theirs."""
+    """Return the hex sha256 of an ONNX file; if its weights are in files beside it, that of its hash and theirs."""
     parts = [sha256_file(path), *(sha256_file(file) for file in external_files(path))]
     return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def external_files(path: Path) -> list[Path]:
-    """The files beside an ONNX file that hold its weights, sorted. InputError when one is missing or lies elsewhere."""
+    """Return the files beside an ONNX file that hold its weights, sorted. InputError if one is missing or elsewhere."""
     names = {
         entry.value
         for tensor in read_onnx(path).graph.initializer

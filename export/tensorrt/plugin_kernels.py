@@ -1,9 +1,9 @@
-"""The kernels as TensorRT's ahead-of-time plugins want them: one entry of its own for each operator, shape and tactic.
+"""Kernel entry points for TensorRT's ahead-of-time plugins: one for each operator, shape and tactic.
 
-A plugin has only the inputs its node has, in the order inputs, int32 scalars, outputs, while the kernels take every
-pointer and say by flags which are there. So each plugin gets an entry point around the kernel of the same sources: what
-is known when the engine is built (sizes, flags, the clamp's bits) is written into it as constants, which the compiler
-also uses to fold the index arithmetic, and only the batch stays a parameter.
+A plugin passes only the inputs of its node, in the order inputs, int32 scalars, outputs. The kernels take every
+pointer, and flags that tell which are used. So each plugin gets an entry point that calls the kernel of the same
+sources. Everything known when the engine is built (sizes, flags, the clamp's bits) is a constant in it, which lets the
+compiler simplify the index arithmetic; only the batch stays a parameter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from ..graph.operators import inputs_of, operator_types, parts_of
 
 Layout = Literal["nchw", "nhwc"]
 
-STORED = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "BFloat16"}  # as storage.cuh calls them
-TACTICS: dict[int, tuple[Variant, int]] = {  # id in the engine -> form, threads per block
+STORED = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "BFloat16"}  # the names in storage.cuh
+TACTICS: dict[int, tuple[Variant, int]] = {  # id in the engine -> variant, threads per block
     1: ("fast", BLOCK),
     2: ("fast", BLOCK // 2),
     3: ("narrow", BLOCK),
@@ -33,7 +33,7 @@ TACTICS: dict[int, tuple[Variant, int]] = {  # id in the engine -> form, threads
 
 @dataclass(frozen=True)
 class Operator:
-    """One ONNX operator of ours: what its name says of its inputs and of what it does."""
+    """One of our ONNX operators: the inputs and options that its name encodes."""
 
     name: str
     inputs: tuple[str, ...]
@@ -43,7 +43,7 @@ class Operator:
 
     @property
     def is_rgb(self) -> bool:
-        """toRGB, whose output is an image and not features."""
+        """Return whether it is a toRGB, whose output is an image and not features."""
         return self.name.startswith("ToRGB")
 
 
@@ -63,41 +63,31 @@ def plugin_call(
     clamp: float | None,
     tactic: int,
 ) -> KernelCall | None:
-    """The kernel's call for inputs of ``shapes`` [B, ...], with features of ``dtype`` in ``layout``.
+    """Return the kernel's call for inputs of ``shapes`` [B, ...], with features of ``dtype`` in ``layout``.
 
-    A batch of -1, TensorRT's "any", is called with one sample. None for an empty batch. Raises UsageError for what the
-    kernel cannot take.
+    A batch of -1, TensorRT's "any", is called with one sample. The result is None for an empty batch. Raises
+    UsageError for inputs that the kernel cannot take.
     """
-    form, block = TACTICS[tactic]
+    variant, block = TACTICS[tactic]
     known = ([1, *shape[1:]] if shape[0] == -1 else shape for shape in shapes)
     inputs = dict(zip(operator.inputs, known, strict=True))
     x = _meta(inputs["x"], dtype, layout)
-    rest = [_meta(inputs[name]) if name in inputs else None for name in _rest(operator)]
-    batch, channels, height, width = output_shape(operator, inputs["x"])
+    others: list[Any] = [_meta(inputs[name]) if name in inputs else None for name in _rest(operator)]
+    options: dict[str, Any] = {"clamp": clamp, "variant": variant, "block": block}
+    size = output_shape(operator, inputs["x"])
     if operator.is_rgb:
-        image = _meta((batch, channels, height, width), torch.uint8 if operator.as_bytes else torch.float32)
-        styles, weight, bias = map(_given, rest[:3])
-        return to_rgb_call(x, styles, weight, bias, rest[3], image, clamp=clamp, form=form, block=block)
-    y = _meta((batch, channels, height, width), dtype, layout)
-    scale, noise, bias, next_scale = _given(rest[0]), rest[1], _given(rest[2]), rest[3]
+        styles, weight, bias, skip = others
+        image = _meta(size, torch.uint8 if operator.as_bytes else torch.float32)
+        return to_rgb_call(x, styles, weight, bias, skip, image, **options)
+    scale, noise, bias, options["next_scale"] = others
+    y = _meta(size, dtype, layout)
     if operator.name.startswith("FirEpilogue"):
-        return fir_epilogue_call(x, scale, noise, bias, y, clamp=clamp, next_scale=next_scale, form=form, block=block)
-    return modconv_epilogue_call(
-        x,
-        scale,
-        noise,
-        bias,
-        y,
-        clamp=clamp,
-        next_scale=next_scale,
-        depth_to_space=operator.shuffles,
-        form=form,
-        block=block,
-    )
+        return fir_epilogue_call(x, scale, noise, bias, y, **options)
+    return modconv_epilogue_call(x, scale, noise, bias, y, depth_to_space=operator.shuffles, **options)
 
 
 def output_shape(operator: Operator, x: Sequence[int]) -> tuple[int, int, int, int]:
-    """Of the operator's output, from its first input's shape; numbers, or TensorRT's symbolic expressions."""
+    """Return the output's shape for that of the first input; both are numbers or TensorRT's symbolic expressions."""
     batch, channels, height, width = x
     if operator.as_bytes:
         return batch, height, width, 3
@@ -111,7 +101,7 @@ def output_shape(operator: Operator, x: Sequence[int]) -> tuple[int, int, int, i
 
 
 def legal_tactics(operator: Operator, shapes: Sequence[Sequence[int]], dtype: torch.dtype, layout: Layout) -> list[int]:
-    """Tactics that differ: where the fast form is the narrow one already, the narrow one is not listed again."""
+    """Return the tactics that differ: if the fast variant is the narrow one already, narrow is not listed again."""
     calls = {tactic: plugin_call(operator, shapes, dtype, layout, None, tactic) for tactic in TACTICS}
     seen: set[tuple[str, int]] = set()
     found = []
@@ -124,8 +114,8 @@ def legal_tactics(operator: Operator, shapes: Sequence[Sequence[int]], dtype: to
 
 
 def entry(operator: Operator, call: KernelCall, dtype: torch.dtype, block: int) -> tuple[str, str]:
-    """(name, CUDA source) of the entry point that makes ``call`` for any batch."""
-    count = 5  # pointers of every kernel: x and four more; then batch, channels, height, width, two flags, clamp
+    """Return (name, CUDA source) of the entry point that makes ``call`` for any batch."""
+    count = 5  # pointers of every kernel; then come batch, channels, height, width, two flags and the clamp
     pointers, numbers = call.arguments[:count], call.arguments[count:-1]
     stored = STORED[dtype]
     kept = [f"const {stored}* __restrict__ x", *(f"const float* __restrict__ {name}" for name in operator.inputs[1:])]
@@ -142,7 +132,7 @@ def entry(operator: Operator, call: KernelCall, dtype: torch.dtype, block: int) 
             "#define ENTRY(name, parameters, ...) \\",
             '    extern "C" __global__ void __launch_bounds__(kBlock, kBlocks) name parameters { __VA_ARGS__; }',
             "#endif",
-            "#undef KERNEL  // of the kernels in the file only the one called is wanted, as a function",
+            "#undef KERNEL  // only one kernel of the file is called, as a function",
             "#define KERNEL(name, parameters, ...) __device__ inline void name parameters { __VA_ARGS__; }",
             f'#include "{call.source}.cu"',
             f"ENTRY({name}, ({', '.join([*kept, 'int batch', output])}),",
@@ -154,7 +144,7 @@ def entry(operator: Operator, call: KernelCall, dtype: torch.dtype, block: int) 
 def kernel_ptx(
     operator: Operator, call: KernelCall, dtype: torch.dtype, block: int, capability: int
 ) -> tuple[str, str]:
-    """(kernel's name, PTX) of the entry point that makes ``call``."""
+    """Return (kernel's name, PTX) of the entry point that makes ``call``."""
     name, main = entry(operator, call, dtype, block)
     return name, _compiled(name, main, call.source, block, capability)
 
@@ -170,17 +160,11 @@ def _compiled(name: str, main: str, source: str, block: int, capability: int) ->
 
 
 def _rest(operator: Operator) -> tuple[str, str, str, str]:
-    """The kernel's pointers after x, in its order."""
+    """Return the names of the kernel's pointers after x, in its order."""
     return ("styles", "weight", "bias", "skip") if operator.is_rgb else ("scale", "noise", "bias", "next_scale")
 
 
 def _meta(shape: Sequence[int], dtype: torch.dtype = torch.float32, layout: Layout = "nchw") -> Tensor:
-    """A tensor of shapes and strides alone."""
+    """Return a tensor with shape and strides but no data."""
     memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     return torch.empty(tuple(shape), dtype=dtype, device="meta", memory_format=memory_format)
-
-
-def _given(tensor: Tensor | None) -> Tensor:
-    """One that every operator has."""
-    assert tensor is not None
-    return tensor

@@ -1,20 +1,20 @@
-"""Our kernels inside TensorRT engines: the epilogues as ahead-of-time, quickly deployable plugins.
+"""Our kernels inside TensorRT engines: the epilogues as ahead-of-time plugins ("quickly deployable plugins").
 
-TensorRT's parser puts a registered plugin in place of each ONNX node of the same operator type that carries our plugin
-namespace; the function body in the file is what everyone else uses. The kernel goes into the engine as PTX with its
-launch geometry in symbols of the batch, so the engine needs neither Python nor this package when it runs. TensorRT
-times the tactics (16 bytes at once or one element, 256 or 128 threads, the naive form) in each layout that it considers
+TensorRT's parser replaces each ONNX node by a registered plugin of the same operator type, if the node has our plugin
+namespace. All other runtimes use the function body in the file. The kernel goes into the engine as PTX with its launch
+geometry as a function of the batch, so a running engine needs neither Python nor this package. TensorRT times the
+tactics (accesses of 16 bytes or one element, 256 or 128 threads, the naive variant) in each layout that it considers,
 and keeps the fastest.
 
-Held to the Python bindings of TensorRT 10.16 and 11.4, in which the whole cycle runs over stub libraries; it has not
-been run on TensorRT hardware by this project yet.
+Tests run the whole cycle with the Python bindings of TensorRT 10.16 and 11.4 over stub libraries. This project has not
+run it on a GPU yet.
 """
 
-# No "from __future__ import annotations": TensorRT reads the annotations of what it registers as types, not as text.
+# No "from __future__ import annotations": TensorRT needs annotations of registered functions as types, not as text.
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Tuple, Union  # noqa: UP035 - the types that TensorRT's validation knows in every version
+from typing import Any, Tuple, Union  # noqa: UP035 - the types that TensorRT's validation accepts in every version
 
 import numpy as np
 import numpy.typing as npt
@@ -27,22 +27,22 @@ from ..graph.operators import DOMAIN
 from .plugin_kernels import OPERATORS, TACTICS, Operator, kernel_ptx, legal_tactics, output_shape, plugin_call
 from .targets import import_flavour
 
-NAMESPACE = DOMAIN  # the parser asks by namespace and operator type
-MAX_BATCH_ROWS = 65535  # grid.y; kernels walk on from there, as kernels/cuda/calls.py has it
+NAMESPACE = DOMAIN  # the parser looks plugins up by namespace and operator type
+MAX_BATCH_ROWS = 65535  # grid.y: MAX_GRID_Y of kernels/cuda/calls.py
 
-# Layouts of TensorRT that are ours: HWC8 pads the channels to eight, which is nothing where they are whole eights.
+# TensorRT's layouts that equal ours. HWC8 pads channels to multiples of eight, so it is offered for those only.
 LAYOUTS = {"LINEAR": "nchw", "HWC": "nhwc", "HWC8": "nhwc"}
 STORED = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}  # by trt.DataType's names
 TYPE_NAMES = {"FLOAT": "FP32", "HALF": "FP16", "BF16": "BF16"}  # in an autotune combination
 
-_registered: dict[str, int] = {}  # "capability" -> what kernels are compiled for, once registered
+_registered: dict[str, int] = {}  # once registered: {"capability": what kernels are compiled for}
 
 
 def register(capability: int) -> dict[str, Any]:
-    """Register every operator with TensorRT, once for the process; from now on PTX is made for sm``capability``.
+    """Register every operator with TensorRT, once per process; from now on PTX is made for sm``capability``.
 
-    Returns what an engine's manifest says of them. Raises MissingCapabilityError without TensorRT or NVRTC, for a GPU
-    that the kernels are not built for, and when NVRTC is newer than the driver, which then refuses its PTX.
+    Returns the manifest's entry about plugins. Raises MissingCapabilityError without TensorRT or NVRTC, for a GPU that
+    the kernels are not built for, and if NVRTC is newer than the driver, which would then refuse its PTX.
     """
     trt = import_flavour("tensorrt")
     import tensorrt.plugin as trtp
@@ -53,7 +53,7 @@ def register(capability: int) -> dict[str, Any]:
     if driver is not None and driver < version:
         found, most = (".".join(map(str, pair)) for pair in (version, driver))
         raise MissingCapabilityError(
-            f"NVRTC {found} is newer than CUDA {most}, which the driver takes, so the driver would refuse the kernels",
+            f"NVRTC {found} is newer than CUDA {most} of the driver, which would refuse the kernels",
             f"pip install 'nvidia-cuda-nvrtc=={most}.*'",
         )
     if not _registered:
@@ -64,12 +64,12 @@ def register(capability: int) -> dict[str, Any]:
 
 
 def is_registered() -> bool:
-    """Whether the parser of this process takes our plugins."""
+    """Return whether the parser of this process uses our plugins."""
     return bool(_registered)
 
 
 def nvrtc_version() -> tuple[int, int]:
-    """Of the compiler. MissingCapabilityError when it is not installed."""
+    """Return the version of NVRTC. MissingCapabilityError if it is not installed."""
     try:
         major, minor = compiler_version("nvrtc").split(".")
     except (ImportError, RuntimeError) as error:
@@ -79,7 +79,7 @@ def nvrtc_version() -> tuple[int, int]:
 
 
 def driver_version() -> tuple[int, int] | None:
-    """The CUDA version that the driver takes; None without a driver."""
+    """Return the newest CUDA version that the driver supports; None without a driver."""
     from cuda.bindings import driver
 
     try:
@@ -89,11 +89,11 @@ def driver_version() -> tuple[int, int] | None:
     return None if int(status) or not version else (version // 1000, version % 1000 // 10)
 
 
-# ---- what TensorRT calls while it builds ----
+# ---- called by TensorRT while it builds ----
 
 
 def define(trt: Any, trtp: Any, operator: Operator) -> None:
-    """Register one operator: its output, the combinations to time, and its kernels."""
+    """Register an operator: its output, the combinations to time, and its kernels."""
     plugin_id = f"{NAMESPACE}::{operator.name}"
     attributes = {"clamp": npt.NDArray[np.float32]} if operator.clamps else {}
     tensors = dict.fromkeys(operator.inputs, trtp.TensorDesc)
@@ -118,14 +118,14 @@ def define(trt: Any, trtp: Any, operator: Operator) -> None:
 
 
 def signed(function: Callable[..., Any], parameters: dict[str, Any], returns: Any) -> None:
-    """Give a function the signature that TensorRT reads: names and types differ from operator to operator."""
+    """Set the signature that TensorRT reads from a function; names and types differ from operator to operator."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     named = [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in parameters.items()]
     function.__signature__ = inspect.Signature(named, return_annotation=returns)  # type: ignore[attr-defined]
 
 
 def describe_output(trt: Any, trtp: Any, operator: Operator, x: Any) -> Any:
-    """Shape, in symbols, and type of the output."""
+    """Return the symbolic shape and the type of the output."""
     shape = output_shape(operator, [x.shape_expr[axis] for axis in range(4)])
     dtype = x.dtype
     if operator.is_rgb:
@@ -134,7 +134,7 @@ def describe_output(trt: Any, trtp: Any, operator: Operator, x: Any) -> Any:
 
 
 def offered(trt: Any, trtp: Any, operator: Operator, inputs: Any) -> list[Any]:
-    """Every type of features in every layout that has kernels, with the tactics to time."""
+    """Return every type of features in every layout that has kernels, with the tactics to time."""
     shapes = [list(tensor.shape) for tensor in inputs]
     channels = output_shape(operator, shapes[0])[1]
     whole_eights = shapes[0][1] % 8 == 0 and (operator.is_rgb or channels % 8 == 0)
@@ -152,7 +152,7 @@ def offered(trt: Any, trtp: Any, operator: Operator, inputs: Any) -> list[Any]:
 
 
 def build_kernel(trt: Any, trtp: Any, operator: Operator, described: tuple[Any, ...]) -> tuple[Any, ...]:
-    """(name, PTX, launch geometry, the batch as the kernel's only number) for one type, layout and tactic."""
+    """Return (name, PTX, launch geometry, the batch as the only argument) for one type, layout and tactic."""
     inputs, (*attributes, _, tactic) = described[: len(operator.inputs)], described[len(operator.inputs) :]
     clamp = float(attributes[0][0]) if attributes else None
     x = inputs[0]
@@ -165,6 +165,6 @@ def build_kernel(trt: Any, trtp: Any, operator: Operator, described: tuple[Any, 
     batch = x.shape_expr[0]
     launch = trtp.KernelLaunchParams()
     launch.grid_x = call.grid[0]
-    launch.grid_y = trtp.max(trtp.min(batch, MAX_BATCH_ROWS), 1)  # a batch of 0 is one row of blocks that do nothing
+    launch.grid_y = trtp.max(trtp.min(batch, MAX_BATCH_ROWS), 1)  # a batch of 0 has one row of idle blocks
     launch.block_x = block
     return name, ptx, launch, trtp.SymIntExprs.from_tuple([trtp.SymInt32(batch)])

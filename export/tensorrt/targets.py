@@ -1,4 +1,4 @@
-"""Which GPU an engine is for, and which TensorRT builds it: names, compute capabilities, flavours, versions."""
+"""The GPUs that an engine can be built for and the TensorRT flavour that builds it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...errors import MissingCapabilityError, UsageError
 
 Flavour = Literal["auto", "tensorrt-rtx", "tensorrt"]
 
-FLAVOURS = {"tensorrt-rtx": ("tensorrt_rtx", "rtx"), "tensorrt": ("tensorrt", "gpu")}  # module, extra of this package
+FLAVOURS = {"tensorrt-rtx": ("tensorrt_rtx", "rtx"), "tensorrt": ("tensorrt", "gpu")}  # module, our extra to install
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 OLDEST_TENSORRT = (10, 13)
 
@@ -30,9 +30,9 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
 
 
 def parse_targets(target: str) -> tuple[str, ...]:
-    """Compute capabilities of a list of names: "sm89, RTX 5090" gives ("sm89", "sm120"). "auto": this machine's GPU.
+    """Return the compute capabilities of a list of names: ("sm89", "sm120") for "sm89, RTX 5090".
 
-    UsageError for a name that is not known, listing those that are, and for "auto" without a GPU.
+    "auto" is this machine's GPU. Raises UsageError for an unknown name, and for "auto" without a GPU.
     """
     if target.strip().lower() == "auto":
         gpu = present_gpu()
@@ -58,16 +58,16 @@ def _known_targets() -> str:
 
 
 def present_gpu() -> str | None:
-    """The compute capability of the GPU that torch uses, as "sm89"; None where there is none."""
+    """Return the compute capability of the GPU that torch uses, as "sm89"; None without a GPU."""
     import torch
 
     return "sm{}{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
 
 
 def choose_flavour(flavour: str, targets: Sequence[str]) -> str:
-    """What builds for ``targets``: with "auto" TensorRT for RTX where it serves all of them, else TensorRT.
+    """Return the flavour that builds for ``targets``; "auto" is TensorRT for RTX if it supports all, else TensorRT.
 
-    Raises UsageError for an unknown flavour, MissingCapabilityError for targets that RTX is asked for and lacks.
+    Raises UsageError for an unknown flavour, MissingCapabilityError if RTX was chosen and lacks a target.
     """
     if flavour not in ("auto", *FLAVOURS):
         raise UsageError(f"flavour is {flavour!r}", f"use one of: auto, {', '.join(FLAVOURS)}")
@@ -83,7 +83,7 @@ def choose_flavour(flavour: str, targets: Sequence[str]) -> str:
 
 
 def import_flavour(flavour: str) -> Any:
-    """The Python package of a flavour. MissingCapabilityError when it is not installed, or is one that is refused."""
+    """Return the Python package of a flavour. MissingCapabilityError if it is missing or refused."""
     module, extra = FLAVOURS[flavour]
     try:
         package = import_module(module)
@@ -96,7 +96,7 @@ def import_flavour(flavour: str) -> Any:
 
 
 def refuse_version(version: str) -> None:
-    """MissingCapabilityError for a TensorRT that builds no engine of ours: older than 10.13, or one of 10.14."""
+    """Raise MissingCapabilityError for a TensorRT that cannot build our engines: older than 10.13, or 10.14."""
     release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     remedy = "pip install --upgrade 'dcp-deploy[gpu]'"
     if release < OLDEST_TENSORRT:

@@ -5,7 +5,7 @@
 //
 //     y = A' [(G g) .* (B' d)]
 //
-// A filter of two dimensions applies each matrix along either axis: 4x4 outputs of 3x3 taps by 36 products, not 144.
+// A two-dimensional filter applies each matrix along both axes: 4x4 outputs of 3x3 taps need 36 products, not 144.
 #pragma once
 
 #include "vectors.hpp"
@@ -14,8 +14,8 @@ namespace dcp {
 
 constexpr Index kOut = 4;
 
-// kPoints: values that four outputs meet, and products. kFirst: where the first of them lies, from the first output.
-// input is B', output A', each on vectors `step` apart.
+// kPoints: number of inputs of four outputs, and of products. kFirst: position of the first input relative to the first
+// output. input is B', output A', each on vectors `step` apart.
 template <int Taps>
 struct Axis;
 
@@ -77,7 +77,7 @@ struct Axis<2> {
     }
 };
 
-// One tap: nothing to save.
+// One tap: no multiplication to save.
 template <>
 struct Axis<1> {
     static constexpr Index kPoints = 4, kFirst = 0;
@@ -90,7 +90,7 @@ struct Axis<1> {
     static void output(const Lanes* m, Lanes* out, Index step) { input(m, out, step); }
 };
 
-// What a filter of Ty x Tx taps does to tiles. Features are [height, width, inputs] times style [inputs].
+// The transforms of a filter of Ty x Tx taps on tiles. Features are [height, width, inputs] times style [inputs].
 template <int Ty, int Tx>
 struct Filter {
     using Y = Axis<Ty>;

@@ -1,11 +1,11 @@
-// The operators for whoever calls them through a C interface: OpenVINO's host in Python, and tests.
+// The operators' C interface, for OpenVINO's operators in Python and for tests.
 #include "layers.hpp"
 
 extern "C" {
 
 dcp::Index dcp_lanes() { return dcp::kLanes; }
 
-// Make the threads now: a thread starts on the cores of the one that makes it, which a runtime may have pinned to one.
+// Starts the threads now: a thread inherits the cores of its creator, which a runtime may later pin to one.
 void dcp_start(dcp::Index threads) { dcp::workers_of(threads); }
 
 dcp::Index dcp_packed_floats(dcp::Index outputs, dcp::Index inputs, dcp::Index up) {

@@ -1,4 +1,4 @@
-// The operators as their hosts call them: whole batches, the layer's own widths, features [B, H, W, C rounded up].
+// The operators for their callers: whole batches, the layer's own widths, features [B, H, W, C rounded up].
 #pragma once
 
 #include <map>
@@ -8,7 +8,7 @@
 
 namespace dcp {
 
-// A batch of 1 stands for every image: x of the constant input, noise that does not change.
+// A batch of 1 is used for every image: x of the constant input, constant noise.
 struct ModulatedConv {
     Index batch, x_batch, noise_batch, height, width, inputs, outputs, up, threads;
     const float *x, *packed, *style, *scale, *bias, *noise;  // style [B, inputs], scale [B, outputs]; noise may be null
@@ -25,17 +25,17 @@ struct ToRGB {
 };
 
 struct Workers {
-    std::mutex turn;  // whose layer is computed; callers take turns
+    std::mutex turn;  // held while a layer is computed; callers take turns
     Threads threads;
     Scratch scratch;
 
     explicit Workers(Index count) : threads(count) {}
 };
 
-// The threads of the process, `count` of them (0: one for each core), made at the first call and kept.
+// The `count` threads of the process (0: one for each core), made at the first call and kept.
 inline Workers& workers_of(Index count) {
     static std::mutex mutex;
-    static auto& all = *new std::map<Index, Workers>();  // never torn down: no thread ends in the middle of a call
+    static auto& all = *new std::map<Index, Workers>();  // never destroyed, so no thread ends during a call
     const std::lock_guard<std::mutex> lock(mutex);
     if (count < 1) count = std::max(1u, std::thread::hardware_concurrency());
     return all.try_emplace(count, count).first->second;

@@ -1,8 +1,8 @@
-"""The CPU operators of ``cpu/``: compiled for this machine by its C++ compiler, kept in a cache, called through ctypes.
+"""The CPU operators: compiled for this machine by its C++ compiler, kept in a cache, called through ctypes.
 
-A library is made for the processor it is compiled on (``-march=native``): there is none to ship. ONNX Runtime opens it
-by its path (``cpu/onnxruntime.cpp``); everyone else calls the functions below. Features are float32 [B, H, W, C] with
-the channels rounded up to whole vectors; what lies in the added ones means nothing.
+A library is compiled for the processor of this machine (``-march=native``), so none is shipped. ONNX Runtime opens it
+by its path (``onnxruntime.cpp``); other callers use the functions below. Features are float32 [B, H, W, C] with the
+channels rounded up to whole vectors; the values in the added channels have no meaning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ...errors import DcpDeployError, MissingCapabilityError
 from ...files import atomic_path, user_cache
 
-COMPILERS = ("g++", "c++", "clang++")  # in this order, after what CXX names
+COMPILERS = ("g++", "c++", "clang++")  # tried in this order, after the environment variable CXX
 UNITS = ("layers.cpp", "onnxruntime.cpp")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
 NATIVE = "native"
@@ -33,16 +33,16 @@ Floats = NDArray[np.float32]
 
 
 def cpu_library(*, machine: str = NATIVE, cache_folder: Path | None = None) -> Path:
-    """The shared library, from the cache or compiled, which takes about five seconds.
+    """Return the path of the shared library, from the cache or compiled, which takes about five seconds.
 
-    ``machine``: the compiler's ``-march``. The name is the hash of all that shapes it: sources, flags, and what the
-    compiler says about itself and the processor. MissingCapabilityError without a compiler, or with one that refuses.
+    ``machine`` is the compiler's ``-march``. The cache key is a hash of sources, flags, and the compiler's macros about
+    itself and the processor. Raises MissingCapabilityError if there is no compiler or it fails.
     """
     compiler = find_compiler()
     if compiler is None:
         raise MissingCapabilityError(
-            "our CPU operators are compiled on first use, and there is no C++ compiler here",
-            "install g++ or clang++, or let CXX name one",
+            "our CPU operators are compiled on first use, and this machine has no C++ compiler",
+            "install g++ or clang++, or set CXX to one",
         )
     texts = source_texts()
     described = [*FLAGS, _macros(compiler, machine), *(part for name in sorted(texts) for part in (name, texts[name]))]
@@ -54,19 +54,19 @@ def cpu_library(*, machine: str = NATIVE, cache_folder: Path | None = None) -> P
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler to use: what CXX names, else the first of ``COMPILERS`` that is installed."""
+    """Return the C++ compiler to use: the value of CXX, else the first of ``COMPILERS`` that is installed."""
     names = [os.environ.get("CXX", ""), *COMPILERS]
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
 def source_texts() -> dict[str, str]:
-    """Every file that goes into the library, by its name."""
+    """Return every source of the library by its file name."""
     files = [file for file in resources.files(__package__).iterdir() if file.name.endswith((".cpp", ".hpp"))]
     return {file.name: file.read_text(encoding="utf-8") for file in files}
 
 
 def _macros(compiler: str, machine: str) -> str:
-    """What the compiler defines by itself: its version, and the instructions of the machine."""
+    """Return the compiler's predefined macros: its version and the instructions of the machine."""
     return _run([compiler, f"-march={machine}", "-dM", "-E", "-x", "c++", os.devnull])
 
 
@@ -80,7 +80,7 @@ def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-        raise MissingCapabilityError(f"{' '.join(command[:3])} ... fails: {reason}", "let CXX name another compiler")
+        raise MissingCapabilityError(f"{' '.join(command[:3])} ... fails: {reason}", "set CXX to another compiler")
     return done.stdout
 
 
@@ -112,7 +112,7 @@ class _RGBCall(ctypes.Structure):
 
 
 class CPUOperators:
-    """The library opened. Arrays are contiguous; ``threads`` 0 is one for each core."""
+    """The open library. Arrays must be contiguous; ``threads`` 0 means one for each core."""
 
     def __init__(self, library: Path) -> None:
         self.library = library
@@ -122,15 +122,15 @@ class CPUOperators:
         self.lanes = int(self.functions.dcp_lanes())
 
     def start(self, threads: int) -> None:
-        """Make the threads of later calls, on the cores that the calling thread may use."""
+        """Start the threads for later calls, on the cores that the calling thread may use."""
         self.functions.dcp_start(ctypes.c_ssize_t(threads))
 
     def stored(self, channels: int) -> int:
-        """``channels`` rounded up to whole vectors."""
+        """Return ``channels`` rounded up to whole vectors."""
         return -(-channels // self.lanes) * self.lanes
 
     def pack(self, weight: Floats, *, up: bool) -> Floats:
-        """A weight [outputs, inputs, 3, 3] as :meth:`modulated_conv` takes it."""
+        """Return a weight [outputs, inputs, 3, 3] in the layout of :meth:`modulated_conv`."""
         sizes = [ctypes.c_ssize_t(size) for size in (*weight.shape[:2], up)]
         packed = np.empty(self.functions.dcp_packed_floats(*sizes), np.float32)
         self.functions.dcp_pack(_address(weight), *sizes, _address(packed))
@@ -188,12 +188,12 @@ class CPUOperators:
 
 @cache
 def cpu_operators() -> CPUOperators:
-    """The library of this machine, opened once. Raises what :func:`cpu_library` does."""
+    """Return the library of this machine, opened once. Raises the errors of :func:`cpu_library`."""
     library = cpu_library()
     try:
         return CPUOperators(library)
     except OSError as error:
-        raise DcpDeployError(f"cannot open {library}: {error}", "delete it: it is compiled again") from error
+        raise DcpDeployError(f"cannot open {library}: {error}", "delete it; it is then compiled again") from error
 
 
 def _address(array: NDArray[Any] | None) -> ctypes.c_void_p | None:

@@ -1,7 +1,7 @@
 // The operators as ONNX Runtime's custom operators, through its C interface.
 //
-// The interface is a table of functions whose order is part of its promise ("C API is backward compatible", from version
-// to version entries are only added), so that the few used here need no header of it. Domain "dcp_deploy.cpu":
+// The interface is a table of functions with a guaranteed order ("C API is backward compatible": new versions only add
+// entries), so the few used here need no header. Domain "dcp_deploy.cpu":
 //
 //     ModulatedConv <up, clamp, threads> (x, style, weight, scale, bias, [noise]) -> y
 //     ToRGB / ToRGBBytes <clamp, threads> (x, styles, weight, bias, [skip]) -> image
@@ -26,11 +26,11 @@ struct ApiBase {
 };
 
 constexpr uint32_t kApiVersion = 16;      // ONNX Runtime 1.16
-constexpr uint32_t kOperatorVersion = 8;  // of the structure below, which later versions only extend
+constexpr uint32_t kOperatorVersion = 8;  // version of the structure below, which later versions only extend
 enum Element { kFloat = 1, kUint8 = 2 };  // ONNXTensorElementDataType
 enum Characteristic { kRequired = 0, kOptional = 1 };
 
-// Places in the table.
+// Positions in the table.
 enum Entry {
     kCreateDomain = 26,
     kAddOperator = 27,
@@ -67,10 +67,10 @@ struct Operator {
     void (*destroy)(void*);
     Characteristic (*input_characteristic)(const Operator*, size_t);
     Characteristic (*output_characteristic)(const Operator*, size_t);
-    void* later[16];  // members of later versions, none of them used
+    void* later[16];  // members of later versions, not used
 };
 
-// ---- what a kernel reads and writes ----
+// ---- tensors of a kernel ----
 
 struct Tensor {
     float* data = nullptr;
@@ -83,7 +83,7 @@ void* data_of(const Value* value) {
     return data;
 }
 
-// An empty tensor for an optional input that is not given.
+// An empty tensor for an optional input that is absent.
 Tensor input(const Context* context, size_t place) {
     size_t count = 0;
     entry<Status* (*)(const Context*, size_t*)>(kGetInputCount)(context, &count);
@@ -125,7 +125,7 @@ struct ConvKernel {
     Index up, threads;
     float clamp;
     std::mutex mutex;
-    const float* packed_from = nullptr;  // a weight is an initializer: packed when it is first seen
+    const float* packed_from = nullptr;  // the weight, an initializer, is packed at the first call
     std::vector<float> packed;
 
     explicit ConvKernel(const Info* info)
@@ -205,13 +205,13 @@ const Operator kOperators[] = {
 
 }  // namespace
 
-// What ONNX Runtime calls when a session's options name this library.
+// ONNX Runtime calls this if a session's options name this library.
 extern "C" Status* RegisterCustomOps(Options* options, const ApiBase* base) {
     const Api* api = base->get(kApiVersion);
-    if (!api) return nullptr;  // too old: the session then says that it does not know the operators
+    if (!api) return nullptr;  // too old: the session will report unknown operators
     g_table = reinterpret_cast<const void* const*>(api);
     static std::mutex mutex;
-    static Domain* domain = nullptr;  // one for all sessions, which it has to outlive
+    static Domain* domain = nullptr;  // one for all sessions; it must outlive them
     const std::lock_guard<std::mutex> lock(mutex);
     if (!domain) {
         Domain* made = nullptr;

@@ -1,4 +1,4 @@
-// A few threads that sleep between calls, so that they take nothing from whoever computes in between.
+// A pool of threads that sleep between calls, so that they use no CPU time meanwhile.
 #pragma once
 
 #include <atomic>
@@ -31,7 +31,7 @@ public:
 
     Index count() const { return static_cast<Index>(helpers_.size()) + 1; }
 
-    // work(0) ... work(jobs - 1), each once, in any order; returns when all are done. One caller at a time.
+    // Runs work(0) ... work(jobs - 1), each once, in any order; returns when all are done. One caller at a time.
     void run(Index jobs, const std::function<void(Index)>& work) {
         {
             std::lock_guard<std::mutex> lock(mutex_);
@@ -46,7 +46,7 @@ public:
     }
 
 private:
-    // Waking a thread takes as long as a small layer: who waits looks for a moment before it sleeps.
+    // Waking a thread takes as long as a small layer, so a waiting thread polls for a moment before it sleeps.
     template <class Condition>
     static bool watched(const Condition& condition) {
         const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(100);

@@ -1,4 +1,4 @@
-// Features to colours on a CPU: a 1x1 modulated convolution, on top of the image so far at twice its size.
+// toRGB on a CPU: a 1x1 modulated convolution, added to the image so far at twice its size.
 #pragma once
 
 #include <cstdint>
@@ -10,17 +10,17 @@ namespace dcp {
 
 constexpr Index kColours = 3;
 
-// image = clamp((styles weight) x + bias) + up-sampled skip, of one image.
+// image = clamp((styles weight) x + bias) + up-sampled skip, for one image.
 struct Colours {
     Index height, width, inputs;  // of x [height, width, inputs]; inputs rounded up
-    const float *x, *kernel;      // kernel: what colour_kernel() made
+    const float *x, *kernel;      // kernel: from colour_kernel()
     const float *bias, *skip;     // [3]; [3, height / 2, width / 2] or null
-    float clamp;                  // 0: none
+    float clamp;                  // 0: no clamp
     float* image;                 // [3, height, width], or null
-    uint8_t* bytes;               // [height, width, 3] in its place: clip(127.5 v + 128, 0, 255), truncated
+    uint8_t* bytes;               // [height, width, 3] instead of image: clip(127.5 v + 128, 0, 255), truncated
 };
 
-// styles [inputs] times weight [3, inputs] as [inputs, a vector], so that a pixel's colours are a row of a product.
+// styles [inputs] times weight [3, inputs] as [inputs, one vector], so that a pixel's colours are a row of a product.
 inline std::vector<float> colour_kernel(const float* styles, const float* weight, Index inputs) {
     std::vector<float> kernel(rounded_up(inputs, kLanes) * kLanes, 0.0f);
     for (Index i = 0; i < inputs; ++i)
@@ -28,8 +28,8 @@ inline std::vector<float> colour_kernel(const float* styles, const float* weight
     return kernel;
 }
 
-// Row `row` of the skip image [3, H / 2, W / 2] at twice its size, [3, width], by the FIR 1 3 3 1 along either axis: a
-// pixel is 3/4 of the one it lies in and 1/4 of the next nearest; beyond the edge lie zeros.
+// Row `row` of the skip image [3, H / 2, W / 2] at twice its size, [3, width], by the FIR 1 3 3 1 along both axes: a
+// pixel is 3/4 of the one that contains it and 1/4 of the next nearest; outside the edge are zeros.
 inline void enlarged_row(const Colours& colours, Index row, float* out) {
     const Index height = colours.height / 2, width = colours.width / 2;
     const Index near = row / 2, far = row % 2 ? near + 1 : near - 1;

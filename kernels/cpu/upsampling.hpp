@@ -1,27 +1,27 @@
 // A modulated 3x3 convolution that doubles the size: a transposed convolution of stride 2, then the FIR.
 //
-// An unfiltered image u [2 H + 1, 2 W + 1] of four passes: along an axis, with taps k,
+// Four passes make the unfiltered image u [2 H + 1, 2 W + 1]. Along an axis, with taps k,
 //
 //     u[2 n] = x[n - 1] k[2] + x[n] k[0]     two taps, n = 0 ... H
 //     u[2 n + 1] = x[n] k[1]                 one tap,  n = 0 ... H - 1
 //
-// so that of its rows and columns the even ones have F(4, 2) and the odd ones F(4, 1): 81 products for 4x4 positions of
-// x, where the transposed convolution alone has 144. Then y[i] = 1/4 u[i - 1] + 3/4 u[i] + 3/4 u[i + 1] + 1/4 u[i + 2]
-// along either axis, and the epilogue. u is made and filtered in strips, of which a ring of rows is kept.
+// so even rows and columns use F(4, 2) and odd ones F(4, 1): 81 products for 4x4 positions of x, where the transposed
+// convolution alone has 144. Then y[i] = 1/4 u[i - 1] + 3/4 u[i] + 3/4 u[i + 1] + 1/4 u[i + 2]
+// along both axes, and the epilogue. u is made and filtered in strips; a ring of its rows is kept.
 #pragma once
 
 #include "winograd.hpp"
 
 namespace dcp {
 
-constexpr Index kStripFloats = 1 << 20;  // of u: 4 MiB stay in the caches until they are filtered
+constexpr Index kStripFloats = 1 << 20;  // of u: 4 MiB stay in the cache until they are filtered
 
 // Pass 2 p + q makes the rows 2 n + p and columns 2 m + q of u.
 using EvenEven = Filter<2, 2>;
 using EvenOdd = Filter<2, 1>;
 using OddEven = Filter<1, 2>;
 using OddOdd = Filter<1, 1>;
-constexpr Index kOffsets[] = {  // of their kernels: the points of all before
+constexpr Index kOffsets[] = {  // of the passes' kernels: the points of all passes before
     0,
     EvenEven::kPoints,
     EvenEven::kPoints + EvenOdd::kPoints,
@@ -55,11 +55,11 @@ struct Ring {
     float* at(Index row) const { return data + row % rows * width * channels; }
 };
 
-// Row `row` of y from rows row - 1 to row + 2 of u; rows and columns beyond u are zero.
+// Row `row` of y from rows row - 1 to row + 2 of u; rows and columns outside u are zero.
 inline void filter_row(const Layer& layer, const Ring& u, Index row) {
     static thread_local Scratch scratch;
     const Index channels = u.channels, floats = u.width * channels, height = 2 * layer.height + 1;
-    float* line = scratch.of(floats + 2 * channels);  // a column of zeros on either side
+    float* line = scratch.of(floats + 2 * channels);  // a column of zeros on both sides
     std::fill_n(line, channels, 0.0f);
     std::fill_n(line + channels + floats, channels, 0.0f);
     const float *above = u.at(row), *here = above, *below = u.at(row + 1), *next = below;
@@ -79,7 +79,7 @@ inline void filter_row(const Layer& layer, const Ring& u, Index row) {
         }
 }
 
-// Writes every output of a job of pass 2 p + q to its place in u.
+// Writes every output of a job of pass 2 p + q to its position in u.
 template <class F>
 void write_unfiltered(const Job& job, const Layer& layer, const Ring& u, Index p, Index q) {
     run<F>(job, layer, [&](Index row, Index column, Index channel, const Lanes* out) {

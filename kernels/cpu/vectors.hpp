@@ -1,6 +1,6 @@
-// Vectors of floats, as wide as the machine that this is compiled for, and matrix products of them.
+// Vectors of floats, as wide as on the target machine, and matrix products of them.
 //
-// GCC's and Clang's vector extension: no intrinsics, so that one text serves SSE2, AVX2, AVX-512 and NEON.
+// They use the vector extension of GCC and Clang, so the same source works for SSE2, AVX2, AVX-512 and NEON.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ using Index = std::ptrdiff_t;
 
 #if defined(__AVX512F__)
 constexpr Index kLanes = 16;
-constexpr Index kMostVectors = 4;  // of a row of accumulators; 32 registers
+constexpr Index kMostVectors = 4;  // per row of accumulators; 32 registers
 #elif defined(__AVX__)
 constexpr Index kLanes = 8;
 constexpr Index kMostVectors = 2;  // 16 registers
@@ -30,7 +30,7 @@ typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4), may_alia
 
 inline Lanes load(const float* p) { return *reinterpret_cast<const Lanes*>(p); }
 inline void store(float* p, Lanes v) { *reinterpret_cast<Lanes*>(p) = v; }
-inline Lanes all(float value) { return value - Lanes{}; }  // x - 0 is x, where x + 0 is not (-0): this is a broadcast alone
+inline Lanes all(float value) { return value - Lanes{}; }  // a plain broadcast: x - 0 is x, while x + 0 is not for -0
 inline Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
 inline Lanes smaller(Lanes a, Lanes b) { return a < b ? a : b; }
 
@@ -43,8 +43,8 @@ inline std::vector<float> padded(const float* values, Index count) {
     return result;
 }
 
-// c [R, C lanes] = a [R, depth] b [depth, C lanes]; the accumulators stay in registers. Meanwhile `ahead`, a line of the
-// cache for each step, is fetched: what is multiplied next comes from memory that is shared and slow.
+// c [R, C lanes] = a [R, depth] b [depth, C lanes]; the accumulators stay in registers. Meanwhile it prefetches `ahead`,
+// one cache line per step, because the next operand is in slow shared memory.
 template <int R, int C>
 inline void product(const float* a, const float* b, float* c, Index depth, const float* ahead) {
     Lanes sums[R][C] = {};
@@ -76,8 +76,8 @@ inline void product_rows(const float* a, const float* b, float* c, Index rows, I
     for (; r < rows; ++r) product<1, C>(a + r * depth, b, c + r * row, depth, b);
 }
 
-// c [rows, columns] = a [rows, depth] b [depth, columns], columns one to kMostVectors vectors. As many rows at a time as
-// there are registers for accumulators.
+// c [rows, columns] = a [rows, depth] b [depth, columns], columns 1 to kMostVectors vectors. It computes as many
+// rows at a time as there are registers for accumulators.
 inline void matrix_product(const float* a, const float* b, float* c, Index rows, Index depth, Index columns,
                            const float* ahead) {
     constexpr bool many = kMostVectors == 4;  // registers: 32, or 16

@@ -2,7 +2,7 @@
 //
 // Tiles of 4x4 outputs are transformed (see filters.hpp), multiplied for all input channels at once, kPoints matrix
 // products [tiles, inputs] x [inputs, outputs], and transformed back. Features are [H, W, C], channels last, C rounded up
-// to whole vectors; H and W are multiples of 4. What lies in the added channels means nothing, but is finite.
+// to whole vectors; H and W are multiples of 4. The values in the added channels have no meaning, but are finite.
 #pragma once
 
 #include <cstdlib>
@@ -14,12 +14,12 @@ namespace dcp {
 
 constexpr float kSlope = 0.2f;
 
-// y = lrelu(scale conv(style x) + noise + bias), clamped, of one image. inputs and outputs are rounded up.
+// y = lrelu(scale conv(style x) + noise + bias), clamped, for one image. inputs and outputs are rounded up.
 struct Layer {
     Index height, width, inputs, outputs;       // of x [height, width, inputs]
-    const float *x, *kernels;                   // kernels: what pack() made
+    const float *x, *kernels;                   // kernels: from pack()
     const float *style, *scale, *bias, *noise;  // [inputs], [outputs], [outputs], [H, W] of y or null
-    float clamp;                                // 0: none
+    float clamp;                                // 0: no clamp
     float* y;
 
     Lanes epilogue(Lanes value, Index pixel, Index channel) const {
@@ -30,14 +30,14 @@ struct Layer {
     }
 };
 
-// A convolution of x with filters of some taps: a layer has one, an up-sampling layer four.
+// A convolution of x with one set of filters: a layer has one pass, an up-sampling layer four.
 struct Pass {
     Index points;                   // products of a tile
     Index grid_height, grid_width;  // in tiles
     const float* kernels;           // blocks of columns [points, inputs, block]
 };
 
-// The columns of the matrix products in blocks of 1 to kMostVectors vectors, none of one vector if it can be helped.
+// The columns of the matrix products in blocks of 1 to kMostVectors vectors, avoiding blocks of one vector.
 inline std::vector<Index> blocks(Index columns) {
     std::vector<Index> starts{0};
     while (starts.back() < columns) {
@@ -48,8 +48,8 @@ inline std::vector<Index> blocks(Index columns) {
     return starts;
 }
 
-// Filters of Ty x Tx taps as blocks of columns [kPoints, inputs, block], inputs and columns rounded up. `taps` finds the
-// taps of an output and an input.
+// Filters of Ty x Tx taps as blocks of columns [kPoints, inputs, block], inputs and columns rounded up. `taps` returns
+// the taps of an output and an input.
 template <int Ty, int Tx, class Taps>
 void pack_filters(Index outputs, Index inputs, const Taps& taps, float* packed) {
     const Index depth = rounded_up(inputs, kLanes);
@@ -89,25 +89,25 @@ private:
     Index size_ = 0;
 };
 
-// Some tiles of some blocks of columns of a pass.
+// A part of a pass: some tiles of some blocks of columns.
 struct Job {
     const Pass* pass;
     Index first, count, first_block, last_block;  // tiles row by row
 };
 
-constexpr Index kFewTiles = 8;  // of a job: with less, kernels are read for too few products
+constexpr Index kFewTiles = 8;  // least tiles per job: with fewer, kernels are read for too few products
 
-// A pass's tiles in rows `top` to `bottom` of its grid, cut into jobs. Many tiles: some tiles of all columns each. The
-// transformed tiles of a job (`room` floats) are read again for every block of columns and should stay in a core's second
-// cache; kernels too large to stay beside them are read again for every job, which had better be large then. Few tiles:
-// some tiles of one block of columns each.
+// Cuts a pass's tiles in rows `top` to `bottom` of its grid into jobs. With many tiles, a job is some tiles of all columns.
+// Its transformed tiles (`space` floats) are read again for every block of columns and should stay in a core's second-level
+// cache. Kernels too large for that cache are read again for every job, so jobs are larger then. With few tiles, a job is
+// some tiles of one block of columns.
 inline void add_jobs(std::vector<Job>& jobs, const Pass& pass, Index top, Index bottom, const Layer& layer, Index threads) {
     const Index first = top * pass.grid_width, count = (std::min(bottom, pass.grid_height) - top) * pass.grid_width;
     const Index column_blocks = static_cast<Index>(blocks(layer.outputs).size()) - 1;
     const bool many = count >= kFewTiles * threads;
-    const Index room = pass.points * layer.inputs * layer.outputs < 400000 ? 100000 : 420000;
-    const Index most = std::max<Index>(4, room / (pass.points * layer.inputs));
-    const Index parts = many ? rounded_up((count + most - 1) / most, threads)  // none idle at the end
+    const Index space = pass.points * layer.inputs * layer.outputs < 400000 ? 100000 : 420000;
+    const Index most = std::max<Index>(4, space / (pass.points * layer.inputs));
+    const Index parts = many ? rounded_up((count + most - 1) / most, threads)  // so that no thread is idle at the end
                              : std::min((count + kFewTiles - 1) / kFewTiles, (threads + column_blocks - 1) / column_blocks);
     for (Index part = 0; part < parts; ++part) {
         const Index begin = count * part / parts, end = count * (part + 1) / parts, step = many ? column_blocks : 1;
@@ -116,7 +116,7 @@ inline void add_jobs(std::vector<Job>& jobs, const Pass& pass, Index top, Index 
     }
 }
 
-// Hands every vector of 4x4 outputs to sink(tile row, tile column, channel, outputs).
+// Passes every vector of 4x4 outputs to sink(tile row, tile column, channel, outputs).
 template <class F, class Sink>
 void run(const Job& job, const Layer& layer, const Sink& sink) {
     static thread_local Scratch scratch;

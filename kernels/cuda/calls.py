@@ -1,6 +1,6 @@
-"""From tensors to a kernel call: which kernel, how many blocks, which arguments.
+"""Turns tensors into a kernel call: which kernel, how many blocks, which arguments.
 
-The same calls run on a GPU (:mod:`.launch`) and, in the tests, on the host emulator. Nothing here touches a device.
+The same calls run on a GPU (:mod:`.launch`) and, in the tests, on the host emulator. This module touches no device.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Argument = Tensor | int | None
 
 TAGS = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
-# The constants of the same names in the sources: change them together.
+# The sources have constants of the same names: change them together.
 BLOCK = 256  # storage.cuh
 VISITS, SHUFFLE_VISITS = 4, 2  # modconv_epilogue.cu
 TILE_WIDTH, ROWS = 64, 2  # fir_epilogue.cu, and fir_run
 SAMPLES = 4  # modulation.cu
 MEMBERS, PIXELS = 32, 4  # to_rgb.cuh
 
-WALK, BLOCKS = 4, 1024  # channels-last colours: tiles per block at most, and blocks that come before a second tile
+WALK, BLOCKS = 4, 1024  # channels-last toRGB: the most tiles per block, and the blocks needed before any takes a second
 
-MAX_GRID_Y = 65535  # kernels walk on from there
-MAX_SAMPLE = 2**31 - 1 - BLOCK  # elements: within a sample, indices are 32 bits wide
+MAX_GRID_Y = 65535  # samples beyond are reached by a loop in the kernel
+MAX_SAMPLE = 2**31 - 1 - BLOCK  # elements: indices within a sample are 32 bits wide
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ def modconv_epilogue_call(
     clamp: float | None = None,
     next_scale: Tensor | None = None,
     depth_to_space: bool = False,
-    form: Variant = "fast",
+    variant: Variant = "fast",
     block: int = BLOCK,
 ) -> KernelCall | None:
-    """The call that fills ``y`` [B, C, H, W], of x's type and layout; None when it is empty.
+    """Return the call that fills ``y`` [B, C, H, W], which has x's type and layout; None when y is empty.
 
-    Arguments as in :func:`.reference.modconv_epilogue`. ``form`` "fast" is the wide kernel where it is legal, else the
-    narrow one; ``block``, threads per block, is what the kernel was compiled for. Raises UsageError for tensors that
-    the kernel cannot take.
+    The other arguments are those of :func:`.reference.modconv_epilogue`. ``variant`` "fast" means the wide kernel where
+    the tensors allow it, else the narrow one. ``block`` is the number of threads per block that the kernel was compiled
+    for. Raises UsageError for tensors that the kernel cannot take.
     """
     batch, channels, height, width = y.shape
     expected = (batch, 4 * channels, height // 2, width // 2) if depth_to_space else tuple(y.shape)
@@ -68,8 +68,8 @@ def modconv_epilogue_call(
         _require(height % 2 == 0 and width % 2 == 0, f"depth to space makes even sizes, not {height}x{width}")
     arguments = _epilogue_arguments(x, expected, scale, noise, bias, next_scale, clamp, y)
     last = _channels_last(x, y)
-    lanes = _lanes(x, arguments, channels if last else width // 2 if depth_to_space else height * width, form)
-    if form == "naive":
+    lanes = _lanes(x, arguments, channels if last else width // 2 if depth_to_space else height * width, variant)
+    if variant == "naive":
         threads = channels * height * width
     elif depth_to_space:
         visits = math.ceil(channels / SHUFFLE_VISITS)
@@ -79,7 +79,7 @@ def modconv_epilogue_call(
     else:
         threads = height * width // lanes * math.ceil(channels / VISITS)
     name = "modconv_d2s" if depth_to_space else "modconv"
-    return _call("modconv_epilogue", name, x, last, lanes, form, math.ceil(threads / block), arguments)
+    return _call("modconv_epilogue", name, x, last, lanes, variant, math.ceil(threads / block), arguments)
 
 
 def fir_epilogue_call(
@@ -91,27 +91,27 @@ def fir_epilogue_call(
     *,
     clamp: float | None = None,
     next_scale: Tensor | None = None,
-    form: Variant = "fast",
+    variant: Variant = "fast",
     block: int = BLOCK,
 ) -> KernelCall | None:
-    """The call that fills ``y`` [B, C, H, W] from x [B, C, H + 1, W + 1]; otherwise as for the epilogue alone."""
+    """Return the call that fills ``y`` [B, C, H, W] from x [B, C, H + 1, W + 1]; else like the epilogue's alone."""
     batch, channels, height, width = y.shape
     arguments = _epilogue_arguments(
         x, (batch, channels, height + 1, width + 1), scale, noise, bias, next_scale, clamp, y
     )
     last = _channels_last(x, y)
-    lanes = _lanes(x, arguments, channels if last else width, form)
-    if form == "naive":
+    lanes = _lanes(x, arguments, channels if last else width, variant)
+    if variant == "naive":
         blocks = math.ceil(channels * height * width / block)
     elif last:
         blocks = math.ceil(channels // lanes * math.ceil(width / fir_run(width)) * math.ceil(height / ROWS) / block)
     else:
         blocks = channels * math.ceil(width / TILE_WIDTH) * math.ceil(height / (block * lanes // TILE_WIDTH))
-    return _call("fir_epilogue", "fir", x, last, lanes, form, blocks, arguments)
+    return _call("fir_epilogue", "fir", x, last, lanes, variant, blocks, arguments)
 
 
 def fir_run(width: int) -> int:
-    """Outputs per thread along a row of the channels-last FIR: run_length of fir_epilogue.cu."""
+    """Return the outputs per thread along a row of the channels-last FIR: run_length of fir_epilogue.cu."""
     return 4 if width < 64 else min(width // 16, 16)
 
 
@@ -124,29 +124,30 @@ def to_rgb_call(
     image: Tensor,
     *,
     clamp: float | None = None,
-    form: Variant = "fast",
+    variant: Variant = "fast",
     block: int = BLOCK,
 ) -> KernelCall | None:
-    """The call that fills ``image``: float32 [B, 3, H, W], or uint8 [B, H, W, 3]."""
+    """Return the call that fills ``image``: float32 [B, 3, H, W], or uint8 [B, H, W, 3]."""
     batch, channels, height, width = x.shape
     as_bytes = _check_rgb(x, styles, weight, bias, skip, image)
     numbers = (batch, channels, height, width, int(skip is not None), int(as_bytes), _float_bits(clamp))
     arguments = (x, styles, weight, bias, skip, *numbers, image)
     last = channels_last(x)
-    lanes = _lanes(x, arguments, channels if last else width, form)
-    if form == "naive":
+    lanes = _lanes(x, arguments, channels if last else width, variant)
+    if variant == "naive":
         blocks = math.ceil(3 * height * width / block)
     elif last:
         blocks = rgb_blocks(height * width, channels // lanes, 8, block)  # plugins have one grid for every batch
     else:
         blocks = math.ceil(height * (width // lanes) / block)
-    return _call("to_rgb", "rgb", x, last, lanes, form, blocks if image.numel() else 0, arguments)
+    return _call("to_rgb", "rgb", x, last, lanes, variant, blocks if image.numel() else 0, arguments)
 
 
 def rgb_blocks(pixels: int, slots: int, batch: int, block: int = BLOCK) -> int:
-    """Blocks for one sample of the channels-last colours, whose threads share pixels as Team of to_rgb.cuh says.
+    """Return the number of blocks for one sample of the channels-last toRGB; Team of to_rgb.cuh splits the pixels.
 
-    ``slots``: accesses per pixel. A large job has blocks walk over several tiles, so that they read constants once.
+    ``slots`` is the number of accesses per pixel. In a large launch each block walks over several tiles, so that it
+    reads the constants once.
     """
     rounds = max(1, math.ceil(slots / MEMBERS))
     tile = block // max(PIXELS, math.ceil(slots / rounds)) * PIXELS
@@ -169,28 +170,28 @@ def epilogue_rgb_call(
     next_scale: Tensor | None = None,
     clamp: float | None = None,
     rgb_clamp: float | None = None,
-    form: Variant = "fast",
+    variant: Variant = "fast",
 ) -> KernelCall | None:
-    """The call that fills ``y`` (None: stores none) and ``image``, see :func:`.reference.epilogue_rgb`.
+    """Return the call that fills ``y`` (None: it is not stored) and ``image``, see :func:`.reference.epilogue_rgb`.
 
-    x and y lie as [B, H, W, C].
+    x and y lie in memory as [B, H, W, C].
     """
     batch, channels, height, width = x.shape
     nhwc = all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, x if y is None else y))
     _require(nhwc, "x and y must be channels last")
-    kind = _check_epilogue(x, tuple(x.shape), scale, noise, bias, next_scale, x if y is None else y)
+    first = _epilogue_arguments(x, tuple(x.shape), scale, noise, bias, next_scale, clamp, x if y is None else y)
+    pointers, numbers, clamp_bits = first[:5], first[5:-2], first[-2]
     as_bytes = _check_rgb(x, styles, weight, rgb_bias, skip, image)
-    sizes = (batch, channels, height, width)
-    numbers = (*sizes, kind, int(next_scale is not None), int(skip is not None), int(as_bytes), int(y is not None))
-    clamps = (_float_bits(clamp), _float_bits(rgb_clamp))
-    arguments = (x, scale, noise, bias, next_scale, styles, weight, rgb_bias, skip, *numbers, *clamps, y, image)
-    lanes = _lanes(x, arguments, channels, form)
-    if form == "naive":
+    flags = (int(skip is not None), int(as_bytes), int(y is not None))
+    colours = (styles, weight, rgb_bias, skip)
+    arguments = (*pointers, *colours, *numbers, *flags, clamp_bits, _float_bits(rgb_clamp), y, image)
+    lanes = _lanes(x, arguments, channels, variant)
+    if variant == "naive":
         blocks = math.ceil(3 * height * width / BLOCK)
     else:
         blocks = rgb_blocks(height * width, channels // lanes, batch)
     blocks = blocks if image.numel() else 0
-    return _call("epilogue_rgb", "epilogue_rgb", x, True, lanes, form, blocks, arguments)
+    return _call("epilogue_rgb", "epilogue_rgb", x, True, lanes, variant, blocks, arguments)
 
 
 def modulation_call(
@@ -202,9 +203,9 @@ def modulation_call(
     directions: Tensor,
     scales: Tensor,
     *,
-    form: Variant = "fast",
+    variant: Variant = "fast",
 ) -> KernelCall | None:
-    """The call that fills the flat ``directions`` and ``scales``, see :func:`.reference.modulation`."""
+    """Return the call that fills the flat ``directions`` and ``scales``, see :func:`.reference.modulation`."""
     batch, row = styles.shape
     _check("styles", styles, (batch, row))
     _check("energy", energy, (energy.numel(),))
@@ -213,13 +214,16 @@ def modulation_call(
     _check("blocks", blocks, (len(blocks), 2), torch.int32)
     if batch == 0 or len(blocks) == 0:
         return None
-    groups = math.ceil(batch / SAMPLES) if form == "fast" else batch
+    groups = math.ceil(batch / SAMPLES) if variant == "fast" else batch
     arguments = (styles, energy, root_eps, layers, blocks, batch, row, directions, scales)
-    return KernelCall("modulation", f"modulation_{form}_f32", (len(blocks), min(groups, MAX_GRID_Y)), arguments)
+    return KernelCall("modulation", f"modulation_{variant}_f32", (len(blocks), min(groups, MAX_GRID_Y)), arguments)
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether x [B, C, H, W] lies in memory as [B, H, W, C]; False where it lies as it reads, UsageError otherwise."""
+    """Return whether x [B, C, H, W] lies in memory as [B, H, W, C] (True) or as [B, C, H, W] (False).
+
+    Raises UsageError for any other layout.
+    """
     if x.is_contiguous():
         return False
     _require(
@@ -239,22 +243,7 @@ def _epilogue_arguments(
     clamp: float | None,
     y: Tensor,
 ) -> tuple[Argument, ...]:
-    """In the order of EPILOGUE_PARAMETERS in epilogue.cuh, once they fit together."""
-    kind = _check_epilogue(x, expected, scale, noise, bias, next_scale, y)
-    numbers = (*y.shape, kind, int(next_scale is not None), _float_bits(clamp))
-    return (x, scale, noise, bias, next_scale, *numbers, y)
-
-
-def _check_epilogue(
-    x: Tensor,
-    expected: tuple[int, ...],
-    scale: Tensor,
-    noise: Tensor | None,
-    bias: Tensor,
-    next_scale: Tensor | None,
-    y: Tensor,
-) -> int:
-    """Whether the tensors fit together; returns NoiseKind of epilogue.cuh."""
+    """Check that the tensors fit together, and return them in the order of EPILOGUE_PARAMETERS in epilogue.cuh."""
     batch, channels, height, width = y.shape
     _require(tuple(x.shape) == expected, f"x is {list(x.shape)}, the output needs {list(expected)}")
     _require(x.dtype in TAGS, f"x is {x.dtype}: float32, float16 or bfloat16 are stored")
@@ -264,15 +253,16 @@ def _check_epilogue(
     _check("bias", bias, (channels,))
     if next_scale is not None:
         _check("next_scale", next_scale, (batch, channels))
-    if noise is None:
-        return 0
-    shared = noise.ndim == 2
-    _check("noise", noise, (height, width) if shared else (batch, 1, height, width))
-    return 1 if shared else 2
+    noise_kind = 0  # NoiseKind of epilogue.cuh
+    if noise is not None:
+        noise_kind = 1 if noise.ndim == 2 else 2
+        _check("noise", noise, (height, width) if noise_kind == 1 else (batch, 1, height, width))
+    numbers = (*y.shape, noise_kind, int(next_scale is not None), _float_bits(clamp))
+    return (x, scale, noise, bias, next_scale, *numbers, y)
 
 
 def _check_rgb(x: Tensor, styles: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None, image: Tensor) -> bool:
-    """Whether the tensors fit together; returns whether the image is bytes."""
+    """Check that the tensors fit together; return whether the image is bytes."""
     batch, channels, height, width = x.shape
     as_bytes = image.dtype == torch.uint8
     _check("image", image, (batch, height, width, 3) if as_bytes else (batch, 3, height, width), image.dtype)
@@ -289,7 +279,7 @@ def _check_rgb(x: Tensor, styles: Tensor, weight: Tensor, bias: Tensor, skip: Te
 
 
 def _channels_last(x: Tensor, y: Tensor) -> bool:
-    """Whether input and output both lie as [B, H, W, C]; either may lie both ways (one channel, or one pixel)."""
+    """Return whether input and output both lie as [B, H, W, C]; with one channel or pixel the layouts are the same."""
     if x.is_contiguous() and y.is_contiguous():
         return False
     both = all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, y))
@@ -297,11 +287,11 @@ def _channels_last(x: Tensor, y: Tensor) -> bool:
     return True
 
 
-def _lanes(x: Tensor, arguments: tuple[Argument, ...], row: int, form: Variant) -> int:
-    """Elements per access: 16 bytes where rows are whole multiples of that and every tensor starts at one, else one."""
+def _lanes(x: Tensor, arguments: tuple[Argument, ...], row: int, variant: Variant) -> int:
+    """Return the elements per access: 16 bytes where rows and starts of all tensors are multiples of that, else one."""
     lanes = 16 // x.element_size()
     starts = all(tensor.data_ptr() % 16 == 0 for tensor in arguments if isinstance(tensor, Tensor))
-    return lanes if form == "fast" and row % lanes == 0 and starts else 1
+    return lanes if variant == "fast" and row % lanes == 0 and starts else 1
 
 
 def _call(
@@ -310,7 +300,7 @@ def _call(
     x: Tensor,
     last: bool,
     lanes: int,
-    form: Variant,
+    variant: Variant,
     blocks: int,
     arguments: tuple[Argument, ...],
 ) -> KernelCall | None:
@@ -318,12 +308,12 @@ def _call(
     if batch == 0 or blocks == 0:
         return None
     layout = "nhwc" if last else "nchw"
-    variant = "naive" if form == "naive" else "wide" if lanes > 1 else "narrow"
-    return KernelCall(source, f"{name}_{layout}_{variant}_{TAGS[x.dtype]}", (blocks, min(batch, MAX_GRID_Y)), arguments)
+    access = "naive" if variant == "naive" else "wide" if lanes > 1 else "narrow"
+    return KernelCall(source, f"{name}_{layout}_{access}_{TAGS[x.dtype]}", (blocks, min(batch, MAX_GRID_Y)), arguments)
 
 
 def _float_bits(clamp: float | None) -> int:
-    """The clamp as an int32 with the bits of its float32; none is infinity."""
+    """Return the clamp as an int32 with the bits of its float32; None becomes infinity."""
     bits: int = struct.unpack("<i", struct.pack("<f", math.inf if clamp is None else clamp))[0]
     return bits
 

@@ -1,5 +1,5 @@
-// What follows a modulated convolution at one element: demodulation scale, noise, bias, leaky ReLU, clamp and the
-// style scale of the next layer. Shared by the kernels that differ in where that element comes from.
+// The epilogue of a modulated convolution at one element: demodulation scale, noise, bias, leaky ReLU, clamp and the
+// style scale of the next layer. The kernels that share it differ in where that element comes from.
 #pragma once
 
 #include "storage.cuh"
@@ -8,19 +8,19 @@ constexpr float kLeakySlope = 0.2f;
 
 enum NoiseKind { kNoNoise = 0, kNoiseShared = 1, kNoisePerSample = 2 };  // absent, [H, W], [B, 1, H, W]
 
-// What depends on sample and channel only.
+// The terms that depend only on sample and channel.
 struct ChannelTerms {
     float scale, bias, next;
 };
 
 struct Epilogue {
     const float* scale;       // [B, C]
-    const float* noise;       // by noise_kind
+    const float* noise;       // shape by noise_kind
     const float* bias;        // [C]
-    const float* next_scale;  // [B, C], read when scales_next
+    const float* next_scale;  // [B, C], read if scales_next
     int batch, channels, height, width;  // of the output
     int noise_kind, scales_next;
-    float clamp;  // infinity: none
+    float clamp;  // infinity: no clamp
 
     __device__ int pixels() const { return height * width; }
 
@@ -39,7 +39,7 @@ struct Epilogue {
         return noise[plane * pixels() + pixel];
     }
 
-    // Of N neighbouring pixels.
+    // For N neighbouring pixels.
     template <int N>
     __device__ void noise_of(int sample, int pixel, float (&values)[N]) const {
 #pragma unroll
@@ -49,7 +49,7 @@ struct Epilogue {
         load_floats(noise + plane * pixels() + pixel, values);
     }
 
-    // Of N neighbouring channels.
+    // For N neighbouring channels.
     template <int N>
     __device__ void terms_of(int sample, int channel, ChannelTerms (&values)[N]) const {
         const size_t at = static_cast<size_t>(sample) * channels + channel;
@@ -66,7 +66,7 @@ struct Epilogue {
     // Without the style scale of the next layer.
     __device__ float unscaled(float x, const ChannelTerms& term, float noise_value) const {
         const float value = x * term.scale + noise_value + term.bias;
-        return clamped(fmaxf(value, value * kLeakySlope), clamp);  // both are NaN when one is
+        return clamped(fmaxf(value, value * kLeakySlope), clamp);  // if one is NaN, both are
     }
 
     __device__ float operator()(float x, const ChannelTerms& term, float noise_value) const {
@@ -74,8 +74,8 @@ struct Epilogue {
     }
 };
 
-// Flat parameters: inputs, integers, outputs, the order that TensorRT hands to an ahead-of-time plugin, which knows no
-// other scalars than int32 (so the clamp travels as its bits) and no absent inputs (so noise_kind and scales_next).
+// Flat parameters in the order of TensorRT's ahead-of-time plugins: inputs, integers, outputs. These have only int32
+// scalars, so the clamp is passed as its bits, and no absent inputs, so noise_kind and scales_next are flags.
 #define EPILOGUE_PARAMETERS(T)                                                                                        \
     (const T* __restrict__ x, const float* __restrict__ scale, const float* __restrict__ noise,                       \
      const float* __restrict__ bias, const float* __restrict__ next_scale, int batch, int channels, int height,       \

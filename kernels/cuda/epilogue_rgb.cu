@@ -1,12 +1,12 @@
-// A resolution's last epilogue and its colours in one pass, channels last: v = clamp(lrelu(x * scale + noise + bias)),
+// A resolution's last epilogue and its toRGB in one pass, channels last: v = clamp(lrelu(x * scale + noise + bias)),
 // y = v * next_scale, image = clamp(sum_c v[c] styles[c] weight[o, c] + rgb_bias[o]) + the up-sampled image so far.
 //
-// Floor: x read once and y written once, where the two kernels it replaces read it again, and a third one multiplies it
-// by the styles of the next layer. At the last resolution nobody else wants y: it is not stored, and x is all that moves.
+// Memory traffic: x is read once and y written once. Two separate kernels would read y again, and a third would multiply
+// it by the styles of the next layer. At the last resolution y is not needed and not stored.
 #include "epilogue.cuh"
 #include "to_rgb.cuh"
 
-// ---- naive: one thread per pixel and colour; the first colour's stores y ----
+// ---- naive: one thread per pixel and colour; that of the first colour stores y ----
 
 template <class T>
 __device__ inline void epilogue_rgb_naive(const T* x, const Epilogue& epilogue, const ToRGB& rgb, int keeps, T* y,
@@ -28,9 +28,9 @@ __device__ inline void epilogue_rgb_naive(const T* x, const Epilogue& epilogue, 
     }
 }
 
-// ---- fast: threads share pixels as Team says ----
+// ---- fast: threads share pixels as described at Team ----
 
-// What a thread keeps of its L channels.
+// A thread's constants for its L channels.
 template <int L>
 struct Constants {
     ChannelTerms terms[L];
@@ -41,7 +41,7 @@ struct Constants {
         rgb.weights_of(sample, slot * L, weights);
     }
 
-    // From features to y, unscaled, whose part of the colours it adds to the sums.
+    // Turns features into unscaled y and adds its contribution to the colour sums.
     __device__ void apply(const Epilogue& epilogue, float noise, float (&values)[L], float (&sums)[kColours]) const {
 #pragma unroll
         for (int lane = 0; lane < L; ++lane) {
@@ -91,17 +91,17 @@ __device__ inline void epilogue_rgb(const T* x, const Epilogue& epilogue, const 
             }
             partial.put(sums);
             if (team.slots > team.members) constants.load(epilogue, rgb, sample, team.member);
-            team.load(source, first + step, team.member, pixels, features);  // under way while this tile is finished
+            team.load(source, first + step, team.member, pixels, features);  // loads while this tile is finished
             __syncthreads();
             rgb.put_tile(image, sample, first, team, partial);
-            __syncthreads();  // the sums have been read
+            __syncthreads();  // until all sums are read
         }
     }
 }
 
-// ---- what Python calls ----
+// ---- entry points for Python ----
 
-// Inputs, integers, outputs, as in epilogue.cuh and for the same reason.
+// Order of parameters: inputs, integers, outputs, as in epilogue.cuh and for the same reason.
 #define BOTH_PARAMETERS(T)                                                                                            \
     (const T* __restrict__ x, const float* __restrict__ scale, const float* __restrict__ noise,                       \
      const float* __restrict__ bias, const float* __restrict__ next_scale, const float* __restrict__ styles,          \

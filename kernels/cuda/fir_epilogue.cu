@@ -1,7 +1,7 @@
-// The up-sampling FIR of the transposed form, then the epilogue: x [B, C, H + 1, W + 1] -> y [B, C, H, W].
+// The FIR of transposed up-sampling, then the epilogue: x [B, C, H + 1, W + 1] -> y [B, C, H, W].
 //
-// The filter is outer(t, t) / 16 with t = [1, 3, 3, 1] (4x4, gain 4), zeros outside the border, padding 1. Floor: x
-// read once and y written once. An input is wanted by up to 16 outputs: NCHW shares it through a tile in shared memory;
+// The filter is outer(t, t) / 16 with t = [1, 3, 3, 1] (4x4, gain 4), zeros outside the border, padding 1. x is
+// read once and y written once. Up to 16 outputs need an input: NCHW shares it through a tile in shared memory;
 // channels-last, where a pixel's channels fill whole sectors, slides along a row and leaves the rest to the L1 cache.
 #include "epilogue.cuh"
 
@@ -39,14 +39,14 @@ __device__ inline void fir_naive(const T* x, const Epilogue& epilogue, T* y) {
 
 // ---- channels last ----
 
-constexpr int kRows = 2;  // rows per thread: five inputs serve both where four serve one
+constexpr int kRows = 2;  // rows per thread: two need five input rows, one needs four
 
-// Outputs per thread along a row: long runs read fewer columns twice, short ones make more threads of a small image.
+// Outputs per thread along a row: long runs read fewer columns twice, short runs give a small image more threads.
 __device__ inline int run_length(int width) { return width < 64 ? 4 : (width < 256 ? width / 16 : 16); }
 
-// A thread has L channels of kRows rows of a run. Per column it sums the rows; a column's sum enters four outputs of
-// its row, so three unfinished ones wait in registers. The runs below one another are in one block: they read the rows
-// they share at about the same time, so one of them from the L1 cache.
+// A thread computes L channels of kRows rows of a run. Per column it sums the rows. A column's sum enters four outputs of
+// its row, so three unfinished ones wait in registers. Runs above one another are in one block: they read the rows they
+// share at about the same time, so the second one reads them from the L1 cache.
 template <class T, int L>
 __device__ inline void fir_nhwc(const T* x, const Epilogue& epilogue, T* y) {
     const int channels = epilogue.channels, rows = epilogue.height + 1, columns = epilogue.width + 1;
@@ -62,10 +62,10 @@ __device__ inline void fir_nhwc(const T* x, const Epilogue& epilogue, T* y) {
         ChannelTerms terms[L];
         epilogue.terms_of(sample, channel, terms);
 #pragma unroll
-        for (int lane = 0; lane < L; ++lane) terms[lane].scale *= kFirGain;  // a power of two: nothing is rounded
+        for (int lane = 0; lane < L; ++lane) terms[lane].scale *= kFirGain;  // a power of two, so no rounding
         float pending[kRows][3][L] = {};
 #pragma unroll 1  // copies of the body would not fit the instruction cache
-        for (int column = left - 3; column < end; ++column) {  // the output that this step's input, two on, finishes
+        for (int column = left - 3; column < end; ++column) {  // the output that the input two columns ahead completes
             Packed<T, L> inputs[kRows + 3];
 #pragma unroll
             for (int i = 0; i < kRows + 3; ++i) {
@@ -117,10 +117,10 @@ __device__ inline void fir_nhwc(const T* x, const Epilogue& epilogue, T* y) {
 constexpr int kTileWidth = 64;
 
 template <int L>
-constexpr int kTileHeight = kBlock * L / kTileWidth;  // so that each thread ends with one store
+constexpr int kTileHeight = kBlock * L / kTileWidth;  // so that each thread makes one store
 
-// Input columns of a tile in shared memory, where a gap of L / 2 words after every 32 and rows of 4 n + 1 words lead the
-// threads of a warp, L columns apart on neighbouring rows, to 32 different banks.
+// Input columns of a tile in shared memory. A gap of L / 2 words after every 32 and rows of 4 n + 1 words let the threads
+// of a warp, L columns apart on neighbouring rows, use 32 different banks.
 struct TileRow {
     static constexpr int kColumns = kTileWidth + 3, kWords = kColumns + 10;
     static_assert(kWords % 4 == 1);
@@ -131,8 +131,8 @@ struct TileRow {
     }
 };
 
-// A block has one tile of one plane. Input rows are of odd length (2 W + 1), so few start at 16 bytes: they are read
-// element by element, neighbours by neighbours, a row per warp, and only the output goes in 16-byte accesses.
+// A block computes one tile of one plane. Input rows have odd length (2 W + 1), so few start at 16 bytes. They are read
+// element by element, a row per warp, with neighbouring threads on neighbours; only the output uses 16-byte accesses.
 template <class T, int L>
 __device__ inline void fir_nchw(const T* x, const Epilogue& epilogue, T* y) {
     constexpr int H = kTileHeight<L>, kSlots = kTileWidth / L, kWarp = 32;
@@ -146,7 +146,7 @@ __device__ inline void fir_nchw(const T* x, const Epilogue& epilogue, T* y) {
     const bool in_plane = top + row < epilogue.height && left + slot < epilogue.width;
     for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
         const T* source = x + (static_cast<size_t>(sample) * epilogue.channels + channel) * rows * columns;
-        __syncthreads();  // the last sample's tile has been read
+        __syncthreads();  // until the previous sample's tile is read
 #pragma unroll 2
         for (int i = threadIdx.x / kWarp; i < H + 3; i += kBlock / kWarp) {
             const int from_row = top - 1 + i;
@@ -180,7 +180,7 @@ __device__ inline void fir_nchw(const T* x, const Epilogue& epilogue, T* y) {
     }
 }
 
-// ---- what Python calls ----
+// ---- entry points for Python ----
 
 #define FIR_FORM(T, tag, form, L)                                                                                     \
     KERNEL(fir_nchw_##form##_##tag, EPILOGUE_PARAMETERS(T), fir_nchw<T, L>(EPILOGUE_ARGUMENTS))                       \

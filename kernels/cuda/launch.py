@@ -1,4 +1,4 @@
-"""Kernel calls on an NVIDIA GPU: loaded by pycuda into the context that torch uses, ordered with torch's stream."""
+"""Launches kernel calls on an NVIDIA GPU by pycuda, in torch's context and ordered with torch's stream."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
 
 def launch(call: KernelCall | None, device: torch.device) -> None:
-    """Enqueue ``call`` (None: nothing to do) after what torch's current stream of ``device`` holds. Does not wait.
+    """Enqueue ``call`` (None does nothing) on torch's current stream of ``device``, without waiting for it.
 
-    May be captured by ``torch.cuda.graph``, once a first call outside has loaded the kernel.
+    ``torch.cuda.graph`` can capture it after a first call outside has loaded the kernel.
 
     Raises MissingCapabilityError without pycuda, or for a GPU that the kernels are not built for.
     """
@@ -26,7 +26,7 @@ def launch(call: KernelCall | None, device: torch.device) -> None:
         return
     index = torch.cuda.current_device() if device.index is None else device.index
     context = _context(index)
-    context.push()  # pycuda's objects belong to the context on top; it is torch's own, so nothing else changes
+    context.push()  # pycuda's objects belong to the context on top, which is torch's own, so nothing else changes
     try:
         _enqueue(_function(call.source, call.kernel, _format(call), index), call, torch.cuda.current_stream(index))
     finally:
@@ -34,7 +34,7 @@ def launch(call: KernelCall | None, device: torch.device) -> None:
 
 
 def build_target(capability: tuple[int, int]) -> int:
-    """The newest build whose machine code runs on a GPU of ``capability``: same major version, no later minor one."""
+    """Return the newest build that runs on a GPU of ``capability``: the same major version, not a later minor one."""
     major, minor = capability
     usable = [known for known in CAPABILITIES if known // 10 == major and known % 10 <= minor]
     if not usable:
@@ -46,11 +46,12 @@ def build_target(capability: tuple[int, int]) -> int:
 
 
 def _enqueue(function: Any, call: KernelCall, stream: torch.cuda.Stream) -> None:
-    """pycuda launches on streams of its own or on the default stream, which is where torch mostly is.
+    """Launch on the default stream, or on a stream of pycuda's that is synchronised with torch's.
 
-    Any other stream of torch's waits for a stream of pycuda's and is waited for, by events on the GPU. So what follows
-    on torch's stream, a new owner of the same memory too, comes after the kernel. While torch captures a graph, the
-    waits make the kernel a node between its neighbours and cost nothing when the graph is replayed.
+    pycuda cannot launch on torch's other streams. So its own stream waits for torch's before the kernel, and torch's
+    waits for it afterwards, by events on the GPU. Later work on torch's stream, also by a new owner of the same memory,
+    then comes after the kernel. While torch captures a graph, the waits make the kernel a node between its neighbours;
+    they cost nothing when the graph is replayed.
     """
     block, values = (BLOCK, 1, 1), [_value(argument) for argument in call.arguments]
     if stream.cuda_stream == 0:
@@ -69,7 +70,7 @@ def _value(argument: Tensor | int | None) -> int:
 
 
 def _format(call: KernelCall) -> str:
-    """Argument types for ``Function.prepare``: P a pointer, i an int32. None is a pointer to nothing."""
+    """Return the argument types for ``Function.prepare``: P is a pointer (None: a null pointer), i an int32."""
     return "".join("i" if isinstance(argument, int) else "P" for argument in call.arguments)
 
 
@@ -78,7 +79,7 @@ def _format(call: KernelCall) -> str:
 
 @cache
 def _context(device: int) -> Any:
-    """The primary context, which torch uses too: it has made it, for it holds the tensors of the call."""
+    """Return the primary context, which torch has created for the tensors of the call."""
     try:
         import pycuda.driver as cuda
     except ImportError as error:
@@ -89,10 +90,10 @@ def _context(device: int) -> Any:
 
 @cache
 def _own_stream(device: int, torch_stream: int) -> tuple[Any, torch.cuda.Stream]:
-    """A stream of pycuda's and the same one as torch sees it. The context is current.
+    """Return a stream of pycuda's and the same one as a torch stream. The context must be current.
 
-    One for each of torch's (it has a pool of 32): a thread that captures a graph must not draw in what another one
-    launches. It does not wait for the default stream, which a capture forbids.
+    There is one for each stream of torch's (which has a pool of 32), so that a thread that captures a graph does not
+    capture another thread's launches. It does not wait for the default stream, which a capture forbids.
     """
     import pycuda.driver as cuda
 

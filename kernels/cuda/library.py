@@ -1,8 +1,8 @@
-"""The CUDA sources as PTX and machine code: compiled by NVRTC or nvcc, kept in a cache.
+"""Compiles the CUDA sources to PTX and machine code by NVRTC or nvcc, and keeps them in a cache.
 
-NVRTC (the wheel ``nvidia-cuda-nvrtc``, called through ``cuda-bindings``, which CUDA builds of torch bring along) needs
-neither toolkit nor GPU nor driver; nvcc serves where a toolkit is installed anyway. Both report what ptxas says about
-registers and spills, which is kept beside the code.
+NVRTC (the wheel ``nvidia-cuda-nvrtc``, called through ``cuda-bindings``, which CUDA builds of torch depend on) needs
+neither toolkit nor GPU nor driver. nvcc is used where only a toolkit is installed. The report of ptxas about registers
+and spills is kept beside the code.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Compiler = Literal["nvrtc", "nvcc"]
 SOURCES = ("modconv_epilogue", "fir_epilogue", "to_rgb", "epilogue_rgb", "modulation")
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 FLAGS = ("--std=c++17", "--ptxas-options=-v")
-ENTRY_VERSION = 1  # of the cache's entries: part of their name
+ENTRY_VERSION = 1  # format of the cache's entries, part of the cache key
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one kernel takes, as ptxas reports it. ``shared`` is per block, the rest per thread; bytes but registers."""
+    """Resources of a kernel, as ptxas reports them: bytes or registers, ``shared`` per block, the rest per thread."""
 
     registers: int
     shared: int
@@ -46,7 +46,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class CompiledSource:
-    """One source for one GPU: PTX (text that a newer driver takes too), cubin, and each kernel's resources by name."""
+    """One source for one GPU: PTX (which newer GPUs accept too), cubin, and each kernel's resources by name."""
 
     source: str
     capability: int
@@ -59,12 +59,11 @@ class CompiledSource:
 def compiled(
     source: str, capability: int, *, compiler: Compiler | None = None, cache_folder: Path | None = None
 ) -> CompiledSource:
-    """The kernels of ``source``.cu for compute capability ``capability`` (90 is sm90), from the cache or compiled.
+    """Return the kernels of ``source``.cu for compute capability ``capability`` (90 is sm90), compiled or cached.
 
-    The cache is this user's (``cache_folder`` None). An entry's name is the hash of everything that shapes it: sources,
-    flags, compiler and its version. Entries are written whole, so processes that compile the same at once only waste
-    time; a damaged entry is compiled again. Raises UsageError for an unknown name or GPU, MissingCapabilityError when
-    no compiler is installed.
+    ``cache_folder`` None is this user's cache. The cache key is a hash of sources, flags, compiler and its version.
+    Entries are written completely or not at all, so two processes may compile the same source; a damaged entry is
+    compiled again. Raises UsageError for an unknown name or GPU, MissingCapabilityError without a compiler.
     """
     if source not in SOURCES:
         raise UsageError(f"no kernel source named {source!r}", f"choose one of: {', '.join(SOURCES)}")
@@ -83,7 +82,7 @@ def compiled(
 
 
 def default_compiler() -> Compiler:
-    """NVRTC where its wheel is installed, else nvcc. Raises MissingCapabilityError when there is neither."""
+    """Return NVRTC if its wheel is installed, else nvcc. Raises MissingCapabilityError if there is neither."""
     if _nvrtc_works():
         return "nvrtc"
     if shutil.which("nvcc") is not None:
@@ -93,7 +92,7 @@ def default_compiler() -> Compiler:
 
 @cache
 def _nvrtc_works() -> bool:
-    """Whether the bindings are installed and find the library, in its wheel or in a toolkit."""
+    """Return whether the bindings are installed and find the library, in its wheel or in a toolkit."""
     try:
         compiler_version("nvrtc")
     except (ImportError, RuntimeError):
@@ -102,7 +101,7 @@ def _nvrtc_works() -> bool:
 
 
 def cache_key(source: str, capability: int, compiler: Compiler) -> str:
-    """Hex hash of what determines the compiled code."""
+    """Return the hex hash of everything that determines the compiled code."""
     parts = [str(ENTRY_VERSION), source, *FLAGS, str(capability), compiler, compiler_version(compiler)]
     for name, text in sorted(source_texts(source).items()):
         parts += [name, text]
@@ -110,7 +109,7 @@ def cache_key(source: str, capability: int, compiler: Compiler) -> str:
 
 
 def source_texts(source: str) -> dict[str, str]:
-    """The .cu file and all shared headers, by file name."""
+    """Return the .cu file and all shared headers, by file name."""
     folder = resources.files(__package__)
     headers = sorted(file.name for file in folder.iterdir() if file.name.endswith(".cuh"))
     return {name: (folder / name).read_text(encoding="utf-8") for name in [f"{source}.cu", *headers]}
@@ -118,7 +117,7 @@ def source_texts(source: str) -> dict[str, str]:
 
 @cache
 def compiler_version(compiler: Compiler) -> str:
-    """As the compiler reports it."""
+    """Return the version that the compiler reports."""
     if compiler == "nvcc":
         answer = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
         return answer.strip().splitlines()[-1]
@@ -151,9 +150,9 @@ def _by_nvrtc(source: str, capability: int) -> tuple[str, bytes, str]:
 
 
 def ptx_of(name: str, main: str, headers: Mapping[str, str], capability: int) -> str:
-    """PTX for ``capability`` and newer GPUs of a text that includes ``headers`` by their names. Always by NVRTC.
+    """Return PTX for ``capability`` and newer GPUs of a source that includes ``headers`` by name, always by NVRTC.
 
-    Raises MissingCapabilityError when NVRTC is not installed, DcpDeployError when it refuses the text.
+    Raises MissingCapabilityError if NVRTC is not installed, DcpDeployError if it does not compile the source.
     """
     if not _nvrtc_works():
         raise MissingCapabilityError("compiling kernels into engines needs NVRTC", "pip install 'dcp-deploy[kernels]'")
@@ -168,7 +167,7 @@ def ptx_of(name: str, main: str, headers: Mapping[str, str], capability: int) ->
 def _nvrtc_program(
     name: str, main: str, headers: Mapping[str, str], options: Sequence[str]
 ) -> Iterator[tuple[Any, str]]:
-    """A compiled program and what the compiler said."""
+    """Yield a compiled program and the compiler's log."""
     from cuda.bindings import nvrtc
 
     texts, names = [text.encode() for text in headers.values()], [header.encode() for header in headers]
@@ -190,12 +189,12 @@ def _bytes(program: Any, size_of: Any, read: Any) -> bytes:
 
 
 def _text(program: Any, size_of: Any, read: Any) -> bytes:
-    """Without the NUL that NVRTC ends texts with and TensorRT would trip over."""
+    """Return the text without NVRTC's final NUL, which TensorRT would not accept."""
     return _bytes(program, size_of, read).rstrip(b"\0")
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:
-    """The values of a cuda-bindings answer, once its status is success."""
+    """Return the values of a cuda-bindings answer. Raises DcpDeployError unless its status is success."""
     status, *values = answer
     if int(status) != 0:
         raise DcpDeployError(f"NVRTC fails with {status!r}", "Report this with the output of 'dcp-deploy doctor'.")
@@ -227,7 +226,7 @@ _USED = re.compile(r"Used (\d+) registers(?:.*?, (\d+) bytes smem)?")
 
 
 def parse_resources(log: str) -> dict[str, Resources]:
-    """Kernel by kernel what ``ptxas -v`` printed: a heading, a line of spills, a line of registers."""
+    """Return each kernel's resources from the output of ``ptxas -v``: a heading, a line of spills, one of registers."""
     found: dict[str, Resources] = {}
     for part in _KERNEL.split(log)[1:]:
         if re.fullmatch(r"\w+", part):
@@ -235,7 +234,7 @@ def parse_resources(log: str) -> dict[str, Resources]:
             continue
         spills, used = _SPILLS.search(part), _USED.search(part)
         if spills is None or used is None:
-            raise DcpDeployError(f"ptxas says nothing about {name} that is understood:\n{part}", "Report this.")
+            raise DcpDeployError(f"cannot read the report of ptxas about {name}:\n{part}", "Report this.")
         stack, stores, loads = map(int, spills.groups())
         found[name] = Resources(int(used[1]), int(used[2] or 0), stack, stores, loads)
     return found
@@ -254,7 +253,7 @@ def _write_entry(entry: Path, made: CompiledSource) -> None:
 
 
 def _read_entry(entry: Path) -> CompiledSource | None:
-    """None when there is no such entry, or what is there is damaged (every member of a zip file has a checksum)."""
+    """Return an entry, or None if it is missing or damaged (every member of a zip file has a checksum)."""
     try:
         with zipfile.ZipFile(entry) as archive:
             record = json.loads(archive.read("record.json"))

@@ -1,8 +1,8 @@
 // y = clamp(lrelu(x * scale + noise + bias)) * next_scale, optionally with depth-to-space before it.
 //
-// Floor: x read once and y written once. All else is small (noise H W, scale B C) but is wanted at every element, so a
-// thread keeps whatever runs along its 16 bytes in registers and walks across the other axis. grid.y runs over
-// samples; within one a 32-bit index is enough. height and width are the output's, in every form.
+// x is read once and y written once. Everything else is small (noise H W, scale B C) but needed at every element. So a
+// thread keeps the values along its 16 bytes in registers and walks along the other axis. grid.y runs over samples;
+// within a sample 32-bit indices are enough. height and width are the output's, in every variant.
 #include "epilogue.cuh"
 
 constexpr int kVisits = 4;         // rows of 16 bytes per thread
@@ -35,7 +35,7 @@ __device__ inline void modconv_naive(const T* x, const Epilogue& epilogue, T* y)
 
 // ---- same size ----
 
-// A thread keeps the noise of its pixels and visits channels.
+// A thread keeps the noise of its pixels and walks over channels.
 template <class T, int L>
 __device__ inline void modconv_nchw(const T* x, const Epilogue& epilogue, T* y) {
     const int channels = epilogue.channels, pixels = epilogue.pixels();
@@ -47,7 +47,7 @@ __device__ inline void modconv_nchw(const T* x, const Epilogue& epilogue, T* y) 
         const size_t offset = epilogue.sample_offset(sample) + pixel;
         float noise[L];
         Packed<T, L> inputs[kVisits];
-#pragma unroll  // every load is under way before the first is used
+#pragma unroll  // all loads start before the first value is used
         for (int visit = 0; visit < kVisits; ++visit) {
             const int channel = first + visit * stride;
             if (channel < channels) inputs[visit].load(x + offset + static_cast<size_t>(channel) * pixels);
@@ -67,7 +67,7 @@ __device__ inline void modconv_nchw(const T* x, const Epilogue& epilogue, T* y) 
     }
 }
 
-// A thread keeps scale, bias and next style of its channels and visits pixels.
+// A thread keeps scale, bias and next style of its channels and walks over pixels.
 template <class T, int L>
 __device__ inline void modconv_nhwc(const T* x, const Epilogue& epilogue, T* y) {
     const int channels = epilogue.channels, pixels = epilogue.pixels();
@@ -101,7 +101,7 @@ __device__ inline void modconv_nhwc(const T* x, const Epilogue& epilogue, T* y) 
 
 // ---- depth-to-space: input channel 4 c + 2 p + q at (i, j) is output channel c at (2 i + p, 2 j + q) ----
 
-// A thread has L input columns of one output row: two phases that interleave to 2 L neighbours.
+// A thread reads L input columns for one output row: two phases that interleave to 2 L neighbours.
 template <class T, int L>
 __device__ inline void modconv_d2s_nchw(const T* x, const Epilogue& epilogue, T* y) {
     const int channels = epilogue.channels, width = epilogue.width, columns = width / 2;
@@ -134,7 +134,7 @@ __device__ inline void modconv_d2s_nchw(const T* x, const Epilogue& epilogue, T*
     }
 }
 
-// A thread has L output channels of one input pixel: 4 L neighbours, transposed in registers.
+// A thread computes L output channels of one input pixel: 4 L neighbours, transposed in registers.
 template <class T, int L>
 __device__ inline void modconv_d2s_nhwc(const T* x, const Epilogue& epilogue, T* y) {
     const int channels = epilogue.channels, columns = epilogue.width / 2;
@@ -166,7 +166,7 @@ __device__ inline void modconv_d2s_nhwc(const T* x, const Epilogue& epilogue, T*
     }
 }
 
-// ---- what Python calls ----
+// ---- entry points for Python ----
 
 #define MODCONV_FORM(T, tag, form, L)                                                                                 \
     KERNEL(modconv_nchw_##form##_##tag, EPILOGUE_PARAMETERS(T), modconv_nchw<T, L>(EPILOGUE_ARGUMENTS))               \

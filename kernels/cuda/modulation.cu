@@ -1,21 +1,21 @@
-// What the styles of all layers need before the first convolution, in one launch. Per sample and layer, with styles s:
+// Directions and demodulation scales of all layers in one launch. Per sample and layer, with styles s:
 // peak = max|s|, directions = s / peak, scale[o] = rsqrt(sum_i directions[i]^2 energy[i, o] + (root_eps / peak)^2).
 //
-// At batch 1 a layer's share takes less time than a launch. Floor: energy read once per kSamples samples. A block has
-// up to kOutputs outputs of one layer; layers without outputs (toRGB's) have their styles copied. Results lie layer by
-// layer, [B, C] each, so that every layer's is a dense tensor.
+// At batch 1 a layer takes less time than a launch. energy is read once per kSamples samples. A block computes up to
+// kOutputs outputs of one layer; the styles of layers without outputs (toRGB) are copied. Results are stored layer by
+// layer, [B, C] each, so that each layer's is a dense tensor.
 #include "storage.cuh"
 
 constexpr int kOutputs = 64;  // outputs per block
-constexpr int kParts = 4;     // threads that share an output, each with every fourth input
-constexpr int kSamples = 4;   // samples per block, for which energy is read once
-constexpr int kTile = 512;    // inputs of which squares wait in shared memory
+constexpr int kParts = 4;     // threads per output, each with every fourth input
+constexpr int kSamples = 4;   // samples per block, which share one read of energy
+constexpr int kTile = 512;    // inputs whose squares are in shared memory
 constexpr int kWarp = 32;
 static_assert(kOutputs * kParts == kBlock && kSamples * kOutputs == kBlock, "every thread sums, then finishes, one");
 
-constexpr float kSmallestPeak = 1e-12f;  // of styles that are all zero
+constexpr float kSmallestPeak = 1e-12f;  // for styles that are all zero
 
-// One row of the table of layers. Starts count channels before this layer; those of results are multiples of four.
+// One row of the table of layers. Starts are channels before this layer; those of results are multiples of four.
 struct Layer {
     int inputs, outputs, style_start, direction_start, scale_start, energy_start;
 };
@@ -83,7 +83,7 @@ __device__ inline void find_peaks(const Modulation& modulation, const Layer& lay
         }
     }
     for (int step = 1; step < kWarp; step *= 2) peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, step));
-    __syncthreads();  // the last samples' peaks have been read
+    __syncthreads();  // until the previous samples' peaks are read
     if (warp < kSamples && threadIdx.x % kWarp == 0) peaks[warp] = layer.outputs ? fmaxf(peak, kSmallestPeak) : 1.0f;
     __syncthreads();
 }
@@ -99,7 +99,7 @@ __device__ inline void modulation_fast(const Modulation& modulation, const int* 
         float sums[kSamples] = {};
         for (int start = 0; start < layer.inputs; start += kTile) {
             const int count = layer.inputs - start < kTile ? layer.inputs - start : kTile;
-            __syncthreads();  // the last tile has been read
+            __syncthreads();  // until the previous tile is read
             for (int k = threadIdx.x; k < kSamples * kTile; k += kBlock) {
                 const int sample = first + k / kTile, input = k % kTile;
                 const bool inside = sample < batch && input < count;
@@ -112,7 +112,7 @@ __device__ inline void modulation_fast(const Modulation& modulation, const int* 
             __syncthreads();
             if (output >= layer.outputs) continue;
             const float* energy = modulation.energy + layer.energy_start + start * layer.outputs + output;
-#pragma unroll 8  // loads under way at a time
+#pragma unroll 8  // loads in flight
             for (int k = part; k < count; k += kParts) {
                 const float weight = energy[k * layer.outputs];
 #pragma unroll
@@ -122,7 +122,7 @@ __device__ inline void modulation_fast(const Modulation& modulation, const int* 
 #pragma unroll
         for (int s = 0; s < kSamples; ++s) partial[part][s][lane] = sums[s];
         __syncthreads();
-        const int own = threadIdx.x / kOutputs, sample = first + own;  // now a thread has one sample's output
+        const int own = threadIdx.x / kOutputs, sample = first + own;  // from here each thread has one sample's output
         float sum = 0.0f;
 #pragma unroll
         for (int p = 0; p < kParts; ++p) sum += partial[p][own][lane];
@@ -132,7 +132,7 @@ __device__ inline void modulation_fast(const Modulation& modulation, const int* 
     }
 }
 
-// ---- what Python calls ----
+// ---- entry points for Python ----
 
 #define MODULATION_PARAMETERS                                                                                         \
     (const float* __restrict__ styles, const float* __restrict__ energy, const float* __restrict__ root_eps,          \

@@ -1,4 +1,4 @@
-"""How the styles of many layers lie in one tensor, and the results of ``torch.ops.dcp_deploy.modulation``."""
+"""The memory layout of many layers' styles in one tensor, and of the results of ``torch.ops.dcp_deploy.modulation``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 OUTPUTS = 64  # kOutputs of modulation.cu: outputs per block
-ALIGNMENT = 4  # floats: results of every layer start at 16 bytes, as the wide kernels like it
+ALIGNMENT = 4  # floats: the results of every layer start at a multiple of 16 bytes, for the wide kernels
 
 
 @dataclass(frozen=True)
 class ModulationTables:
-    """Tables that :func:`.operators.modulation` takes, on any device.
+    """The tables that :func:`..operators.modulation` takes, on any device.
 
-    ``layers`` int32 [N, 6]: inputs, outputs, and where each layer's styles, directions, scales and energy start,
-    counted in channels (in floats for the energy). ``blocks`` int32 [M, 2]: layer and first output of each block.
-    A result has ``direction_size`` or ``scale_size`` floats per sample.
+    ``layers`` int32 [N, 6] holds inputs, outputs, and where each layer's styles, directions, scales and energy start,
+    in channels (in floats for the energy). ``blocks`` int32 [M, 2] holds the layer and first output of each block. A
+    result has ``direction_size`` or ``scale_size`` floats per sample.
     """
 
     layers: Tensor
@@ -28,7 +28,7 @@ class ModulationTables:
 
 
 def modulation_tables(inputs: Sequence[int], outputs: Sequence[int]) -> ModulationTables:
-    """Tables for layers of these widths, in the order in which their styles lie; 0 outputs: no demodulation."""
+    """Return the tables for layers of these widths, in the order of their styles; 0 outputs mean no demodulation."""
     rows, blocks = [], []
     style, direction, scale, energy = 0, 0, 0, 0
     for number, (fan_in, fan_out) in enumerate(zip(inputs, outputs, strict=True)):
@@ -45,7 +45,7 @@ def modulation_tables(inputs: Sequence[int], outputs: Sequence[int]) -> Modulati
 
 
 def layer_views(flat: Tensor, batch: int, widths: Sequence[int]) -> list[Tensor]:
-    """Each layer's [B, C] of a flat result. ``widths`` are all inputs for directions, all outputs for scales."""
+    """Return each layer's [B, C] of a flat result. ``widths`` are all inputs for directions, all outputs for scales."""
     views, start = [], 0
     for width in widths:
         views.append(flat[batch * start : batch * (start + width)].view(batch, width))

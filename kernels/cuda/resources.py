@@ -1,8 +1,7 @@
-"""What every kernel takes on every GPU, kept in resources.json.
+"""The resources of every kernel on every GPU, kept in resources.json.
 
-Written by ``python -m dcp_deploy.kernels.cuda.resources``.
-
-Compiling all sources for all GPUs takes minutes; tests hold the file to the sources by their hash and compile a few.
+``python -m dcp_deploy.kernels.cuda.resources`` writes the file. Compiling all sources for all GPUs takes minutes, so
+tests compare the hash of the sources and compile a few.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ RECORD = "resources.json"
 
 
 def sources_hash() -> str:
-    """Hex sha256 over all sources and flags."""
+    """Return the hex sha256 over all sources and flags."""
     parts = list(FLAGS)
     for source in SOURCES:
         for name, text in sorted(source_texts(source).items()):
@@ -29,14 +28,14 @@ def sources_hash() -> str:
 
 
 def recorded() -> dict[str, Any]:
-    """The record: sources (hash), compiler, and kernels: name -> capability ("90") -> resources."""
+    """Return the record: sources (hash), compiler, and kernels by name, then capability ("90")."""
     with resources.as_file(resources.files(__package__) / RECORD) as path:
         record: dict[str, Any] = read_json(path)
     return record
 
 
 def measure() -> dict[str, Any]:
-    """Compile everything for every GPU and gather what ptxas reports, as :func:`recorded`."""
+    """Compile everything for every GPU and return the report of ptxas in the format of :func:`recorded`."""
     kernels: dict[str, dict[str, dict[str, int]]] = {}
     compilers = set()
     for source in SOURCES:

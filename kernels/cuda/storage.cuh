@@ -1,8 +1,8 @@
 // Storage types and 16-byte accesses. Everything is stored as T and computed in float.
 //
-// A kernel is written once and compiled three ways: NVRTC and nvcc make PTX and cubin, a host compiler makes the
-// emulated form that the tests compare with torch (tests/kernels/emulator.hpp defines the CUDA words it needs).
-// No CUDA header is included, so the NVRTC library alone is enough.
+// A kernel is compiled in three ways: NVRTC and nvcc make PTX and cubin, and a host compiler makes the emulated version
+// that the tests compare with torch (tests/kernels/emulator.hpp defines the CUDA keywords). No CUDA header is included,
+// so the NVRTC library alone is enough.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -12,8 +12,8 @@
 #include "emulator.hpp"
 #endif
 
-constexpr int kBlock = 256;  // threads per block of every kernel here; Python launches with the same number
-constexpr int kBlocks = 2;   // per multiprocessor at least, so up to 128 registers per thread: enough to spill none
+constexpr int kBlock = 256;  // threads per block of every kernel; calls.py launches with the same number
+constexpr int kBlocks = 2;   // least blocks per multiprocessor: allows 128 registers per thread, enough to avoid spills
 
 struct Half {
     unsigned short bits;
@@ -57,7 +57,7 @@ __device__ inline float to_float(Half value) {
 
 __device__ inline void from_float(float value, float& stored) { stored = value; }
 
-// Round to nearest, ties to even, as torch does; too large becomes infinity.
+// Rounds to nearest, ties to even, as torch does; overflow gives infinity.
 __device__ inline void from_float(float value, Half& stored) {
 #if defined(__CUDACC__)
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(stored.bits) : "f"(value));
@@ -66,8 +66,8 @@ __device__ inline void from_float(float value, Half& stored) {
 #endif
 }
 
-// In integers, because sm75 has no instruction for it: add half a unit of the last place kept, less one at even.
-// NaN is set apart, or the sum could carry into its sign.
+// Uses integers, because sm75 has no instruction for it: adds half a unit of the last kept place, minus one if even.
+// NaN is handled apart, because the sum could carry into its sign.
 __device__ inline void from_float(float value, BFloat16& stored) {
     const unsigned bits = float_to_bits(value);
     const unsigned rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -83,7 +83,7 @@ struct alignas(16) Words {
     unsigned word[4];
 };
 
-// A word holds one float or two neighbours of 16 bits. From sm80 on one instruction rounds a pair.
+// A word holds one float or two 16-bit neighbours. From sm80 on one instruction rounds a pair.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 #define ROUNDS_PAIRS
 #endif
@@ -150,11 +150,11 @@ __device__ inline void pack(const float (&values)[L], Words& words) {
     }
 }
 
-// L neighbours as floats: kLanes in one 16-byte access, or a single one. Kernels exist for both: the wide form where
-// every row starts at a multiple of 16 bytes and holds whole groups, which the caller checks, the narrow one for any
-// other shape. So neither has tails, and neighbouring threads touch neighbouring memory in both.
+// L neighbours as floats: kLanes in one 16-byte access, or a single one. Kernels exist for both. The wide variant needs
+// rows that start at multiples of 16 bytes and hold whole groups, which the caller checks; the narrow variant takes any
+// shape. So neither handles tails, and neighbouring threads access neighbouring memory in both.
 //
-// A Packed is what is read or written; of 16-bit types it takes half the registers that the floats take.
+// A Packed is what is read or written; 16-bit types need half the registers of floats.
 template <class T, int L>
 struct Packed {
     static_assert(L == kLanes<T>, "one element or sixteen bytes");
@@ -192,7 +192,7 @@ __device__ inline void store_lanes(T* to, const float (&values)[L]) {
     packed.store(to);
 }
 
-// N neighbours of a float array, four at a time where N allows. The wide forms hold its address to 16 bytes as well.
+// N neighbours of a float array, four at a time where N allows. The wide variants need a 16-byte address for it too.
 template <int N>
 __device__ inline void load_floats(const float* from, float (&values)[N]) {
     if constexpr (N == kLanes<float>) {
@@ -215,7 +215,7 @@ __device__ inline void load_floats(const float* from, float (&values)[N]) {
 
 __device__ inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Symmetric, and NaN passes through as in torch.clamp: fminf and fmaxf would hide it.
+// Symmetric; NaN passes through as in torch.clamp, while fminf and fmaxf would hide it.
 __device__ inline float clamped(float value, float limit) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     asm("min.NaN.f32 %0, %0, %1; max.NaN.f32 %0, %0, %2;" : "+f"(value) : "f"(limit), "f"(-limit));

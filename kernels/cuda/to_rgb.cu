@@ -1,7 +1,7 @@
 // The image of one resolution: clamp(sum_c x[c] styles[c] weight[o, c] + bias[o]) + the up-sampled image so far.
 //
-// Floor: x read once; the image is 3 of its C channels and small. Weights times styles are computed once per block: NCHW
-// keeps those of a tile of channels in shared memory, channels last each thread has those of its channels in registers.
+// x is read once; the image is small, 3 channels of C. Weights times styles are computed once per block: NCHW keeps those
+// of a tile of channels in shared memory; channels last each thread keeps those of its channels in registers.
 #include "to_rgb.cuh"
 
 // ---- naive: one thread per pixel and colour ----
@@ -60,17 +60,17 @@ __device__ inline void rgb_nhwc(const T* x, const ToRGB& rgb, void* image) {
             }
             partial.put(sums);
             if (team.slots > team.members) rgb.weights_of(sample, team.member * L, weights);
-            team.load(source, first + step, team.member, pixels, features);  // under way while this tile is finished
+            team.load(source, first + step, team.member, pixels, features);  // loads while this tile is finished
             __syncthreads();
             rgb.put_tile(image, sample, first, team, partial);
-            __syncthreads();  // the sums have been read
+            __syncthreads();  // until all sums are read
         }
     }
 }
 
-// ---- NCHW: a thread has L pixels of a row and walks through the channels ----
+// ---- NCHW: a thread has L pixels of a row and walks over the channels ----
 
-// The skip image at N outputs from `column` on: its rows are combined once per input column, then across.
+// The skip image at N outputs from `column` on: first its rows are combined per input column, then the columns.
 template <int N>
 __device__ inline void upsampled_skip_row(const ToRGB& rgb, int sample, int colour, int row, int column,
                                           float (&values)[N]) {
@@ -93,16 +93,16 @@ __device__ inline void rgb_nchw(const T* x, const ToRGB& rgb, void* image) {
     const int slots = rgb.width / L, pixels = rgb.pixels();
     const int thread = blockIdx.x * kBlock + threadIdx.x;
     const int row = thread / slots, column = thread % slots * L, pixel = row * rgb.width + column;
-    const bool in_plane = row < rgb.height;  // threads beyond still help to fill tiles
+    const bool in_plane = row < rgb.height;  // threads outside still help to fill tiles
     for (int sample = blockIdx.y; sample < rgb.batch; sample += gridDim.y) {
         const T* source = x + static_cast<size_t>(sample) * rgb.channels * pixels + pixel;
         float sums[kColours][L] = {};
         for (int first = 0; first < rgb.channels; first += kTile) {
-            __syncthreads();  // the last tile has been read
+            __syncthreads();  // until the previous tile is read
             rgb.fill(tile, sample, first);
             __syncthreads();
             const int end = in_plane ? rgb.tile_end(first) : 0;
-#pragma unroll 4  // four loads under way at a time
+#pragma unroll 4  // four loads in flight
             for (int k = 0; k < end; ++k) {
                 float values[L];
                 load_lanes(source + static_cast<size_t>(first + k) * pixels, values);
@@ -127,9 +127,9 @@ __device__ inline void rgb_nchw(const T* x, const ToRGB& rgb, void* image) {
     }
 }
 
-// ---- what Python calls ----
+// ---- entry points for Python ----
 
-// Inputs, integers, outputs, as in epilogue.cuh and for the same reason.
+// Order of parameters: inputs, integers, outputs, as in epilogue.cuh and for the same reason.
 #define RGB_PARAMETERS(T)                                                                                             \
     (const T* __restrict__ x, const float* __restrict__ styles, const float* __restrict__ weight,                     \
      const float* __restrict__ bias, const float* __restrict__ skip, int batch, int channels, int height, int width,  \

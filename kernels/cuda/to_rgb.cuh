@@ -1,28 +1,27 @@
-// One resolution's colours and the image so far, shared by the kernels that differ in where the features come from.
+// toRGB of one resolution and the image so far. The kernels that share it differ in where the features come from.
 //
-// The image is planar float, [B, 3, H, W], because it is summed over all resolutions, or, as the last one, bytes in
-// [B, H, W, 3]: clip(127.5 v + 128, 0, 255), truncated. Up-sampling is zeros between pixels, then outer(t, t) / 16 with
-// t = [1, 3, 3, 1], zeros outside the border: of each axis an output sees two inputs, 3/4 of the nearer and 1/4 of the
-// farther.
+// The image is float [B, 3, H, W], because it is summed over all resolutions; the last one may be bytes [B, H, W, 3]:
+// clip(127.5 v + 128, 0, 255), truncated. Up-sampling puts zeros between pixels and filters with outer(t, t) / 16,
+// t = [1, 3, 3, 1], zeros outside the border: along each axis an output is 3/4 of the nearer input and 1/4 of the farther.
 #pragma once
 
 #include "storage.cuh"
 
 constexpr int kColours = 3;
-constexpr int kTile = 512;    // NCHW: channels of which a block keeps weights in shared memory; StyleGAN's widest layer
-constexpr int kMembers = 32;  // channels last: at most so many neighbouring threads share a pixel
-constexpr int kPixels = 4;    // channels last: pixels per thread, whose loads are under way at once
+constexpr int kTile = 512;    // NCHW: channels whose weights are in shared memory; StyleGAN's widest layer
+constexpr int kMembers = 32;  // channels last: the most neighbouring threads that share a pixel
+constexpr int kPixels = 4;    // channels last: pixels per thread, loaded at the same time
 
-// Channels last: the threads of a block. A group of neighbours shares a pixel, kPixels of them in turn, and a member has
-// one slot (an access of channels) of each, or every members-th one of a wide layer. So neighbours read neighbouring
-// memory, whatever the width, and a thread's constants stay in registers while it walks over pixels.
+// Channels last: the threads of a block. A group of neighbours shares kPixels pixels. Each member reads one slot (an
+// access of channels) of each pixel, or every members-th slot of a wide layer. So neighbours read neighbouring memory at
+// any width, and a thread's constants stay in registers while it walks over pixels.
 struct Team {
     int slots, members, groups, member, group;
-    int turn, begin;  // of the pixel of a tile that this thread finishes: its p, and its group's first thread
+    int turn, begin;  // for the pixel that this thread finishes: its p, and its group's first thread
 
     __device__ explicit Team(int count) : slots(count) {
         members = slots > kMembers ? ceil_div(slots, ceil_div(slots, kMembers)) : slots;
-        if (members < kPixels) members = kPixels;  // or a tile would have more pixels than the block has threads
+        if (members < kPixels) members = kPixels;  // else a tile has more pixels than the block has threads
         groups = kBlock / members;
         member = threadIdx.x % members;
         group = threadIdx.x / members;
@@ -30,14 +29,14 @@ struct Team {
         begin = threadIdx.x % groups * members;
     }
 
-    // Pixels of a tile, which is what a block has at once: one after another in the plane.
+    // Pixels of a tile, which a block processes at once: consecutive in the plane.
     __device__ int tile() const { return groups * kPixels; }
 
     __device__ int pixel(int first, int p) const { return first + p * groups + group; }
 
     __device__ bool has(int first, int p, int pixels) const { return (group < groups) & (pixel(first, p) < pixels); }
 
-    // Every load is under way before the first value is used.
+    // All loads start before the first value is used.
     template <class T, int L>
     __device__ void load(const T* source, int first, int slot, int pixels, Packed<T, L> (&features)[kPixels]) const {
 #pragma unroll
@@ -49,7 +48,7 @@ struct Team {
     }
 };
 
-// What the members found, to be added up. A gap after every 32 leads threads that each add up a group to different banks.
+// The members' partial sums. A gap after every 32 lets threads that each add up a group use different banks.
 struct Partial {
     float sums[kPixels][kColours][kBlock + kBlock / 32];
 
@@ -68,9 +67,9 @@ struct ToRGB {
     const float* styles;  // [B, C]
     const float* weight;  // [3, C]
     const float* bias;    // [3]
-    const float* skip;    // [B, 3, H / 2, W / 2], read when has_skip
+    const float* skip;    // [B, 3, H / 2, W / 2], read if has_skip
     int batch, channels, height, width, has_skip, as_bytes;
-    float clamp;  // infinity: none; of this resolution's colours, before the skip is added
+    float clamp;  // infinity: no clamp; applies to this resolution's colours, before the skip is added
 
     __device__ int pixels() const { return height * width; }
 
@@ -87,7 +86,7 @@ struct ToRGB {
         return skip[(static_cast<size_t>(sample) * kColours + colour) * rows * columns + row * columns + column];
     }
 
-    // Between the two rows that output row `row` lies between, at input column `column`.
+    // Interpolates between the two input rows around output row `row`, at input column `column`.
     __device__ float skip_rows(int sample, int colour, int row, int column) const {
         const int near = row / 2, far = row % 2 ? near + 1 : near - 1;
         return 0.75f * skip_at(sample, colour, near, column) + 0.25f * skip_at(sample, colour, far, column);
@@ -99,7 +98,7 @@ struct ToRGB {
         return 0.75f * skip_rows(sample, colour, row, near) + 0.25f * skip_rows(sample, colour, row, far);
     }
 
-    // NaN becomes 0: a byte has no NaN.
+    // NaN becomes 0, since a byte has no NaN.
     __device__ static unsigned char byte_of(float value) {
         const float scaled = value * 127.5f + 128.0f;
         return static_cast<unsigned char>(scaled > 0.0f ? (scaled < 255.0f ? scaled : 255.0f) : 0.0f);
@@ -117,7 +116,7 @@ struct ToRGB {
     // Channels of the tile that starts at channel `first`.
     __device__ int tile_end(int first) const { return channels - first < kTile ? channels - first : kTile; }
 
-    // All threads of the block together: weights times styles of a tile of channels.
+    // All threads of the block compute weights times styles of a tile of channels.
     __device__ void fill(float (&tile)[kColours][kTile], int sample, int first) const {
         for (int k = threadIdx.x; k < tile_end(first); k += kBlock) {
 #pragma unroll
@@ -140,7 +139,7 @@ struct ToRGB {
         }
     }
 
-    // upsampled_skip of all colours of a pixel, which share what there is to say about its place.
+    // upsampled_skip of all colours of a pixel, which share the index arithmetic.
     __device__ void upsampled_skips(int sample, int pixel, float (&values)[kColours]) const {
 #pragma unroll
         for (int colour = 0; colour < kColours; ++colour) values[colour] = 0.0f;
@@ -162,7 +161,7 @@ struct ToRGB {
         }
     }
 
-    // One thread per pixel of the tile at pixel `first`: neighbours again, which write neighbouring memory.
+    // One thread per pixel of the tile at pixel `first`, so that neighbours write neighbouring memory.
     __device__ void put_tile(void* image, int sample, int first, const Team& team, const Partial& partial) const {
         const int own = threadIdx.x, pixel = first + own;
         if ((own >= team.tile()) | (pixel >= pixels())) return;

@@ -1,12 +1,13 @@
 """Two ways to run a kernel call on torch's CPU tensors.
 
-The host emulator: kernels/*.cu compiled by the machine's C++ compiler. A GPU, where there is one: the tensors go there,
-the call is launched as the operators launch it, and what it wrote comes back.
+The host emulator runs kernels/cuda/*.cu compiled by the machine's C++ compiler. Where there is a GPU, the tensors are
+copied to it, the call is launched as the operators launch it, and the results are copied back.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
@@ -23,43 +24,40 @@ from dcp_deploy.kernels.cuda.calls import BLOCK, KernelCall
 from dcp_deploy.kernels.cuda.launch import launch
 from dcp_deploy.kernels.cuda.library import SOURCES
 
+from .compiled import compile_once, compiled_folder
+
 FOLDER = Path(kernels.__file__).parent / "cuda"
 HERE = Path(__file__).parent
 Run = Callable[..., None]
 
 
-def compile_for_host(folder: Path, *flags: str) -> dict[str, Path]:
-    """One shared object per source, all compilers at work at once; warnings are errors."""
+def compile_for_host(shared: Path, *flags: str) -> dict[str, Path]:
+    """Compile one shared object per source, all at the same time, unless ``shared`` has them; warnings are errors."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         pytest.skip(f"no C++ compiler ({compiler}) to build the kernels for the host")
-    # nvcc's pragmas and intrinsics are unknown to it; everything else it has to say counts.
-    options = (
-        "-std=c++17",
-        "-x",
-        "c++",
-        "-O1",
-        "-fPIC",
-        "-shared",
-        "-fvisibility=hidden",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-Wno-unknown-pragmas",
-    )
-    built = {name: folder / f"{name}.so" for name in SOURCES}
-    running = {
-        name: subprocess.Popen(
-            [compiler, *options, *flags, f"-I{HERE}", "-o", str(path), str(FOLDER / f"{name}.cu")],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name, path in built.items()
-    }
-    for name, process in running.items():
-        _, errors = process.communicate()
-        assert process.returncode == 0, f"{name}.cu does not compile for the host:\n{errors}"
-    return built
+    # nvcc's pragmas and intrinsics are unknown to it; every other warning counts.
+    options = ["-std=c++17", "-x", "c++", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    options += ["-Werror", "-Wno-unknown-pragmas", *flags, f"-I{HERE}"]
+    texts = [path.read_text() for path in sorted([*FOLDER.glob("*.cu*"), HERE / "emulator.hpp"])]
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    key = hashlib.sha256("\0".join([version, *options, *texts]).encode()).hexdigest()[:32]
+
+    def compile_into(folder: Path) -> None:
+        running = {
+            name: subprocess.Popen(
+                [compiler, *options, "-o", str(folder / f"{name}.so"), str(FOLDER / f"{name}.cu")],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for name in SOURCES
+        }
+        for name, process in running.items():
+            _, errors = process.communicate()
+            assert process.returncode == 0, f"{name}.cu does not compile for the host:\n{errors}"
+
+    folder = compile_once(shared / f"host-{key}", compile_into)
+    return {name: folder / f"{name}.so" for name in SOURCES}
 
 
 def pointer_or_number(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_int:
@@ -69,15 +67,21 @@ def pointer_or_number(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes
 
 
 @pytest.fixture(scope="session")
-def host_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each source of kernels/, compiled for the host: name -> shared object."""
+def shared_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for compiled code that all workers share."""
+    return compiled_folder(request, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def host_libraries(shared_folder: Path) -> dict[str, Path]:
+    """Each source of kernels/cuda, compiled for the host: name -> shared object."""
     flags = os.environ.get("KERNEL_HOST_FLAGS", "").split()  # the sanitizers, see test_sanitizers.py
-    return compile_for_host(tmp_path_factory.mktemp("host"), *flags)
+    return compile_for_host(shared_folder, *flags)
 
 
 @pytest.fixture(scope="session")
 def emulator(host_libraries: dict[str, Path]) -> Run:
-    """``emulator(call, order=0)``: what ``launch`` does on a GPU, thread by thread here. Fails on deadlocks."""
+    """``emulator(call, order=0)`` does what ``launch`` does on a GPU, thread by thread. It fails on deadlocks."""
     libraries = {name: ctypes.CDLL(str(path)) for name, path in host_libraries.items()}
 
     def run(call: KernelCall | None, order: int = 0) -> None:
@@ -95,7 +99,7 @@ def emulator(host_libraries: dict[str, Path]) -> Run:
 
 @pytest.fixture(params=["emulator", pytest.param("gpu", marks=pytest.mark.gpu)])
 def run(request: pytest.FixtureRequest) -> Run:
-    """``run(call, order=0)`` on the host emulator, and once more on the GPU, which takes threads in its own order."""
+    """``run(call, order=0)`` on the host emulator, and once more on the GPU, which chooses its own order of threads."""
     runner: Run = run_on_gpu if request.param == "gpu" else request.getfixturevalue("emulator")
     return runner
 
@@ -105,16 +109,16 @@ def run_on_gpu(call: KernelCall | None, order: int = 0) -> None:
         return
     moved = tuple(on_gpu(argument) if isinstance(argument, Tensor) else argument for argument in call.arguments)
     launch(replace(call, arguments=moved), torch.device("cuda"))
-    for here, there in zip(call.arguments, moved, strict=True):
-        if isinstance(here, Tensor):
-            whole(here).copy_(whole(there))  # inputs too: a kernel that writes into one makes the comparison fail
+    for argument, copy in zip(call.arguments, moved, strict=True):
+        if isinstance(argument, Tensor):
+            whole(argument).copy_(whole(copy))  # inputs too, so that a kernel that writes into one fails the comparison
 
 
 def on_gpu(tensor: Tensor) -> Tensor:
-    """The same view of a copy of all memory around it: shape, strides, distance from 16 bytes and guards are kept."""
+    """Return the same view of a copy of its whole memory: shape, strides, offset from 16 bytes and guards are kept."""
     return whole(tensor).cuda().as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All elements of the memory that a tensor is a part of."""
+    """Return all elements of the memory that a tensor is a part of."""
     return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())

@@ -1,10 +1,10 @@
-// CUDA's words for a host compiler: enough to run the kernels of kernels/*.cu, one block after another.
+// CUDA's keywords for a host compiler, enough to run the kernels of kernels/cuda/*.cu, one block after another.
 //
 // The threads of a block are fibers on one core. A fiber runs until it waits for others (__syncthreads, a warp shuffle)
-// or ends; the scheduler goes on only when all that the hardware would wait for have arrived, and reports an error when
-// some never can: a barrier that part of a block skips is undefined on a GPU, here it is a failure. Between two
+// or ends; the scheduler continues only when all threads that the hardware would wait for have arrived, and reports an
+// error if some never can: a barrier that part of a block skips is undefined on a GPU and an error here. Between two
 // barriers fibers run in a chosen order (ascending, descending, even ones first), so a missing barrier shows as a result
-// that depends on the order. Shared memory is static: a block finds there what the last one left, as on a GPU.
+// that depends on the order. Shared memory is static: a block finds the previous block's values there, as on a GPU.
 #pragma once
 
 #include <ucontext.h>
@@ -24,7 +24,7 @@
 #define __global__
 #define __shared__ static
 #define __restrict__ __restrict
-// Only these are seen from outside, the rest is compiled as hidden: else every library in the process would share one copy
+// Only these are visible from outside, the rest is hidden. Else all libraries in the process would share one copy
 // of each inline variable and of each template's static array (GNU's unique symbols), whose sizes may differ by library.
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 #define KERNEL(name, parameters, ...) \
@@ -52,7 +52,7 @@ struct Fiber {
 };
 
 inline std::vector<Fiber> fibers;
-inline std::vector<float> lanes;  // what each thread offers to a shuffle: two sets, for even and odd ones
+inline std::vector<float> lanes;  // each thread's value for a shuffle: two sets, for even and odd shuffles
 inline ucontext_t scheduler;
 inline std::function<void()> body;
 inline int order = ascending;
@@ -102,7 +102,7 @@ inline void wait(State state) {
     threadIdx = self;
 }
 
-// A fiber serves one thread of block after block: making a context costs more than most threads do.
+// A fiber is reused for a thread of each block, because making a context costs more than most threads.
 inline void fiber_main() {
     confirm_switch(nullptr, &scheduler_stack, &scheduler_stack_size);
     for (;;) {
@@ -138,7 +138,7 @@ inline unsigned in_order(unsigned step, unsigned count) {
     return step;
 }
 
-// Whether all of [first, last) wait at one barrier; then they may go on.
+// Whether all of [first, last) wait at one barrier; then they may continue.
 inline bool release(unsigned first, unsigned last, State barrier) {
     for (unsigned thread = first; thread < last; ++thread) {
         if (fibers[thread].state != barrier) return false;
@@ -147,7 +147,7 @@ inline bool release(unsigned first, unsigned last, State barrier) {
     return true;
 }
 
-// Null when the block ran to its end.
+// Returns null if the block ran to its end.
 inline const char* run_block() {
     const unsigned count = blockDim.x;
     for (Fiber& fiber : fibers) fiber.state = State::ready;
@@ -176,7 +176,7 @@ inline const char* run(const std::function<void()>& kernel) {
         for (unsigned x = 0; x < gridDim.x; ++x) {
             blockIdx = {in_order(x, gridDim.x), y, 0};
             if (const char* problem = run_block()) {
-                fibers.clear();  // they hang in the middle of the kernel
+                fibers.clear();  // they are stuck in the kernel
                 return problem;
             }
         }
@@ -186,7 +186,7 @@ inline const char* run(const std::function<void()>& kernel) {
 
 }  // namespace emulator
 
-// ---- what kernels call ----
+// ---- called by kernels ----
 
 inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 
@@ -201,7 +201,7 @@ inline float __shfl_xor_sync(unsigned, float value, int lane_mask) {
     return set[threadIdx.x ^ static_cast<unsigned>(lane_mask)];
 }
 
-// ---- what the tests call before a kernel ----
+// ---- called by tests before a kernel ----
 
 EXPORTED void emulator_shape(unsigned grid_x, unsigned grid_y, unsigned block_x, int order) {
     gridDim = {grid_x, grid_y, 1};

@@ -13,7 +13,7 @@ Example = tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], tuple[
 
 
 def examples(x_type: torch.dtype, layout: torch.memory_format, device: str = "cpu") -> dict[str, Example]:
-    """Per operator: itself, its reference, positional tensors and options that both take."""
+    """Return for each case the operator, its reference, and tensors and options for both."""
     random = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -52,11 +52,11 @@ def test_torch_accepts_the_operator(name: str, layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_on_a_cpu_it_is_the_reference_in_the_layout_of_its_input(name: str, layout: str) -> None:
+def test_on_a_cpu_it_returns_the_reference_in_the_layout_of_its_input(name: str, layout: str) -> None:
     operator, expected, tensors, options = examples(torch.bfloat16, LAYOUTS[layout])[name]
     result = operator(*tensors, **options)
     assert torch.equal(result, expected(*tensors, **options))
-    if "rgb" not in name and result.numel():  # what is empty lies both ways
+    if "rgb" not in name and result.numel():  # an empty tensor has both layouts
         assert result.is_contiguous(memory_format=LAYOUTS[layout])
         assert result.dtype == torch.bfloat16
 
@@ -71,7 +71,7 @@ def test_bytes_are_channels_last_and_truncated() -> None:
 
 
 def both_arguments(dtype: torch.dtype, layout: str, device: str = "cpu") -> tuple[Any, ...]:
-    """Of ``epilogue_rgb``, up to the skip image."""
+    """Return the arguments of ``epilogue_rgb`` up to the skip image."""
     _, _, (x, scale, noise, bias), _ = examples(dtype, LAYOUTS[layout], device)["modconv"]
     _, _, (_, styles, weight, rgb_bias, skip), _ = examples(dtype, LAYOUTS[layout], device)["rgb"]
     return x, scale, noise, bias, styles, weight, rgb_bias, skip
@@ -95,7 +95,33 @@ def test_epilogue_and_colours_are_the_two_operators_in_turn(layout: str, last: b
     assert set(results.values()) == {"SUCCESS"}
 
 
-def test_there_is_no_derivative() -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gpu_code_launches_kernels_that_compute_the_reference(
+    name: str, layout: str, emulator: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is registered for CUDA, on CPU tensors, with the host emulator in place of the launch."""
+    monkeypatch.setattr(operators, "launch", lambda call, device: emulator(call))
+    operator, expected, tensors, options = examples(torch.float16, LAYOUTS[layout])[name]
+    result = operator._backend_fns["cuda"](*tensors, **options)  # type: ignore[attr-defined]
+    assert result.stride() == operator(*tensors, **options).stride()
+    torch.testing.assert_close(result, expected(*tensors, **options), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gpu_code_of_epilogue_and_colours_computes_the_reference(
+    layout: str, keep: bool, emulator: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "launch", lambda call, device: emulator(call))
+    arguments = both_arguments(torch.float16, layout)
+    results = operators.epilogue_rgb._backend_fns["cuda"](*arguments, clamp=0.8, keep=keep)  # type: ignore[attr-defined]
+    for result, expected in zip(results, operators.epilogue_rgb(*arguments, clamp=0.8, keep=keep), strict=True):
+        assert result.stride() == expected.stride()
+        torch.testing.assert_close(result, expected, rtol=1e-3, atol=2e-5)
+
+
+def test_operators_have_no_derivative() -> None:
     operator, _, tensors, options = examples(torch.float32, torch.contiguous_format)["modconv"]
     x = tensors[0].requires_grad_(True)
     with pytest.raises(RuntimeError, match=r"autograd"):

@@ -1,4 +1,4 @@
-"""The deployable generator against the readable one, layer by layer, in every configuration the goldens have."""
+"""The fused generator against the readable one, layer by layer, in every configuration of the golden files."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def inputs(generator: Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def distance(value: torch.Tensor | np.ndarray, expected: torch.Tensor | np.ndarray) -> float:
-    """The largest difference, as a part of the largest value where that is above 1."""
+    """Return the largest difference, relative to the largest value if that is above 1."""
     return float(abs(value - expected).max() / max(1.0, float(abs(expected).max())))
 
 
 def farthest_layer(generator: Generator, fused: FusedGenerator, psis: Sequence[float]) -> tuple[float, str]:
-    """The largest distance of all layers' values and the image, and where it is; one image for each psi."""
+    """Return the largest distance over all layers and the image, and its layer; one image for each psi."""
     z, c = inputs(generator, len(psis))
     arrays = z.numpy(), np.array(psis, np.float32), None if c is None else c.numpy()
     runner = load_runner(generator)
@@ -129,9 +129,9 @@ def test_any_widths_batch_and_styles_in_any_mixture_of_forms(
 ) -> None:
     generator = random_generator(tuple(widths), seed=sum(widths), scale=scale, conv_clamp=clamp)
     layers = list(upsample_methods(generator.config, "transposed"))
-    forms = {layer: data.draw(st.sampled_from(["transposed", "polyphase"]), label=layer) for layer in layers}
-    fused = FusedGenerator(generator, upsample=forms)
-    assert farthest_layer(generator, fused, [psi] * batch) < (TOLERANCE, ""), forms
+    methods = {layer: data.draw(st.sampled_from(["transposed", "polyphase"]), label=layer) for layer in layers}
+    fused = FusedGenerator(generator, upsample=methods)
+    assert farthest_layer(generator, fused, [psi] * batch) < (TOLERANCE, ""), methods
 
 
 @settings(max_examples=10, deadline=None)

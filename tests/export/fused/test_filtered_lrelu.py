@@ -1,4 +1,4 @@
-"""Tiles against up-sampling, leaky ReLU and down-sampling as the readable network does them."""
+"""The tiled filtered leaky ReLU against the readable network's up-sampling, leaky ReLU and down-sampling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def specs(variant: str, resolution: int = 256) -> list[LayerSpec]:
 def readable(
     x: torch.Tensor, spec: LayerSpec, up_filter: torch.Tensor, down_filter: torch.Tensor, clamp: float | None
 ) -> torch.Tensor:
-    """In float64."""
+    """Compute the layer in float64."""
     y = torch.nn.functional.leaky_relu(upsample2d(x.double(), up_filter, spec.up, spec.padding), 0.2)
     return downsample2d(y if clamp is None else y.clamp(-clamp, clamp), down_filter, spec.down)
 
@@ -43,7 +43,7 @@ def readable(
 def test_tiles_are_the_filtered_leaky_relu(
     size: int, out: int, up: int, down: int, taps: tuple[int, int], square: bool, clamp: float | None, seed: int
 ) -> None:
-    """Any factors, lengths, crops and sizes; filters of noise, without any symmetry that could hide a mirroring."""
+    """Any factors, lengths, crops and sizes. The filters are random, so that no symmetry hides a mirrored filter."""
     random = torch.Generator().manual_seed(seed)
     total = (out - 1) * down + 1 - size * up + sum(taps) - 2
     before = (total + up) // 2

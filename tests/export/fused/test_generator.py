@@ -1,4 +1,4 @@
-"""The deployable generator, of either kind, against the readable one and the golden images."""
+"""The fused generator of both kinds against the readable one and the golden images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inputs(generator: Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor
 def pair(
     request: pytest.FixtureRequest, golden_generator: Callable[[str], Generator]
 ) -> tuple[str, Generator, FusedGenerator]:
-    """(name of the golden file, readable, fused)."""
+    """Return (name of the golden file, readable, fused)."""
     generator = golden_generator(request.param)
     return request.param, generator, FusedGenerator(generator)
 
@@ -102,7 +102,7 @@ def test_unknown_options_are_named(option: dict[str, str], unconditional: Genera
 
 
 def test_polyphase_is_refused_for_stylegan3() -> None:
-    with pytest.raises(UsageError, match="'polyphase' is a form of StyleGAN2"):
+    with pytest.raises(UsageError, match="'polyphase' is for a StyleGAN2"):
         FusedGenerator(random_stylegan3((4, 3, 5, 2, 3)), upsample="polyphase")
 
 

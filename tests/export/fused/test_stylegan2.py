@@ -1,4 +1,4 @@
-"""What is StyleGAN2's own: two forms of up-sampling, noise, and styles of any size."""
+"""Features of StyleGAN2 only: two up-sampling methods, noise, and styles of any size."""
 
 from __future__ import annotations
 

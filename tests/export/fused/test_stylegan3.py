@@ -1,4 +1,4 @@
-"""What is StyleGAN3's own: its input, its layers one by one, radial filters, and styles of any size."""
+"""Features of StyleGAN3 only: its input, each layer alone, radial filters, and styles of any size."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_styles_far_outside_the_range_of_float16_give_finite_images(scale: float
 
 
 def test_styles_of_all_zeros_leave_the_biases() -> None:
-    """The readable network divides zero by zero there."""
+    """The readable network divides zero by zero in this case."""
     generator = random_stylegan3(WIDTHS, scale=0.0)
     image = FusedGenerator(generator)(latents(2), torch.ones(2))
     assert image.isfinite().all()
@@ -107,7 +107,7 @@ def test_what_enters_a_convolution_does_not_grow_with_the_styles(monkeypatch: py
     for generator in fused.values():
         generator(latents(2), torch.ones(2))
     half = len(seen) // 2
-    assert len(seen) == 2 * len(WIDTHS)  # the input and every layer; toRGB is no convolution
+    assert len(seen) == 2 * len(WIDTHS)  # the input and every layer; toRGB is not one
     assert seen[half:] == pytest.approx(seen[:half], rel=1e-4)
 
 
@@ -126,7 +126,7 @@ def test_the_epsilon_of_the_demodulation_is_carried_along_exactly(monkeypatch: p
 
 
 def inputs_of(generator: Generator) -> tuple[SynthesisInput, FusedInput]:
-    """Readable and fused, both taking a motion [B, 4] through an affine layer of nothing but its bias."""
+    """Return the readable and the fused input; both get the motion [B, 4] as the bias of an affine layer."""
     assert isinstance(generator.synthesis, StyleGAN3Synthesis)
     assert generator.config.layout is not None
     weights = {key: value.double() for key, value in generator.state_dict().items()}
@@ -134,7 +134,7 @@ def inputs_of(generator: Generator) -> tuple[SynthesisInput, FusedInput]:
 
 
 def draw_with(readable: SynthesisInput, motion: torch.Tensor) -> torch.Tensor:
-    """In float64, the motion given instead of a style."""
+    """Compute the input in float64 from a motion instead of a style."""
     exact = readable.double()
     exact.affine.forward = lambda w: motion.double()  # type: ignore[method-assign]
     return exact(torch.zeros(len(motion), 16, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Writing a model: weights inside or beside the file, and nothing in it that TensorRT's parser may not take."""
+"""Writing a model: weights inside or beside the file, and only operators that TensorRT's parser supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The body of every operator of ours, run by ONNX Runtime, against the reference that the kernels are held to."""
+"""The body of each of our operators, run by ONNX Runtime, against the reference of the kernels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = {
 
 
 def tensors(op_type: str) -> dict[str, torch.Tensor]:
-    """Random inputs for an operator whose result is CHANNELS (or 3 colours) x HEIGHT x WIDTH."""
+    """Return random inputs for an operator whose result is CHANNELS (or 3 colours) x HEIGHT x WIDTH."""
     family, parts = parts_of(op_type)
     random = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {
@@ -48,8 +48,8 @@ def expected(op_type: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     options = {name: value for name, value in inputs.items() if name in ("next_scale", "skip")}
     clamp = CLAMP if "Clamp" in parts else None
     if family == "ToRGB":
-        draw = reference.to_rgb_bytes if "Bytes" in parts else reference.to_rgb
-        return draw(inputs["x"], inputs["styles"], inputs["weight"], inputs["bias"], clamp=clamp, **options)
+        arguments = [inputs[name] for name in ("x", "styles", "weight", "bias")]
+        return reference.to_rgb(*arguments, clamp=clamp, as_bytes="Bytes" in parts, **options)
     arguments = (inputs["x"], inputs["scale"], inputs.get("noise"), inputs["bias"])
     if family == "FirEpilogue":
         return reference.fir_epilogue(*arguments, clamp=clamp, **options)
@@ -57,7 +57,7 @@ def expected(op_type: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def model_of(op_type: str, inputs: dict[str, torch.Tensor], result: torch.Tensor) -> onnx.ModelProto:
-    """One node of ours; channel counts fixed, the batch open."""
+    """Return a model with one of our nodes, fixed channels and a dynamic batch."""
     values = {"clamp": CLAMP, "channels": CHANNELS, **PLUGIN}
     node = onnx.helper.make_node(
         op_type, list(inputs), ["image"], domain=DOMAIN, **{name: values[name] for name in attributes_of(op_type)}
@@ -88,7 +88,7 @@ def test_the_body_computes_what_the_reference_does(op_type: str) -> None:
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(model, strict_mode=True), full_check=True)
     image = run(model, inputs)
     if result.dtype == torch.uint8:
-        # One step where the value lies on the edge between two steps, and another order of summation tips it.
+        # One step, where another order of summation moves a value over the edge between two steps.
         assert np.abs(image.astype(int) - result.numpy()).max() <= 1
         assert (image != result.numpy()).mean() < 0.01
     else:
@@ -96,7 +96,7 @@ def test_the_body_computes_what_the_reference_does(op_type: str) -> None:
 
 
 @pytest.mark.parametrize("op_type", ["ModConvEpilogueShuffleNoiseNextClamp", "FirEpilogueNoiseNext", "ToRGBSkip"])
-def test_features_in_half_precision_are_taken_and_given(op_type: str) -> None:
+def test_features_may_be_half_precision(op_type: str) -> None:
     inputs = tensors(op_type)
     inputs["x"] = inputs["x"].half()
     result = expected(op_type, inputs)

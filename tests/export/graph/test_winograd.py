@@ -1,4 +1,4 @@
-"""The graph with our CPU operators, in both runtimes that take them."""
+"""The graph with our CPU operators, in both runtimes that support them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from dcp_deploy.export import WinogradFiles, export_onnx, load_form, load_runner
 from dcp_deploy.export.fused.stylegan2 import polyphase_weight
 from dcp_deploy.export.graph import file, winograd
 from dcp_deploy.export.graph.winograd import CPU_DOMAIN, with_cpu_operators
+from dcp_deploy.export.onnx.precision import measure_ranges
+from dcp_deploy.export.onnx.quantization import quantize
+from dcp_deploy.export.onnx.rounding import integer_kernels
 from dcp_deploy.export.runners.loading import Backend
 from dcp_deploy.kernels.cpu import library
 from dcp_deploy.kernels.cpu.library import find_compiler
@@ -37,9 +40,9 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A small generator of ragged widths as a file, each combination of options once: tracing takes seconds.
+    """A small generator of uneven widths as a file, exported once for each combination of options.
 
-    The weights of a synthesis form lie beside it.
+    A file that takes ws has its weights in a file beside it.
     """
     folder = tmp_path_factory.mktemp("exported")
 
@@ -68,31 +71,32 @@ def test_ragged_widths_pass_against_the_readable_network(backend: Backend, expor
     assert verify(load_runner(RAGGED), load_runner(exported(), backend=backend), latents=4).passed
 
 
-def test_both_forms_of_up_sampling_draw_alike(backend: Backend, exported: Callable[..., Path]) -> None:
+def test_both_up_sampling_methods_give_the_same_images(backend: Backend, exported: Callable[..., Path]) -> None:
     z = np.random.default_rng(0).standard_normal((2, RAGGED.config.z_dim)).astype(np.float32)
-    images = [load_runner(exported(upsample=form), backend=backend)(z=z) for form in ("transposed", "polyphase")]
+    paths = exported(), exported(upsample="polyphase")
+    images = [load_runner(path, backend=backend)(z=z) for path in paths]
     np.testing.assert_allclose(*images, rtol=0, atol=1e-4)  # float32 through some layers
 
 
 @pytest.mark.parametrize("noise", ["none", "input"])
-def test_the_synthesis_form_with_weights_beside_it_is_drawn_alike(
+def test_a_file_that_takes_ws_and_has_weights_beside_it_gives_the_same_images(
     noise: str, backend: Backend, exported: Callable[..., Path]
 ) -> None:
     path = exported(inputs="ws", noise=noise)
-    theirs, ours = load_form(path), load_form(path, backend=backend)
+    plain, ours = load_form(path), load_form(path, backend=backend)
     arrays = {"ws": np.random.default_rng(0).standard_normal((2, 4, 16)).astype(np.float32)}
     arrays |= ours.noise(seed=1, batch=2)
-    np.testing.assert_allclose(ours(arrays), theirs(arrays), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(ours(arrays), plain(arrays), rtol=0, atol=1e-4)
 
 
-def test_a_number_of_threads_draws_the_same(backend: Backend, float_onnx: Path) -> None:
+def test_any_number_of_threads_gives_the_same_images(backend: Backend, float_onnx: Path) -> None:
     runner = load_runner(float_onnx, backend=backend, threads=1)
     z = np.random.default_rng(0).standard_normal((3, runner.z_dim)).astype(np.float32)
     np.testing.assert_allclose(runner(z=z), load_runner(float_onnx, backend=backend)(z=z), rtol=0, atol=1e-5)
 
 
-def test_onnxruntime_alone_runs_what_was_written(float_onnx: Path, tmp_path: Path) -> None:
-    """In a process that has no dcp-deploy: the library finds its own way."""
+def test_onnxruntime_alone_runs_the_written_files(float_onnx: Path, tmp_path: Path) -> None:
+    """In a process that does not import dcp-deploy or torch."""
     pytest.importorskip("onnxruntime", reason="the extra is not installed")
     files = write_winograd(float_onnx, tmp_path, threads=1)
     assert files == WinogradFiles(tmp_path / "float.winograd.onnx", tmp_path / "dcp_deploy_cpu.so")
@@ -124,19 +128,26 @@ def test_no_convolution_and_no_unused_weight_is_left(float_onnx: Path) -> None:
     assert {tensor.name for tensor in model.graph.initializer} <= read
 
 
-def test_folded_filters_are_found_again() -> None:
+def test_folded_filters_are_recovered() -> None:
     weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     folded = polyphase_weight(weight).float().numpy()
     found = winograd._unfolded(folded)
-    # Rounded to float32 when it was folded: 6e-8 of values up to about 4, times the norm of the way back, below 2.
+    # Folded values were rounded to float32: 6e-8 of values up to about 4, times the norm of the inverse, below 2.
     np.testing.assert_allclose(found, weight.numpy(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
-def test_another_precision_is_refused(precision: str, backend: Backend, exported: Callable[..., Path]) -> None:
-    path = exported(precision=precision)
+def test_half_precision_is_refused(backend: Backend, exported: Callable[..., Path]) -> None:
     with pytest.raises(UsageError, match=r"b\d+\.conv\d.* is not stored in float32"):
-        load_runner(path, backend=backend)
+        load_runner(exported(precision="fp16"), backend=backend)
+
+
+def test_int8_is_refused(backend: Backend, exported: Callable[..., Path], tmp_path: Path) -> None:
+    """Its convolutions read a weight that is computed and not a constant."""
+    table = measure_ranges(RAGGED, latents=1, psis=[1.0])
+    kernels = integer_kernels(RAGGED, table)
+    onnx.save(quantize(onnx.load(exported()), table, kernels, kernels), tmp_path / "int8.onnx")
+    with pytest.raises(UsageError, match=r"b\d+\.conv\d.* is not stored in float32"):
+        load_runner(tmp_path / "int8.onnx", backend=backend)
 
 
 def test_a_stylegan3_is_refused(backend: Backend, translating_onnx: Path) -> None:
@@ -144,7 +155,7 @@ def test_a_stylegan3_is_refused(backend: Backend, translating_onnx: Path) -> Non
         load_runner(translating_onnx, backend=backend)
 
 
-def test_a_machine_without_a_compiler_says_so(
+def test_without_a_compiler_the_error_says_so(
     backend: Backend, float_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.cpu_operators.cache_clear()
@@ -153,7 +164,7 @@ def test_a_machine_without_a_compiler_says_so(
         load_runner(float_onnx, backend=backend)
 
 
-def test_a_damaged_file_is_a_bad_file(backend: Backend, float_onnx: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_as_corrupt(backend: Backend, float_onnx: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(float_onnx.read_bytes()[:3000])
     with pytest.raises(CorruptFileError, match=r"bad\.onnx"):

@@ -1,4 +1,4 @@
-"""The files of an edit against the readable generator with its codes moved."""
+"""The two files for editing against the readable generator with moved latents."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(file: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
     return result
 
 
-def test_the_two_files_draw_the_moved_codes(conditional: Generator, files: Files) -> None:
+def test_the_two_files_generate_the_moved_latents(conditional: Generator, files: Files) -> None:
     config, directions = conditional.config, directions_of(conditional)
     z, psi, c = latents_of(range(3), config.z_dim), np.float32([0.7, 1.0, 0.0]), classes_of(range(3), config.c_dim)
     assert c is not None
@@ -66,11 +66,13 @@ def test_the_two_files_draw_the_moved_codes(conditional: Generator, files: Files
             for column, one in enumerate(directions.values()):
                 moved = one.move(moved, torch.tensor(strengths)[:, column])
             image = conditional.synthesis(moved).numpy()
-            drawn = run(files.editor, {"ws": ws, "strengths": np.float32(strengths)})
-            assert np.abs(drawn - image).max() < 1e-3 * np.abs(image).max()
+            edited = run(files.editor, {"ws": ws, "strengths": np.float32(strengths)})
+            assert np.abs(edited - image).max() < 1e-3 * np.abs(image).max()
 
 
-def test_no_strength_is_no_edit_and_a_strength_moves_its_own_row_alone(conditional: Generator, files: Files) -> None:
+def test_zero_strengths_edit_nothing_and_a_strength_moves_only_its_own_row(
+    conditional: Generator, files: Files
+) -> None:
     ws = np.random.default_rng(0).standard_normal((2, conditional.config.num_ws, conditional.config.w_dim), np.float32)
     still = run(files.editor, {"ws": ws, "strengths": np.zeros((2, 2), np.float32)})
     assert np.array_equal(still, run(files.synthesis, {"ws": ws}))
@@ -78,7 +80,7 @@ def test_no_strength_is_no_edit_and_a_strength_moves_its_own_row_alone(condition
     assert np.array_equal(still[0], moved[0]) and np.abs(still[1] - moved[1]).max() > 0.01
 
 
-def test_the_interfaces_are_those_that_a_server_is_told(conditional: Generator, files: Files) -> None:
+def test_a_server_gets_the_interfaces_of_the_files(conditional: Generator, files: Files) -> None:
     config = conditional.config
     ws = Tensor("ws", "TYPE_FP32", (config.num_ws, config.w_dim))
     image = Tensor("image", "TYPE_FP32", (3, config.resolution, config.resolution))

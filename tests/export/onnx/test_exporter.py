@@ -25,18 +25,18 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def draw(path: Path, **inputs: np.ndarray) -> np.ndarray:
-    """With bare onnxruntime, as a user would."""
+    """Run it with onnxruntime alone, as a user would."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run(["image"], {name: value.astype(np.float32) for name, value in inputs.items()})[0]
 
 
-def test_float_file_draws_the_golden_images(float_onnx: Path) -> None:
+def test_float_file_returns_the_golden_images(float_onnx: Path) -> None:
     data = np.load(GOLDEN / "sg2ada_32.npz")
     image = draw(float_onnx, z=data["z"], psi=np.full(len(data["z"]), 0.7))
     assert np.abs(image - data["img_const_psi0.7"]).max() < 2e-5  # tolerance of the golden data itself
 
 
-def test_uint8_file_draws_the_golden_images(uint8_onnx: Path) -> None:
+def test_uint8_file_returns_the_golden_images(uint8_onnx: Path) -> None:
     data = np.load(GOLDEN / "sg2ada_32_cond_clamp.npz")
     image = draw(uint8_onnx, z=data["z"], psi=np.ones(len(data["z"])), c=data["c"])
     assert image.dtype == np.uint8
@@ -87,7 +87,7 @@ def test_nodes_and_weights_are_named_after_modules(float_onnx: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["float_onnx", "uint8_onnx", "translating_onnx", "rotating_onnx"])
-def test_every_operator_of_ours_comes_with_its_meaning(name: str, request: pytest.FixtureRequest) -> None:
+def test_the_file_defines_each_of_our_operators(name: str, request: pytest.FixtureRequest) -> None:
     model = onnx.load(request.getfixturevalue(name))
     ours = {node.op_type for node in model.graph.node if node.domain == "dcp_deploy"}
     assert {node.domain for node in model.graph.node} == {"", "dcp_deploy"}
@@ -95,7 +95,7 @@ def test_every_operator_of_ours_comes_with_its_meaning(name: str, request: pytes
     assert {node.domain for function in model.functions for node in function.node} == {""}
 
 
-def test_stylegan3_draws_a_batch_of_any_size(translating: Generator, translating_onnx: Path) -> None:
+def test_stylegan3_takes_a_batch_of_any_size(translating: Generator, translating_onnx: Path) -> None:
     z = np.random.default_rng(0).standard_normal((4, 12))
     expected = translating(torch.from_numpy(z).float(), psi=0.7).numpy()
     for batch in (1, 4):
@@ -103,7 +103,7 @@ def test_stylegan3_draws_a_batch_of_any_size(translating: Generator, translating
         assert np.abs(image - expected[:batch]).max() < 1e-5  # other order of summation
 
 
-def test_stylegan3_with_classes_and_radial_filters_draws_uint8(rotating: Generator, rotating_onnx: Path) -> None:
+def test_stylegan3_with_classes_and_radial_filters_returns_uint8(rotating: Generator, rotating_onnx: Path) -> None:
     z = np.random.default_rng(0).standard_normal((3, 12))
     expected = rotating(torch.from_numpy(z).float(), torch.eye(3)).permute(0, 2, 3, 1).numpy()
     image = draw(rotating_onnx, z=z, psi=np.ones(3), c=np.eye(3))
@@ -126,12 +126,12 @@ def test_stylegan3_is_named_after_its_layers(translating_onnx: Path) -> None:
     assert weights <= {tensor.name for tensor in graph.initializer}
 
 
-def test_stylegan3_says_what_it_is(translating_onnx: Path, translating: Generator) -> None:
-    told = metadata(translating_onnx)
-    assert GeneratorConfig.from_dict(json.loads(told["config"])) == translating.config
-    assert (told["kind"], told["widths"]) == ("stylegan3", "[6, 5, 8, 7, 5]")
-    assert (told["image"], told["noise"]) == ("float", "none")
-    assert "upsample" not in told  # which is a form of StyleGAN2
+def test_metadata_describe_a_stylegan3(translating_onnx: Path, translating: Generator) -> None:
+    recorded = metadata(translating_onnx)
+    assert GeneratorConfig.from_dict(json.loads(recorded["config"])) == translating.config
+    assert (recorded["kind"], recorded["widths"]) == ("stylegan3", "[6, 5, 8, 7, 5]")
+    assert (recorded["image"], recorded["noise"]) == ("float", "none")
+    assert "upsample" not in recorded  # which StyleGAN3 does not have
 
 
 def test_convolution_weights_are_constants(uint8_onnx: Path) -> None:
@@ -142,19 +142,19 @@ def test_convolution_weights_are_constants(uint8_onnx: Path) -> None:
     assert all(node.input[1] in constants for node in convolutions)
 
 
-def test_metadata_tells_what_it_is(float_onnx: Path, unconditional: Generator) -> None:
-    told = metadata(float_onnx)
-    assert GeneratorConfig.from_dict(json.loads(told["config"])) == unconditional.config
-    assert told["weights_sha256"] == weights_sha256(unconditional)
-    assert told["licence"] == "none needed"
-    assert (told["image"], told["noise"]) == ("float", "const")
+def test_metadata_describe_a_stylegan2(float_onnx: Path, unconditional: Generator) -> None:
+    recorded = metadata(float_onnx)
+    assert GeneratorConfig.from_dict(json.loads(recorded["config"])) == unconditional.config
+    assert recorded["weights_sha256"] == weights_sha256(unconditional)
+    assert recorded["licence"] == "none needed"
+    assert (recorded["image"], recorded["noise"]) == ("float", "const")
     layers = ("b8.conv0", "b16.conv0", "b32.conv0")
-    assert json.loads(told["upsample"]) == {layer: {"form": "transposed"} for layer in layers}
-    assert set(json.loads(told["storage"]).values()) == {"float32"}
-    assert told["tool"].startswith("dcp-deploy ")
-    assert (told["onnx"], told["torch"]) == (onnx.__version__, torch.__version__)
-    assert (told["inputs"], told["psi_range"], told["opset"]) == ("z", "0.0,1.3", "18")
-    assert "batch" not in told  # any
+    assert json.loads(recorded["upsample"]) == {layer: {"form": "transposed"} for layer in layers}
+    assert set(json.loads(recorded["storage"]).values()) == {"float32"}
+    assert recorded["tool"].startswith("dcp-deploy ")
+    assert (recorded["onnx"], recorded["torch"]) == (onnx.__version__, torch.__version__)
+    assert (recorded["inputs"], recorded["psi_range"], recorded["opset"]) == ("z", "0.0,1.3", "18")
+    assert "batch" not in recorded  # any
 
 
 def test_polygraphys_lint_finds_nothing(float_onnx: Path, tmp_path: Path) -> None:

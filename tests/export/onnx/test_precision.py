@@ -39,7 +39,7 @@ def table(generator: Generator) -> RangeTable:
 
 @pytest.fixture(scope="module")
 def overflowing() -> Generator:
-    """One channel of b8.conv1 lies at 1e5 sqrt(2), beyond float16, and hardly matters to who reads it."""
+    """One channel of b8.conv1 is about 1e5 sqrt(2), beyond float16, and hardly affects later layers."""
     network = random_generator(WIDTHS)
     block = network.synthesis.get_submodule("b8")
     block.conv1.bias[3] = 1e5
@@ -58,7 +58,7 @@ def row(table: RangeTable, layer: str) -> LayerRange:
 
 
 def stored(generator: Generator, storage: dict[str, torch.dtype]) -> Runner:
-    """The fused generator with these types, as one side of the gate."""
+    """Return the fused generator with these types as a runner for the gate."""
     fused = FusedGenerator(generator, storage=storage)
 
     def draw(z: np.ndarray, psi: np.ndarray, c: np.ndarray | None) -> np.ndarray:
@@ -112,7 +112,7 @@ def test_one_layer_in_half_precision_moves_by_its_roundings(table: RangeTable) -
         assert 2**-11 < entry.bf16 < 2**-7  # 2^-8
 
 
-def test_json_form_comes_back(table: RangeTable) -> None:
+def test_the_table_can_be_read_back_from_json(table: RangeTable) -> None:
     broken = dataclasses.replace(table.layers[0], fp16=math.inf)
     odd = dataclasses.replace(table, layers=(broken, *table.layers[1:]))
     assert RangeTable.from_dict(json.loads(json.dumps(odd.to_dict(), allow_nan=False))) == odd
@@ -136,7 +136,7 @@ def test_bfloat16_keeps_transposed_convolutions_in_float32(generator: Generator,
     assert choose_storage(polyphase, "bf16") == all_in(torch.bfloat16)
 
 
-def test_layer_becomes_an_island_where_the_margin_is_used_up(table: RangeTable) -> None:
+def test_layer_beyond_the_margin_becomes_an_island(table: RangeTable) -> None:
     limit = 65504 / MARGIN
     for what in ("input", "output", "result"):
         for value, expected in ((limit * 0.999, set()), (limit, {"b8.conv1"})):
@@ -170,7 +170,7 @@ def test_features_too_small_for_float16_are_islands() -> None:
     tiny = measure_ranges(network, latents=2)
     assert row(tiny, "b4.conv1").largest < 1e-5
     assert list(islands(tiny, "fp16")) == ["b4.conv1"]
-    assert "moves by" in islands(tiny, "fp16")["b4.conv1"]
+    assert "changes by" in islands(tiny, "fp16")["b4.conv1"]
     assert "b4.conv1" not in islands(tiny, "bf16")  # which has 8 bits of any size
 
 

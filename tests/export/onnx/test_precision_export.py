@@ -1,4 +1,4 @@
-"""Whole files in fp16, bf16 and int8: what they hold, what they say, and that the gate judges them rightly."""
+"""Files in fp16, bf16 and int8: their contents, their metadata, and that they pass the gate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def generator() -> Generator:
 
 @pytest.fixture(scope="module")
 def overflowing() -> Generator:
-    """One channel of b8.conv1 lies at 1e5 sqrt(2), beyond float16, and the image hardly looks at it."""
+    """One channel of b8.conv1 is about 1e5 sqrt(2), beyond float16, and hardly affects the image."""
     network = random_generator(WIDTHS)
     block = network.synthesis.get_submodule("b8")
     block.conv1.bias[3] = 1e5
@@ -68,7 +68,7 @@ def weight_types(path: Path) -> dict[str, int]:
     return {tensor.name.removeprefix("synthesis."): tensor.data_type for tensor in tensors if ".conv" in tensor.name}
 
 
-def test_half_file_stores_weights_in_half_but_islands_and_all_else_in_float(half: Path) -> None:
+def test_half_file_stores_weights_in_half_and_islands_in_float(half: Path) -> None:
     assert list(json.loads(facts(half)["islands"])) == ["b8.conv1"]
     for name, kind in weight_types(half).items():
         narrow = name in ("b4.conv1.weight", "b8.conv0.weight")
@@ -86,10 +86,10 @@ def test_bfloat16_file_runs_as_the_fused_generator_does(generator: Generator, br
     table = measure_ranges(generator, upsample="polyphase", latents=1)
     fused = FusedGenerator(generator, upsample="polyphase", storage=choose_storage(table, "bf16"))
     z, psi = torch.randn(5, 12, generator=torch.Generator().manual_seed(0)), torch.linspace(0.5, 1, 5)
-    drawn, expected = load_runner(brain)(z=z.numpy(), psi=psi.numpy()), fused(z, psi).numpy()
-    # The same roundings to 8 bits, but where another order of summation moves a value over the edge between two: few,
-    # and the image sums many.
-    assert np.abs(drawn - expected).mean() < 0.1 * np.abs(fused(z, psi).numpy() - exact(generator, z, psi)).mean()
+    images, expected = load_runner(brain)(z=z.numpy(), psi=psi.numpy()), fused(z, psi).numpy()
+    # The same roundings to 8 bits, except where another order of summation moves a value over the edge between two.
+    # These are few, and the image sums many values.
+    assert np.abs(images - expected).mean() < 0.1 * np.abs(fused(z, psi).numpy() - exact(generator, z, psi)).mean()
 
 
 def exact(generator: Generator, z: torch.Tensor, psi: torch.Tensor) -> np.ndarray:
@@ -111,7 +111,7 @@ def test_bfloat16_file_is_valid_though_onnxruntime_has_no_such_convolution(brain
         onnxruntime.InferenceSession(brain, providers=["CPUExecutionProvider"])
 
 
-def test_widening_leaves_other_files_alone(half: Path) -> None:
+def test_widening_does_not_change_other_files(half: Path) -> None:
     assert widened(str(half)) is None
 
 
@@ -123,16 +123,16 @@ def test_int8_file_passes_the_gate_of_its_own_precision(generator: Generator, in
 
 
 @pytest.mark.parametrize("name", ["half", "brain", "integers"])
-def test_file_says_what_was_measured_and_chosen(name: str, request: pytest.FixtureRequest) -> None:
+def test_file_records_what_was_measured_and_chosen(name: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(name)
-    told = facts(path)
-    assert told["precision"] == {"half": "fp16", "brain": "bf16", "integers": "int8"}[name]
-    assert [row["layer"] for row in json.loads(told["ranges"])["layers"]] == ["b4.conv1", "b8.conv0", "b8.conv1"]
-    assert ("islands" in told, "int8" in told) == (name != "integers", name == "integers")
+    recorded = facts(path)
+    assert recorded["precision"] == {"half": "fp16", "brain": "bf16", "integers": "int8"}[name]
+    assert [row["layer"] for row in json.loads(recorded["ranges"])["layers"]] == ["b4.conv1", "b8.conv0", "b8.conv1"]
+    assert ("islands" in recorded, "int8" in recorded) == (name != "integers", name == "integers")
     assert "b8.conv0" in precision_report(path)
 
 
-def test_int8_file_from_ws_holds_the_integers_of_the_file_from_z(
+def test_int8_file_from_ws_has_the_integers_of_the_file_from_z(
     generator: Generator, integers: Path, tmp_path: Path
 ) -> None:
     path = export_onnx(generator, tmp_path / "ws.onnx", inputs="ws", precision="int8")
@@ -162,7 +162,7 @@ def test_unknown_precision_is_refused(generator: Generator, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["translating", "rotating"])
-def test_stylegan3_in_half_precision_draws_nearly_the_same(name: str, request: pytest.FixtureRequest) -> None:
+def test_stylegan3_in_half_precision_gives_nearly_the_same_images(name: str, request: pytest.FixtureRequest) -> None:
     network: Generator = request.getfixturevalue(name)
     table = measure_ranges(network, latents=2)
     assert [row.layer for row in table.layers] == ["L0", "L1", "L2", "L3"]
@@ -176,7 +176,7 @@ def test_stylegan3_in_half_precision_draws_nearly_the_same(name: str, request: p
     assert 1e-5 < moved < 4 * 2**-11  # four convolutions, each rounded in three places, of a unit 2^-11
 
 
-def test_stylegan3_in_int8_draws_nearly_the_same(translating: Generator, translating_onnx: Path) -> None:
+def test_stylegan3_in_int8_gives_nearly_the_same_images(translating: Generator, translating_onnx: Path) -> None:
     model, table = onnx.load(translating_onnx), measure_ranges(translating)
     kernels = integer_kernels(translating, table)
     assert list(kernels) == ["L0", "L1", "L2", "L3"]

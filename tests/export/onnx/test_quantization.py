@@ -56,7 +56,7 @@ def plan(exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels) -> Int8Pl
 
 
 def draw(model: onnx.ModelProto, z: np.ndarray = LATENTS, psi: np.ndarray = PSI) -> np.ndarray:
-    """With bare onnxruntime, as a user would."""
+    """Run it with onnxruntime alone, as a user would."""
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(["image"], {"z": z, "psi": psi})[0]
 
@@ -69,17 +69,17 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(10 * np.log10(4 / np.mean(np.square(np.clip(a, -1, 1) - np.clip(b, -1, 1), dtype=np.float64))))
 
 
-def test_int8_file_runs_and_draws_nearly_the_same(exact: onnx.ModelProto, all_int8: onnx.ModelProto) -> None:
+def test_int8_file_runs_and_gives_nearly_the_same_images(exact: onnx.ModelProto, all_int8: onnx.ModelProto) -> None:
     onnx.checker.check_model(all_int8, full_check=True)
-    # 8 bits of features that reach four standard deviations are worth 38 dB per layer; three layers, amplified by what
-    # follows, stay above 25.
+    # 8 bits of features that reach four standard deviations give 38 dB per layer; three layers, amplified by those that
+    # follow, stay above 25.
     assert 25 < psnr(draw(exact), draw(all_int8)) < 60
 
 
 def test_onnxruntime_runs_integer_convolutions(all_int8: onnx.ModelProto, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3  # it warns that the optimised file fits this machine only
+    options.log_severity_level = 3  # it warns that the optimised file is for this machine only
     onnxruntime.InferenceSession(all_int8.SerializeToString(), options, providers=["CPUExecutionProvider"])
     optimized = onnx.load(tmp_path / "optimized.onnx").graph.node
     assert sum(node.op_type == "QLinearConv" for node in optimized) == len(CONV1)
@@ -115,10 +115,12 @@ def test_only_the_named_layers_change(exact: onnx.ModelProto, ranges: RangeTable
     assert quantize(exact, ranges, kernels, []).graph.node == exact.graph.node
 
 
-def test_layer_that_is_all_zero_stays_all_zero(tmp_path: Path) -> None:
+def test_layer_that_is_all_zero_stays_all_zero(exact: onnx.ModelProto) -> None:
     dead = random_generator((8, 8, 8, 8, 8, 8))
     dead.synthesis.get_parameter("b8.conv1.weight").zero_()
-    model = onnx.load(export_onnx(dead, tmp_path / "dead.onnx", image="float"))
+    model = onnx.ModelProto.FromString(exact.SerializeToString())
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "synthesis.b8.conv1.weight")
+    weight.CopyFrom(numpy_helper.from_array(np.zeros((8, 8, 3, 3), np.float32), weight.name))
     ranges = measure_ranges(dead, latents=2)
     kernels = integer_kernels(dead, ranges)
     rounded = draw(quantize(model, ranges, kernels, ["b8.conv1"]))
@@ -131,17 +133,17 @@ def test_same_arguments_give_the_same_bytes(exact: onnx.ModelProto, ranges: Rang
     assert first == second
 
 
-def test_every_layer_is_in_the_list_the_most_spoilt_for_each_multiplication_first(plan: Int8Plan) -> None:
+def test_the_list_has_every_layer_and_starts_with_the_most_error_per_multiplication(plan: Int8Plan) -> None:
     assert sorted(row.layer for row in plan.sensitivity) == sorted(CONV1)
     # All are 8 x 8 x 3 x 3, at 4 x 4, 8 x 8 and 16 x 16 places.
     places = {"b4.conv1": 16, "b8.conv1": 64, "b16.conv1": 256}
-    spoilt = [10 ** (-row.psnr_db / 10) / places[row.layer] for row in plan.sensitivity]
-    assert spoilt == sorted(spoilt, reverse=True)
+    errors = [10 ** (-row.psnr_db / 10) / places[row.layer] for row in plan.sensitivity]
+    assert errors == sorted(errors, reverse=True)
     assert [row.psnr_db for row in plan.sensitivity] != sorted(row.psnr_db for row in plan.sensitivity)
     assert plan.left_out == ()
 
 
-def test_sensitivity_is_what_the_layer_alone_costs(
+def test_sensitivity_is_the_loss_with_the_layer_alone(
     exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels, plan: Int8Plan
 ) -> None:
     seeds = [SENSITIVITY_SEED + index for index in range(4) for _ in range(3)]
@@ -150,14 +152,14 @@ def test_sensitivity_is_what_the_layer_alone_costs(
         int8 = quantize(exact, ranges, kernels, [row.layer])
         pairs = zip(draw(exact, z, psi), draw(int8, z, psi), strict=True)
         alone = min(psnr(a, b) for a, b in pairs)
-        # Features on the border between two of 255 steps fall to either side when the batch is cut in another way.
+        # A feature on the border between two of 255 steps may be rounded either way in another batch.
         assert row.psnr_db == pytest.approx(alone, abs=0.3)
 
 
 def test_sensitive_layer_is_left_out_until_the_gate_passes(tmp_path: Path) -> None:
     network = random_generator((8, 8, 8, 8, 8, 8))
     block = network.synthesis.get_submodule("b8")
-    block.conv0.bias[3] = 300.0  # one channel takes the whole range of conv1's input, and hardly matters to it
+    block.conv0.bias[3] = 300.0  # this channel needs the whole range of conv1's input and hardly affects its output
     block.conv1.weight[:, 3] *= 0.003
     model = onnx.load(export_onnx(network, tmp_path / "sensitive.onnx", image="float"))
     ranges = measure_ranges(network, latents=4)
@@ -180,17 +182,19 @@ def test_sensitive_layer_is_left_out_until_the_gate_passes(tmp_path: Path) -> No
         ({"a", "b", "c", "d", "e"}, None),
     ],
 )
-def test_no_layer_stays_float32_that_need_not(needed: set[str], expected: tuple[str, ...] | None) -> None:
+def test_only_the_layers_needed_for_passing_stay_float32(needed: set[str], expected: tuple[str, ...] | None) -> None:
     found = leave_out("abcde", lambda left_out: SimpleNamespace(passed=needed <= set(left_out)))  # type: ignore[arg-type, return-value]
     assert (found and found[0]) == expected
 
 
-def test_no_layer_at_all_is_a_failure_of_the_gate(exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels) -> None:
+def test_a_generator_without_any_int8_layer_fails_the_gate(
+    exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels
+) -> None:
     with pytest.raises(ParityError, match="no layer of this generator can be int8"):
         plan_int8(exact, ranges, kernels, Tolerance(1e-9, 0, 0.0), latents=2)
 
 
-def test_plan_reads_and_is_json(plan: Int8Plan) -> None:
+def test_plan_can_be_printed_and_stored_as_json(plan: Int8Plan) -> None:
     document = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
     assert [row["layer"] for row in document["sensitivity"]] == [row.layer for row in plan.sensitivity]
     assert Int8Plan.from_dict(document) == plan

@@ -1,4 +1,4 @@
-"""Integers of int8 kernels: as GPTQ defines them, one least-squares problem after the other."""
+"""The integers of int8 kernels against the definition of GPTQ, one least-squares problem after another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def generator() -> Generator:
 
 
 def problem(seed: int, inputs: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A weight [4, inputs, 3, 3] and the second moments of fewer windows than it has columns."""
+    """Return a weight [4, inputs, 3, 3] and the second moments of fewer windows than it has columns."""
     draw = torch.Generator().manual_seed(seed)
     weight = torch.randn(4, inputs, 3, 3, generator=draw)
     columns = weight[0].numel()
@@ -46,13 +46,13 @@ def nearest(weight: torch.Tensor) -> IntegerKernel:
 
 
 def moved(weight: torch.Tensor, kernel: IntegerKernel, moments: torch.Tensor) -> float:
-    """How far outputs move, as mean square: tr(E H E')."""
+    """Return the mean square change of the outputs: tr(E H E')."""
     error = (weight.double() - restored(kernel)).flatten(1)
     return float((error @ moments * error).sum())
 
 
 def one_column_after_the_other(weight: torch.Tensor, moments: torch.Tensor) -> np.ndarray:
-    """The definition: after each rounding, solve for the columns that are left. Slow."""
+    """Round by the definition: after each column, solve for the remaining ones. Slow."""
     flat = weight.double().flatten(1)
     steps = (flat.abs().amax(dim=1) / 127).float().double()
     moments = moments + DAMPING * moments.diagonal().mean() * torch.eye(len(moments), dtype=torch.float64)
@@ -116,7 +116,7 @@ def test_layers_are_those_with_an_ordinary_convolution(generator: Generator) -> 
 
 
 def weights_and_windows(generator: Generator, seeds: Sequence[int]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Weight and all windows [K, P] of every conv1, drawn at psi 1."""
+    """Return weight and all windows [K, P] of every conv1, for images at psi 1."""
     fused = FusedGenerator(generator)
     layers = convolutions(fused)
     inputs: dict[str, torch.Tensor] = {}

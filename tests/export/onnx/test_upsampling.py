@@ -1,4 +1,4 @@
-"""Choosing the form of up-sampling by measuring."""
+"""Choosing the up-sampling method by measuring."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def generator() -> Generator:
     return random_generator((6, 5, 4, 3, 4, 3), conv_clamp=0.7)
 
 
-def test_every_layer_gets_the_form_that_was_faster(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_layer_gets_the_faster_method(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     chosen = choose_methods(generator, batch=2)
     assert list(chosen) == ["b8.conv0", "b16.conv0"]
@@ -51,10 +51,10 @@ def test_stylegan3_has_nothing_to_choose() -> None:
     assert choose_methods(random_stylegan3((4, 3, 5, 2, 3))) == {}
 
 
-@pytest.mark.parametrize(("seconds", "form"), [((1e-3, 2e-3), "transposed"), ((3e-3, 1e-3), "polyphase")])
-def test_the_faster_is_chosen_and_the_reason_told(seconds: tuple[float, float], form: str) -> None:
+@pytest.mark.parametrize(("seconds", "method"), [((1e-3, 2e-3), "transposed"), ((3e-3, 1e-3), "polyphase")])
+def test_the_faster_method_is_chosen_with_a_reason(seconds: tuple[float, float], method: str) -> None:
     chosen = choice(*seconds, "somewhere")
-    assert (chosen.form, chosen.transposed_ms, chosen.polyphase_ms) == (form, seconds[0] * 1e3, seconds[1] * 1e3)
+    assert (chosen.form, chosen.transposed_ms, chosen.polyphase_ms) == (method, seconds[0] * 1e3, seconds[1] * 1e3)
     assert f"{max(seconds) / min(seconds):.2f} times as fast" in chosen.reason
 
 
@@ -73,47 +73,51 @@ def test_both_are_run_in_turns_and_the_first_round_does_not_count() -> None:
     assert ran == ["a", "b"] * (1 + ROUNDS)
 
 
-def test_what_takes_long_is_run_three_times_only() -> None:
+def test_slow_runs_are_repeated_three_times_only() -> None:
     ran: list[float] = []
     assert in_turns([lambda: ran.append(5.0) or 5.0]) == [5.0]  # type: ignore[func-returns-value]
     assert len(ran) == 1 + 3
 
 
 @pytest.mark.parametrize("noise", ["const", "none"])
-def test_what_is_timed_is_the_layer_and_the_forms_are_the_same_function(noise: str, generator: Generator) -> None:
+def test_the_timed_models_are_the_layer_and_both_methods_are_the_same_function(
+    noise: str, generator: Generator
+) -> None:
     random = np.random.default_rng(0)
     feeds = {
         "input": random.standard_normal((2, 5, 4, 4)).astype(np.float32),
         "scale": random.random((2, 4)).astype(np.float32),
         "next_scale": random.random((2, 4)).astype(np.float32),
     }
-    drawn = []
-    form: Upsample
-    for form in ("transposed", "polyphase"):
-        network = FusedSynthesis(generator, upsample=form, noise=noise)  # type: ignore[arg-type]
+    images = []
+    method: Upsample
+    for method in ("transposed", "polyphase"):
+        network = FusedSynthesis(generator, upsample=method, noise=noise)  # type: ignore[arg-type]
         conv = network.get_submodule("synthesis.b8.conv0")
         assert isinstance(conv, FusedConv)
         model = layer_model(conv, 4)
         onnx.checker.check_model(model, full_check=True)
         session = onnxruntime.InferenceSession(model.SerializeToString())
-        drawn.append(session.run(["image"], feeds)[0])
-    assert drawn[0].shape == (2, 4, 8, 8) and drawn[0].std() > 0.01
-    assert np.abs(drawn[0] - drawn[1]).max() < 1e-5  # float32 below 1, two orders of summation
+        images.append(session.run(["image"], feeds)[0])
+    assert images[0].shape == (2, 4, 8, 8) and images[0].std() > 0.01
+    assert np.abs(images[0] - images[1]).max() < 1e-5  # float32 below 1, two orders of summation
 
 
-def test_without_gpu_and_onnxruntime_it_says_what_to_do(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gpu_and_onnxruntime_the_error_names_the_remedy(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingCapabilityError, match="neither is here"):
+    with pytest.raises(MissingCapabilityError, match="has neither"):
         choose_methods(generator)
 
 
-def test_the_file_says_what_was_measured_and_its_choice_makes_the_same_graph(tmp_path: Path) -> None:
+def test_the_file_records_the_measurement_and_its_choice_gives_the_same_graph(tmp_path: Path) -> None:
     generator = random_generator((4, 3, 5, 2))
     measured = onnx.load(export_onnx(generator, tmp_path / "auto.onnx", upsample="auto"))
-    told = json.loads({entry.key: entry.value for entry in measured.metadata_props}["upsample"])
-    assert list(told) == ["b8.conv0"]
-    assert set(told["b8.conv0"]) == {"form", "transposed_ms", "polyphase_ms", "backend", "reason"}
-    form = told["b8.conv0"]["form"]
-    again = onnx.load(export_onnx(generator, tmp_path / "again.onnx", upsample={"b8.conv0": form}))
+    recorded = json.loads({entry.key: entry.value for entry in measured.metadata_props}["upsample"])
+    assert list(recorded) == ["b8.conv0"]
+    assert set(recorded["b8.conv0"]) == {"form", "transposed_ms", "polyphase_ms", "backend", "reason"}
+    method = recorded["b8.conv0"]["form"]
+    again = onnx.load(export_onnx(generator, tmp_path / "again.onnx", upsample={"b8.conv0": method}))
     assert again.graph == measured.graph

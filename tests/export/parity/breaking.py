@@ -1,4 +1,4 @@
-"""Mistakes made on purpose in exported ONNX files, so that real files go through the real gate."""
+"""Deliberate mistakes in exported ONNX files, so that the gate is tested on real files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Step = tuple[str, list[np.ndarray], dict[str, int | list[int]]]  # operator, its
 
 
 def broken(source: Path, target: Path, damage: Damage) -> Path:
-    """A copy of an exported file with one mistake in it."""
+    """Write a copy of an exported file with one mistake."""
     model = onnx.load(source)
     damage(model)
     onnx.save(model, target)
@@ -22,7 +22,7 @@ def broken(source: Path, target: Path, damage: Damage) -> Path:
 
 
 def edit(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Damage:
-    """A weight changed."""
+    """Change a weight."""
 
     def damage(model: onnx.ModelProto) -> None:
         tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
@@ -33,7 +33,7 @@ def edit(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Damage:
 
 
 def after(module: str, *steps: Step) -> Damage:
-    """Operators put behind a module ("synthesis.b8.conv1"; "image": behind everything), as if it had them itself."""
+    """Add operators after a module ("synthesis.b8.conv1"; "image": at the end), as if they belonged to it."""
 
     def damage(model: onnx.ModelProto) -> None:
         graph = model.graph
@@ -57,27 +57,27 @@ def after(module: str, *steps: Step) -> Damage:
 
 
 def gather(axis: int, order: list[int]) -> Step:
-    """Channels, rows, columns in another order."""
+    """Reorder channels, rows or columns."""
     return "Gather", [np.array(order, np.int64)], {"axis": axis}
 
 
 def times(factor: float) -> Step:
-    """Multiplied."""
+    """Multiply by a factor."""
     return "Mul", [np.array(factor, np.float32)], {}
 
 
 def cast(kind: int) -> Step:
-    """Another type."""
+    """Round to another type."""
     return "Cast", [], {"to": kind}
 
 
 def shifted(axis: int, size: int) -> Step:
-    """One pixel to the right or down, around the border."""
+    """Shift by one pixel to the right or down, wrapping at the border."""
     return gather(axis, [size - 1, *range(size - 1)])
 
 
 def filter_of(layer: str, change: Callable[[np.ndarray], np.ndarray]) -> Damage:
-    """The low-pass filter of one up-sampling layer changed; it lies in the body of the layer's operator."""
+    """Change the low-pass filter of one up-sampling layer, which is in the body of its operator."""
 
     def damage(model: onnx.ModelProto) -> None:
         node = next(node for node in model.graph.node if node.name.startswith(f"synthesis.{layer}/FirEpilogue"))
@@ -101,7 +101,7 @@ CHANNELS_LAST_READ_AS_FIRST: tuple[Step, Step] = (
 
 
 def psi_of_the_first_sample(model: onnx.ModelProto) -> None:
-    """Right for batches of one psi only."""
+    """Make the file correct only for batches with one psi."""
     model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "first"))
     _psi_from(model, helper.make_node("Gather", ["psi", "first"], ["other psi"]))
 
@@ -121,7 +121,7 @@ def _psi_from(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
 
 
 def style_rows(layer: int, widths: list[int], factor: float) -> Damage:
-    """Half of the styles of one layer (by its number) too large; a factor on all of them would be demodulated away."""
+    """Scale half of a layer's styles (by its number); demodulation would cancel a factor of all of them."""
     start = sum(widths[:layer])
 
     def change(values: np.ndarray) -> np.ndarray:

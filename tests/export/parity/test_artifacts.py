@@ -1,4 +1,4 @@
-"""Every form of an export goes through the gate, and a wrong one does not pass."""
+"""Every form of an export passes the gate beside its network, and a damaged one does not."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ def network() -> Generator:
 
 @pytest.fixture(scope="module")
 def forms(network: Generator, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One export of each form that a z alone does not make."""
-    folder = tmp_path_factory.mktemp("pairs")
+    """One export of each form that cannot be compared by z alone."""
+    folder = tmp_path_factory.mktemp("forms")
     options: dict[str, dict[str, object]] = {
-        "codes": {"inputs": "ws"},
         "maps": {"noise": "input"},
         "both": {"inputs": "ws", "noise": "input", "batch": (2, 4)},
         "without": {"noise": "none"},
@@ -41,7 +40,7 @@ def forms(network: Generator, tmp_path_factory: pytest.TempPathFactory) -> dict[
     }
 
 
-@pytest.mark.parametrize("form", ["codes", "maps", "both", "without"])
+@pytest.mark.parametrize("form", ["maps", "both", "without"])
 def test_every_form_passes_beside_its_network(form: str, network: Generator, forms: dict[str, Path]) -> None:
     report = verify(network, forms[form], latents=FEW)
     assert report.passed, [check.detail for check in report.checks if not check.passed]
@@ -49,20 +48,18 @@ def test_every_form_passes_beside_its_network(form: str, network: Generator, for
     assert report.max_abs is not None and report.max_abs < 2e-5  # two orders of summation in float32
 
 
-@pytest.mark.parametrize("form", ["codes", "maps", "both", "without"])
-def test_a_damaged_form_does_not(form: str, network: Generator, forms: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["maps", "both", "without"])
+def test_a_damaged_form_does_not_pass(form: str, network: Generator, forms: dict[str, Path], tmp_path: Path) -> None:
     path = broken(forms[form], tmp_path / "x.onnx", edit("synthesis.b8.conv1.bias", lambda bias: bias + 0.01))
     assert not verify(network, path, latents=FEW).passed
 
 
-def test_a_file_without_noise_is_not_taken_for_one_with_it(network: Generator, forms: dict[str, Path]) -> None:
+def test_a_file_without_noise_differs_from_the_network_with_noise(network: Generator, forms: dict[str, Path]) -> None:
     with_noise = load_runner(network)
     assert not verify(with_noise, load_runner(forms["without"]), latents=FEW).passed
 
 
-def test_a_checkpoint_is_read_for_what_the_file_lacks(
-    network: Generator, forms: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_checkpoint_supplies_what_the_file_lacks(network: Generator, forms: dict[str, Path], tmp_path: Path) -> None:
     save_generator(network, tmp_path / "net.safetensors")
     for form in ("both", "without"):
         assert verify(tmp_path / "net.safetensors", forms[form], latents=FEW).passed
@@ -80,14 +77,14 @@ def test_bisection_of_a_file_without_noise_finds_the_layer(
     assert layers is not None and layers.first is not None and layers.first.name == "b8.conv1"
 
 
-def test_codes_without_their_network_are_refused(forms: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match=r"takes ws, noise\.b4\.conv1.*a seed alone"):
+def test_a_file_that_takes_ws_is_refused_without_its_network(forms: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match=r"takes ws, noise\.b4\.conv1.*cannot be made from a seed"):
         load_pair(forms["without"], forms["both"])
 
 
-def test_what_cannot_run_a_form_is_refused(network: Generator, forms: dict[str, Path]) -> None:
+def test_a_backend_that_cannot_run_the_form_is_refused(network: Generator, forms: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="backend 'fused' cannot run the ONNX file"):
-        load_pair(network, forms["codes"], backend_b="fused")
+        load_pair(network, forms["both"], backend_b="fused")
 
 
 def test_a_bundle_without_noise_is_compared_without(network: Generator, forms: dict[str, Path], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def layers(a: Runner, b: Runner) -> Bisection:
 
 
 @pytest.mark.parametrize("kind", ["unconditional", "conditional", "translating", "rotating"])
-def test_the_fused_network_hands_on_what_the_readable_one_does(kind: str, request: pytest.FixtureRequest) -> None:
+def test_the_fused_network_has_the_layer_outputs_of_the_readable_one(kind: str, request: pytest.FixtureRequest) -> None:
     generator: Generator = request.getfixturevalue(kind)
     found = layers(load_runner(generator), load_runner(generator, backend="fused"))
     assert [row.name for row in found.rows] == value_names(generator.config)
@@ -75,14 +75,14 @@ def test_two_onnx_files_are_compared_by_name(float_onnx: Path, tmp_path: Path) -
     assert layers(load_runner(float_onnx), load_runner(damaged)).first.name == "b16.conv1"
 
 
-def test_what_lies_before_the_first_bad_layer_is_right(
+def test_the_layers_before_the_first_bad_one_are_right(
     unconditional: Generator, float_onnx: Path, tmp_path: Path
 ) -> None:
     path = broken(float_onnx, tmp_path / "x.onnx", after("synthesis.b16.conv0", shifted(3, 16)))
     found = layers(load_runner(unconditional), load_runner(path))
     assert [row.passed for row in found.rows].index(False) == found.rows.index(found.first)
     assert all(row.relative < ROUNDING for row in found.rows[: found.rows.index(found.first)])
-    assert "b16.conv0 (relative error" in found.verdict and "b8.torgb before it is right" in found.verdict
+    assert "b16.conv0 (relative error" in found.verdict and "b8.torgb before it is within it" in found.verdict
 
 
 def test_one_bad_sample_of_a_batch_is_enough(unconditional: Generator) -> None:
@@ -112,7 +112,7 @@ def test_values_of_another_shape_are_the_first_difference(unconditional: Generat
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
-def test_rounding_to_half_precision_is_no_fault_and_a_mistake_beside_it_is(
+def test_half_precision_passes_and_a_mistake_in_it_does_not(
     precision: str, kind: torch.dtype, unconditional: Generator
 ) -> None:
     def rounded(generator: Generator) -> Runner:
@@ -123,7 +123,7 @@ def test_rounding_to_half_precision_is_no_fault_and_a_mistake_beside_it_is(
     limit = tolerance_for(precision).layer
     found = bisect_layers(load_runner(unconditional), rounded(unconditional), BATCH, limit)
     assert found.first is None
-    assert limit / 100 < max(row.relative for row in found.rows) < limit / 2  # rounded indeed, and room to spare
+    assert limit / 100 < max(row.relative for row in found.rows) < limit / 2  # it is rounded, and well within the limit
     sick = Generator(unconditional.config)
     sick.load_state_dict(unconditional.state_dict())
     sick.synthesis.b16.conv1.noise_strength.data.zero_()
@@ -143,7 +143,7 @@ def test_weights_beside_the_file_are_found(unconditional: Generator, float_onnx:
     assert layers(load_runner(unconditional), load_runner(path)).first is None
 
 
-def test_a_runner_without_layers_says_so(unconditional: Generator) -> None:
+def test_a_runner_without_layers_is_refused(unconditional: Generator) -> None:
     runner = load_runner(unconditional)
     engine = dataclasses.replace(runner, name="x.engine", backend="tensorrt", source=None)
     with pytest.raises(UsageError, match=r"x\.engine \(tensorrt\) does not show its layers"):
@@ -163,13 +163,11 @@ def test_a_file_that_names_no_layer_is_refused(unconditional: Generator, float_o
         layers(load_runner(unconditional), load_runner(tmp_path / "x.onnx"))
 
 
-def test_a_file_that_does_not_say_its_network_is_refused(
-    unconditional: Generator, float_onnx: Path, tmp_path: Path
-) -> None:
+def test_a_file_without_metadata_is_refused(unconditional: Generator, float_onnx: Path, tmp_path: Path) -> None:
     model = onnx.load(float_onnx)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "x.onnx")
-    with pytest.raises(InputError, match="does not say what network"):
+    with pytest.raises(InputError, match="no metadata about its network"):
         layers(load_runner(unconditional), load_runner(tmp_path / "x.onnx"))
 
 
@@ -178,7 +176,7 @@ def test_images_that_differ_though_all_layers_agree_are_blamed_on_the_runtime(un
     other = dataclasses.replace(runner, draw=lambda z, psi, c: -runner.draw(z, psi, c))
     report = verify(runner, other, latents=2, bisect=True)
     assert not report.passed and report.layers.first is None
-    with pytest.raises(ParityError, match=r"no layer is out of tolerance .* look at what runs the network"):
+    with pytest.raises(ParityError, match=r"no layer is out of tolerance .* the cause is the runtime"):
         report.raise_for_failure()
 
 

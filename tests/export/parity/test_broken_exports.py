@@ -1,4 +1,4 @@
-"""Exports that load, run and are wrong: each is refused, and the layer where it goes wrong is named."""
+"""Wrong exports that load and run: the gate refuses each, and the report names the faulty layer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def failed(report: ParityReport) -> set[str]:
 
 
 def refused(reference: Generator, path: Path, layer: str) -> ParityReport:
-    """The report, once it is sure that the gate refuses the file and names the layer and nothing before it."""
+    """Return the report after checking that the gate refuses the file and names this layer as the first."""
     report = verify(reference, path, latents=FEW, bisect=True)
     assert report.layers is not None and report.layers.first is not None
     assert report.layers.first.name == layer, report.layers.verdict
@@ -133,4 +133,4 @@ def test_one_colour_is_said(unconditional: Generator, float_onnx: Path, tmp_path
     report = refused(unconditional, broken(float_onnx, tmp_path / "x.onnx", MISTAKES["one colour"][0]), "image")
     assert {"images of b of one colour", "psi at which b is constant"} <= failed(report)
     detail = next(check.detail for check in report.checks if check.name == "images of b of one colour")
-    assert "the original" not in detail  # it draws well
+    assert "the original" not in detail  # which is correct

@@ -8,7 +8,7 @@ from dcp_deploy.export.parity.distances import WORST, Distances, psnr, ssim
 
 
 def ssim_by_definition(a: np.ndarray, b: np.ndarray) -> float:
-    """Wang et al. 2004 in float64 with scipy's filters; windows at the border see the image mirrored."""
+    """Wang et al. 2004 in float64 with scipy's filters; the image is mirrored at its border."""
     values = []
     for x, y in zip(np.moveaxis(a, -1, 0).astype(float), np.moveaxis(b, -1, 0).astype(float), strict=True):
 

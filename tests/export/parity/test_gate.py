@@ -27,7 +27,7 @@ def failed(report: ParityReport) -> set[str]:
 
 
 def redraw(runner: Runner, change: Callable[[np.ndarray], np.ndarray]) -> Runner:
-    """The same runner with its images changed."""
+    """Return the same runner with changed images."""
     return dataclasses.replace(runner, name="changed", draw=lambda z, psi, c: change(runner.draw(z, psi, c)))
 
 
@@ -65,7 +65,7 @@ def test_a_uint8_export_of_stylegan3_with_radial_filters_passes(rotating: Genera
     assert report.max_steps <= 1
 
 
-def test_identical_sides_have_no_distance(unconditional: Generator) -> None:
+def test_identical_artefacts_have_no_distance(unconditional: Generator) -> None:
     report = verify(unconditional, unconditional, latents=2)
     assert report.passed
     assert (report.max_abs, report.max_steps, report.psnr_db, report.ssim) == (0.0, 0, None, pytest.approx(1.0))
@@ -99,7 +99,7 @@ def test_a_fault_of_the_original_is_not_blamed_on_the_export(unconditional: Gene
     def grey(images: np.ndarray) -> np.ndarray:
         return np.broadcast_to(images[:, :, :1, :1], images.shape).copy()
 
-    report = verify(*(redraw(load_runner(side), grey) for side in (unconditional, float_onnx)), latents=2)
+    report = verify(*(redraw(load_runner(artefact), grey) for artefact in (unconditional, float_onnx)), latents=2)
     details = {check.name: check.detail for check in report.checks}
     assert "the original: 6 images too; the network is like that" in details["images of b of one colour"]
     assert "the original" not in details["images of a of one colour"]
@@ -120,7 +120,7 @@ def test_a_wrong_shape_fails(unconditional: Generator) -> None:
     report = verify(unconditional, wrong, latents=2)
     assert failed(report) == {"unlike shapes"}
     assert report.worst is None
-    with pytest.raises(ParityError, match="drew"):
+    with pytest.raises(ParityError, match="returned"):
         report.raise_for_failure()
 
 
@@ -167,23 +167,23 @@ def test_batches_change_size_and_mix_psi(unconditional: Generator) -> None:
     assert mixed == [1, 3, 3, 1, 3, 3]
 
 
-def test_batches_are_those_that_both_sides_take(unconditional: Generator) -> None:
+def test_batch_sizes_are_those_that_both_artefacts_take(unconditional: Generator) -> None:
     runner = load_runner(unconditional)
     few, many = (dataclasses.replace(runner, batch=bounds) for bounds in ((2, 5), (1, 64)))
     assert verify(few, many, latents=4).batches == (2, 3, 5)
     assert verify(runner, dataclasses.replace(runner, batch=(4, 4)), latents=3).batches == (4,)  # 9 pairs: 4, 4, 4
-    with pytest.raises(UsageError, match="no batch fits both: they take 2 to 5 and 8 to 9"):
+    with pytest.raises(UsageError, match="no batch fits both artefacts: they take 2 to 5 and 8 to 9"):
         verify(few, dataclasses.replace(runner, batch=(8, 9)), latents=4)
 
 
 def test_the_tolerance_is_that_of_the_coarser_precision_declared(unconditional: Generator) -> None:
     runner = load_runner(unconditional)
-    half = dataclasses.replace(runner, facts={"precision": "fp16+fp32"})  # as the manifest of an engine says it
-    for sides in ((runner, half), (half, runner)):
-        report = verify(*sides, latents=2)
+    half = dataclasses.replace(runner, facts={"precision": "fp16+fp32"})  # as in the manifest of an engine
+    for pair in ((runner, half), (half, runner)):
+        report = verify(*pair, latents=2)
         assert (report.precision, report.tolerance) == ("fp16", tolerance_for("fp16"))
     assert verify(runner, half, latents=2, precision="fp32").tolerance == Tolerance()
-    with pytest.raises(InputError, match=r"its precision is 'fp8'"):
+    with pytest.raises(InputError, match=r"an unknown precision 'fp8'"):
         verify(runner, dataclasses.replace(runner, facts={"precision": "fp8"}), latents=2)
 
 
@@ -273,7 +273,7 @@ def test_settings_that_compare_nothing_are_refused(settings: dict[str, object], 
         verify(unconditional, unconditional, **{"latents": 2, **settings})  # type: ignore[arg-type]
 
 
-def test_both_sides_get_the_same_class(conditional: Generator) -> None:
+def test_both_artefacts_get_the_same_class(conditional: Generator) -> None:
     runner = load_runner(conditional)
     other = dataclasses.replace(runner, draw=lambda z, psi, c: runner.draw(z, psi, np.roll(c, 1, axis=1)))
     assert verify(runner, runner, latents=3).passed

@@ -1,8 +1,8 @@
 """Every plugin through TensorRT's whole build cycle, with the real Python bindings over stub libraries.
 
-Run as a program whose PYTHONPATH leads to one version of the bindings; prints what the plugins answered, as JSON. What
-the bindings leave to the libraries is played by small fakes: the registry, and the symbols of a dynamic batch, which
-are numbers here, so that shapes and grids come out as numbers.
+Run this as a program whose PYTHONPATH has one version of the bindings; it prints the plugins' answers as JSON. Small
+fakes replace what the bindings take from the libraries: the registry, and the symbols of a dynamic batch. These are
+numbers here, so that shapes and grids become numbers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 BATCHES = (0, 1, 5, 65536)
 SIZES = ((16, 8, 12), (5, 6, 10))  # channels, height and width of the output: whole 16 bytes, and not
 CLAMP = 2.5
-OPEN = -1  # TensorRT's size of a dimension that is not known yet
+OPEN = -1  # TensorRT's size of a dynamic dimension
 
 
 class Number:
-    """An IDimensionExpr that is known."""
+    """An IDimensionExpr with a known value."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -88,7 +88,7 @@ from dcp_deploy.export.tensorrt import plugin_kernels, plugins  # noqa: E402
 
 
 def input_shapes(operator: plugin_kernels.Operator, batch: int, size: tuple[int, int, int]) -> dict[str, list[int]]:
-    """Of every input, for an output of ``size``; noise is shared by the batch, but of its own in the narrow size."""
+    """Return the shape of every input for an output of ``size``; noise is shared by the batch in the wide size only."""
     channels, height, width = size
     features = {
         "ModConvEpilogue": [batch, channels, height, width],
@@ -110,19 +110,19 @@ def input_shapes(operator: plugin_kernels.Operator, batch: int, size: tuple[int,
 
 
 def described(shape: list[int], dtype: Any, layout: Any) -> Any:
-    """A DynamicPluginTensorDesc whose batch is open."""
+    """Return a DynamicPluginTensorDesc with a dynamic batch."""
     desc = trt.DynamicPluginTensorDesc()
     desc.desc.dims, desc.desc.type, desc.desc.format = trt.Dims(shape), dtype, layout
     return desc
 
 
 def symbols(operator: plugin_kernels.Operator, batch: int, size: tuple[int, int, int]) -> list[list[Number]]:
-    """The shapes of the inputs in numbers that stand for symbols."""
+    """Return the shapes of the inputs as numbers in place of symbols."""
     return [[Number(n) for n in shape] for shape in input_shapes(operator, batch, size).values()]
 
 
 def created(name: str, clamps: bool) -> Any:
-    """The plugin, made as the parser makes it: the clamp as float32."""
+    """Create the plugin as the parser does, with the clamp as float32."""
     fields = [trt.PluginField("clamp", np.array([CLAMP], np.float32), trt.PluginFieldType.FLOAT32)] if clamps else []
     creator = registry.get_creator(name, "1", plugins.NAMESPACE)
     strict = trt.QuickPluginCreationRequest.STRICT_AOT
@@ -131,7 +131,7 @@ def created(name: str, clamps: bool) -> Any:
 
 
 def cycle(operator: plugin_kernels.Operator, size: tuple[int, int, int]) -> dict[str, Any]:
-    """Types, shape, combinations and, for every batch and tactic, launches of one operator."""
+    """Return types, shapes, combinations and, for every batch and tactic, the launches of one operator."""
     plugin = created(operator.name, operator.clamps)
     shapes = list(input_shapes(operator, OPEN, size).values())
     floats = [trt.DataType.FLOAT] * len(shapes)
@@ -155,7 +155,7 @@ def cycle(operator: plugin_kernels.Operator, size: tuple[int, int, int]) -> dict
 
 
 def launched(plugin: Any, exprs: list[list[Number]], in_out: list[Any], tactic: int, batch: int) -> dict[str, Any]:
-    """What TensorRT would launch for one combination and tactic."""
+    """Return what TensorRT would launch for one combination and tactic."""
     params, numbers = SimpleNamespace(), Numberlist()
     plugin.get_launch_params(exprs, in_out, len(exprs), params, numbers, Numbers())
     descs = [desc.desc for desc in in_out]
@@ -174,7 +174,7 @@ def launched(plugin: Any, exprs: list[list[Number]], in_out: list[Any], tactic: 
 
 
 class Numberlist(list[Any]):
-    """The setter of a kernel's extra arguments."""
+    """The list of a kernel's extra arguments, which TensorRT sets."""
 
     @property
     def nbSymExprs(self) -> int:
@@ -186,7 +186,7 @@ class Numberlist(list[Any]):
 
 
 def main(compiled: Path, names: list[str]) -> None:
-    """Print all answers; the half-precision kernels of the operators named are compiled, the others not."""
+    """Print all answers. Only the half-precision kernels of the named operators are compiled."""
     facts = plugins.register(89)
     real = plugins.kernel_ptx
 

@@ -1,7 +1,7 @@
 """The real Python bindings of TensorRT over stub libraries: every class and signature, no builder and no GPU.
 
-The bindings' wheel is under NVIDIA's licence: it is downloaded when the tests run, kept in pytest's cache, and never
-part of this repository. What is missing (network, wheel for this Python, C compiler) is a reason to skip.
+The bindings' wheel is under NVIDIA's licence, so the tests download it into pytest's cache, and it is not part of this
+repository. Tests are skipped without network, a wheel for this Python, or a C compiler.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 VERSIONS = ("10.16.1.11", "11.4.0.106")
 
-# The functions that the bindings link to, as NVIDIA's public headers declare them; they make nothing.
+# The functions that the bindings link to, as NVIDIA's public headers declare them; the stubs do nothing.
 LIBRARIES = {
     "nvinfer": (
         "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL getPluginRegistry "
@@ -34,11 +34,11 @@ from tensorrt_bindings import __version__
 
 
 class Unavailable(Exception):
-    """Why there are no bindings here."""
+    """Raised with the reason if the bindings cannot be made on this machine."""
 
 
 def stub_tensorrt(cache: Path, version: str) -> Path:
-    """A folder for PYTHONPATH in which ``import tensorrt`` is this version; from the cache, or made. Unavailable."""
+    """Return a folder for PYTHONPATH where ``import tensorrt`` is this version, cached or made. Raises Unavailable."""
     folder = cache / f"{version}-cp{sys.version_info.major}{sys.version_info.minor}"
     if not (folder / "tensorrt" / "__init__.py").is_file():
         made = folder.with_name(f"{folder.name}.{os.getpid()}")
@@ -64,7 +64,7 @@ def _download(cache: Path, version: str) -> Path:
             [*command, "--timeout=10", "--dest", str(wheels), package], capture_output=True, timeout=60, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"{package} cannot be had here: {type(error).__name__}") from error
+        raise Unavailable(f"{package} cannot be downloaded: {type(error).__name__}") from error
     return next(wheels.glob(f"*-{version}-*.whl"))
 
 
@@ -74,7 +74,7 @@ def _unpack(wheel: Path, folder: Path) -> None:
 
 
 def _front_package(folder: Path, version: str) -> None:
-    """The package ``tensorrt``: loads the stubs, then is the bindings, with their ``plugin`` as its own."""
+    """Write the package ``tensorrt``, which loads the stubs and then imports the bindings and their ``plugin``."""
     compiler = os.environ.get("CC", "gcc")
     if shutil.which(compiler) is None:
         raise Unavailable(f"no C compiler ({compiler}) to build the stub libraries")

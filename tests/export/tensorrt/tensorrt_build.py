@@ -1,4 +1,4 @@
-"""What ``build_engine`` asks of TensorRT, through the real Polygraphy and the real bindings over stub libraries.
+"""What ``build_engine`` passes to TensorRT, through the real Polygraphy and the real bindings over stub libraries.
 
 Run as a program whose PYTHONPATH leads to one version of the bindings. Builder, network and configuration are mocks
 that have the names of the real classes and no others. Prints, without options and with all, what was asked for.
@@ -21,7 +21,7 @@ from dcp_deploy.export.tensorrt import targets
 
 
 def build(onnx: Path, out: Path, options: EngineOptions) -> dict[str, Any]:
-    """Build with mocks, and gather what they saw."""
+    """Build with mocks and collect their arguments."""
     config = mock.NonCallableMagicMock(spec=trt.IBuilderConfig)
     config.get_flag.return_value, config.get_memory_pool_limit.return_value = False, 0
     config.DLA_core, config.num_optimization_profiles = -1, 1
@@ -62,7 +62,7 @@ def build(onnx: Path, out: Path, options: EngineOptions) -> dict[str, Any]:
 
 
 def main(onnx: Path, cache: Path) -> None:
-    """Print what was asked for."""
+    """Print the collected arguments."""
     targets.present_gpu = lambda: "sm90"
     registry = mock.NonCallableMagicMock(spec=trt.IPluginRegistry)
     trt.get_plugin_registry = lambda: registry

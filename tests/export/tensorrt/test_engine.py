@@ -20,7 +20,7 @@ from dcp_deploy.generators import Generator
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same answers on a machine with a GPU."""
+    """Make the tests independent of this machine's GPU."""
     monkeypatch.setattr(targets, "present_gpu", lambda: None)
 
 
@@ -111,7 +111,7 @@ def test_unknown_flavour_and_batch_are_refused(float_onnx: Path, tmp_path: Path)
             build_engine(float_onnx, tmp_path / "x.engine", target="sm89", batch=batch)
 
 
-def test_what_tensorrt_says_is_in_the_error(float_onnx: Path, tmp_path: Path) -> None:
+def test_the_error_contains_tensorrts_message(float_onnx: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="the extra 'rtx' is not installed")
     model = onnx.load(float_onnx)
     model.graph.node[0].op_type = "PaintFace"
@@ -131,7 +131,7 @@ def test_a_target_that_the_builder_refuses_is_explained(float_onnx: Path, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_no_onnx_is_corrupt(tmp_path: Path) -> None:
+def test_a_file_that_is_not_onnx_is_corrupt(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"not a protobuf at all")
     with pytest.raises(CorruptFileError):
         build_engine(tmp_path / "x.onnx", tmp_path / "x.engine", target="sm89")
@@ -166,7 +166,7 @@ def test_rtx_refits_only_where_a_driver_is(float_onnx: Path, tmp_path: Path) -> 
         pytest.skip("known of TensorRT for RTX 1.7 on a machine without a GPU")
     with pytest.raises(MissingCapabilityError, match="cannot build") as caught:
         build_engine(float_onnx, tmp_path / "x.engine", target="sm89", options=EngineOptions(refit=True))
-    assert "build it where an NVIDIA GPU and driver are" in caught.value.remedy
+    assert "build it on a machine with an NVIDIA GPU" in caught.value.remedy
 
 
 def test_the_options_are_flags_of_the_command() -> None:
@@ -175,7 +175,7 @@ def test_the_options_are_flags_of_the_command() -> None:
     assert (every.flags(), EngineOptions().flags()) == (named, [])
 
 
-def test_tensorrt_is_asked_for_what_the_options_say(
+def test_the_options_reach_tensorrt(
     tensorrt_bindings: Path, float_onnx: Path, unconditional: Generator, tmp_path: Path
 ) -> None:
     pytest.importorskip("polygraphy", reason="polygraphy, of the extra 'gpu', is not installed")

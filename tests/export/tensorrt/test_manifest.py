@@ -14,7 +14,7 @@ from dcp_deploy.files import sha256_file, write_json
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same answers on a machine with a GPU."""
+    """Make the tests independent of this machine's GPU."""
     monkeypatch.setattr(targets, "present_gpu", lambda: None)
 
 

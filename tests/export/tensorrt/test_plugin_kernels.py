@@ -1,4 +1,4 @@
-"""What a plugin hands to TensorRT, without TensorRT: the entry around a kernel, its launch and its arguments."""
+"""What a plugin passes to TensorRT, tested without it: a kernel's entry point, its launch and its arguments."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TYPES = (torch.float32, torch.float16, torch.bfloat16)
 def tensors(
     operator: Operator, size: tuple[int, int, int, int], dtype: torch.dtype, layout: Layout
 ) -> dict[str, Tensor]:
-    """The inputs of an operator whose output has batch, channels, height and width ``size``."""
+    """Return the inputs of an operator whose output has batch, channels, height and width ``size``."""
     batch, channels, height, width = size
     extra = 1 if operator.name.startswith("FirEpilogue") else 0
     x = torch.randn(batch, channels, height + extra, width + extra)
@@ -58,10 +58,10 @@ def tensors(
 
 
 def expected(operator: Operator, inputs: dict[str, Tensor], clamp: float | None) -> Tensor:
-    """By the readable reference."""
+    """Return the result of the readable reference."""
     if operator.is_rgb:
-        draw = reference.to_rgb_bytes if operator.as_bytes else reference.to_rgb
-        return draw(*(inputs[name] for name in operator.inputs[:4]), inputs.get("skip"), clamp=clamp)
+        arguments = [inputs[name] for name in operator.inputs[:4]]
+        return reference.to_rgb(*arguments, inputs.get("skip"), clamp=clamp, as_bytes=operator.as_bytes)
     x, scale, bias = (inputs[name] for name in ("x", "scale", "bias"))
     noise, following = inputs.get("noise"), inputs.get("next_scale")
     if operator.name.startswith("FirEpilogue"):
@@ -151,7 +151,7 @@ sizes = st.tuples(st.integers(1, 40), st.integers(1, 12).map(lambda n: 2 * n), s
 def test_a_launch_is_that_of_the_kernels_own_callers(
     name: str, size: tuple[int, int, int], batch: int, dtype: torch.dtype, layout: Layout, tactic: int
 ) -> None:
-    operator, form = OPERATORS[name], TACTICS[tactic][0]
+    operator, variant = OPERATORS[name], TACTICS[tactic][0]
     with torch.device("meta"):
         inputs = tensors(operator, (batch, *size), dtype, layout)
         x, noise, following = inputs["x"], inputs.get("noise"), inputs.get("next_scale")
@@ -160,20 +160,13 @@ def test_a_launch_is_that_of_the_kernels_own_callers(
             y = torch.empty(y.shape, dtype=dtype, memory_format=torch.channels_last)
     if operator.is_rgb:
         rest = (inputs[key] for key in ("styles", "weight", "bias"))
-        direct = to_rgb_call(x, *rest, inputs.get("skip"), y, form=form)
+        direct = to_rgb_call(x, *rest, inputs.get("skip"), y, variant=variant)
     elif operator.name.startswith("FirEpilogue"):
-        direct = fir_epilogue_call(x, inputs["scale"], noise, inputs["bias"], y, next_scale=following, form=form)
+        direct = fir_epilogue_call(x, inputs["scale"], noise, inputs["bias"], y, next_scale=following, variant=variant)
     else:
-        direct = modconv_epilogue_call(
-            x,
-            inputs["scale"],
-            noise,
-            inputs["bias"],
-            y,
-            next_scale=following,
-            depth_to_space=operator.shuffles,
-            form=form,
-        )
+        terms = (inputs["scale"], noise, inputs["bias"], y)
+        shuffles = operator.shuffles
+        direct = modconv_epilogue_call(x, *terms, next_scale=following, depth_to_space=shuffles, variant=variant)
     ours = plugin_call(operator, [tuple(tensor.shape) for tensor in inputs.values()], dtype, layout, None, tactic)
     assert (ours is None) == (direct is None) == (batch == 0)
     if ours is not None and direct is not None:
@@ -183,12 +176,12 @@ def test_a_launch_is_that_of_the_kernels_own_callers(
 
 
 def _output(operator: Operator, x: Tensor) -> Tensor:
-    """What the torch operator allocates."""
+    """Return the output of the torch operator for x on the device "meta", whose shape depends on x alone."""
     if operator.is_rgb:
-        return operators._rgb_shape(x, x, x, x, as_bytes=operator.as_bytes)
+        return operators.to_rgb(x, x, x, x, as_bytes=operator.as_bytes)
     if operator.name.startswith("FirEpilogue"):
-        return operators._fir_shape(x, x, None, x)
-    return operators._modconv_shape(x, x, None, x, depth_to_space=operator.shuffles)
+        return operators.fir_epilogue(x, x, None, x)
+    return operators.modconv_epilogue(x, x, None, x, depth_to_space=operator.shuffles)
 
 
 @pytest.mark.parametrize("name", sorted(OPERATORS))
@@ -199,7 +192,7 @@ def test_the_output_has_the_shape_of_the_torch_operator(name: str) -> None:
         assert output_shape(operator, tuple(x.shape)) == tuple(_output(operator, x).shape)
 
 
-def test_the_narrow_form_is_a_tactic_of_its_own_where_the_wide_one_is_legal() -> None:
+def test_the_narrow_variant_is_a_tactic_of_its_own_where_the_wide_one_is_legal() -> None:
     operator = OPERATORS["ModConvEpilogue"]
     wide, narrow = ([[-1, channels, 3, 3], [-1, channels], [channels]] for channels in (16, 5))
     assert legal_tactics(operator, wide, torch.float16, "nhwc") == [1, 2, 3, 4]
@@ -216,7 +209,7 @@ def test_an_entry_has_the_pointers_of_its_node_and_the_batch() -> None:
     assert "(x, scale, nullptr, bias, next_scale, batch, 8, 4, 4, 0, 1, 2139095040, y)" in body  # infinity's bits
 
 
-def test_what_no_kernel_takes_is_refused() -> None:
+def test_inputs_that_no_kernel_takes_are_refused() -> None:
     with pytest.raises(UsageError, match="scale is"):
         plugin_call(OPERATORS["ModConvEpilogue"], [[-1, 8, 4, 4], [-1, 7], [8]], torch.float32, "nchw", None, 1)
 
@@ -231,11 +224,11 @@ def test_every_node_of_ours_in_an_exported_file_has_its_plugin(file: str, reques
     assert len(nodes) > 8
     for node in nodes:
         operator = OPERATORS[node.op_type]
-        told = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        assert ("clamp" in told) == operator.clamps
-        assert (told["plugin_namespace"], told["plugin_version"], told["aot"]) == (b"dcp_deploy", b"1", 1)
+        recorded = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        assert ("clamp" in recorded) == operator.clamps
+        assert (recorded["plugin_namespace"], recorded["plugin_version"], recorded["aot"]) == (b"dcp_deploy", b"1", 1)
         inputs = [shapes[name] for name in node.input]
-        call = plugin_call(operator, inputs, torch.float32, "nchw", told.get("clamp"), 1)
+        call = plugin_call(operator, inputs, torch.float32, "nchw", recorded.get("clamp"), 1)
         assert call is not None and call.grid[0] >= 1
         output = shapes.get(node.output[0])
         assert output is None or tuple(output) == output_shape(operator, inputs[0])

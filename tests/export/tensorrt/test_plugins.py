@@ -1,6 +1,6 @@
-"""The plugins against the real Python bindings of TensorRT, over stub libraries: see stub_tensorrt.py, plugin_cycle.py.
+"""The plugins with the real Python bindings of TensorRT, over stub libraries: see stub_tensorrt.py, plugin_cycle.py.
 
-Skipped where the bindings cannot be had. Nothing here runs a kernel; test_plugin_kernels.py does, on the host.
+These tests are skipped without the bindings. They run no kernel; test_plugin_kernels.py does, on the host.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ from dcp_deploy.errors import MissingCapabilityError
 from dcp_deploy.export.tensorrt import plugins
 from dcp_deploy.export.tensorrt.plugin_kernels import OPERATORS, TACTICS, output_shape, plugin_call
 
+from .stub_tensorrt import VERSIONS
+
 HERE = Path(__file__).parent
-COMPILED = ("FirEpilogueNoiseNextClamp", "ToRGBSkipBytes")  # what NVRTC compiles here: seconds for each operator
+COMPILED = ("FirEpilogueNoiseNextClamp", "ToRGBSkipBytes")  # compiled by NVRTC, which takes seconds for each
 
 
 @pytest.fixture(scope="module")
 def cycle(tensorrt_bindings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """(what every plugin answered, the folder of the PTX files)"""
+    """Return (the answers of all plugins, the folder of the PTX files); the first version of TensorRT compiles PTX."""
     try:
         plugins.nvrtc_version()
     except MissingCapabilityError as error:
         pytest.skip(error.message)
     compiled = tmp_path_factory.mktemp("ptx")
+    names = COMPILED if tensorrt_bindings.name.startswith(VERSIONS[0]) else ()
     done = subprocess.run(
-        [sys.executable, str(HERE / "plugin_cycle.py"), str(compiled), *COMPILED],
+        [sys.executable, str(HERE / "plugin_cycle.py"), str(compiled), *names],
         env={**os.environ, "PYTHONPATH": str(tensorrt_bindings), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -78,12 +81,12 @@ def test_features_come_in_three_types_and_everything_else_in_float(cycle: tuple[
         assert offered == {(kind, layout) for kind in plugins.STORED for layout in ("LINEAR", "HWC")} | padded
 
 
-def test_tactics_are_block_sizes_and_forms(cycle: tuple[dict[str, Any], Path]) -> None:
+def test_tactics_are_block_sizes_and_variants(cycle: tuple[dict[str, Any], Path]) -> None:
     for _, launch in launches(cycle[0]):
-        form, block = TACTICS[launch["tactic"]]
+        variant, block = TACTICS[launch["tactic"]]
         assert launch["block"] == [block, 1, 1]
         assert launch["kernel"].endswith(f"_{block}")
-        written = {"fast": ("wide", "narrow"), "narrow": ("narrow",), "naive": ("naive",)}[form]
+        written = {"fast": ("wide", "narrow"), "narrow": ("narrow",), "naive": ("naive",)}[variant]
         assert launch["kernel"].split("_")[-3] in written
     assert {launch["tactic"] for _, launch in launches(cycle[0])} == set(TACTICS)
 
@@ -95,12 +98,12 @@ def test_grids_are_those_of_the_kernels_callers_for_every_batch(cycle: tuple[dic
         dtype, layout = plugins.STORED[launch["types"][0]], plugins.LAYOUTS[launch["layouts"][0]]
         call = plugin_call(operator, shapes, dtype, layout, None, launch["tactic"])  # type: ignore[arg-type]
         assert call is not None
-        assert launch["grid"] == [*call.grid, 1]  # for a batch of 0 that of one sample, whose blocks find none
+        assert launch["grid"] == [*call.grid, 1]  # for a batch of 0 the grid of one sample, whose blocks are idle
         assert launch["numbers"] == [batch]
 
 
 def _input_shapes(names: tuple[str, ...], found: dict[str, Any], batch: int) -> list[list[int]]:
-    """Of an operator's inputs, from the size of its output."""
+    """Return the shapes of an operator's inputs for the size of its output."""
     operator, (channels, height, width) = OPERATORS[found["operator"]], found["size"]
     x = [batch, channels, height, width]
     if operator.shuffles:
@@ -124,7 +127,8 @@ def test_the_ptx_is_assembled_without_spills(cycle: tuple[dict[str, Any], Path])
     half = ((found, launch) for found, launch in launches(answer) if launch["types"][0] == "HALF")
     kernels = {launch["kernel"] for found, launch in half if found["operator"] in COMPILED}
     files = sorted(compiled.glob("*.ptx"))
-    assert {file.stem for file in files} == kernels
+    first = VERSIONS[0].startswith(answer["version"])  # the PTX of the other version would be the same
+    assert {file.stem for file in files} == (kernels if first else set())
     for file in (file for file in files if "16x8x12" in file.name):
         done = subprocess.run(
             ["ptxas", "--gpu-name=sm_89", "-v", "-o", os.devnull, str(file)], capture_output=True, text=True, check=True

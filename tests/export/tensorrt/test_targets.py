@@ -14,7 +14,7 @@ from dcp_deploy.export.tensorrt.targets import PRODUCTS, RTX_TARGETS, import_fla
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same answers on a machine with a GPU."""
+    """Make the tests independent of this machine's GPU."""
     monkeypatch.setattr(targets, "present_gpu", lambda: None)
 
 

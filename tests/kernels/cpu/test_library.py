@@ -1,4 +1,4 @@
-"""The CPU operators against their references in torch, and how their library comes about."""
+"""The CPU operators against their references in torch, and the compilation of their library."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ from dcp_deploy.kernels import reference
 from dcp_deploy.kernels.cpu import library
 from dcp_deploy.kernels.cpu.library import CPUOperators, Floats, cpu_operators, find_compiler
 
+from ..compiled import compiled_cpu_library
+
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 
-# Numbers of order one, summed over up to 9 x 48 products. Winograd's transforms multiply by up to 8 twice: some tens of
-# roundings of 6e-8 of such sums.
+# Sums of up to 9 x 48 products of order one. Winograd's transforms multiply by up to 8 twice, so the error is some tens
+# of roundings of 6e-8 of such sums.
 TOLERANCE = 5e-5
 
 MACHINES = {"native": None, "haswell": "avx2", "x86-64": "sse2"}  # -march, and what /proc/cpuinfo must say for it
 
 
 @pytest.fixture(scope="module", params=MACHINES)
-def operators(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CPUOperators:
+def operators(request: pytest.FixtureRequest, shared_folder: Path) -> CPUOperators:
     """The library for one kind of vectors: this machine's, AVX2's and SSE2's."""
     if find_compiler() is None:
         pytest.skip("no C++ compiler")
     needed = MACHINES[request.param]
     if needed is not None and f" {needed} " not in f"{Path('/proc/cpuinfo').read_text()} ":
         pytest.skip(f"the CPU lacks {needed}")
-    return CPUOperators(library.cpu_library(machine=request.param, cache_folder=tmp_path_factory.mktemp("cpu")))
+    return CPUOperators(compiled_cpu_library(shared_folder, request.param))
 
 
 class Case:
-    """One layer with random everything, and what the reference makes of it."""
+    """One layer with random inputs, and the reference's result."""
 
     def __init__(
         self, operators: CPUOperators, batch: int, size: int, inputs: int, outputs: int, *, up: bool = False,
@@ -89,7 +91,7 @@ class Case:
 
 @pytest.mark.parametrize("up", [False, True], ids=["same size", "twice as large"])
 @pytest.mark.parametrize("size", [4, 8, 32])
-def test_a_layer_is_what_the_reference_makes_of_it(operators: CPUOperators, size: int, up: bool) -> None:
+def test_a_layer_computes_the_reference(operators: CPUOperators, size: int, up: bool) -> None:
     Case(operators, 2, size, 24, 20, up=up, clamp=1.0).check()
 
 
@@ -100,7 +102,7 @@ def test_a_layer_is_what_the_reference_makes_of_it(operators: CPUOperators, size
     seed=st.integers(0, 2**16),
 )  # fmt: skip
 @needs_compiler
-def test_any_widths_and_batches_do(
+def test_any_widths_and_batches_work(
     batch: int, height: int, inputs: int, outputs: int, up: bool, noise: str | int | None, clamp: float, seed: int
 ) -> None:
     noise_batch = batch if noise == "each" else None if noise is None else 1
@@ -117,7 +119,7 @@ def test_one_constant_input_serves_a_batch(up: bool) -> None:
 
 @needs_compiler
 def test_a_large_image_is_filtered_in_strips() -> None:
-    """Its unfiltered image, 513 x 513 x 16 floats, is four times what is kept of it at once."""
+    """The unfiltered image, 513 x 513 x 16 floats, is four times as large as the part that is kept at once."""
     Case(cpu_operators(), 1, 256, 5, 16, up=True).check()
 
 
@@ -151,7 +153,7 @@ def test_callers_of_many_threads_take_turns() -> None:
 
 @pytest.mark.parametrize("skip", [False, True], ids=["first", "on top"])
 @pytest.mark.parametrize("clamp", [0.0, 0.5])
-def test_colours_are_what_the_reference_makes_of_them(operators: CPUOperators, clamp: float, skip: bool) -> None:
+def test_colours_are_those_of_the_reference(operators: CPUOperators, clamp: float, skip: bool) -> None:
     case = Case(operators, 2, 8, 20, 1)
     weight, bias = case.normal(3, 20), case.normal(3)
     before = case.normal(2, 3, 4, 4) if skip else None
@@ -182,9 +184,16 @@ def test_arrays_must_be_contiguous() -> None:
 
 @needs_compiler
 def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+
+    def stand_in(compiler: str, machine: str, target: Path) -> None:
+        calls.append(target)
+        target.write_bytes(b"")
+
+    monkeypatch.setattr(library, "_compile", stand_in)
     first = library.cpu_library(cache_folder=tmp_path)
-    monkeypatch.setattr(library, "_compile", None)  # it would be called
     assert library.cpu_library(cache_folder=tmp_path) == first
+    assert calls == [first]
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
 
 
@@ -199,9 +208,9 @@ def test_another_machine_or_another_source_is_another_library(tmp_path: Path, mo
     assert len(set(found)) == 3
 
 
-def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library.shutil, "which", lambda name: None)
-    with pytest.raises(MissingCapabilityError, match=r"no C\+\+ compiler here") as caught:
+    with pytest.raises(MissingCapabilityError, match=r"no C\+\+ compiler") as caught:
         library.cpu_library()
     assert "CXX" in str(caught.value.remedy)
 
@@ -227,7 +236,7 @@ def test_the_doctor_looks_for_the_same_compilers() -> None:
 
 @needs_compiler
 def test_threads_sleep_between_calls() -> None:
-    """Half a second after a call the process has used almost no time: nobody spins."""
+    """Half a second after a call the process has used almost no CPU time: no thread spins."""
     script = (
         "import time, numpy as np\n"
         "from dcp_deploy.kernels.cpu.library import cpu_operators\n"
@@ -247,7 +256,7 @@ def test_threads_sleep_between_calls() -> None:
 
 
 @needs_compiler
-def test_threads_may_use_every_core_of_who_started_them() -> None:
+def test_threads_may_use_every_core_of_the_thread_that_started_them() -> None:
     """A runtime that pins its own thread to one core must not pin ours."""
     script = (
         "import os, threading\n"

@@ -43,7 +43,7 @@ def test_any_tensor_off_its_16_bytes_takes_the_narrow_kernel() -> None:
     assert name(epilogue(x, noise=torch.zeros(17)[1:].view(4, 4))) == "modconv_nchw_narrow_f32"
 
 
-def test_a_layout_is_told_by_its_strides() -> None:
+def test_the_strides_determine_the_layout() -> None:
     x = torch.zeros(2, 3, 4, 5)
     assert not channels_last(x)
     assert channels_last(x.contiguous(memory_format=torch.channels_last))
@@ -51,7 +51,7 @@ def test_a_layout_is_told_by_its_strides() -> None:
         channels_last(x.transpose(2, 3))
 
 
-def test_one_pixel_lies_both_ways_so_the_output_decides() -> None:
+def test_the_output_decides_the_layout_of_one_pixel() -> None:
     x, tensors = torch.zeros(1, 8, 1, 1), (torch.ones(1, 2), None, torch.zeros(2))
     for layout, kernel in ((torch.contiguous_format, "nchw"), (torch.channels_last, "nhwc")):
         y = torch.zeros(1, 2, 2, 2).contiguous(memory_format=layout)
@@ -103,7 +103,7 @@ def test_a_sample_too_large_for_32_bit_indices_is_refused() -> None:
 
 
 def test_the_last_arguments_are_integers_then_the_output() -> None:
-    """What TensorRT hands to an ahead-of-time plugin: inputs, int32 scalars, outputs."""
+    """TensorRT's order for ahead-of-time plugins: inputs, int32 scalars, outputs."""
     call = epilogue(torch.zeros(1, 2, 4, 4))
     assert call is not None
     kinds = "".join("i" if isinstance(argument, int) else "p" for argument in call.arguments)

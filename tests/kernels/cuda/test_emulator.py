@@ -1,4 +1,4 @@
-"""The host emulator itself: what tests of different files load into one process."""
+"""The host emulator itself, whose libraries tests of different files load into one process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def test_two_libraries_share_no_variables(host_libraries: dict[str, Path]) -> None:
-    """A unique symbol has one place per process: kernels built with other constants overrun its arrays."""
+    """Libraries would share a unique symbol, and kernels with other constants would overrun its arrays."""
     nm = shutil.which("nm")
     if nm is None:
         pytest.skip("no nm (binutils) to list symbols")

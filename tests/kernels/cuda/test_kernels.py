@@ -1,4 +1,4 @@
-"""The CUDA sources against the torch reference: every kernel, form, type and layout, on the host and on a GPU."""
+"""The CUDA sources against the torch reference: every kernel, variant, type and layout, on the host and on a GPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dcp_deploy.kernels.cuda.calls import (
 Run = Callable[..., None]
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
-FORMS: tuple[Variant, ...] = ("fast", "naive")
+VARIANTS: tuple[Variant, ...] = ("fast", "naive")
 # Output sizes (C, H, W): whole 16-byte rows; one pixel; odd widths; channels that fill no 16 bytes; several blocks.
 SHAPES = ((16, 4, 8), (8, 16, 16), (1, 1, 1), (3, 5, 7), (13, 2, 3), (32, 1, 9), (3, 33, 70), (24, 8, 16))
 EVEN_SHAPES = ((16, 8, 16), (8, 16, 32), (1, 2, 2), (3, 6, 10), (13, 2, 6), (32, 4, 8), (3, 34, 70), (24, 8, 16))
@@ -52,14 +52,14 @@ class Case(NamedTuple):
     batch: int
     shape: tuple[int, int, int]  # of the output
     options: Options
-    form: Variant = "fast"
+    variant: Variant = "fast"
     offset: int = 0  # elements by which x misses its 16 bytes
     order: int = 0  # of the emulated threads
     seed: int = 0
 
 
 def laid_out(tensor: torch.Tensor, last: bool, offset: int = 0) -> torch.Tensor:
-    """A copy in NCHW or NHWC order that starts ``offset`` elements into its storage."""
+    """Return a copy in NCHW or NHWC order that starts ``offset`` elements into its storage."""
     shape = tensor.shape
     buffer = torch.zeros(tensor.numel() + offset, dtype=tensor.dtype)
     if last:
@@ -70,7 +70,7 @@ def laid_out(tensor: torch.Tensor, last: bool, offset: int = 0) -> torch.Tensor:
 
 
 class Guarded:
-    """An output between guards, full of a value that no kernel writes."""
+    """An output between guards, filled with a value that no kernel writes."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, last: bool = False) -> None:
         count = torch.Size(shape).numel()
@@ -89,13 +89,13 @@ class Guarded:
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """One rounding step of the stored type, beside float32 sums of numbers below about 50 in another order."""
+    """Allow one rounding step of the stored type, and another order of float32 sums of numbers below about 50."""
     step = torch.finfo(actual.dtype).eps
     torch.testing.assert_close(actual.float(), expected.float(), rtol=step, atol=2e-5)
 
 
 def epilogue_inputs(case: Case, source: tuple[int, ...]) -> tuple[torch.Tensor, dict[str, Any]]:
-    """x of the shape ``source``, and the other tensors by name."""
+    """Return x of the shape ``source``, and the other tensors by name."""
     random = torch.Generator().manual_seed(case.seed)
     channels, height, width = case.shape
     noise_shapes = {"none": None, "shared": (height, width), "sample": (case.batch, 1, height, width)}
@@ -116,7 +116,7 @@ def check_epilogue(run: Run, case: Case, depth_to_space: bool) -> None:
     source = (case.batch, 4 * channels, height // 2, width // 2) if depth_to_space else (case.batch, *case.shape)
     x, tensors = epilogue_inputs(case, source)
     y = Guarded((case.batch, *case.shape), case.dtype, case.last)
-    call = modconv_epilogue_call(x, y=y.tensor, **tensors, depth_to_space=depth_to_space, form=case.form)
+    call = modconv_epilogue_call(x, y=y.tensor, **tensors, depth_to_space=depth_to_space, variant=case.variant)
     run(call, case.order)
     close(y.tensor, reference.modconv_epilogue(x, **tensors, depth_to_space=depth_to_space))
     y.check_guards()
@@ -126,13 +126,13 @@ def check_fir(run: Run, case: Case) -> None:
     channels, height, width = case.shape
     x, tensors = epilogue_inputs(case, (case.batch, channels, height + 1, width + 1))
     y = Guarded((case.batch, *case.shape), case.dtype, case.last)
-    run(fir_epilogue_call(x, y=y.tensor, **tensors, form=case.form), case.order)
+    run(fir_epilogue_call(x, y=y.tensor, **tensors, variant=case.variant), case.order)
     close(y.tensor, reference.fir_epilogue(x, **tensors))
     y.check_guards()
 
 
 def rgb_inputs(case: Case) -> dict[str, Any]:
-    """Styles, weight, bias and skip by name."""
+    """Return styles, weight, bias and skip by name."""
     random = torch.Generator().manual_seed(case.seed + 1)
     channels, height, width = case.shape
     with_skip = height % 2 == 0 and width % 2 == 0 and case.options.noise != "none"
@@ -151,7 +151,7 @@ def guarded_image(case: Case, as_bytes: bool) -> Guarded:
 
 
 def check_image(image: Guarded, expected: torch.Tensor) -> None:
-    """Against the float image."""
+    """Compare with the float image."""
     if image.tensor.dtype == torch.uint8:
         # A value within the rounding of a sum from a whole number may be truncated to either side of it.
         value = (expected * 127.5 + 128.0).permute(0, 2, 3, 1)
@@ -166,12 +166,12 @@ def check_rgb(run: Run, case: Case, as_bytes: bool) -> None:
     x, _ = epilogue_inputs(case, (case.batch, *case.shape))
     tensors, clamp = rgb_inputs(case), case.options.clamp
     image = guarded_image(case, as_bytes)
-    run(to_rgb_call(x, **tensors, image=image.tensor, clamp=clamp, form=case.form), case.order)
+    run(to_rgb_call(x, **tensors, image=image.tensor, clamp=clamp, variant=case.variant), case.order)
     check_image(image, reference.to_rgb(x, **tensors, clamp=clamp))
 
 
 def check_both(run: Run, case: Case, as_bytes: bool) -> None:
-    """The epilogue and the colours in one kernel, which is channels last whatever the case says."""
+    """Check the epilogue and toRGB in one kernel, which is always channels last."""
     case = case._replace(last=True)
     x, terms = epilogue_inputs(case, (case.batch, *case.shape))
     colours = rgb_inputs(case)
@@ -179,7 +179,9 @@ def check_both(run: Run, case: Case, as_bytes: bool) -> None:
     y, image = Guarded((case.batch, *case.shape), case.dtype, True), guarded_image(case, as_bytes)
     colours["rgb_bias"] = colours.pop("bias")
     kept = y.tensor if keeps else None
-    call = epilogue_rgb_call(x, **terms, **colours, y=kept, image=image.tensor, rgb_clamp=rgb_clamp, form=case.form)
+    call = epilogue_rgb_call(
+        x, **terms, **colours, y=kept, image=image.tensor, rgb_clamp=rgb_clamp, variant=case.variant
+    )
     run(call, case.order)
     expected_y, expected = reference.epilogue_rgb(x, **terms, **colours, rgb_clamp=rgb_clamp)
     if keeps:
@@ -200,16 +202,16 @@ CHECKS: dict[str, tuple[Callable[[Run, Case], None], tuple[tuple[int, int, int],
 LAYOUTS = [(name, last) for name in CHECKS for last in (False, True) if last or not name.startswith("both")]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize(
     ("name", "last"), LAYOUTS, ids=lambda value: value if isinstance(value, str) else "nhwc" if value else "nchw"
 )
-def test_every_shape_and_option(run: Run, name: str, dtype: torch.dtype, last: bool, form: Variant) -> None:
+def test_every_shape_and_option(run: Run, name: str, dtype: torch.dtype, last: bool, variant: Variant) -> None:
     check, shapes = CHECKS[name]
-    options_here, batches = (OPTIONS, BATCHES) if form == "fast" else (OPTIONS[::3], BATCHES[1:])
+    options_here, batches = (OPTIONS, BATCHES) if variant == "fast" else (OPTIONS[::3], BATCHES[1:])
     for number, (shape, batch, options) in enumerate(itertools.product(shapes, batches, options_here)):
-        check(run, Case(dtype, last, batch, shape, options, form, order=number % 3, seed=number))
+        check(run, Case(dtype, last, batch, shape, options, variant, order=number % 3, seed=number))
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -223,8 +225,8 @@ def test_an_empty_batch_needs_no_launch(run: Run, name: str) -> None:
 def test_a_batch_beyond_the_grid_is_walked(run: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MAX_GRID_Y", 2)
     check, shapes = CHECKS[name]
-    for dtype, last, form, shape in itertools.product(TYPES[:2], (False, True), FORMS, shapes[:4:3]):
-        check(run, Case(dtype, last, 3, shape, OPTIONS[3], form, order=1))
+    for dtype, last, variant, shape in itertools.product(TYPES[:2], (False, True), VARIANTS, shapes[:4:3]):
+        check(run, Case(dtype, last, 3, shape, OPTIONS[3], variant, order=1))
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -237,7 +239,7 @@ def test_a_tensor_that_starts_off_its_16_bytes(run: Run, name: str) -> None:
 @pytest.mark.parametrize("name", CHECKS)
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_shape_that_hypothesis_thinks_of(run: Run, name: str, data: st.DataObject) -> None:
+def test_any_shape(run: Run, name: str, data: st.DataObject) -> None:
     check, _ = CHECKS[name]
     step = 2 if name in ("modconv_d2s", "rgb_bytes", "both_bytes") else 1
     side = st.integers(1, 40 // step)
@@ -247,7 +249,7 @@ def test_any_shape_that_hypothesis_thinks_of(run: Run, name: str, data: st.DataO
         batch=data.draw(st.integers(0, 3)),
         shape=(data.draw(st.integers(1, 40)), step * data.draw(side), step * data.draw(side)),
         options=data.draw(st.sampled_from(OPTIONS)),
-        form=data.draw(st.sampled_from(FORMS)),
+        variant=data.draw(st.sampled_from(VARIANTS)),
         offset=data.draw(st.integers(0, 3)),
         order=data.draw(st.integers(0, 2)),
         seed=data.draw(st.integers(0, 2**31)),
@@ -262,7 +264,7 @@ def test_more_channels_than_a_tile_of_weights(run: Run, last: bool) -> None:
         check_both(run, Case(dtype, last, 2, (channels, 2, 4), OPTIONS[1]), False)
 
 
-@pytest.mark.parametrize("channels", [3, 40, 264, 272])  # of 264 the members have different numbers of slots
+@pytest.mark.parametrize("channels", [3, 40, 264, 272])  # with 264 the members have different numbers of slots
 def test_blocks_walk_over_tiles_of_pixels(run: Run, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "BLOCKS", 1)
     for dtype, (height, width) in itertools.product(TYPES, ((12, 14), (46, 6))):

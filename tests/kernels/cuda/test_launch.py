@@ -66,7 +66,7 @@ def test_a_call_is_handed_to_pycuda_on_torchs_stream(monkeypatch: pytest.MonkeyP
 
 
 class Chain:
-    """Three operators, each of which needs the one before, and their reference, for one x [2, 8, 6, 6]."""
+    """Three operators in a row, and their reference, for one x [2, 8, 6, 6]."""
 
     def __init__(self) -> None:
         random = torch.Generator().manual_seed(0)
@@ -93,7 +93,7 @@ def features(seed: int) -> torch.Tensor:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("side", [False, True], ids=["default stream", "another stream"])
-def test_kernels_wait_for_what_is_before_them_on_torchs_stream(side: bool) -> None:
+def test_kernels_keep_the_order_of_torchs_stream(side: bool) -> None:
     chain, x, later = Chain(), torch.zeros(2, 8, 6, 6, device="cuda"), features(0)
     chain(x)
     torch.cuda.synchronize()

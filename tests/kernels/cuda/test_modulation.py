@@ -29,15 +29,15 @@ def inputs_of(name: str, batch: int) -> tuple[ModulationTables, tuple[torch.Tens
     return layers, (styles, energy, torch.rand(len(inputs), generator=random) * 1e-3)
 
 
-@pytest.mark.parametrize("form", ["fast", "naive"])
+@pytest.mark.parametrize("variant", ["fast", "naive"])
 @pytest.mark.parametrize("batch", [0, 1, 4, 5])
 @pytest.mark.parametrize("name", WIDTHS)
-def test_the_kernel_is_the_reference(run: Run, name: str, batch: int, form: Variant) -> None:
+def test_the_kernel_is_the_reference(run: Run, name: str, batch: int, variant: Variant) -> None:
     layers, tensors = inputs_of(name, batch)
     sizes = layers.direction_size, layers.scale_size
     results = tuple(torch.full((batch * size,), -1.0) for size in sizes)
-    run(modulation_call(*tensors, layers.layers, layers.blocks, *results, form=form), order=batch % 3)
-    expected = reference.modulation(*tensors, layers.layers, *sizes)
+    run(modulation_call(*tensors, layers.layers, layers.blocks, *results, variant=variant), order=batch % 3)
+    expected = reference.modulation(*tensors, layers.layers, layers.blocks, *sizes)
     for widths, result, wanted in zip(WIDTHS[name], results, expected, strict=True):
         pairs = zip(layer_views(result, batch, widths), layer_views(wanted, batch, widths), strict=True)
         for view, other in pairs:
@@ -46,8 +46,8 @@ def test_the_kernel_is_the_reference(run: Run, name: str, batch: int, form: Vari
 
 def test_a_batch_beyond_the_grid_is_walked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MAX_GRID_Y", 1)
-    for form in ("fast", "naive"):
-        test_the_kernel_is_the_reference(run, "small", 9, form)
+    for variant in ("fast", "naive"):
+        test_the_kernel_is_the_reference(run, "small", 9, variant)
 
 
 def test_styles_that_are_all_zero_leave_finite_scales(run: Run) -> None:
