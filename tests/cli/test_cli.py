@@ -21,7 +21,7 @@ class Bare:
                                   "httpx", "filelock", "platformdirs"}}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Bare())
-from dcp_deploy.cli import app
+from dcp_deploy.cli.app import app
 for words in [["--help"], ["--version"], *([*verb.split(), "--help"] for verb in {VERBS})]:
     try:
         app(words)

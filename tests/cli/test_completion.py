@@ -97,7 +97,7 @@ def read_until(terminal: int, wanted: str) -> str:
 
 def test_offering_values_imports_no_torch() -> None:
     script = (
-        "import sys; from dcp_deploy import cli, cli_options as options\n"
+        "import sys; from dcp_deploy.cli import app, options\n"
         "assert options.targets('') and options.backends('') and options.verbs('')\n"
         "assert 'torch' not in sys.modules"
     )

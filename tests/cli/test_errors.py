@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcp_deploy import errors
-from dcp_deploy.cli.output import is_disk_full
+from dcp_deploy.cli.verb import is_disk_full
 from dcp_deploy.pipeline import builder
 
 from .conftest import Command

@@ -9,7 +9,8 @@ import pytest
 from typer.main import get_command
 
 from dcp_deploy.cli.app import app
-from dcp_deploy.cli.output import name_of, verb
+from dcp_deploy.cli.output import Output
+from dcp_deploy.cli.verb import name_of, verb
 
 from .conftest import VERBS, Command
 
@@ -49,8 +50,8 @@ def test_the_command_line_s_own_help_names_all_verbs_and_exit_codes(dcp: Command
 
 
 def test_a_verb_is_called_as_its_function() -> None:
-    @verb
-    def polish() -> None:
+    @verb()
+    def polish(output: Output) -> None:
         pass
 
     assert name_of(polish) == "polish"

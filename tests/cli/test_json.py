@@ -190,7 +190,7 @@ def test_what_needs_no_network_imports_nothing_slow(words: str, tmp_path: Path) 
     run = {"schema": 1, "batch": 1, "rows": [{"name": "student", "samples_ms": [10.0] * 20}]}
     (tmp_path / "a.json").write_text(json.dumps(run))
     script = (
-        "import sys; from dcp_deploy.cli import app\n"
+        "import sys; from dcp_deploy.cli.app import app\n"
         f"try: app({words.split()})\n"
         "except SystemExit as end: assert not end.code\n"
         "assert 'torch' not in sys.modules"

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from dcp_deploy.cli.options import numbers, whole_numbers
-from dcp_deploy.cli.output import PLAIN_SECONDS, Output, _PlainProgress, duration
+from dcp_deploy.cli.output import PLAIN_SECONDS, Output, _PlainProgress
 from dcp_deploy.errors import UsageError
+from dcp_deploy.progress import duration
 
 
 def test_output_into_a_closed_pipe_ends_quietly() -> None:

@@ -41,7 +41,7 @@ def test_prune_by_a_method_may_only_plan(dcp: Command, tmp_path: Path, models: P
 def test_a_latency_is_planned_in_milliseconds(dcp: Command, models: Path) -> None:
     words = ("prune", models / "t.safetensors", "--score", "random", "--align", "1", "-o", "p.safetensors", "--dry-run")
     assert dcp(*words, "--target-latency", "1000ms", "--json").json["target"] == "latency 1000 ms"
-    assert "'soon' is no time" in dcp(*words, "--target-latency", "soon").err
+    assert "'soon' is not a time" in dcp(*words, "--target-latency", "soon").err
 
 
 def test_prune_puts_shards_together(dcp: Command, models: Path) -> None:
@@ -75,7 +75,7 @@ def test_distill_trains_after_the_teacher(dcp: Command, tmp_path: Path, models: 
     assert load_generator(tmp_path / "d.safetensors").widths == load_generator(tmp_path / "p.safetensors").widths
 
 
-@pytest.mark.parametrize(("dataset", "named"), [("demo", "the teacher draws 16 px"), ("dmeo", "Did you mean demo?")])
+@pytest.mark.parametrize(("dataset", "named"), [("demo", "the teacher generates 16 px"), ("dmeo", "Did you mean demo?")])
 def test_distill_refuses_a_data_set_that_does_not_fit(dcp: Command, models: Path, dataset: str, named: str) -> None:
     teacher = models / "t.safetensors"
     ended = dcp("distill", teacher, "--teacher", teacher, "-o", "d.safetensors", "--steps", 1, "--dataset", dataset)
