@@ -75,7 +75,7 @@ def test_distill_trains_after_the_teacher(dcp: Command, tmp_path: Path, models: 
     assert load_generator(tmp_path / "d.safetensors").widths == load_generator(tmp_path / "p.safetensors").widths
 
 
-@pytest.mark.parametrize(("dataset", "named"), [("demo", "the teacher generates 16 px"), ("dmeo", "Did you mean demo?")])
+@pytest.mark.parametrize(("dataset", "named"), [("demo", "teacher generates 16 px"), ("dmeo", "Did you mean demo?")])
 def test_distill_refuses_a_data_set_that_does_not_fit(dcp: Command, models: Path, dataset: str, named: str) -> None:
     teacher = models / "t.safetensors"
     ended = dcp("distill", teacher, "--teacher", teacher, "-o", "d.safetensors", "--steps", 1, "--dataset", dataset)
