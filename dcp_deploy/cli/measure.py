@@ -34,10 +34,7 @@ ReportFile = Annotated[Path | None, option("Also write the JSON document to this
 def verify(
     output: Output,
     a: Annotated[str, typer.Argument(help="The reference: a checkpoint, an ONNX file or a bundle.")],
-    b: Annotated[
-        str,
-        typer.Argument(help="The file to compare with it. For a bundle also a server: http://HOST:PORT or grpc://."),
-    ],
+    b: Annotated[str, typer.Argument(help="The file to compare; for a bundle also http://HOST:PORT or grpc://.")],
     latents: Annotated[int, option("Number of seeds, each compared at every psi.")] = 256,
     psi: Annotated[str, option("Truncations, separated by commas.")] = "0.5,0.7,1",
     precision: Annotated[
@@ -45,10 +42,8 @@ def verify(
         option("Precision whose tolerance to use, by default what the files declare.", complete=values_of("precision")),
     ] = None,
     bisect: Annotated[bool, option("Also compare layer by layer, to find the first that differs.", "--bisect")] = False,
-    backend_a: Annotated[
-        str, option("Backend that runs A: torch, fused, onnxruntime, ...", complete=backends)
-    ] = "auto",
-    backend_b: Annotated[str, option("Backend that runs B.", complete=backends)] = "auto",
+    backend_a: Annotated[str, option("Backend for A: torch, fused, onnxruntime, ...", complete=backends)] = "auto",
+    backend_b: Annotated[str, option("Backend for B.", complete=backends)] = "auto",
     device: Annotated[str | None, option("Where torch computes: cpu, cuda, cuda:1.", complete=devices)] = None,
     clients: Annotated[int, option("With a server: number of clients that send requests at the same time.")] = 16,
     requests: Annotated[int, option("With a server: number of requests in all; 0 for no load.")] = 200,
@@ -97,17 +92,11 @@ def bench(
     output: Output,
     model: Annotated[list[Path], typer.Argument(help="Checkpoint, ONNX file, engine or bundle; several of one model.")],
     teacher: Annotated[list[Path] | None, option("File of the baseline. May be repeated.")] = None,
-    backends: Annotated[
-        str, option("auto: the usual one for each file; all: every one; or a list, such as torch,onnxruntime.")
-    ] = "auto",
+    backends: Annotated[str, option("auto (one for each file), all, or a list such as torch,onnxruntime.")] = "auto",
     batch: Annotated[str, option("Images per call. Several show how the time grows: 1,8,32.")] = "1",
     mode: Annotated[str, option("latency; or as in MLPerf, but not conformant: single-stream, offline.")] = "latency",
-    bound: Annotated[
-        float | None, option("Also find the largest batch and rate that keep p99 under this many milliseconds.")
-    ] = None,
-    isolate: Annotated[
-        bool, option("Run each in a process of its own, to measure cold start and memory.", "--isolate")
-    ] = False,
+    bound: Annotated[float | None, option("Also find the largest batch with a p99 below so many milliseconds.")] = None,
+    isolate: Annotated[bool, option("One process per candidate: measures cold start and memory.", "--isolate")] = False,
     threads: Annotated[int | None, option("CPU threads of each call, by default all.")] = None,
     rounds: Annotated[int, option("Least number of calls of each candidate.")] = 100,
     seconds: Annotated[float, option("Least time in all.")] = 10.0,
@@ -232,15 +221,9 @@ def evaluate(
     resize: Resize = "error",
     inception: Annotated[Path | None, option("Inception weights of torch-fidelity. Downloaded when not given.")] = None,
     lpips: Lpips = None,
-    backend: Annotated[
-        str, option("Backend that runs the model: torch, onnxruntime, openvino, ...", complete=backends)
-    ] = "auto",
-    directions: Annotated[
-        Path | None, option("File of directions: also measure whether edits still work. Needs --teacher.")
-    ] = None,
-    samples: Annotated[
-        int | None, option("Number of images to generate [5000 against the demo's, 50,000 against --data].")
-    ] = None,
+    backend: Annotated[str, option("Backend: torch, onnxruntime, openvino, ...", complete=backends)] = "auto",
+    directions: Annotated[Path | None, option("Directions whose edits to compare with the teacher's.")] = None,
+    samples: Annotated[int | None, option("Images to generate [5000 against the demo's, else 50,000].")] = None,
     psi: Annotated[float, option("Truncation.")] = 1.0,
     batch: Annotated[int, option("Images per call.")] = 64,
     out: ReportFile = None,

@@ -31,6 +31,11 @@ def option(
     return typer.Option(*flags, help=escape(words), autocompletion=complete, rich_help_panel=panel, **further)
 
 
+def choice(words: str, *values: str) -> Any:
+    """Declare an option whose values are completed."""
+    return option(words, complete=one_of(*values))
+
+
 # ---- completion of values ----
 
 

@@ -15,8 +15,8 @@ from .options import (
     Refine,
     check_dataset,
     check_suffix,
+    choice,
     milliseconds,
-    one_of,
     option,
     shard_of,
     targets,
@@ -28,6 +28,7 @@ from .output import Output
 from .verb import verb
 
 SCORE_HELP = HELP["Pruning"]["score"]
+UPSAMPLE_HELP = "How to up-sample, both exact: transposed or polyphase; auto: the faster one, measured per layer."
 
 
 @verb()
@@ -113,9 +114,7 @@ def prune(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
     out: Out,
-    scores: Annotated[
-        list[Path] | None, option("File that dcp-deploy score wrote. Repeat it for every shard of one scoring.")
-    ] = None,
+    scores: Annotated[list[Path] | None, option("File that dcp-deploy score wrote. Repeat it for every shard.")] = None,
     score: Annotated[
         str | None, option(f"Compute the scores now, instead of --scores. {SCORE_HELP}", complete=values_of("score"))
     ] = None,
@@ -178,10 +177,7 @@ def distill(
     student: Annotated[Path, typer.Argument(help="The pruned generator.")],
     teacher: Annotated[Path, option("The generator that the student was pruned from.")],
     out: Out,
-    dataset: Annotated[
-        str,
-        option("demo: train with the demo's real images and perceptual features.", complete=one_of("demo")),
-    ] = "",
+    dataset: Annotated[str, choice("demo: train with the demo's real images and perceptual features.", "demo")] = "",
     **settings: Any,
 ) -> None:
     """Train a pruned generator to match its teacher. A killed run continues where it stopped.
@@ -228,41 +224,18 @@ def export(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A native checkpoint.")],
     out: Out,
-    teacher: Annotated[
-        Path | None, option("Also export this generator in the same way, as teacher.onnx in the same folder.")
-    ] = None,
-    inputs: Annotated[
-        str,
-        option("What the file takes: z (latents and psi) or ws (codes of every slot).", complete=one_of("z", "ws")),
-    ] = "z",
+    teacher: Annotated[Path | None, option("Generator to export too, as teacher.onnx in the same folder.")] = None,
+    inputs: Annotated[str, choice("Input: z (latents and psi) or ws (codes of every slot).", "z", "ws")] = "z",
     image: Annotated[
-        str,
-        option(
-            "What the file gives: uint8 [B, H, W, 3], or float [B, 3, H, W] in [-1, 1].",
-            complete=one_of("uint8", "float"),
-        ),
+        str, choice("Output: uint8 [B, H, W, 3], or float [B, 3, H, W] in [-1, 1].", "uint8", "float")
     ] = "uint8",
     noise: Annotated[
-        str,
-        option(
-            "Noise maps: const (stored in the file), none, or input (one map per layer with every call).",
-            complete=one_of("const", "none", "input"),
-        ),
+        str, choice("Noise maps: const (in the file), none, or input (given with each call).", "const", "none", "input")
     ] = "const",
-    upsample: Annotated[
-        str,
-        option(
-            "Method of up-sampling, both exact: transposed or polyphase; auto: the faster one, measured per layer.",
-            complete=one_of("transposed", "polyphase", "auto"),
-        ),
-    ] = "transposed",
+    upsample: Annotated[str, choice(UPSAMPLE_HELP, "transposed", "polyphase", "auto")] = "transposed",
     batch: Annotated[str, option("Smallest and largest batch that the file accepts: 1,64. By default any.")] = "",
     precision: Annotated[
-        str,
-        option(
-            "Number format: fp32; fp16 or bf16 where measured ranges allow; int8 where the images stay close.",
-            complete=values_of("precision"),
-        ),
+        str, option("Number format of convolutions: fp32, fp16, bf16 or int8.", complete=values_of("precision"))
     ] = "fp32",
 ) -> None:
     """Write a generator as one ONNX file: z and psi in, images out.
@@ -302,11 +275,7 @@ def engine(
         str, option('GPUs to build for, such as sm89 or "RTX 4090,L4"; auto: the one present.', complete=targets)
     ] = "auto",
     flavour: Annotated[
-        str,
-        option(
-            "Library to build with: tensorrt-rtx (no GPU needed), tensorrt, or auto.",
-            complete=one_of("auto", "tensorrt-rtx", "tensorrt"),
-        ),
+        str, choice("tensorrt-rtx (needs no GPU), tensorrt or auto.", "auto", "tensorrt-rtx", "tensorrt")
     ] = "auto",
     batch: Annotated[str, option("Smallest, most frequent and largest batch.")] = "1,8,64",
     version_compatible: Annotated[
@@ -316,9 +285,7 @@ def engine(
         bool, option("Run on every GPU from Ampere on; slower. TensorRT only.", "--hardware-compatible")
     ] = False,
     refit: Annotated[bool, option("Allow replacing the weights later.", "--refit")] = False,
-    timing_cache: Annotated[
-        Path | None, option("File that keeps measured kernel times for the next build. TensorRT only.")
-    ] = None,
+    timing_cache: Annotated[Path | None, option("File of kernel times for later builds. TensorRT only.")] = None,
     plugins: Annotated[bool, option("Use our CUDA kernels in the engine. TensorRT only.")] = True,
 ) -> None:
     """Build a TensorRT engine, with its manifest in the same folder.
@@ -332,11 +299,6 @@ def engine(
     options = EngineOptions(version_compatible, hardware_compatible, refit, cache, plugins)
     with output.task("engine"):
         built = build_engine(
-            onnx,
-            out,
-            target=target,
-            flavour=flavour,  # type: ignore[arg-type]
-            batch=sizes,  # type: ignore[arg-type]
-            options=options,
-        )
+            onnx, out, target=target, flavour=flavour, batch=sizes, options=options  # type: ignore[arg-type]
+        )  # fmt: skip
     output.written(built.path, manifest=built.manifest)
