@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from dcp_deploy.checkpoints import load_generator
+from dcp_deploy.checkpoints import load_generator, save_generator
 from dcp_deploy.config import read_toml
+from dcp_deploy.generators import Generator, GeneratorConfig
 
 from .conftest import Command
 
@@ -103,15 +104,16 @@ def test_export_leaves_its_settings_beside_the_file(models: Path) -> None:
     assert (settings["image"], settings["upsample"], settings["noise"]) == ("uint8", "transposed", "const")
 
 
-def test_export_takes_a_teacher_along_and_makes_other_forms(dcp: Command, models: Path) -> None:
-    teacher = models / "t.safetensors"
+def test_export_takes_a_teacher_along_and_makes_other_forms(dcp: Command) -> None:
+    network = Generator(GeneratorConfig(8, (8,) * 4, z_dim=8, w_dim=8, mapping_layers=2))  # each export takes seconds
+    teacher = save_generator(network, "t.safetensors")
     words = ("--inputs", "ws", "--noise", "none", "--upsample", "polyphase", "--batch", "1,8", "--json")
     ended = dcp("export", teacher, "-o", "s.onnx", "--teacher", teacher, *words)
     assert ended.code == 0 and ended.json["teacher"] == "teacher.onnx"
     student, beside = (dcp("inspect", name, "--json").json for name in ("s.onnx", "teacher.onnx"))
-    for told in (student, beside):
-        assert list(told["inputs"]) == ["ws"] and told["metadata"]["batch"] == "1,8"
-        assert '"polyphase"' in told["metadata"]["upsample"] and told["metadata"]["noise"] == "none"
+    for facts in (student, beside):
+        assert list(facts["inputs"]) == ["ws"] and facts["metadata"]["batch"] == "1,8"
+        assert '"polyphase"' in facts["metadata"]["upsample"] and facts["metadata"]["noise"] == "none"
     assert student["metadata"]["teacher_sha256"] == beside["metadata"]["weights_sha256"]
 
 
