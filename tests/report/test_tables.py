@@ -15,7 +15,7 @@ def row(table, name):
 def test_gains_and_losses_of_the_student(run_folder):
     table = tables.comparison_table(read_run_directory(run_folder.path))
     assert row(table, "parameters") == ("parameters", "6.81 M", "1.00 M", "1.00 M", "6.78× fewer")
-    assert row(table, "ONNX file") == ("ONNX file", "27.40 MB", None, "4.09 MB", "6.70× smaller")
+    assert row(table, "ONNX file") == ("ONNX file", "27.40 kB", None, "4.09 kB", "6.70× smaller")
     assert row(table, "FID")[1:] == ("6.31", "148.20", "9.84", "+3.53 (worse)")
     assert row(table, "mode coverage")[-1] == "-0.023 (worse)"
 
