@@ -16,8 +16,8 @@ from ..config import to_toml
 from ..files import atomic_path, sha256_file, write_json
 from ..progress import Progress, Reporter, duration
 
-PLAIN_SECONDS = 15.0  # between two lines of progress where there is no terminal
-WIDE = 160  # columns of a table where no terminal cuts it
+PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
+WIDE = 160  # columns of a table without a terminal
 NOT_SETTINGS = ("config", "debug", "as_json", "quiet")
 
 

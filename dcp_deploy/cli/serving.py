@@ -89,7 +89,7 @@ def serve(
 ) -> None:
     """Run a bundle on this machine with NVIDIA's Triton server until Ctrl-C or SIGTERM.
 
-    Running requests are finished first. If there is no server on this machine, the error says how to get one.
+    Running requests are finished first. Without a server on this machine, the error says how to get one.
 
     Example: dcp-deploy serve demo-bundle --port 8000
     """

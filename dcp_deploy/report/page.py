@@ -32,7 +32,7 @@ _GRID_TITLES = {
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
     """Write ``report.html`` into a build's folder, from the files in it, and return its path.
 
-    What was not measured is printed as such. Raises InputError if there is no ``run.json``, and CorruptFileError with
+    What was not measured is printed as such. Raises InputError without a ``run.json``, and CorruptFileError with
     the name of the file if one is malformed.
     """
     folder = Path(run_dir)

@@ -236,7 +236,7 @@ class RunDirectory:
 
 
 def read_run_directory(folder: Path) -> RunDirectory:
-    """Read a run directory. InputError if there is no ``run.json``, CorruptFileError for a malformed file."""
+    """Read a run directory. InputError without a ``run.json``, CorruptFileError for a malformed file."""
     run = _read(folder / "run.json", Run)
     if run is None:
         raise InputError(f"{folder} holds no run.json", "Give a folder that `dcp-deploy build` wrote.")

@@ -30,7 +30,7 @@ def test_a_setting_of_the_wrong_type_in_a_file_is_refused(dcp: Command, tmp_path
     assert dcp("build", "--config", "c.toml").code == 2
 
 
-def test_the_settings_beside_a_result_make_it_again(dcp: Command, tmp_path: Path, models: Path) -> None:
+def test_the_settings_file_reproduces_the_result(dcp: Command, tmp_path: Path, models: Path) -> None:
     first = dcp("sample", models / "t.safetensors", "-o", "a.png", "--seeds", "5,7", "--psi", "0.5,1", "--json").json
     settings = read_toml(first["settings"])
     assert settings["seeds"] == "5,7" and "as_json" not in settings

@@ -52,7 +52,7 @@ def environment(home: Path) -> dict[str, str]:
     return {"HOME": str(home), "PATH": f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}", "TERM": "dumb"}
 
 
-def test_what_is_shown_is_what_gets_installed(home: Path) -> None:
+def test_the_installed_completion_is_the_one_shown(home: Path) -> None:
     shown = subprocess.run(
         [str(BASH), "--norc", "-c", f"{PROGRAM} --show-completion; :"],
         env=environment(home), capture_output=True, text=True, timeout=60,

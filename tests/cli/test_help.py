@@ -58,7 +58,7 @@ def examples(name: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_the_help_of_a_verb_has_an_example_that_its_parser_takes(name: str) -> None:
+def test_the_help_of_a_verb_has_an_example_that_its_parser_accepts(name: str) -> None:
     assert examples(name)
     for words in examples(name):
         rest = words[len(name.split()) :]
@@ -102,7 +102,7 @@ def test_the_command_line_s_own_help_names_all_verbs_and_exit_codes() -> None:
     assert "130 interrupted" in words_of(shown)
 
 
-def test_a_verb_is_called_as_its_function() -> None:
+def test_a_verb_has_the_name_of_its_function() -> None:
     @verb()
     def polish(output: Output) -> None:
         pass

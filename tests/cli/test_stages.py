@@ -32,7 +32,7 @@ def test_score_then_prune_keeps_what_the_plan_says(dcp: Command, tmp_path: Path,
     assert load_generator(tmp_path / "p.safetensors").widths == tuple(plan["student"]["widths"]) == (4,) * 6
 
 
-def test_prune_by_a_method_may_only_plan(dcp: Command, tmp_path: Path, models: Path) -> None:
+def test_prune_dry_run_writes_nothing(dcp: Command, tmp_path: Path, models: Path) -> None:
     words = ("--score", "random", "--ratio", "0.5", "--align", "1", "-o", "p.safetensors", "--dry-run")
     ended = dcp("prune", models / "t.safetensors", *words)
     assert "fewer" in ended.out and "latency: " in ended.out
@@ -68,7 +68,7 @@ def test_score_says_how_far_two_halves_agree(dcp: Command, models: Path) -> None
     assert "two halves of the 12 latents keep" in ended.err
 
 
-def test_distill_trains_after_the_teacher(dcp: Command, tmp_path: Path, models: Path) -> None:
+def test_distill_trains_the_student(dcp: Command, tmp_path: Path, models: Path) -> None:
     teacher = models / "t.safetensors"
     dcp("prune", teacher, "--score", "random", "--align", "1", "-o", "p.safetensors")
     ended = dcp("distill", "p.safetensors", "--teacher", teacher, "-o", "d.safetensors", "--steps", 2, "--json")
@@ -83,7 +83,7 @@ def test_distill_refuses_a_data_set_that_does_not_fit(dcp: Command, models: Path
     assert ended.code == 2 and named in ended.err
 
 
-def test_distill_against_images_says_what_they_are(dcp: Command, tmp_path: Path, models: Path) -> None:
+def test_distill_describes_the_real_images(dcp: Command, tmp_path: Path, models: Path) -> None:
     teacher, folder = models / "t.safetensors", tmp_path / "photos"
     folder.mkdir()
     for index in range(4):
@@ -104,7 +104,7 @@ def test_export_leaves_its_settings_beside_the_file(models: Path) -> None:
     assert (settings["image"], settings["upsample"], settings["noise"]) == ("uint8", "transposed", "const")
 
 
-def test_export_takes_a_teacher_along_and_makes_other_forms(dcp: Command) -> None:
+def test_export_also_exports_a_teacher_in_the_chosen_form(dcp: Command) -> None:
     network = Generator(GeneratorConfig(8, (8,) * 4, z_dim=8, w_dim=8, mapping_layers=2))  # each export takes seconds
     teacher = save_generator(network, "t.safetensors")
     words = ("--inputs", "ws", "--noise", "none", "--upsample", "polyphase", "--batch", "1,8", "--json")

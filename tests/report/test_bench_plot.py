@@ -52,13 +52,13 @@ def test_a_png_file_is_written(tmp_path):
         assert image.format == "PNG" and image.width > 1000
 
 
-def test_another_ending_is_refused(tmp_path):
+def test_other_file_endings_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"b\.pdf"):
         save_plot(tmp_path / "b.pdf", document([1]))
     assert not list(tmp_path.iterdir())
 
 
-def test_points_are_in_the_order_of_batches_under_the_name_without_them():
+def test_points_are_sorted_by_batch_and_named_without_it():
     lines = growth(document([8, 1])["rows"])
     assert list(lines) == ["teacher, torch eager", "model, torch eager", "model, ONNX Runtime"]
     assert [point.batch for point in lines["model, ONNX Runtime"]] == [1, 8]

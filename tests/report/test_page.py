@@ -1,4 +1,4 @@
-"""The page: complete, self-contained, the same twice, and safe whatever the files hold."""
+"""The page is complete, self-contained, the same each time, and safe with hostile files."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_the_same_files_give_the_same_bytes(finished_run):
     assert page_of(finished_run) == before
 
 
-def test_charts_have_a_light_and_a_dark_form(finished_run):
+def test_charts_have_a_light_and_a_dark_variant(finished_run):
     page = Page(report_of(finished_run))
     charts = [image for image in page.all("img") if image["src"].startswith("data:image/svg")]
     assert len(charts) == len(page.all("source")) == 6  # latency, FID against it, widths, scores, losses, quality
