@@ -160,25 +160,8 @@ def schema(
 
 
 for command in (
-    build,
-    inspect,
-    stages.convert,
-    stages.score,
-    stages.prune,
-    stages.distill,
-    stages.export,
-    stages.engine,
-    measure.verify,
-    measure.bench,
-    measure.bench_compare,
-    measure.sample,
-    measure.evaluate,
-    measure.directions,
-    measure.project,
-    serving.bundle,
-    serving.serve,
-    datasets,
-    doctor,
-    schema,
-):
+    build, inspect, stages.convert, stages.score, stages.prune, stages.distill, stages.export, stages.engine,
+    measure.verify, measure.bench, measure.bench_compare, measure.sample, measure.evaluate, measure.directions,
+    measure.project, serving.bundle, serving.serve, datasets, doctor, schema,
+):  # fmt: skip
     app.command(name_of(command))(command)
