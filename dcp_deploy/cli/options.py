@@ -1,38 +1,46 @@
-"""Flags that verbs share, and what the shell offers for a value when Tab is pressed.
+"""The flags that verbs share: help texts, shell completion, and the reading of their values.
 
-What is offered comes from where it is decided, imported at that moment; torch never is, so that Tab answers at once.
+Completions import what they offer when Tab is pressed. They never import torch, so that Tab answers at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
+import typer
+from rich.markup import escape
+
+from ..config import DATASETS, BuildConfig
 from ..errors import UsageError
 from ..teachers.presets import find_dataset
 
 if TYPE_CHECKING:
     from ..generators import GeneratorConfig
 
-from collections.abc import Callable
-from typing import Annotated, Any, get_args
-
-import typer
-
-from ..config import DATASETS, EFFORTS, BuildConfig
-
 Completion = Callable[[str], list[str]]
+T = TypeVar("T")
 
-# ---- what Tab offers ----
+
+def option(
+    words: str, *flags: str, complete: Completion | None = None, panel: str | None = None, **further: Any
+) -> Any:
+    """Declare an option. Brackets in its help are shown, not read as markup."""
+    return typer.Option(*flags, help=escape(words), autocompletion=complete, rich_help_panel=panel, **further)
 
 
-def offered(words: str, complete: Completion, *flags: str) -> Any:
-    """An option with help, and with values to choose from."""
-    return typer.Option(*flags, help=words, autocompletion=complete)
+def choice(words: str, *values: str) -> Any:
+    """Declare an option whose values are completed."""
+    return option(words, complete=one_of(*values))
+
+
+# ---- completion of values ----
 
 
 def one_of(*words: str) -> Completion:
-    """The words that begin as typed."""
+    """Complete one of these words."""
 
     def complete(incomplete: str) -> list[str]:
         return [word for word in words if word.startswith(incomplete)]
@@ -40,20 +48,20 @@ def one_of(*words: str) -> Completion:
     return complete
 
 
-def setting(name: str) -> Completion:
-    """What a setting of ``build`` may be."""
+def values_of(name: str) -> Completion:
+    """Complete the values of a field of BuildConfig."""
     return one_of(*get_args(BuildConfig.model_fields[name].annotation))
 
 
 def verbs(incomplete: str) -> list[str]:
-    """Verbs with a published schema."""
+    """Complete a verb that has a published schema."""
     from ..schemas import MODELS
 
     return one_of(*MODELS)(incomplete)
 
 
 def targets(incomplete: str) -> list[str]:
-    """GPUs of an engine, the last of a list that is separated by commas. A shell would cut names with a space."""
+    """Complete the last GPU of a comma-separated list. Names with a space are left out: a shell would cut them."""
     from ..export.tensorrt.targets import PRODUCTS
 
     before, comma, last = incomplete.rpartition(",")
@@ -62,7 +70,7 @@ def targets(incomplete: str) -> list[str]:
 
 
 def backends(incomplete: str) -> list[str]:
-    """What runs a model."""
+    """Complete a backend that runs models."""
     from ..export.runners.loading import BACKENDS
 
     return one_of(*BACKENDS)(incomplete)
@@ -71,108 +79,155 @@ def backends(incomplete: str) -> list[str]:
 datasets = one_of(*DATASETS)
 devices = one_of("auto", "cpu", "cuda")
 
-# ---- flags ----
+# ---- the fields of BuildConfig as flags ----
 
-SCORE_HELP = "diversity, gradient, content (with --mask), activation, style, weight-in, weight-out or random."
-MACS_HELP = "Share of the teacher's MACs to keep, with the best widths for it; instead of --ratio."
-PARAMS_HELP = "The same for parameters."
-_REFINE_HELP = "Adjust weights after pruning: none, reconstruct, svs or svs+reconstruct."
-_RESIZE_HELP = "Images of another size: error; crop to the centre."
-_EFFORT_HELP = f"How long to work: {', '.join(EFFORTS)}."
+RUNNING = "Running"
+HELP = {
+    "Teacher and data": {
+        "dataset": "Preset that names the teacher and the real images. List them with: dcp-deploy datasets.",
+        "teacher": "Generator file to start from, instead of the preset's teacher.",
+        "data": "Real images: a folder, a zip file or an LMDB.",
+        "resize": "What to do with images of another size: error, or crop to the centred square and scale.",
+        "mirror": "Flip half of the real images left to right.",
+    },
+    "Pruning": {
+        "score": "How to rank channels: diversity, gradient, content (needs --mask), activation, style, weight-in, "
+        "weight-out or random.",
+        "ratio": "Share of the channels to remove: 0.7 removes 70 %.",
+        "align": "Keep a multiple of this many channels in each layer.",
+        "target_macs": "Share of the teacher's MACs to keep, instead of --ratio. Chooses the best width per layer.",
+        "target_params": "Share of the teacher's parameters to keep, instead of --ratio.",
+        "refine": "How to adjust the kept weights after pruning: none, reconstruct, svs or svs+reconstruct.",
+    },
+    "Distillation": {
+        "steps": "Number of training steps, instead of the effort's.",
+        "accumulate": "Compute each batch in this many parts: less memory, same gradients.",
+        "devices": "Number of GPUs to train on, from cuda:0 on.",
+        "train_precision": "Number format of convolutions while training: fp32; on GPUs also bf16 or fp16.",
+        "keep": "Student to keep: last, or best (lowest FID; without FID, smallest distance to the teacher).",
+        "tensorboard": "Folder for TensorBoard's curves and pictures of the training.",
+        "lpips": "Weights of torchvision's VGG16 (vgg16-397923af.pth): use LPIPS as the perceptual loss.",
+        "discriminator": "Training file (.pkl, rosinality .pt) whose discriminator to start from.",
+        "augment": "Augment the discriminator's images as far as it overfits (ADA).",
+        "guide": "Training file (.pkl, rosinality .pt): also match the features of its discriminator.",
+        "feature_gan": "Add a discriminator that looks at the features of the perceptual loss.",
+        "mask": "Segmentation model (ONNX): losses and content scores use only the pixels that it finds.",
+        "mask_background": "Classes of the mask model that are background.",
+        "mask_inputs": "How the mask model's input is scaled: imagenet, unit or signed.",
+    },
+    "Export": {
+        "precision": "Number format of the exported graphs: fp32, fp16, bf16 or int8.",
+        "target": 'GPUs to build the engine for, such as sm89 or "RTX 4090,L4".',
+    },
+    "Measuring": {
+        "inception": "Inception weights of torch-fidelity, for FID against --data. Downloaded when not given.",
+    },
+    RUNNING: {
+        "out": "Run directory [build/<dataset>].",
+        "effort": "How long to score, train and measure: quick, standard or paper.",
+        "seed": "Seed of all random numbers.",
+        "device": "Where torch computes: auto, cpu, cuda, cuda:1, ...",
+    },
+}
+"""The help of each field, by the panel that shows it."""
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="File to write.")]
-Score = Annotated[str, offered(SCORE_HELP, setting("score"))]
-Refine = Annotated[str, offered(_REFINE_HELP, setting("refine"))]
-Resize = Annotated[str, offered(_RESIZE_HELP, setting("resize"))]
-EffortOption = Annotated[str, offered(_EFFORT_HELP, setting("effort"))]
+_COMPLETIONS = {"dataset": datasets, "target": targets, "device": devices}
 
-# ---- of a distillation ----
 
-Accumulate = Annotated[int, typer.Option(help="Take every batch in this many parts: less memory, same gradients.")]
-Devices = Annotated[int, typer.Option(help="GPUs that distil together, from cuda:0 on.")]
-TrainPrecision = Annotated[
-    str, offered("Of the convolutions in training: fp32; bf16, fp16 on GPUs.", setting("train_precision"))
-]
-Keep = Annotated[str, offered("The student: last; best by FID, else by the distance to the teacher.", setting("keep"))]
-Tensorboard = Annotated[Path | None, typer.Option(help="Folder for the training's curves and pictures.")]
-LpipsWeights = Annotated[Path | None, typer.Option(help="VGG16's weights file: LPIPS as the perceptual loss.")]
-InceptionWeights = Annotated[
-    Path | None, typer.Option(help="torch-fidelity's weights, for FID against --data; fetched when not given.")
-]
-DiscriminatorFile = Annotated[
-    Path | None, typer.Option(help="Training file (.pkl, rosinality .pt) whose discriminator to start from.")
-]
-Augment = Annotated[bool, typer.Option("--augment", help="Change what the discriminator sees, as it overfits (ADA).")]
-Guide = Annotated[
-    Path | None, typer.Option(help="Training file (.pkl, rosinality .pt) by whose discriminator's features to compare.")
-]
-FeatureGan = Annotated[
-    bool, typer.Option("--feature-gan", help="A second discriminator, of the perceptual loss's features.")
-]
-Mask = Annotated[
-    Path | None, typer.Option(help="Segmentation model (ONNX): losses and content scores look at what it finds only.")
-]
-MaskBackground = Annotated[str, typer.Option(help="Classes of the mask model that do not count.")]
-MaskInputs = Annotated[
-    str, offered("Numbers that the mask model takes: imagenet, unit or signed.", setting("mask_inputs"))
-]
+def setting(name: str) -> Any:
+    """Declare the option of a field of BuildConfig."""
+    panel, words = next((panel, fields[name]) for panel, fields in HELP.items() if name in fields)
+    field = BuildConfig.model_fields[name]
+    flags = [f"--{name.replace('_', '-')}", *(["-o"] if name == "out" else [])]
+    complete = values_of(name) if get_origin(field.annotation) is Literal else _COMPLETIONS.get(name)
+    return option(words, *flags, complete=complete, panel=panel)
+
+
+def setting_parameters(names: Iterable[str]) -> list[Parameter]:
+    """Return the parameters that typer makes flags of, with the types and defaults of BuildConfig's fields.
+
+    They come in the order of ``HELP``. A choice is taken as text: BuildConfig.parse rejects a wrong one with a better
+    message.
+    """
+    order = [name for fields in HELP.values() for name in fields]
+    parameters = []
+    for name in sorted(names, key=order.index):
+        field = BuildConfig.model_fields[name]
+        kind: Any = str if get_origin(field.annotation) is Literal else field.annotation
+        annotation = Annotated[kind, setting(name)]
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation))
+    return parameters
+
+
+# ---- flags of several verbs ----
+
+Out = Annotated[Path, option("File to write.", "--out", "-o")]
+Resize = Annotated[str, setting("resize")]
+Refine = Annotated[str, setting("refine")]
+Seed = Annotated[int, setting("seed")]
+Device = Annotated[str, setting("device")]
+DryRun = Annotated[bool, option("Print the plan and write nothing.", "--dry-run", panel=RUNNING)]
+Lpips = Annotated[Path | None, option("Weights of torchvision's VGG16 (vgg16-397923af.pth), for LPIPS.")]
+
+# ---- values ----
+
+
+def _parsed(parse: Callable[[str], T], flag: str, text: str, wanted: str, example: str) -> T:
+    try:
+        return parse(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is not {wanted}", f"Write for example {example}.") from None
 
 
 def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
-    """ "1,8,64" -> (1, 8, 64); ranges too: "0-3" -> (0, 1, 2, 3). Raises UsageError naming the flag."""
-    numbers: list[int] = []
-    try:
+    """Parse a list with ranges: "1,8,64" -> (1, 8, 64), "0-3" -> (0, 1, 2, 3). UsageError names the flag."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        numbers: list[int] = []
         for part in text.split(","):
             first, dash, last = part.strip().partition("-")
             found = range(int(first), int(last) + 1) if dash else [int(first)]
             if not found:
                 raise ValueError(f"{part} counts down")
             numbers += found
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is no list of whole numbers", "Write for instance 1,8,64 or 0-7.") from None
-    return tuple(numbers)
+        return tuple(numbers)
+
+    return _parsed(parse, flag, text, "a list of whole numbers", "1,8,64 or 0-7")
 
 
 def whole_number(flag: str, text: str) -> int:
-    """A number; raises UsageError naming the flag."""
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is no whole number", "Write for instance 1000, or auto.") from None
+    """Parse a number that may also be a word elsewhere. UsageError names the flag."""
+    return _parsed(int, flag, text, "a whole number", "1000, or auto")
 
 
 def numbers(flag: str, text: str) -> tuple[float, ...]:
-    """ "0.5,0.7,1" -> (0.5, 0.7, 1.0). Raises UsageError naming the flag."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is no list of numbers", "Write for instance 0.5,0.7,1.") from None
+    """Parse a list: "0.5,0.7,1" -> (0.5, 0.7, 1.0). UsageError names the flag."""
+    return _parsed(lambda text: tuple(map(float, text.split(","))), flag, text, "a list of numbers", "0.5,0.7,1")
 
 
-def milliseconds(text: str) -> float:
-    """ "3ms" or "3" -> 3.0."""
-    try:
-        return float(text.removesuffix("ms"))
-    except ValueError:
-        raise UsageError(f"--target-latency {text!r} is no time", "Write for instance 3ms or 0.5ms.") from None
+def milliseconds(flag: str, text: str) -> float:
+    """Parse a time: "3ms" or "3" -> 3.0. UsageError names the flag."""
+    return _parsed(lambda text: float(text.removesuffix("ms")), flag, text, "a time", "3ms or 0.5ms")
 
 
-def shard_of(text: str) -> tuple[int, int]:
-    """ "1/4" -> (1, 4)."""
-    first, _, count = text.partition("/")
-    try:
-        return int(first), int(count)
-    except ValueError:
-        raise UsageError(f"--shard {text!r} is no part of a whole", "Write 0/4, 1/4, 2/4 and 3/4.") from None
+def shard_of(flag: str, text: str) -> tuple[int, int]:
+    """Parse a shard: "1/4" -> (1, 4). UsageError names the flag."""
+
+    def parse(text: str) -> tuple[int, int]:
+        index, _, count = text.partition("/")
+        return int(index), int(count)
+
+    return _parsed(parse, flag, text, "a shard", "0/4, 1/4, 2/4 and 3/4")
 
 
-def wants_suffix(path: Path, suffix: str) -> None:
+def check_suffix(path: Path, suffix: str) -> None:
+    """Raise UsageError unless ``--out`` ends in ``suffix``."""
     if path.suffix != suffix:
         raise UsageError(f"--out {path} does not end in {suffix}", f"Name it {path.with_suffix(suffix)}.")
 
 
 def check_dataset(dataset: str, teacher: GeneratorConfig) -> None:
-    """UsageError for a data set that there is not, or the demo's for a teacher of other images."""
+    """Raise UsageError for an unknown data set, or for the demo's with a teacher of another size or with classes."""
     from ..datasets.canvas import RESOLUTION
 
     if dataset:
@@ -180,6 +235,6 @@ def check_dataset(dataset: str, teacher: GeneratorConfig) -> None:
     if dataset == "demo" and (teacher.resolution != RESOLUTION or teacher.c_dim):
         kind = f"{teacher.resolution} px" + (f" with {teacher.c_dim} classes" if teacher.c_dim else "")
         raise UsageError(
-            f"--dataset demo has images of {RESOLUTION} px without classes, the teacher draws {kind}",
-            "Leave it out: the teacher's own samples stand in, or give --data.",
+            f"--dataset demo has images of {RESOLUTION} px without classes, the teacher generates {kind}",
+            "Leave --dataset out to use the teacher's own samples, or give --data.",
         )

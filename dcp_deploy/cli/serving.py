@@ -10,43 +10,38 @@ import typer
 
 from ..doctor.diagnosis import TRITON_VARIABLE
 from ..errors import DcpDeployError, UsageError
-from .output import ConfigFile, Debug, Json, Output, Quiet, verb, write_settings
+from .options import option
+from .output import Output
+from .verb import verb
 
 if TYPE_CHECKING:
     from ..export.serving.endpoint_check import EndpointReport
 
 
-@verb
+@verb()
 def bundle(
-    context: typer.Context,
-    source: Annotated[str, typer.Argument(help="A run directory of build or an ONNX file; or the word verify.")],
+    output: Output,
+    source: Annotated[str, typer.Argument(help="A run directory of build, an ONNX file, or the word verify.")],
     packed: Annotated[Path | None, typer.Argument(help="After verify: the bundle to check.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder, or file ending in .tar.zst, to write.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="What to call it; by default as its source.")] = None,
-    teacher: Annotated[bool, typer.Option("--teacher", help="Serve the teacher too, to compare.")] = False,
-    synthesis: Annotated[bool, typer.Option("--synthesis", help="Serve the form that takes ws too, to edit.")] = False,
+    out: Annotated[Path | None, option("Folder to write, or a file that ends in .tar.zst.", "--out", "-o")] = None,
+    name: Annotated[str | None, option("Name of the bundle, by default its source's.")] = None,
+    teacher: Annotated[bool, option("Also serve the teacher, to compare.", "--teacher")] = False,
+    synthesis: Annotated[bool, option("Also serve the form that takes ws, for editing.", "--synthesis")] = False,
     directions: Annotated[
-        Path | None, typer.Option(help="Serve edits along the directions in w of this safetensors file.")
+        Path | None, option("Also serve edits along the directions in w of this safetensors file.")
     ] = None,
-    engine: Annotated[list[Path] | None, typer.Option(help="A TensorRT engine of the same ONNX file to add.")] = None,
-    max_batch: Annotated[int, typer.Option(help="Largest batch that is served.")] = 8,
-    config: ConfigFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    engine: Annotated[list[Path] | None, option("TensorRT engine to add, built from the same ONNX file.")] = None,
+    max_batch: Annotated[int, option("Largest batch that the server accepts.")] = 8,
 ) -> None:
-    """Make what an inference service loads, or check it.
+    """Make a bundle that an inference server loads, or check one.
 
-    `bundle verify BUNDLE` compares every file with the manifest, without a network; exit code 3 names the file that was
+    `bundle verify BUNDLE` compares every file with the manifest, without a network. Exit code 3 names a file that was
     altered, lost or added.
 
     Example: dcp-deploy bundle build/demo -o demo-bundle --teacher
 
     Example: dcp-deploy bundle verify demo-bundle
     """
-    output = Output(as_json=as_json, quiet=quiet)
     if source == "verify":
         if packed is None or out is not None:
             raise UsageError("bundle verify takes one bundle and nothing else", "dcp-deploy bundle verify FOLDER")
@@ -68,7 +63,7 @@ def bundle(
             scratch=Path(scratch),
         )
         manifest = write_bundle(contents, out, max_batch=max_batch)
-    settings = write_settings(context, out)
+    settings = output.write_settings(out)
     facts = {key: value for key, value in manifest.items() if key not in ("schema", "files", "provenance")}
     output.result({"path": str(out), "settings": str(settings), **facts}, str(out))
 
@@ -81,48 +76,40 @@ def _check(output: Output, path: Path) -> None:
     output.result({"path": str(path), **{key: value for key, value in facts.items() if key != "schema"}}, words)
 
 
-@verb
+@verb()
 def serve(
+    output: Output,
     path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that dcp-deploy bundle made.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="For HTTP; gRPC and metrics take the next two.")] = 8000,
+    host: Annotated[str, option("Address to listen on. 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    port: Annotated[int, option("Port for HTTP. The next two are for gRPC and metrics.")] = 8000,
     server: Annotated[
         Path | None,
-        typer.Option(
-            envvar=TRITON_VARIABLE, help="A tritonserver program, or an environment that has nvidia-pytriton."
-        ),
+        option("A tritonserver program, or an environment that has nvidia-pytriton.", envvar=TRITON_VARIABLE),
     ] = None,
-    config: ConfigFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Run a bundle on this machine with NVIDIA's Triton server until Ctrl-C or SIGTERM.
 
-    Requests in flight are finished first. Without a server here it says how to get one.
+    Running requests are finished first. Without a server on this machine, the error says how to get one.
 
     Example: dcp-deploy serve demo-bundle --port 8000
     """
     from ..export.serving.server import find_program, running_server
 
-    output = Output(as_json=as_json, quiet=quiet)
     if not 1 <= port <= 65533:
-        raise UsageError(f"port {port} leaves no three ports", "give one from 1 to 65533")
+        raise UsageError(f"port {port} does not leave three ports", "Give one from 1 to 65533.")
     program = find_program(server)
     begun = False
     try:
         with running_server(path, program, host=host, ports=(port, port + 1, port + 2)) as running:
             begun = True
             if program.config == "python":
-                output.message(
-                    f"on the CPU, by {program.path}; with a GPU or without, the full server: {_docker(path)}"
-                )
+                output.message(f"on the CPU, by {program.path}; the full server, with or without GPU: {_docker(path)}")
             if not program.pictures:
                 output.message("pictures of seeds are not served: the server's Python lacks Pillow; pip install pillow")
             addresses = {"http": running.http, "grpc": f"grpc://{running.grpc}", "metrics": running.metrics}
             shown = ", ".join(addresses.values())
             output.result({**addresses, "process": running.process.pid}, f"serving {path} at {shown}; Ctrl-C ends it")
-            raise DcpDeployError(running.wait(), "its log says why")
+            raise DcpDeployError(running.wait(), "The server's log says why.")
     except KeyboardInterrupt:
         if not begun:
             raise
@@ -141,7 +128,7 @@ def _docker(path: Path) -> str:
 def verify_server(
     a: str, b: str, output: Output, *, model: str, clients: int, requests: int
 ) -> tuple[EndpointReport, Any, str]:
-    """Compare a bundle's golden images with a server. (the report, and what to show of it)"""
+    """Compare a bundle's golden images with a server's. Returns the report, and its table and sentence."""
     from ..export.bundle.writer import read_golden
     from ..export.serving.endpoint import is_address
     from ..export.serving.endpoint_check import check_endpoint

@@ -1,8 +1,8 @@
-"""Results as a person reads them on a terminal."""
+"""Results as tables and lines for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -18,11 +18,23 @@ if TYPE_CHECKING:
     from ..export import Bisection, ParityReport
     from ..pipeline.plan import Estimate
 
-_COLOURS = {"ok": "green", "limited": "yellow", "missing": "red"}
+_COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "passed": "green", "FAILED": "bold red"}
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Make a table. Cells are shown as they are, not read as markup."""
+    table = Table(*headings, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return table
+
+
+def _verdict(word: str) -> Text:
+    return Text(word, _COLOURS[word])
 
 
 def facts_lines(facts: Mapping[str, Any], indent: str = "") -> list[str]:
-    """One line per fact, name and value; the facts of a fact below it, indented."""
+    """Write one line per fact, name and value, with nested facts indented below."""
     lines = []
     for name, value in facts.items():
         if isinstance(value, Mapping) and value:
@@ -53,12 +65,12 @@ def _words(value: Any) -> str:
 
 
 def summary_lines(facts: dict[str, Any]) -> list[str]:
-    """The end of a build."""
+    """Write the figures that end a build."""
     return [f"{name:<12} {words}" for name, words in as_lines(facts)]
 
 
 def plan_lines(estimate: Estimate | None) -> list[str]:
-    """Time, memory and disk below the plan's table; nothing where nothing could be estimated."""
+    """Write time, memory and disk of a planned build; nothing without an estimate."""
     if estimate is None:
         return []
     stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in estimate.seconds.items())
@@ -70,80 +82,71 @@ def plan_lines(estimate: Estimate | None) -> list[str]:
 
 
 def checks_table(report: ParityReport) -> Table:
-    """One row per check of the parity gate."""
-    table = Table("check", "", "measured", box=box.SIMPLE_HEAD)
-    for check in report.checks:
-        verdict = Text("passed", "green") if check.passed else Text("FAILED", "bold red")
-        table.add_row(check.name, verdict, Text(check.detail))
-    return table
+    """Show the checks of the parity gate."""
+    rows = [(check.name, _verdict("passed" if check.passed else "FAILED"), check.detail) for check in report.checks]
+    return _table(("check", "", "measured"), rows)
 
 
 def layers_table(layers: Bisection) -> Table:
-    """One row per layer of the two networks that the parity gate compared, in the order of computation."""
-    table = Table("layer", "", "max", "mean", "relative error", "allowed", "", box=box.SIMPLE_HEAD)
+    """Show the layers of the two networks that the parity gate compared, in the order of computation."""
+    rows: list[tuple[str | Text, ...]] = []
     for row in layers.rows:
-        verdict = Text("passed", "green") if row.passed else Text("FAILED", "bold red")
-        found = ("-" if value is None else f"{value:.3g}" for value in (row.max_abs, row.mean_abs, row.relative))
-        table.add_row(row.name, verdict, *found, f"{row.limit:g}", Text(row.note))
-    return table
+        measured = ("-" if value is None else f"{value:.3g}" for value in (row.max_abs, row.mean_abs, row.relative))
+        verdict = _verdict("passed" if row.passed else "FAILED")
+        rows.append((row.name, verdict, *measured, f"{row.limit:g}", row.note))
+    return _table(("layer", "", "max", "mean", "relative error", "allowed", ""), rows)
 
 
 def evaluation_lines(measured: Mapping[str, Any]) -> list[str]:
-    """What ``eval`` found, without the table of modes; a figure that is missing says why."""
+    """Write the figures of ``eval`` without the table of modes, and the reason for each missing figure."""
     facts = {name: value for name, value in measured.items() if name not in ("modes", "not_measured")}
     reasons = [f"{name:<20} not measured: {reason}" for name, reason in measured["not_measured"].items()]
     return [*facts_lines(facts), *reasons]
 
 
 def modes_table(modes: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per value or bin of a factor: how often in the data, how often among the samples."""
-    table = Table("factor", "value", "data", "samples", "ratio", box=box.SIMPLE_HEAD)
+    """Show how often each value or bin of a factor occurs in the data and among the samples."""
+    rows = []
     for mode in modes:
         ratio = "-" if mode["ratio"] is None else f"{mode['ratio']:.2f}"
-        table.add_row(mode["factor"], mode["value"], f"{mode['data']:.4f}", f"{mode['samples']:.4f}", ratio)
-    return table
+        rows.append((mode["factor"], mode["value"], f"{mode['data']:.4f}", f"{mode['samples']:.4f}", ratio))
+    return _table(("factor", "value", "data", "samples", "ratio"), rows)
 
 
-def datasets_table(presets: Sequence[Dataset], here: Collection[str]) -> Table:
-    """One row per preset; ``here`` names those whose teacher lies in the cache."""
+def datasets_table(presets: Sequence[Dataset], cached: Collection[str]) -> Table:
+    """Show the presets; ``cached`` names those whose teacher is in the cache."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("name", no_wrap=True)
     table.add_column("px", justify="right")
     table.add_column("images")
     table.add_column("teacher", no_wrap=True)
     for preset in presets:
-        if preset.ready:
-            teacher = Text("in the package", "green")
-        elif preset.name in here:
-            teacher = Text("in the cache", "green")
-        else:
-            megabytes = preset.teacher.megabytes
-            teacher = Text(f"{megabytes} MB to fetch" if megabytes else "to fetch")
+        megabytes = preset.teacher.megabytes
+        teacher = Text(f"{megabytes} MB to fetch" if megabytes else "to fetch")
+        if preset.ready or preset.name in cached:
+            teacher = Text("in the package" if preset.ready else "in the cache", "green")
         table.add_row(preset.name, str(preset.resolution), preset.title, teacher)
     return table
 
 
 DATASETS_NOTE = """\
-build fetches a teacher that is not here, once it has said what, how large, from
-where and under which licence (NVIDIA's: research only). --teacher FILE: yours.
-dcp-deploy datasets NAME: addresses, licences and published figures of one."""
+Before build fetches a teacher, it says which file, how large, from where and
+under which licence (NVIDIA's: research only). --teacher FILE uses your own.
+dcp-deploy datasets NAME shows addresses, licences and published figures."""
 
 
 def doctor_table(diagnosis: Diagnosis) -> Table:
-    """One row per capability, the remedy below what is not there."""
-    table = Table("", "", "found", "for", box=box.SIMPLE_HEAD)
+    """Show each capability, and below what is missing or limited how to fix it."""
+    rows = []
     for finding in diagnosis.findings:
         found = Text(finding.found)
         if finding.verdict != "ok" and finding.fix:
             found.append(f"\n{finding.fix}", "dim")
-        verdict = Text(finding.verdict, _COLOURS[finding.verdict])
-        table.add_row(finding.name, verdict, found, Text(finding.purpose))
-    return table
+        rows.append((finding.name, _verdict(finding.verdict), found, finding.purpose))
+    return _table(("", "", "found", "for"), rows)
 
 
 def verbs_table(diagnosis: Diagnosis) -> Table:
-    """One row per verb: whether it works here, and what it lacks."""
-    table = Table("verb", "here", "lacking", box=box.SIMPLE_HEAD)
-    for status in diagnosis.verbs:
-        table.add_row(status.verb, Text(status.verdict, _COLOURS[status.verdict]), Text(status.words))
-    return table
+    """Show whether each verb works on this machine, and what it lacks."""
+    rows = [(status.verb, _verdict(status.verdict), status.words) for status in diagnosis.verbs]
+    return _table(("verb", "works", "lacking"), rows)

@@ -1,4 +1,4 @@
-"""The report of a build: one HTML file with pictures, figures, and the machine they were measured on."""
+"""The report of a build: one HTML file with pictures, figures, and the machine that measured them."""
 
 from __future__ import annotations
 

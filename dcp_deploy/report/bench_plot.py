@@ -1,4 +1,4 @@
-"""A benchmark as one picture: how its latencies are distributed and, with several batches, how they grow."""
+"""A benchmark as one plot: the distribution of latencies and, with several batches, their growth."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Point:
 
 
 def save_plot(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
-    """Draw the document of ``bench`` as a PNG or SVG file, by the name's ending. UsageError for another ending."""
+    """Draw the document of ``bench`` to a PNG or SVG file. UsageError for another ending of its name."""
     path = Path(path)
     check_ending(path)
     from matplotlib.figure import Figure
@@ -53,13 +53,13 @@ def save_plot(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None
 
 
 def check_ending(path: Path) -> None:
-    """UsageError unless the name says PNG or SVG."""
+    """Raise UsageError unless the name ends in .png or .svg."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"cannot draw {path.name}", f"End the name with one of: {', '.join(FORMATS)}.")
+        raise UsageError(f"cannot draw {path.name}", f"End its name in one of: {', '.join(FORMATS)}.")
 
 
 def growth(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    """Each candidate's points by batch, under its name without the batch; empty unless one has several."""
+    """Return each candidate's points by batch, under its name without the batch; empty if none has several."""
     lines: dict[str, list[Point]] = {}
     for row in rows:
         middle = row["intervals"].get("p50") or {"low": row["p50_ms"], "high": row["p50_ms"]}
@@ -70,7 +70,7 @@ def growth(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
 
 
 def draw_growth(axes: Axes, theme: Theme, lines: Mapping[str, Sequence[Point]]) -> None:
-    """Milliseconds of a call against its batch, both logarithmic; bars are the medians' intervals."""
+    """Draw milliseconds of a call against its batch, both logarithmic, with the medians' intervals."""
     for (name, points), marker, dashes in zip(lines.items(), cycle(_MARKERS), _by_model(lines), strict=False):
         batches, middles = [point.batch for point in points], [point.p50 for point in points]
         below = [point.p50 - point.low for point in points]
@@ -92,7 +92,7 @@ def draw_growth(axes: Axes, theme: Theme, lines: Mapping[str, Sequence[Point]]) 
 
 
 def _by_model(lines: Mapping[str, object]) -> Iterator[Any]:
-    """Candidates of one model share its colour and differ in their dashes."""
+    """Yield line styles: candidates of one model share a colour and differ in their dashes."""
     dashes: dict[str, Iterator[Any]] = {}
     for name in lines:
         yield next(dashes.setdefault(name.partition(",")[0], cycle(_DASHES)))

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 WIDTH = 10.4  # inches; at 72 points each, about the page's column in CSS pixels
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-DOTS = 160  # dots drawn for one candidate's latencies: its quantiles, however many samples there are
-FLOOR = 1e-6  # scores are drawn relative to their layer's highest, and not below this
+DOTS = 160  # quantiles drawn as dots for one candidate, whatever its number of samples
+FLOOR = 1e-6  # lowest score drawn, relative to the layer's highest
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ DARK = Theme(ink="#e8ebf0", muted="#98a2b2", line="#2c333e", teacher="#6d7889", 
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture in both themes, as data URIs, with its size in CSS pixels and a text for those who cannot see it."""
+    """One chart in both themes, as data URIs, with its size in CSS pixels and a text for screen readers."""
 
     light: str
     dark: str
@@ -58,12 +58,12 @@ class Chart:
 
 
 def model_colour(name: str, theme: Theme) -> str:
-    """The teacher's, or that of whatever is compared with it."""
+    """Return the teacher's colour, or the one of everything that is compared with it."""
     return theme.teacher if name.startswith("teacher") else theme.student
 
 
 def draw_latencies(axes: Axes, theme: Theme, samples: Mapping[str, Sequence[float]]) -> None:
-    """What :func:`latency_chart` shows, on axes of a picture."""
+    """Draw the content of :func:`latency_chart` on axes."""
     for row, (name, values) in enumerate(samples.items()):
         colour = model_colour(name, theme)
         dots = np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, DOTS))
@@ -77,7 +77,7 @@ def draw_latencies(axes: Axes, theme: Theme, samples: Mapping[str, Sequence[floa
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yticks(range(len(samples)), labels=[literal(name) for name in samples])
-    axes.set_ylim(len(samples) - 0.4, -0.75)  # downwards, with room for the first row's figure
+    axes.set_ylim(len(samples) - 0.4, -0.75)  # downwards, with space for the first row's figure
     axes.set_xlabel("milliseconds per call, logarithmic")
     plain_log_ticks(axes.xaxis)
     style(axes, theme, grid="x")
@@ -85,7 +85,7 @@ def draw_latencies(axes: Axes, theme: Theme, samples: Mapping[str, Sequence[floa
 
 
 def latency_chart(samples: Mapping[str, Sequence[float]]) -> Chart:
-    """Latencies per candidate on a logarithmic axis: one dot per quantile, a bar at the median. Milliseconds."""
+    """Draw latencies in milliseconds per candidate: a logarithmic axis, a dot per quantile, a bar at the median."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         draw_latencies(figure.add_subplot(), theme, samples)
@@ -95,13 +95,13 @@ def latency_chart(samples: Mapping[str, Sequence[float]]) -> Chart:
 
 
 def tradeoff_chart(points: Mapping[str, tuple[float, float]]) -> Chart:
-    """FID against median latency: name -> (milliseconds of a call, FID). Down and to the left is better."""
+    """Draw FID against median latency: name -> (milliseconds of a call, FID). Down and to the left is better."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
         for name, (milliseconds, fid) in points.items():
             axes.plot(milliseconds, fid, marker="o", markersize=8, color=model_colour(name, theme))
-            under = name.startswith("teacher")  # apart from the students, which are about as good
+            under = name.startswith("teacher")  # keeps its label away from a student's of about the same FID
             axes.annotate(
                 literal(name), (milliseconds, fid), xytext=(0, -9 if under else 9), textcoords="offset points",
                 ha="center", va="top" if under else "bottom", color=theme.ink, fontsize=10,
@@ -119,7 +119,7 @@ def tradeoff_chart(points: Mapping[str, tuple[float, float]]) -> Chart:
 
 
 def widths_chart(layers: Sequence[str], before: Sequence[int], after: Sequence[int]) -> Chart:
-    """Channels per layer before and after pruning, as bars inside bars."""
+    """Draw channels per layer before and after pruning, as bars inside bars."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
@@ -145,7 +145,7 @@ def widths_chart(layers: Sequence[str], before: Sequence[int], after: Sequence[i
 
 
 def scores_chart(layers: Sequence[str], scores: Sequence[NDArray[np.float64]], kept: Sequence[int] | None) -> Chart:
-    """Sorted channel scores of every layer relative to its highest, the kept ones filled, a line at the cut."""
+    """Draw each layer's sorted scores relative to its highest, the kept ones filled, with a line at the cut."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         for index, axes in enumerate(_panels(figure, len(scores))):
@@ -173,7 +173,7 @@ def scores_chart(layers: Sequence[str], scores: Sequence[NDArray[np.float64]], k
 
 
 def curves_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float | None]], alt: str) -> Chart:
-    """One panel per curve over training steps. Dense curves are drawn thin with a running median on top."""
+    """Draw one panel per curve over training steps. A dense curve is thin, with a running median on top."""
 
     def draw(figure: Figure, theme: Theme) -> None:
         for (name, values), axes in zip(curves.items(), _panels(figure, len(curves), columns=4), strict=True):
@@ -195,7 +195,7 @@ def curves_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float | N
 
 
 def _render(draw: Callable[[Figure, Theme], None], inches: tuple[float, float], alt: str) -> Chart:
-    """Draw in the light theme; the dark form is the same picture with every colour exchanged for its counterpart."""
+    """Draw in the light theme. The dark chart is the same with each colour replaced by its counterpart."""
     light = _svg(draw, inches)
     exchange = dict(zip(astuple(LIGHT), astuple(DARK), strict=True))
     dark = re.sub("|".join(exchange), lambda found: exchange[found[0]], light)
@@ -208,15 +208,15 @@ def _data_uri(svg: str) -> str:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """matplotlib's settings for our pictures, put back afterwards."""
+    """Set matplotlib up for our charts, and restore its settings afterwards."""
     import matplotlib
 
     settings: dict[Any, Any] = {
-        "svg.fonttype": "none",  # text stays text: smaller, and in the reader's own font
+        "svg.fonttype": "none",  # keeps text as text: smaller, and in the reader's own font
         "svg.hashsalt": "dcp-deploy",  # element ids that do not change from run to run
         "font.family": "DejaVu Sans",
         "font.size": 10,
-        "text.parse_math": False,  # a name with $ in it is a name
+        "text.parse_math": False,  # a $ in a name is not markup
         "text.color": LIGHT.ink,
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
@@ -246,7 +246,7 @@ def _panel_rows(count: int, columns: int = 5) -> int:
 
 
 def style(axes: Axes, theme: Theme, *, grid: Literal["x", "y"]) -> None:
-    """No frame but the lower edge, quiet lines and words."""
+    """Remove the frame except its lower edge, and set colours and grid."""
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(side == "bottom")
         axes.spines[side].set_color(theme.line)
@@ -258,7 +258,7 @@ def style(axes: Axes, theme: Theme, *, grid: Literal["x", "y"]) -> None:
 
 
 def plain_log_ticks(axis: Axis) -> None:
-    """1, 2, 5, 10, ... on a logarithmic axis instead of powers of ten."""
+    """Label a logarithmic axis with 1, 2, 5, 10, ... instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -267,10 +267,10 @@ def plain_log_ticks(axis: Axis) -> None:
 
 
 def _running_median(values: NDArray[np.float64], half: int) -> NDArray[np.float64]:
-    """Median over a window of 2 half + 1, cut at the ends."""
+    """Return the median over a window of 2 half + 1, cut at the ends."""
     return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
 
 
 def literal(name: str) -> str:
-    """A label matplotlib shows as it is; control characters would make the SVG invalid XML."""
+    """Replace control characters of a label, which would make the SVG invalid XML."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)

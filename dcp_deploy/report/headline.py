@@ -1,4 +1,4 @@
-"""The run in one sentence and in a few large figures."""
+"""The verdict on a run in three sentences, and its large figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .tables import worst_difference
 
 @dataclass(frozen=True)
 class Card:
-    """One headline figure; ``value`` None reads "not measured". ``tone``: "good", "bad" or ""."""
+    """One large figure; a ``value`` of None is shown as "not measured". ``tone``: "good", "bad" or ""."""
 
     label: str
     value: str | None
@@ -20,7 +20,7 @@ class Card:
 
 
 def verdict(run: RunDirectory) -> str:
-    """The run in three short sentences: speed, parity, quality, each "not measured" when it was not."""
+    """Return a sentence each on speed, parity and quality, or that it was not measured."""
     return f"{_speed_phrase(run)} {_parity_phrase(run)} {_quality_phrase(run)}"
 
 
@@ -30,14 +30,14 @@ def _speed_phrase(run: RunDirectory) -> str:
         return "Speed: not measured."
     factor, same = text.times(best.speedup.value), text.times(same_backend_speedup(run, best))
     likewise = f"; {same} with both on that backend" if same else ""
-    caveat = "" if _steady(run, best) else " The machine was not steady while measuring: read this as a hint."
+    caveat = "" if _steady(run, best) else " The machine was not steady while measuring, so read this as a hint."
     return (
         f"The student is {factor} as fast as its teacher ({best.name} against {run.bench.baseline}{likewise}).{caveat}"
     )
 
 
 def _steady(run: RunDirectory, best: BenchRow) -> bool:
-    """Whether neither the figure nor its baseline drifted."""
+    """Return whether neither the student nor the baseline drifted."""
     compared = [row for row in run.bench_rows if row is best or row.speedup is None]
     return all(row.stability.verdict != "drifting" for row in compared)
 
@@ -46,8 +46,8 @@ def _parity_phrase(run: RunDirectory) -> str:
     if run.parity is None or run.parity.passed is None:
         return "Parity of the exported file: not measured."
     if run.parity.passed:
-        return "The exported file draws the same images as the network."
-    return "The exported file does NOT draw the same images as the network: do not use it."
+        return "The exported file generates the same images as the network."
+    return "The exported file does NOT generate the same images as the network: do not use it."
 
 
 def _quality_phrase(run: RunDirectory) -> str:
@@ -60,7 +60,7 @@ def _quality_phrase(run: RunDirectory) -> str:
 
 
 def cards(run: RunDirectory) -> list[Card]:
-    """Headline figures of the student."""
+    """Return the student's large figures."""
     return [
         _speed_card(run),
         _fewer_card(run, "macs", "fewer operations"),
@@ -103,13 +103,13 @@ def _quality_card(run: RunDirectory, key: str, label: str, digits: int) -> Card:
 
 
 def fastest_student(run: RunDirectory) -> BenchRow | None:
-    """The student's row with the lowest median, None when no student was measured against a baseline."""
+    """Return the student's row with the lowest median, None if no student was measured against a baseline."""
     students = [row for row in run.bench_rows if row.label("model") == "student" and row.speedup is not None]
     return min(students, key=lambda row: row.p50_ms, default=None)
 
 
 def same_backend_speedup(run: RunDirectory, student: BenchRow) -> float | None:
-    """Teacher over student on the student's own backend: what compression alone gained."""
+    """Return teacher over student on the student's own backend: the gain by compression alone."""
     for row in run.bench_rows:
         if row.label("model") == "teacher" and row.label("backend") == student.label("backend") != "":
             return row.p50_ms / student.p50_ms

@@ -1,12 +1,13 @@
-"""From a run directory to one HTML file that needs nothing else: no network, no scripts, no other file."""
+"""Write a run directory as one HTML file that needs no network, no scripts and no other file."""
 
 from __future__ import annotations
 
 import base64
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 from pydantic import JsonValue
@@ -14,6 +15,9 @@ from pydantic import JsonValue
 from .. import files
 from . import headline, pictures, tables
 from .run_directory import MODELS, Grid, RunDirectory, read_run_directory
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 NOT_MEASURED = Markup('<span class="none">not measured</span>')
 
@@ -28,8 +32,8 @@ _GRID_TITLES = {
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
     """Write ``report.html`` into a build's folder, from the files in it, and return its path.
 
-    What was not measured is printed as such. Raises InputError when the folder holds no ``run.json``,
-    CorruptFileError, naming the file, when one of its files is malformed.
+    What was not measured is printed as such. Raises InputError without a ``run.json``, and CorruptFileError with
+    the name of the file if one is malformed.
     """
     folder = Path(run_dir)
     page = render(read_run_directory(folder))
@@ -40,7 +44,12 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
 
 
 def render(run: RunDirectory) -> str:
-    """The page. The same run gives the same text."""
+    """Return the page. The same run gives the same text."""
+    return _template().render(_content(run))
+
+
+@cache
+def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -51,7 +60,7 @@ def render(run: RunDirectory) -> str:
         lstrip_blocks=True,
     )
     environment.filters["measured"] = _measured
-    return environment.get_template("report.html.jinja").render(_content(run))
+    return environment.get_template("report.html.jinja")
 
 
 def _content(run: RunDirectory) -> dict[str, Any]:
@@ -85,7 +94,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
 
 
 def _environment(run: RunDirectory) -> Mapping[str, JsonValue]:
-    """Of the build; else of the benchmark. Its own command is that of the page's head."""
+    """Return the build's environment, else the benchmark's, without the command, which the page shows elsewhere."""
     found = run.run.environment or (run.bench.environment if run.bench else {})
     return {key: value for key, value in found.items() if key != "command"}
 

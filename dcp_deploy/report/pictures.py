@@ -1,4 +1,4 @@
-"""Which charts the report shows, and what they are drawn from."""
+"""The charts of the report, each None if a run lacks its data."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _NOT_CURVES = {"step", "seconds", "images", "images_per_second", "lr", "seed"}
 
 
 def latency_picture(run: RunDirectory) -> Chart | None:
-    """Distribution of the raw samples."""
+    """Draw the distribution of the raw latencies."""
     samples = {row.name: row.samples_ms for row in run.bench_rows if row.samples_ms}
     return latency_chart(samples) if samples else None
 
 
 def tradeoff_picture(run: RunDirectory) -> Chart | None:
-    """Quality against latency of the candidates that draw in float32, which is what quality was measured of."""
+    """Draw quality against latency of the float32 candidates, since quality was measured in float32."""
     points = {
         row.name: (row.p50_ms, fid)
         for row in run.bench_rows
@@ -31,13 +31,13 @@ def tradeoff_picture(run: RunDirectory) -> Chart | None:
 
 
 def widths_picture(run: RunDirectory) -> Chart | None:
-    """Bars of the plan."""
+    """Draw the channels per layer of teacher and student."""
     teacher, student = run.widths()
     return widths_chart(run.layer_names(len(teacher)), teacher, student) if teacher else None
 
 
 def scores_picture(run: RunDirectory) -> Chart | None:
-    """Scores per layer, with the cut when the student's widths belong to these scores."""
+    """Draw the scores per layer, with the cut if the student's widths fit them."""
     if not run.scores:
         return None
     student = run.run.networks.get("student")
@@ -47,12 +47,12 @@ def scores_picture(run: RunDirectory) -> Chart | None:
 
 
 def loss_picture(run: RunDirectory) -> Chart | None:
-    """Every loss of the distillation."""
+    """Draw every loss of the distillation."""
     return _curves(run, lambda name: name not in _QUALITY_CURVES, "Distillation losses over training steps")
 
 
 def quality_picture(run: RunDirectory) -> Chart | None:
-    """What was measured of the averaged student while distilling, its distance from the teacher above all."""
+    """Draw what was measured of the averaged student during distillation, such as its distance to the teacher."""
     return _curves(run, lambda name: name in _QUALITY_CURVES, "Quality over training steps")
 
 

@@ -1,7 +1,7 @@
-"""Reading what a build left: every file is optional but ``run.json``, and none is trusted.
+"""Read the files of a run directory. Only ``run.json`` is required, and no file is trusted.
 
-Unknown fields are ignored and missing ones are None, so that a report can be written at any stage of a build and by
-a version that knows less. A file that is there but cannot be what its name says is a CorruptFileError.
+The records below hold the fields that the report shows. Unknown fields are ignored and missing ones are None, so that a
+report can be written at any stage of a build and by an older version. A malformed file is a CorruptFileError.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MODELS = ("teacher", "pruned", "student")
 
 
 class Record(BaseModel):
-    """Base of the records below: extra fields are ignored, NaN and infinity refused."""
+    """Base of the records below. Extra fields are ignored; NaN and infinity are rejected."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Tool(Record):
-    """Who wrote the run."""
+    """The program that wrote the run."""
 
     name: str = "dcp-deploy"
     version: str | None = None
@@ -75,15 +75,14 @@ class Run(Record):
 
 
 class Measurable(Record):
-    """A document that may say that nothing was measured, and why."""
+    """A document that may hold only the reason why nothing was measured."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
-    measured: bool = True
     reason: str | None = None
 
 
 class Quality(Record):
-    """Distances to the data of one generator's samples. ``rare``: factor -> its frequency over the true one."""
+    """Quality of one generator's samples. ``rare``: factor -> its frequency over the true one."""
 
     fid: float | None = None
     precision: float | None = None
@@ -106,29 +105,23 @@ class Metrics(Measurable):
 
 
 class Check(Record):
-    """One reason to pass or fail: ``value``, None when not finite, is to be "at most" or "at least" ``limit``."""
+    """One check of the gate: ``value``, None if not finite, must be "at most" or "at least" ``limit``."""
 
     name: str
     value: float | None = None
     limit: float | None = None
     bound: str = "at most"
     passed: bool
-    detail: str = ""
 
 
 class Layers(Record):
-    """The comparison layer by layer, in a sentence; ``first``: the first layer out of tolerance."""
+    """The comparison layer by layer, in a sentence."""
 
-    first: str | None = None
     verdict: str = ""
 
 
 class Pair(Record):
-    """Parity of one exported file with its network (``ParityReport.to_dict``).
-
-    ``max_abs``, ``mean_abs``, ``p999_abs`` (99.9 % quantile) in [-1, 1]; ``max_steps``, ``mean_steps`` in 8-bit steps;
-    ``differing``: share of values; ``least_ssim``: of the least alike image.
-    """
+    """Parity of one exported file with its network; the fields are those of ``ParityReport``."""
 
     passed: bool
     checks: list[Check] = []
@@ -142,7 +135,6 @@ class Pair(Record):
     psnr_db: float | None = None
     p999_abs: float | None = None
     least_ssim: float | None = None
-    precision: str | None = None
     layers: Layers | None = None
 
 
@@ -165,15 +157,13 @@ class Steadiness(Record):
     """Agreement of the two halves of a run."""
 
     verdict: str | None = None
-    drift: float | None = None
 
 
 class BenchRow(Record):
-    """One candidate, milliseconds."""
+    """One candidate. Latencies are in milliseconds."""
 
     name: str
     labels: dict[str, JsonValue] = {}
-    count: int | None = None
     p50_ms: float = Field(gt=0)
     p90_ms: float | None = None
     p99_ms: float | None = None
@@ -186,7 +176,7 @@ class BenchRow(Record):
     samples_ms: list[float] = []
 
     def label(self, key: str) -> str:
-        """A label as text, empty when absent."""
+        """Return a label as text, empty if absent."""
         return str(self.labels.get(key) or "")
 
 
@@ -212,7 +202,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Everything the report draws from."""
+    """Everything that the report shows."""
 
     run: Run
     metrics: Metrics | None = None
@@ -223,30 +213,30 @@ class RunDirectory:
     engines: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
     file_bytes: dict[str, int] = field(default_factory=dict)
-    """Sizes of the models lying in the directory: file name -> bytes."""
+    """Sizes of the models in the directory: file name -> bytes."""
 
     @property
     def bench_rows(self) -> list[BenchRow]:
-        """Rows of the benchmark, none when there was none."""
+        """Rows of the benchmark; empty without a benchmark."""
         return self.bench.rows if self.bench else []
 
     def quality(self, model: str) -> Quality:
-        """Quality of one model; every field None when it was not measured."""
+        """Return the quality of one model; every field is None if it was not measured."""
         return (self.metrics.models if self.metrics else {}).get(model) or Quality()
 
     def widths(self) -> tuple[list[int], list[int]]:
-        """Widths of teacher and student, both empty unless they describe the same layers."""
+        """Return the widths of teacher and student, both empty unless they have the same layers."""
         teacher, student = (self.run.networks.get(name, Network()).widths for name in ("teacher", "student"))
         return (teacher, student) if len(teacher) == len(student) else ([], [])
 
     def layer_names(self, count: int) -> list[str]:
-        """Names of the teacher's prunable layers; numbers where the run does not tell."""
+        """Return the names of the teacher's prunable layers; numbers if the run does not name them."""
         names = self.run.networks.get("teacher", Network()).layers
         return names if len(names) == count else [f"layer {i}" for i in range(count)]
 
 
 def read_run_directory(folder: Path) -> RunDirectory:
-    """Read a build's folder. InputError when there is no ``run.json``, CorruptFileError for a malformed file."""
+    """Read a run directory. InputError without a ``run.json``, CorruptFileError for a malformed file."""
     run = _read(folder / "run.json", Run)
     if run is None:
         raise InputError(f"{folder} holds no run.json", "Give a folder that `dcp-deploy build` wrote.")
@@ -268,7 +258,7 @@ T = TypeVar("T")
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
-    """The file as ``kind``, None when it does not exist."""
+    """Read a file as ``kind``; None if it does not exist."""
     if not path.is_file():
         return None
     try:
@@ -280,7 +270,7 @@ def _read(path: Path, kind: type[T]) -> T | None:
 
 
 def _read_scores(path: Path) -> tuple[NDArray[np.float64], ...]:
-    """One finite, non-empty vector per layer, in the order of the numbers in the tensors' names."""
+    """Return one finite, non-empty vector per layer, ordered by the numbers in the tensors' names."""
     if not path.is_file():
         return ()
     from safetensors import SafetensorError
@@ -294,7 +284,7 @@ def _read_scores(path: Path) -> tuple[NDArray[np.float64], ...]:
     for name in sorted(tensors, key=_by_number):
         layer = tensors[name].astype(np.float64)
         if layer.ndim != 1 or layer.size == 0 or not np.isfinite(layer).all():
-            raise _corrupt(path, f"tensor {name!r} is no vector of finite scores")
+            raise _corrupt(path, f"tensor {name!r} is not a vector of finite scores")
         layers.append(layer)
     return tuple(layers)
 
@@ -318,5 +308,5 @@ def _read_grid(path: Path) -> Grid:
 
 def _corrupt(path: Path, reason: str) -> CorruptFileError:
     return CorruptFileError(
-        f"{path} cannot be read: {reason}", f"Delete it and run the build again; it makes {path.name} anew."
+        f"{path} cannot be read: {reason}", f"Delete it and run the build again, which writes a new {path.name}."
     )

@@ -1,6 +1,6 @@
-"""The report's tables, from the files of a run. No HTML here.
+"""The report's tables, made from the files of a run. No HTML here.
 
-Every cell is a text or None, and None is printed as "not measured".
+Every cell is a text or None. None is printed as "not measured".
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from . import text
-from .run_directory import MODELS, Check, Pair, RunDirectory
+from .run_directory import MODELS, Pair, RunDirectory
 
 Cell = str | None
 
-# Field of Quality -> heading, digits, whether more is better.
+# Field of Quality -> heading, digits, whether a higher value is better.
 QUALITY = {
     "fid": ("FID", 2, False),
     "precision": ("precision", 3, True),
@@ -36,9 +36,14 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Cell]], notes: Iterable[str] = ()) -> Table:
+        """Make a table of rows that give each cell by its heading."""
+        return cls(tuple(rows[0]) if rows else (), tuple(tuple(row.values()) for row in rows), tuple(notes))
+
 
 def comparison_table(run: RunDirectory) -> Table:
-    """Teacher, pruned and student side by side, with what the student gained over the teacher."""
+    """Compare teacher, pruned and student, with the student's gain over the teacher."""
     networks = [run.run.networks.get(name) for name in MODELS]
     onnx = [run.file_bytes.get(f"{name}.onnx") for name in MODELS]
     rows = [
@@ -49,7 +54,7 @@ def comparison_table(run: RunDirectory) -> Table:
         *(_latency_row(run, backend) for backend in _measured_backends(run)),
         *(_quality_row(run, key) for key in QUALITY),
     ]
-    notes = ["“Pruned” is the student before distillation: same shape, so the same size and speed."]
+    notes = ["“Pruned” is the student before distillation. It has the same shape, so the same size and speed."]
     if run.metrics and run.metrics.reason:
         notes.append(f"Quality not measured: {run.metrics.reason}")
     notes += _quality_settings(run)
@@ -93,26 +98,24 @@ def _quality_row(run: RunDirectory, key: str) -> tuple[Cell, ...]:
 
 
 def latency_table(run: RunDirectory) -> Table:
-    """Every candidate of the benchmark."""
-    rows: list[tuple[Cell, ...]] = []
+    """List every candidate of the benchmark."""
+    rows: list[dict[str, Cell]] = []
     for row in run.bench_rows:
-        p99 = text.milliseconds(row.p99_ms)
-        speedup = row.speedup
-        rows.append((
-            row.name,
-            text.milliseconds(row.p50_ms),
-            text.milliseconds(row.p90_ms),
-            f"~{p99}" if p99 and row.p99_indicative else p99,
-            f"{row.mean_ms:.2f} ± {row.std_ms:.2f} ms" if row.mean_ms is not None and row.std_ms is not None else None,
-            text.plain(row.images_per_second, 1),
-            "baseline" if speedup is None else _with_bounds(speedup.value, speedup.low, speedup.high),
-            row.stability.verdict,
-        ))  # fmt: skip
-    headings = ("candidate", "p50", "p90", "p99", "mean ± std", "images/s", "speedup", "run")
+        p99, mean, speedup = text.milliseconds(row.p99_ms), row.mean_ms, row.speedup
+        rows.append({
+            "candidate": row.name,
+            "p50": text.milliseconds(row.p50_ms),
+            "p90": text.milliseconds(row.p90_ms),
+            "p99": f"~{p99}" if p99 and row.p99_indicative else p99,
+            "mean ± std": None if mean is None or row.std_ms is None else f"{mean:.2f} ± {row.std_ms:.2f} ms",
+            "images/s": text.plain(row.images_per_second, 1),
+            "speedup": "baseline" if speedup is None else _with_bounds(speedup.value, speedup.low, speedup.high),
+            "run": row.stability.verdict,
+        })  # fmt: skip
     notes = list(run.bench.notes) if run.bench else []
     if run.bench and run.bench.reason:
         notes.append(run.bench.reason)
-    return Table(headings, tuple(rows), tuple(notes))
+    return Table.of(rows, notes)
 
 
 def _with_bounds(value: float, low: float | None, high: float | None) -> str:
@@ -121,14 +124,13 @@ def _with_bounds(value: float, low: float | None, high: float | None) -> str:
 
 
 def rare_table(run: RunDirectory) -> Table:
-    """How often each rare factor appears, over its true rate: 1 is right, 0 is a lost mode."""
-    models = [name for name in MODELS if run.quality(name).rare]
-    factors = list(dict.fromkeys(factor for name in models for factor in run.quality(name).rare))
-    rows = tuple(
-        (factor.replace("_", " "), *(text.plain(run.quality(name).rare.get(factor), 2) for name in models))
+    """Give each rare factor's frequency over its true rate: 1 is right, 0 is a lost mode."""
+    rare = {name: run.quality(name).rare for name in MODELS if run.quality(name).rare}
+    factors = dict.fromkeys(factor for found in rare.values() for factor in found)
+    return Table.of([
+        {"rare factor": factor.replace("_", " "), **{name: text.plain(rare[name].get(factor), 2) for name in rare}}
         for factor in factors
-    )
-    return Table(("rare factor", *models), rows)
+    ])  # fmt: skip
 
 
 def _quality_settings(run: RunDirectory) -> Iterable[str]:
@@ -136,52 +138,43 @@ def _quality_settings(run: RunDirectory) -> Iterable[str]:
     if student.samples is not None:
         yield (
             f"Quality is measured on {student.samples} samples, seed {student.seed}, ψ {student.psi}, in the feature "
-            f"space “{student.features or 'unnamed'}”: FID and its like compare only within one feature space."
+            f"space “{student.features or 'unnamed'}”. Compare FID and similar scores only within one feature space."
         )
 
 
 def parity_table(run: RunDirectory) -> Table:
-    """How far each exported file's images are from those of its network."""
+    """Show how far each exported file's images are from its network's."""
     pairs = run.parity.pairs if run.parity else {}
-    headings = (
-        "exported file",
-        "images",
-        "largest",
-        "99.9 %",
-        "mean",
-        "largest, 8-bit",
-        "mean, 8-bit",
-        "differing",
-        "PSNR",
-        "least SSIM",
-        "gate",
-    )
-    rows = tuple(
-        (
-            name,
-            text.plain(pair.images, 0),
-            text.short(pair.max_abs),
-            text.short(pair.p999_abs),
-            text.short(pair.mean_abs),
-            text.short(pair.max_steps),
-            text.short(pair.mean_steps),
-            None if pair.differing is None else f"{pair.differing:.3%}",
-            _psnr(pair),
-            None if pair.least_ssim is None else f"{pair.least_ssim:.4f}",
-            "passed" if pair.passed else "FAILED",
-        )
+    rows: list[dict[str, Cell]] = [
+        {
+            "exported file": name,
+            "images": text.plain(pair.images, 0),
+            "largest": text.short(pair.max_abs),
+            "99.9 %": text.short(pair.p999_abs),
+            "mean": text.short(pair.mean_abs),
+            "largest, 8-bit": text.short(pair.max_steps),
+            "mean, 8-bit": text.short(pair.mean_steps),
+            "differing": None if pair.differing is None else f"{pair.differing:.3%}",
+            "PSNR": _psnr(pair),
+            "least SSIM": text.plain(pair.least_ssim, 4),
+            "gate": _verdict(pair.passed),
+        }
         for name, pair in pairs.items()
-    )
+    ]
     psis = next((pair.psis for pair in pairs.values() if pair.psis), [])
     notes = [
-        f"Each latent at ψ {', '.join(f'{psi:g}' for psi in psis)}. Largest difference, 99.9 % quantile and mean in "
-        "images of [-1, 1], largest and mean of their 8-bit values; the share of 8-bit values that differ at all; the "
-        "structural similarity of the least alike image."
+        f"Each latent at ψ {', '.join(f'{psi:g}' for psi in psis)}. Largest difference, 99.9 % quantile and mean of "
+        "images in [-1, 1]; largest and mean difference of their 8-bit values; the share of 8-bit values that differ; "
+        "the structural similarity of the least similar image."
     ] if psis else []  # fmt: skip
     notes += [f"{name}: {p.layers.verdict}." for name, p in pairs.items() if not p.passed and p.layers]
     if run.parity and run.parity.reason:
         notes.append(run.parity.reason)
-    return Table(headings, rows, tuple(notes))
+    return Table.of(rows, notes)
+
+
+def _verdict(passed: bool) -> str:
+    return "passed" if passed else "FAILED"
 
 
 def _psnr(pair: Pair) -> Cell:
@@ -191,23 +184,22 @@ def _psnr(pair: Pair) -> Cell:
 
 
 def checks_table(run: RunDirectory) -> Table:
-    """Every check of the gate, the failed ones first."""
-    pairs = run.parity.pairs if run.parity else {}
-    checks = [(name, check) for name, pair in pairs.items() for check in pair.checks]
-    rows = tuple(
-        (name, check.name, text.short(check.value), _limit(check), "passed" if check.passed else "FAILED")
+    """List every check of the gate, the failed ones first."""
+    checks = [(name, check) for name, pair in (run.parity.pairs if run.parity else {}).items() for check in pair.checks]
+    return Table.of([
+        {
+            "exported file": name,
+            "check": check.name,
+            "measured": text.short(check.value),
+            "limit": None if check.limit is None else f"{check.bound} {text.short(check.limit)}",
+            "result": _verdict(check.passed),
+        }
         for name, check in sorted(checks, key=lambda entry: entry[1].passed)
-    )
-    return Table(("exported file", "check", "measured", "limit", "result"), rows)
-
-
-def _limit(check: Check) -> Cell:
-    limit = text.short(check.limit)
-    return None if limit is None else f"{check.bound} {limit}"
+    ])  # fmt: skip
 
 
 def worst_difference(run: RunDirectory) -> str:
-    """The student's largest 8-bit difference in words, empty when not known."""
+    """Return the student's largest 8-bit difference in words, empty if unknown."""
     pair = run.parity.pairs.get("student") if run.parity else None
     if pair is None or pair.max_steps is None:
         return ""
@@ -220,18 +212,17 @@ def worst_difference(run: RunDirectory) -> str:
 
 
 def widths_table(run: RunDirectory) -> Table:
-    """Channels per layer before and after."""
+    """List the channels of each layer before and after."""
     teacher, student = run.widths()
-    rows = tuple(
-        (name, str(before), str(after), f"{after / before:.0%}")
-        for name, before, after in zip(run.layer_names(len(teacher)), teacher, student, strict=False)
+    return Table.of([
+        {"layer": name, "teacher": str(before), "student": str(after), "kept": f"{after / before:.0%}"}
+        for name, before, after in zip(run.layer_names(len(teacher)), teacher, student, strict=True)
         if before
-    )
-    return Table(("layer", "teacher", "student", "kept"), rows)
+    ])  # fmt: skip
 
 
 def stages_table(run: RunDirectory) -> Table:
-    """What each stage did and how long it took; the report's own stage is still running when this is written."""
+    """List each stage's result and time. The report's own stage is left out: it is still running."""
     stages = {name: stage for name, stage in run.run.stages.items() if name != "report"}
     rows: list[tuple[Cell, ...]] = [
         (name, "reused" if stage.reused else stage.status, stage.reason or "", text.seconds(stage.seconds))
@@ -244,12 +235,12 @@ def stages_table(run: RunDirectory) -> Table:
 
 
 def mapping_table(values: Mapping[str, JsonValue]) -> Table:
-    """A flat listing of a JSON object; nested ones by dotted names."""
+    """List a JSON object; entries of nested objects have dotted names."""
     return Table(("", ""), tuple((key, _scalar(value)) for key, value in flat(values)))
 
 
 def flat(values: Mapping[str, JsonValue], prefix: str = "") -> Iterable[tuple[str, JsonValue]]:
-    """Entries of a nested JSON object under dotted names."""
+    """Yield the entries of a nested JSON object under dotted names."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")

@@ -1,10 +1,10 @@
-"""Numbers as people read them."""
+"""Numbers in the form in which people read them. None stays None."""
 
 from __future__ import annotations
 
 
 def amount(value: float | None) -> str | None:
-    """Three or four digits and a decimal prefix: 30034338 -> ``30.03 M``."""
+    """Write three or four digits and a decimal prefix: 30034338 -> ``30.03 M``."""
     if value is None:
         return None
     for limit, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -14,13 +14,13 @@ def amount(value: float | None) -> str | None:
 
 
 def size(count: int | None) -> str | None:
-    """Bytes with a decimal prefix: 22300000 -> ``22.30 MB``."""
+    """Write bytes with a decimal prefix: 22300000 -> ``22.30 MB``."""
     text = amount(count)
     return None if text is None else f"{text}B" if text[-1].isalpha() else f"{text} B"
 
 
 def milliseconds(value: float | None) -> str | None:
-    """At least three digits: ``541 ms``, ``56.2 ms``, ``0.431 ms``."""
+    """Write at least three digits: ``541 ms``, ``56.2 ms``, ``0.431 ms``."""
     if value is None:
         return None
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
@@ -28,7 +28,7 @@ def milliseconds(value: float | None) -> str | None:
 
 
 def seconds(value: float | None) -> str | None:
-    """``0.42 s``, ``41 s``, ``4 min 02 s``, ``1 h 04 min``."""
+    """Write a duration: ``0.42 s``, ``41 s``, ``4 min 02 s``, ``1 h 04 min``."""
     if value is None:
         return None
     whole = round(value)
@@ -40,22 +40,22 @@ def seconds(value: float | None) -> str | None:
 
 
 def times(value: float | None) -> str | None:
-    """A factor: ``10.9×``, ``5.39×``."""
+    """Write a factor: ``10.9×``, ``5.39×``."""
     if value is None:
         return None
     return f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"
 
 
 def plain(value: float | None, digits: int = 3) -> str | None:
-    """A number without unit, ``digits`` after the point."""
+    """Write a number without unit, ``digits`` after the point."""
     return None if value is None else f"{value:.{digits}f}"
 
 
 def short(value: float | None) -> str | None:
-    """Three significant digits: ``3.1e-05``, ``0.0125``, ``1``."""
+    """Write three significant digits: ``3.1e-05``, ``0.0125``, ``1``."""
     return None if value is None else f"{value:.3g}"
 
 
 def ratio(over: float | None, under: float | None) -> float | None:
-    """over / under, None when either is missing or the quotient is not defined."""
+    """Return over / under, None if either is missing or ``under`` is 0."""
     return None if over is None or under is None or under == 0 else over / under

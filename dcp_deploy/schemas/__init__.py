@@ -1,8 +1,8 @@
-"""The JSON documents of ``--json``: one model for each, and the published schemas made of them.
+"""The JSON documents of ``--json``: a model of each, and the published schemas made from the models.
 
-``<verb>.json`` in this folder is what :func:`generate` makes of the models of a verb; ``python -m dcp_deploy.schemas``
-writes all of them anew. What a verb prints goes through :func:`checked`, so it cannot differ from its model, and a test
-compares the files with the models.
+The fields of a model come from the result dataclass wherever a document is one (:func:`.base.described_by`).
+``<verb>.json`` in this folder is what :func:`generate` returns; ``python -m dcp_deploy.schemas`` writes all of them.
+A verb prints only what :func:`checked` accepts, and a test compares the files with the models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["MODELS", "checked", "find_schemas", "generate", "published"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-# The module of each verb's models, which is imported when they are needed: some stand on torch.
+# Verb -> module and models. A module is imported when it is needed: some import torch.
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "build": ("building", ("Built", "Planned", "PlannedFetch")),
     "inspect": ("networks", ("InspectedCheckpoint", "InspectedOnnx", "InspectedEngine", "InspectedBundle")),
@@ -48,51 +48,51 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def checked(verb: str, document: dict[str, Any]) -> str:
-    """The document as JSON, with its schema version. ValidationError when it is not as the verb's models say."""
+    """Return the document as JSON, with its schema version. ValidationError unless it fits a model of the verb."""
     text = json.dumps({"schema": VERSION, **document}, indent=2, allow_nan=False)
     _adapter(verb).validate_json(text, strict=True)
     return text
 
 
 def published(verb: str) -> dict[str, Any]:
-    """The JSON Schema of a verb's documents, errors included, as shipped with the package."""
+    """Return the JSON Schema of a verb's documents, errors included, as shipped with the package."""
     text = (resources.files(__package__) / file_of(verb)).read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 
 
 def file_of(verb: str) -> str:
-    """The name of its file: a verb of two words is joined."""
+    """Return the name of a verb's schema file; a verb of two words is joined."""
     return f"{verb.replace(' ', '-')}.json"
 
 
 def find_schemas(verb: str | None = None) -> dict[str, dict[str, Any]]:
-    """The published schema of a verb by its name; of all verbs without one. UsageError for one that there is not."""
+    """Return the published schema of a verb by its name, without one those of all verbs. UsageError if unknown."""
     if verb is not None and verb not in MODELS:
-        raise UsageError(f"there is no verb {verb!r} with a schema", f"Known: {', '.join(MODELS)}.")
+        raise UsageError(f"unknown verb {verb!r}", f"Known: {', '.join(MODELS)}.")
     return {name: published(name) for name in (MODELS if verb is None else [verb])}
 
 
 def generate(verb: str) -> dict[str, Any]:
-    """The same, made from the models."""
-    schema = _opened(_adapter(verb).json_schema(schema_generator=_Untitled))
-    told = f"One document that dcp-deploy {verb} --json prints: its answer, or why there is none."
+    """Return the JSON Schema that the models of a verb make."""
+    schema = _without_prohibitions(_adapter(verb).json_schema(schema_generator=_Untitled))
     head = {
         "$schema": DIALECT,
         "$id": f"urn:dcp-deploy:schema:{VERSION}:{verb.replace(' ', '-')}",
         "title": verb,
-        "description": told,
+        "description": f"One document that dcp-deploy {verb} --json prints: its answer, or an error.",
     }
     return {**head, **schema}
 
 
-def _opened(schema: Any) -> Any:
-    """What we print has no field that is not written down, but a reader must not mind one of a later version."""
+def _without_prohibitions(schema: Any) -> Any:
+    """Allow additional fields: we print none, but a later version may, and a reader must accept that."""
     if isinstance(schema, list):
-        return [_opened(part) for part in schema]
+        return [_without_prohibitions(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    return {name: _opened(part) for name, part in schema.items() if (name, part) != ("additionalProperties", False)}
+    closed = ("additionalProperties", False)
+    return {name: _without_prohibitions(part) for name, part in schema.items() if (name, part) != closed}
 
 
 @cache
@@ -104,7 +104,7 @@ def _adapter(verb: str) -> TypeAdapter[Any]:
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without a title for every field that only repeats its name."""
+    """Leaves out the titles of fields, which only repeat their names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

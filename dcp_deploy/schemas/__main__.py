@@ -1,4 +1,4 @@
-"""``python -m dcp_deploy.schemas``: write the published schemas anew from their models."""
+"""Write the published schemas from their models: ``python -m dcp_deploy.schemas``."""
 
 from __future__ import annotations
 

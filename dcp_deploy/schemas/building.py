@@ -1,18 +1,17 @@
-"""What ``build`` answers: what it gained and did, or with --dry-run what it would do."""
+"""What ``build`` answers: the figures and record of the run, or its plan with --dry-run."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from ..benchmarks.machine.environment import Environment
 from ..config import BuildConfig
-from ..pipeline.record import StageRecord
-from .base import Document, Facts, Part
+from ..pipeline.plan import Estimate
+from ..pipeline.record import RunRecord
+from .base import Document, Facts, Part, described_by
 from .networks import Plan
 
 
 class Speedup(Part):
-    """Ratio of median latencies, baseline over the fastest student, with its interval."""
+    """Median latency of the baseline over that of the fastest student, with its interval."""
 
     value: float
     low: float | None
@@ -22,7 +21,7 @@ class Speedup(Part):
 
 
 class ParitySummary(Part):
-    """Whether the exported files draw what the networks draw."""
+    """Whether the exported files generate the same images as the networks."""
 
     passed: bool | None
     difference: str
@@ -49,46 +48,37 @@ class Summary(Part):
 
     speedup: Speedup | None
     fastest: str | None
-    """The candidate of the bench that the speedup is of."""
+    """Name of the fastest student in the benchmark."""
     baseline: str | None
     parity: ParitySummary
     quality: dict[str, QualitySummary]
     images: Facts | None
-    """What the real images were."""
+    """The real images."""
     not_measured: str | None
-    """Why there are no figures of quality."""
+    """Why quality was not measured."""
     networks: dict[str, NetworkSummary]
     files: dict[str, int]
     """Bytes of each model's file."""
     engine: str | None
     no_engine: str | None
-    """Why there is no engine."""
+    """Why no engine was built."""
     report: str
 
 
 class Tool(Part):
-    """Who wrote the run."""
+    """The program that wrote the run."""
 
     name: str
     version: str
 
 
+@described_by(RunRecord)
 class RunFile(Document):
     """``run.json``, and where it lies."""
 
     tool: Tool
-    status: Literal["running", "finished", "failed", "interrupted"]
-    command: str
-    started: str
-    finished: str | None
-    seconds: float
     config: BuildConfig
-    effort: Facts
     environment: Environment
-    images: Facts
-    teacher: Facts
-    networks: dict[str, Facts]
-    stages: dict[str, StageRecord]
     directory: str
     report: str
 
@@ -100,19 +90,15 @@ class Built(Document):
     run: RunFile
 
 
+@described_by(Estimate)
 class Guess(Part):
-    """About what a build takes on this machine."""
+    """Rough cost of a build on this machine."""
 
-    images_per_second: float
-    """Of the teacher, measured just now."""
-    seconds: dict[str, float]
     total_seconds: float
-    memory_bytes: int
-    disk_bytes: int
 
 
 class Planned(Document, Plan):
-    """--dry-run with the teacher at hand."""
+    """--dry-run when the teacher's file is on this machine."""
 
     config: BuildConfig
     effort: Facts
@@ -122,7 +108,7 @@ class Planned(Document, Plan):
 
 
 class Fetching(Part):
-    """A teacher that lies elsewhere."""
+    """The file of a teacher that has to be downloaded."""
 
     file: str
     url: str
@@ -131,7 +117,7 @@ class Fetching(Part):
 
 
 class PlannedFetch(Document):
-    """--dry-run before the teacher is here: its widths, and all that follows from them, are not known yet."""
+    """--dry-run before the teacher is downloaded: its widths, and all that follows from them, are not known yet."""
 
     config: BuildConfig
     effort: Facts

@@ -1,32 +1,22 @@
-"""What the verbs answer that tell about presets, this machine and these schemas. Nothing slow is imported here."""
+"""What the verbs answer that describe presets, this machine and these schemas. Nothing slow is imported here."""
 
 from __future__ import annotations
 
-from ..doctor.diagnosis import Finding
+from ..doctor.diagnosis import Diagnosis
 from ..doctor.verbs import VerbStatus
-from ..teachers.presets import Published, Teacher
-from .base import Document, Facts, Part
+from ..teachers import presets
+from .base import Document, Facts, Part, described_by
 
 
+@described_by(presets.Dataset)
 class Preset(Part):
     """One data set that --dataset names."""
 
-    name: str
-    title: str
-    resolution: int
-    teacher: Teacher
-    images: str | None
-    """What the real images are; null: the teacher's own samples stand in."""
-    images_licence: str
-    images_url: str | None
-    mask: bool
-    """Whether the published recipe masks the background in its losses."""
-    published: list[Published]
     ready: bool
     """Whether build needs no network."""
     status: str
     cached: str | None
-    """The teacher's file where it was fetched already."""
+    """Path of the teacher's file if it was downloaded already."""
 
 
 class PresetShown(Document, Preset):
@@ -39,12 +29,12 @@ class PresetsListed(Document):
     datasets: list[Preset]
 
 
+@described_by(Diagnosis)
 class Diagnosed(Document):
     """doctor. With ``healthy`` false the exit code is 4."""
 
     healthy: bool
-    """Whether ``build --dataset demo`` can run here."""
-    findings: list[Finding]
+    """Whether ``build --dataset demo`` can run on this machine."""
     verbs: list[VerbStatus]
 
 

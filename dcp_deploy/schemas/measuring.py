@@ -1,12 +1,11 @@
-"""What the verbs answer that look at models: compare, draw."""
+"""What the verbs answer that look at models: verify, sample."""
 
 from __future__ import annotations
 
-from ..export.parity.bisect import LayerDistance
-from ..export.parity.distances import ImageDistance
-from ..export.parity.tolerance import Check, Tolerance
-from ..export.serving.endpoint_check import Load
-from .base import Document, Facts, Part
+from ..export.parity.bisect import Bisection
+from ..export.parity.gate import ParityReport
+from ..export.serving.endpoint_check import EndpointReport
+from .base import Document, Facts, Part, WithSettings, described_by
 
 # ---- verify ----
 
@@ -18,51 +17,24 @@ class Worst(Part):
     psi: float
 
 
+@described_by(Bisection)
 class Layers(Part):
-    """--bisect: the two networks compared layer by layer."""
+    """--bisect: the two networks compared layer by layer, in the order of computation."""
 
     first: str | None
-    """The first layer out of tolerance; null: none is."""
+    """The first layer out of tolerance; null: every layer is within it."""
     verdict: str
-    batch: list[tuple[int, float]]
-    """Seed and psi of each sample."""
-    rows: list[LayerDistance]
-    """In the order of computation."""
 
 
+@described_by(ParityReport, without={"worst_images"})
 class Parity(Part):
-    """Two artefacts compared on the same latents.
-
-    ``max_abs``, ``mean_abs``, ``p999_abs`` (99.9 % quantile) in [-1, 1]; ``max_steps``, ``mean_steps``, ``p999_steps``
-    in steps of 8 bits; ``differing`` is a share of the values; ``least_``: of the least alike image. null: not finite,
-    or not to be had from 8 bits.
-    """
+    __doc__ = ParityReport.__doc__
 
     passed: bool
     a: Facts
     """The reference: name, backend, image."""
     b: Facts
-    images: int
-    psis: list[float]
-    seeds: tuple[int, int]
-    """First and last."""
-    batches: list[int]
-    precision: str | None
-    tolerance: Tolerance
-    checks: list[Check]
-    max_abs: float | None
-    mean_abs: float | None
-    p999_abs: float | None
-    psnr_db: float | None
-    least_psnr_db: float | None
-    ssim: float | None
-    least_ssim: float | None
-    max_steps: int | None
-    mean_steps: float | None
-    p999_steps: int | None
-    differing: float | None
     worst: Worst | None
-    worst_list: list[ImageDistance]
     layers: Layers | None
 
 
@@ -70,26 +42,19 @@ class Verified(Document, Parity):
     """verify A B. With ``passed`` false the exit code is 5."""
 
 
+@described_by(EndpointReport)
 class VerifiedServer(Document):
     """verify BUNDLE http://HOST:PORT. With ``passed`` false the exit code is 5."""
 
     passed: bool
-    address: str
-    model: str
-    first_ms: float
-    """The very first request, of one image."""
     alone: Parity
-    load: Load | None
     under_load: list[Parity]
 
 
 # ---- sample ----
 
 
-class Sampled(Document):
+class Sampled(WithSettings):
     """A picture."""
 
-    path: str
     backend: str
-    settings: str
-    """TOML file with the flags that make it again: ``--config``."""

@@ -1,4 +1,4 @@
-"""What the verbs answer that read and write networks, and ``inspect``."""
+"""What the verbs answer that read and write networks: inspect, and the stages of the pipeline."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from .base import Document, Facts, Part, Sha256, Written
+from ..generators import GeneratorConfig
+from .base import Document, Facts, Part, Sha256, Written, described_by
+from .shipping import CheckedFacts
 
 # ---- inspect ----
 
 
 class Inspected(Document):
-    """Of every file; null where it does not tell."""
+    """What is known of every file; null where the file does not say it."""
 
     path: str
     kind: str | None
@@ -25,29 +27,24 @@ class Inspected(Document):
     """Multiply-accumulates per image."""
     sha256: Sha256
     licence: str
-    """The terms of the weights, as far as the file tells."""
+    """The terms of the weights, as far as the file states them."""
 
 
+@described_by(GeneratorConfig)
 class InspectedCheckpoint(Inspected):
     """A generator's weights."""
 
     format: Literal["native", "nvidia", "rosinality", "tensorflow"]
     bytes: int
-    z_dim: int
-    w_dim: int
     c_dim: int
-    """Classes; 0 for an unconditional generator."""
-    mapping_layers: int
-    mapping_lr_multiplier: float
-    conv_clamp: float | None
-    num_fp16_res: int
+    """Number of classes; 0 for an unconditional generator."""
     layout: dict[str, Any] | None
-    """Of a StyleGAN3."""
+    """The schedule of layers of a StyleGAN3; null for a StyleGAN2."""
     num_ws: int
     layers: list[str]
-    """Names of ``widths``."""
+    """Names of the layers in ``widths``."""
     notes: list[str]
-    """What the file lacked and what stands in its place."""
+    """What the file lacked and what is used instead."""
     globals: list[str]
     """Dotted names that a pickle mentions."""
     extra: Facts
@@ -74,26 +71,17 @@ class InspectedEngine(Inspected):
     manifest: Facts
 
 
-class InspectedBundle(Inspected):
+class InspectedBundle(Inspected, CheckedFacts):
     """A bundle whose files are all as its manifest says."""
 
     format: Literal["bundle"]
-    name: str
-    tool: str
-    models: dict[str, Facts]
-    directions: dict[str, Facts]
-    engines: list[Facts]
-    sizing: Facts
-    provenance: Facts
-    file_count: int
-    file_bytes: int
 
 
 # ---- files ----
 
 
 class Source(Part):
-    """What a converted file was."""
+    """The file that was converted."""
 
     format: str
     notes: list[str]
@@ -125,7 +113,7 @@ class Plan(Part):
     """How many channels stay in every layer."""
 
     ratio: float
-    """Share of the channels that goes."""
+    """Share of the channels that is removed."""
     align: int
     target: str | None
     """The budget that decided the widths, such as "macs 0.09"; null for the same ratio everywhere."""
@@ -156,10 +144,10 @@ class Distilled(Written):
     """A trained student."""
 
     history: list[dict[str, float]]
-    """Per entry the step, the distance to the teacher, and the mean of each loss."""
+    """Each entry: the step, the distance to the teacher, and the mean of each loss."""
     resumed_at: int
     images: Facts
-    """What the real images were."""
+    """The real images."""
 
 
 class Exported(Written):
@@ -179,7 +167,7 @@ class Profile(Part):
 
 
 class Manifest(Document):
-    """What an engine was built from, by what and for which GPUs; the file beside it."""
+    """The file beside an engine: what it was built from, with what, and for which GPUs."""
 
     engine_sha256: Sha256
     size_bytes: int
@@ -197,7 +185,7 @@ class Manifest(Document):
     options: Facts
     build_flags: list[str]
     plugins: JsonValue
-    """What the plugins in it were compiled by; null without any."""
+    """What compiled the plugins in it; null without plugins."""
     build_seconds: float
     tool: str
     rebuild: str

@@ -2,56 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic.dataclasses import dataclass
-
 from ..evaluation.editing import EditingReport
+from ..evaluation.projection import ProjectConfig
 from ..metrics.evaluate import Metrics
-from ..metrics.likeness import SeedDiversity
+from ..metrics.likeness import Likeness, SeedDiversity
 from ..metrics.photographs import DataMetrics
-from .base import STRICT, Document, Facts, Part
+from .base import Document, Facts, Part, WithSettings, described_by
 
 # ---- eval ----
 
 
+@described_by(Likeness)
 class Teacher(Part):
-    """The model beside its teacher, on the same latents."""
+    """The model compared with its teacher, on the same latents."""
 
-    l1: float
-    """Mean absolute difference of the values in [-1, 1]."""
-    lpips: float | None
-    samples: int
     seed_diversity: SeedDiversity
     """The teacher's."""
     seed_diversity_kept: float | None
-    """The model's over the teacher's, in L1; null when the teacher has none."""
+    """The model's over the teacher's, in L1; null if the teacher's is 0."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class EvaluatedDemo(Metrics):
+class Evaluated(Document):
+    """eval."""
+
+    seed_diversity: SeedDiversity
+    teacher: Teacher | None = None
+    editing: EditingReport | None = None
+    not_measured: dict[str, str]
+    """Reasons, by the name of the figure that is missing."""
+
+
+@described_by(Metrics)
+class EvaluatedDemo(Evaluated):
     __doc__ = Metrics.__doc__
 
-    schema: Literal[1]
-    seed_diversity: SeedDiversity
-    teacher: Teacher | None = None
-    editing: EditingReport | None = None
-    not_measured: dict[str, str]
-    """Why there is no figure, by its name."""
+    features: str = "avatars"
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class EvaluatedData(DataMetrics):
+@described_by(DataMetrics)
+class EvaluatedData(Evaluated):
     __doc__ = DataMetrics.__doc__
 
-    schema: Literal[1]
     data: Facts
     """The real images."""
-    seed_diversity: SeedDiversity
-    teacher: Teacher | None = None
-    editing: EditingReport | None = None
-    not_measured: dict[str, str]
-    """Why there is no figure, by its name."""
 
 
 # ---- directions ----
@@ -66,13 +59,10 @@ class Direction(Part):
     """Standard deviation of w along it: the unit of a strength."""
 
 
-class DirectionsFound(Document):
+class DirectionsFound(WithSettings):
     """A file of editing directions, by falling variance."""
 
-    path: str
     directions: dict[str, Direction]
-    settings: str
-    """TOML file with the flags that make it again: ``--config``."""
 
 
 # ---- project ----
@@ -88,6 +78,7 @@ class Projection(Part):
     lpips_of_each: list[float] | None
 
 
+@described_by(ProjectConfig)
 class Projected(Document):
     """Images found again in one model or two, as in ``projection.json``."""
 
@@ -95,13 +86,6 @@ class Projected(Document):
     models: dict[str, Projection]
     loss: str
     """What the search minimised."""
-    space: Literal["w", "w+"]
-    steps: int
-    rate: float
-    explore: float
-    noise: bool
-    noise_weight: float
-    seed: int
     not_measured: dict[str, str]
     path: str
     """The folder written."""

@@ -4,44 +4,48 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .base import Document, Facts, Part, Sha256
+from .base import Document, Facts, Part, Sha256, WithSettings
 
 
-class Packed(Part):
-    """What a bundle's manifest says, but for its files."""
+class BundleFacts(Part):
+    """What a bundle's manifest says, without its list of files."""
 
-    path: str
-    kind: Literal["dcp-deploy bundle"]
     name: str
     tool: str
     models: dict[str, Facts]
     """What Triton serves: inputs, output, largest batch, variants, parity."""
     directions: dict[str, Facts]
-    """Along which ``edit`` moves w, by name: layers and sigma."""
+    """Directions along which ``edit`` moves w, by name: layers and sigma."""
     engines: list[Facts]
     sizing: Facts
-    """How many copies were measured to draw most images."""
+    """How many copies generated the most images per second when measured."""
     sha256: Sha256
-    """Of manifest.json, and so of everything."""
+    """The hash of manifest.json, which holds the hashes of all files."""
 
 
-class Bundled(Document, Packed):
-    """bundle SOURCE."""
-
-    settings: str
-    """TOML file with the flags that make it again: ``--config``."""
-
-
-class BundleVerified(Document, Packed):
-    """bundle verify BUNDLE: every file is as the manifest says. A difference is an error, exit code 3."""
+class CheckedFacts(BundleFacts):
+    """What is known of a bundle whose files were all compared with its manifest."""
 
     provenance: Facts
     file_count: int
     file_bytes: int
 
 
+class Bundled(WithSettings, BundleFacts):
+    """bundle SOURCE."""
+
+    kind: Literal["dcp-deploy bundle"]
+
+
+class BundleVerified(Document, CheckedFacts):
+    """bundle verify BUNDLE: every file is as the manifest says. A difference is an error, exit code 3."""
+
+    path: str
+    kind: Literal["dcp-deploy bundle"]
+
+
 class Serving(Document):
-    """serve: printed when the server answers; the verb ends when the server does."""
+    """serve: printed when the server answers. The verb ends when the server does."""
 
     http: str
     grpc: str

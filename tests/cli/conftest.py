@@ -1,4 +1,4 @@
-"""The command in this process, and small models for it to work on."""
+"""The command in this process, and small models as its input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.cli.app import app
 from dcp_deploy.generators import Generator, GeneratorConfig
 
-VERBS: tuple[str, ...] = tuple(get_command(app).commands)  # type: ignore[attr-defined]
+PROGRAM: Any = get_command(app)  # 40 ms of work each time
+VERBS: tuple[str, ...] = tuple(PROGRAM.commands)
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,14 @@ class Ended:
 
 
 Command = Callable[..., Ended]
+FEW_SAMPLES = 24
 
 
 @pytest.fixture
 def dcp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """``dcp("inspect", path)``: the command in this process, in an empty working directory.
+    """Run the command in this process, in an empty working directory: ``dcp("inspect", path)``.
 
-    What it prints with --json is held to the schema that is published for the verb.
+    What it prints with --json is checked against the published schema of the verb.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DCP_DEPLOY_DEBUG", raising=False)
@@ -52,7 +54,7 @@ def dcp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
         arguments = [str(word) for word in words]
         monkeypatch.setattr(sys, "argv", ["dcp-deploy", *arguments])
         with pytest.raises(SystemExit) as end:
-            app(arguments, prog_name="dcp-deploy")
+            PROGRAM(arguments, prog_name="dcp-deploy")
         out, err = capfd.readouterr()
         called = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in VERBS), None)
         if "--json" in arguments and called is not None:
@@ -64,26 +66,26 @@ def dcp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.fixture
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> int:
-    """So many samples and portraits are enough for eval; the figures of so few mean nothing, but are there."""
+    """Let eval accept a few samples and portraits. Its figures mean nothing then, but are computed."""
     measuring = import_module("dcp_deploy.metrics.evaluate")  # the package has a function of that name
     for name in ("MIN_SAMPLES", "REFERENCE_SAMPLES"):
-        monkeypatch.setattr(measuring, name, 100)
-    # A cache of the test's own: it neither finds the features of all portraits nor leaves those of a few.
+        monkeypatch.setattr(measuring, name, FEW_SAMPLES)
+    # A cache of its own, so that the features of few portraits and of all are not mixed up.
     monkeypatch.setattr(measuring, "_reference", cache(measuring._reference.__wrapped__))
-    return 100
+    return FEW_SAMPLES
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a 16 px teacher, ``t.safetensors``, and its export ``t.onnx``."""
+    """Make a folder with a 16 px teacher, ``t.safetensors``, and its export ``t.onnx``."""
     folder = tmp_path_factory.mktemp("models")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         generator = Generator(GeneratorConfig(16, (8,) * 6, z_dim=8, w_dim=8, mapping_layers=2)).eval()
         for _, torgb in generator.synthesis.torgbs():
-            torgb.weight.data.mul_(0.2)  # colours within range, as the parity gate wants them
+            torgb.weight.data.mul_(0.2)  # colours within range, as the parity gate needs them
     save_generator(generator, folder / "t.safetensors")
-    with pytest.raises(SystemExit) as end:  # seconds of work: once for all tests, by the verb itself
-        app(["export", str(folder / "t.safetensors"), "--out", str(folder / "t.onnx"), "--quiet"])
+    with pytest.raises(SystemExit) as end:  # takes seconds, so once for all tests, by the verb itself
+        PROGRAM(["export", str(folder / "t.safetensors"), "--out", str(folder / "t.onnx"), "--quiet"])
     assert not end.value.code
     return folder

@@ -1,4 +1,4 @@
-"""What Tab does in a real bash, with the completion that the command itself installs."""
+"""What Tab offers, also in a real bash with the completion that the command itself installs."""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ from pathlib import Path
 
 import pytest
 
+from dcp_deploy.cli import app
+
 BASH = shutil.which("bash")
 pytestmark = pytest.mark.skipif(BASH is None, reason="no bash on this machine")
 PROGRAM = Path(sys.executable).with_name("dcp-deploy")
 
+# Command line -> what Tab offers. Bash is asked for the first few, the program itself for all.
 OFFERED = {
     "dcp-deploy dist": ["distill"],
     "dcp-deploy build --target": ["--target", "--target-macs", "--target-params"],
+    "dcp-deploy build --target L4,sm12": ["L4,sm120", "L4,sm121"],
     "dcp-deploy build --dataset ffhq2": ["ffhq256"],
     "dcp-deploy datasets afhqc": ["afhqcat"],
     "dcp-deploy score t.pkl --method weight": ["weight-in", "weight-out"],
     "dcp-deploy prune t.pkl --score grad": ["gradient"],
     "dcp-deploy engine m.onnx --target sm8": ["sm80", "sm86", "sm89"],
-    "dcp-deploy build --target L4,sm12": ["L4,sm120", "L4,sm121"],
     "dcp-deploy verify a b --backend-b fu": ["fused"],
     "dcp-deploy schema insp": ["inspect"],
 }
+IN_BASH = list(OFFERED)[:3]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of somebody whose bash completes the command."""
+    """Make a home folder in which the command has installed its completion for bash."""
     folder = tmp_path_factory.mktemp("home")
-    # After the colon nothing: bash must not become the program, which looks for the shell that started it.
+    # The colon keeps bash running: the program looks for the shell that started it.
     done = subprocess.run(
         [str(BASH), "--norc", "-c", f"{PROGRAM} --install-completion; :"],
         env=environment(folder), capture_output=True, text=True, timeout=60,
@@ -48,7 +52,7 @@ def environment(home: Path) -> dict[str, str]:
     return {"HOME": str(home), "PATH": f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}", "TERM": "dumb"}
 
 
-def test_what_is_shown_is_what_gets_installed(home: Path) -> None:
+def test_the_installed_completion_is_the_one_shown(home: Path) -> None:
     shown = subprocess.run(
         [str(BASH), "--norc", "-c", f"{PROGRAM} --show-completion; :"],
         env=environment(home), capture_output=True, text=True, timeout=60,
@@ -58,9 +62,22 @@ def test_what_is_shown_is_what_gets_installed(home: Path) -> None:
     assert "dcp-deploy.sh" in (home / ".bashrc").read_text()
 
 
-def test_verbs_options_and_values_are_offered(home: Path) -> None:
+@pytest.mark.parametrize("line", OFFERED)
+def test_verbs_options_and_values_are_offered(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_DCP_DEPLOY_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    with pytest.raises(SystemExit) as end:
+        app.app(prog_name="dcp-deploy")
+    assert not end.value.code
+    assert sorted(capsys.readouterr().out.split()) == OFFERED[line]
+
+
+def test_bash_shows_what_is_offered(home: Path) -> None:
     script = ["source ~/.bashrc"]
-    for line in OFFERED:
+    for line in IN_BASH:
         words = line.split()
         script.append(f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _dcp_deploy_completion dcp-deploy")
         script.append('IFS=" "; echo "${COMPREPLY[*]}"; unset IFS')
@@ -70,7 +87,7 @@ def test_verbs_options_and_values_are_offered(home: Path) -> None:
     )  # fmt: skip
     assert done.stderr == ""
     offered = [sorted(line.split()) for line in done.stdout.splitlines()]
-    assert dict(zip(OFFERED, offered, strict=True)) == OFFERED
+    assert offered == [OFFERED[line] for line in IN_BASH]
 
 
 def test_tab_finishes_the_word_on_the_line(home: Path) -> None:
@@ -87,7 +104,7 @@ def test_tab_finishes_the_word_on_the_line(home: Path) -> None:
 
 
 def read_until(terminal: int, wanted: str) -> str:
-    """What the terminal shows, once it shows that or half a minute has passed."""
+    """Return what the terminal shows when it shows ``wanted``, or after half a minute."""
     seen, deadline = "", time.monotonic() + 30
     while wanted not in seen and time.monotonic() < deadline:
         if select.select([terminal], [], [], 0.1)[0]:
@@ -97,7 +114,7 @@ def read_until(terminal: int, wanted: str) -> str:
 
 def test_offering_values_imports_no_torch() -> None:
     script = (
-        "import sys; from dcp_deploy import cli, cli_options as options\n"
+        "import sys; from dcp_deploy.cli import app, options\n"
         "assert options.targets('') and options.backends('') and options.verbs('')\n"
         "assert 'torch' not in sys.modules"
     )

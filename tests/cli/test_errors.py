@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcp_deploy import errors
-from dcp_deploy.cli.output import is_disk_full
+from dcp_deploy.cli.verb import is_disk_full
 from dcp_deploy.pipeline import builder
 
 from .conftest import Command
@@ -50,7 +50,7 @@ def test_every_error_has_its_exit_code_and_no_traceback(
     assert ended.out == ""
 
 
-def test_an_interrupted_build_says_how_to_go_on(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_build_says_how_to_continue(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_build_with(monkeypatch, KeyboardInterrupt())
     assert "Run the same command again to resume." in dcp("build").err
     assert "Run the same command again without --force to resume." in dcp("build", "--force").err
@@ -59,7 +59,7 @@ def test_an_interrupted_build_says_how_to_go_on(dcp: Command, monkeypatch: pytes
 @pytest.mark.parametrize(
     "error", [errors.UsageError("m"), errors.InputError("m"), errors.CorruptFileError("m")], ids=repr
 )
-def test_an_error_that_knows_no_remedy_has_the_usual_one(
+def test_an_error_without_a_remedy_gets_the_usual_one(
     dcp: Command, monkeypatch: pytest.MonkeyPatch, error: errors.DcpDeployError
 ) -> None:
     fail_build_with(monkeypatch, error)
@@ -68,9 +68,7 @@ def test_an_error_that_knows_no_remedy_has_the_usual_one(
     assert remedy == (error.usual_remedy or "See dcp-deploy build --help.")
 
 
-def test_a_place_that_may_not_be_written_to_is_found_out_before_the_work(
-    dcp: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_place_is_reported_before_the_work(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_build_with(monkeypatch, AssertionError("the work began"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root, as tests may run, may write anywhere
     ended = dcp("build", "-o", "runs/a")
@@ -151,7 +149,7 @@ def test_a_mistake_is_one_message_that_names_it_and_writes_nothing(
     ],
     ids=repr,
 )
-def test_a_full_disk_is_known_by_number_or_by_words(error: Exception, full: bool) -> None:
+def test_a_full_disk_is_recognised_by_error_number_or_message(error: Exception, full: bool) -> None:
     assert is_disk_full(error) is full
     wrapped = ValueError("writing failed")
     wrapped.__cause__ = error

@@ -24,9 +24,9 @@ def model(models: Path) -> Path:
 
 def test_directions_are_found_and_edit_a_sample(dcp: Command, model: Path) -> None:
     ended = dcp("directions", model, "-o", "d.safetensors", "--count", 3, "--json")
-    told = ended.json
-    assert ended.code == 0 and list(told["directions"]) == ["pc0", "pc1", "pc2"]
-    assert read_directions(Path("d.safetensors"))["pc0"].sigma == pytest.approx(told["directions"]["pc0"]["sigma"])
+    facts = ended.json
+    assert ended.code == 0 and list(facts["directions"]) == ["pc0", "pc1", "pc2"]
+    assert read_directions(Path("d.safetensors"))["pc0"].sigma == pytest.approx(facts["directions"]["pc0"]["sigma"])
     assert dcp("sample", model, "--seeds", "0-1", "-o", "plain.png").code == 0
     edit = ("--direction", "pc0=2", "--direction", "pc2=-1.5", "--directions", "d.safetensors")
     assert dcp("sample", model, "--seeds", "0-1", "-o", "edited.png", *edit).code == 0
@@ -35,7 +35,7 @@ def test_directions_are_found_and_edit_a_sample(dcp: Command, model: Path) -> No
     assert Path("again.png").read_bytes() == Path("edited.png").read_bytes()
 
 
-def test_an_edit_that_cannot_be_is_a_usage_error(dcp: Command, model: Path) -> None:
+def test_an_impossible_edit_is_a_usage_error(dcp: Command, model: Path) -> None:
     ended = dcp("sample", model, "--direction", "pc0=2")
     assert ended.code == 2 and "--directions FILE" in ended.err
     assert dcp("directions", model, "-o", "d.safetensors", "--count", 2, "--quiet").code == 0
@@ -51,11 +51,11 @@ def test_project_reports_both_models_and_writes_what_it_found(dcp: Command, mode
     ended = dcp(*words)
     assert ended.code == 2 and "--resize crop" in ended.err
     ended = dcp(*words, "--resize", "crop", "--space", "w+", "--json")
-    told = ended.json
+    facts = ended.json
     assert ended.code == 0
-    assert told["models"]["model"] == told["models"]["teacher"] and told["models"]["model"]["mse"] > 0
-    assert (told["space"], told["steps"], told["loss"]) == ("w+", 3, "mse")
-    assert json.loads(Path("found/projection.json").read_text()).items() <= told.items()
+    assert facts["models"]["model"] == facts["models"]["teacher"] and facts["models"]["model"]["mse"] > 0
+    assert (facts["space"], facts["steps"], facts["loss"]) == ("w+", 3, "mse")
+    assert json.loads(Path("found/projection.json").read_text()).items() <= facts.items()
     assert load_file("found/ws.safetensors")["model"].shape == (1, 6, 8)
     assert dcp(*words, "--resize", "crop").code == 0  # into the same folder
     assert dcp("project", "nowhere.png", "--model", model).code == 3
@@ -81,6 +81,6 @@ def test_eval_prints_figures_reasons_and_the_table_of_modes(
     assert json.loads(Path("m.json").read_text())["modes"] == [row]
 
 
-def test_eval_without_data_wants_a_model_of_the_demos_kind(dcp: Command, model: Path) -> None:
+def test_eval_without_data_needs_a_model_like_the_demo(dcp: Command, model: Path) -> None:
     ended = dcp("eval", model)
     assert ended.code == 2 and "16 px" in ended.err and "--data" in ended.err

@@ -1,7 +1,8 @@
-"""What the verbs print with --json, held to the published schemas."""
+"""What the verbs print with --json, checked against the published schemas."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import socket
@@ -17,9 +18,12 @@ from dcp_deploy import schemas
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.errors import DcpDeployError
 from dcp_deploy.export.bundle import sizing
+from dcp_deploy.export.parity.gate import ParityReport
 from dcp_deploy.export.serving.server import find_program
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.pipeline import builder
+from dcp_deploy.schemas.measuring import Parity
+from dcp_deploy.schemas.timing import BenchRow
 
 from .conftest import VERBS, Command
 
@@ -29,7 +33,7 @@ STUDENT = ("--score", "random", "--align", 1, "-o", "p.safetensors")
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, models: Path) -> Path:
-    """The small models in the working directory, and less work in what the tests are not about."""
+    """Link the small models into the working directory, and measure less of what the tests do not look at."""
     monkeypatch.setattr(sizing, "SECONDS", 0.05)
     for file in models.iterdir():
         (tmp_path / file.name).symlink_to(file)
@@ -41,14 +45,23 @@ def test_every_verb_has_a_published_schema_that_is_what_its_models_say(verb: str
     schema = schemas.published(verb)
     Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert schema == schemas.generate(verb), "write it anew: python -m dcp_deploy.schemas"
+    assert schema == schemas.generate(verb), "write it again: python -m dcp_deploy.schemas"
 
 
-def test_there_is_no_schema_of_anything_else() -> None:
+def test_a_document_requires_the_fields_of_its_result_class() -> None:
+    fields = {field.name for field in dataclasses.fields(ParityReport)} - {"worst_images"}
+    assert set(Parity.model_fields) == fields | {"passed"}
+    assert all(field.is_required() for field in Parity.model_fields.values())
+    assert Parity.model_fields["a"].description == "The reference: name, backend, image."  # the document's own
+    assert "a plain callable" in str(BenchRow.model_fields["labels"].description)
+    assert "baseline" in str(BenchRow.model_fields["speedup"].description)  # the docstring in the result class
+
+
+def test_only_verbs_have_schemas() -> None:
     assert set(schemas.MODELS) == set(VERBS)
 
 
-# The other answers of the verbs are those of the tests beside this file: ``dcp`` holds each of them to its schema.
+# The tests in the other files of this folder cover the other answers: ``dcp`` checks each against its schema.
 @pytest.mark.parametrize(
     "words",
     [
@@ -87,7 +100,7 @@ def test_the_answers_about_a_server_fit(dcp: Command) -> None:
     try:
         find_program(TRITON)
     except DcpDeployError as error:
-        pytest.skip(f"no Triton server here: {error.message}")
+        pytest.skip(f"no Triton server on this machine: {error.message}")
     dcp("bundle", "t.onnx", "-o", "b")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -109,7 +122,7 @@ def test_the_answers_about_a_server_fit(dcp: Command) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_command_line_that_cannot_be_read_is_told_on_both(dcp: Command, verb: str) -> None:
+def test_a_parser_error_is_reported_on_stdout_and_stderr(dcp: Command, verb: str) -> None:
     ended = dcp(*verb.split(), "--no-such-flag", "--json")
     error = ended.json["error"]
     assert ended.code == error["exit_code"] == 2
@@ -117,7 +130,7 @@ def test_a_command_line_that_cannot_be_read_is_told_on_both(dcp: Command, verb: 
     assert "--no-such-flag" in ended.err
 
 
-def test_an_unknown_verb_is_told_too(dcp: Command) -> None:
+def test_an_unknown_verb_is_reported_as_json(dcp: Command) -> None:
     ended = dcp("biuld", "--json")
     assert ended.code == 2 and "'biuld'" in json.loads(ended.out)["error"]["message"]
 
@@ -132,9 +145,7 @@ def test_an_unknown_verb_is_told_too(dcp: Command) -> None:
     ],
     ids=str,
 )
-def test_an_error_is_the_one_document_and_says_the_same_on_stderr(
-    dcp: Command, words: tuple[str, ...], code: int
-) -> None:
+def test_an_error_is_one_document_with_the_words_of_stderr(dcp: Command, words: tuple[str, ...], code: int) -> None:
     ended = dcp(*words, "--json")
     error = ended.json["error"]
     assert ended.code == error["exit_code"] == code
@@ -151,7 +162,7 @@ def test_a_gate_that_fails_leaves_its_figures_on_stdout_and_the_reason_on_stderr
     assert failed.json["passed"] is False
 
 
-def test_an_interrupt_is_told_too(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_reported_as_json(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
@@ -169,7 +180,7 @@ def test_schema_prints_what_is_published(dcp: Command) -> None:
     assert ended.code == 2 and "'verfy'" in ended.err
 
 
-def test_a_field_that_nobody_described_is_not_printed() -> None:
+def test_an_undescribed_field_is_not_printed() -> None:
     facts = {"path": "a.png", "backend": "torch", "settings": "a.png.toml"}
     assert json.loads(schemas.checked("sample", facts)) == {"schema": 1, **facts}
     with pytest.raises(ValidationError, match="mood"):
@@ -178,7 +189,7 @@ def test_a_field_that_nobody_described_is_not_printed() -> None:
         schemas.checked("sample", {**facts, "backend": 7})
 
 
-def test_a_reader_may_meet_a_field_of_a_later_version() -> None:
+def test_the_schema_accepts_fields_of_later_versions() -> None:
     document = {"schema": 1, "path": "a.png", "backend": "torch", "settings": "a.png.toml", "later": True}
     Draft202012Validator(schemas.published("sample")).validate(document)
     with pytest.raises(Exception, match="not valid"):
@@ -186,11 +197,11 @@ def test_a_reader_may_meet_a_field_of_a_later_version() -> None:
 
 
 @pytest.mark.parametrize("words", ["schema verify", "bench compare a.json a.json --json"])
-def test_what_needs_no_network_imports_nothing_slow(words: str, tmp_path: Path) -> None:
+def test_verbs_without_networks_do_not_import_torch(words: str, tmp_path: Path) -> None:
     run = {"schema": 1, "batch": 1, "rows": [{"name": "student", "samples_ms": [10.0] * 20}]}
     (tmp_path / "a.json").write_text(json.dumps(run))
     script = (
-        "import sys; from dcp_deploy.cli import app\n"
+        "import sys; from dcp_deploy.cli.app import app\n"
         f"try: app({words.split()})\n"
         "except SystemExit as end: assert not end.code\n"
         "assert 'torch' not in sys.modules"

@@ -12,7 +12,7 @@ from dcp_deploy.checkpoints import load_generator, save_generator
 from .conftest import Command
 
 
-def test_what_export_wrote_verifies(dcp: Command, models: Path) -> None:
+def test_an_exported_file_passes_verify(dcp: Command, models: Path) -> None:
     words = ("--latents", 4, "--psi", "1", "-o", "v.json", "--json")
     ended = dcp("verify", models / "t.safetensors", models / "t.onnx", *words)
     assert ended.code == 0 and ended.json["passed"] is True
@@ -63,7 +63,7 @@ def test_bench_compares_with_the_teacher(dcp: Command, models: Path) -> None:
     assert document["baseline"] == teacher["name"] and model["speedup"]["value"] > 0
 
 
-def test_bench_lists_what_cannot_run_here_with_the_reason(dcp: Command, models: Path, tmp_path: Path) -> None:
+def test_bench_lists_skipped_candidates_with_the_reason(dcp: Command, models: Path, tmp_path: Path) -> None:
     words = ("--backends", "onnxruntime,tensorrt", "--batch", "1,2", "--rounds", 2, "--seconds", 0)
     files = ("--markdown", tmp_path / "b.md", "--plot", tmp_path / "b.svg")
     document = dcp("bench", models / "t.onnx", *words, *files, "--json").json
@@ -78,7 +78,7 @@ def test_bench_lists_what_cannot_run_here_with_the_reason(dcp: Command, models: 
     assert "images per call" in (tmp_path / "b.svg").read_text()
 
 
-def test_bench_compare_judges_two_runs_and_gates(dcp: Command, tmp_path: Path) -> None:
+def test_bench_compare_gives_verdicts_and_gates(dcp: Command, tmp_path: Path) -> None:
     def written(name: str, milliseconds: float) -> Path:
         row = {"name": "student", "samples_ms": [milliseconds] * 20}
         (tmp_path / name).write_text(json.dumps({"schema": 1, "batch": 1, "rows": [row]}))

@@ -8,12 +8,13 @@ import sys
 import pytest
 
 from dcp_deploy.cli.options import numbers, whole_numbers
-from dcp_deploy.cli.output import PLAIN_SECONDS, Output, _PlainProgress, duration
+from dcp_deploy.cli.output import PLAIN_SECONDS, Output, _PlainProgress
 from dcp_deploy.errors import UsageError
+from dcp_deploy.progress import duration
 
 
 def test_output_into_a_closed_pipe_ends_quietly() -> None:
-    """More than a pipe holds, or nothing would ever break."""
+    """The output must be larger than the pipe's buffer, or writing it would never fail."""
     command = f"{sys.executable} -m dcp_deploy schema --json | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, "")
@@ -27,7 +28,7 @@ def test_lists_of_whole_numbers(text: str, meant: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "1.5", "-3", "3-1"])
-def test_what_is_no_list_of_whole_numbers_names_the_flag(text: str) -> None:
+def test_an_invalid_list_of_whole_numbers_names_the_flag(text: str) -> None:
     with pytest.raises(UsageError, match="--seeds"):
         whole_numbers("--seeds", text)
 
@@ -57,13 +58,13 @@ def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:
     assert len(said) == 9  # one each ten steps, none for the last
 
 
-def test_a_task_within_has_a_pace_of_its_own() -> None:
+def test_a_nested_task_is_timed_separately() -> None:
     said: list[str] = []
     now = 0.0
     progress = _PlainProgress("distil", said.append, clock=lambda: now)
     progress(0, 5000)
     now += 1000.0
-    progress(5000, 5000)  # as fast as this the rest will not be
+    progress(5000, 5000)  # much faster than the next task
     progress(10, 20)
     now += PLAIN_SECONDS
     progress(11, 20)

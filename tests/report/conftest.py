@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from safetensors.numpy import save_file
 from dcp_deploy.benchmarks import Candidate, benchmark
 from dcp_deploy.report import write_report
 
-TEACHER_WIDTHS = [256, 256, 256, 256, 256, 256, 192, 192, 128, 128]
-STUDENT_WIDTHS = [77, 77, 77, 77, 77, 77, 58, 58, 39, 39]
+TEACHER_WIDTHS = [256, 256, 256, 256, 192, 128]
+STUDENT_WIDTHS = [77, 77, 77, 77, 58, 39]
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder of the fixture and short ways to change what lies in it."""
+    """A run directory, and short ways to change its files."""
 
     path: Path
 
@@ -37,7 +38,7 @@ class RunFolder:
 
 
 def faces(columns: int, rows: int, softness: float) -> Image.Image:
-    """Discs on coloured grounds, with two eyes: enough to see scaling, colour and order."""
+    """Draw discs with two eyes on coloured grounds: enough to see scaling, colour and order."""
     y, x = np.mgrid[-1:1:64j, -1:1:64j]
     rng = np.random.default_rng(3)
     tiles = []
@@ -59,7 +60,7 @@ def faces(columns: int, rows: int, softness: float) -> Image.Image:
 
 
 def bench_document() -> dict[str, Any]:
-    """A real report of the harness, run on a clock that the candidates move."""
+    """Return a real report of the benchmark, run on a clock that the candidates move."""
     now, rng = [0.0], np.random.default_rng(0)
 
     def candidate(model: str, backend: str, milliseconds: float) -> Candidate:
@@ -88,8 +89,8 @@ def run_document() -> dict[str, Any]:
     def network(widths: list[int], parameters: int, macs: int, size: int) -> dict[str, Any]:
         return {
             "kind": "stylegan2",
-            "layers": ["b4.const", "b4.conv1", *(f"b{8 << i}.conv{j}" for i in range(4) for j in range(2))],
-            "resolution": 64,
+            "layers": ["b4.const", "b4.conv1", *(f"b{8 << i}.conv{j}" for i in range(2) for j in range(2))],
+            "resolution": 16,
             "widths": widths,
             "parameters": parameters,
             "macs": macs,
@@ -162,7 +163,7 @@ def history_document() -> list[dict[str, Any]]:
 
 
 def parity_document() -> dict[str, Any]:
-    """As ParityReport.to_dict gives it, for a float network against a uint8 file."""
+    """Return parity.json as a build writes it, for a float network and a uint8 file."""
 
     def pair(max_steps: int, differing: float) -> dict[str, Any]:
         checks = [
@@ -188,23 +189,21 @@ def parity_document() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def _documents() -> dict[str, Any]:
-    return {
+def complete_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Write a complete run directory, without its report."""
+    folder = RunFolder(tmp_path_factory.mktemp("complete"))
+    engine = {
+        "engine": "student.engine", "flavour": "tensorrt-rtx", "version": "1.7.1", "targets": ["sm89", "sm120"],
+        "profile": {"z": {"min": [1, 256], "opt": [8, 256], "max": [64, 256]}}, "onnx_sha256": "9f" * 32,
+    }  # fmt: skip
+    for name, document in {
         "run.json": run_document(),
         "metrics.json": metrics_document(),
         "parity.json": parity_document(),
         "bench.json": bench_document(),
         "history.json": history_document(),
-        "engines/student.json": {
-            "engine": "student.engine", "flavour": "tensorrt-rtx", "version": "1.7.1", "targets": ["sm89", "sm120"],
-            "profile": {"z": {"min": [1, 256], "opt": [8, 256], "max": [64, 256]}}, "onnx_sha256": "9f" * 32,
-        },
-    }  # fmt: skip
-
-
-def fill(folder: RunFolder, documents: dict[str, Any]) -> RunFolder:
-    """A finished run, complete."""
-    for name, document in documents.items():
+        "engines/student.json": engine,
+    }.items():
         folder.write(name, document)
     rng = np.random.default_rng(2)
     scores = {f"layer{i:02d}": rng.lognormal(0, 0.4 + 0.15 * i, width) for i, width in enumerate(TEACHER_WIDTHS)}
@@ -212,32 +211,35 @@ def fill(folder: RunFolder, documents: dict[str, Any]) -> RunFolder:
     (folder.path / "grids").mkdir()
     for name, softness in (("teacher", 0.05), ("pruned", 0.9), ("student", 0.12)):
         faces(8, 2, softness).save(folder.path / "grids" / f"{name}.png")
-    for name, size in (("teacher.onnx", 27_400_000), ("student.onnx", 4_090_000)):
+    for name, size in (("teacher.onnx", 27_400), ("student.onnx", 4_090)):
         with (folder.path / name).open("wb") as file:
             file.truncate(size)
     return folder
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path, _documents: dict[str, Any]) -> RunFolder:
-    """A complete run directory that the test may change."""
-    return fill(RunFolder(tmp_path), _documents)
+def run_folder(tmp_path: Path, complete_run: RunFolder) -> RunFolder:
+    """Copy the complete run directory, so that the test may change it."""
+    shutil.copytree(complete_run.path, tmp_path, dirs_exist_ok=True)
+    return RunFolder(tmp_path)
 
 
 @pytest.fixture
 def run_without_charts(run_folder: RunFolder) -> RunFolder:
-    """The same without what charts are drawn from: drawing takes seconds, and these tests look at words."""
+    """Drop what charts are drawn from: drawing takes seconds, and these tests look at words."""
     (run_folder.path / "scores.safetensors").unlink()
     (run_folder.path / "history.json").unlink()
     bench, run = run_folder.read("bench.json"), run_folder.read("run.json")
-    run_folder.change("bench.json", rows=[{**row, "samples_ms": []} for row in bench["rows"]])
+    rows = [{**row, "samples_ms": [], "labels": {**row["labels"], "precision": "fp16"}} for row in bench["rows"]]
+    run_folder.change("bench.json", rows=rows)
     run_folder.change("run.json", networks={k: {**v, "widths": []} for k, v in run["networks"].items()})
     return run_folder
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, _documents: dict[str, Any]) -> RunFolder:
-    """A complete run directory with its report, for tests that only look."""
-    folder = fill(RunFolder(tmp_path_factory.mktemp("run")), _documents)
+def finished_run(complete_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Copy the complete run directory and write its report, for tests that only read."""
+    folder = RunFolder(tmp_path_factory.mktemp("finished") / "run")
+    shutil.copytree(complete_run.path, folder.path)
     write_report(folder.path)
     return folder

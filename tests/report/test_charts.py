@@ -1,4 +1,4 @@
-"""Charts: valid SVG, the same bytes each time, no global state, odd numbers welcome."""
+"""Charts are valid SVG, the same each time, leave no global state, and accept unusual numbers."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_light_and_dark_differ_in_colours_only():
     lambda: charts.tradeoff_chart({HOSTILE: (1.0, 0.0)}),
     lambda: charts.widths_chart([HOSTILE], [2], [1]),
     lambda: charts.curves_chart([1, 2], {HOSTILE: [1.0, 2.0]}, HOSTILE),
-])  # fmt: skip
+], ids=["latency", "tradeoff", "widths", "curves"])  # fmt: skip
 def test_hostile_names_stay_text_in_valid_xml(chart):
     shown = "".join(texts(chart()))
     assert "<b>&\"' $x^2$ \\frac{" in shown
 
 
-def test_a_script_that_the_measuring_font_lacks_is_no_warning():
+def test_characters_missing_from_the_font_raise_no_warning():
     assert "顔" in texts(charts.curves_chart([1, 2], {"顔": [1.0, 2.0]}, ""))  # warnings are errors in the tests
 
 
@@ -78,7 +78,7 @@ def test_scores_without_spread_or_all_zero_are_drawn():
     assert {"a", "b", "c"} <= set(shown)
 
 
-def test_the_cut_stands_at_the_kept_count():
+def test_the_cut_is_drawn_at_the_kept_count():
     shown = texts(charts.scores_chart(["a"], [np.arange(1.0, 11.0)], [7]))
     assert {"7", "10"} <= set(shown)
 
@@ -101,7 +101,7 @@ def test_drawing_leaves_matplotlibs_settings_and_pyplot_alone():
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
-def test_what_is_measured_on_a_schedule_is_quality_and_no_loss() -> None:
+def test_scheduled_measurements_are_shown_as_quality_not_as_losses() -> None:
     figures = dict.fromkeys((*DISTANCES, *MEASURED, "l1_to_teacher"), 0.5)
     run = RunDirectory(run=Run(), history=tuple({"step": step, **figures} for step in (1, 2)))
     assert loss_picture(run) is None

@@ -1,4 +1,4 @@
-"""The verdict and the large figures."""
+"""The verdict and the large figures of the page."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_verdict_also_says_what_compression_alone_gained():
     assert "10.0× as fast as its teacher (student, onnxruntime against teacher, torch; 3.00× with both" in words
 
 
-def test_without_a_teacher_on_that_backend_there_is_no_like_for_like_figure():
+def test_the_same_backend_speedup_needs_a_teacher_on_that_backend():
     run = run_with(FOUR[0], FOUR[3])
     assert same_backend_speedup(run, fastest_student(run)) is None
     assert "with both" not in verdict(run)
@@ -65,7 +65,7 @@ def test_a_figure_from_an_unsteady_machine_is_a_hint(drifting, hint):
     assert ("unsteady" in cards(run)[0].detail) == hint
 
 
-def test_a_fast_teacher_is_no_student():
+def test_a_fast_teacher_is_not_taken_for_a_student():
     assert fastest_student(run_with(*FOUR[::2])) is None
 
 
@@ -75,7 +75,7 @@ def test_quality_is_named_with_its_feature_space():
     assert verdict(run).endswith("FID 9.84, its teacher's 6.31 (avatars features).")
 
 
-def test_nothing_measured():
+def test_a_run_without_measurements_has_cards_without_values():
     run = RunDirectory(run=Run())
     assert verdict(run) == "Speed: not measured. Parity of the exported file: not measured. Quality: not measured."
     assert all(card.value is None for card in cards(run))

@@ -1,4 +1,4 @@
-"""The page: complete, self-contained, the same twice, and safe whatever the files hold."""
+"""The page is complete, self-contained, the same each time, and safe with hostile files."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def test_the_page_is_well_formed_and_shows_the_figures_of_the_files(finished_run
         "packages.torch",
         "hat beanie",
         "82.4 dB",
-        "b64.conv1",
+        "b16.conv1",
         "4 min 51 s",
-        "27.40 MB",
+        "27.40 kB",
     ):
         assert text in page.text, text
 
@@ -119,7 +119,7 @@ def test_the_same_files_give_the_same_bytes(finished_run):
     assert page_of(finished_run) == before
 
 
-def test_charts_have_a_light_and_a_dark_form(finished_run):
+def test_charts_have_a_light_and_a_dark_variant(finished_run):
     page = Page(report_of(finished_run))
     charts = [image for image in page.all("img") if image["src"].startswith("data:image/svg")]
     assert len(charts) == len(page.all("source")) == 6  # latency, FID against it, widths, scores, losses, quality
@@ -167,7 +167,7 @@ def test_a_failed_gate_cannot_be_overlooked(run_without_charts):
     run_without_charts.write("parity.json", parity)
     text = page_of(run_without_charts)
     page = Page(text)
-    assert "does NOT draw the same images" in page.text
+    assert "does NOT generate the same images" in page.text
     assert '<div class="card bad">' in text
     assert any("open" in details for details in page.all("details"))  # the failed checks are in view
 

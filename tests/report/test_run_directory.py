@@ -1,4 +1,4 @@
-"""Reading a run directory: tolerant of what is missing, strict with what is wrong."""
+"""A run directory is read with missing files and fields, but not with malformed ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_unknown_fields_are_ignored(run_folder):
     assert read_run_directory(run_folder.path).quality("student").fid == 9.84
 
 
-def test_what_is_missing_is_none(run_folder):
+def test_missing_files_are_read_as_none(run_folder):
     for path in run_folder.path.rglob("*"):
         if path.is_file() and path.name != "run.json":
             path.unlink()
@@ -59,7 +59,7 @@ def test_a_truncated_picture_is_refused(run_folder):
 
 
 @pytest.mark.parametrize("layer", [np.zeros((2, 2)), np.zeros(0), np.array([1.0, np.nan])])
-def test_scores_that_are_no_finite_vectors_are_refused(run_folder, layer):
+def test_scores_must_be_finite_vectors(run_folder, layer):
     save_file({"layer00": layer}, run_folder.path / "scores.safetensors")
     with pytest.raises(CorruptFileError, match="layer00"):
         read_run_directory(run_folder.path)
@@ -70,7 +70,7 @@ def test_score_layers_come_in_the_order_of_their_numbers(run_folder):
     assert [len(layer) for layer in read_run_directory(run_folder.path).scores] == list(range(1, 13))
 
 
-def test_layer_names_are_those_that_the_run_tells(run_folder):
+def test_layer_names_come_from_the_run(run_folder):
     networks = run_folder.read("run.json")["networks"]
     run_folder.change("run.json", networks={**networks, "teacher": {**networks["teacher"], "layers": ["input", "L0"]}})
     run = read_run_directory(run_folder.path)

@@ -15,7 +15,7 @@ def row(table, name):
 def test_gains_and_losses_of_the_student(run_folder):
     table = tables.comparison_table(read_run_directory(run_folder.path))
     assert row(table, "parameters") == ("parameters", "6.81 M", "1.00 M", "1.00 M", "6.78× fewer")
-    assert row(table, "ONNX file") == ("ONNX file", "27.40 MB", None, "4.09 MB", "6.70× smaller")
+    assert row(table, "ONNX file") == ("ONNX file", "27.40 kB", None, "4.09 kB", "6.70× smaller")
     assert row(table, "FID")[1:] == ("6.31", "148.20", "9.84", "+3.53 (worse)")
     assert row(table, "mode coverage")[-1] == "-0.023 (worse)"
 
@@ -64,13 +64,13 @@ def test_failed_checks_come_first(run_folder):
     assert [row[-1] for row in table.rows].count("FAILED") == 1
 
 
-def test_the_least_alike_image_and_the_tail_are_shown(run_folder):
+def test_the_parity_table_shows_the_quantile_and_the_least_ssim(run_folder):
     table = tables.parity_table(read_run_directory(run_folder.path))
     cells = dict(zip(table.headings, row(table, "student"), strict=True))
     assert (cells["99.9 %"], cells["least SSIM"]) == ("0.0042", "0.9999")
 
 
-def test_a_limit_says_its_direction(run_folder):
+def test_a_limit_shows_its_direction(run_folder):
     parity = run_folder.read("parity.json")
     check = {"name": "PSNR", "value": 40.0, "limit": 50.0, "bound": "at least", "passed": False, "detail": ""}
     parity["pairs"]["student"]["checks"].append(check)
@@ -124,7 +124,7 @@ def test_numbers_as_people_read_them(shown, expected):
     assert shown == expected
 
 
-def test_what_is_missing_stays_missing():
+def test_missing_numbers_stay_missing():
     assert [f(None) for f in (text.amount, text.size, text.milliseconds, text.seconds, text.times, text.short)] == [
         None
     ] * 6
