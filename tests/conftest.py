@@ -26,7 +26,7 @@ HASTE = Patience(connect=1, stall=0.15, attempts=3, pause=0.01)  # with a server
 
 DATA = Path(__file__).parent / "data"
 
-# A slow machine is no failure; in CI the same examples every time, so that a red run can be repeated.
+# A slow machine does not fail a test. In CI the examples are the same every time, so that a failure can be repeated.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
