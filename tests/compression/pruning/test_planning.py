@@ -104,15 +104,12 @@ def test_kept_width_stays_in_range_and_near_the_ratio(channels: int, ratio: floa
     assert abs(kept - exact) <= 1 + align
 
 
-@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.2, float("nan")])
-def test_ratios_outside_the_range_are_refused(teacher: Generator, ratio: float) -> None:
-    with pytest.raises(UsageError, match=f"got {ratio}"):
-        plan(teacher, random_scores(teacher.config), ratio=ratio)
-
-
-def test_an_align_below_one_is_refused(teacher: Generator) -> None:
-    with pytest.raises(UsageError, match="align must be at least 1, got 0"):
-        plan(teacher, random_scores(teacher.config), align=0)
+@pytest.mark.parametrize(
+    ("setting", "value"), [("ratio", -0.1), ("ratio", 1.0), ("ratio", 1.2), ("ratio", float("nan")), ("align", 0)]
+)
+def test_settings_outside_their_range_are_refused(teacher: Generator, setting: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"{setting} must be at least .*got {value}"):
+        plan(teacher, random_scores(teacher.config), **{setting: value})  # type: ignore[arg-type]
 
 
 def test_scores_of_another_generator_are_refused(teacher: Generator) -> None:
@@ -219,17 +216,12 @@ def test_pruning_shares_no_memory_with_the_teacher(teacher: Generator) -> None:
     assert torch.equal(images(teacher), before)
 
 
-def test_a_pruned_network_can_train(teacher: Generator) -> None:
+def test_a_pruned_network_can_train_and_the_global_random_state_is_unchanged(teacher: Generator) -> None:
+    before = torch.get_rng_state()
     student = prune(teacher, plan(teacher, random_scores(teacher.config)))
+    assert torch.equal(torch.get_rng_state(), before)
     student(torch.randn(2, 8, generator=stream(0, "z"))).square().mean().backward()
     assert all(parameter.grad is not None for parameter in student.synthesis.parameters())
-
-
-def test_pruning_leaves_the_global_random_state(teacher: Generator) -> None:
-    planned = plan(teacher, random_scores(teacher.config))
-    before = torch.get_rng_state()
-    prune(teacher, planned)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_plan_for_another_generator_is_refused(new_generator: Callable[..., Generator]) -> None:

@@ -124,14 +124,10 @@ def test_the_seed_alone_decides_the_result(teacher: Generator) -> None:
     assert not torch.equal(images(first), images(other))
 
 
-def test_reconstruction_leaves_the_teacher_untouched(teacher: Generator) -> None:
+def test_a_refined_network_can_train_and_the_teacher_stays_untouched(teacher: Generator) -> None:
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    prune(teacher, random_plan(teacher, 0.5), refine="svs+reconstruct", latents=4)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
-
-
-def test_a_refined_network_can_train(teacher: Generator) -> None:
     student = prune(teacher, random_plan(teacher, 0.5), refine="svs+reconstruct", latents=4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     student(torch.randn(2, 8, generator=stream(0, "z"))).square().mean().backward()
     assert all(parameter.grad is not None for parameter in student.synthesis.parameters())
 
@@ -162,25 +158,21 @@ def test_the_fit_is_weighted_least_squares_with_an_intercept(monkeypatch: pytest
 # ---- singular values ----
 
 
-def test_svs_takes_the_root_of_every_singular_value(teacher: Generator) -> None:
+def test_svs_takes_roots_of_singular_values_and_bias_norms_and_leaves_the_rest(teacher: Generator) -> None:
     planned = random_plan(teacher, 0.5)
     before, after = prune(teacher, planned).state_dict(), prune(teacher, planned, refine="svs").state_dict()
-    scaled = [name for name in before if name.startswith("synthesis.") and name.endswith("weight")]
-    assert any("affine" in name for name in scaled) and any("torgb" in name for name in scaled)
-    for name in scaled:
-        old, new = (torch.linalg.svdvals(state[name].flatten(1)) for state in (before, after))
-        # Small values carry the float32 rounding of the largest.
-        torch.testing.assert_close(new, old.sqrt(), rtol=1e-3, atol=1e-4)
-
-
-def test_svs_divides_biases_by_the_root_of_their_norm_and_leaves_the_rest(teacher: Generator) -> None:
-    planned = random_plan(teacher, 0.5)
-    before, after = prune(teacher, planned).state_dict(), prune(teacher, planned, refine="svs").state_dict()
+    scaled = []
     for name in before:
-        if name.startswith("synthesis.") and name.endswith("bias"):
+        if name.startswith("synthesis.") and name.endswith("weight"):
+            old, new = (torch.linalg.svdvals(state[name].flatten(1)) for state in (before, after))
+            # Small values carry the float32 rounding of the largest.
+            torch.testing.assert_close(new, old.sqrt(), rtol=1e-3, atol=1e-4)
+            scaled.append(name)
+        elif name.startswith("synthesis.") and name.endswith("bias"):
             torch.testing.assert_close(after[name], before[name] / before[name].norm().sqrt())
-        elif not (name.startswith("synthesis.") and name.endswith("weight")):
+        else:
             assert torch.equal(after[name], before[name])
+    assert any("affine" in name for name in scaled) and any("torgb" in name for name in scaled)
 
 
 def test_svs_does_not_change_the_motion_of_a_stylegan3(stylegan3: Generator) -> None:
