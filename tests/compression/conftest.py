@@ -143,6 +143,12 @@ def stylegan3(request: pytest.FixtureRequest) -> Generator:
     return make_stylegan3(request.param)
 
 
+@pytest.fixture(params=["stylegan2", "stylegan3-t", "stylegan3-r"])
+def any_generator(request: pytest.FixtureRequest) -> Generator:
+    """A small generator of each kind."""
+    return make_generator() if request.param == "stylegan2" else make_stylegan3(request.param[-1])
+
+
 @pytest.fixture
 def new_generator() -> Callable[..., Generator]:
     """``new_generator(seed, **config)``: see :func:`make_generator`."""

@@ -89,7 +89,7 @@ class Task:
             )
         if config.guide and self.guide is None:
             raise UsageError(
-                f"the guide has weight {config.guide:g} but there is no discriminator to compare features of",
+                f"the guide has weight {config.guide:g} but no discriminator to compare features of",
                 "Pass guide=read_discriminator(this teacher's training file), or set its weight to 0.",
             )
         if self.guide is not None and not config.guide:

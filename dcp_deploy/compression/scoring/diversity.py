@@ -41,7 +41,6 @@ ScoreMethod = Literal["diversity", "gradient", "content", BaselineMethod]
 PCA_LATENTS = 10_000
 MOST_LATENTS = 5000
 """Most latents that ``latents="auto"`` uses: the published number."""
-METHODS: tuple[str, ...] = ("diversity", "gradient", "content", *get_args(BaselineMethod))
 _FIRST_CHECK = 200  # latents after which "auto" first compares the halves
 
 
@@ -92,8 +91,8 @@ def score(
     The result depends on the settings and the weights alone, never on torch's global random state. Raises UsageError
     for settings that cannot work, InputError when the generator produces NaN or infinity.
     """
-    if method not in METHODS:
-        raise UsageError(f"unknown score method {method!r}", f"Choose one of: {', '.join(METHODS)}.")
+    if method not in get_args(ScoreMethod):
+        raise UsageError(f"unknown score method {method!r}", f"Choose one of: {', '.join(get_args(ScoreMethod))}.")
     if (method == "content") != (mask is not None):
         raise UsageError(
             f"score method {method!r} with{'out' if mask is None else ''} a mask",

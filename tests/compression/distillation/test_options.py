@@ -162,7 +162,7 @@ def test_the_guide_loss_is_masked(teacher: Generator) -> None:
 
 def test_a_guide_that_is_missing_unused_or_of_another_size_is_refused(teacher: Generator) -> None:
     student = pruned(teacher)
-    with pytest.raises(UsageError, match=r"the guide has weight 10 but there is no discriminator.*\n.*read_discrimin"):
+    with pytest.raises(UsageError, match=r"the guide has weight 10 but no discriminator.*\n.*read_discrimin"):
         distill(student, teacher, config=replace(PLAIN, guide=10.0))
     with pytest.raises(UsageError, match="its weight is 0"):
         distill(student, teacher, config=PLAIN, guide=fixed_discriminator(teacher))
