@@ -25,8 +25,6 @@ from ...errors import DcpDeployError
 from .candidate import Candidate, Memory
 from .matrix import BACKENDS, Spec
 
-FACTS = ("precision", "file_bytes", "build_seconds")
-
 
 def main() -> None:
     """Serve on stdin and stdout; output that libraries print goes to stderr."""
@@ -50,8 +48,8 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     except DcpDeployError as error:
         answer({"error": {"exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}})
         return
-    facts = {name: getattr(candidate, name) for name in FACTS}
-    work = None if candidate.work is None else asdict(candidate.work)
+    facts = {name: getattr(candidate, name) for name in ("precision", "file_bytes", "build_seconds")}
+    work = candidate.work and asdict(candidate.work)
     answer({"opened": {**facts, "work": work, "phases": candidate.phases is not None}})
     handlers: dict[str, Callable[[], dict[str, Any]]] = {
         "call": lambda: timed_call(candidate),

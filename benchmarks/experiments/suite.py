@@ -109,10 +109,9 @@ def run(folder: Path, chosen: Sequence[str], *, quick: bool, rounds: int, second
         if (chosen and name not in chosen) or document.is_file():
             continue
         report = measure(teacher, rounds=rounds, seconds=seconds, threads=threads)
+        text = f"# {name}, `{report.environment.command}`\n\n{report.to_markdown()}"
         with atomic_path(document.with_suffix(".md")) as temporary:
-            temporary.write_text(
-                f"# {name}, `{report.environment.command}`\n\n{report.to_markdown()}", encoding="utf-8"
-            )
+            temporary.write_text(text, encoding="utf-8")
         write_json(document, report.to_dict())  # last, because the document marks the network as done
         print(report.to_markdown(), flush=True)
 
