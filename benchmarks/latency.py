@@ -31,7 +31,6 @@ from .scenarios import Scenario, find_scenario
 from .statistics import percentile_intervals, ratio_of_medians, stability, summarise
 
 Call = Callable[[], object]
-Samples = dict[str, list[float]]
 
 _CEILING_EVERY = 5  # rounds: often enough to meet the same load, yet a small share of the time
 
@@ -147,9 +146,9 @@ class _Rounds:
         self.candidates, self.ceilings, self.scenario = candidates, ceilings, scenario
         self.clock, self.wait = clock, wait if scenario.paused else lambda: None
         self.order, self.done, self.clocks = random.Random(seed), 0, ClockMeter()
-        self.samples: Samples = {name: [] for name in candidates}
+        self.samples: dict[str, list[float]] = {name: [] for name in candidates}
         self.phases: dict[str, list[Phases]] = {name: [] for name in candidates}
-        self.ceiling_samples: Samples = {ceiling.name: [] for ceiling in ceilings}
+        self.ceiling_samples: dict[str, list[float]] = {ceiling.name: [] for ceiling in ceilings}
         for ceiling in ceilings:
             ceiling.run()  # warm-up
 

@@ -54,7 +54,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     handlers: dict[str, Callable[[], dict[str, Any]]] = {
         "call": lambda: timed_call(candidate),
         "phases": lambda: asdict(candidate.phases()) if candidate.phases else {},
-        "memory": lambda: asdict(Memory(peak_host_bytes(), _beyond(device_bytes_in_use(spec), before))),
+        "memory": lambda: asdict(Memory(peak_host_bytes(), _increase(before, device_bytes_in_use(spec)))),
     }
     for line in requests:
         answer(handlers[json.loads(line)]())
@@ -89,5 +89,5 @@ def device_bytes_in_use(spec: Spec) -> int | None:
     return int(total - free)
 
 
-def _beyond(after: int | None, before: int | None) -> int | None:
+def _increase(before: int | None, after: int | None) -> int | None:
     return None if after is None or before is None else max(0, after - before)

@@ -15,7 +15,7 @@ import argparse
 import random
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from ...files import write_json
 from ...generators import Generator, GeneratorConfig
 from ..candidates.device_steps import cuda_event
 from ..candidates.loading import require_gpu
+from ..latency import Call
 from ..machine.environment import capture_environment
 from ..statistics import ratio_of_medians, summarise
 
@@ -37,8 +38,6 @@ TEACHER = (512,) * 10 + (256,) * 2 + (128,) * 2
 STUDENT = tuple(-(-width * 3 // 80) * 8 for width in TEACHER)  # 30 % of the channels, up to the next multiple of 8
 BATCHES = (1, 8, 32, 64)
 BASELINE = "teacher, eager fp32"
-
-Call = Callable[[], Any]
 
 # Largest difference from the readable network, as a share of its images' range. Float32 sums in another order through
 # 13 layers; float16 stores eleven bits.
