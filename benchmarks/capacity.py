@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import UsageError
@@ -16,23 +15,16 @@ def within_bound(report: BenchReport, bound_ms: float) -> BenchReport:
     by_name: dict[str, list[BenchRow]] = {}
     for row in report.rows:
         by_name.setdefault(row.name.replace(f", batch {row.batch}", ""), []).append(row)
-    return replace(report, capacity=tuple(_capacity(name, rows, bound_ms) for name, rows in by_name.items()))
+    capacity = []
+    for name, rows in by_name.items():
+        best = max((row for row in rows if row.summary.p99_ms <= bound_ms), key=lambda row: row.batch, default=None)
+        batch, p99_ms, rate = (best.batch, best.summary.p99_ms, best.images_per_second) if best else (None,) * 3
+        indicative = any(row.summary.p99_indicative for row in rows)
+        capacity.append(Capacity(name, bound_ms, batch, p99_ms, rate, requests_per_second=None, indicative=indicative))
+    return replace(report, capacity=tuple(capacity))
 
 
 def check_bound(bound_ms: float) -> None:
     """Raise UsageError unless the bound is positive and finite."""
     if not 0 < bound_ms < math.inf:
         raise UsageError(f"the latency bound is {bound_ms} ms", "Give a positive number of milliseconds.")
-
-
-def _capacity(name: str, rows: Sequence[BenchRow], bound_ms: float) -> Capacity:
-    best = max((row for row in rows if row.summary.p99_ms <= bound_ms), key=lambda row: row.batch, default=None)
-    return Capacity(
-        name=name,
-        bound_ms=bound_ms,
-        batch=best.batch if best else None,
-        p99_ms=best.summary.p99_ms if best else None,
-        images_per_second=best.images_per_second if best else None,
-        requests_per_second=None,
-        indicative=any(row.summary.p99_indicative for row in rows),
-    )

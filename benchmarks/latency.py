@@ -31,7 +31,6 @@ from .scenarios import Scenario, find_scenario
 from .statistics import percentile_intervals, ratio_of_medians, stability, summarise
 
 Call = Callable[[], object]
-Samples = dict[str, list[float]]
 
 _CEILING_EVERY = 5  # rounds: often enough to meet the same load, yet a small share of the time
 
@@ -79,7 +78,7 @@ def benchmark(
         name: _warm_up(name, call, _batch(call, batch), warmup_calls, warmup_seconds, clock)
         for name, call in candidates.items()
     }
-    rounds = _Rounds(candidates, ceilings, scenario, seed, pause_seconds if scenario.paused else 0.0, clock, sleep)
+    rounds = _Rounds(candidates, ceilings, scenario, seed, lambda: sleep(pause_seconds), clock)
     meter, begin, elapsed = LoadMeter(), clock(), 0.0
     while rounds.done < min_rounds or elapsed < min_seconds:
         rounds.measure()
@@ -89,7 +88,8 @@ def benchmark(
             progress(int(100 * share), 100)
     others, clocks = meter.others(), rounds.clocks.clocks()
     method = Method(
-        rounds.done, elapsed, seed, min_rounds, min_seconds, warmup_calls, warmup_seconds, rounds.pause,
+        rounds.done, elapsed, seed, min_rounds, min_seconds, warmup_calls, warmup_seconds,
+        pause_seconds if scenario.paused else 0.0,
         calls_per_round=scenario.burst, images_per_second=scenario.figure,
     )  # fmt: skip
     limits = measured_ceilings(ceilings, rounds.ceiling_samples)
@@ -97,20 +97,18 @@ def benchmark(
         _row(name, call, warmed[name], rounds, _batch(call, batch), baseline, limits, seed)
         for name, call in candidates.items()
     )
-    caveats = caveats_of(rows, environment, others, clocks, skipped, scenario)
+    caveats = tuple(caveats_of(rows, environment, others, clocks, skipped, scenario))
     return BenchReport(
         baseline, batch, rows, method, environment, others, caveats,
         mode=scenario.name, skipped=tuple(skipped), ceilings=limits, clocks=clocks,
     )  # fmt: skip
 
 
-def _check_settings(
-    candidates: Mapping[str, Call], baseline: str, batch: int, min_rounds: int, pause_seconds: float
-) -> None:
+def _check_settings(candidates: Mapping[str, Call], baseline: str, batch: int, rounds: int, pause: float) -> None:
     if baseline not in candidates:
         known = ", ".join(candidates) or "none"
         raise UsageError(f"no candidate is named {baseline!r}", f"The baseline must be one of: {known}.")
-    for name, value, least in (("batch", batch, 1), ("rounds", min_rounds, 1), ("pause", pause_seconds, 0)):
+    for name, value, least in (("batch", batch, 1), ("rounds", rounds, 1), ("pause", pause, 0)):
         if value < least:
             raise UsageError(f"{name} is {value}", f"Give {least} or more.")
 
@@ -142,16 +140,15 @@ class _Rounds:
         ceilings: Sequence[Ceiling],
         scenario: Scenario,
         seed: int,
-        pause: float,
+        wait: Callable[[], None],
         clock: Callable[[], float],
-        sleep: Callable[[float], None],
     ) -> None:
-        self.candidates, self.ceilings, self.scenario, self.pause = candidates, ceilings, scenario, pause
-        self.clock, self.sleep = clock, sleep
+        self.candidates, self.ceilings, self.scenario = candidates, ceilings, scenario
+        self.clock, self.wait = clock, wait if scenario.paused else lambda: None
         self.order, self.done, self.clocks = random.Random(seed), 0, ClockMeter()
-        self.samples: Samples = {name: [] for name in candidates}
+        self.samples: dict[str, list[float]] = {name: [] for name in candidates}
         self.phases: dict[str, list[Phases]] = {name: [] for name in candidates}
-        self.ceiling_samples: Samples = {ceiling.name: [] for ceiling in ceilings}
+        self.ceiling_samples: dict[str, list[float]] = {ceiling.name: [] for ceiling in ceilings}
         for ceiling in ceilings:
             ceiling.run()  # warm-up
 
@@ -160,28 +157,22 @@ class _Rounds:
         for name in self.order.sample(list(self.candidates), len(self.candidates)):
             call = self.candidates[name]
             for _ in range(self.scenario.burst):
-                if self.scenario.paused:
-                    self.sleep(self.pause)
-                self.samples[name].append(self._milliseconds(call))
-            if isinstance(call, Candidate) and call.phases is not None:
+                self.wait()
+                measured = call.measure() if isinstance(call, Candidate) and call.measure else self._seconds(call) * 1e3
+                self.samples[name].append(measured)
+            if isinstance(call, Candidate) and call.phases:
                 self.phases[name].append(call.phases())
         if self.done % _CEILING_EVERY == 0:
             for ceiling in self.ceilings:
-                if self.scenario.paused:
-                    self.sleep(self.pause)
-                begin = self.clock()
-                ceiling.run()
-                self.ceiling_samples[ceiling.name].append(self.clock() - begin)
+                self.wait()
+                self.ceiling_samples[ceiling.name].append(self._seconds(ceiling.run))
         self.clocks.sample()
         self.done += 1
 
-    def _milliseconds(self, call: Call) -> float:
-        """Time one call; a candidate in another process times itself."""
-        if isinstance(call, Candidate) and call.measure is not None:
-            return call.measure()
+    def _seconds(self, call: Call) -> float:
         begin = self.clock()
         call()
-        return (self.clock() - begin) * 1e3
+        return self.clock() - begin
 
 
 def _row(

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
-MEGA = 1e6
 NOT_MEASURED = "not measured"
 
 
@@ -100,12 +99,12 @@ class BenchRow:
         parts = phases and f"{phases.copy_in_ms:.3f} + {phases.compute_ms:.3f} + {phases.copy_out_ms:.3f}"
         return {
             "candidate": self.name,
-            "file MB": _number(self.labels.get("file_bytes"), MEGA, 2),
+            "file MB": _number(self.labels.get("file_bytes"), 1e6, 2),
             "build s": _number(self.labels.get("build_seconds"), 1, 1),
             "copy in + compute + copy out ms": parts or NOT_MEASURED,
             "cold start s": _number(cold.total_ms if cold else None, 1e3, 2),
-            "peak host MB": _number(memory.host_bytes if memory else None, MEGA, 0),
-            "device MB": _number(memory.device_bytes if memory else None, MEGA, 0),
+            "peak host MB": _number(memory.host_bytes if memory else None, 1e6, 0),
+            "device MB": _number(memory.device_bytes if memory else None, 1e6, 0),
             "GFLOP": _number(roof.operations if roof else None, 1e9, 2),
             "floor ms": _number(roof.floor_ms if roof else None, 1, 3),
             "p50 / floor": f"{roof.of_floor:.1f} ({roof.bound})" if roof else NOT_MEASURED,

@@ -195,19 +195,16 @@ def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
 
 
 def _draws(rng: np.random.Generator, rounds: int, resamples: int, block: int | None) -> Iterator[NDArray[np.int64]]:
-    """Yield the round numbers of all resamples, in chunks that fit the memory."""
+    """Yield round numbers [resamples, rounds] in chunks that fit the memory.
+
+    They come in blocks of neighbouring rounds; the first round follows the last.
+    """
     length = min(block or block_length(rounds), rounds)
-    chunk = max(1, _INDICES_PER_CHUNK // rounds)
+    blocks, chunk = -(-rounds // length), max(1, _INDICES_PER_CHUNK // rounds)
     for done in range(0, resamples, chunk):
-        yield _block_indices(rng, rounds, length, min(chunk, resamples - done))
-
-
-def _block_indices(rng: np.random.Generator, rounds: int, length: int, resamples: int) -> NDArray[np.int64]:
-    """Return round numbers [resamples, rounds]: blocks of ``length`` neighbours; the first round follows the last."""
-    blocks = -(-rounds // length)
-    starts = rng.integers(0, rounds, size=(resamples, blocks, 1))
-    picked: NDArray[np.int64] = (starts + np.arange(length)).reshape(resamples, blocks * length)[:, :rounds] % rounds
-    return picked
+        count = min(chunk, resamples - done)
+        starts = rng.integers(0, rounds, size=(count, blocks, 1))
+        yield (starts + np.arange(length)).reshape(count, blocks * length)[:, :rounds] % rounds
 
 
 def _checked(samples_ms: ArrayLike) -> NDArray[np.float64]:

@@ -63,16 +63,7 @@ def cuda_event() -> Any:
 
 def network_steps(generator: Generator, inputs: Inputs) -> Steps:
     """Return the steps of a torch network that lies on a GPU."""
-    import torch
-
-    device = next(generator.parameters()).device
-
-    @torch.inference_mode()
-    def compute(placed: list[Any]) -> Any:
-        z, psi, c = placed
-        return generator(z, c, psi=psi)
-
-    return Steps(lambda: _placed(inputs, device), compute, lambda images: images.cpu().numpy())
+    return _steps(inputs, next(generator.parameters()).device, lambda z, psi, c: generator(z, c, psi=psi))
 
 
 def cuda_path_steps(generator: Generator, inputs: Inputs, *, precision: str, graph: bool) -> Steps:
@@ -85,16 +76,22 @@ def cuda_path_steps(generator: Generator, inputs: Inputs, *, precision: str, gra
     from ...export.fused.cuda import CudaGenerator
     from ...export.runners.cuda import STORAGE, CapturedGenerator, fastest_methods
 
-    device = torch.device("cuda")
+    device, batch = torch.device("cuda"), len(inputs[0])
     network = CudaGenerator(generator, storage=STORAGE[precision], image="uint8").to(device)
-    methods = fastest_methods(network, len(inputs[0]))
-    captured = CapturedGenerator(network, len(inputs[0]), methods=methods) if graph else None
+    methods = fastest_methods(network, batch)
+    if graph:
+        return _steps(inputs, device, CapturedGenerator(network, batch, methods=methods))
+    return _steps(inputs, device, lambda z, psi, c: network(z, psi, c, methods))
 
-    @torch.inference_mode()
-    def compute(placed: list[Any]) -> Any:
-        return captured(*placed) if captured is not None else network(*placed, methods)
 
-    return Steps(lambda: _placed(inputs, device), compute, lambda images: images.cpu().numpy())
+def _steps(inputs: Inputs, device: Any, compute: Callable[[Any, Any, Any], Any]) -> Steps:
+    """Return the steps of a torch function of z, psi and c."""
+    import torch
+
+    def copy_in() -> list[Any]:
+        return [None if array is None else torch.from_numpy(array).to(device) for array in inputs]
+
+    return Steps(copy_in, torch.inference_mode()(lambda placed: compute(*placed)), lambda images: images.cpu().numpy())
 
 
 def engine_steps(path: Path, batch: int, seed: int, *, graph: bool) -> tuple[Steps, str, float | None]:
@@ -120,10 +117,3 @@ def engine_steps(path: Path, batch: int, seed: int, *, graph: bool) -> tuple[Ste
 
     steps = Steps(copy_in, session.run, lambda images: images.cpu().numpy())
     return steps, str(manifest["precision"]), manifest.get("build_seconds")
-
-
-def _placed(inputs: Inputs, device: Any) -> list[Any]:
-    """Return z, psi and c as tensors on the device."""
-    import torch
-
-    return [None if array is None else torch.from_numpy(array).to(device) for array in inputs]

@@ -34,7 +34,7 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
             leaves: list[Any] = torch.utils._pytree.tree_leaves((args, kwargs, result))
-            self.bytes += sum(_bytes(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
+            self.bytes += sum(leaf.nbytes for leaf in leaves if isinstance(leaf, torch.Tensor))
         return result
 
 
@@ -48,12 +48,8 @@ def generator_work(config: GeneratorConfig, batch: int) -> Work:
     with torch.no_grad(), FlopCounterMode(display=False) as counter, _Traffic() as traffic:
         images = empty(z, c, psi=psi)
     weights = empty.state_dict().values()
-    once = sum(_bytes(tensor) for tensor in (*weights, z, psi, images, c) if tensor is not None)
+    once = sum(tensor.nbytes for tensor in (*weights, z, psi, images, c) if tensor is not None)
     return Work(int(counter.get_total_flops()), once, traffic.bytes)
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 # ---- ONNX ----

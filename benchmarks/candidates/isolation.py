@@ -47,10 +47,8 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            code = self.process.wait()
-            raise MissingCapabilityError(
-                f"the process of {self.spec.model} on {self.spec.backend} ended with {code}", "See what it wrote above."
-            )
+            message = f"the process of {self.spec.model} on {self.spec.backend} ended with {self.process.wait()}"
+            raise MissingCapabilityError(message, "See what it wrote above.")
         return dict(json.loads(line))
 
     def ask(self, request: object) -> dict[str, Any]:
@@ -85,18 +83,17 @@ def _candidate(spec: Spec, stack: ExitStack) -> Candidate:
     if "error" in facts:
         raise error_of(facts["error"])
     opened = facts["opened"]
+    work, has_phases = opened.pop("work"), opened.pop("phases")
     cold = ColdStart((started - begin) * 1e3, (loaded - started) * 1e3, float(worker.ask("call")["ms"]))
     device_bytes = worker.ask("memory")["device_bytes"]  # before other candidates use the device
     return spec.candidate(
         lambda: SimpleNamespace(shape=tuple(worker.ask("call")["shape"])),
-        precision=opened["precision"],
-        file_bytes=opened["file_bytes"],
-        build_seconds=opened["build_seconds"],
-        work=None if opened["work"] is None else Work(**opened["work"]),
+        work=work and Work(**work),
         cold_start=cold,
         measure=lambda: float(worker.ask("call")["ms"]),
-        phases=(lambda: Phases(**worker.ask("phases"))) if opened["phases"] else None,
+        phases=(lambda: Phases(**worker.ask("phases"))) if has_phases else None,
         memory=lambda: Memory(worker.ask("memory")["host_bytes"], device_bytes),
+        **opened,
     )
 
 

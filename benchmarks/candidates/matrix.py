@@ -84,10 +84,6 @@ class Spec:
                          batch=self.batch, **facts)  # fmt: skip
 
 
-Opened = tuple[dict[str, Candidate], list[Skipped]]
-Open = Callable[[Spec], Candidate]
-
-
 def plan_matrix(
     files: Mapping[str, Sequence[Path]],
     *,
@@ -105,7 +101,10 @@ def plan_matrix(
     chosen = _chosen(backends)
     if not batches or min(batches) < 1:
         raise UsageError(f"batch is {min(batches, default=0)}", "Give 1 or more.")
-    kinds = {model: [(path, kind_of(path)) for path in paths] for model, paths in files.items()}
+    kinds: dict[str, list[tuple[Path, Kind]]] = {
+        model: [(path, "bundle" if is_bundle(path) else sniff(path)) for path in paths]
+        for model, paths in files.items()
+    }
     specs: list[Spec] = []
     skipped: list[Skipped] = []
     for batch in batches:
@@ -118,7 +117,9 @@ def plan_matrix(
     return specs, list(dict.fromkeys(skipped))
 
 
-def open_matrix(specs: Sequence[Spec], open_one: Open, *, tolerant: bool) -> Opened:
+def open_matrix(
+    specs: Sequence[Spec], open_one: Callable[[Spec], Candidate], *, tolerant: bool
+) -> tuple[dict[str, Candidate], list[Skipped]]:
     """Open every spec; with ``tolerant``, skip those that need what this machine lacks.
 
     Names are unique: they include batch, precision and file where needed. The baseline of a candidate is the first one
@@ -136,25 +137,13 @@ def open_matrix(specs: Sequence[Spec], open_one: Open, *, tolerant: bool) -> Ope
             errors.append(error)
             skipped.append(Skipped(f"{spec.model}, {BACKENDS[spec.backend].title}", error.message))
     if not made:
-        raise (
-            errors[0]
-            if errors
-            else UsageError("no file fits the backends", "Use --backends all to see what each file can run in.")
-        )
-    names = _names(made)
-    firsts: dict[int, str] = {}
-    for name, (spec, _) in zip(names, made, strict=True):
-        firsts.setdefault(spec.batch, name)
-    opened = {
-        name: replace(candidate, batch=spec.batch, baseline=firsts[spec.batch])
-        for name, (spec, candidate) in zip(names, made, strict=True)
-    }
+        raise errors[0] if errors else UsageError("no file fits the backends", "Use --backends auto or all.")
+    baselines: dict[int, str] = {}
+    opened = {}
+    for name, (spec, candidate) in zip(_names(made), made, strict=True):
+        baseline = baselines.setdefault(spec.batch, name)
+        opened[name] = replace(candidate, batch=spec.batch, baseline=baseline)
     return opened, list(dict.fromkeys(skipped))
-
-
-def kind_of(path: Path) -> Kind:
-    """Return what a file or a folder holds, by its content."""
-    return "bundle" if is_bundle(path) else sniff(path)
 
 
 def _chosen(backends: str) -> list[Backend]:

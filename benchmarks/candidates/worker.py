@@ -25,8 +25,6 @@ from ...errors import DcpDeployError
 from .candidate import Candidate, Memory
 from .matrix import BACKENDS, Spec
 
-FACTS = ("precision", "file_bytes", "build_seconds")
-
 
 def main() -> None:
     """Serve on stdin and stdout; output that libraries print goes to stderr."""
@@ -50,13 +48,13 @@ def serve(requests: TextIO, answers: TextIO) -> None:
     except DcpDeployError as error:
         answer({"error": {"exit_code": error.exit_code, "message": error.message, "remedy": error.remedy}})
         return
-    facts = {name: getattr(candidate, name) for name in FACTS}
-    work = None if candidate.work is None else asdict(candidate.work)
+    facts = {name: getattr(candidate, name) for name in ("precision", "file_bytes", "build_seconds")}
+    work = candidate.work and asdict(candidate.work)
     answer({"opened": {**facts, "work": work, "phases": candidate.phases is not None}})
     handlers: dict[str, Callable[[], dict[str, Any]]] = {
         "call": lambda: timed_call(candidate),
         "phases": lambda: asdict(candidate.phases()) if candidate.phases else {},
-        "memory": lambda: asdict(Memory(peak_host_bytes(), _beyond(device_bytes_in_use(spec), before))),
+        "memory": lambda: asdict(Memory(peak_host_bytes(), _increase(before, device_bytes_in_use(spec)))),
     }
     for line in requests:
         answer(handlers[json.loads(line)]())
@@ -91,5 +89,5 @@ def device_bytes_in_use(spec: Spec) -> int | None:
     return int(total - free)
 
 
-def _beyond(after: int | None, before: int | None) -> int | None:
+def _increase(before: int | None, after: int | None) -> int | None:
     return None if after is None or before is None else max(0, after - before)

@@ -15,8 +15,7 @@ import argparse
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from ...files import write_json
 from ...generators import Generator, GeneratorConfig
 from ..candidates.device_steps import cuda_event
 from ..candidates.loading import require_gpu
+from ..latency import Call
 from ..machine.environment import capture_environment
 from ..statistics import ratio_of_medians, summarise
 
@@ -38,8 +38,6 @@ TEACHER = (512,) * 10 + (256,) * 2 + (128,) * 2
 STUDENT = tuple(-(-width * 3 // 80) * 8 for width in TEACHER)  # 30 % of the channels, up to the next multiple of 8
 BATCHES = (1, 8, 32, 64)
 BASELINE = "teacher, eager fp32"
-
-Call = Callable[[], Any]
 
 # Largest difference from the readable network, as a share of its images' range. Float32 sums in another order through
 # 13 layers; float16 stores eleven bits.
@@ -49,24 +47,12 @@ TOLERANCES = {"fp32": 1e-3, "fp16": 3e-2}
 def random_generator(widths: tuple[int, ...], seed: int) -> Generator:
     """Return a StyleGAN2 on the GPU with random weights and noise in every layer."""
     torch.manual_seed(seed)
-    generator = (
-        Generator(GeneratorConfig(resolution=2 ** (len(widths) // 2 + 1), widths=widths)).eval().requires_grad_(False)
-    )
+    config = GeneratorConfig(resolution=2 ** (len(widths) // 2 + 1), widths=widths)
+    generator = Generator(config).eval().requires_grad_(False)
     for name, tensor in generator.state_dict().items():
         if name.endswith("noise_strength"):
             tensor.fill_(0.1)
     return generator.cuda()
-
-
-@contextmanager
-def strict_float32() -> Iterator[None]:
-    """Forbid TF32 within the block."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def differences(generator: Generator, batch: int = 5) -> dict[str, float]:
@@ -76,16 +62,14 @@ def differences(generator: Generator, batch: int = 5) -> dict[str, float]:
     """
     z = torch.randn(batch, generator.config.z_dim, generator=torch.Generator().manual_seed(0)).cuda()
     psi, found = torch.full((batch,), 0.7, device="cuda"), {}
-    with strict_float32(), torch.no_grad():
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), torch.no_grad():  # matmul has no TF32 by default
         expected = generator(z, psi=psi)
         for precision, limit in TOLERANCES.items():
             graph = CapturedGenerator(CudaGenerator(generator, storage=STORAGE[precision]).cuda(), batch)
             error = (graph(z, psi, None) - expected).abs().max() / (expected.max() - expected.min())
             found[precision] = float(error)
             if not found[precision] < limit:
-                raise ParityError(
-                    f"{precision} images differ by {found[precision]:.2e}, more than {limit}", "Report this."
-                )
+                raise ParityError(f"{precision} images differ by {error:.2e}, more than {limit}", "Report this.")
     return found
 
 
@@ -197,9 +181,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--rounds", type=int, default=100, help="at most, per batch size")
     parser.add_argument("--seconds", type=float, default=12.0, help="at most, per batch size, after five rounds")
-    parser.add_argument(
-        "--compile", type=int, nargs="*", default=(1,), help="batch sizes to torch.compile the teacher for"
-    )
+    parser.add_argument("--compile", type=int, nargs="*", default=(1,), help="batch sizes to compile the teacher for")
     arguments = parser.parse_args()
     run(arguments.out, tuple(arguments.batches), arguments.rounds, arguments.seconds, tuple(arguments.compile))
 

@@ -14,6 +14,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,14 @@ def attempts(folder: Path) -> list[dict[str, Any]]:
     if not onnx.is_file():
         export_onnx(generator, onnx, image="float")
     found = [
-        _attempt(f"build for {present_gpu()}, this GPU", lambda: _build(onnx, folder / "own.engine", "auto")),
-        _attempt("build and run for CURRENT", lambda: _run_current(onnx, folder / "current.engine", generator)),
+        _attempt(f"build for {present_gpu()}, this GPU", partial(_build, onnx, folder / "own.engine", "auto")),
+        _attempt("build and run for CURRENT", partial(_run_current, onnx, folder / "current.engine", generator)),
     ]
     for target in TARGETS:
         engine = folder / f"{target}.engine"
-        found.append(_attempt(f"build for {target}", lambda e=engine, t=target: _build(onnx, e, t)))  # type: ignore[misc]
+        found.append(_attempt(f"build for {target}", partial(_build, onnx, engine, target)))
         if engine.is_file():
-            found.append(_attempt(f"load and run {target}", lambda e=engine: _run(e, generator)))  # type: ignore[misc]
+            found.append(_attempt(f"load and run {target}", partial(_run, engine, generator)))
             found.append(_attempt(f"load_runner {target}", lambda e=engine: load_runner(e).name))  # type: ignore[misc]
     return found
 
@@ -83,9 +84,7 @@ def _run(engine: Path, generator: Generator) -> str:
     trt = import_flavour("tensorrt-rtx")
     session = EngineSession(trt, engine.read_bytes(), torch.device("cuda"))
     if session.engine is None:
-        raise MissingCapabilityError(
-            "TensorRT for RTX refuses to deserialise the engine", "Read the reason in its log."
-        )
+        raise MissingCapabilityError("TensorRT for RTX cannot deserialise the engine", "Read the reason in its log.")
     manifest = {"profile": _profile(generator), "resolution": generator.config.resolution, "precision": "fp32"}
     z = latents_of(SEEDS, generator.config.z_dim)
     images = runner_of(engine.name, manifest, session)(z, 0.7)

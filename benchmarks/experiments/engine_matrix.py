@@ -33,7 +33,6 @@ RESOLUTIONS = (256, 1024)
 MODELS = ("teacher", "student")
 PRECISIONS = ("fp32", "fp16")
 TARGETS = "sm89,sm120"
-RECORD = "engine_matrix.json"
 
 
 def network_config(resolution: int, model: str) -> GeneratorConfig:
@@ -111,7 +110,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="keeps the record; its subfolder work is emptied")
     parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=PRECISIONS)
     options = parser.parse_args()
-    record = options.folder / RECORD
+    record = options.folder / "engine_matrix.json"
     done = read_json(record) if record.is_file() else {}
     for resolution, model, precision in product(RESOLUTIONS, MODELS, options.precision):
         key = f"{resolution} {model} {precision}"

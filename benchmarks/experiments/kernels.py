@@ -12,6 +12,7 @@ move: each input read once, each output written once. Reading an input twice the
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -70,21 +71,6 @@ class Case:
         return self.batch, self.channels, self.size, self.size
 
 
-@dataclass(frozen=True)
-class Row:
-    """The result of one kernel. Rates are in bytes per second, counting the bytes that must move; times are medians."""
-
-    kernel: str
-    channels: int
-    bytes: int
-    time_ms: float
-    copy_time_ms: float
-    rate: float
-    copy_rate: float
-    share: float
-    """Share of the copy's rate, the median over rounds."""
-
-
 def cases(size: int = 256, batch: int = 32) -> Iterator[Case]:
     """Yield every kernel in both variants at the teacher's width, and the wide variants at the student's width."""
     for operator, dtype, last in product(OPERATORS, TAGS, (False, True)):
@@ -99,31 +85,28 @@ class Buffers:
 
     def __init__(self, of: Sequence[Case], device: torch.device) -> None:
         self.device = device
-        most = {
-            dtype: max(_count(case.source) for case in of if case.dtype == dtype) for dtype in {c.dtype for c in of}
-        }
-        self.x = {dtype: torch.randn(1 + count, device=device).to(dtype) for dtype, count in most.items()}
-        size = max(_count(case.target) * case.dtype.itemsize for case in of)
+        self.x: dict[torch.dtype, Tensor] = {}
+        for dtype in {case.dtype for case in of}:
+            most = max(math.prod(case.source) for case in of if case.dtype == dtype)
+            self.x[dtype] = torch.randn(1 + most, device=device).to(dtype)
+        size = max(math.prod(case.target) * case.dtype.itemsize for case in of)
         self.y = torch.empty(size, dtype=torch.uint8, device=device)
 
     def call(self, case: Case) -> KernelCall:
         """Return the launch of one case, with all its options in use."""
         x = self.x[case.dtype][0 if case.wide else 1 :]  # the narrow variant's input is not aligned to 16 bytes
         features = _shaped(x, case.source, case.channels_last)
-        y = _shaped(
-            self.y[: _count(case.target) * case.dtype.itemsize].view(case.dtype), case.target, case.channels_last
-        )
+        size = math.prod(case.target) * case.dtype.itemsize
+        y = _shaped(self.y[:size].view(case.dtype), case.target, case.channels_last)
         scale, bias = self._ones(case.batch, case.channels), self._ones(case.channels)
         noise = self._ones(case.size, case.size)
         made: KernelCall | None
+        terms: dict[str, Any] = {"clamp": 256.0, "next_scale": self._ones(case.batch, case.channels)}
         if case.operator in ("modconv", "modconv_d2s"):
-            next_scale, shuffled = self._ones(case.batch, case.channels), case.operator == "modconv_d2s"
-            made = modconv_epilogue_call(
-                features, scale, noise, bias, y, clamp=256.0, next_scale=next_scale, depth_to_space=shuffled
-            )
+            terms["depth_to_space"] = case.operator == "modconv_d2s"
+            made = modconv_epilogue_call(features, scale, noise, bias, y, **terms)
         elif case.operator == "fir":
-            next_scale = self._ones(case.batch, case.channels)
-            made = fir_epilogue_call(features, scale, noise, bias, y, clamp=256.0, next_scale=next_scale)
+            made = fir_epilogue_call(features, scale, noise, bias, y, **terms)
         else:
             made = self._with_image(case, features, (scale, noise, bias), y)
         assert made is not None
@@ -152,7 +135,7 @@ def bytes_of(call: KernelCall) -> int:
     return sum(argument.nbytes for argument in call.arguments if isinstance(argument, Tensor))
 
 
-def measure(chosen: Sequence[Case], *, rounds: int = 20, seed: int = 0) -> list[Row]:
+def measure(chosen: Sequence[Case], *, rounds: int = 20, seed: int = 0) -> list[dict[str, Any]]:
     """Time every case and the copy of as many bytes on the current GPU. MissingCapabilityError without a GPU."""
     require_gpu("this experiment")
     device = torch.device("cuda", torch.cuda.current_device())
@@ -186,31 +169,31 @@ def _timed(in_turn: Sequence[Callable[[], Any]]) -> float:
     return float(begin.elapsed_time(end)) / LAUNCHES
 
 
-def _row(case: Case, call: KernelCall, pairs: Sequence[tuple[float, float]]) -> Row:
+def _row(case: Case, call: KernelCall, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Return the medians of one kernel: milliseconds, bytes per second, and the share of the copy's rate."""
     size = bytes_of(call)
-    time, copy_time = median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
-    share = median(copy / own for own, copy in pairs)
-    return Row(call.kernel, case.channels, size, time, copy_time, size / time * 1e3, size / copy_time * 1e3, share)
+    time, copy_time = (median(times) for times in zip(*pairs, strict=True))
+    return {
+        "kernel": call.kernel, "channels": case.channels, "bytes": size, "time_ms": time, "copy_time_ms": copy_time,
+        "rate": size / time * 1e3, "copy_rate": size / copy_time * 1e3,
+        "share": median(copy / own for own, copy in pairs),
+    }  # fmt: skip
 
 
 def _shaped(flat: Tensor, shape: tuple[int, ...], last: bool) -> Tensor:
-    part = flat[: _count(shape)]
+    part = flat[: math.prod(shape)]
     if not last:
         return part.view(shape)
     batch, channels, height, width = shape
     return part.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
-
-
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return one line per kernel, the lowest share first."""
     lines = [f"{'kernel':28} {'channels':>8} {'ms':>8} {'TB/s':>7} {'copy':>7} {'share':>6}"]
-    for row in sorted(rows, key=lambda row: row.share):
-        rates = f"{row.rate / 1e12:7.3f} {row.copy_rate / 1e12:7.3f} {row.share:6.1%}"
-        lines.append(f"{row.kernel:28} {row.channels:8} {row.time_ms:8.4f} {rates}")
+    for row in sorted(rows, key=lambda row: float(row["share"])):
+        rates = f"{row['rate'] / 1e12:7.3f} {row['copy_rate'] / 1e12:7.3f} {row['share']:6.1%}"
+        lines.append(f"{row['kernel']:28} {row['channels']:8} {row['time_ms']:8.4f} {rates}")
     return "\n".join(lines)
 
 
@@ -224,7 +207,7 @@ def main() -> None:
     chosen = list(cases(arguments.size, arguments.batch))
     rows = measure(chosen, rounds=arguments.rounds)
     record = {"environment": asdict(capture_environment()), "rounds": arguments.rounds, "size": arguments.size}
-    write_json(arguments.out, {**record, "batch": arguments.batch, "rows": [asdict(row) for row in rows]})
+    write_json(arguments.out, {**record, "batch": arguments.batch, "rows": rows})
     print(table(rows))
 
 

@@ -44,14 +44,12 @@ def load_cells(directory: Path) -> list[dict[str, Any]]:
     paths = sorted((directory / "cells").glob("*.json"))
     found = [read_json(path) for path in paths]
     if not found:
-        raise InputError(
-            f"there are no cells in {directory}", "Run: python -m dcp_deploy.benchmarks.experiments.quality --out DIR"
-        )
+        remedy = "Run: python -m dcp_deploy.benchmarks.experiments.quality --out DIR"
+        raise InputError(f"there are no cells in {directory}", remedy)
     for path, cell in zip(paths, found, strict=True):
         if cell["settings"] != found[0]["settings"]:
-            raise InputError(
-                f"{path} has other settings than {paths[0]}", "Keep each length of training in its own DIR."
-            )
+            remedy = "Keep each length of training in its own DIR."
+            raise InputError(f"{path} has other settings than {paths[0]}", remedy)
     return found
 
 
@@ -169,9 +167,7 @@ def draw(found: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page and the figure of one experiment."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dcp_deploy.benchmarks.experiments.quality_report", description=__doc__
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path, help="--out of the experiment")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where quality.md is (%(default)s)")
     options = parser.parse_args(arguments)

@@ -38,7 +38,6 @@ from ..results import BenchReport
 
 RATIOS = (0.5, 0.7, 0.85)
 ALIGNS = (1, 8, 16)
-KINDS = ("stylegan2", "stylegan3")
 RESOLUTIONS = (256, 1024)
 QUICK_RESOLUTION, QUICK_SHARE = 64, 8
 BACKENDS = "torch,onnxruntime,onnxruntime-winograd,openvino,openvino-winograd"
@@ -50,7 +49,7 @@ WARM_CALLS = 3  # a call of a teacher takes up to a minute
 def networks(*, quick: bool) -> dict[str, GeneratorConfig]:
     """Return the teachers by name, at full width or an eighth of it."""
     found = {}
-    for kind, resolution in product(KINDS, (QUICK_RESOLUTION,) if quick else RESOLUTIONS):
+    for kind, resolution in product(("stylegan2", "stylegan3"), (QUICK_RESOLUTION,) if quick else RESOLUTIONS):
         published = GeneratorConfig.stylegan2 if kind == "stylegan2" else GeneratorConfig.stylegan3
         config = published(resolution, num_fp16_res=0)
         if quick:
@@ -109,10 +108,9 @@ def run(folder: Path, chosen: Sequence[str], *, quick: bool, rounds: int, second
         if (chosen and name not in chosen) or document.is_file():
             continue
         report = measure(teacher, rounds=rounds, seconds=seconds, threads=threads)
+        text = f"# {name}, `{report.environment.command}`\n\n{report.to_markdown()}"
         with atomic_path(document.with_suffix(".md")) as temporary:
-            temporary.write_text(
-                f"# {name}, `{report.environment.command}`\n\n{report.to_markdown()}", encoding="utf-8"
-            )
+            temporary.write_text(text, encoding="utf-8")
         write_json(document, report.to_dict())  # last, because the document marks the network as done
         print(report.to_markdown(), flush=True)
 

@@ -41,9 +41,8 @@ def load_suite(folder: Path) -> dict[str, Document]:
     """Return the documents by network, full sizes before quick ones. InputError when there are none."""
     found = {path.stem: read_json(path) for path in sorted(folder.glob("stylegan*.json"))}
     if not found:
-        raise InputError(
-            f"{folder} holds no document of the suite", "Make one: python -m dcp_deploy.benchmarks.experiments.suite"
-        )
+        remedy = "Make one: python -m dcp_deploy.benchmarks.experiments.suite"
+        raise InputError(f"{folder} holds no document of the suite", remedy)
     return dict(sorted(found.items(), key=lambda item: _sort_key(item[0])))
 
 
@@ -65,10 +64,8 @@ def report(found: Mapping[str, Document]) -> str:
     for network, document in found.items():
         rounds = document["method"]["rounds"]
         lines += ["", f"### {network}", "", f"{rounds} interleaved rounds on {_machine(document)}:", ""]
-        command = document["environment"]["command"].replace(
-            "suite.py", "python -m dcp_deploy.benchmarks.experiments.suite", 1
-        )
-        lines += ["```sh", command, "```", ""]
+        module = "python -m dcp_deploy.benchmarks.experiments.suite"
+        lines += ["```sh", document["environment"]["command"].replace("suite.py", module, 1), "```", ""]
         lines += [*_latencies(document), "", *_alignment(document), ""]
         lines += [f"- {note}" for note in document["notes"]]
     return "\n".join(lines[1:])

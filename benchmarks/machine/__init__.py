@@ -1,1 +1,1 @@
-"""The machine under a measurement: what it is, whether it kept still, and what it could do at most."""
+"""The machine of a measurement: its description, its load and clocks, and its highest rates."""

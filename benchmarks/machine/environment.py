@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -149,13 +150,8 @@ def _torch_threads() -> int | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    versions = {package: _or_none(partial(metadata.version, package)) for package in PACKAGES}
+    return {package: version for package, version in versions.items() if version is not None}
 
 
 def _git_commit() -> str | None:

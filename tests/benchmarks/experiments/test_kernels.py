@@ -56,5 +56,5 @@ def test_without_a_gpu_the_experiment_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_a_kernel_and_its_copy_are_timed() -> None:
     chosen = [replace(case, size=64, batch=8) for case in cases() if case.dtype == torch.float16]
     for row in measure(chosen, rounds=3):
-        assert row.time_ms > 0 and row.copy_time_ms > 0
-        assert row.rate == pytest.approx(row.bytes / row.time_ms * 1e3)
+        assert row["time_ms"] > 0 and row["copy_time_ms"] > 0
+        assert row["rate"] == pytest.approx(row["bytes"] / row["time_ms"] * 1e3)

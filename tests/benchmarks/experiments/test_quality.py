@@ -52,7 +52,7 @@ def experiment(finished: Experiment, tmp_path: Path) -> Experiment:
     return replace(finished, out=tmp_path / "copy")
 
 
-CELL = Cell(0.5, "diversity", "none", 0)
+CELL, OTHER = Cell(0.5, "diversity", "none", 0), Cell(0.5, "random", "svs", 1)
 
 
 def document_of(experiment: Experiment) -> dict[str, Any]:
@@ -92,14 +92,13 @@ def test_cells_are_computed_once(experiment: Experiment, monkeypatch: pytest.Mon
         return document_of(experiment)
 
     monkeypatch.setattr(quality, "compute", compute)
-    other = Cell(0.5, "random", "svs", 1)
-    assert run(experiment, [CELL, other], jobs=2) == run(experiment, [CELL, other], jobs=1) == []
-    assert computed == [other]
+    assert run(experiment, [CELL, OTHER], jobs=1) == run(experiment, [CELL, OTHER], jobs=1) == []
+    assert computed == [OTHER]
     assert not (experiment.out / "partial" / CELL.name).exists()
 
 
 def test_cells_of_other_settings_are_computed_again(experiment: Experiment) -> None:
-    run(replace(experiment, steps=7), [CELL], jobs=1)
+    assert run(replace(experiment, steps=7), [CELL, OTHER], jobs=2) == []  # in parallel
     assert document_of(experiment)["curve"][-1]["step"] == 7
 
 
