@@ -19,29 +19,33 @@ __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_t
 
 
 class BuildConfig(BaseModel):
-    """All settings of ``build``. Construct it directly, or with :meth:`parse` for one-line UsageErrors."""
+    """All settings of ``build``. Construct it directly, or with :meth:`parse` for one-line UsageErrors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    The first paragraph below each field is also the help of its flag.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     dataset: str = "demo"
+    """Preset of the teacher and the real images; dcp-deploy datasets lists them."""
     teacher: Path | None = None
     """A generator file to use instead of the preset's teacher."""
     data: Path | None = None
-    """Real images: a folder, a zip file or an LMDB. None: the demo's portraits, or the teacher's own samples."""
+    """Real images: a folder, a zip file or an LMDB. By default the demo's portraits, or the teacher's own samples."""
     resize: Literal["error", "crop"] = "error"
     """What to do with images of ``data`` of another size: refuse them, or scale down their centred square."""
     mirror: bool = False
     """Flip half of the images of ``data`` left to right."""
     out: Path | None = None
-    """Run directory; build/<dataset> by default."""
+    """Run directory [build/<dataset>]."""
     ratio: float = Field(default=0.7, ge=0, lt=1)
-    """Share of the channels of every layer that is removed."""
+    """Share of the channels of every layer that is removed: 0.7 removes 70 %."""
     target_macs: float | None = Field(default=None, gt=0, le=1)
     """Share of the teacher's MACs to keep, instead of ``ratio``: each layer gets the width that keeps most scores."""
     target_params: float | None = Field(default=None, gt=0, le=1)
-    """Share of the teacher's parameters to keep, in the same way."""
+    """Share of the teacher's parameters to keep, instead of ``ratio``, in the same way."""
     align: int = Field(default=8, ge=1)
-    """Keep multiples of this many channels."""
+    """Keep multiples of this many channels in each layer."""
     score: Literal["diversity", "gradient", "content", "random", "weight-in", "weight-out", "style", "activation"] = (
         "weight-out"
     )
@@ -53,6 +57,7 @@ class BuildConfig(BaseModel):
     with "diversity" and "none" (three seeds, 544 steps); after the whole recipe 2.1 against 3.5 (one seed).
     """
     effort: EffortName = "quick"
+    """How long to score, train and measure."""
     steps: int | None = Field(default=None, ge=1)
     """Distillation steps, instead of the effort's."""
     accumulate: int = Field(default=1, ge=1)
@@ -60,26 +65,32 @@ class BuildConfig(BaseModel):
     devices: int = Field(default=1, ge=1)
     """Number of GPUs that distil together, from ``cuda:0`` on."""
     train_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the convolutions during distillation."""
+    """Precision of the convolutions during distillation; bf16 and fp16 are for GPUs."""
     keep: Literal["last", "best"] = "last"
     """Which moving average becomes the student: the last, or the one of lowest FID (else distance to the teacher)."""
     tensorboard: Path | None = None
     """A folder for TensorBoard's curves and pictures of the distillation."""
     lpips: Path | None = None
-    """Weights of torchvision's VGG16, to use LPIPS as perceptual loss. Without them only the demo has such a loss."""
+    """Weights of torchvision's VGG16 (vgg16-397923af.pth), to use LPIPS as perceptual loss.
+
+    Without them only the demo has a perceptual loss.
+    """
     inception: Path | None = None
     """Weights of torch-fidelity's Inception, which measures quality against ``data`` during distillation.
 
     By default weights from a cache, or downloaded ones.
     """
     discriminator: Path | None = None
-    """A training file with the discriminator to start from; by default a fresh one, as in StyleKD."""
+    """Training file (.pkl, rosinality .pt) with the discriminator to start from.
+
+    By default a fresh one, as in StyleKD.
+    """
     augment: bool = False
     """Augment the discriminator's images, the more the more it overfits (adaptive discriminator augmentation)."""
     guide: Path | None = None
-    """A training file with a discriminator, whose features of the teacher's and student's images are compared."""
+    """Training file (.pkl, rosinality .pt): also match its discriminator's features of teacher and student."""
     feature_gan: bool = False
-    """Whether to train a second discriminator, on features of the perceptual loss."""
+    """Train a second discriminator, on features of the perceptual loss."""
     mask: Path | None = Field(default=None, validate_default=True)
     """A segmentation model as ONNX file: the L1 loss, perceptual loss and content scores use only what it finds."""
     mask_background: str = Field(default="0,16", pattern=r"^\d+(,\d+)*$")
@@ -87,8 +98,9 @@ class BuildConfig(BaseModel):
     mask_inputs: Literal["imagenet", "unit", "signed"] = "imagenet"
     """Range of the segmentation model's input: ImageNet's normalisation, [0, 1] or [-1, 1]."""
     seed: int = Field(default=0, ge=0, lt=2**32)  # what numpy's RandomState takes
+    """Seed of all random numbers."""
     device: str = "auto"
-    """Where to score, distil and measure quality: "auto", "cpu", "cuda", "cuda:1"."""
+    """Where torch computes: "auto", "cpu", "cuda", "cuda:1"."""
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Precision of the exported graphs' convolutions, except layers that measured ranges or the gate keep in fp32."""
     target: str | None = None

@@ -5,6 +5,7 @@ Completions import what they offer when Tab is pressed. They never import torch,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from inspect import Parameter
 from pathlib import Path
@@ -82,74 +83,54 @@ devices = one_of("auto", "cpu", "cuda")
 # ---- the fields of BuildConfig as flags ----
 
 RUNNING = "Running"
-HELP = {
-    "Teacher and data": {
-        "dataset": "Preset that names the teacher and the real images. List them with: dcp-deploy datasets.",
-        "teacher": "Generator file to start from, instead of the preset's teacher.",
-        "data": "Real images: a folder, a zip file or an LMDB.",
-        "resize": "What to do with images of another size: error, or crop to the centred square and scale.",
-        "mirror": "Flip half of the real images left to right.",
-    },
-    "Pruning": {
-        "score": "How to rank channels: diversity, gradient, content (needs --mask), activation, style, weight-in, "
-        "weight-out or random.",
-        "ratio": "Share of the channels to remove: 0.7 removes 70 %.",
-        "align": "Keep a multiple of this many channels in each layer.",
-        "target_macs": "Share of the teacher's MACs to keep, instead of --ratio. Chooses the best width per layer.",
-        "target_params": "Share of the teacher's parameters to keep, instead of --ratio.",
-        "refine": "How to adjust the kept weights after pruning: none, reconstruct, svs or svs+reconstruct.",
-    },
-    "Distillation": {
-        "steps": "Number of training steps, instead of the effort's.",
-        "accumulate": "Compute each batch in this many parts: less memory, same gradients.",
-        "devices": "Number of GPUs to train on, from cuda:0 on.",
-        "train_precision": "Number format of convolutions while training: fp32; on GPUs also bf16 or fp16.",
-        "keep": "Student to keep: last, or best (lowest FID; without FID, smallest distance to the teacher).",
-        "tensorboard": "Folder for TensorBoard's curves and pictures of the training.",
-        "lpips": "Weights of torchvision's VGG16 (vgg16-397923af.pth): use LPIPS as the perceptual loss.",
-        "discriminator": "Training file (.pkl, rosinality .pt) whose discriminator to start from.",
-        "augment": "Augment the discriminator's images as far as it overfits (ADA).",
-        "guide": "Training file (.pkl, rosinality .pt): also match the features of its discriminator.",
-        "feature_gan": "Add a discriminator that looks at the features of the perceptual loss.",
-        "mask": "Segmentation model (ONNX): losses and content scores use only the pixels that it finds.",
-        "mask_background": "Classes of the mask model that are background.",
-        "mask_inputs": "How the mask model's input is scaled: imagenet, unit or signed.",
-    },
-    "Export": {
-        "precision": "Number format of the exported graphs: fp32, fp16, bf16 or int8.",
-        "target": 'GPUs to build the engine for, such as sm89 or "RTX 4090,L4".',
-    },
-    "Measuring": {
-        "inception": "Inception weights of torch-fidelity, for FID against --data. Downloaded when not given.",
-    },
-    RUNNING: {
-        "out": "Run directory [build/<dataset>].",
-        "effort": "How long to score, train and measure: quick, standard or paper.",
-        "seed": "Seed of all random numbers.",
-        "device": "Where torch computes: auto, cpu, cuda, cuda:1, ...",
-    },
-}
-"""The help of each field, by the panel that shows it."""
+PANELS = {
+    "Teacher and data": ("dataset", "teacher", "data", "resize", "mirror"),
+    "Pruning": ("score", "ratio", "align", "target_macs", "target_params", "refine"),
+    "Distillation": (
+        "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard", "lpips", "discriminator", "augment",
+        "guide", "feature_gan", "mask", "mask_background", "mask_inputs",
+    ),
+    "Export": ("precision", "target"),
+    "Measuring": ("inception",),
+    RUNNING: ("out", "effort", "seed", "device"),
+}  # fmt: skip
+"""The fields of BuildConfig by the help panel that shows them."""
 
 _COMPLETIONS = {"dataset": datasets, "target": targets, "device": devices}
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of a field of BuildConfig."""
+    return f"--{name.replace('_', '-')}"
+
+
+def help_of(name: str) -> str:
+    """Return the help of a field: the first paragraph of its docstring, and its choices."""
+    field = BuildConfig.model_fields[name]
+    words = " ".join((field.description or "").split("\n\n")[0].split())
+    words = re.sub(
+        "``(.+?)``", lambda code: flag_of(code[1]) if code[1] in BuildConfig.model_fields else code[1], words
+    )
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return f"{words} One of {', '.join(choices)}." if choices else words
+
+
 def setting(name: str) -> Any:
     """Declare the option of a field of BuildConfig."""
-    panel, words = next((panel, fields[name]) for panel, fields in HELP.items() if name in fields)
-    field = BuildConfig.model_fields[name]
-    flags = [f"--{name.replace('_', '-')}", *(["-o"] if name == "out" else [])]
-    complete = values_of(name) if get_origin(field.annotation) is Literal else _COMPLETIONS.get(name)
-    return option(words, *flags, complete=complete, panel=panel)
+    panel = next(panel for panel, names in PANELS.items() if name in names)
+    flags = [flag_of(name), *(["-o"] if name == "out" else [])]
+    is_choice = get_origin(BuildConfig.model_fields[name].annotation) is Literal
+    complete = values_of(name) if is_choice else _COMPLETIONS.get(name)
+    return option(help_of(name), *flags, complete=complete, panel=panel)
 
 
 def setting_parameters(names: Iterable[str]) -> list[Parameter]:
     """Return the parameters that typer makes flags of, with the types and defaults of BuildConfig's fields.
 
-    They come in the order of ``HELP``. A choice is taken as text: BuildConfig.parse rejects a wrong one with a better
+    They come in the order of ``PANELS``. A choice is taken as text: BuildConfig.parse rejects a wrong one with a better
     message.
     """
-    order = [name for fields in HELP.values() for name in fields]
+    order = [name for names in PANELS.values() for name in names]
     parameters = []
     for name in sorted(names, key=order.index):
         field = BuildConfig.model_fields[name]

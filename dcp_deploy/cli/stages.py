@@ -9,13 +9,13 @@ import typer
 
 from ..errors import UsageError
 from .options import (
-    HELP,
     DryRun,
     Out,
     Refine,
     check_dataset,
     check_suffix,
     choice,
+    help_of,
     milliseconds,
     option,
     shard_of,
@@ -27,7 +27,6 @@ from .options import (
 from .output import Output
 from .verb import verb
 
-SCORE_HELP = HELP["Pruning"]["score"]
 UPSAMPLE_HELP = "How to up-sample, both exact: transposed or polyphase; auto: the faster one, measured per layer."
 
 
@@ -58,7 +57,7 @@ def score(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator whose channels to score.")],
     out: Out,
-    method: Annotated[str, option(SCORE_HELP, complete=values_of("score"))] = "diversity",
+    method: Annotated[str, option(help_of("score"), complete=values_of("score"))] = "diversity",
     latents: Annotated[str, option("Number of latents; auto: until two halves agree on what to keep.")] = "1000",
     batch: Annotated[int, option("Latents per batch. The scores depend on it.")] = 5,
     directions: Annotated[int, option("Random directions per batch of latents.")] = 10,
@@ -116,7 +115,7 @@ def prune(
     out: Out,
     scores: Annotated[list[Path] | None, option("File that dcp-deploy score wrote. Repeat it for every shard.")] = None,
     score: Annotated[
-        str | None, option(f"Compute the scores now, instead of --scores. {SCORE_HELP}", complete=values_of("score"))
+        str | None, option(f"Compute scores now, instead of --scores. {help_of('score')}", complete=values_of("score"))
     ] = None,
     target_latency: Annotated[
         str | None, option("Time of one image in torch on this device, such as 3ms, instead of --ratio.")

@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 from rich.text import Text
 
-from dcp_deploy.cli.options import HELP
+from dcp_deploy.cli.options import PANELS, help_of
 from dcp_deploy.cli.output import Output
 from dcp_deploy.cli.verb import name_of, verb
 from dcp_deploy.config import BuildConfig
@@ -91,9 +91,10 @@ def test_brackets_in_a_help_text_are_shown() -> None:
 
 
 def test_build_has_a_flag_for_every_setting_and_each_has_a_panel() -> None:
-    assert {name for fields in HELP.values() for name in fields} == set(BuildConfig.model_fields)
+    assert {name for names in PANELS.values() for name in names} == set(BuildConfig.model_fields)
     assert set(BuildConfig.model_fields) < {parameter.name for parameter in PROGRAM.commands["build"].params}
-    assert all(f"─ {panel} ─" in help_screens()["build"] for panel in HELP)
+    assert all(f"─ {panel} ─" in help_screens()["build"] for panel in PANELS)
+    assert help_of("mirror") == "Flip half of the images of --data left to right."
 
 
 def test_the_command_line_s_own_help_names_all_verbs_and_exit_codes() -> None:

@@ -52,7 +52,7 @@ def test_prune_puts_shards_together(dcp: Command, models: Path) -> None:
     both = ("--scores", "0.safetensors", "--scores", "1.safetensors", "--align", 1, "-o", "p.safetensors")
     assert dcp("prune", models / "t.safetensors", *both, "--dry-run").code == 0
     ended = dcp("prune", models / "t.safetensors", *both[2:], "--dry-run")
-    assert ended.code == 2 and "no 1 shards" in ended.err
+    assert ended.code == 2 and "not the 1 shards" in ended.err
 
 
 def test_prune_to_a_target_stays_within_it(dcp: Command, models: Path) -> None:
