@@ -27,7 +27,7 @@ def modconv_epilogue(
     x [B, C, H, W] is the convolution's output and scale [B, C] its demodulation. noise is None, [H, W] or [B, 1, H, W],
     the same for every channel. bias is [C]. next_scale [B, C] holds the styles of the layer that follows. With
     ``depth_to_space`` x is [B, 4 C, H / 2, W / 2] and channel 4 c + 2 p + q holds the pixels (2 i + p, 2 j + q) of c.
-    The clamp is symmetric. There is no gain: leaky ReLU is positively homogeneous, so the caller folds StyleGAN2's
+    The clamp is symmetric. It has no gain: leaky ReLU is positively homogeneous, so the caller folds StyleGAN2's
     sqrt(2) into scale, noise and bias.
     """
     stored = x.dtype

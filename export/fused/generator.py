@@ -89,7 +89,7 @@ class FusedSynthesis(_Fused):
     """The second half of :class:`FusedGenerator`: ``forward(ws [B, num_ws, w_dim], noise)`` returns images.
 
     For editing and style mixing: every layer reads its own slot of ws, as in the readable generator's ``synthesis``.
-    There is no psi, because ws is truncated before. The options are those of :class:`FusedGenerator`.
+    It takes no psi, because ws is truncated before. The options are those of :class:`FusedGenerator`.
     """
 
     def _add_styles(self, weights: Weights, config: GeneratorConfig) -> None:

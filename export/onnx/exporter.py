@@ -34,7 +34,7 @@ from ..runners.runner import NOISE_INPUT
 from .precision import decide, measure_ranges
 from .quantization import plan_int8, quantize
 from .rounding import integer_kernels
-from .upsampling import ChosenMethod, choose_methods, methods_of
+from .upsampling import ChosenMethod, choose_methods
 
 if TYPE_CHECKING:
     import onnx
@@ -99,7 +99,7 @@ def export_onnx(
     chosen: dict[str, ChosenMethod] = {}
     if upsample == "auto":
         chosen = choose_methods(generator)
-        upsample = methods_of(chosen)
+        upsample = {layer: entry.form for layer, entry in chosen.items()}
     form = FusedGenerator if inputs == "z" else FusedSynthesis
     ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)
     storage, measured = decide(ranges, precision)
@@ -272,7 +272,8 @@ def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
     """
     graph = model.graph
     kept = {value.name for value in [*graph.input, *graph.output]}
-    made_up = {tensor.name for tensor in graph.initializer if not _is_weight(tensor.name)}
+    # Buffers of our modules have a dot in their names ("synthesis.b4.conv1.bias"), made-up constants ("val_12") do not.
+    made_up = {tensor.name for tensor in graph.initializer if "." not in tensor.name}
     readers = Counter(value for node in graph.node for value in node.input)
     taken: Counter[str] = Counter()
     renamed: dict[str, str] = {}
@@ -293,8 +294,3 @@ def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
         node.attribute.sort(key=lambda attribute: attribute.name)  # the exporter's order varies from run to run
     for tensor in graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
-
-
-def _is_weight(name: str) -> bool:
-    """Return whether a name is a buffer of our modules ("synthesis.b4.conv1.bias"), not made up ("val_12")."""
-    return "." in name

@@ -178,10 +178,10 @@ def quantize(
             nodes.append(node)
             continue
         weight = weights.pop(node.input[1])
-        made = _quantized(node, kernels[layer], table[layer])
-        nodes += made.nodes
+        replacement, constants = _quantized(node, kernels[layer], table[layer])
+        nodes += replacement
         graph.initializer.remove(weight)
-        graph.initializer.extend(made.constants)
+        graph.initializer.extend(constants)
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return result
@@ -206,30 +206,29 @@ def precision_report(path: str | os.PathLike[str]) -> str:
 # ---- one convolution ----
 
 
-@dataclass(frozen=True)
-class _Part:
-    nodes: list[onnx.NodeProto]
-    constants: list[onnx.TensorProto]
-
-
-def _quantized(node: onnx.NodeProto, kernel: IntegerKernel, row: LayerRange) -> _Part:
-    """Return the convolution ``node`` with its input, weight and output rounded to int8."""
+def _quantized(
+    node: onnx.NodeProto, kernel: IntegerKernel, row: LayerRange
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return nodes and constants for the convolution ``node`` with its input, weight and output rounded to int8."""
     import onnx
 
     names = [f"{node.input[1]}.int8", f"{node.input[1]}.scale", f"{node.input[1]}.zero_point"]
     arrays = [kernel.integers, kernel.steps, np.zeros(len(kernel.steps), np.int8)]
     stored = [onnx.numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True)]
     weight = _node("DequantizeLinear", names, f"{node.input[1]}/DequantizeLinear", axis=0)
-    before = _through_int8(f"{node.name}.input", node.input[0], f"{node.name}.input/DequantizeLinear", row.input)
-    after = _through_int8(f"{node.name}.output", f"{node.name}.output", node.output[0], row.output)
+    rounded, result = f"{node.name}.input/DequantizeLinear", f"{node.name}.output"
+    before, before_constants = _through_int8(f"{node.name}.input", node.input[0], rounded, row.input)
+    after, after_constants = _through_int8(result, result, node.output[0], row.output)
     conv = onnx.NodeProto()
     conv.CopyFrom(node)
-    conv.input[:2] = [before.nodes[-1].output[0], weight.output[0]]
-    conv.output[0] = after.nodes[0].input[0]
-    return _Part([*before.nodes, weight, conv, *after.nodes], [*stored, *before.constants, *after.constants])
+    conv.input[:2] = [rounded, weight.output[0]]
+    conv.output[0] = result
+    return [*before, weight, conv, *after], [*stored, *before_constants, *after_constants]
 
 
-def _through_int8(name: str, source: str, target: str, peak: float) -> _Part:
+def _through_int8(
+    name: str, source: str, target: str, peak: float
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Round ``source`` to int8 and back into ``target``."""
     import onnx
 
@@ -241,7 +240,7 @@ def _through_int8(name: str, source: str, target: str, peak: float) -> _Part:
     down = _node("QuantizeLinear", [source, scale, zero], f"{name}/QuantizeLinear")
     up = _node("DequantizeLinear", [down.output[0], scale, zero], f"{name}/DequantizeLinear")
     up.output[0] = target
-    return _Part([down, up], constants)
+    return [down, up], constants
 
 
 def _node(kind: str, inputs: list[str], name: str, **attributes: Any) -> onnx.NodeProto:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -182,8 +182,3 @@ def _cuda_timer(conv: FusedConv, size: int, batch: int) -> tuple[Time, str]:
         return float(start.elapsed_time(end)) / 1e4  # milliseconds of ten runs to seconds of one
 
     return run, f"torch {torch.__version__} on {torch.cuda.get_device_name(device)}"
-
-
-def methods_of(chosen: Mapping[str, ChosenMethod]) -> dict[str, Upsample]:
-    """Return the methods alone, as :class:`~..fused.generator.FusedGenerator` takes them."""
-    return {layer: entry.form for layer, entry in chosen.items()}

@@ -62,15 +62,15 @@ def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | No
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"there is no engine {path}", "build it with: dcp-deploy engine")
+        raise InputError(f"the engine {path} does not exist", "build it with: dcp-deploy engine")
     manifest = read_manifest(path)
     found: dict[str, tuple[object, object]] = {"engine_sha256": (manifest["engine_sha256"], sha256_file(path))}
     if onnx is not None:
         if not Path(onnx).is_file():
-            raise InputError(f"there is no ONNX file {onnx} to compare {path} with", "check the path")
+            raise InputError(f"the ONNX file {onnx} to compare {path} with does not exist", "check the path")
         found["onnx_sha256"] = (manifest["onnx_sha256"], onnx_sha256(Path(onnx)))
     options = manifest.get("options", {})
-    with suppress(MissingCapabilityError):  # without the package there is no version to compare
+    with suppress(MissingCapabilityError):  # without the package no version can be compared
         versions = (manifest["flavour_version"], str(targets.import_flavour(manifest["flavour"]).__version__))
         if not (options.get("version_compatible") and len({version.split(".")[0] for version in versions}) == 1):
             found["flavour_version"] = versions

@@ -36,7 +36,7 @@ def cpu_library(*, machine: str = NATIVE, cache_folder: Path | None = None) -> P
     """Return the path of the shared library, from the cache or compiled, which takes about five seconds.
 
     ``machine`` is the compiler's ``-march``. The cache key is a hash of sources, flags, and the compiler's macros about
-    itself and the processor. Raises MissingCapabilityError if there is no compiler or it fails.
+    itself and the processor. Raises MissingCapabilityError without a working compiler.
     """
     compiler = find_compiler()
     if compiler is None:

@@ -43,10 +43,14 @@ def compile_for_host(shared: Path, *flags: str) -> dict[str, Path]:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     key = hashlib.sha256("\0".join([version, *options, *texts]).encode()).hexdigest()[:32]
 
+    # A compiler with the sanitizers' library preloaded takes four times as long.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
     def compile_into(folder: Path) -> None:
         running = {
             name: subprocess.Popen(
                 [compiler, *options, "-o", str(folder / f"{name}.so"), str(FOLDER / f"{name}.cu")],
+                env=environment,
                 stderr=subprocess.PIPE,
                 text=True,
             )

@@ -17,7 +17,7 @@ from dcp_deploy.errors import UsageError
 from dcp_deploy.export import FusedGenerator, export_onnx, load_runner, precision_report, verify
 from dcp_deploy.export.graph.bfloat16 import widened
 from dcp_deploy.export.onnx.precision import choose_storage, convolutions, islands, measure_ranges
-from dcp_deploy.export.onnx.quantization import quantize
+from dcp_deploy.export.onnx.quantization import Int8Plan, quantize
 from dcp_deploy.export.onnx.rounding import integer_kernels
 from dcp_deploy.generators import Generator
 
@@ -133,9 +133,18 @@ def test_file_records_what_was_measured_and_chosen(name: str, request: pytest.Fi
 
 
 def test_int8_file_from_ws_has_the_integers_of_the_file_from_z(
-    generator: Generator, integers: Path, tmp_path: Path
+    generator: Generator, integers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The trials for it run the network from z. Here they return the plan of that file, which takes no time."""
+    trials: list[onnx.ModelProto] = []
+
+    def plan(model: onnx.ModelProto, *_: object) -> Int8Plan:
+        trials.append(model)
+        return Int8Plan.from_dict(json.loads(facts(integers)["int8"]))
+
+    monkeypatch.setattr("dcp_deploy.export.onnx.exporter.plan_int8", plan)
     path = export_onnx(generator, tmp_path / "ws.onnx", inputs="ws", precision="int8")
+    assert [value.name for model in trials for value in model.graph.input] == ["z", "psi"]
     constants = [
         {
             tensor.name: tensor
