@@ -99,12 +99,7 @@ def block_length(rounds: int) -> int:
 
 
 def ratio_of_medians(
-    baseline_ms: ArrayLike,
-    candidate_ms: ArrayLike,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    block: int | None = None,
+    baseline_ms: ArrayLike, candidate_ms: ArrayLike, *, seed: int = 0, block: int | None = None
 ) -> Interval:
     """Return median(baseline) / median(candidate), above 1 when the candidate is faster, with its bootstrap interval.
 
@@ -118,19 +113,12 @@ def ratio_of_medians(
         raise ValueError(f"{rounds} baseline samples and {len(candidate)} candidate samples cannot be paired by round")
     ratios = [
         np.median(baseline[picked], axis=1) / np.median(candidate[picked], axis=1)
-        for picked in _draws(np.random.default_rng(seed), rounds, resamples, block)
+        for picked in _draws(np.random.default_rng(seed), rounds, block)
     ]
     return _interval(float(np.median(baseline) / np.median(candidate)), np.concatenate(ratios))
 
 
-def ratio_of_runs(
-    before_ms: ArrayLike,
-    after_ms: ArrayLike,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    burst: int = 1,
-) -> Interval:
+def ratio_of_runs(before_ms: ArrayLike, after_ms: ArrayLike, *, seed: int = 0, burst: int = 1) -> Interval:
     """Return median(after) / median(before) of two runs, above 1 when the later one is slower, with its interval.
 
     The runs share no rounds, so each is resampled by itself. The interval covers the noise inside the runs, which is
@@ -141,9 +129,7 @@ def ratio_of_runs(
     before, after = _checked(before_ms), _checked(after_ms)
     for run in (before, after):
         block = max(burst, block_length(len(run)))
-        medians.append(
-            np.concatenate([np.median(run[picked], axis=1) for picked in _draws(rng, len(run), resamples, block)])
-        )
+        medians.append(np.concatenate([np.median(run[picked], axis=1) for picked in _draws(rng, len(run), block)]))
     return _interval(float(np.median(after) / np.median(before)), medians[1] / medians[0])
 
 
@@ -153,11 +139,7 @@ def widened(interval: Interval, share: float) -> Interval:
 
 
 def percentile_intervals(
-    samples_ms: ArrayLike,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    block: int | None = None,
+    samples_ms: ArrayLike, *, seed: int = 0, block: int | None = None
 ) -> dict[str, Interval | None]:
     """Return "p50", "p90", "p95" and "p99" in milliseconds with their bootstrap intervals.
 
@@ -167,7 +149,7 @@ def percentile_intervals(
     samples = _checked(samples_ms)
     drawn = [
         np.percentile(samples[picked], PERCENTILES, axis=1)
-        for picked in _draws(np.random.default_rng(seed), len(samples), resamples, block)
+        for picked in _draws(np.random.default_rng(seed), len(samples), block)
     ]
     table = zip(PERCENTILES, np.percentile(samples, PERCENTILES), np.concatenate(drawn, axis=1), strict=True)
     return {
@@ -176,7 +158,7 @@ def percentile_intervals(
     }
 
 
-def stability(samples_ms: ArrayLike, *, limit: float = DRIFT_LIMIT) -> Stability:
+def stability(samples_ms: ArrayLike) -> Stability:
     """Compare the medians of the first and the second half of a run; the middle sample of an odd run is left out."""
     samples = _checked(samples_ms)
     half = len(samples) // 2
@@ -184,7 +166,7 @@ def stability(samples_ms: ArrayLike, *, limit: float = DRIFT_LIMIT) -> Stability
         return Stability("too few samples", None, None, None)
     first, second = float(np.median(samples[:half])), float(np.median(samples[-half:]))
     drift = second / first - 1.0
-    return Stability("stable" if abs(drift) <= limit else "drifting", first, second, drift)
+    return Stability("stable" if abs(drift) <= DRIFT_LIMIT else "drifting", first, second, drift)
 
 
 def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
@@ -194,20 +176,16 @@ def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def _draws(rng: np.random.Generator, rounds: int, resamples: int, block: int | None) -> Iterator[NDArray[np.int64]]:
-    """Yield the round numbers of all resamples, in chunks that fit the memory."""
+def _draws(rng: np.random.Generator, rounds: int, block: int | None) -> Iterator[NDArray[np.int64]]:
+    """Yield the round numbers [resamples, rounds] of all resamples, in chunks that fit the memory.
+
+    A resample is made of blocks of neighbours; the first round follows the last.
+    """
     length = min(block or block_length(rounds), rounds)
-    chunk = max(1, _INDICES_PER_CHUNK // rounds)
-    for done in range(0, resamples, chunk):
-        yield _block_indices(rng, rounds, length, min(chunk, resamples - done))
-
-
-def _block_indices(rng: np.random.Generator, rounds: int, length: int, resamples: int) -> NDArray[np.int64]:
-    """Return round numbers [resamples, rounds]: blocks of ``length`` neighbours; the first round follows the last."""
-    blocks = -(-rounds // length)
-    starts = rng.integers(0, rounds, size=(resamples, blocks, 1))
-    picked: NDArray[np.int64] = (starts + np.arange(length)).reshape(resamples, blocks * length)[:, :rounds] % rounds
-    return picked
+    blocks, chunk = -(-rounds // length), max(1, _INDICES_PER_CHUNK // rounds)
+    for done in range(0, RESAMPLES, chunk):
+        starts = rng.integers(0, rounds, size=(min(chunk, RESAMPLES - done), blocks, 1))
+        yield (starts + np.arange(length)).reshape(len(starts), blocks * length)[:, :rounds] % rounds
 
 
 def _checked(samples_ms: ArrayLike) -> NDArray[np.float64]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcp_deploy.benchmarks import statistics
 from dcp_deploy.benchmarks.statistics import (
     block_length,
     needed_count,
@@ -19,6 +22,11 @@ from dcp_deploy.benchmarks.statistics import (
 )
 
 latencies = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=60)
+
+
+def resamples(count):
+    """Return a decorator for a test that needs fewer resamples than the harness draws, or whose trials are many."""
+    return patch.object(statistics, "RESAMPLES", count)
 
 
 def test_percentiles_interpolate_linearly_between_order_statistics():
@@ -91,21 +99,23 @@ def test_interval_depends_on_the_seed_only():
     assert ratio_of_medians(a, b, seed=3) != ratio_of_medians(a, b, seed=4)
 
 
+@resamples(50)
 @given(latencies, st.floats(0.1, 10))
 def test_interval_scales_with_the_baseline(samples, factor):
-    plain = ratio_of_medians(samples, samples[::-1], resamples=50)
-    scaled = ratio_of_medians(factor * np.array(samples), samples[::-1], resamples=50)
+    plain = ratio_of_medians(samples, samples[::-1])
+    scaled = ratio_of_medians(factor * np.array(samples), samples[::-1])
     assert scaled.value == pytest.approx(factor * plain.value)
     assert scaled.low == pytest.approx(factor * plain.low)
     assert scaled.high == pytest.approx(factor * plain.high)
 
 
+@resamples(300)
 def test_interval_covers_the_truth_as_often_as_its_confidence():
     rng = np.random.default_rng(5)
     hits = 0
     for trial in range(200):
         teacher, student = 10 * rng.lognormal(0, 0.3, 60), rng.lognormal(0, 0.3, 60)  # true ratio of medians: 10
-        interval = ratio_of_medians(teacher, student, seed=trial, resamples=300)
+        interval = ratio_of_medians(teacher, student, seed=trial)
         hits += interval.low <= 10 <= interval.high
     assert 0.88 <= hits / 200 <= 0.99  # 95 % nominal; 200 trials have a standard error of 1.5 %
 
@@ -123,12 +133,11 @@ def test_block_length_is_the_cube_root():
     assert [block_length(n) for n in (1, 8, 27, 1000)] == [1, 2, 3, 10]
 
 
+@resamples(300)
 def test_long_runs_are_resampled_in_bounded_chunks(monkeypatch):
-    from dcp_deploy.benchmarks import statistics
-
     a = np.random.default_rng(7).lognormal(1, 0.3, 50)
     monkeypatch.setattr(statistics, "_INDICES_PER_CHUNK", 50 * 7)  # 7 resamples a chunk
-    interval = ratio_of_medians(a, np.ones(50), resamples=300)
+    interval = ratio_of_medians(a, np.ones(50))
     assert interval.low < interval.value < interval.high
 
 
@@ -149,25 +158,28 @@ def test_few_samples_have_no_verdict():
     assert stability([10.0] * 9).drift is None
 
 
+@resamples(100)
 @pytest.mark.parametrize(("count", "known"), [(5, {"p50"}), (29, {"p50", "p90"}), (300, {"p50", "p90", "p95", "p99"})])
 def test_percentiles_have_intervals_where_the_samples_are_enough(count, known):
-    found = percentile_intervals(np.random.default_rng(0).lognormal(0, 0.3, count), resamples=100)
+    found = percentile_intervals(np.random.default_rng(0).lognormal(0, 0.3, count))
     assert {name for name, interval in found.items() if interval is not None} == known
 
 
+@resamples(30)
 @given(latencies)
 def test_percentile_intervals_have_the_values_of_the_summary(samples):
     summary = summarise(samples)
-    for name, interval in percentile_intervals(samples, resamples=30).items():
+    for name, interval in percentile_intervals(samples).items():
         if interval is not None:
             assert interval.value == getattr(summary, f"{name}_ms")
             assert min(samples) <= interval.low <= interval.high <= max(samples)
 
 
+@resamples(200)
 def test_percentile_intervals_cover_the_truth_about_as_often_as_their_confidence():
     rng, hits = np.random.default_rng(8), 0
     for trial in range(150):
-        found = percentile_intervals(rng.exponential(1.0, 100) + 1e-9, seed=trial, resamples=200, block=1)["p90"]
+        found = percentile_intervals(rng.exponential(1.0, 100) + 1e-9, seed=trial, block=1)["p90"]
         hits += found.low <= np.log(10) <= found.high  # the exponential distribution's 90th percentile
     assert 0.87 <= hits / 150 <= 1.0  # 95 % nominal; bootstrapped quantiles of skewed samples come out a little narrow
 
@@ -177,9 +189,10 @@ def test_runs_of_different_length_are_compared_by_their_medians():
     assert (found.value, found.low, found.high) == (1.2, 1.2, 1.2)
 
 
+@resamples(20)
 @given(latencies, latencies)
 def test_swapping_two_runs_inverts_their_ratio(a, b):
-    forth, back = ratio_of_runs(a, b, resamples=20), ratio_of_runs(b, a, resamples=20)
+    forth, back = ratio_of_runs(a, b), ratio_of_runs(b, a)
     assert forth.value * back.value == pytest.approx(1.0)
     assert forth.low <= forth.high
 
