@@ -34,11 +34,10 @@ if TYPE_CHECKING:
     from .candidates.isolation import isolated
     from .candidates.loading import open_candidate
     from .candidates.matrix import open_matrix, plan_matrix
-    from .capacity import check_bound, within_bound
     from .comparison import Comparison, compare_runs, read_run
     from .latency import benchmark
     from .machine.environment import Environment, capture_environment
     from .machine.roofline import machine_ceilings
-    from .results import BenchReport, BenchRow
+    from .results import BenchReport, BenchRow, check_bound, within_bound
 else:
     __getattr__, __dir__ = import_on_use(__name__)

@@ -15,24 +15,24 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from statistics import median
 
 from ..errors import UsageError
 from ..progress import Progress
 from .candidates.candidate import Candidate, Phases, Skipped
-from .caveats import caveats_of
-from .machine.clocks import ClockMeter
-from .machine.environment import LoadMeter, capture_environment
+from .machine.clocks import ClockMeter, Clocks
+from .machine.environment import Environment, LoadMeter, capture_environment
 from .machine.roofline import Ceiling, Ceilings, measured_ceilings, roofline
 from .results import BenchReport, BenchRow, Method
 from .scenarios import Scenario, find_scenario
-from .statistics import percentile_intervals, ratio_of_medians, stability, summarise
+from .statistics import needed_count, percentile_intervals, ratio_of_medians, stability, summarise
 
 Call = Callable[[], object]
 Samples = dict[str, list[float]]
 
+_BUSY = 0.1  # share of the usable cores that other processes may take without a caveat
 _CEILING_EVERY = 5  # rounds: often enough to meet the same load, yet a small share of the time
 
 
@@ -97,7 +97,7 @@ def benchmark(
         _row(name, call, warmed[name], rounds, _batch(call, batch), baseline, limits, seed)
         for name, call in candidates.items()
     )
-    caveats = caveats_of(rows, environment, others, clocks, skipped, scenario)
+    caveats = _caveats(rows, environment, others, clocks, skipped, scenario)
     return BenchReport(
         baseline, batch, rows, method, environment, others, caveats,
         mode=scenario.name, skipped=tuple(skipped), ceilings=limits, clocks=clocks,
@@ -223,3 +223,39 @@ def _row(
 def _medians(phases: Sequence[Phases]) -> Phases | None:
     """Return the median of each phase; None where none was measured."""
     return Phases(*map(median, zip(*map(astuple, phases), strict=True))) if phases else None
+
+
+def _caveats(
+    rows: Sequence[BenchRow],
+    environment: Environment,
+    others: float | None,
+    clocks: Clocks,
+    skipped: Sequence[Skipped],
+    scenario: Scenario,
+) -> tuple[str, ...]:
+    """Return a sentence for each thing that a reader should know before trusting a figure.
+
+    ``others`` are the cores that other processes took, None if not known.
+    """
+    found = [] if scenario.name == "latency" else [f"Mode: {scenario.label}."]
+    found += _on_samples(rows)
+    cores = environment.usable_cores
+    if others is not None and cores is not None and others > _BUSY * cores:
+        found.append(f"Other load: other processes took {others:.1f} of {cores} cores during the run.")
+    found += clocks.caveats()
+    bound = [row.name for row in rows if row.phases is not None and row.phases.enqueue_bound]
+    if bound:
+        found.append(f"Enqueue-bound: the GPU waits for the host's launches in {', '.join(bound)}; a CUDA graph helps.")
+    return (*found, *(f"Skipped: {one.name}: {one.reason}" for one in skipped))
+
+
+def _on_samples(rows: Sequence[BenchRow]) -> Iterator[str]:
+    drifting = [row for row in rows if row.stability.verdict == "drifting"]
+    if drifting:
+        parts = ", ".join(f"{row.name} ({row.stability.drift:+.1%})" for row in drifting)
+        yield f"Unstable: the second half of the run differs from the first for {parts}. Measure again."
+    if any(row.stability.verdict == "too few samples" for row in rows):
+        yield "Too few rounds to say whether the machine was stable."
+    if any(row.summary.p99_indicative for row in rows):
+        count = rows[0].summary.count
+        yield f"p99 is indicative (~): {count} samples, and a bound on it needs {needed_count(0.99)}."

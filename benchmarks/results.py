@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from .candidates.candidate import ColdStart, Memory, Phases, Skipped
 from .machine.clocks import Clocks
 from .machine.environment import Environment
@@ -215,6 +217,34 @@ class BenchReport:
             f"{e.cpu or 'unknown CPU'}, {e.usable_cores or '?'} cores{used}, {e.gpu or 'no GPU'}, "
             f"batch {self._batches()}, {self.method.rounds} rounds, {e.time_utc}"
         )
+
+
+def within_bound(report: BenchReport, bound_ms: float) -> BenchReport:
+    """Return the report with a ``Capacity`` for every candidate. UsageError unless the bound is positive and finite."""
+    check_bound(bound_ms)
+    by_name: dict[str, list[BenchRow]] = {}
+    for row in report.rows:
+        by_name.setdefault(row.name.replace(f", batch {row.batch}", ""), []).append(row)
+    return replace(report, capacity=tuple(_capacity(name, rows, bound_ms) for name, rows in by_name.items()))
+
+
+def check_bound(bound_ms: float) -> None:
+    """Raise UsageError unless the bound is positive and finite."""
+    if not 0 < bound_ms < math.inf:
+        raise UsageError(f"the latency bound is {bound_ms} ms", "Give a positive number of milliseconds.")
+
+
+def _capacity(name: str, rows: Sequence[BenchRow], bound_ms: float) -> Capacity:
+    best = max((row for row in rows if row.summary.p99_ms <= bound_ms), key=lambda row: row.batch, default=None)
+    return Capacity(
+        name=name,
+        bound_ms=bound_ms,
+        batch=best.batch if best else None,
+        p99_ms=best.summary.p99_ms if best else None,
+        images_per_second=best.images_per_second if best else None,
+        requests_per_second=None,
+        indicative=any(row.summary.p99_indicative for row in rows),
+    )
 
 
 def _number(value: float | None, unit: float, digits: int) -> str:

@@ -12,6 +12,7 @@ move: each input read once, each output written once. Reading an input twice the
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -100,10 +101,10 @@ class Buffers:
     def __init__(self, of: Sequence[Case], device: torch.device) -> None:
         self.device = device
         most = {
-            dtype: max(_count(case.source) for case in of if case.dtype == dtype) for dtype in {c.dtype for c in of}
+            dtype: max(math.prod(case.source) for case in of if case.dtype == dtype) for dtype in {c.dtype for c in of}
         }
         self.x = {dtype: torch.randn(1 + count, device=device).to(dtype) for dtype, count in most.items()}
-        size = max(_count(case.target) * case.dtype.itemsize for case in of)
+        size = max(math.prod(case.target) * case.dtype.itemsize for case in of)
         self.y = torch.empty(size, dtype=torch.uint8, device=device)
 
     def call(self, case: Case) -> KernelCall:
@@ -111,7 +112,7 @@ class Buffers:
         x = self.x[case.dtype][0 if case.wide else 1 :]  # the narrow variant's input is not aligned to 16 bytes
         features = _shaped(x, case.source, case.channels_last)
         y = _shaped(
-            self.y[: _count(case.target) * case.dtype.itemsize].view(case.dtype), case.target, case.channels_last
+            self.y[: math.prod(case.target) * case.dtype.itemsize].view(case.dtype), case.target, case.channels_last
         )
         scale, bias = self._ones(case.batch, case.channels), self._ones(case.channels)
         noise = self._ones(case.size, case.size)
@@ -194,15 +195,11 @@ def _row(case: Case, call: KernelCall, pairs: Sequence[tuple[float, float]]) -> 
 
 
 def _shaped(flat: Tensor, shape: tuple[int, ...], last: bool) -> Tensor:
-    part = flat[: _count(shape)]
+    part = flat[: math.prod(shape)]
     if not last:
         return part.view(shape)
     batch, channels, height, width = shape
     return part.view(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
 
 
 def table(rows: Sequence[Row]) -> str:

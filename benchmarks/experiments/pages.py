@@ -15,28 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def insert(text: str, topic: str, tables: str) -> str:
-    """Return ``text`` with ``tables`` in place of what stood between the topic's markers. InputError without markers.
-
-    Text outside the markers is left alone, because people write the conclusions.
-    """
-    begin, end = markers(topic)
-    if begin not in text or end not in text:
-        raise InputError(f"the page has no place for the tables: {begin} ... {end}", "Put both lines into the page.")
-    before, rest = text.split(begin, 1)
-    return f"{before}{begin}\n\n{tables}\n{end}{rest.split(end, 1)[1]}"
-
-
-def markers(topic: str) -> tuple[str, str]:
-    """Return the lines before and after the tables of "suite" or "experiment"."""
-    return f"<!-- figures of the {topic}: begin -->", f"<!-- figures of the {topic}: end -->"
-
-
 def rewrite(page: Path, topic: str, tables: str) -> None:
-    """Replace the tables of a page, atomically; see :func:`insert`."""
-    text = insert(page.read_text(encoding="utf-8"), topic, tables)
+    """Replace what stands between the topic's markers in a page by ``tables``, atomically. InputError without markers.
+
+    The topic is "suite" or "experiment". Text outside the markers is left alone, because people write the conclusions.
+    """
+    text = page.read_text(encoding="utf-8")
+    begin, end = (f"<!-- figures of the {topic}: {place} -->" for place in ("begin", "end"))
+    if begin not in text or end not in text:
+        raise InputError(f"{page} has no place for the tables: {begin} ... {end}", "Put both lines into the page.")
+    before, rest = text.split(begin, 1)
     with atomic_path(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(f"{before}{begin}\n\n{tables}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

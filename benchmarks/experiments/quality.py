@@ -16,9 +16,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -109,7 +108,9 @@ def _attempt(experiment: Experiment, cell: Cell) -> None:
     torch.set_num_threads(1)  # the cells themselves run in parallel
     if time.monotonic() >= experiment.deadline:
         return
-    with _own_stream(experiment.device):
+    # A stream of its own on a GPU: the small kernels of several cells overlap. None changes nothing.
+    on_gpu = torch.device(experiment.device).type == "cuda"
+    with torch.cuda.stream(torch.cuda.Stream(experiment.device) if on_gpu else None):  # type: ignore[no-untyped-call]
         try:
             document = compute(experiment, cell)
         except OutOfTimeError:
@@ -214,16 +215,6 @@ def _is_done(experiment: Experiment, cell: Cell) -> bool:
     """Return whether the cell has a file with the same settings."""
     path = experiment.out / "cells" / f"{cell.name}.json"
     return path.exists() and read_json(path)["settings"] == experiment.settings()
-
-
-@contextmanager
-def _own_stream(device: str) -> Iterator[None]:
-    """Give the thread its own stream on a GPU, so that the small kernels of several cells overlap."""
-    if torch.device(device).type != "cuda":
-        yield
-        return
-    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
-        yield
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from ..errors import MissingCapabilityError
 from ..files import atomic_path, free_space, sha256_file
 from ..progress import Reporter
 from ..version import __version__
-from .inputs import BuildInputs, check_target, real_words, resolve_inputs
+from .inputs import BuildInputs, check_target, effort_numbers, real_words, resolve_inputs
 from .plan import disk_needed
 from .record import RunRecord, StageRecord, locked, now, stage_key, why_again
 from .stages import SOURCE, STAGES, Job, SkippedError, Stage
@@ -101,7 +101,7 @@ class _Builder:
         record, inputs = self.record, self.inputs
         record.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         record.started = now()
-        record.config, record.effort = inputs.config.to_dict(), inputs.effort_numbers()
+        record.config, record.effort = inputs.config.to_dict(), effort_numbers(inputs.effort, inputs.recipe)
         record.environment = asdict(capture_environment())
         record.teacher = inputs.teacher.origin
         record.images = inputs.image_facts()

@@ -10,7 +10,7 @@ import pytest
 
 from dcp_deploy.benchmarks import benchmark
 from dcp_deploy.benchmarks.candidates.candidate import Candidate
-from dcp_deploy.benchmarks.capacity import within_bound
+from dcp_deploy.benchmarks.results import within_bound
 from dcp_deploy.errors import UsageError
 
 

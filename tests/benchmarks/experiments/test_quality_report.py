@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dcp_deploy.benchmarks.experiments.pages import markers
 from dcp_deploy.benchmarks.experiments.quality_report import load_cells, main, reached, report
 from dcp_deploy.errors import InputError
 
@@ -66,7 +65,7 @@ def test_page_and_picture_are_written(tmp_path: Path) -> None:
     directory = write(tmp_path / "run", [*CELLS, cell("random", "svs", 0, (9.0, 8.0, 7.0), ratio=0.85)])
     page = tmp_path / "docs" / "quality.md"
     page.parent.mkdir()
-    begin, end = markers("experiment")
+    begin, end = "<!-- figures of the experiment: begin -->", "<!-- figures of the experiment: end -->"
     page.write_text(f"Words.\n\n{begin}\nold\n{end}\n\nThe end.\n")
     assert main([str(directory), "--docs", str(tmp_path / "docs")]) == 0
     text = page.read_text()

@@ -9,13 +9,13 @@ from PIL import Image
 
 from dcp_deploy.benchmarks.candidates.candidate import Candidate
 from dcp_deploy.benchmarks.experiments import suite_figures
-from dcp_deploy.benchmarks.experiments.pages import insert, markers
+from dcp_deploy.benchmarks.experiments.pages import rewrite
 from dcp_deploy.benchmarks.latency import benchmark
 from dcp_deploy.benchmarks.machine.roofline import Ceiling, Work
 from dcp_deploy.errors import InputError
 from dcp_deploy.files import write_json
 
-BEGIN, END = markers("suite")
+BEGIN, END = "<!-- figures of the suite: begin -->", "<!-- figures of the suite: end -->"
 TIMES = {  # seconds of a call, and its operations
     ("teacher", "torch"): (0.4, 1000),
     ("teacher", "onnxruntime"): (0.2, 1000),
@@ -83,6 +83,8 @@ def test_a_folder_without_documents_names_the_command(tmp_path):
     assert "experiments.suite" in caught.value.remedy
 
 
-def test_a_page_without_the_markers_is_refused():
+def test_a_page_without_the_markers_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("no markers")
     with pytest.raises(InputError, match="no place for the tables"):
-        insert("no markers", "suite", "tables")
+        rewrite(page, "suite", "tables")
