@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from ...errors import DcpDeployError, InputError, MissingCapabilityError, StaleA
 from ..machine.roofline import Work
 from .candidate import Candidate, ColdStart, Memory, Phases
 from .matrix import Spec
+from .worker import FACTS
 
 # Reports that the interpreter runs before it imports anything slow.
 _PROGRAM = 'import os; os.write(1, b"{}\\n"); from dcp_deploy.benchmarks.candidates.worker import main; main()'
@@ -80,7 +82,7 @@ def _candidate(spec: Spec, stack: ExitStack) -> Candidate:
     stack.callback(worker.close)
     worker.answer()
     started = time.perf_counter()
-    facts = worker.ask({"spec": spec.to_dict()})
+    facts = worker.ask({"spec": asdict(spec)})
     loaded = time.perf_counter()
     if "error" in facts:
         raise error_of(facts["error"])
@@ -89,9 +91,7 @@ def _candidate(spec: Spec, stack: ExitStack) -> Candidate:
     device_bytes = worker.ask("memory")["device_bytes"]  # before other candidates use the device
     return spec.candidate(
         lambda: SimpleNamespace(shape=tuple(worker.ask("call")["shape"])),
-        precision=opened["precision"],
-        file_bytes=opened["file_bytes"],
-        build_seconds=opened["build_seconds"],
+        **{name: opened[name] for name in FACTS},
         work=None if opened["work"] is None else Work(**opened["work"]),
         cold_start=cold,
         measure=lambda: float(worker.ask("call")["ms"]),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +63,7 @@ _MADE_BY = {"checkpoint": "", "onnx": "dcp-deploy export", "engine": "dcp-deploy
 
 @dataclass(frozen=True)
 class Spec:
-    """A candidate that is not open yet."""
+    """A candidate that is not open yet. All fields are JSON-ready."""
 
     model: str
     path: str
@@ -72,10 +72,6 @@ class Spec:
     batch: int = 1
     seed: int = 0
     """Seed of the latents z; see :func:`.candidate.fixed_inputs`."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-ready fields; ``Spec(**...)`` reads them back."""
-        return asdict(self)
 
     def candidate(self, run: Callable[[], object], **facts: Any) -> Candidate:
         """Return the candidate of this spec with further fields of ``Candidate``."""

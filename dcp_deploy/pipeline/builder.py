@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,10 +97,10 @@ class _Builder:
         from ..benchmarks import capture_environment
 
         record, inputs = self.record, self.inputs
-        record.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        environment = capture_environment()
+        record.command, record.environment = environment.command, asdict(environment)
         record.started = now()
         record.config, record.effort = inputs.config.to_dict(), effort_numbers(inputs.effort, inputs.recipe)
-        record.environment = asdict(capture_environment())
         record.teacher = inputs.teacher.origin
         record.images = inputs.image_facts()
         if inputs.images is not None:

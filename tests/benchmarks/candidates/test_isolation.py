@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def checkpoint(tmp_path_factory):
 
 def answers_to(spec, *requests):
     """Return the answers of a worker, without another process."""
-    lines, output = [{"spec": spec.to_dict()}, *requests], io.StringIO()
+    lines, output = [{"spec": asdict(spec)}, *requests], io.StringIO()
     serve(io.StringIO("".join(f"{json.dumps(line)}\n" for line in lines)), output)
     return [json.loads(line) for line in output.getvalue().splitlines()]
 

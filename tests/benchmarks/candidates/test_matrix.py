@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -118,4 +119,4 @@ def test_wrong_settings_are_refused(files, settings, words):
 
 def test_a_spec_survives_json():
     spec = Spec("student", str(Path("a.onnx")), "onnxruntime", threads=2, batch=4, seed=7)
-    assert Spec(**json.loads(json.dumps(spec.to_dict()))) == spec
+    assert Spec(**json.loads(json.dumps(asdict(spec)))) == spec

@@ -9,8 +9,7 @@ from functools import partial
 import pytest
 
 from dcp_deploy.benchmarks.experiments import suite
-from dcp_deploy.files import read_json
-from dcp_deploy.kernels.cpu.library import find_compiler
+from dcp_deploy.files import find_compiler, read_json
 
 
 def test_the_matrix_has_every_kind_and_size_at_full_width():

@@ -23,8 +23,8 @@ from dcp_deploy.export.onnx.precision import measure_ranges
 from dcp_deploy.export.onnx.quantization import quantize
 from dcp_deploy.export.onnx.rounding import integer_kernels
 from dcp_deploy.export.runners.loading import Backend
+from dcp_deploy.files import find_compiler
 from dcp_deploy.kernels.cpu import library
-from dcp_deploy.kernels.cpu.library import find_compiler
 
 from ..conftest import random_generator
 
