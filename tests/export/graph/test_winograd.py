@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -159,7 +160,7 @@ def test_without_a_compiler_the_error_says_so(
     backend: Backend, float_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.cpu_operators.cache_clear()
-    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(MissingCapabilityError, match=r"no C\+\+ compiler"):
         load_runner(float_onnx, backend=backend)
 
