@@ -1,4 +1,4 @@
-"""Atomic writes, hashes, and the disk space and cache folder of this machine."""
+"""Atomic writes, hashes, and the disk space, cache folder and C++ compiler of this machine."""
 
 from __future__ import annotations
 
@@ -66,3 +66,9 @@ def user_cache() -> Path:
     import platformdirs
 
     return platformdirs.user_cache_path("dcp-deploy") / "kernels"
+
+
+def find_compiler() -> str | None:
+    """Return the C++ compiler to use: the value of CXX, else the first of g++, c++ and clang++ that is installed."""
+    names = [os.environ.get("CXX", ""), "g++", "c++", "clang++"]
+    return next((found for name in names if name and (found := shutil.which(name))), None)

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import MissingCapabilityError, UsageError
 from ...export.runners.loading import load_runner
 from ...export.runners.runner import Runner
-from ...kernels.cpu.library import find_compiler
+from ...files import find_compiler
 from .candidate import Candidate, fixed_inputs
 from .device_steps import Steps, cuda_path_steps, engine_steps, network_steps
 from .graph_work import generator_work, onnx_work

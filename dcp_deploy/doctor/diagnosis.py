@@ -19,7 +19,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from ..files import free_space
+from ..files import find_compiler, free_space
 from .verbs import VerbStatus, Verdict, verb_statuses
 
 _MODULES = {
@@ -27,7 +27,6 @@ _MODULES = {
     "onnxruntime-gpu": "onnxruntime", "Pillow": "PIL",
 }  # fmt: skip
 TRITON_VARIABLE = "DCP_DEPLOY_TRITON"  # also read by serve --server
-CPP_COMPILERS = ("g++", "c++", "clang++")  # the same as in kernels/cpu/library.py, which imports too much for this file
 REQUIRED = ("Python", "torch", "base packages", "ONNX Runtime")
 MEMORY_NEEDED = 4_000_000_000  # bytes that the demo may use
 DISK_NEEDED = 1_000_000_000  # bytes of a demo's run directory, temporary files included
@@ -277,8 +276,7 @@ def _cuda_compiler() -> Answer:
 
 
 def _cpp_compiler() -> Answer:
-    names = [os.environ.get("CXX", ""), *CPP_COMPILERS]
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    compiler = find_compiler()
     if compiler is None:
         return "missing", "none found", "Install g++ or clang++, or set CXX to a C++ compiler."
     return "ok", f"{compiler}: {_version_lines(compiler)[0]}", ""

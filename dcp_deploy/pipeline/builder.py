@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from ..errors import MissingCapabilityError
 from ..files import atomic_path, free_space, sha256_file
 from ..progress import Reporter
 from ..version import __version__
-from .inputs import BuildInputs, check_target, real_words, resolve_inputs
+from .inputs import BuildInputs, check_target, effort_numbers, real_words, resolve_inputs
 from .plan import disk_needed
 from .record import RunRecord, StageRecord, locked, now, stage_key, why_again
 from .stages import SOURCE, STAGES, Job, SkippedError, Stage
@@ -99,10 +97,10 @@ class _Builder:
         from ..benchmarks import capture_environment
 
         record, inputs = self.record, self.inputs
-        record.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        environment = capture_environment()
+        record.command, record.environment = environment.command, asdict(environment)
         record.started = now()
-        record.config, record.effort = inputs.config.to_dict(), inputs.effort_numbers()
-        record.environment = asdict(capture_environment())
+        record.config, record.effort = inputs.config.to_dict(), effort_numbers(inputs.effort, inputs.recipe)
         record.teacher = inputs.teacher.origin
         record.images = inputs.image_facts()
         if inputs.images is not None:

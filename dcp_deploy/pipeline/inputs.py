@@ -59,10 +59,6 @@ class BuildInputs:
         """Describe the real images for run.json and the plan. ``skipped`` grows as bad images are found."""
         return real_facts(self.images, self.recipe, demo_measurable=self.demo_measurable)
 
-    def effort_numbers(self) -> dict[str, Any]:
-        """Return every number of the effort and the recipe."""
-        return effort_numbers(self.effort, self.recipe)
-
 
 def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile | None = None) -> BuildInputs:
     """Resolve everything that the stages need to know. Writes nothing, but for a fetched teacher into the cache.

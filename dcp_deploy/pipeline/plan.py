@@ -69,7 +69,8 @@ def plan_build(config: BuildConfig) -> BuildPlan:
         return _plan_to_fetch(config)
     inputs = resolve_inputs(config, Reporter(), file)
     plan = inputs.pruning_plan
-    facts = {"config": config.to_dict(), "effort": inputs.effort_numbers(), "images": inputs.image_facts()}
+    numbers = effort_numbers(inputs.effort, inputs.recipe)
+    facts = {"config": config.to_dict(), "effort": numbers, "images": inputs.image_facts()}
     return BuildPlan(str(plan), {**facts, "fetch": None, **plan.to_dict()}, _estimate(inputs))
 
 

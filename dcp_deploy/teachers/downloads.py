@@ -58,11 +58,11 @@ def direct_url(url: str) -> str:
     return f"https://drive.usercontent.google.com/download?id={share[1]}&export=download&confirm=t"
 
 
-def announcement(teacher: Teacher, cache: Path | None = None) -> str:
+def announcement(teacher: Teacher) -> str:
     """Return what a fetch means: file, size, address, folder and licence."""
     return (
         f"{teacher.file} ({teacher.size_words}) from {direct_url(_address(teacher))} into "
-        f"{_path(teacher, cache).parent}; licence: {teacher.licence}"
+        f"{_path(teacher).parent}; licence: {teacher.licence}"
     )
 
 
@@ -73,20 +73,20 @@ def by_hand(teacher: Teacher) -> str:
     )
 
 
-def cached_path(teacher: Teacher, cache: Path | None = None) -> Path | None:
+def cached_path(teacher: Teacher) -> Path | None:
     """Return the path of a teacher fetched earlier, unchecked; None if it was not, or ships with the package."""
     if teacher.url is None:
         return None
-    path = _path(teacher, cache)
+    path = _path(teacher)
     return path if path.is_file() and _recorded(path) else None
 
 
-def cached(teacher: Teacher, cache: Path | None = None) -> Fetched | None:
+def cached(teacher: Teacher) -> Fetched | None:
     """Return a teacher fetched earlier, None if it was not.
 
     Raises CorruptFileError if its sha256 is not the recorded one, or not the one that this version has pinned.
     """
-    path = cached_path(teacher, cache)
+    path = cached_path(teacher)
     if path is None:
         return None
     expected, source = _expected(teacher, path)
@@ -99,14 +99,7 @@ def cached(teacher: Teacher, cache: Path | None = None) -> Fetched | None:
     return Fetched(path, _address(teacher), path.stat().st_size, found, teacher.licence, "cache")
 
 
-def fetch(
-    teacher: Teacher,
-    *,
-    say: Callable[[str], None],
-    progress: Progress,
-    cache: Path | None = None,
-    patience: Patience | None = None,
-) -> Fetched:
+def fetch(teacher: Teacher, *, say: Callable[[str], None], progress: Progress) -> Fetched:
     """Return the teacher's file from the cache, else fetch it. ``say`` is called before the first request.
 
     An interrupted download continues where it stopped. ``progress`` counts units of 1e6 bytes.
@@ -114,25 +107,23 @@ def fetch(
     Raises MissingCapabilityError if the file cannot be fetched (the message quotes the server, the remedy says how to
     get it by hand), CorruptFileError if its sha256 is not the pinned or recorded one, OSError if the disk is full.
     """
-    found = cached(teacher, cache)
+    found = cached(teacher)
     if found is None:
-        with _locked(teacher, cache, say):
-            found = cached(teacher, cache)  # another process may have fetched it while this one waited
+        with _locked(teacher, say):
+            found = cached(teacher)  # another process may have fetched it while this one waited
             if found is None:
-                return _download(teacher, cache, say, progress, patience or PATIENCE)
+                return _download(teacher, say, progress)
     say(f"using {found.path}, fetched before; licence: {found.licence}")
     return found
 
 
-def _download(
-    teacher: Teacher, cache: Path | None, say: Callable[[str], None], progress: Progress, patience: Patience
-) -> Fetched:
-    path, url = _path(teacher, cache), direct_url(_address(teacher))
+def _download(teacher: Teacher, say: Callable[[str], None], progress: Progress) -> Fetched:
+    path, url = _path(teacher), direct_url(_address(teacher))
     part = path.with_name(f"{path.name}.part")
-    say(f"fetching {announcement(teacher, cache)}")
+    say(f"fetching {announcement(teacher)}")
     expected, source = _expected(teacher, path)
     pinned, remedy = expected is not None, by_hand(teacher)
-    Transfer(url=url, part=part, say=say, progress=progress, patience=patience, pinned=pinned, remedy=remedy).run()
+    Transfer(url=url, part=part, say=say, progress=progress, patience=PATIENCE, pinned=pinned, remedy=remedy).run()
     size, found = part.stat().st_size, sha256_file(part)
     if pinned and found != expected:
         part.unlink()
@@ -159,10 +150,10 @@ def _address(teacher: Teacher) -> str:
     return teacher.url
 
 
-def _path(teacher: Teacher, cache: Path | None) -> Path:
+def _path(teacher: Teacher) -> Path:
     """Return the file's place in the cache. Each address has a folder, so that files of one name do not collide."""
     key = hashlib.sha256(_address(teacher).encode()).hexdigest()[:12]
-    return (cache or cache_folder()) / "teachers" / key / teacher.file
+    return cache_folder() / "teachers" / key / teacher.file
 
 
 def _record(path: Path) -> Path:
@@ -184,11 +175,11 @@ def _expected(teacher: Teacher, path: Path) -> tuple[str | None, str]:
     return _recorded(path), f"the one recorded in {_record(path)} when it was first fetched"
 
 
-def _locked(teacher: Teacher, cache: Path | None, say: Callable[[str], None]) -> AbstractContextManager[Any]:
+def _locked(teacher: Teacher, say: Callable[[str], None]) -> AbstractContextManager[Any]:
     """Hold the file for this process. The kernel releases the lock when the process ends, however it ends."""
     import filelock
 
-    path = _path(teacher, cache)
+    path = _path(teacher)
     lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,6 +190,6 @@ def _locked(teacher: Teacher, cache: Path | None, say: Callable[[str], None]) ->
             return lock.acquire()
     except OSError as error:
         raise MissingCapabilityError(
-            f"the cache {cache or cache_folder()} cannot be written: {error.strerror or error}",
+            f"the cache {cache_folder()} cannot be written: {error.strerror or error}",
             f"Let {VARIABLE} name a folder that can be written.",
         ) from error

@@ -118,14 +118,6 @@ def _ada(file: str, megabytes: int) -> Teacher:
     return Teacher(file, _PKL, _NVIDIA, _ADA + file, _ADA_PAGE, megabytes)
 
 
-def _sg3(file: str, megabytes: int) -> Teacher:
-    return Teacher(file, _PKL, _NVIDIA, _SG3 + file, _SG3_PAGE, megabytes)
-
-
-def _tf(file: str, megabytes: int) -> Teacher:
-    return Teacher(file, _TF_PKL, _NVIDIA_NC, _TF + file, _TF_PAGE, megabytes)
-
-
 _DCP = "DCP-GAN (CVPR 2024), main table"
 _SVS = "SVS (AAAI 2025), re-run of the method"
 _KD = "StyleKD (ECCV 2022), main table"
@@ -152,7 +144,8 @@ def _afhq(kind: str, title: str) -> Dataset:
 
 
 def _lsun(kind: str, title: str, resolution: int, *published: Published) -> Dataset:
-    teacher = _tf(f"stylegan2-{kind}-config-f.pkl", 364 if resolution == 512 else 357)
+    file, megabytes = f"stylegan2-{kind}-config-f.pkl", 364 if resolution == 512 else 357
+    teacher = Teacher(file, _TF_PKL, _NVIDIA_NC, _TF + file, _TF_PAGE, megabytes)
     return Dataset(f"lsun{kind}", title, resolution, teacher, f"LSUN {kind}", _LSUN, _LSUN_PAGE, published=published)
 
 
@@ -164,7 +157,8 @@ def _alias_free(variant: str, short: str, megabytes: int, fid: float | None) -> 
         "afhqv2": ("animals (AFHQ v2)", 512, "AFHQ v2", _AFHQ, _AFHQ_PAGE),
     }[short]
     name = f"stylegan3-{variant}-{short}"
-    teacher = _sg3(f"{name}-{resolution}x{resolution}.pkl", megabytes)
+    file = f"{name}-{resolution}x{resolution}.pkl"
+    teacher = Teacher(file, _PKL, _NVIDIA, _SG3 + file, _SG3_PAGE, megabytes)
     published = () if fid is None else (_alone(fid, _SG3_PAPER),)
     return Dataset(name, title, resolution, teacher, images, licence, page, published=published)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import cache
@@ -22,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DcpDeployError, MissingCapabilityError
-from ...files import atomic_path, user_cache
+from ...files import atomic_path, find_compiler, user_cache
 
-COMPILERS = ("g++", "c++", "clang++")  # tried in this order, after the environment variable CXX
 UNITS = ("layers.cpp", "onnxruntime.cpp")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
 NATIVE = "native"
@@ -51,12 +49,6 @@ def cpu_library(*, machine: str = NATIVE, cache_folder: Path | None = None) -> P
     if not library.is_file():
         _compile(compiler, machine, library)
     return library
-
-
-def find_compiler() -> str | None:
-    """Return the C++ compiler to use: the value of CXX, else the first of ``COMPILERS`` that is installed."""
-    names = [os.environ.get("CXX", ""), *COMPILERS]
-    return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
 def source_texts() -> dict[str, str]:

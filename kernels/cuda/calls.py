@@ -67,7 +67,7 @@ def modconv_epilogue_call(
     if depth_to_space:
         _require(height % 2 == 0 and width % 2 == 0, f"depth to space makes even sizes, not {height}x{width}")
     arguments = _epilogue_arguments(x, expected, scale, noise, bias, next_scale, clamp, y)
-    last = _channels_last(x, y)
+    last = channels_last(x, y)
     lanes = _lanes(x, arguments, channels if last else width // 2 if depth_to_space else height * width, variant)
     if variant == "naive":
         threads = channels * height * width
@@ -99,7 +99,7 @@ def fir_epilogue_call(
     arguments = _epilogue_arguments(
         x, (batch, channels, height + 1, width + 1), scale, noise, bias, next_scale, clamp, y
     )
-    last = _channels_last(x, y)
+    last = channels_last(x, y)
     lanes = _lanes(x, arguments, channels if last else width, variant)
     if variant == "naive":
         blocks = math.ceil(channels * height * width / block)
@@ -219,17 +219,16 @@ def modulation_call(
     return KernelCall("modulation", f"modulation_{variant}_f32", (len(blocks), min(groups, MAX_GRID_Y)), arguments)
 
 
-def channels_last(x: Tensor) -> bool:
-    """Return whether x [B, C, H, W] lies in memory as [B, H, W, C] (True) or as [B, C, H, W] (False).
+def channels_last(*tensors: Tensor) -> bool:
+    """Return whether all tensors [B, C, H, W] lie in memory as [B, H, W, C] (True) or all as [B, C, H, W] (False).
 
-    Raises UsageError for any other layout.
+    With one channel or pixel the layouts are the same. Raises UsageError for any other or mixed layout.
     """
-    if x.is_contiguous():
+    if all(tensor.is_contiguous() for tensor in tensors):
         return False
-    _require(
-        x.is_contiguous(memory_format=torch.channels_last),
-        f"a tensor of shape {list(x.shape)} and strides {list(x.stride())} is neither NCHW nor NHWC in memory",
-    )
+    nhwc = all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors)
+    strides = " and ".join(f"{list(tensor.shape)} with strides {list(tensor.stride())}" for tensor in tensors)
+    _require(nhwc, f"{strides} lie neither all as NCHW nor all as NHWC in memory")
     return True
 
 
@@ -247,7 +246,7 @@ def _epilogue_arguments(
     batch, channels, height, width = y.shape
     _require(tuple(x.shape) == expected, f"x is {list(x.shape)}, the output needs {list(expected)}")
     _require(x.dtype in TAGS, f"x is {x.dtype}: float32, float16 or bfloat16 are stored")
-    _require(x.dtype == y.dtype, "input and output differ in type or layout")
+    _require(x.dtype == y.dtype, "input and output differ in type")
     _require(max(x[:1].numel(), y[:1].numel()) <= MAX_SAMPLE, f"a sample of {list(x.shape[1:])} is too large")
     _check("scale", scale, (batch, channels))
     _check("bias", bias, (channels,))
@@ -276,15 +275,6 @@ def _check_rgb(x: Tensor, styles: Tensor, weight: Tensor, bias: Tensor, skip: Te
     _require(x.dtype in TAGS, f"x is {x.dtype}: float32, float16 or bfloat16 are stored")
     _require(max(channels, 3) * height * width <= MAX_SAMPLE, f"a sample of {list(x.shape[1:])} is too large")
     return as_bytes
-
-
-def _channels_last(x: Tensor, y: Tensor) -> bool:
-    """Return whether input and output both lie as [B, H, W, C]; with one channel or pixel the layouts are the same."""
-    if x.is_contiguous() and y.is_contiguous():
-        return False
-    both = all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (x, y))
-    _require(both, "input and output differ in type or layout")
-    return True
 
 
 def _lanes(x: Tensor, arguments: tuple[Argument, ...], row: int, variant: Variant) -> int:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,9 +32,14 @@ def teacher(file_server: FileServer) -> Teacher:
     return Teacher("teacher.pkl", "NVIDIA pickle", "for tests only", file_server.url, "https://example.invalid/page", 7)
 
 
-def get(teacher: Teacher, said: list[str] | None = None, **settings: Any) -> downloads.Fetched:
+@pytest.fixture(autouse=True)
+def haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "PATIENCE", HASTE)
+
+
+def get(teacher: Teacher, said: list[str] | None = None) -> downloads.Fetched:
     said = [] if said is None else said
-    return fetch(teacher, say=said.append, progress=lambda done, total: None, patience=HASTE, **settings)
+    return fetch(teacher, say=said.append, progress=lambda done, total: None)
 
 
 def sha256(content: bytes) -> str:
@@ -71,7 +75,6 @@ def test_file_address_size_and_licence_are_announced_before_the_request(
         teacher,
         say=lambda text: requests_before_message.append(len(file_server.asked)),
         progress=lambda done, total: None,
-        patience=HASTE,
     )
     assert requests_before_message[0] == 0
     words = announcement(teacher)
@@ -98,14 +101,17 @@ def test_the_cache_folder_comes_from_the_variable_else_from_the_user(
     assert cache_folder() == tmp_path / "dcp-deploy"
 
 
-def test_the_cache_folder_can_be_passed(teacher: Teacher, tmp_path: Path) -> None:
-    assert get(teacher, cache=tmp_path / "cache").path.is_relative_to(tmp_path / "cache")
+def test_a_file_is_fetched_into_the_cache_folder(own_cache: Path, teacher: Teacher) -> None:
+    assert get(teacher).path.is_relative_to(own_cache)
 
 
-def test_a_cache_that_cannot_be_written_is_named_in_the_error(teacher: Teacher, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named_in_the_error(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
+    monkeypatch.setenv("DCP_DEPLOY_CACHE", str(tmp_path / "file"))
     with pytest.raises(MissingCapabilityError, match="DCP_DEPLOY_CACHE"):
-        get(teacher, cache=tmp_path / "file")
+        get(teacher)
 
 
 def test_the_cached_path_is_found_without_a_request(file_server: FileServer, teacher: Teacher) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -23,8 +24,8 @@ from dcp_deploy.export.onnx.precision import measure_ranges
 from dcp_deploy.export.onnx.quantization import quantize
 from dcp_deploy.export.onnx.rounding import integer_kernels
 from dcp_deploy.export.runners.loading import Backend
+from dcp_deploy.files import find_compiler
 from dcp_deploy.kernels.cpu import library
-from dcp_deploy.kernels.cpu.library import find_compiler
 
 from ..conftest import random_generator
 
@@ -159,7 +160,7 @@ def test_without_a_compiler_the_error_says_so(
     backend: Backend, float_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.cpu_operators.cache_clear()
-    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(MissingCapabilityError, match=r"no C\+\+ compiler"):
         load_runner(float_onnx, backend=backend)
 

@@ -12,7 +12,7 @@ from dcp_deploy.errors import UsageError
 from dcp_deploy.export import Runner, classes_of, latents_of, load_runner, verify
 from dcp_deploy.export.bundle.writer import read_golden
 from dcp_deploy.export.integrity import pack
-from dcp_deploy.kernels.cpu.library import find_compiler
+from dcp_deploy.files import find_compiler
 
 WITHOUT = """
 import sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,11 +16,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcp_deploy.doctor import diagnosis
 from dcp_deploy.errors import MissingCapabilityError
+from dcp_deploy.files import find_compiler
 from dcp_deploy.kernels import reference
 from dcp_deploy.kernels.cpu import library
-from dcp_deploy.kernels.cpu.library import CPUOperators, Floats, cpu_operators, find_compiler
+from dcp_deploy.kernels.cpu.library import CPUOperators, Floats, cpu_operators
 
 from ..compiled import compiled_cpu_library
 
@@ -209,7 +210,7 @@ def test_another_machine_or_another_source_is_another_library(tmp_path: Path, mo
 
 
 def test_without_a_compiler_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(MissingCapabilityError, match=r"no C\+\+ compiler") as caught:
         library.cpu_library()
     assert "CXX" in str(caught.value.remedy)
@@ -228,10 +229,6 @@ def test_the_environment_names_the_compiler(tmp_path: Path, monkeypatch: pytest.
     own.chmod(0o755)
     monkeypatch.setenv("CXX", str(own))
     assert find_compiler() == str(own)
-
-
-def test_the_doctor_looks_for_the_same_compilers() -> None:
-    assert diagnosis.CPP_COMPILERS == library.COMPILERS
 
 
 @needs_compiler

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from dcp_deploy.errors import DcpDeployError, MissingCapabilityError, UsageError
-from dcp_deploy.kernels.cuda import library, resources
+from dcp_deploy.files import read_json
+from dcp_deploy.kernels.cuda import library
 from dcp_deploy.kernels.cuda.library import CAPABILITIES, SOURCES, CompiledSource, Resources, compiled, parse_resources
+
+from .resources import RECORD, sources_hash
 
 # Every source for the oldest GPU, which rounds by integers, and the newest; one source for all. The record below has
 # the resources of all sources on all GPUs.
@@ -64,11 +67,11 @@ def test_nvcc_makes_the_same_kernels(tmp_path: Path, shared_folder: Path) -> Non
 
 
 def test_the_record_belongs_to_these_sources() -> None:
-    assert resources.recorded()["sources"] == resources.sources_hash(), "run dcp_deploy.kernels.cuda.resources"
+    assert read_json(RECORD)["sources"] == sources_hash(), "run python tests/kernels/cuda/resources.py"
 
 
 def test_no_kernel_spills_on_any_gpu() -> None:
-    record = resources.recorded()["kernels"]
+    record = read_json(RECORD)["kernels"]
     assert len(record) == 83
     for kernel, by_gpu in record.items():
         assert [int(capability) for capability in by_gpu] == list(CAPABILITIES)
@@ -80,7 +83,7 @@ def test_no_kernel_spills_on_any_gpu() -> None:
 
 @pytest.mark.parametrize(("source", "capability"), SAMPLES)
 def test_the_record_is_what_the_compiler_reports(source: str, capability: int, shared_folder: Path) -> None:
-    record, code = resources.recorded(), built(source, capability, shared_folder)
+    record, code = read_json(RECORD), built(source, capability, shared_folder)
     if code.compiler != record["compiler"]:
         pytest.skip(f"recorded with {record['compiler']}, here is {code.compiler}")
     for kernel, taken in code.kernels.items():

@@ -1,6 +1,6 @@
 """The resources of every kernel on every GPU, kept in resources.json.
 
-``python -m dcp_deploy.kernels.cuda.resources`` writes the file. Compiling all sources for all GPUs takes minutes, so
+``python tests/kernels/cuda/resources.py`` writes the file. Compiling all sources for all GPUs takes minutes, so the
 tests compare the hash of the sources and compile a few.
 """
 
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ...files import read_json, write_json
-from .library import CAPABILITIES, FLAGS, SOURCES, compiled, source_texts
+from dcp_deploy.files import write_json
+from dcp_deploy.kernels.cuda.library import CAPABILITIES, FLAGS, SOURCES, compiled, source_texts
 
-RECORD = "resources.json"
+RECORD = Path(__file__).with_name("resources.json")
+"""It holds sources (their hash), compiler, and kernels by name, then capability ("90")."""
 
 
 def sources_hash() -> str:
@@ -27,15 +27,8 @@ def sources_hash() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def recorded() -> dict[str, Any]:
-    """Return the record: sources (hash), compiler, and kernels by name, then capability ("90")."""
-    with resources.as_file(resources.files(__package__) / RECORD) as path:
-        record: dict[str, Any] = read_json(path)
-    return record
-
-
 def measure() -> dict[str, Any]:
-    """Compile everything for every GPU and return the report of ptxas in the format of :func:`recorded`."""
+    """Compile everything for every GPU and return the report of ptxas in the format of RECORD."""
     kernels: dict[str, dict[str, dict[str, int]]] = {}
     compilers = set()
     for source in SOURCES:
@@ -48,4 +41,4 @@ def measure() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    write_json(Path(__file__).with_name(RECORD), measure())
+    write_json(RECORD, measure())
