@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UnknownFormatError
-from ..generators import GeneratorConfig, StyleGAN3Layout, layer_specs
+from ..generators import Generator, GeneratorConfig, StyleGAN3Layout, layer_specs
 from .checkpoint import NVIDIA_LICENCE, Checkpoint
-from .fitting import check_filters, empty_generator, fill, shapes_of
-from .mean_code import fill_mean_code
+from .fitting import check_filters, empty, fill, fill_mean_code, shapes_of
 from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
 from .pickles.tensors import TensorView
 from .pickles.values import Load, printable
@@ -48,7 +47,7 @@ def read_nvidia(data: memoryview, source: str) -> Checkpoint:
     def read() -> dict[str, Tensor]:
         return {**{name: view.tensor(load) for name, view in views.items()}, **made}
 
-    network = fill(empty_generator(config), {**shapes_of(views), **shapes_of(made)}, read, source)
+    network = fill(empty(Generator, config).eval(), {**shapes_of(views), **shapes_of(made)}, read, source)
     if not has_mean:
         notes.append(fill_mean_code(network, "w_avg"))
     if any(name.endswith("noise_const") for name in made):

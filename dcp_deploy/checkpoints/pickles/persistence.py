@@ -137,7 +137,7 @@ def read_persistent(data: memoryview, load: Load) -> Any:
             return easy_dict
         return stand_ins.get(name)
 
-    return run_pickle(data, load=load, allowed=allowed, buildable=(*NUMPY_BUILDABLE, OrderedRecord)).value
+    return run_pickle(data, load=load, allowed=allowed, buildable=(*NUMPY_BUILDABLE, OrderedRecord))[0]
 
 
 def module_tree(record: PersistentRecord, load: Load, path: str = "", depth: int = 0) -> Module:
