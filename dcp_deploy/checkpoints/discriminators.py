@@ -87,7 +87,10 @@ def _config(network: Module) -> DiscriminatorConfig:
     _check_conv(first)
     _check_conv(last.child("conv"))
     for block in blocks:
-        _check_block(block)
+        _check_conv(block.child("conv0"))
+        _check_conv(block.child("conv1"), down=2)
+        _check_conv(block.child("skip"), down=2, activation="linear", gain=1.0)
+        block.child("skip").require(conv_clamp=None)
     check_dense(last.child("fc"), "lrelu", 1.0)
     check_dense(last.child("out"), "linear", 1.0)
     outputs = [first, *(block.child("conv1") for block in blocks)]
@@ -97,13 +100,6 @@ def _config(network: Module) -> DiscriminatorConfig:
         return DiscriminatorConfig(resolution, tuple(conv.shape("weight", 4)[0] for conv in outputs), **settings)
     except ValueError as error:
         raise network.unsupported(str(error)) from error
-
-
-def _check_block(block: Module) -> None:
-    _check_conv(block.child("conv0"))
-    _check_conv(block.child("conv1"), down=2)
-    _check_conv(block.child("skip"), down=2, activation="linear", gain=1.0)
-    block.child("skip").require(conv_clamp=None)
 
 
 def _check_conv(conv: Module, *, down: int = 1, activation: str = "lrelu", gain: float = _SQRT2) -> None:

@@ -243,7 +243,7 @@ def _layout(synthesis: Module, entry: Module, layers: list[Module]) -> StyleGAN3
     if not all(type(value) in (int, float) for value in stopbands.values()):
         raise synthesis.damaged("has a stopband that is not a number")
     try:
-        layout = StyleGAN3Layout(
+        return StyleGAN3Layout(
             fourier_features=entry.shape("freqs", 2)[0],
             conv_kernel=first.whole("conv_kernel"),
             radial=any(layer.fact("down_radial") is True for layer in layers),
@@ -258,9 +258,6 @@ def _layout(synthesis: Module, entry: Module, layers: list[Module]) -> StyleGAN3
         )
     except ValueError as error:
         raise synthesis.unsupported(str(error)) from error
-    if layout.filter_size > 16 or layout.lrelu_upsampling > 4:
-        raise synthesis.unsupported(f"filters of {layout.filter_size} taps at {layout.lrelu_upsampling} times the rate")
-    return layout
 
 
 _STOPBANDS = ("first_stopband", "last_stopband_rel")

@@ -93,14 +93,10 @@ def read_tensorflow(data: memoryview, source: str) -> Checkpoint:
 
 def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
     """Return the stand-in of every name that such a pickle may mention, made anew for every load."""
-
-    def options() -> OrderedRecord:
-        return OrderedRecord()
-
     return {
         **python_stand_ins(load),
         **numpy_stand_ins(load),
-        **dict.fromkeys((Global("dnnlib.util", "EasyDict"), Global("dnnlib", "EasyDict")), options),
+        **dict.fromkeys((Global("dnnlib.util", "EasyDict"), Global("dnnlib", "EasyDict")), lambda: OrderedRecord()),
         Global("dnnlib.tflib.network", "Network"): NetworkRecord,
     }
 

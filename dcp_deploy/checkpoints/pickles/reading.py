@@ -141,9 +141,7 @@ def _frame(machine: Machine) -> None:
         machine.fail(f"a frame of {length:,} bytes is announced, {len(machine.data) - machine.position:,} are left")
 
 
-@_opcode("STOP")
-def _stop(machine: Machine) -> None:
-    """Do nothing: the loop of :func:`run_pickle` ends."""
+_opcode("STOP")(lambda machine: None)  # the loop of run_pickle ends
 
 
 @_opcode("MARK")
@@ -290,11 +288,6 @@ def run_pickle(
     Shared and cyclic containers are legal in a pickle: a caller that traverses the value must bound its steps.
     """
     machine = Machine(data.cast("B"), load, allowed, persistent, buildable)
-    return _run(machine), machine.position
-
-
-def _run(machine: Machine) -> Any:
-    """Execute instructions up to STOP; return the value that is then on the stack."""
     while True:
         if machine.position >= len(machine.data):
             machine.fail("it ends without a STOP")
@@ -310,4 +303,4 @@ def _run(machine: Machine) -> Any:
             value = machine.pop()
             if machine.stack or machine.marks:
                 machine.fail("values are left over at its end")
-            return value
+            return value, machine.position
