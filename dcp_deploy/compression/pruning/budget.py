@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import UsageError
-from ...generators import GeneratorConfig, count_macs, count_parameters
+from ...generators import GeneratorConfig
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,11 @@ class Cost:
         return float(self.linear[layer] + below + above)
 
 
-def macs_cost(config: GeneratorConfig) -> Cost:
-    """Return the multiply-accumulates per image as a function of the widths."""
-    return _counted(config, count_macs)
+def counted_cost(config: GeneratorConfig, count: Callable[[GeneratorConfig], int]) -> Cost:
+    """Return what ``count`` counts (parameters, MACs) as a function of the widths.
 
-
-def parameters_cost(config: GeneratorConfig) -> Cost:
-    """Return the number of parameters as a function of the widths."""
-    return _counted(config, count_parameters)
-
-
-def _counted(config: GeneratorConfig, count: Callable[[GeneratorConfig], int]) -> Cost:
-    """Derive the coefficients by counting networks of one or two channels per layer."""
+    The coefficients are derived by counting networks of one or two channels per layer.
+    """
     layers = len(config.widths)
 
     def at(*wider: int) -> int:

@@ -24,7 +24,7 @@ from ...generators import (
 )
 from ..layers import Layer
 from ..scoring.channel_scores import ChannelScores, check_scores, kept_width
-from .budget import Cost, macs_cost, parameters_cost, widths_within
+from .budget import Cost, counted_cost, widths_within
 from .layer_times import latency_cost
 from .refinement import LATENTS as REFINE_LATENTS
 from .refinement import reconstruct, scale_singular_values
@@ -138,7 +138,7 @@ def _cost_limit(generator: Generator | GeneratorConfig, name: str, value: float)
     if not 0 < value <= 1:
         raise UsageError(f"the {name} to keep must be above 0 and at most 1, got {value}", "Write 0.09 for 9 percent.")
     config = generator if isinstance(generator, GeneratorConfig) else generator.config
-    cost = macs_cost(config) if name == "macs" else parameters_cost(config)
+    cost = counted_cost(config, count_macs if name == "macs" else count_parameters)
     return cost, value * cost(config.widths)
 
 

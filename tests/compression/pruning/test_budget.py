@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dcp_deploy.compression import ChannelScores, plan, prune
-from dcp_deploy.compression.pruning.budget import Cost, macs_cost, parameters_cost, widths_within
+from dcp_deploy.compression.pruning.budget import Cost, counted_cost, widths_within
 from dcp_deploy.errors import UsageError
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout, count_macs, count_parameters
 from dcp_deploy.generators.latents import stream
@@ -27,7 +27,8 @@ def random_scores(config: GeneratorConfig) -> ChannelScores:
 
 @pytest.mark.parametrize("config", [SG2, SG3], ids=["stylegan2", "stylegan3"])
 def test_the_formula_counts_what_the_network_counts(config: GeneratorConfig) -> None:
-    macs, parameters, source = macs_cost(config), parameters_cost(config), np.random.default_rng(0)
+    macs, parameters = counted_cost(config, count_macs), counted_cost(config, count_parameters)
+    source = np.random.default_rng(0)
     for _ in range(3):
         widths = tuple(source.integers(1, 70, len(config.widths)).tolist())
         other = replace(config, widths=widths)
@@ -36,7 +37,7 @@ def test_the_formula_counts_what_the_network_counts(config: GeneratorConfig) -> 
 
 
 def test_the_slope_is_what_one_channel_more_costs() -> None:
-    cost, widths = macs_cost(SG2), list(SG2.widths)
+    cost, widths = counted_cost(SG2, count_macs), list(SG2.widths)
     for layer in range(len(widths)):
         wider = [width + (i == layer) for i, width in enumerate(widths)]
         assert cost.slope(widths, layer) == cost(wider) - cost(widths)
