@@ -15,8 +15,10 @@ from .pickles.tensors import TensorView
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SHOWN = 8
+_MEAN_LATENTS, _MEAN_SEED, _MEAN_BATCH = 10_000, 0, 250
 
 Network = TypeVar("Network", Generator, Discriminator)
+Config = TypeVar("Config", GeneratorConfig, DiscriminatorConfig)
 
 
 class Origin(NamedTuple):
@@ -71,16 +73,10 @@ def check_filters(filters: Mapping[str, Tensor], source: str, *, gain: float = 1
             )
 
 
-def empty_generator(config: GeneratorConfig) -> Generator:
-    """Return a generator without memory for its weights, in evaluation mode."""
+def empty(kind: Callable[[Config], Network], config: Config) -> Network:
+    """Return a network of this kind without memory for its weights."""
     with torch.device("meta"):
-        return Generator(config).eval()
-
-
-def empty_discriminator(config: DiscriminatorConfig) -> Discriminator:
-    """Return a discriminator without memory for its weights."""
-    with torch.device("meta"):
-        return Discriminator(config)
+        return kind(config)
 
 
 def fill(
@@ -113,3 +109,28 @@ def fill(
 def shapes_of(tensors: Mapping[str, Tensor] | Mapping[str, TensorView]) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def fill_mean_code(generator: Generator, name: str) -> str:
+    """Estimate ``w_avg``, which the file lacks under ``name``, and return the note that says so."""
+    generator.mapping.w_avg.copy_(mean_code(generator))
+    return f"no {name}: the mean code is that of {_MEAN_LATENTS:,} mapped latents of seed {_MEAN_SEED}"
+
+
+def mean_code(generator: Generator) -> Tensor:
+    """Return the mean of 10,000 un-truncated codes, [w_dim], from latents of a fixed seed and all classes in turn.
+
+    Training keeps this mean as a moving average, ``w_avg``; truncation pulls codes towards it.
+    """
+    config = generator.config
+    random = torch.Generator().manual_seed(_MEAN_SEED)
+    total = torch.zeros(config.w_dim, dtype=torch.float64)
+    with torch.no_grad():
+        for start in range(0, _MEAN_LATENTS, _MEAN_BATCH):
+            z = torch.randn(_MEAN_BATCH, config.z_dim, generator=random)
+            c = None
+            if config.c_dim:
+                c = torch.nn.functional.one_hot(torch.arange(start, start + _MEAN_BATCH) % config.c_dim, config.c_dim)
+                c = c.to(torch.float32)
+            total += generator.mapping.w(z, c).double().sum(dim=0)
+    return (total / _MEAN_LATENTS).float()

@@ -11,12 +11,11 @@ from typing import Literal
 from ..errors import CorruptFileError, InputError, UnknownFormatError
 from ..generators import Discriminator, Generator
 from .checkpoint import Checkpoint
+from .discriminators import read_nvidia_discriminator, read_rosinality_discriminator
 from .native import read_native
 from .nvidia import read_nvidia
-from .nvidia_discriminator import read_nvidia_discriminator
 from .pickles.torch_file import is_torch_file
 from .rosinality import read_rosinality
-from .rosinality_discriminator import read_rosinality_discriminator
 from .tensorflow import read_tensorflow
 
 Format = Literal["native", "nvidia", "tensorflow", "torch", "other"]

@@ -21,7 +21,7 @@ from ..errors import CorruptFileError, InputError, UnknownFormatError
 from ..files import atomic_path
 from ..generators import Generator, GeneratorConfig
 from .checkpoint import Checkpoint
-from .fitting import empty_generator, fill
+from .fitting import empty, fill
 from .pickles.values import printable
 
 FORMAT = "dcp-deploy.generator"
@@ -93,7 +93,7 @@ def read_native(path: str | os.PathLike[str]) -> Checkpoint:
     source = Path(path)
     document = read_metadata(source)
     try:
-        generator = empty_generator(GeneratorConfig.from_dict(document["config"]))
+        generator = empty(Generator, GeneratorConfig.from_dict(document["config"])).eval()
     except _UNUSABLE as error:
         what = printable(str(error), 400)
         raise CorruptFileError(f"{source}: the config in the metadata is not usable: {what}") from error

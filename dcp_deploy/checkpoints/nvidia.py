@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UnknownFormatError
-from ..generators import GeneratorConfig, StyleGAN3Layout, layer_specs
+from ..generators import Generator, GeneratorConfig, StyleGAN3Layout, layer_specs
 from .checkpoint import NVIDIA_LICENCE, Checkpoint
-from .fitting import check_filters, empty_generator, fill, shapes_of
-from .mean_code import fill_mean_code
+from .fitting import check_filters, empty, fill, fill_mean_code, shapes_of
 from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
 from .pickles.tensors import TensorView
 from .pickles.values import Load, printable
@@ -48,7 +47,7 @@ def read_nvidia(data: memoryview, source: str) -> Checkpoint:
     def read() -> dict[str, Tensor]:
         return {**{name: view.tensor(load) for name, view in views.items()}, **made}
 
-    network = fill(empty_generator(config), {**shapes_of(views), **shapes_of(made)}, read, source)
+    network = fill(empty(Generator, config).eval(), {**shapes_of(views), **shapes_of(made)}, read, source)
     if not has_mean:
         notes.append(fill_mean_code(network, "w_avg"))
     if any(name.endswith("noise_const") for name in made):
@@ -244,7 +243,7 @@ def _layout(synthesis: Module, entry: Module, layers: list[Module]) -> StyleGAN3
     if not all(type(value) in (int, float) for value in stopbands.values()):
         raise synthesis.damaged("has a stopband that is not a number")
     try:
-        layout = StyleGAN3Layout(
+        return StyleGAN3Layout(
             fourier_features=entry.shape("freqs", 2)[0],
             conv_kernel=first.whole("conv_kernel"),
             radial=any(layer.fact("down_radial") is True for layer in layers),
@@ -259,9 +258,6 @@ def _layout(synthesis: Module, entry: Module, layers: list[Module]) -> StyleGAN3
         )
     except ValueError as error:
         raise synthesis.unsupported(str(error)) from error
-    if layout.filter_size > 16 or layout.lrelu_upsampling > 4:
-        raise synthesis.unsupported(f"filters of {layout.filter_size} taps at {layout.lrelu_upsampling} times the rate")
-    return layout
 
 
 _STOPBANDS = ("first_stopband", "last_stopband_rel")

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CorruptFileError, UnknownFormatError
-from ..generators import GeneratorConfig
+from ..generators import Generator, GeneratorConfig
 from .checkpoint import Checkpoint
-from .fitting import Origin, check_filters, empty_generator, fill, shapes_of
-from .mean_code import fill_mean_code
+from .fitting import Origin, check_filters, empty, fill, fill_mean_code, shapes_of
 from .pickles.tensors import TensorView
 from .pickles.torch_file import TorchFile, read_torch_file
 from .pickles.values import printable
@@ -61,7 +60,7 @@ def read_rosinality(data: memoryview, source: str) -> Checkpoint:
     notes = ["no g_ema: these are the weights of g, without the moving average"] if key == "g" else []
     notes += [*doubt, *_drawn_noise(state, config)]
     state["latent_avg"] = torch.zeros(config.w_dim) if mean is None else mean
-    generator = fill(empty_generator(config), shapes_of(state), lambda: state, source, origins(config))
+    generator = fill(empty(Generator, config).eval(), shapes_of(state), lambda: state, source, origins(config))
     if mean is None:
         notes.append(fill_mean_code(generator, "latent_avg"))
     extra = {"state_dict": key or "the file itself", "options": facts}

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UnknownFormatError
-from ..generators import GeneratorConfig
+from ..generators import Generator, GeneratorConfig
 from .checkpoint import NVIDIA_LICENCE, Checkpoint
-from .fitting import Origin, empty_generator, fill, shapes_of
+from .fitting import Origin, empty, fill, shapes_of
 from .pickles.numpy_values import NUMPY_BUILDABLE, ArrayRecord, numpy_stand_ins
 from .pickles.python_values import OrderedRecord, python_stand_ins
 from .pickles.reading import run_pickle
@@ -85,7 +85,7 @@ def read_tensorflow(data: memoryview, source: str) -> Checkpoint:
     functions = [options.get("synthesis_func"), networks["synthesis/"].state.get("build_func_name")]
     _refuse_other_architectures(options, functions, variables, source)
     config = _config(options, variables, load)
-    generator = fill(empty_generator(config), shapes_of(variables), lambda: variables, source, origins(config))
+    generator = fill(empty(Generator, config).eval(), shapes_of(variables), lambda: variables, source, origins(config))
     extra = {"version": version, "trained_with": VERSIONS[version]}
     names = tuple(map(str, load.globals))
     return Checkpoint(generator, "tensorflow", _notes(source, config), names, NVIDIA_LICENCE, extra)
@@ -93,14 +93,10 @@ def read_tensorflow(data: memoryview, source: str) -> Checkpoint:
 
 def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
     """Return the stand-in of every name that such a pickle may mention, made anew for every load."""
-
-    def options() -> OrderedRecord:
-        return OrderedRecord()
-
     return {
         **python_stand_ins(load),
         **numpy_stand_ins(load),
-        **dict.fromkeys((Global("dnnlib.util", "EasyDict"), Global("dnnlib", "EasyDict")), options),
+        **dict.fromkeys((Global("dnnlib.util", "EasyDict"), Global("dnnlib", "EasyDict")), lambda: OrderedRecord()),
         Global("dnnlib.tflib.network", "Network"): NetworkRecord,
     }
 

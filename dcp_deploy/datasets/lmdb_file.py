@@ -24,14 +24,6 @@ _BIG, _SUB_DATABASE, _DUPLICATES = 0x01, 0x02, 0x04
 _NO_PAGE = 2**64 - 1  # the root of an empty tree
 
 
-class Entry(NamedTuple):
-    """A key, and the position and size of its value in the file, in bytes."""
-
-    key: bytes
-    offset: int
-    size: int
-
-
 class _Meta(NamedTuple):
     """Content of one of the two meta pages; the one with the later transaction is valid."""
 
@@ -66,8 +58,8 @@ class LmdbFile:
         """Numbers that change with every transaction; reading them does not read the values."""
         return (*self._meta, self.bytes)
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield all entries in the order of their keys."""
+    def entries(self) -> Iterator[tuple[bytes, int, int]]:
+        """Yield each key in order, with the position and size of its value in the file, in bytes."""
         found = 0
         waiting = [] if self._meta.root == _NO_PAGE else [self._meta.root]
         pages = min(self._meta.pages, self.bytes // self._meta.page_size)  # so that a tree with a cycle ends
@@ -134,7 +126,7 @@ class LmdbFile:
                 raise self._damaged(f"a key of page {number} does not fit into it")
             yield offset, low, high, flags, key_size
 
-    def _leaf(self, number: int, page: bytes) -> Iterator[Entry]:
+    def _leaf(self, number: int, page: bytes) -> Iterator[tuple[bytes, int, int]]:
         page_size = self._meta.page_size
         for offset, low, high, flags, key_size in self._nodes(number, page):
             start = offset + 8 + key_size
@@ -152,7 +144,7 @@ class LmdbFile:
                 within = (number + 1) * page_size
             if at + size > within:
                 raise self._damaged(f"the value of {key[:40]!r} lies beyond its end")
-            yield Entry(key, at, size)
+            yield key, at, size
 
     def _damaged(self, reason: str) -> CorruptFileError:
         return CorruptFileError(f"{self.path} is not a complete LMDB file: {reason}", "Copy or make it again.")

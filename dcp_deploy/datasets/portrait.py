@@ -1,6 +1,7 @@
-"""Draw avatars: flat illustrations of heads, 64 x 64 pixels, from their factors.
+"""The demo's data, avatars: flat illustrations of heads, 64 x 64 pixels, drawn from their factors.
 
-Layers of :mod:`.canvas` shapes are painted back to front, each only in the window of pixels that it can reach.
+They are endless and deterministic, their factors are known exactly, and there is nothing to download. Layers of
+:mod:`.canvas` shapes are painted back to front, each only in the window of pixels that it can reach.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .canvas import (
     RESOLUTION,
@@ -24,7 +25,7 @@ from .canvas import (
     rounded_box,
     solid,
 )
-from .factors import Factors
+from .factors import Factors, sample_factors
 
 _CHUNK = 16  # images drawn at a time, so that their canvases fit the cache
 _EYE_X = 7.9
@@ -33,6 +34,11 @@ _HAT_LINE = -9.5  # a hat hides the head above this height
 
 _SKIN = np.array([[1.00, 0.87, 0.77], [0.95, 0.75, 0.60], [0.80, 0.56, 0.40], [0.58, 0.37, 0.26], [0.36, 0.22, 0.16]])
 _EYES = np.array([[0.30, 0.15, 0.06], [0.62, 0.38, 0.08], [0.20, 0.58, 0.25], [0.12, 0.55, 0.90]])
+
+
+def avatars(indices: ArrayLike, seed: int = 0) -> NDArray[np.uint8]:
+    """Draw the portraits with these indices (integers >= 0): uint8 [N, 64, 64, 3], fixed by index and seed alone."""
+    return render(sample_factors(indices, seed))
 
 
 def render(factors: Factors) -> NDArray[np.uint8]:

@@ -130,14 +130,10 @@ class _Search:
             self.wanted = None if features is None else features(target)
         slots = 1 if config.space == "w" else generator.config.num_ws
         self.w = mean.repeat(len(target), slots, 1).requires_grad_(True)
-        self.maps = {name: tensor.requires_grad_(True) for name, tensor in self._noise().items()}
-
-    def _noise(self) -> dict[str, Tensor]:
-        """Copy every stored noise map for every target, [B, 1, r, r], by the name of its buffer."""
-        if not self.config.noise:
-            return {}
-        stored = {name: value for name, value in self.generator.synthesis.named_buffers() if "noise_const" in name}
-        return {name: value.repeat(len(self.target), 1, 1, 1) for name, value in stored.items()}
+        stored = generator.synthesis.named_buffers() if config.noise else ()
+        maps = {name: value.repeat(len(target), 1, 1, 1) for name, value in stored if "noise_const" in name}
+        self.maps = {name: value.requires_grad_(True) for name, value in maps.items()}
+        """A copy of every stored noise map for every target, [B, 1, r, r], by the name of its buffer."""
 
     def run(self, explore: Tensor, first: int, progress: Progress | None) -> None:
         """Take all steps of the search. ``first`` is the position of the first target among all images."""
@@ -218,9 +214,9 @@ def _renormalise(maps: Iterable[Tensor]) -> None:
 def _code_statistics(generator: Generator, seed: int) -> tuple[Tensor, Tensor]:
     """Return the mean [w_dim] of 10,000 codes and the root mean square [] of their deviations from it."""
     device = next(generator.parameters()).device
-    z, _ = draw_latents(generator.config, MEAN_LATENTS, stream(seed, "mean"))
+    z, _ = draw_latents(generator.config, MEAN_LATENTS, stream(seed, "mean"), device)
     with torch.no_grad():
-        w = generator.mapping.w(z.to(device), None)
+        w = generator.mapping.w(z)
     mean = w.mean(dim=0)
     return mean, (w - mean).square().mean().sqrt()
 

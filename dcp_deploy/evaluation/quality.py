@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..datasets.images import ImageSet
     from ..export.runners.loading import Backend
     from ..metrics.drawing import Model
-    from ..metrics.photographs import Extractor, RealFeatures
+    from ..metrics.photographs import RealFeatures
     from ..metrics.published import Inception, Lpips
     from .editing import EditingReport
 
@@ -104,7 +104,7 @@ def evaluate_file(
         not_measured["editing"] = "no --directions were given"
     else:
         with reporter.task("editing") as progress:
-            figures["editing"] = edit(seed=seed, progress=progress).to_dict()
+            figures["editing"] = asdict(edit(seed=seed, progress=progress))
     return Evaluation(figures, not_measured)
 
 
@@ -200,7 +200,7 @@ def open_inception(given: Path | None, device: str, reporter: Reporter) -> Incep
     return load_inception(weights, device=device)
 
 
-def features_of(images: ImageSet, extractor: Extractor, count: int, reporter: Reporter) -> RealFeatures:
+def features_of(images: ImageSet, extractor: Inception, count: int, reporter: Reporter) -> RealFeatures:
     """Return the features of at most ``count`` images, from our cache if possible."""
     from ..metrics.photographs import real_features
     from ..teachers.downloads import cache_folder

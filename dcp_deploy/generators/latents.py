@@ -21,10 +21,15 @@ def stream(seed: int, *names: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def draw_latents(config: GeneratorConfig, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-    """Return latents z ~ N(0, I) [count, z_dim] and, for a class-conditional generator, uniform one-hot classes."""
+def draw_latents(
+    config: GeneratorConfig, count: int, generator: torch.Generator, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor | None]:
+    """Return latents z ~ N(0, I) [count, z_dim] and, for a class-conditional generator, uniform one-hot classes.
+
+    They are drawn on the CPU, then moved to ``device``.
+    """
     z = torch.randn(count, config.z_dim, generator=generator)
     if not config.c_dim:
-        return z, None
+        return z.to(device), None
     classes = torch.randint(config.c_dim, (count,), generator=generator)
-    return z, torch.nn.functional.one_hot(classes, config.c_dim).to(torch.float32)
+    return z.to(device), torch.nn.functional.one_hot(classes, config.c_dim).to(device, torch.float32)

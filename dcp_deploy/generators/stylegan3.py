@@ -83,15 +83,11 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(fan_out))
         self.affine = Dense(w_dim, fan_in, bias_init=1.0)
         self.register_buffer("magnitude_ema", torch.ones([]))
-        filters: list[Tensor | None] = [None, None]
-        if spec.up_taps > 1:
-            filters[0] = torch.as_tensor(lowpass(spec.up_taps, spec.in_cutoff, spec.in_half_width, spec.tmp_rate))
-        if spec.down_taps > 1:
-            filters[1] = torch.as_tensor(
-                lowpass(spec.down_taps, spec.out_cutoff, spec.out_half_width, spec.tmp_rate, radial=spec.radial)
-            )
-        for name, values in zip(("up_filter", "down_filter"), filters, strict=True):
-            self.register_buffer(name, None if values is None else values.to(torch.float32))
+        up = (spec.up_taps, spec.in_cutoff, spec.in_half_width, False)
+        down = (spec.down_taps, spec.out_cutoff, spec.out_half_width, spec.radial)
+        for name, (taps, cutoff, half_width, radial) in (("up_filter", up), ("down_filter", down)):
+            values = lowpass(taps, cutoff, half_width, spec.tmp_rate, radial=radial) if taps > 1 else None
+            self.register_buffer(name, None if values is None else torch.as_tensor(values).to(torch.float32))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Return [B, Co, S', S'] for x [B, Ci, S, S] and w [B, w_dim]."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from .distances import Distances, feature_distances
+from .distances import (
+    Distances,
+    KernelDistance,
+    Overlap,
+    feature_distances,
+    frechet_distance,
+    kernel_distance,
+    prdc,
+)
 from .evaluate import Metrics, evaluate, evaluate_images
 from .features import AvatarReader, load_avatar_reader
-from .fid import frechet_distance
-from .kid import KernelDistance, kernel_distance
-from .manifold import Overlap, prdc
 from .mode_coverage import ModeReport, ModeRow, mode_coverage, mode_table, rare_ratios
 
 __all__ = [

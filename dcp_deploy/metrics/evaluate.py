@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets.avatars import avatars
 from ..datasets.canvas import RESOLUTION
 from ..datasets.factors import Factors
+from ..datasets.portrait import avatars
 from ..errors import UsageError
 from ..progress import Progress
 from .distances import Distances, feature_distances

@@ -40,7 +40,9 @@ def mode_coverage(real: Factors, fake: Factors) -> ModeReport:
     """
     reached = counted = 0
     variation: list[float] = []
-    for first, second in _pairs():
+    for first, second in combinations(FACTORS, 2):
+        if "categorical" not in (first.kind, second.kind):
+            continue
         true = _histogram(real, first, second)
         found = _histogram(fake, first, second)
         frequency, rate = true / len(real), found / len(fake)
@@ -86,11 +88,6 @@ def mode_table(real: Factors, fake: Factors) -> tuple[ModeRow, ...]:
             ratio = float(found[bin] / true[bin]) if true[bin] else None
             rows.append(ModeRow(factor.name, name, float(true[bin]), float(found[bin]), ratio))
     return tuple(rows)
-
-
-def _pairs() -> list[tuple[Factor, Factor]]:
-    """Return all pairs of factors with at least one categorical factor."""
-    return [pair for pair in combinations(FACTORS, 2) if any(factor.kind == "categorical" for factor in pair)]
 
 
 def _histogram(factors: Factors, first: Factor, second: Factor) -> NDArray[np.int64]:

@@ -6,14 +6,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
 
 from ..datasets.images import ImageSet
 from ..errors import InputError, UsageError
@@ -21,27 +19,11 @@ from ..files import atomic_path
 from ..progress import Progress
 from .distances import Distances, feature_distances
 from .drawing import Model, draw, latents_for, to_bytes
+from .published import Inception
 
 FEWEST = 10  # images that the k-nearest-neighbour figures need; far too few for meaningful figures
 _BATCH = 32
 _FORMAT = 1  # format of the cache; a new number invalidates all entries
-
-
-class Extractor(Protocol):
-    """Interface of a feature extractor. ``key`` names everything but the images that its features depend on."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """Return features [B, D] of images uint8 [B, 3, R, R]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +49,7 @@ class RealFeatures:
 def evaluate_against(
     model: Model,
     real: RealFeatures,
-    extractor: Extractor,
+    extractor: Inception,
     *,
     samples: int,
     seed: int = 0,
@@ -100,7 +82,7 @@ def evaluate_against(
 
 
 def real_features(
-    images: ImageSet, extractor: Extractor, *, count: int, cache: Path, progress: Progress | None = None
+    images: ImageSet, extractor: Inception, *, count: int, cache: Path, progress: Progress | None = None
 ) -> RealFeatures:
     """Return features of ``count`` images (or all, if fewer) in a fixed random order, from the cache if possible.
 

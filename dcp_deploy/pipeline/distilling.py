@@ -100,7 +100,7 @@ def distill_student(
     """
     from ..checkpoints import read_discriminator
     from ..compression import distill
-    from ..datasets.avatars import avatars
+    from ..datasets.portrait import avatars
 
     device = str(next(teacher.parameters()).device)
     perceptual = _perceptual(config, device, demo_measurable=demo_measurable)

@@ -231,7 +231,7 @@ def _quality(job: Job, progress: Progress) -> dict[str, Any]:
 
 
 def _real_grid(job: Job) -> str:
-    from ..datasets.avatars import avatars
+    from ..datasets.portrait import avatars
     from ..export.runners.sampling import grid, save_png
 
     images = job.inputs.images

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..datasets.avatars import avatars
 from ..datasets.factors import FACTORS, Factors, encode, factors_from_uniforms, sample_factors, visible
-from ..datasets.portrait import render
+from ..datasets.portrait import avatars, render
 from ..files import atomic_path
 from ..metrics.features import ASSET, DEFECTS, AvatarReader, images_to_tensor, reading_errors
 

@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints import load_generator, save_generator
-from ..datasets.avatars import avatars
+from ..compression.distillation import losses
 from ..datasets.factors import ENCODED_WIDTH, encode, factors_from_uniforms
-from ..datasets.portrait import detail_mask
+from ..datasets.portrait import avatars, detail_mask
 from ..files import atomic_path
 from ..generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..generators.mapping import Dense
@@ -190,13 +190,12 @@ class Trainer:
         real = images_to_tensor(avatars(rng.integers(1 << 40, size=recipe.batch), seed=recipe.seed))
         real.requires_grad_(self.step % 16 == 0)
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fakes.detach())
-        d_loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+        d_loss = losses.discriminator_gan_loss(real_logits, fake_logits)
         if self.step % 16 == 0:  # lazy R1: Karras et al. 2020, section 3.1
-            (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
-            d_loss = d_loss + 16 * recipe.r1_gamma / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
+            d_loss = d_loss + 16 * recipe.r1_gamma / 2 * losses.r1_penalty(real, real_logits)
         step(self.d_opt, d_loss)
         anchor = (fakes - anchors).abs().mean()
-        g_loss = F.softplus(-self.discriminator(fakes)).mean() + recipe.anchor * anchor
+        g_loss = losses.generator_gan_loss(self.discriminator(fakes)) + recipe.anchor * anchor
         g_loss = g_loss + self.perceptual_distance(fakes, anchors)
         step(self.g_opt, g_loss)
         return {"l1": anchor.item(), "g_loss": g_loss.item(), "d_loss": d_loss.item()}

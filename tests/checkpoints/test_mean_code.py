@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dcp_deploy.checkpoints.mean_code import mean_code
+from dcp_deploy.checkpoints.fitting import mean_code
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcp_deploy.datasets import canvas
-from dcp_deploy.datasets.avatars import avatars
 from dcp_deploy.datasets.factors import (
     ENCODED_WIDTH,
     FACTOR_INDEX,
@@ -20,7 +19,7 @@ from dcp_deploy.datasets.factors import (
     factors_from_uniforms,
     sample_factors,
 )
-from dcp_deploy.datasets.portrait import detail_mask, render
+from dcp_deploy.datasets.portrait import avatars, detail_mask, render
 
 SMOOTH = [factor.name for factor in FACTORS if factor.kind != "categorical"]
 CIRCULAR = [factor.name for factor in FACTORS if factor.kind == "circular"]

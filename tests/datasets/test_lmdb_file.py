@@ -22,7 +22,7 @@ ENTRIES = {f"key {index:04}".encode(): bytes([index % 256]) * (index * 37 % 9000
 
 def read_all(path: Path) -> dict[bytes, bytes]:
     file = LmdbFile(path)
-    return {entry.key: file.read(entry.offset, entry.size) for entry in file.entries()}
+    return {key: file.read(offset, size) for key, offset, size in file.entries()}
 
 
 def test_all_entries_come_in_order_with_their_values(new_lmdb: NewLmdb) -> None:

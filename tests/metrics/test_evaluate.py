@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from dcp_deploy.datasets.avatars import avatars
 from dcp_deploy.datasets.factors import FACTOR_INDEX, Factors, factors_from_uniforms, sample_factors
-from dcp_deploy.datasets.portrait import render
+from dcp_deploy.datasets.portrait import avatars, render
 from dcp_deploy.errors import QualityError, UsageError
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.metrics import Metrics, distances, evaluate, evaluate_images

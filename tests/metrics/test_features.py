@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dcp_deploy.datasets.avatars import avatars
 from dcp_deploy.datasets.factors import ENCODED_WIDTH, FACTORS, Factors, sample_factors
+from dcp_deploy.datasets.portrait import avatars
 from dcp_deploy.errors import CorruptFileError
 from dcp_deploy.metrics import AvatarReader, features, load_avatar_reader
 from dcp_deploy.metrics.features import ASSET, DEFECTS, FEATURES, images_to_tensor, reading_errors

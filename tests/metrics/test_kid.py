@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dcp_deploy.metrics import kernel_distance
-from dcp_deploy.metrics.kid import unbiased_mmd
+from dcp_deploy.metrics.distances import unbiased_mmd
 
 
 def test_a_worked_example() -> None:

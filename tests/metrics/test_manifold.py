@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dcp_deploy.metrics import manifold, prdc
+from dcp_deploy.metrics import distances, prdc
 
 
 def by_definition(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float, float, float]:
@@ -37,7 +37,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(50, 3)), rng.normal(size=(40, 3))
     whole = prdc(real, fake, 3)
-    monkeypatch.setattr(manifold, "_BLOCK", 7)
+    monkeypatch.setattr(distances, "_BLOCK", 7)
     assert prdc(real, fake, 3) == whole
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dcp_deploy.checkpoints import load_generator, save_generator
-from dcp_deploy.checkpoints.rosinality_discriminator import origins
+from dcp_deploy.checkpoints.discriminators import rosinality_origins
 from dcp_deploy.cli.app import app
 from dcp_deploy.compression import plan, prune, score
 from dcp_deploy.compression.distillation import recipe
@@ -85,8 +85,8 @@ def test_options_beyond_the_recipe_reach_the_training(distil: Distil) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = Discriminator(DiscriminatorConfig(8, (6, 7)))
-    names = origins(1)
-    torch.save({"d": {names[name]: tensor for name, tensor in network.state_dict().items()}}, "teacher.pt")
+    origins = rosinality_origins(1)
+    torch.save({"d": {origins[name].name: tensor for name, tensor in network.state_dict().items()}}, "teacher.pt")
     words = ("-o", "s.safetensors", "--effort", "standard", "--steps", 2, "--json")
     code, out, _ = distil(*words, "--guide", "teacher.pt", "--augment")
     assert code == 0

@@ -4,8 +4,6 @@ Python's own unpicklers are not safe for untrusted files. Both allocate what a f
 large index costs gigabytes), hash nested keys by recursion and let BUILD set attributes of any object. In this one a
 global is only a name, looked up among the stand-ins of one reader. Nothing is imported, no attribute is set, dictionary
 keys are scalars, and every load has a budget of steps and bytes.
-
-The opcodes are those of protocols 2 to 5 that checkpoints use; Python's ``pickletools`` documents them.
 """
 
 from __future__ import annotations

@@ -123,21 +123,16 @@ def read_persistent(data: memoryview, load: Load) -> Any:
         Global("torch.storage", "_load_from_bytes"): load_from_bytes(load),
     }
 
-    def easy_dict(*pairs: Any) -> dict[Any, Any]:
-        if pairs:
-            raise load.damaged("an EasyDict is created with content")
-        return {}
-
     def allowed(name: Global) -> Callable[..., Any] | None:
         """Return the stand-in. Forks keep the persistence module and EasyDict in packages of their own."""
         last = name.module.rpartition(".")[2]
         if last == "persistence" and name.name == "_reconstruct_persistent_obj":
             return PersistentRecord
         if last in ("util", "dnnlib") and name.name == "EasyDict":
-            return easy_dict
+            return lambda: {}  # always empty: the pickle adds its items
         return stand_ins.get(name)
 
-    return run_pickle(data, load=load, allowed=allowed, buildable=(*NUMPY_BUILDABLE, OrderedRecord)).value
+    return run_pickle(data, load=load, allowed=allowed, buildable=(*NUMPY_BUILDABLE, OrderedRecord))[0]
 
 
 def module_tree(record: PersistentRecord, load: Load, path: str = "", depth: int = 0) -> Module:

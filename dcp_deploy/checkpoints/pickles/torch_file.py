@@ -100,10 +100,6 @@ def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
             raise load.damaged("a torch.Size is made of something that is not a list")
         return tuple(sizes)
 
-    def namespace() -> NamespaceRecord:
-        """Return an empty one: the constructor of a dictionary would hash any keys it is called with."""
-        return NamespaceRecord()
-
     types = [Global("torch", str(kind).removeprefix("torch.")) for kind in _TYPES]
     return {
         **python_stand_ins(load),
@@ -112,7 +108,8 @@ def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
         **tensor_stand_ins(load),
         **dict.fromkeys([*types, Global("torch", "device")], named),
         Global("torch", "Size"): size,
-        Global("argparse", "Namespace"): namespace,
+        # Always empty: the constructor of a dictionary would hash any keys it is called with.
+        Global("argparse", "Namespace"): lambda: NamespaceRecord(),
     }
 
 

@@ -147,9 +147,9 @@ def _regularise_path(state: TrainingState, setup: TrainingSetup) -> Tensor:
 def _path_lengths(state: TrainingState, setup: TrainingSetup, places: tuple[int, ...], *, graph: bool) -> Tensor:
     """Return one length for each of these places of the half batch."""
     config, step = setup.config, state.step
-    z, c = draw_latents(setup.teacher.config, config.batch // 2, stream(config.seed, "path length", step))
+    z, c = draw_latents(setup.teacher.config, config.batch // 2, stream(config.seed, "path length", step), setup.device)
     chosen = list(places)
-    ws = state.student.mapping(z[chosen].to(setup.device), None if c is None else c[chosen].to(setup.device))
+    ws = state.student.mapping(z[chosen], None if c is None else c[chosen])
     source = sample_streams(setup, places, "noise", "path length", step)
     images = state.student.synthesis(ws, noise=config.noise, generator=source)
     streams = (stream(config.seed, "path length", step, place) for place in places)

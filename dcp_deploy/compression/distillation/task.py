@@ -107,8 +107,7 @@ class Task:
     def setup(self, device: torch.device, team: Team) -> TrainingSetup:
         """Return the parts that stay fixed."""
         teacher = copy_to(self.teacher, device).eval().requires_grad_(False)
-        z, c = draw_latents(teacher.config, PROBE_LATENTS, stream(self.config.seed, "probe"))
-        z, c = z.to(device), None if c is None else c.to(device)
+        z, c = draw_latents(teacher.config, PROBE_LATENTS, stream(self.config.seed, "probe"), device)
         with torch.no_grad():
             probe = (z, c, teacher(z, c))
         directions = losses.offset_directions(teacher)

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -79,10 +78,12 @@ def join_team(devices: int, device: torch.device, work: Work) -> Iterator[tuple[
             f"data, perceptual or mask cannot be sent to other processes: {error}",
             "Use an ImageSet, functions of a module, or one device.",
         ) from error
+    from lightning_fabric.plugins.environments.lightning import find_free_network_port
+
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
     connections: list[Connection] = []
-    port, threads = _free_port(), torch.get_num_threads()
+    port, threads = find_free_network_port(), torch.get_num_threads()
     try:
         for rank in range(1, devices):
             ours, theirs = context.Pipe()
@@ -114,12 +115,6 @@ def _check(devices: int, device: torch.device) -> None:
         )
     if device.type == "cuda" and (found := torch.cuda.device_count()) < devices:
         raise MissingCapabilityError(f"cannot use {devices} GPUs: this machine has {found}", f"Use at most {found}.")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_all(processes: list[SpawnProcess], connections: list[Connection]) -> None:

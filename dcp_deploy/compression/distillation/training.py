@@ -212,8 +212,7 @@ def _best_student(state: TrainingState, config: DistillConfig) -> BestStudent | 
 @torch.no_grad()
 def _finished(average: Generator, config: DistillConfig) -> Generator:
     """Return the average as the result: its ``w_avg``, the centre of truncation, is measured after the training."""
-    z, c = draw_latents(average.config, W_AVG_LATENTS, stream(config.seed, "w_avg"))
-    device = average.mapping.w_avg.device
-    w = average.mapping.w(z.to(device), None if c is None else c.to(device))
-    average.mapping.w_avg.copy_(w.mean(dim=0))
+    w_avg = average.mapping.w_avg
+    z, c = draw_latents(average.config, W_AVG_LATENTS, stream(config.seed, "w_avg"), w_avg.device)
+    w_avg.copy_(average.mapping.w(z, c).mean(dim=0))
     return average.requires_grad_(True)

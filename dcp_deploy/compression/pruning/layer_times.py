@@ -65,8 +65,7 @@ def _layer_times(
     """
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
         network = Generator(config).to(device).eval()
-    z, c = draw_latents(config, batch, stream(0, "times"))
-    z, c = z.to(device), None if c is None else c.to(device)
+    z, c = draw_latents(config, batch, stream(0, "times"), device)
     rounds = []
     for _ in range(ROUNDS):
         stamps, entries, below = [_now(device)], list[tuple[int | None, int | None]]([(None, None)]), 0

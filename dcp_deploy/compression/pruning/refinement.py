@@ -63,8 +63,8 @@ def reconstruct(
     depends on the arguments alone. Raises InputError when the teacher produces NaN or infinity.
     """
     device = next(teacher.parameters()).device
-    z, c = draw_latents(teacher.config, latents, stream(seed, "reconstruct"))
-    ws = teacher.mapping(z.to(device), None if c is None else c.to(device))
+    z, c = draw_latents(teacher.config, latents, stream(seed, "reconstruct"), device)
+    ws = teacher.mapping(z, c)
     for index in range(layer_count(teacher)):
         layer, channels = _fit(index, student, teacher, kept, ws, seed)
         if channels is not None:

@@ -73,11 +73,10 @@ def scored_steps(
     """Yield the scored layers with their inputs, for one batch of codes after the other."""
     device = next(generator.parameters()).device
     scored = {id(layer) for _, layer in generator.synthesis.scored()}
-    z, c = draw_latents(generator.config, latents, stream(seed, "score"))
+    z, c = draw_latents(generator.config, latents, stream(seed, "score"), device)
     for start in range(0, latents, _BATCH):
         part = slice(start, start + _BATCH)
-        classes = None if c is None else c[part].to(device)
-        ws = generator.mapping(z[part].to(device), classes, psi=psi)
+        ws = generator.mapping(z[part], None if c is None else c[part], psi=psi)
         yield [step for step in walk(generator, ws) if id(step.layer) in scored]
         if progress:
             progress(min(start + _BATCH, latents), latents)

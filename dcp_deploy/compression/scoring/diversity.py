@@ -209,9 +209,9 @@ def _batch_profiles(
     """Return the gradient profiles of one mini-batch; its random draws depend on the seed and its index alone."""
     device = weights[0].device
     source = stream(settings["seed"], "score", index)
-    z, c = draw_latents(generator.config, size, source)
+    z, c = draw_latents(generator.config, size, source, device)
     with torch.no_grad():
-        ws = generator.mapping(z.to(device), None if c is None else c.to(device), psi=settings["psi"])
+        ws = generator.mapping(z, c, psi=settings["psi"])
     if mask is not None:
         return content_profiles(generator, weights, ws, mask, source)
     assert along is not None
@@ -238,9 +238,9 @@ def principal_components(generator: Generator, seed: int) -> tuple[Tensor, Tenso
     arbitrary: its entry of largest magnitude is made positive, so that the result does not depend on the eigensolver.
     """
     device = next(generator.parameters()).device
-    z, c = draw_latents(generator.config, PCA_LATENTS, stream(seed, "pca"))
+    z, c = draw_latents(generator.config, PCA_LATENTS, stream(seed, "pca"), device)
     with torch.no_grad():
-        w = generator.mapping.w(z.to(device), None if c is None else c.to(device)).to("cpu", torch.float64)
+        w = generator.mapping.w(z, c).to("cpu", torch.float64)
     if not w.isfinite().all():
         raise InputError("the generator maps latents to NaN or infinity, not to codes", "Check the checkpoint.")
     variances, vectors = torch.linalg.eigh(torch.cov(w.T).reshape(w.shape[1], w.shape[1]))  # ascending

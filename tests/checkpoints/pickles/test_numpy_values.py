@@ -27,7 +27,7 @@ PROTOCOLS = pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def read(data: bytes, load: Load | None = None) -> Any:
     load = load or Load.of("file", len(data))
     allowed = {**python_stand_ins(load), **numpy_stand_ins(load)}
-    return run_pickle(memoryview(data), load=load, allowed=allowed.get, buildable=NUMPY_BUILDABLE).value
+    return run_pickle(memoryview(data), load=load, allowed=allowed.get, buildable=NUMPY_BUILDABLE)[0]
 
 
 def array(data: bytes) -> npt.NDArray[Any]:

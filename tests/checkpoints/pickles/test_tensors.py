@@ -29,7 +29,7 @@ def view(data: bytes, load: Load | None = None) -> Any:
         **tensor_stand_ins(load),
         Global("torch.storage", "_load_from_bytes"): load_from_bytes(load),
     }
-    return run_pickle(memoryview(data), load=load, allowed=allowed.get).value
+    return run_pickle(memoryview(data), load=load, allowed=allowed.get)[0]
 
 
 def read(data: bytes) -> torch.Tensor:

@@ -1,0 +1,173 @@
+"""The discriminators in training files: NVIDIA's PyTorch snapshots, and rosinality's stylegan2-pytorch.
+
+NVIDIA's is "D" beside "G_ema", of stylegan2-ada-pytorch and stylegan3 alike. It computes the same as ours if it is
+residual, unconditional and takes RGB images. The recorded attributes say so; a file that differs is refused by name.
+The augmentation in front of it is not part of it. Rosinality's, and that of its descendants, differs from ours in names
+only. It is unconditional, and its minibatch deviation has groups of four.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import CorruptFileError, UnknownFormatError
+from ..generators import Discriminator, DiscriminatorConfig
+from .fitting import Origin, check_filters, empty, fill, shapes_of
+from .nvidia import check_dense, common_clamp, drop_filters
+from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
+from .pickles.tensors import TensorView
+from .pickles.torch_file import read_torch_file
+from .pickles.values import Load, printable
+
+MAX_BLOCKS = 9  # of rosinality's: 2048 px
+_SQRT2 = math.sqrt(2.0)
+_LARGEST_GROUP = 1 << 16  # images in a group of the minibatch deviation
+_KERNEL = re.compile(r"convs\.[0-9]+\.(conv2|skip)\.0\.kernel")
+_BLOCK = re.compile(r"convs\.([1-9][0-9]*)\.skip\.1\.weight")
+
+
+# ---- NVIDIA's ----
+
+
+def read_nvidia_discriminator(data: memoryview, source: str) -> Discriminator:
+    """Read the D of a snapshot, in float32. Runs no code from the file and decodes no other network's tensors.
+
+    Raises UnsafeFileError for a pickle that names anything unexpected, UnknownFormatError for a file without D and for
+    discriminators that compute something else, CorruptFileError for damaged files.
+    """
+    load = Load.of(source, len(data))
+    document = read_persistent(data, load)
+    record = document.get("D") if isinstance(document, dict) else None
+    if type(record) is not PersistentRecord:
+        raise UnknownFormatError(
+            f"{source}: this file has no discriminator, which would be under D",
+            "what is read: whole snapshots of training; a file with G_ema alone has none",
+        )
+    network = module_tree(record, load)
+    config = _config(network)
+    views = network.state()
+    drop_filters(views, load)
+    table = nvidia_origins(config.resolution)
+
+    def read() -> dict[str, Tensor]:
+        return {name: view.tensor(load) for name, view in views.items()}
+
+    return fill(empty(Discriminator, config), shapes_of(views), read, source, table)
+
+
+def nvidia_origins(resolution: int) -> dict[str, Origin]:
+    """Return where the file has each tensor of our discriminator at this resolution."""
+    table = {f"fromrgb.{kind}": f"b{resolution}.fromrgb.{kind}" for kind in ("weight", "bias")}
+    for i in range(resolution.bit_length() - 3):
+        for name in ("conv0.weight", "conv0.bias", "conv1.weight", "conv1.bias", "skip.weight"):
+            table[f"blocks.{i}.{name}"] = f"b{resolution >> i}.{name}"
+    for name in ("conv", "fc", "out"):
+        table |= {f"{name}.{kind}": f"b4.{name}.{kind}" for kind in ("weight", "bias")}
+    return {name: Origin(theirs) for name, theirs in table.items()}
+
+
+def _config(network: Module) -> DiscriminatorConfig:
+    """Return sizes and constants, after checking every attribute against what our network computes."""
+    if network.class_name != "Discriminator":
+        raise network.unsupported("D is of another class than Discriminator")
+    network.require(img_channels=3, c_dim=0)
+    resolution = network.whole("img_resolution")
+    if not 8 <= resolution <= 8192 or resolution & (resolution - 1):
+        raise network.unsupported(f"img_resolution is {resolution}, which is not a power of two from 8 to 8192")
+    blocks = [network.child(f"b{resolution >> i}") for i in range(resolution.bit_length() - 3)]
+    last = network.child("b4")
+    for block in (*blocks, last):
+        block.require(architecture="resnet")
+    first = blocks[0].child("fromrgb")
+    _check_conv(first)
+    _check_conv(last.child("conv"))
+    for block in blocks:
+        _check_conv(block.child("conv0"))
+        _check_conv(block.child("conv1"), down=2)
+        _check_conv(block.child("skip"), down=2, activation="linear", gain=1.0)
+        block.child("skip").require(conv_clamp=None)
+    check_dense(last.child("fc"), "lrelu", 1.0)
+    check_dense(last.child("out"), "linear", 1.0)
+    outputs = [first, *(block.child("conv1") for block in blocks)]
+    activated = [*outputs, *(block.child("conv0") for block in blocks), last.child("conv")]
+    settings: dict[str, Any] = {"mbstd_group": _group(last), "conv_clamp": common_clamp(activated)}
+    try:
+        return DiscriminatorConfig(resolution, tuple(conv.shape("weight", 4)[0] for conv in outputs), **settings)
+    except ValueError as error:
+        raise network.unsupported(str(error)) from error
+
+
+def _check_conv(conv: Module, *, down: int = 1, activation: str = "lrelu", gain: float = _SQRT2) -> None:
+    """Refuse a convolution that is scaled, padded, activated or down-sampled in another way than ours."""
+    _, fan_in, kernel, _ = conv.shape("weight", 4)
+    weight_gain = 1 / math.sqrt(max(fan_in * kernel * kernel, 1))
+    conv.require(activation=activation, act_gain=gain, up=1, down=down, padding=kernel // 2, weight_gain=weight_gain)
+
+
+def _group(last: Module) -> int:
+    """Return the number of images in a group of the minibatch deviation."""
+    if "mbstd" not in last.children:
+        raise last.unsupported("it has no minibatch deviation")
+    deviation = last.child("mbstd")
+    deviation.require(num_channels=1)
+    group = deviation.fact("group_size")
+    if type(group) is not int or not 1 <= group <= _LARGEST_GROUP:
+        raise deviation.unsupported(f"group_size is not a number of images from 1 to {_LARGEST_GROUP}")
+    return group
+
+
+# ---- rosinality's ----
+
+
+def read_rosinality_discriminator(data: memoryview, source: str) -> Discriminator:
+    """Read the discriminator of a training file, in float32. Runs no code from the file.
+
+    Raises UnknownFormatError for a file without one, CorruptFileError for a damaged one, and the errors of
+    :func:`read_torch_file`.
+    """
+    content = read_torch_file(data, source)
+    entries = content.value.get("d") if isinstance(content.value, Mapping) else None
+    if not isinstance(entries, Mapping) or not all(isinstance(value, TensorView) for value in entries.values()):
+        raise UnknownFormatError(
+            f"{source}: this file has no discriminator, which would be under d",
+            "what is read: the d of a training file of rosinality's stylegan2-pytorch, CAGAN, StyleKD or DCP-GAN",
+        )
+    state = content.tensors({printable(str(name)).removeprefix("module."): value for name, value in entries.items()})
+    filters = {name: state.pop(name) for name in list(state) if _KERNEL.fullmatch(name)}
+    check_filters(filters, source, tolerance=1e-4)
+    return _discriminator(state, source)
+
+
+def rosinality_origins(blocks: int) -> dict[str, Origin]:
+    """Return where the file has each tensor of our discriminator with this number of blocks."""
+    table = {"fromrgb.weight": "convs.0.0.weight", "fromrgb.bias": "convs.0.1.bias"}
+    for i in range(blocks):
+        ours, theirs = f"blocks.{i}", f"convs.{i + 1}"
+        table |= {
+            f"{ours}.conv0.weight": f"{theirs}.conv1.0.weight",
+            f"{ours}.conv0.bias": f"{theirs}.conv1.1.bias",
+            f"{ours}.conv1.weight": f"{theirs}.conv2.1.weight",
+            f"{ours}.conv1.bias": f"{theirs}.conv2.2.bias",
+            f"{ours}.skip.weight": f"{theirs}.skip.1.weight",
+        }
+    table |= {"conv.weight": "final_conv.0.weight", "conv.bias": "final_conv.1.bias"}
+    for i, name in enumerate(("fc", "out")):
+        table |= {f"{name}.{kind}": f"final_linear.{i}.{kind}" for kind in ("weight", "bias")}
+    return {name: Origin(theirs) for name, theirs in table.items()}
+
+
+def _discriminator(state: Mapping[str, Tensor], source: str) -> Discriminator:
+    blocks = sum(_BLOCK.fullmatch(name) is not None for name in state)
+    if not 1 <= blocks <= MAX_BLOCKS:
+        raise CorruptFileError(f"{source}: a discriminator of {blocks} blocks, 1 to {MAX_BLOCKS} were expected")
+    outputs = ["convs.0.0.weight", *(f"convs.{i + 1}.skip.1.weight" for i in range(blocks))]
+    missing = [name for name in outputs if name not in state or state[name].ndim != 4]
+    if missing:
+        raise CorruptFileError(f"{source}: {missing[0]} is missing, or not the weight of a convolution")
+    config = DiscriminatorConfig(4 << blocks, tuple(state[name].shape[0] for name in outputs))
+    return fill(empty(Discriminator, config), shapes_of(state), lambda: state, source, rosinality_origins(blocks))
