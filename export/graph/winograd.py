@@ -74,13 +74,15 @@ def with_cpu_operators(model: onnx.ModelProto, *, lanes: int, threads: int = 0) 
     """
     import onnx
 
-    graph = _Graph.of(model)
+    makers = {value: node for node in model.graph.node for value in node.output}
+    graph = _Graph(makers, {tensor.name: tensor for tensor in model.graph.initializer}, {})
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.domain != DOMAIN:
             nodes.append(node)
-        elif parts_of(node.op_type)[0] == "ToRGB":
-            nodes.append(_to_rgb(node, threads))
+        elif node.op_type.startswith("ToRGB"):
+            op_type = "ToRGBBytes" if "Bytes" in parts_of(node.op_type)[1] else "ToRGB"
+            nodes.append(_node(op_type, node, list(node.input), threads))
         else:
             nodes.append(_modulated_conv(graph, node, lanes, threads))
     if not graph.made:
@@ -104,11 +106,6 @@ class _Graph:
     constants: Mapping[str, onnx.TensorProto]
     made: dict[str, Floats]
 
-    @classmethod
-    def of(cls, model: onnx.ModelProto) -> _Graph:
-        makers = {value: node for node in model.graph.node for value in node.output}
-        return cls(makers, {tensor.name: tensor for tensor in model.graph.initializer}, {})
-
 
 def _modulated_conv(graph: _Graph, epilogue: onnx.NodeProto, lanes: int, threads: int) -> onnx.NodeProto:
     """Return one node for an epilogue and everything before it, back to the features of the layer before."""
@@ -120,10 +117,6 @@ def _modulated_conv(graph: _Graph, epilogue: onnx.NodeProto, lanes: int, threads
     noise = [_noise(graph, values["noise"])] if "Noise" in parts else []
     inputs = [x, style, weight, values["scale"], values["bias"], *noise]
     return _node("ModulatedConv", epilogue, inputs, threads, up=int(family == "FirEpilogue" or "Shuffle" in parts))
-
-
-def _to_rgb(node: onnx.NodeProto, threads: int) -> onnx.NodeProto:
-    return _node("ToRGBBytes" if "Bytes" in parts_of(node.op_type)[1] else "ToRGB", node, list(node.input), threads)
 
 
 def _weight(graph: _Graph, convolution: onnx.NodeProto, family: str, parts: frozenset[str]) -> str:

@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -111,12 +112,12 @@ def export_onnx(
         kernels = integer_kernels(generator, ranges, upsample=upsample)
         trial = model if alone else _model(FusedGenerator(generator, upsample=upsample), None, OPSET)
         plan = plan_int8(trial, ranges, kernels, tolerance)
-        model, measured["int8"] = quantize(model, ranges, kernels, plan.layers), json.dumps(plan.to_dict())
+        model, measured["int8"] = quantize(model, ranges, kernels, plan.layers), json.dumps(asdict(plan))
     facts = {"inputs": inputs, **fused.options.facts(), **measured, "opset": str(opset)}
     if inputs == "z":
         facts["psi_range"] = f"{PSI_RANGE[0]},{PSI_RANGE[1]}"
     if chosen:
-        facts["upsample"] = json.dumps({layer: entry.to_dict() for layer, entry in chosen.items()})
+        facts["upsample"] = json.dumps({layer: asdict(entry) for layer, entry in chosen.items()})
     if batch is not None:
         facts["batch"] = f"{batch[0]},{batch[1]}"
     facts = {**describe(generator), **facts, **(metadata or {})}
@@ -156,37 +157,26 @@ def weights_sha256(generator: Generator) -> str:
 # ---- torch to ONNX ----
 
 
-def _model(fused: FusedGenerator | FusedSynthesis, batch: tuple[int, int] | None, opset: int) -> onnx.ModelProto:
-    """Return ``fused`` as a graph with readable names and our functions, without metadata and shapes."""
-    return _tidied(_trace(fused, batch or (1, None), opset))
+def _model(fused: FusedGenerator | FusedSynthesis, bounds: tuple[int, int] | None, opset: int) -> onnx.ModelProto:
+    """Return ``fused`` as a graph of :func:`_exported`, for batches within ``bounds``.
 
-
-def graph_of(module: torch.nn.Module, samples: Mapping[str, torch.Tensor], output: str) -> onnx.ModelProto:
-    """Return any module with the inputs of ``samples`` as such a graph, with a dynamic batch."""
-    batch = torch.export.Dim("batch", min=1)
-    shapes = {name: {0: batch} for name in samples}
-    return _tidied(_exported(module, dict(samples), shapes, list(samples), output, OPSET))
-
-
-def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
-    modules = _module_names(model)
-    _strip_traces(model)
-    _rename(model, modules)
-    add_functions(model)
-    model.producer_name, model.producer_version = "dcp-deploy", __version__
-    return model
-
-
-def _trace(fused: FusedGenerator | FusedSynthesis, bounds: tuple[int, int | None], opset: int) -> onnx.ModelProto:
-    """Run torch's exporter on two samples, or more if the smallest batch is larger, with a dynamic batch."""
-    batch = torch.export.Dim("batch", min=bounds[0], max=bounds[1])
-    tensors = _samples(fused, max(2, bounds[0]))
+    Two samples are traced, or more if the smallest batch is larger.
+    """
+    smallest, largest = bounds or (1, None)
+    batch = torch.export.Dim("batch", min=smallest, max=largest)
+    tensors = _samples(fused, max(2, smallest))
     samples: dict[str, Any] = {name: x for name, x in tensors.items() if not name.startswith(NOISE_INPUT)}
     maps = {name.removeprefix(NOISE_INPUT): x for name, x in tensors.items() if name.startswith(NOISE_INPUT)}
     shapes: dict[str, Any] = {name: {0: batch} for name in samples}
     if maps:
         samples["noise"], shapes["noise"] = maps, {layer: {0: batch} for layer in maps}
     return _exported(fused, samples, shapes, list(tensors), "image", opset)
+
+
+def graph_of(module: torch.nn.Module, samples: Mapping[str, torch.Tensor], output: str) -> onnx.ModelProto:
+    """Return any module with the inputs of ``samples`` as a graph of :func:`_exported`."""
+    batch = torch.export.Dim("batch", min=1)
+    return _exported(module, dict(samples), {name: {0: batch} for name in samples}, list(samples), output, OPSET)
 
 
 def _exported(
@@ -197,6 +187,7 @@ def _exported(
     output: str,
     opset: int,
 ) -> onnx.ModelProto:
+    """Return a graph with a dynamic batch, readable names and our functions, without metadata and shapes."""
     with _quiet_exporter():
         program = torch.onnx.export(
             module,
@@ -212,6 +203,11 @@ def _exported(
     if program is None:
         raise RuntimeError("torch.onnx.export(dynamo=True) returned no program")
     model: onnx.ModelProto = program.model_proto
+    modules = _module_names(model)
+    _strip_traces(model)
+    _rename(model, modules)
+    add_functions(model)
+    model.producer_name, model.producer_version = "dcp-deploy", __version__
     return model
 
 
@@ -272,7 +268,8 @@ def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
     """
     graph = model.graph
     kept = {value.name for value in [*graph.input, *graph.output]}
-    made_up = {tensor.name for tensor in graph.initializer if not _is_weight(tensor.name)}
+    # A buffer of our modules has a dot in its name ("synthesis.b4.conv1.bias"), a made-up constant none ("val_12").
+    made_up = {tensor.name for tensor in graph.initializer if "." not in tensor.name}
     readers = Counter(value for node in graph.node for value in node.input)
     taken: Counter[str] = Counter()
     renamed: dict[str, str] = {}
@@ -293,8 +290,3 @@ def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
         node.attribute.sort(key=lambda attribute: attribute.name)  # the exporter's order varies from run to run
     for tensor in graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
-
-
-def _is_weight(name: str) -> bool:
-    """Return whether a name is a buffer of our modules ("synthesis.b4.conv1.bias"), not made up ("val_12")."""
-    return "." in name

@@ -29,11 +29,12 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from ...errors import ParityError
 from ..parity.gate import ParityReport, verify
@@ -73,16 +74,6 @@ class Int8Plan:
     def layers(self) -> tuple[str, ...]:
         """Return the layers in int8, in the order of ``sensitivity``."""
         return tuple(row.layer for row in self.sensitivity if row.layer not in self.left_out)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Int8Plan:
-        """Read the result of :meth:`to_dict`."""
-        sensitivity = tuple(Sensitivity(**row) for row in values["sensitivity"])
-        return cls(sensitivity, tuple(values["left_out"]), values["psnr_db"])
 
     def __str__(self) -> str:
         lines = [f"{'layer':<14}{'alone in int8':>14}"]
@@ -178,10 +169,10 @@ def quantize(
             nodes.append(node)
             continue
         weight = weights.pop(node.input[1])
-        made = _quantized(node, kernels[layer], table[layer])
-        nodes += made.nodes
+        made, constants = _quantized(node, kernels[layer], table[layer])
+        nodes += made
         graph.initializer.remove(weight)
-        graph.initializer.extend(made.constants)
+        graph.initializer.extend(constants)
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return result
@@ -199,49 +190,39 @@ def precision_report(path: str | os.PathLike[str]) -> str:
         kept = [f"{layer} stays float32: {reason}" for layer, reason in json.loads(facts["islands"]).items()]
         parts.append("\n".join(kept) or f"every convolution is stored in {facts['precision']}")
     if "int8" in facts:
-        parts.append(str(Int8Plan.from_dict(json.loads(facts["int8"]))))
+        parts.append(str(TypeAdapter(Int8Plan).validate_json(facts["int8"])))
     return "\n\n".join(parts)
 
 
 # ---- one convolution ----
 
 
-@dataclass(frozen=True)
-class _Part:
-    nodes: list[onnx.NodeProto]
-    constants: list[onnx.TensorProto]
-
-
-def _quantized(node: onnx.NodeProto, kernel: IntegerKernel, row: LayerRange) -> _Part:
-    """Return the convolution ``node`` with its input, weight and output rounded to int8."""
+def _quantized(
+    node: onnx.NodeProto, kernel: IntegerKernel, row: LayerRange
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return the convolution ``node`` with its input, weight and output rounded to int8, and its constants."""
     import onnx
 
     names = [f"{node.input[1]}.int8", f"{node.input[1]}.scale", f"{node.input[1]}.zero_point"]
     arrays = [kernel.integers, kernel.steps, np.zeros(len(kernel.steps), np.int8)]
     stored = [onnx.numpy_helper.from_array(array, name) for array, name in zip(arrays, names, strict=True)]
     weight = _node("DequantizeLinear", names, f"{node.input[1]}/DequantizeLinear", axis=0)
-    before = _through_int8(f"{node.name}.input", node.input[0], f"{node.name}.input/DequantizeLinear", row.input)
-    after = _through_int8(f"{node.name}.output", f"{node.name}.output", node.output[0], row.output)
+    around = {}
+    for name, source, peak in (("input", node.input[0], row.input), ("output", f"{node.name}.output", row.output)):
+        value = f"{node.name}.{name}"
+        scale, zero = f"{value}.scale", f"{value}.zero_point"
+        stored += [
+            onnx.numpy_helper.from_array(step_sizes(np.array(peak)), scale),
+            onnx.numpy_helper.from_array(np.zeros((), np.int8), zero),
+        ]
+        down = _node("QuantizeLinear", [source, scale, zero], f"{value}/QuantizeLinear")
+        around[name] = [down, _node("DequantizeLinear", [down.output[0], scale, zero], f"{value}/DequantizeLinear")]
     conv = onnx.NodeProto()
     conv.CopyFrom(node)
-    conv.input[:2] = [before.nodes[-1].output[0], weight.output[0]]
-    conv.output[0] = after.nodes[0].input[0]
-    return _Part([*before.nodes, weight, conv, *after.nodes], [*stored, *before.constants, *after.constants])
-
-
-def _through_int8(name: str, source: str, target: str, peak: float) -> _Part:
-    """Round ``source`` to int8 and back into ``target``."""
-    import onnx
-
-    scale, zero = f"{name}.scale", f"{name}.zero_point"
-    constants = [
-        onnx.numpy_helper.from_array(step_sizes(np.array(peak)), scale),
-        onnx.numpy_helper.from_array(np.zeros((), np.int8), zero),
-    ]
-    down = _node("QuantizeLinear", [source, scale, zero], f"{name}/QuantizeLinear")
-    up = _node("DequantizeLinear", [down.output[0], scale, zero], f"{name}/DequantizeLinear")
-    up.output[0] = target
-    return _Part([down, up], constants)
+    conv.input[:2] = [around["input"][-1].output[0], weight.output[0]]
+    conv.output[0] = around["output"][0].input[0]
+    around["output"][-1].output[0] = node.output[0]
+    return [*around["input"], weight, conv, *around["output"]], stored
 
 
 def _node(kind: str, inputs: list[str], name: str, **attributes: Any) -> onnx.NodeProto:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,10 +46,6 @@ class ChosenMethod:
     polyphase_ms: float
     backend: str
     reason: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def choose_methods(generator: Generator, *, batch: int = 1) -> dict[str, ChosenMethod]:
@@ -135,17 +131,12 @@ def layer_model(conv: FusedConv, size: int) -> onnx.ModelProto:
     attributes = {name: values[name] for name in attributes_of(op_type)}
     epilogue = helper.make_node(op_type, inputs_of(op_type), ["image"], domain=DOMAIN, **attributes)
     constants = {"weight": conv.weight, "noise": conv.noise, "bias": conv.bias}
-    info, kind, channels = helper.make_tensor_value_info, onnx.TensorProto.FLOAT, len(conv.bias)
-    fan_in = len(conv.energy)
+    info, kind = helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         [product, epilogue],
         "layer",
-        [
-            info("input", kind, ["batch", fan_in, size, size]),
-            info("scale", kind, ["batch", channels]),
-            info("next_scale", kind, ["batch", channels]),
-        ],
-        [info("image", kind, ["batch", channels, 2 * size, 2 * size])],
+        [info(name, kind, ["batch", *x.shape[1:]]) for name, x in _inputs(conv, size, 1).items()],
+        [info("image", kind, ["batch", len(conv.bias), 2 * size, 2 * size])],
         [numpy_helper.from_array(x.numpy(), name) for name, x in constants.items() if x is not None],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)

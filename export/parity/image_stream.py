@@ -128,34 +128,30 @@ class ImageStream:
 
     def _difference_checks(self, limits: Tolerance) -> Iterator[Check]:
         found = self.distances
-        if self.floats and limits.max_abs is not None:
-            detail = f"the images differ by up to {found.max_abs:.3g} in [-1, 1], allowed are {limits.max_abs:g}"
-            yield Check.at_most("largest difference", found.max_abs, limits.max_abs, detail)
-        if limits.max_steps is not None:
-            detail = f"the 8-bit images differ by up to {found.max_steps} steps, allowed are {limits.max_steps}"
-            yield Check.at_most("largest 8-bit difference", found.max_steps, limits.max_steps, detail)
-        if limits.differing is not None:
-            share = found.differing / found.values
-            detail = f"{share:.2%} of the 8-bit values differ, allowed are {limits.differing:.2%}"
-            yield Check.at_most("share of 8-bit values that differ", share, limits.differing, detail)
-        if limits.p999_abs is not None:
-            detail = f"99.9 % of the values differ by up to {found.p999_abs:.3g}, allowed are {limits.p999_abs:g}"
-            yield Check.at_most("99.9 % quantile of the difference", found.p999_abs, limits.p999_abs, detail)
-        if limits.mean_abs is not None:
-            mean = found.sum_abs / found.values
-            detail = f"the images differ by {mean:.3g} on average, allowed are {limits.mean_abs:g}"
-            yield Check.at_most("mean difference", mean, limits.mean_abs, detail)
-        yield from self._likeness_checks(limits)
-
-    def _likeness_checks(self, limits: Tolerance) -> Iterator[Check]:
-        found = self.distances
-        if limits.psnr_db is not None:
-            detail = f"the PSNR of the worst image is {found.least_psnr:.1f} dB, needed are {limits.psnr_db:g}"
-            yield Check.at_least("PSNR of the worst image", found.least_psnr, limits.psnr_db, detail)
-        if limits.ssim is not None and self.a.runner.resolution >= SSIM_WINDOW:
-            where = "" if found.unlike is None else " (seed {}, psi {:g})".format(*found.unlike)
-            detail = f"the SSIM of the least alike image is {found.least_ssim:.4f}{where}, needed are {limits.ssim:g}"
-            yield Check.at_least("SSIM of the least alike image", found.least_ssim, limits.ssim, detail)
+        where = "" if found.unlike is None else " (seed {}, psi {:g})".format(*found.unlike)
+        most = [  # name, value, limit or None, and the message about both
+            ("largest difference", found.max_abs, limits.max_abs if self.floats else None,
+             "the images differ by up to {:.3g} in [-1, 1], allowed are {:g}"),
+            ("largest 8-bit difference", found.max_steps, limits.max_steps,
+             "the 8-bit images differ by up to {} steps, allowed are {}"),
+            ("share of 8-bit values that differ", found.differing / found.values, limits.differing,
+             "{:.2%} of the 8-bit values differ, allowed are {:.2%}"),
+            ("99.9 % quantile of the difference", found.p999_abs, limits.p999_abs,
+             "99.9 % of the values differ by up to {:.3g}, allowed are {:g}"),
+            ("mean difference", found.sum_abs / found.values, limits.mean_abs,
+             "the images differ by {:.3g} on average, allowed are {:g}"),
+        ]  # fmt: skip
+        least = [
+            ("PSNR of the worst image", found.least_psnr, limits.psnr_db,
+             "the PSNR of the worst image is {:.1f} dB, needed are {:g}"),
+            ("SSIM of the least alike image", found.least_ssim,
+             limits.ssim if self.a.runner.resolution >= SSIM_WINDOW else None,
+             f"the SSIM of the least alike image is {{:.4f}}{where}, needed are {{:g}}"),
+        ]  # fmt: skip
+        for check, rows in ((Check.at_most, most), (Check.at_least, least)):
+            for name, value, limit, message in rows:
+                if limit is not None:
+                    yield check(name, value, limit, message.format(value, limit))
 
 
 def full_float32() -> AbstractContextManager[None]:
