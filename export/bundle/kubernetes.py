@@ -156,6 +156,16 @@ spec:
 """
 
 
+def manifests(name: str, *, plans: bool, most_body: int) -> dict[str, str]:
+    """Return every manifest of a bundle by its file name: both kinds with and without a GPU, and the ingress."""
+    texts = {}
+    for gpu in (True, False):
+        deployment = Deployment(kubernetes_name(name), gpu, plans, most_body)
+        texts[file_name("kserve", deployment)] = kserve_manifest(deployment)
+        texts[file_name("deployment", deployment)] = deployment_manifest(deployment)
+    return {**texts, "ingress.yaml": ingress_manifest(deployment)}
+
+
 def file_name(kind: str, deployment: Deployment) -> str:
     """Return ``kserve-gpu.yaml``, ``deployment-cpu.yaml``, and so on."""
     return f"{kind}-{'gpu' if deployment.gpu else 'cpu'}.yaml"

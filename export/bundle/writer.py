@@ -29,15 +29,7 @@ from ..runners.onnx import onnx_runner
 from ..runners.runner import Runner
 from ..tensorrt.manifest import check_engine
 from .golden import PSIS, SEEDS, read_golden_images, write_golden
-from .kubernetes import (
-    TRITON_IMAGE,
-    Deployment,
-    deployment_manifest,
-    file_name,
-    ingress_manifest,
-    kserve_manifest,
-    kubernetes_name,
-)
+from .kubernetes import TRITON_IMAGE, manifests
 from .sizing import Sizing, measure_sizing
 from .triton import Served, TensorRTPlan, Variant, config_pbtxt, interface, largest_request, picture_pbtxt
 
@@ -120,7 +112,8 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
     z_dim, c_dim = inputs["z"][0], inputs.get("c", [0])[0]
     _write(picture / "config.pbtxt", picture_pbtxt(z_dim, c_dim, max_batch, sizing.delay_us, list(directions)))
     most_body = largest_request(models)
-    _manifests(folder, contents.name, bool(plans), most_body)
+    for name, text in manifests(contents.name, plans=bool(plans), most_body=most_body).items():
+        _write(folder / "kubernetes" / name, text)
     for name, source in contents.documents.items():
         _copy(source, folder / "provenance" / name)
     scripts = Path(__file__).with_name("scripts")
@@ -226,14 +219,6 @@ def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str
         _copy(engine.with_suffix(".json"), folder / "engines" / f"{engine.stem}.json")
         facts.append({"file": place.as_posix(), **manifest})
     return plans, facts
-
-
-def _manifests(folder: Path, name: str, plans: bool, most_body: int) -> None:
-    for gpu in (True, False):
-        deployment = Deployment(kubernetes_name(name), gpu, plans, most_body)
-        _write(folder / "kubernetes" / file_name("kserve", deployment), kserve_manifest(deployment))
-        _write(folder / "kubernetes" / file_name("deployment", deployment), deployment_manifest(deployment))
-    _write(folder / "kubernetes" / "ingress.yaml", ingress_manifest(deployment))
 
 
 def _readme(facts: Mapping[str, Any], plans: bool, max_batch: int, most_body: int) -> str:

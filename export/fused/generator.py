@@ -40,10 +40,20 @@ class _Fused(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config = generator.config
-        self.options = SynthesisOptions.checked(config, upsample, noise, image, storage or {})
+        _require("noise", noise, ("const", "none", "input"))
+        _require("image", image, ("float", "uint8"))
+        methods, types = upsample_methods(config, upsample), storage_types(config, storage or {})
+        noise = noise if config.layout is None else "none"
+        self.options = SynthesisOptions(methods, noise, image, types)
         weights = {key: value.detach().cpu().double() for key, value in generator.state_dict().items()}
         self._add_styles(weights, config)
-        self.synthesis = _synthesis(weights, config, self.options)
+        self.synthesis: FusedStyleGAN2Synthesis | FusedStyleGAN3Synthesis
+        if config.layout is None:
+            self.synthesis = FusedStyleGAN2Synthesis(
+                weights, config, upsample=methods, noise=noise, storage=types, as_bytes=image == "uint8"
+            )
+        else:
+            self.synthesis = FusedStyleGAN3Synthesis(weights, config, storage=types)
         self.eval().requires_grad_(False)
 
     def _add_styles(self, weights: Weights, config: GeneratorConfig) -> None:
@@ -102,26 +112,12 @@ class FusedSynthesis(_Fused):
 
 @dataclass(frozen=True)
 class SynthesisOptions:
-    """The options of a synthesis network, complete; for a StyleGAN3 ``upsample`` is empty."""
+    """The options of a synthesis network, with one entry per layer; for a StyleGAN3 ``upsample`` is empty."""
 
     upsample: Mapping[str, Upsample]
     noise: NoiseForm
     image: ImageForm
     storage: Mapping[str, torch.dtype]
-
-    @staticmethod
-    def checked(
-        config: GeneratorConfig,
-        upsample: Upsample | Mapping[str, Upsample],
-        noise: NoiseForm,
-        image: ImageForm,
-        storage: Mapping[str, torch.dtype],
-    ) -> SynthesisOptions:
-        """Return the options with one entry per layer. Raise UsageError for an invalid one."""
-        _require("noise", noise, ("const", "none", "input"))
-        _require("image", image, ("float", "uint8"))
-        methods, types = upsample_methods(config, upsample), storage_types(config, storage)
-        return SynthesisOptions(methods, noise if config.layout is None else "none", image, types)
 
     def facts(self) -> dict[str, str]:
         """Return the options as an exported file's metadata record them."""
@@ -132,22 +128,6 @@ class SynthesisOptions:
             types = {layer: str(kind).removeprefix("torch.") for layer, kind in self.storage.items()}
             facts["storage"] = json.dumps(types)
         return facts
-
-
-Synthesis = FusedStyleGAN2Synthesis | FusedStyleGAN3Synthesis
-
-
-def _synthesis(weights: Weights, config: GeneratorConfig, options: SynthesisOptions) -> Synthesis:
-    if config.layout is not None:
-        return FusedStyleGAN3Synthesis(weights, config, storage=options.storage)
-    return FusedStyleGAN2Synthesis(
-        weights,
-        config,
-        upsample=options.upsample,
-        noise=options.noise,
-        storage=options.storage,
-        as_bytes=options.image == "uint8",
-    )
 
 
 def to_uint8(image: Tensor) -> Tensor:

@@ -49,7 +49,11 @@ class FusedStyleGAN3Synthesis(nn.Module):
         for spec in layers:
             kept = storage.get(spec.name, torch.float32)
             self.add_module(spec.name, FusedLayer(weights, f"synthesis.{spec.name}", spec, config.conv_clamp, kept))
-        self.torgb = _torgb(weights, f"synthesis.{last.name}", config.layout.output_scale, config.conv_clamp)
+        # The last layer's input gain and the images' scale r are folded in: r clamp(v, c) = clamp(r v, r c).
+        prefix, scale = f"synthesis.{last.name}", config.layout.output_scale
+        gain = weights[f"{prefix}.magnitude_ema"].rsqrt() * scale
+        clamp = None if config.conv_clamp is None else config.conv_clamp * scale
+        self.torgb = FusedToRGB(weights[f"{prefix}.weight"] * gain, weights[f"{prefix}.bias"] * scale, clamp)
 
     def forward(self, styles: tuple[Tensor, ...]) -> Tensor:
         """Return one image per row of the styles."""
@@ -160,10 +164,3 @@ class FusedConv(nn.Module):
         x = (x * styles[:, :, None, None]).to(self.weight.dtype)
         y = F.conv2d(x, self.weight, padding=self.weight.shape[-1] - 1).float()
         return y * scale[:, :, None, None] + self.bias[:, None, None]
-
-
-def _torgb(weights: Weights, prefix: str, output_scale: float, clamp: float | None) -> FusedToRGB:
-    """Return the last layer with its input's gain and the images' scale folded in: r clamp(v, c) = clamp(r v, r c)."""
-    gain = weights[f"{prefix}.magnitude_ema"].rsqrt() * output_scale
-    scaled_clamp = None if clamp is None else clamp * output_scale
-    return FusedToRGB(weights[f"{prefix}.weight"] * gain, weights[f"{prefix}.bias"] * output_scale, scaled_clamp)

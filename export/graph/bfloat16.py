@@ -7,33 +7,22 @@ stays unchanged; the model is converted in memory to check what it computes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import onnx
-
 
 def widened(source: str | bytes) -> bytes | None:
-    """Return the model of a file, or in bytes, after :func:`widen_convolutions`; None if it has no such convolution."""
+    """Return the model of a file, or in bytes, with float32 convolutions between casts in place of bfloat16 ones.
+
+    Returns None if it has no such convolution.
+    """
     import onnx
 
     model = onnx.load(source) if isinstance(source, str) else onnx.load_from_string(source)
-    return model.SerializeToString() if widen_convolutions(model) else None
-
-
-def widen_convolutions(model: onnx.ModelProto) -> int:
-    """Replace every bfloat16 convolution of ``model`` by a float32 one between casts, in place; return the number."""
-    import onnx
-
     narrow, wide = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
     weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == narrow}
     nodes: list[onnx.NodeProto] = []
-    count = 0
     for node in model.graph.node:
         if node.op_type not in ("Conv", "ConvTranspose") or node.input[1] not in weights:
             nodes.append(node)
             continue
-        count += 1
         weight = weights[node.input[1]]
         values = onnx.numpy_helper.to_array(weight).astype("float32")
         weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
@@ -43,7 +32,10 @@ def widen_convolutions(model: onnx.ModelProto) -> int:
         before = onnx.helper.make_node("Cast", [node.input[0]], [conv.input[0]], name=f"{node.name}.wide", to=wide)
         after = onnx.helper.make_node("Cast", [conv.output[0]], [node.output[0]], name=f"{node.name}.exact", to=narrow)
         nodes += [before, conv, after]
+    if len(nodes) == len(model.graph.node):
+        return None
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(kept)
-    return count
+    wider: bytes = model.SerializeToString()
+    return wider

@@ -85,7 +85,7 @@ def function(op_type: str, opset: int, colours: Colours = "product") -> onnx.Fun
 def _epilogue_body(family: str, parts: frozenset[str]) -> list[str]:
     """Return lines for the FIR or depth to space, then lrelu(x scale + noise + bias), the clamp and the next style."""
     lines = ["outer = Constant <value_ints: ints = [2, 3]> ()", "inner = Constant <value_ints: ints = [1, 2]> ()"]
-    x, factor = "x", "scale"
+    last, factor = "x", "scale"
     if family == "FirEpilogue":
         # The taps sum to 1 and the scale contains the gain of 4, so half precision cannot overflow in the FIR.
         lines += [
@@ -99,26 +99,26 @@ def _epilogue_body(family: str, parts: frozenset[str]) -> list[str]:
             "four = Constant <value = float {4.0}> ()",
             "scale_four = Mul (scale, four)",
         ]
-        x, factor = "filtered", "scale_four"
-    lines += [f"wide = Cast <to: int = 1> ({x})"]
-    wide = "wide"
+        last, factor = "filtered", "scale_four"
+    lines += [f"wide = Cast <to: int = 1> ({last})"]
+    last = "wide"
     if "Shuffle" in parts:  # after the cast, because ONNX Runtime has no DepthToSpace for bfloat16
         lines += ['shuffled = DepthToSpace <blocksize: int = 2, mode: string = "CRD"> (wide)']
-        wide = "shuffled"
-    lines += [
-        f"factor = Unsqueeze ({factor}, outer)",
-        f"scaled = Mul ({wide}, factor)",
-        *(["noisy = Add (scaled, noise)"] if "Noise" in parts else []),
-        "offset = Unsqueeze (bias, inner)",
-        f"biased = Add ({'noisy' if 'Noise' in parts else 'scaled'}, offset)",
-        f"result_0 = LeakyRelu <alpha: float = {LEAKY_SLOPE}> (biased)",
-    ]
+        last = "shuffled"
+    lines += [f"factor = Unsqueeze ({factor}, outer)", f"scaled = Mul ({last}, factor)"]
+    last = "scaled"
+    if "Noise" in parts:
+        lines += ["noisy = Add (scaled, noise)"]
+        last = "noisy"
+    lines += ["offset = Unsqueeze (bias, inner)", f"biased = Add ({last}, offset)"]
+    lines += [f"result_0 = LeakyRelu <alpha: float = {LEAKY_SLOPE}> (biased)"]
+    last = "result_0"
     if "Clamp" in parts:
-        lines += [*_clip("result_0", "result_1")]
+        lines += _clip(last, "result_1")
+        last = "result_1"
     if "Next" in parts:
-        before = "result_1" if "Clamp" in parts else "result_0"
-        lines += ["following = Unsqueeze (next_scale, outer)", f"result_2 = Mul ({before}, following)"]
-    last = "result_2" if "Next" in parts else "result_1" if "Clamp" in parts else "result_0"
+        lines += ["following = Unsqueeze (next_scale, outer)", f"result_2 = Mul ({last}, following)"]
+        last = "result_2"
     return [*lines, f"y = CastLike ({last}, x)"]
 
 

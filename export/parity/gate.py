@@ -21,7 +21,7 @@ from .bisect import Bisection, bisect_layers
 from .distances import Array, ImageDistance, Pair
 from .image_stream import ImageStream
 from .pictures import triplet
-from .tolerance import PRECISIONS, Check, Precision, Tolerance, coarser, tolerance_for
+from .tolerance import PRECISIONS, Check, Tolerance, tolerance_for
 
 LARGEST_BATCH = 8  # for an artefact that does not declare its largest batch
 ODD_BATCH = 3
@@ -169,17 +169,15 @@ def _identity(runner: Runner) -> dict[str, Any]:
     return {"name": runner.name, "backend": runner.backend, "image": runner.image}
 
 
-def _precision(*runners: Runner) -> Precision:
+def _precision(*runners: Runner) -> str:
     """Return the coarsest precision that they declare ("fp16+fp32" is both). InputError for an unknown one."""
-    found: Precision = "fp32"
-    for runner in runners:
-        for word in runner.facts.get("precision", "fp32").split("+"):
-            if word not in PRECISIONS:
-                raise InputError(
-                    f"{runner.name} declares an unknown precision {word!r}", "choose the limits with --precision"
-                )
-            found = coarser(found, word)
-    return found
+    declared = [(runner, word) for runner in runners for word in runner.facts.get("precision", "fp32").split("+")]
+    for runner, word in declared:
+        if word not in PRECISIONS:
+            message = f"{runner.name} declares an unknown precision {word!r}"
+            raise InputError(message, "choose the limits with --precision")
+    order: tuple[str, ...] = PRECISIONS
+    return max((word for _, word in declared), key=order.index)
 
 
 def _batches(*runners: Runner) -> tuple[int, ...]:

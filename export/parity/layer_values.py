@@ -8,9 +8,11 @@ is "image". In an ONNX file nodes are named after their modules, so a module's o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +55,18 @@ def layer_values(runner: Runner, z: Array, psi: Array, c: Array | None) -> dict[
     if source is None:
         raise UsageError(f"{runner.name} ({runner.backend}) does not show its layers", "compare its ONNX file instead")
     device = next(source.buffers()).device
-    inputs = [None if values is None else torch.from_numpy(values).to(device) for values in (z, psi, c)]
-    assert inputs[0] is not None and inputs[1] is not None
+    inputs = {"z": z, "psi": psi, "c": c}
+    tensors = {name: torch.from_numpy(rows).to(device) for name, rows in inputs.items() if rows is not None}
     record = _Record(source)
-    with torch.inference_mode(), record.listening():
-        arguments = {} if inputs[2] is None else {"c": inputs[2]}
-        record.found[IMAGE] = source(inputs[0], psi=inputs[1], **arguments)
-    return record.ordered()
+    with torch.inference_mode(), ExitStack() as stack:
+        for module, keep in record.hooks():
+            stack.callback(module.register_forward_hook(keep).remove)
+        record.found[IMAGE] = source(**tensors)
+    return {
+        name: LayerValue(record.found[name].float().cpu().numpy(), name in record.styled)
+        for name in value_names(source.config)
+        if name in record.found
+    }
 
 
 def value_names(config: GeneratorConfig) -> list[str]:
@@ -79,25 +86,13 @@ class _Record:
         self.found: dict[str, Tensor] = {}
         self.styled: set[str] = set()
 
-    def listening(self) -> ExitStack:
-        """Return a context in which the hooks are active."""
-        stack = ExitStack()
-        hooks = self._readable_hooks() if isinstance(self.network, Generator) else self._fused_hooks()
-        for module, keep in hooks:
-            stack.callback(module.register_forward_hook(keep).remove)
-        return stack
+    def hooks(self) -> Iterator[tuple[nn.Module, Any]]:
+        """Return each module with the hook that keeps its output."""
+        return self._readable_hooks() if isinstance(self.network, Generator) else self._fused_hooks()
 
-    def ordered(self) -> dict[str, LayerValue]:
-        """Return the values as arrays, in the order of computation."""
-        return {
-            name: LayerValue(self.found[name].float().cpu().numpy(), name in self.styled)
-            for name in value_names(self.config)
-            if name in self.found
-        }
-
-    def _keeper(self, name: str, gain: float = 1.0) -> Any:
-        def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            self.found[name] = output * gain
+    def _keeper(self, name: str, part: Callable[[Any], Tensor] = lambda output: output) -> Any:
+        def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            self.found[name] = part(output)
             if isinstance(module, FusedConv) and inputs[2:] not in ((), (None,)):  # the next layer's styles
                 self.styled.add(name)
 
@@ -109,18 +104,14 @@ class _Record:
         for layer, torgb in styled_layers(self.config):
             module = network.get_submodule(f"synthesis.{layer}")
             affine = module.get_submodule("affine")
-            width = affine.get_parameter("bias").numel()
-            yield affine, self._keeper(f"styles.{layer}", width**-0.5 if torgb else 1.0)
-            yield module, self._colours(layer) if layer.endswith(".torgb") else self._keeper(layer)
+            gain = affine.get_parameter("bias").numel() ** -0.5 if torgb else 1.0
+            yield affine, self._keeper(f"styles.{layer}", partial(torch.mul, other=gain))
+            yield module, self._keeper(layer, self._colours) if layer.endswith(".torgb") else self._keeper(layer)
 
-    def _colours(self, layer: str) -> Any:
-        """Return a hook that adds a block's toRGB output to the image so far, as the synthesis does."""
-
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            before = [value for name, value in self.found.items() if name.endswith(".torgb") and "styles" not in name]
-            self.found[layer] = upsample_image(before[-1]) + output if before else output
-
-        return keep
+    def _colours(self, output: Tensor) -> Tensor:
+        """Add a block's toRGB output to the image so far, as the synthesis does."""
+        before = [value for name, value in self.found.items() if name.endswith(".torgb") and "styles" not in name]
+        return upsample_image(before[-1]) + output if before else output
 
     def _fused_hooks(self) -> Iterator[tuple[nn.Module, Any]]:
         network = self.network
@@ -129,18 +120,12 @@ class _Record:
             for (layer, _), styles in zip(styled_layers(self.config), output, strict=True):
                 self.found[f"styles.{layer}"] = styles
 
-        def keep_image(name: str) -> Any:
-            def keep(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-                self.found[name] = output[1]
-
-            return keep
-
         yield network.get_submodule("mapping"), self._keeper(MAPPING)
         yield network.get_submodule("styles"), keep_styles
         for layer, torgb in list(styled_layers(self.config))[:-1]:
             block = layer.removesuffix(".torgb")
             module = network.get_submodule(f"synthesis.{block}")
-            yield module, keep_image(layer) if torgb else self._keeper(layer)
+            yield module, self._keeper(layer, itemgetter(1)) if torgb else self._keeper(layer)
 
 
 # ---- ONNX ----

@@ -86,7 +86,8 @@ class Check:
         return cls(name, value if math.isfinite(value) else None, limit, value >= limit, detail, "at least")
 
 
-_ROUNDED: dict[Precision, Tolerance] = {
+_TOLERANCES: dict[str, Tolerance] = {
+    "fp32": Tolerance(),
     "fp16": Tolerance(0.1, None, None, p999_abs=0.02, mean_abs=2e-3, psnr_db=50.0, ssim=0.999, layer=5e-3),
     "bf16": Tolerance(0.5, None, None, p999_abs=0.15, mean_abs=1e-2, psnr_db=36.0, ssim=0.98, layer=4e-2),
     "int8": Tolerance(None, None, None, p999_abs=0.3, mean_abs=4e-2, psnr_db=30.0, ssim=0.9, layer=0.3),
@@ -95,17 +96,6 @@ _ROUNDED: dict[Precision, Tolerance] = {
 
 def tolerance_for(precision: str) -> Tolerance:
     """Return the limits for ``precision``: "fp32", "fp16", "bf16" or "int8". Raise UsageError for another."""
-    if precision == "fp32":
-        return Tolerance()
-    for name, tolerance in _ROUNDED.items():
-        if name == precision:
-            return tolerance
-    raise UsageError(f"precision is {precision!r}", f"use one of: {', '.join(PRECISIONS)}")
-
-
-def coarser(first: str, second: str) -> Precision:
-    """Return the coarser one of two precisions, which limits how well two artefacts can agree."""
-    for name in reversed(PRECISIONS):
-        if name in (first, second):
-            return name
-    raise UsageError(f"precisions {first!r} and {second!r} are not known", f"use: {', '.join(PRECISIONS)}")
+    if precision not in _TOLERANCES:
+        raise UsageError(f"precision is {precision!r}", f"use one of: {', '.join(PRECISIONS)}")
+    return _TOLERANCES[precision]

@@ -5,7 +5,6 @@ This module imports openvino at the top: import it only where openvino is instal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from ..graph.winograd import CPU_DOMAIN
 class _Operator(openvino.Op):  # type: ignore[misc]  # its stubs do not type it
     """The methods that OpenVINO requires of every operator.
 
-    ``settings`` hold the node's attributes and constants. The constants are not inputs, because reading a tensor from
-    Python takes as long as a small layer.
+    ``settings`` are the node's attributes and constants by the names of our library's parameters. The constants are not
+    inputs, because reading a tensor from Python takes as long as a small layer.
     """
 
     def __init__(self, inputs: Any = None, settings: Any = None) -> None:
@@ -43,71 +42,48 @@ class _Operator(openvino.Op):  # type: ignore[misc]  # its stubs do not type it
         return self.get_input_partial_shape(place)
 
 
-@dataclass(frozen=True)
-class _Conv:
-    """Settings of a convolution. ``noise`` is None if there is none, or if it is computed and the last input."""
-
-    packed: Floats
-    bias: Floats
-    noise: Floats | None
-    up: bool
-    clamp: float
-    threads: int
-
-
 class ModulatedConv(_Operator):
-    """Compute y from x, style, scale and optional noise, see :mod:`~..graph.winograd`."""
+    """Compute y from x, style, scale and optional noise, see :mod:`~..graph.winograd`.
+
+    The setting ``noise`` is None if there is none, or if it is computed and the last input.
+    """
 
     def validate_and_infer_types(self) -> None:
         """Set the shape to [B, H, W, stored outputs]; B is the style's, because x may be a constant."""
         x, style = self._shape(0), self._shape(1)
-        grow = 2 if self.settings.up else 1
-        stored = cpu_operators().stored(len(self.settings.bias))
+        grow = 2 if self.settings["up"] else 1
+        stored = cpu_operators().stored(len(self.settings["bias"]))
         sizes = [style[0], *(openvino.Dimension(x[axis].get_length() * grow) for axis in (1, 2))]
         self.set_output_type(0, openvino.Type.f32, openvino.PartialShape([*sizes, openvino.Dimension(stored)]))
 
     def evaluate(self, outputs: Any, inputs: Any) -> bool:
         """Call our library."""
-        own: _Conv = self.settings
         x, style, scale, *noise = (tensor.data for tensor in inputs)
-        cpu_operators().modulated_conv(
-            x, own.packed, style, scale, own.bias, noise[0] if noise else own.noise, outputs[0].data,
-            up=own.up, clamp=own.clamp, threads=own.threads,
-        )  # fmt: skip
+        settings = self.settings | ({"noise": noise[0]} if noise else {})
+        cpu_operators().modulated_conv(x=x, style=style, scale=scale, y=outputs[0].data, **settings)
         return True
 
 
-@dataclass(frozen=True)
-class _ToRGB:
-    """Settings of ToRGB. ``as_bytes``: the output is rows of bytes, not planes of float32."""
-
-    weight: Floats
-    bias: Floats
-    as_bytes: bool
-    clamp: float
-    threads: int
-
-
 class ToRGB(_Operator):
-    """Compute an image from x, styles and an optional skip, see :mod:`~..graph.winograd`."""
+    """Compute an image from x, styles and an optional skip, see :mod:`~..graph.winograd`.
+
+    The setting ``as_bytes`` means that the output is rows of bytes, not planes of float32.
+    """
 
     def validate_and_infer_types(self) -> None:
         """Set the shape to [B, 3, H, W] in float32 or [B, H, W, 3] in bytes."""
         batch, height, width = (self._shape(0)[axis] for axis in range(3))
         three = openvino.Dimension(3)
-        if self.settings.as_bytes:
+        if self.settings["as_bytes"]:
             self.set_output_type(0, openvino.Type.u8, openvino.PartialShape([batch, height, width, three]))
         else:
             self.set_output_type(0, openvino.Type.f32, openvino.PartialShape([batch, three, height, width]))
 
     def evaluate(self, outputs: Any, inputs: Any) -> bool:
         """Call our library."""
-        own: _ToRGB = self.settings
         x, styles, *skip = (tensor.data for tensor in inputs)
-        cpu_operators().to_rgb(
-            x, styles, own.weight, own.bias, skip[0] if skip else None, outputs[0].data,
-            clamp=own.clamp, threads=own.threads,
-        )  # fmt: skip
+        settings = {name: value for name, value in self.settings.items() if name != "as_bytes"}
+        cpu_operators().to_rgb(x=x, styles=styles, skip=next(iter(skip), None), image=outputs[0].data, **settings)
         return True
 
 
@@ -126,21 +102,17 @@ def extensions() -> list[ConversionExtension]:
 
 def _convolution(node: Any) -> Any:
     x, style, weight, scale, bias, *noise = _inputs(node)
-    up = bool(node.get_attribute("up"))
-    fixed = _constant(noise[0]) if noise else None
-    settings = _Conv(
-        cpu_operators().pack(_required(weight), up=up), _required(bias), fixed, up,
-        node.get_attribute("clamp"), node.get_attribute("threads"),
-    )  # fmt: skip
-    computed = noise if fixed is None else []
+    settings = {name: node.get_attribute(name) for name in ("clamp", "threads")}
+    settings |= {"up": bool(node.get_attribute("up")), "noise": _constant(noise[0]) if noise else None}
+    settings |= {"packed": cpu_operators().pack(_required(weight), up=settings["up"]), "bias": _required(bias)}
+    computed = noise if settings["noise"] is None else []
     return ModulatedConv([x, style, scale, *computed], settings).outputs()
 
 
 def _to_rgb(node: Any, *, as_bytes: bool) -> Any:
     x, styles, weight, bias, *skip = _inputs(node)
-    settings = _ToRGB(
-        _required(weight), _required(bias), as_bytes, node.get_attribute("clamp"), node.get_attribute("threads")
-    )
+    settings = {name: node.get_attribute(name) for name in ("clamp", "threads")}
+    settings |= {"weight": _required(weight), "bias": _required(bias), "as_bytes": as_bytes}
     return ToRGB([x, styles, *skip], settings).outputs()
 
 

@@ -75,18 +75,14 @@ def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | No
         if not (options.get("version_compatible") and len({version.split(".")[0] for version in versions}) == 1):
             found["flavour_version"] = versions
     gpu = targets.present_gpu()
-    if gpu is not None and not _serves(manifest["targets"], gpu, bool(options.get("hardware_compatible"))):
+    from_ampere_on = gpu is not None and int(gpu.removeprefix("sm")) >= 80  # where hardware-compatible engines run
+    if gpu not in (None, *manifest["targets"]) and not (options.get("hardware_compatible") and from_ampere_on):
         found["targets"] = (",".join(manifest["targets"]), gpu)
     for name, (recorded, actual) in found.items():
         if recorded != actual:
             message = f"{path} does not fit: {name} is {recorded} in its manifest, but {actual} here"
             raise StaleArtifactError(message, f"rebuild it: {manifest['rebuild']}")
     return manifest
-
-
-def _serves(built_for: list[str], gpu: str, hardware_compatible: bool) -> bool:
-    """Return whether an engine runs on ``gpu``. A hardware-compatible one runs on Ampere and newer: sm80 and above."""
-    return gpu in built_for or (hardware_compatible and int(gpu.removeprefix("sm")) >= 80)
 
 
 def onnx_sha256(path: Path) -> str:
@@ -97,13 +93,10 @@ def onnx_sha256(path: Path) -> str:
 
 def external_files(path: Path) -> list[Path]:
     """Return the files beside an ONNX file that hold its weights, sorted. InputError if one is missing or elsewhere."""
-    names = {
-        entry.value
-        for tensor in read_onnx(path).graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    files = [path.parent / name for name in sorted(names)]
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    weights = [tensor for tensor in read_onnx(path).graph.initializer if uses_external_data(tensor)]
+    files = [path.parent / name for name in sorted({ExternalDataInfo(tensor).location for tensor in weights})]
     for file in files:
         if file.resolve().parent != path.parent.resolve() or not file.is_file():
             raise InputError(f"{path} keeps weights in {file}, which is not a file beside it", "export it again")

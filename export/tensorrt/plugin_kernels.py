@@ -38,8 +38,8 @@ class Operator:
     name: str
     inputs: tuple[str, ...]
     clamps: bool
-    shuffles: bool = False
-    as_bytes: bool = False
+    shuffles: bool
+    as_bytes: bool
 
     @property
     def is_rgb(self) -> bool:
@@ -47,12 +47,11 @@ class Operator:
         return self.name.startswith("ToRGB")
 
 
-def _operator(name: str) -> Operator:
-    _, parts = parts_of(name)
-    return Operator(name, tuple(inputs_of(name)), "Clamp" in parts, "Shuffle" in parts, "Bytes" in parts)
-
-
-OPERATORS = {name: _operator(name) for name in operator_types()}
+OPERATORS = {
+    name: Operator(name, tuple(inputs_of(name)), "Clamp" in parts, "Shuffle" in parts, "Bytes" in parts)
+    for name in operator_types()
+    for _, parts in [parts_of(name)]
+}
 
 
 def plugin_call(

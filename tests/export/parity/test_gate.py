@@ -182,6 +182,8 @@ def test_the_tolerance_is_that_of_the_coarser_precision_declared(unconditional: 
     for pair in ((runner, half), (half, runner)):
         report = verify(*pair, latents=2)
         assert (report.precision, report.tolerance) == ("fp16", tolerance_for("fp16"))
+    byte = dataclasses.replace(runner, facts={"precision": "int8+fp32"})
+    assert verify(byte, half, latents=2).precision == "int8"
     assert verify(runner, half, latents=2, precision="fp32").tolerance == Tolerance()
     with pytest.raises(InputError, match=r"an unknown precision 'fp8'"):
         verify(runner, dataclasses.replace(runner, facts={"precision": "fp8"}), latents=2)

@@ -7,7 +7,7 @@ import pytest
 
 from dcp_deploy.errors import UsageError
 from dcp_deploy.export import Tolerance, tolerance_for
-from dcp_deploy.export.parity.tolerance import PRECISIONS, Check, coarser
+from dcp_deploy.export.parity.tolerance import Check
 
 
 def test_float32_has_the_default_limits() -> None:
@@ -31,13 +31,6 @@ def test_a_coarser_precision_has_wider_limits() -> None:
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(UsageError, match="precision is 'fp8'"):
         tolerance_for("fp8")
-    with pytest.raises(UsageError, match="'fp8'"):
-        coarser("fp8", "fp9")
-
-
-def test_the_coarser_of_two_precisions_counts() -> None:
-    assert [coarser("fp32", name) for name in PRECISIONS] == list(PRECISIONS)
-    assert coarser("int8", "fp16") == "int8"
 
 
 def test_a_tolerance_that_passes_everything_is_refused() -> None:
