@@ -18,7 +18,15 @@ from dcp_deploy.compression.distillation.team import join_team
 from dcp_deploy.errors import DcpDeployError, MissingCapabilityError, UsageError
 from dcp_deploy.generators import Generator
 
-from ..conftest import assert_same_states, assert_same_to_rounding, assert_same_weights, files_in, gradients, pruned
+from ..conftest import (
+    EVERYTHING,
+    assert_same_states,
+    assert_same_to_rounding,
+    assert_same_weights,
+    files_in,
+    gradients,
+    pruned,
+)
 from .test_options import OPTIONS, parts_for
 from .test_split_batches import IMAGES, WHOLE, WITHOUT_PATH
 
@@ -67,6 +75,21 @@ def test_two_processes_train_as_one_and_resume_bit_for_bit(tmp_path: Path, small
         assert together["augment"] == alone["augment"]
         assert together == pytest.approx(alone, rel=1e-4)  # float32
     assert losses["straight"][-1]["augment"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked_processes")
+def test_two_processes_agree_after_real_updates(tmp_path: Path, small_teacher: Generator) -> None:
+    config = replace(EVERYTHING, steps=5, batch=8, gan_start=0, relation=0, path_length=0, **OPTIONS["all"])
+    student, parts = pruned(small_teacher), parts_for(config, small_teacher)
+    losses: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+    for devices, values in losses.items():
+        distill(
+            student, small_teacher, config=config, devices=devices, checkpoint_dir=tmp_path / str(devices),
+            progress=lambda step, total, current, values=values: values.append(current), **parts,
+        )  # fmt: skip
+    for alone, together in zip(losses[1], losses[2], strict=True):
+        assert together == pytest.approx(alone, rel=1e-2, abs=1e-3)  # float32 through five steps of two adversaries
 
 
 def test_a_process_that_dies_ends_the_training_with_its_number(tmp_path: Path, small_teacher: Generator) -> None:
