@@ -41,4 +41,18 @@ if TYPE_CHECKING:
     from .machine.roofline import machine_ceilings
     from .results import BenchReport, BenchRow
 else:
-    __getattr__, __dir__ = import_on_use(__name__)
+    __getattr__, __dir__ = import_on_use(
+        __name__,
+        {
+            "candidates.candidate": ("Candidate", "Skipped"),
+            "candidates.isolation": ("isolated",),
+            "candidates.loading": ("open_candidate",),
+            "candidates.matrix": ("open_matrix", "plan_matrix"),
+            "capacity": ("check_bound", "within_bound"),
+            "comparison": ("Comparison", "compare_runs", "read_run"),
+            "latency": ("benchmark",),
+            "machine.environment": ("Environment", "capture_environment"),
+            "machine.roofline": ("machine_ceilings",),
+            "results": ("BenchReport", "BenchRow"),
+        },
+    )

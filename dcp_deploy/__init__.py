@@ -47,4 +47,17 @@ if TYPE_CHECKING:
     from .metrics import evaluate
     from .pipeline.builder import build
 else:
-    __getattr__, __dir__ = import_on_use(__name__)
+    __getattr__, __dir__ = import_on_use(
+        __name__,
+        {
+            "benchmarks": ("benchmark",),
+            "checkpoints": ("load_generator", "save_generator"),
+            "compression": ("distill", "plan", "prune", "score"),
+            "config": ("BuildConfig",),
+            "datasets.images": ("open_images",),
+            "export": ("build_engine", "export_onnx", "load_runner", "verify"),
+            "generators": ("Generator", "GeneratorConfig", "count_macs", "count_parameters"),
+            "metrics": ("evaluate",),
+            "pipeline.builder": ("build",),
+        },
+    )

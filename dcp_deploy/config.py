@@ -49,7 +49,7 @@ class BuildConfig(BaseModel):
     score: Literal["diversity", "gradient", "content", "random", "weight-in", "weight-out", "style", "activation"] = (
         "weight-out"
     )
-    """How channels are ranked; "diversity" is the published method, "content" scores the region that ``mask`` finds."""
+    """How channels are ranked; "diversity" is the published method, "content" scores the region of ``mask``."""
     refine: Literal["none", "svs", "reconstruct", "svs+reconstruct"] = "reconstruct"
     """How the kept weights are adjusted before training; "none" is the published method.
 
@@ -57,7 +57,7 @@ class BuildConfig(BaseModel):
     with "diversity" and "none" (three seeds, 544 steps); after the whole recipe 2.1 against 3.5 (one seed).
     """
     effort: EffortName = "quick"
-    """How long to score, train and measure."""
+    """Effort level: how long each stage works."""
     steps: int | None = Field(default=None, ge=1)
     """Distillation steps, instead of the effort's."""
     accumulate: int = Field(default=1, ge=1)

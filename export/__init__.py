@@ -50,4 +50,21 @@ if TYPE_CHECKING:
     from .tensorrt.engine import EngineOptions, build_engine
     from .tensorrt.manifest import Engine, check_engine, read_manifest
 else:
-    __getattr__, __dir__ = import_on_use(__name__)
+    __getattr__, __dir__ = import_on_use(
+        __name__,
+        {
+            "fused.generator": ("FusedGenerator", "FusedSynthesis"),
+            "graph.winograd": ("WinogradFiles", "write_winograd"),
+            "onnx.exporter": ("export_onnx",),
+            "onnx.quantization": ("precision_report",),
+            "parity.artifacts": ("load_pair",),
+            "parity.bisect": ("Bisection",),
+            "parity.gate": ("ParityReport", "verify"),
+            "parity.tolerance": ("Tolerance", "tolerance_for"),
+            "runners.forms": ("FormRunner", "load_form"),
+            "runners.loading": ("load_runner",),
+            "runners.runner": ("Runner", "classes_of", "latents_of"),
+            "tensorrt.engine": ("EngineOptions", "build_engine"),
+            "tensorrt.manifest": ("Engine", "check_engine", "read_manifest"),
+        },
+    )

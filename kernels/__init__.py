@@ -14,4 +14,4 @@ __all__ = ["modconv_epilogue"]
 if TYPE_CHECKING:
     from .reference import modconv_epilogue
 else:
-    __getattr__, __dir__ = import_on_use(__name__)
+    __getattr__, __dir__ = import_on_use(__name__, {"reference": ("modconv_epilogue",)})

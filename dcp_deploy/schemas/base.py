@@ -93,7 +93,11 @@ def _attribute_docstrings(result: type) -> dict[str, str]:
     """Return the docstring below each field of a dataclass and of its bases."""
     words = {}
     for parent in reversed(result.__mro__[:-1]):
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(parent))).body
+        try:
+            source = inspect.getsource(parent)
+        except OSError:  # installed without sources: only the descriptions are missing
+            continue
+        (definition,) = ast.parse(textwrap.dedent(source)).body
         assert isinstance(definition, ast.ClassDef)
         for field, below in pairwise(definition.body):
             if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(field.target, ast.Name):

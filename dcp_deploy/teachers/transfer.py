@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -292,9 +292,12 @@ def _is_page(begin: bytes) -> bool:
 
 def _quote(chunks: Iterator[bytes]) -> str:
     """Return the title of a page, or the beginning of another answer, on one line."""
+    import httpx
+
     text = b""
-    while len(text) <= 100 * QUOTED and (chunk := next(chunks, b"")):
-        text += chunk
+    with suppress(httpx.TransportError):  # a page that stalls or breaks off is still a page: do not ask again
+        while len(text) <= 100 * QUOTED and (chunk := next(chunks, b"")):
+            text += chunk
     words = text.decode("utf-8", "replace")
     title = re.search(r"<title[^>]*>(.*?)</title>", words, re.IGNORECASE | re.DOTALL)
     words = " ".join(re.sub(r"<[^>]*>", " ", title[1] if title else words).split())

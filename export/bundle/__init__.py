@@ -14,4 +14,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .writer import read_golden, write_bundle
 else:
-    __getattr__, __dir__ = import_on_use(__name__)
+    __getattr__, __dir__ = import_on_use(
+        __name__,
+        {"writer": ("read_golden", "write_bundle")},
+    )

@@ -18,4 +18,11 @@ if TYPE_CHECKING:
     from .loading import load_runner
     from .runner import Runner
 else:
-    __getattr__, __dir__ = import_on_use(__name__)
+    __getattr__, __dir__ = import_on_use(
+        __name__,
+        {
+            "forms": ("FormRunner", "load_form"),
+            "loading": ("load_runner",),
+            "runner": ("Runner",),
+        },
+    )

@@ -27,7 +27,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelow1 = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
+@dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False, extra="forbid"))
 class DistillConfig:
     """Settings of :func:`distill`. The defaults are StyleKD's, which DCP-GAN uses too (450,000 steps of 16 images).
 

@@ -97,3 +97,10 @@ def test_the_learning_rate_falls_to_its_end_along_a_half_cosine() -> None:
     assert rates[50] == pytest.approx(0.006)
     assert rates[100] == pytest.approx(0.002)
     assert rates == sorted(rates, reverse=True)
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(UsageError, match="stepz"):
+        DistillConfig(stepz=5)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="stepz"):
+        replace(RECIPES["quick"], stepz=5)  # type: ignore[call-arg]
