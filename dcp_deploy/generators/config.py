@@ -129,6 +129,8 @@ class GeneratorConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GeneratorConfig:
         """Return the config of such values. Raises ValueError for unknown, missing or ill-typed entries."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"the config is {values!r}, not an object")
         layout = values.get("layout")
         try:
             return cls(**{**values, "layout": StyleGAN3Layout(**layout) if layout else None})
