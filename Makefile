@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 TRITON := .venv-triton/.ready
 METRICS := .venv-metrics/.ready
-PIP_FLAGS := --quiet --disable-pip-version-check
+PIP_FLAGS := -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test pythons fuzz check lint types docs format clean

@@ -77,7 +77,7 @@ def build_engine(
     """Build ``path`` (``.engine``) from an ONNX file, with its manifest ``.json`` beside it.
 
     ``target``: compute capabilities or product names, separated by commas ("sm89,sm120", "RTX 4090", "L4"); "auto" is
-    the GPU of this machine. ``batch``: smallest, best-served and largest batch. ``flavour`` "auto" is TensorRT for RTX
+    the GPU of this machine. ``batch``: smallest, optimal and largest batch. ``flavour`` "auto" is TensorRT for RTX
     if it supports all targets. The precision is that of the graph (both flavours are strongly typed). The bytes of an
     engine differ from build to build; ``onnx_sha256`` in its manifest shows whether it is up to date.
 
@@ -89,7 +89,7 @@ def build_engine(
     chosen = choose_flavour(flavour, targets)
     if len(batch) != 3 or not 1 <= batch[0] <= batch[1] <= batch[2]:
         raise UsageError(
-            f"batch is {tuple(batch)}", "give smallest, best-served and largest batch, for instance 1,8,64"
+            f"batch is {tuple(batch)}", "give smallest, optimal and largest batch, for instance 1,8,64"
         )
     if path.suffix == ".json":
         raise UsageError(f"{path} is the name of the manifest", "name the engine *.engine")
@@ -139,7 +139,7 @@ def _source(path: Path, model: Any) -> dict[str, Any]:
 
 
 def _profile(path: Path, model: Any, batch: Batch) -> Shapes:
-    """Return the optimisation profile: every input with the smallest, best-served and largest batch."""
+    """Return the optimisation profile: every input with the smallest, optimal and largest batch."""
     profile: Shapes = {}
     for value in model.graph.input:
         shape = value.type.tensor_type.shape.dim

@@ -326,6 +326,6 @@ def test_a_plan_of_tensorrt_goes_into_the_model_repository(full: tuple[Path, dic
     assert list(config.dynamic_batching.preferred_batch_size) == [
         2,
         8,
-    ]  # the best-served batch of the engine, and the largest
+    ]  # the optimal batch of the engine, and the largest
     assert "--model-config-name=tensorrt" in (bundle / "kubernetes" / "kserve-gpu.yaml").read_text()
     assert load_runner(bundle).resolution == 8
