@@ -88,9 +88,7 @@ def build_engine(
     targets = parse_targets(target)
     chosen = choose_flavour(flavour, targets)
     if len(batch) != 3 or not 1 <= batch[0] <= batch[1] <= batch[2]:
-        raise UsageError(
-            f"batch is {tuple(batch)}", "give smallest, optimal and largest batch, for instance 1,8,64"
-        )
+        raise UsageError(f"batch is {tuple(batch)}", "give smallest, optimal and largest batch, for instance 1,8,64")
     if path.suffix == ".json":
         raise UsageError(f"{path} is the name of the manifest", "name the engine *.engine")
     model = read_onnx(onnx)
