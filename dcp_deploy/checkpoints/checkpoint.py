@@ -15,14 +15,25 @@ NVIDIA_LICENCE = (
 )
 
 
+@dataclass(frozen=True)
+class NetworkInFile:
+    """A generator in a file, by the name that ``--network`` takes."""
+
+    name: str
+    chosen: bool
+    same_weights: bool
+    """Whether its tensors are those of the chosen network, bit for bit."""
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A generator read from a file, in float32 and evaluation mode.
 
-    ``format`` is "native", "nvidia", "rosinality" or "tensorflow". Each of the ``notes`` is a sentence on what the file
-    lacked and what replaces it. ``globals`` are the dotted names in a pickle. ``licence`` is one line on the terms of
-    the weights, None if the format does not record them. ``extra`` holds JSON values: the metadata of a native file,
-    or facts about the original.
+    ``format`` is "native", "nvidia", "rosinality", "basicsr" or "tensorflow". Each of the ``notes`` is a sentence on
+    what the file lacked and what replaces it. ``globals`` are the dotted names in a pickle, and ``unread`` those of
+    them whose values were not read. ``networks`` are the generators in the file. ``licence`` is one line on the terms
+    of the weights, None if the format does not record them. ``extra`` holds JSON values: the metadata of a native
+    file, or facts about the original.
     """
 
     generator: Generator
@@ -31,6 +42,8 @@ class Checkpoint:
     globals: tuple[str, ...] = ()
     licence: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    networks: tuple[NetworkInFile, ...] = ()
 
 
 def provenance(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from ..errors import CorruptFileError, UnknownFormatError
 from ..generators import Discriminator, DiscriminatorConfig
 from .fitting import Origin, check_filters, empty, fill, shapes_of
 from .nvidia import check_dense, common_clamp, drop_filters
-from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
+from .pickles.content import Content
+from .pickles.persistence import Module, PersistentRecord, module_tree
 from .pickles.tensors import TensorView
-from .pickles.torch_file import read_torch_file
-from .pickles.values import Load, printable
+from .pickles.values import Inert, printable
 
 MAX_BLOCKS = 9  # of rosinality's: 2048 px
 _SQRT2 = math.sqrt(2.0)
@@ -31,33 +31,52 @@ _KERNEL = re.compile(r"convs\.[0-9]+\.(conv2|skip)\.0\.kernel")
 _BLOCK = re.compile(r"convs\.([1-9][0-9]*)\.skip\.1\.weight")
 
 
+def find_discriminator(content: Content) -> Discriminator:
+    """Read the discriminator of a file, in float32: NVIDIA's under D, or rosinality's under d or a prefix.
+
+    Raises UnknownFormatError for a file without one and for discriminators that compute something else,
+    CorruptFileError for damaged ones, UnsafeFileError for one with a part of a class that is not read.
+    """
+    document = content.value if isinstance(content.value, Mapping) else {}
+    record = document.get("D")
+    if type(record) is PersistentRecord:
+        return _nvidia(record, content)
+    for entries in (document.get("d"), document.get("state_dict"), document):
+        if isinstance(entries, Mapping):
+            prefix = next((name[: -len(_FIRST)] for name in entries if _begins(name)), None)
+            if prefix is not None:
+                below = {str(name): view for name, view in entries.items() if str(name).startswith(prefix)}
+                views = {printable(name[len(prefix) :]): view for name, view in below.items()}
+                if all(type(view) is TensorView for view in views.values()):
+                    return _rosinality(views, content)
+    if type(record) is Inert:
+        raise content.load.inert(record, "D")
+    raise UnknownFormatError(
+        f"{content.load.source}: this file has no discriminator, which would be under D or d",
+        "what is read: D in a snapshot of NVIDIA's PyTorch repositories, d in a training file of rosinality's "
+        "stylegan2-pytorch, CAGAN, StyleKD or DCP-GAN; a file with a generator alone has none",
+    )
+
+
+_FIRST = "convs.0.0.weight"
+
+
+def _begins(name: Any) -> bool:
+    return type(name) is str and name.endswith(_FIRST) and (name == _FIRST or name.endswith(f".{_FIRST}"))
+
+
 # ---- NVIDIA's ----
 
 
-def read_nvidia_discriminator(data: memoryview, source: str) -> Discriminator:
-    """Read the D of a snapshot, in float32. Runs no code from the file and decodes no other network's tensors.
-
-    Raises UnsafeFileError for a pickle that names anything unexpected, UnknownFormatError for a file without D and for
-    discriminators that compute something else, CorruptFileError for damaged files.
-    """
-    load = Load.of(source, len(data))
-    document = read_persistent(data, load)
-    record = document.get("D") if isinstance(document, dict) else None
-    if type(record) is not PersistentRecord:
-        raise UnknownFormatError(
-            f"{source}: this file has no discriminator, which would be under D",
-            "what is read: whole snapshots of training; a file with G_ema alone has none",
-        )
-    network = module_tree(record, load)
+def _nvidia(record: PersistentRecord, content: Content) -> Discriminator:
+    network = module_tree(record, content.load)
     config = _config(network)
     views = network.state()
-    drop_filters(views, load)
+    drop_filters(views, content.load)
     table = nvidia_origins(config.resolution)
-
-    def read() -> dict[str, Tensor]:
-        return {name: view.tensor(load) for name, view in views.items()}
-
-    return fill(empty(Discriminator, config), shapes_of(views), read, source, table)
+    return fill(
+        empty(Discriminator, config), shapes_of(views), lambda: content.tensors(views), content.load.source, table
+    )
 
 
 def nvidia_origins(resolution: int) -> dict[str, Origin]:
@@ -124,20 +143,9 @@ def _group(last: Module) -> int:
 # ---- rosinality's ----
 
 
-def read_rosinality_discriminator(data: memoryview, source: str) -> Discriminator:
-    """Read the discriminator of a training file, in float32. Runs no code from the file.
-
-    Raises UnknownFormatError for a file without one, CorruptFileError for a damaged one, and the errors of
-    :func:`read_torch_file`.
-    """
-    content = read_torch_file(data, source)
-    entries = content.value.get("d") if isinstance(content.value, Mapping) else None
-    if not isinstance(entries, Mapping) or not all(isinstance(value, TensorView) for value in entries.values()):
-        raise UnknownFormatError(
-            f"{source}: this file has no discriminator, which would be under d",
-            "what is read: the d of a training file of rosinality's stylegan2-pytorch, CAGAN, StyleKD or DCP-GAN",
-        )
-    state = content.tensors({printable(str(name)).removeprefix("module."): value for name, value in entries.items()})
+def _rosinality(views: Mapping[str, TensorView], content: Content) -> Discriminator:
+    source = content.load.source
+    state = content.tensors(views)
     filters = {name: state.pop(name) for name in list(state) if _KERNEL.fullmatch(name)}
     check_filters(filters, source, tolerance=1e-4)
     return _discriminator(state, source)

@@ -5,67 +5,68 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import CorruptFileError, InputError, UnknownFormatError
+from ..errors import CorruptFileError, InputError, UnknownFormatError, UsageError
 from ..generators import Discriminator, Generator
-from .checkpoint import Checkpoint
-from .discriminators import read_nvidia_discriminator, read_rosinality_discriminator
-from .native import read_native
+from .arrays import read_npz, read_safetensors
+from .checkpoint import Checkpoint, NetworkInFile
+from .discriminators import find_discriminator
+from .foreign import described
+from .native import is_native, read_native
+from .networks import Found, choose, find_networks, same_weights, shown
 from .nvidia import read_nvidia
-from .pickles.torch_file import is_torch_file
+from .nvidia_state import read_nvidia_state
+from .pickles.content import Content, NetworkRecord, read_pickle_file
+from .pickles.persistence import PersistentRecord
+from .pickles.torch_file import is_torch_file, read_torch_file
 from .rosinality import read_rosinality
 from .tensorflow import read_tensorflow
 
-Format = Literal["native", "nvidia", "tensorflow", "torch", "other"]
-
-_HEAD = 1 << 16
-_TENSORFLOW = b"dnnlib.tflib.network"
-_NO_CHECKPOINT = {
-    b"<": "a web page: was it saved instead of the file that it offers?",
-    b"{": "a JSON text: was the answer of a server saved instead of the file?",
-    b"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull` in the repository it comes from",
-}
+Format = Literal["safetensors", "npz", "pickle", "torch", "other"]
 
 logger = logging.getLogger("dcp_deploy")
 
 
 def sniff(path: str | os.PathLike[str]) -> Format:
-    """Return the format that the content looks like, without decoding it. The name of the file does not matter.
+    """Return the container that the content looks like, without decoding it. The name of the file does not matter.
 
-    "native" is safetensors, "torch" a torch.save file, zip or older. "tensorflow" and "nvidia" are pickles; every
-    other pickle counts as "nvidia" too. Everything else is "other".
+    "torch" is a torch.save file, zip or older; everything that is not a container of networks is "other".
     Raises InputError if the file does not exist or cannot be read, CorruptFileError if it is empty.
     """
     return _format(mapped(Path(path)))
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, network: str | None = None) -> Checkpoint:
     """Read a generator in any of the formats, in float32 and evaluation mode. Never executes code from the file.
 
-    Raises UnsafeFileError for a file that cannot be read without executing code from it, CorruptFileError for a damaged
-    file, UnknownFormatError for other content and unsupported networks, InputError for a missing file.
+    ``network`` chooses among several generators of one file, by default the first moving average.
+    Raises UnsafeFileError for a file with a hostile name in its pickle, CorruptFileError for a damaged file,
+    UnknownFormatError for other content and unsupported networks, InputError for a missing file, UsageError for a
+    ``network`` that the file does not have.
     """
-    data = mapped(Path(path))
+    source = Path(path)
+    data = mapped(source)
     found = _format(data)
-    if found == "native":
+    if found == "safetensors" and is_native(source):
+        if network is not None:
+            raise UsageError(f"{path}: a file of one generator, without names", "Leave out --network.")
         return read_native(path)
     if found == "other":
-        start = bytes(data[:64]).lstrip()
-        hints = [hint for prefix, hint in _NO_CHECKPOINT.items() if start.startswith(prefix)]
-        raise UnknownFormatError(
-            f"{path}: not a checkpoint of a known format" + (f", but {hints[0]}" if hints else ""),
-            "pass a .safetensors of dcp-deploy, a .pkl of NVIDIA's repositories (PyTorch or TensorFlow), or a .pt of "
-            "rosinality's stylegan2-pytorch",
-        )
-    reader = {"nvidia": read_nvidia, "tensorflow": read_tensorflow, "torch": read_rosinality}[found]
-    return reader(data, str(path))
+        raise UnknownFormatError(*described(data, str(path)))
+    content = _content(found, data, source)
+    networks = find_networks(content)
+    chosen = choose(networks, network, str(path))
+    checkpoint = _read(chosen, content)
+    listed, notes = _listed(networks, chosen, content, asked=network is not None)
+    return replace(checkpoint, networks=listed, unread=content.unread, notes=(*checkpoint.notes, *notes))
 
 
-def load_generator(path: str | os.PathLike[str]) -> Generator:
+def load_generator(path: str | os.PathLike[str], *, network: str | None = None) -> Generator:
     """Return the generator of :func:`read_checkpoint`, and log its notes as warnings."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, network=network)
     for note in checkpoint.notes:
         logger.warning("%s: %s", path, note)
     return checkpoint.generator
@@ -78,24 +79,61 @@ def read_discriminator(path: str | os.PathLike[str]) -> Discriminator:
     something else than ours, CorruptFileError and UnsafeFileError as :func:`read_checkpoint` does.
     """
     data = mapped(Path(path))
-    readers = {"nvidia": read_nvidia_discriminator, "torch": read_rosinality_discriminator}
-    reader = readers.get(_format(data))
-    if reader is None:
+    found = _format(data)
+    if found not in ("pickle", "torch"):
         raise UnknownFormatError(
             f"{path}: this format has no readable discriminator",
             "what is read: D in a .pkl of NVIDIA's PyTorch repositories, d in a training file of rosinality's",
         )
-    return reader(data, str(path))
+    return find_discriminator(_content(found, data, Path(path)))
+
+
+def _content(found: Format, data: memoryview, source: Path) -> Content:
+    if found == "safetensors":
+        return read_safetensors(source)
+    reader = {"npz": read_npz, "torch": read_torch_file, "pickle": read_pickle_file}[found]
+    return reader(data, str(source))
+
+
+def _read(found: Found, content: Content) -> Checkpoint:
+    network = found.network
+    if isinstance(network, PersistentRecord):
+        return read_nvidia(found, network, content)
+    if isinstance(network, NetworkRecord):
+        return read_tensorflow(found, network, content)
+    reader = read_nvidia_state if network.layout == "nvidia" else read_rosinality
+    return reader(found, network, content)
+
+
+def _listed(
+    networks: list[Found], chosen: Found, content: Content, *, asked: bool
+) -> tuple[tuple[NetworkInFile, ...], list[str]]:
+    """Return what the file holds, and a note if another generator may be the one that is wanted.
+
+    Tools that tune a generator save it beside the old average, and then the default is the untuned one. A snapshot of
+    training names its images, and there the average is the right choice.
+    """
+    same = [one is chosen or same_weights(one, chosen, content.load) for one in networks]
+    listed = [NetworkInFile(shown(one), one is chosen, equal) for one, equal in zip(networks, same, strict=True)]
+    others = [shown(one) for one, equal in zip(networks, same, strict=True) if not equal]
+    value = content.value
+    is_snapshot = isinstance(value, dict) and isinstance(value.get("training_set_kwargs"), dict)
+    if asked or not others or is_snapshot:
+        return tuple(listed), []
+    names = ", ".join(others[:4])
+    return tuple(listed), [f"this is {shown(chosen)}; the file also holds {names} with other weights (--network NAME)"]
 
 
 def _format(data: memoryview) -> Format:
-    head = bytes(data[:_HEAD])
+    head = bytes(data[:64])
     if len(head) > 8 and int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{":
-        return "native"
+        return "safetensors"
+    if head[:4] == b"PK\x03\x04" and head[30:34] != b"data" and b".npy" in bytes(data[:512]):
+        return "npz"
     if is_torch_file(data):
         return "torch"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "tensorflow" if _TENSORFLOW in head else "nvidia"
+        return "pickle"
     return "other"
 
 

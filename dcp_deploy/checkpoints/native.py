@@ -64,6 +64,12 @@ def opened_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
         raise CorruptFileError(f"{path}: not a readable safetensors file: {error}") from error
 
 
+def is_native(path: str | os.PathLike[str]) -> bool:
+    """Return whether a safetensors file carries the metadata of this package."""
+    with opened_safetensors(path) as stream:
+        return FORMAT in (stream.metadata() or {})
+
+
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the metadata document of a native file: format, version, config, extra. Reads no tensor."""
     with opened_safetensors(path) as stream:

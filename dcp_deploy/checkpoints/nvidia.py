@@ -1,7 +1,7 @@
 """NVIDIA's PyTorch snapshots: the .pkl files of stylegan2-ada-pytorch, stylegan3 and repositories derived from them.
 
-A file holds G, D and G_ema as persistent modules; only one generator is decoded. Its config comes from recorded
-attributes and from shapes, never from defaults, which differ between the two repositories.
+A file holds G, D and G_ema as persistent modules; torch.save writes such modules too. Only one generator is decoded.
+Its config comes from recorded attributes and from shapes, never from defaults, which differ between the repositories.
 """
 
 from __future__ import annotations
@@ -13,69 +13,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UnknownFormatError
 from ..generators import Generator, GeneratorConfig, StyleGAN3Layout, layer_specs
 from .checkpoint import NVIDIA_LICENCE, Checkpoint
 from .fitting import check_filters, empty, fill, fill_mean_code, shapes_of
-from .pickles.persistence import Module, PersistentRecord, module_tree, read_persistent
+from .networks import Found
+from .pickles.content import Content
+from .pickles.persistence import Module, PersistentRecord, module_tree
 from .pickles.tensors import TensorView
 from .pickles.values import Load, printable
 
 _SQRT2 = math.sqrt(2.0)
 
 
-def read_nvidia(data: memoryview, source: str) -> Checkpoint:
-    """Read the generator of a snapshot: G_ema, else G with a note. Runs no code from the file.
+def read_nvidia(found: Found, record: PersistentRecord, content: Content) -> Checkpoint:
+    """Read a generator of a snapshot.
 
-    Raises UnsafeFileError for a pickle that names anything unexpected, UnknownFormatError for networks that compute
-    something else, CorruptFileError for damaged files and for tensors that do not fit the recorded attributes.
+    Raises UnknownFormatError for networks that compute something else, CorruptFileError for tensors that do not fit the
+    recorded attributes, UnsafeFileError if a part of the network is of a class that is not read.
     """
-    load = Load.of(source, len(data))
-    document = read_persistent(data, load)
-    key, record = _generator_of(document, source)
+    load, source = content.load, content.load.source
     generator = module_tree(record, load)
     if generator.class_name != "Generator":
-        raise generator.unsupported(f"{key or 'the network'} is of another class than Generator")
+        raise generator.unsupported(f"{found.name or 'the network'} is of another class than Generator")
     synthesis = generator.child("synthesis")
-    notes = [] if key == "G_ema" else [_NOT_THE_AVERAGE[key]]
+    notes = [_ALONE] if not found.name else [_RAW] if found.raw else []
     reader = _stylegan3 if "input" in synthesis.children else _stylegan2
     config, views, made = reader(generator, load)
+    if not config.c_dim:  # StyleGAN-XL keeps an embedding that it does not use
+        views = {name: view for name, view in views.items() if not name.startswith("mapping.embed.")}
     has_mean = "mapping.w_avg" in views
     if not has_mean:
         made["mapping.w_avg"] = torch.zeros(config.w_dim)
 
     def read() -> dict[str, Tensor]:
-        return {**{name: view.tensor(load) for name, view in views.items()}, **made}
+        return {**content.tensors(views), **made}
 
     network = fill(empty(Generator, config).eval(), {**shapes_of(views), **shapes_of(made)}, read, source)
     if not has_mean:
         notes.append(fill_mean_code(network, "w_avg"))
     if any(name.endswith("noise_const") for name in made):
         notes.append("trained without noise: the noise strengths are zero")
-    extra = {"class": generator.class_name, "network": key or "the file itself", **_facts(document, generator)}
-    named = tuple(map(str, load.globals))
-    return Checkpoint(network, "nvidia", tuple(notes), named, NVIDIA_LICENCE, extra)
+    named = {"class": generator.class_name, "network": found.name or "the file itself"}
+    extra = {**named, **_facts(content.value, generator)}
+    return Checkpoint(network, "nvidia", tuple(notes), content.globals, NVIDIA_LICENCE, extra)
 
 
-_NOT_THE_AVERAGE = {
-    "G": "no G_ema: these are the weights of G, without the moving average",
-    "": "the file holds one network alone and does not say whether it is the moving average",
-}
-
-
-def _generator_of(document: Any, source: str) -> tuple[str, PersistentRecord]:
-    """Return the key of the generator ("" if the file is the network itself) and its record."""
-    if type(document) is PersistentRecord:
-        return "", document
-    entries = document if isinstance(document, dict) else {}
-    for key in ("G_ema", "G"):
-        if type(entries.get(key)) is PersistentRecord:
-            return key, entries[key]
-    keys = ", ".join(printable(str(key), 40) for key in list(entries)[:8] if type(key) is str)
-    raise UnknownFormatError(
-        f"{source}: a pickle without a network under G_ema or G; it holds {keys or f'a {type(document).__name__}'}",
-        "what is read: snapshots of NVIDIA's stylegan2-ada-pytorch and stylegan3",
-    )
+_RAW = "no G_ema: these are the weights of G, without the moving average"
+_ALONE = "the file holds one network alone and does not say whether it is the moving average"
 
 
 def _facts(document: Any, generator: Module) -> dict[str, Any]:
@@ -107,18 +91,31 @@ def _common(generator: Module) -> dict[str, Any]:
         raise layers[0].unsupported(f"bias_gain is {lr}, a learning rate multiplier above 0 was expected")
     for layer in layers:
         check_dense(layer, "lrelu", lr)
-    c_dim = mapping.child("embed").shape("weight", 2)[1] if "embed" in mapping.children else 0
-    generator.require(c_dim=c_dim)
-    if c_dim:
-        check_dense(mapping.child("embed"), "linear", 1.0)
+    w_dim = generator.whole("w_dim")
+    for layer in layers:
+        features = layer.shape("weight", 2)[0]
+        if features != w_dim:
+            raise layer.unsupported(f"layer_features is {features}, and only w_dim ({w_dim}) is read")
     return {
         "resolution": generator.whole("img_resolution"),
         "z_dim": generator.whole("z_dim"),
-        "w_dim": generator.whole("w_dim"),
-        "c_dim": c_dim,
+        "w_dim": w_dim,
+        "c_dim": _classes(generator, mapping),
         "mapping_layers": mapping.whole("num_layers"),
         "mapping_lr_multiplier": lr,
     }
+
+
+def _classes(generator: Module, mapping: Module) -> int:
+    """Return the number of classes, after checking that labels are embedded as ours are."""
+    if not generator.whole("c_dim"):
+        return 0
+    embed = mapping.child("embed")
+    if "embed_proj" in mapping.children or embed.class_name == "Embedding":
+        raise mapping.unsupported("class embeddings of StyleGAN-XL, whose mapping network is read without classes only")
+    generator.require(c_dim=embed.shape("weight", 2)[1])
+    check_dense(embed, "linear", 1.0)
+    return generator.whole("c_dim")
 
 
 def check_dense(layer: Module, activation: str, lr: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -20,10 +20,10 @@ from ..errors import UnknownFormatError
 from ..generators import Generator, GeneratorConfig
 from .checkpoint import NVIDIA_LICENCE, Checkpoint
 from .fitting import Origin, empty, fill, shapes_of
-from .pickles.numpy_values import NUMPY_BUILDABLE, ArrayRecord, numpy_stand_ins
-from .pickles.python_values import OrderedRecord, python_stand_ins
-from .pickles.reading import run_pickle
-from .pickles.values import Global, Load, printable
+from .networks import Found
+from .pickles.content import Content, NetworkRecord
+from .pickles.numpy_values import ArrayRecord
+from .pickles.values import Load, printable
 
 VERSIONS = {4: "StyleGAN2", 5: "StyleGAN2-ADA"}
 
@@ -55,27 +55,13 @@ _REVISED = "G_synthesis_stylegan_revised"
 _OTHERS = re.compile(r"mapping/LabelConcat/.*|synthesis/.*(ToRGB_lod[0-9]+|Skip|StyleMod)/.*")
 
 
-class NetworkRecord:
-    """One network of the pickle. Only the options and variables of its state are used."""
+def read_tensorflow(found: Found, smoothed: NetworkRecord, content: Content) -> Checkpoint:
+    """Read a TensorFlow StyleGAN2, usually Gs, the moving average.
 
-    def __init__(self) -> None:
-        self.state: Mapping[Any, Any] = {}
-
-    def build(self, state: Any) -> None:
-        if not isinstance(state, dict):
-            raise ValueError("a network's state is not a dictionary")
-        self.state = state
-
-
-def read_tensorflow(data: memoryview, source: str) -> Checkpoint:
-    """Read Gs, the moving average, of a TensorFlow StyleGAN2 pickle. Runs no code from the file.
-
-    Raises UnsafeFileError for a pickle that names anything but networks and arrays, UnknownFormatError for versions
-    and architectures that compute something else, CorruptFileError for a file that is damaged or contradicts itself.
+    Raises UnknownFormatError for versions and architectures that compute something else, CorruptFileError for a file
+    that is damaged or contradicts itself.
     """
-    load = Load.of(source, len(data))
-    value, _ = run_pickle(data, load=load, allowed=_stand_ins(load).get, buildable=_BUILDABLE)
-    smoothed = _smoothed(value, load)
+    load, source = content.load, content.load.source
     version = _version(smoothed, source)
     networks = {"": smoothed, **_components(smoothed, load)}
     options = _options(networks.values(), load)
@@ -87,21 +73,9 @@ def read_tensorflow(data: memoryview, source: str) -> Checkpoint:
     config = _config(options, variables, load)
     generator = fill(empty(Generator, config).eval(), shapes_of(variables), lambda: variables, source, origins(config))
     extra = {"version": version, "trained_with": VERSIONS[version]}
-    names = tuple(map(str, load.globals))
-    return Checkpoint(generator, "tensorflow", _notes(source, config), names, NVIDIA_LICENCE, extra)
-
-
-def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
-    """Return the stand-in of every name that such a pickle may mention, made anew for every load."""
-    return {
-        **python_stand_ins(load),
-        **numpy_stand_ins(load),
-        **dict.fromkeys((Global("dnnlib.util", "EasyDict"), Global("dnnlib", "EasyDict")), lambda: OrderedRecord()),
-        Global("dnnlib.tflib.network", "Network"): NetworkRecord,
-    }
-
-
-_BUILDABLE = (NetworkRecord, OrderedRecord, *NUMPY_BUILDABLE)
+    raw = ["no Gs: these are the weights of G, without the moving average"] if found.raw else []
+    notes = (*raw, *_notes(source, config))
+    return Checkpoint(generator, "tensorflow", notes, content.globals, NVIDIA_LICENCE, extra)
 
 
 def origins(config: GeneratorConfig) -> dict[str, Origin]:
@@ -137,13 +111,6 @@ def _modulated(ours: str, theirs: str, *, flipped: bool = False) -> dict[str, Or
 
 
 # ---- the content of the pickle ----
-
-
-def _smoothed(value: Any, load: Load) -> NetworkRecord:
-    if type(value) is tuple and len(value) == 3 and all(type(network) is NetworkRecord for network in value):
-        smoothed: NetworkRecord = value[2]
-        return smoothed
-    raise UnknownFormatError(f"{load.source}: a pickle, but not of three TensorFlow networks (G, D, Gs)", _READS)
 
 
 def _version(network: NetworkRecord, source: str) -> int:
@@ -207,6 +174,9 @@ def _refuse_other_architectures(
     options: Mapping[str, Any], functions: list[Any], variables: Iterable[str], source: str
 ) -> None:
     wrong = [f"{name} {_shown(options[name])}" for name, ours in _FIXED.items() if not _same(options, name, ours)]
+    height, width = options.get("resolution_h"), options.get("resolution_w")
+    if type(height) is int and type(width) is int and height != width:
+        wrong.append(f"images that are not square (resolution_h {height}, resolution_w {width})")
     if _REVISED in functions:
         wrong.append(f"{_REVISED} (configurations b to d)")
     wrong += [f"unknown option {printable(name)}" for name in options.keys() - _FIXED.keys() - _HARMLESS]

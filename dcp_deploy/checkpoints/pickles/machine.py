@@ -2,8 +2,9 @@
 
 Python's own unpicklers are not safe for untrusted files. Both allocate what a file asks for (one LONG_BINPUT with a
 large index costs gigabytes), hash nested keys by recursion and let BUILD set attributes of any object. In this one a
-global is only a name, looked up among the stand-ins of one reader. Nothing is imported, no attribute is set, dictionary
-keys are scalars, and every load has a budget of steps and bytes.
+global is only a name, looked up among the stand-ins of one reader. Every other name becomes an inert value: what it is
+called with is dropped, and its result is inert too. Only names that no honest file holds end the reading. Nothing is
+imported, no attribute is set, dictionary keys are scalars, and every load has a budget of steps and bytes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ...errors import UnsafeFileError
-from .values import Buildable, Global, Load, Symbol, printable
+from .values import Buildable, Global, Inert, Load, Symbol, cheap_key, is_hostile, printable
 
 _NAME = 256
-_NUMBER_KEYS = 4096  # a file can make hashes of numbers collide, and then a dictionary takes quadratic time
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
@@ -101,35 +101,40 @@ class Machine:
         if not isinstance(target, dict) or len(values) % 2:
             self.fail("entries are added to something that is not a dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            self.check_key(key, len(target))
-            target[key] = value
+            target[self.key(key, len(target))] = value
 
-    def check_key(self, key: Any, already: int) -> None:
-        """Refuse keys other than scalars: a nested tuple would be hashed by recursion."""
-        if type(key) is str:
-            return
-        if type(key) not in (int, bool, type(None)):
-            self.fail(f"a key is of type {type(key).__name__}")
-        if already >= _NUMBER_KEYS:
-            self.fail(f"more than {_NUMBER_KEYS:,} keys are numbers")
+    def key(self, key: Any, already: int) -> Any:
+        try:
+            return cheap_key(key, already)
+        except ValueError as error:
+            self.fail(str(error))
 
     def symbol(self, module: Any, name: Any) -> Symbol:
         if type(module) is not str or type(name) is not str:
             self.fail("the name of a global is not a text")
         found = Global(module, name)
         self.load.globals[found] = None
-        function = self.allowed(found)
-        if function is None:
+        if is_hostile(found):
             raise UnsafeFileError(
-                f"{self.load.source}: its pickle asks for {found}, which no supported checkpoint needs",
+                f"{self.load.source}: its pickle asks for {found}, which no checkpoint needs",
                 "the file was not executed; if you do not trust its source, do not open it with other programs either",
             )
+        function = self.allowed(found)
+        if function is None:
+            self.load.unread[found] = None
+            return Symbol(found, None)
         return Symbol(found, function)
 
     def call(self, symbol: Any, arguments: Any) -> Any:
-        """Call the stand-in, after spending a step for each item and each kilobyte of text that it may read."""
-        if type(symbol) is not Symbol or type(arguments) is not tuple:
+        """Call the stand-in, after spending a step for each item and each kilobyte of text that it may read.
+
+        What has no stand-in gives an inert value.
+        """
+        if type(symbol) not in (Symbol, Inert) or type(arguments) is not tuple:
             self.fail("something is called that is not a global")
+        if type(symbol) is Inert or symbol.function is None:
+            self.load.spend(memory=sys.getsizeof({}))
+            return Inert(str(symbol.name))
         texts = sum(len(one) // 1024 for one in arguments if type(one) is str)
         items = sum(len(one) for one in arguments if type(one) in _CONTAINERS)
         self.load.spend(steps=len(arguments) + items + texts)

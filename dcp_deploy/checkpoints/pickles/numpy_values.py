@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .values import Global, Load, Symbol, never_called
+from .values import Global, Inert, Load, Symbol, never_called
 
 _TYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 _ORDERS: Mapping[str, Literal["<", ">", "|", "="]] = {"<": "<", ">": ">", "|": "|", "=": "="}
@@ -37,6 +37,8 @@ class ArrayRecord:
         self.dtype = np.dtype(np.float64)
         self.shape: tuple[int, ...] = (0,)
         self.fortran = False
+        self.readable = True
+        """Whether its values are plain numbers: not texts, dates or objects."""
         self.data: memoryview | bytes = b""
 
     def build(self, state: Any) -> None:
@@ -49,6 +51,9 @@ class ArrayRecord:
         """Take the parts of an array. Raises ValueError if they do not belong together."""
         if type(shape) is not tuple or len(shape) > _DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
             raise ValueError("an array's shape is not a tuple of a few sizes")
+        self.readable = type(dtype) is DTypeRecord
+        if type(dtype) is Inert:
+            return
         if type(dtype) is not DTypeRecord or type(data) not in (memoryview, bytes):
             raise ValueError("an array lacks its type or its bytes")
         if math.prod(shape) * dtype.dtype.itemsize != len(data):
@@ -57,6 +62,8 @@ class ArrayRecord:
 
     def array(self, load: Load) -> npt.NDArray[Any]:
         """Return a copy of the values, in C order and the machine's byte order."""
+        if not self.readable:
+            raise load.damaged("a numpy array is of a type that does not hold plain numbers")
         load.spend(memory=len(self.data))
         flat = np.frombuffer(self.data, self.dtype)
         shaped = flat.reshape(self.shape, order="F" if self.fortran else "C")
@@ -69,21 +76,21 @@ NUMPY_BUILDABLE = (DTypeRecord, ArrayRecord)
 def numpy_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
     """Return the stand-in of each name, made anew for every load. The classes in NUMPY_BUILDABLE accept BUILD."""
 
-    def dtype(code: Any, *flags: Any) -> DTypeRecord:
-        if type(code) is not str or code not in _TYPES:
-            raise load.damaged("a numpy array is of a type that does not hold plain numbers")
-        return DTypeRecord(code)
+    def dtype(code: Any, *flags: Any) -> DTypeRecord | Inert:
+        return DTypeRecord(code) if type(code) is str and code in _TYPES else Inert("numpy.dtype")
 
-    def scalar(kind: Any, data: Any) -> bool | int | float:
+    def scalar(kind: Any, data: Any) -> bool | int | float | Inert:
+        if type(kind) is Inert:
+            return Inert("numpy scalar")
         if type(kind) is not DTypeRecord or type(data) not in (memoryview, bytes) or len(data) != kind.dtype.itemsize:
             raise load.damaged("a numpy number is not of its type's size")
         value: bool | int | float = np.frombuffer(data, kind.dtype)[0].item()
         return value
 
-    def reconstruct(kind: Any, shape: Any, code: Any) -> ArrayRecord:
-        if type(kind) is not Symbol or kind.name != Global("numpy", "ndarray"):
-            raise load.damaged("a numpy array is of a class of its own")
-        return ArrayRecord()
+    def reconstruct(kind: Any, shape: Any, code: Any) -> ArrayRecord | Inert:
+        if type(kind) is not Symbol:
+            raise load.damaged("a numpy array is of something that is not a class")
+        return ArrayRecord() if kind.name == Global("numpy", "ndarray") else Inert(str(kind.name))
 
     def from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> ArrayRecord:
         """Return an array as protocol 5 writes it."""

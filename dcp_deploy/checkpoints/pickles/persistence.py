@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import CorruptFileError, UnknownFormatError
-from .numpy_values import NUMPY_BUILDABLE, ArrayRecord, numpy_stand_ins
-from .python_values import OrderedRecord, python_stand_ins
-from .reading import run_pickle
-from .tensors import TensorView, load_from_bytes, tensor_stand_ins
-from .values import Global, Load, printable
+from .numpy_values import ArrayRecord
+from .tensors import TensorView
+from .values import Inert, Load, printable
 
 _DEPTH = 12  # StyleGAN's modules nest five deep
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -114,29 +112,11 @@ class Module:
         )
 
 
-def read_persistent(data: memoryview, load: Load) -> Any:
-    """Return the value of a persistence pickle, with networks as PersistentRecord. Raises as run_pickle does."""
-    stand_ins = {
-        **python_stand_ins(load),
-        **numpy_stand_ins(load),
-        **tensor_stand_ins(load),
-        Global("torch.storage", "_load_from_bytes"): load_from_bytes(load),
-    }
-
-    def allowed(name: Global) -> Callable[..., Any] | None:
-        """Return the stand-in. Forks keep the persistence module and EasyDict in packages of their own."""
-        last = name.module.rpartition(".")[2]
-        if last == "persistence" and name.name == "_reconstruct_persistent_obj":
-            return PersistentRecord
-        if last in ("util", "dnnlib") and name.name == "EasyDict":
-            return lambda: {}  # always empty: the pickle adds its items
-        return stand_ins.get(name)
-
-    return run_pickle(data, load=load, allowed=allowed, buildable=(*NUMPY_BUILDABLE, OrderedRecord))[0]
-
-
 def module_tree(record: PersistentRecord, load: Load, path: str = "", depth: int = 0) -> Module:
-    """Return a network as a tree, checked on the way: records may be shared, cyclic or hold any values."""
+    """Return a network as a tree, checked on the way: records may be shared, cyclic or hold any values.
+
+    Modules of torch and of unknown classes are read too; a reader refuses those that it needs and does not know.
+    """
     class_name, version, state = _parts(record, path, load)
     load.spend(steps=1 + len(state))
     if depth > _DEPTH:
@@ -146,8 +126,11 @@ def module_tree(record: PersistentRecord, load: Load, path: str = "", depth: int
     if not isinstance(hidden, set | frozenset):
         raise load.damaged(f"{path or 'a network'} has no proper list of its non-persistent buffers")
     tensors = {**parameters, **{name: value for name, value in buffers.items() if name not in hidden}}
-    if any(type(value) not in (TensorView, type(None)) for value in tensors.values()):
-        raise load.damaged(f"{path or 'a network'} has parameters or buffers that are not tensors")
+    for name, value in tensors.items():
+        if type(value) is Inert:
+            raise load.inert(value, f"{path}.{name}".removeprefix("."))
+        if type(value) not in (TensorView, type(None)):
+            raise load.damaged(f"{path or 'a network'} has parameters or buffers that are not tensors")
     children = {}
     for name, child in modules.items():
         if child is not None:
@@ -168,7 +151,16 @@ def module_tree(record: PersistentRecord, load: Load, path: str = "", depth: int
 _CONTENTS = ("_parameters", "_buffers", "_modules")
 
 
+def is_module(state: Any) -> bool:
+    """Return whether this is the state of a torch module that was pickled whole."""
+    return isinstance(state, dict) and all(isinstance(state.get(part), dict) for part in ("_parameters", "_modules"))
+
+
 def _parts(record: Any, path: str, load: Load) -> tuple[str, Any, Mapping[str, Any]]:
+    if type(record) is Inert:
+        if not is_module(record.state):
+            raise load.inert(record, path)
+        return record.name.rpartition(".")[2], None, record.state
     meta = record.meta if type(record) is PersistentRecord else None
     if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict) or type(meta.get("class_name")) is not str:
         raise load.damaged(f"{path or 'a network'} is not a module with a class and a state")

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .values import Global, Load, LongText
+from .values import Global, Inert, Load, LongText, cheap_key
 
 _CHUNK = 1 << 20
 
@@ -28,21 +28,20 @@ def python_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
             raise load.damaged("an OrderedDict is made of something that is not a list of pairs")
         made = OrderedRecord()
         for pair in pairs:
-            if type(pair) not in (list, tuple) or len(pair) != 2 or type(pair[0]) is not str:
+            if type(pair) not in (list, tuple) or len(pair) != 2:
                 raise load.damaged("an OrderedDict is made of something that is not a list of names and values")
-            made[pair[0]] = pair[1]
+            made[cheap_key(pair[0], len(made))] = pair[1]
         return made
 
-    def members(values: Any = ()) -> set[str]:
-        """Return a set of names: the sets in checkpoints hold names of buffers."""
-        if type(values) not in (list, tuple) or any(type(value) is not str for value in values):
-            raise load.damaged("a set is made of something that is not a list of names")
-        return set(values)
+    def members(values: Any = ()) -> set[Any]:
+        if type(values) not in (list, tuple):
+            raise load.damaged("a set is made of something that is not a list")
+        return {cheap_key(value, already) for already, value in enumerate(values)}
 
-    def encoded(text: Any, encoding: Any = "latin1") -> bytes:
+    def encoded(text: Any, encoding: Any = "latin1") -> bytes | Inert:
         """Return the bytes that protocol 2, which lacks bytes, writes as a text of the code points 0 to 255."""
         if encoding not in ("latin1", "latin-1"):
-            raise load.damaged("bytes are written in an encoding that is not latin-1")
+            return Inert("_codecs.encode")
         if type(text) is str:
             load.spend(memory=len(text))
             return text.encode("latin-1")
@@ -50,17 +49,18 @@ def python_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
             raise load.damaged("bytes are made of something that is not a text")
         return _latin1(text, load)
 
-    def empty_bytes() -> bytes:
-        return b""
+    def new_bytes(*arguments: Any) -> bytes | Inert:
+        return Inert("builtins.bytes") if arguments else b""
 
-    return {
+    made: dict[Global, Callable[..., Any]] = {
         Global("collections", "OrderedDict"): ordered,
-        Global("builtins", "set"): members,
-        Global("__builtin__", "set"): members,
+        Global("collections", "defaultdict"): lambda *default: OrderedRecord(),
         Global("_codecs", "encode"): encoded,
-        Global("builtins", "bytes"): empty_bytes,
-        Global("__builtin__", "bytes"): empty_bytes,
     }
+    for builtins in ("builtins", "__builtin__"):
+        made |= dict.fromkeys((Global(builtins, "set"), Global(builtins, "frozenset")), members)
+        made[Global(builtins, "bytes")] = new_bytes
+    return made
 
 
 def _latin1(text: LongText, load: Load) -> bytes:

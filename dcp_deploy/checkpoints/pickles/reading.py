@@ -1,7 +1,7 @@
 """Reads a pickle: executes its instructions on the machine up to STOP.
 
 The opcodes are those of protocols 2 to 5 that checkpoints use; Python's ``pickletools`` documents them. All others
-(protocols 0 and 1, INST, OBJ, NEWOBJ_EX, the extension registry, out-of-band buffers) are refused by name.
+(protocols 0 and 1, INST, OBJ, the extension registry, out-of-band buffers) are refused by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .machine import Machine
-from .values import Buildable, Global, Load, LongText, Symbol
+from .values import Buildable, Global, Inert, Load, LongText, Symbol
 
 TEXT = 1 << 20  # bytes; a longer text stays undecoded
 _LONG = 255  # most bytes of an integer
@@ -74,11 +74,9 @@ def _bytes(width: int) -> _Handler:
 
 
 def _long(width: int) -> _Handler:
-    def read(machine: Machine) -> int:
-        length = machine.number(width)
-        if length > _LONG:
-            machine.fail(f"an integer of {length:,} bytes")
-        return int.from_bytes(machine.take(length), "little", signed=True)
+    def read(machine: Machine) -> int | Inert:
+        digits = machine.take(machine.number(width))
+        return int.from_bytes(digits, "little", signed=True) if len(digits) <= _LONG else Inert("a long integer")
 
     return _pushing(read)
 
@@ -177,6 +175,8 @@ _opcode("LIST")(_pushing(lambda machine: machine.pop_to_mark()))
 
 def _extend(machine: Machine, values: Iterable[Any]) -> None:
     target = machine.top()
+    if _is_inert(target):
+        return
     if type(target) is not list:
         machine.fail("values are appended to something that is not a list")
     target.extend(values)
@@ -215,19 +215,18 @@ def _set_items(machine: Machine) -> None:
 @_opcode("ADDITEMS")
 def _add_items(machine: Machine) -> None:
     values, target = machine.pop_to_mark(), machine.top()
+    if _is_inert(target):
+        return
     if type(target) is not set:
         machine.fail("members are added to something that is not a set")
     for value in values:
-        machine.check_key(value, len(target))
-        target.add(value)
+        target.add(machine.key(value, len(target)))
 
 
 @_opcode("FROZENSET")
 def _frozenset(machine: Machine) -> None:
     values = machine.pop_to_mark()
-    for already, value in enumerate(values):
-        machine.check_key(value, already)
-    machine.stack.append(frozenset(values))
+    machine.stack.append(frozenset([machine.key(value, already) for already, value in enumerate(values)]))
 
 
 # ---- globals and calls ----
@@ -251,9 +250,27 @@ def _reduce(machine: Machine) -> None:
     machine.stack.append(machine.call(symbol, arguments))
 
 
+@_opcode("NEWOBJ_EX")
+def _new_object(machine: Machine) -> None:
+    named, arguments, symbol = machine.pop(), machine.pop(), machine.pop()
+    if type(named) is not dict or (named and not _is_inert(symbol)):
+        machine.fail("a global is called with arguments by name")
+    machine.stack.append(machine.call(symbol, arguments))
+
+
+def _is_inert(value: Any) -> bool:
+    """Return whether this is an inert value, or a global that makes one."""
+    return type(value) is Inert or (type(value) is Symbol and value.function is None)
+
+
 @_opcode("BUILD")
 def _build(machine: Machine) -> None:
     state, target = machine.pop(), machine.top()
+    if type(target) is Inert:
+        target.build(state)
+        return
+    if _is_inert(target):
+        return
     if type(target) not in machine.buildable:
         machine.fail("a state is given to something that cannot take one")
     machine.call(Symbol(Global(type(target).__name__, "build"), target.build), (state,))
@@ -280,11 +297,11 @@ def run_pickle(
 ) -> tuple[Any, int]:
     """Read one pickle from the start of ``data``; return its value and the offset after STOP, where another may follow.
 
-    ``allowed`` returns the stand-in for a global, None to refuse it; the ``get`` of a dictionary fits. ``persistent``
-    resolves persistent ids. Only instances of the ``buildable`` classes accept BUILD. Byte strings become slices of
-    ``data``, texts above ``TEXT`` bytes become LongText, globals become Symbol.
+    ``allowed`` returns the stand-in for a global, None for an inert value; the ``get`` of a dictionary fits.
+    ``persistent`` resolves persistent ids. Only inert values and instances of the ``buildable`` classes accept BUILD.
+    Byte strings become slices of ``data``, texts above ``TEXT`` bytes become LongText, globals become Symbol.
 
-    Raises UnsafeFileError for a global without a stand-in and CorruptFileError for every other error.
+    Raises UnsafeFileError for a hostile global and CorruptFileError for every other error.
     Shared and cyclic containers are legal in a pickle: a caller that traverses the value must bound its steps.
     """
     machine = Machine(data.cast("B"), load, allowed, persistent, buildable)

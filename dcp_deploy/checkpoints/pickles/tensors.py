@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .reading import run_pickle
-from .values import Buildable, Global, Load, Symbol, never_called
+from .values import Buildable, Global, Inert, Load, Symbol, never_called
 
 STORAGES: Mapping[str, torch.dtype] = {
     "FloatStorage": torch.float32,
@@ -28,7 +28,14 @@ STORAGES: Mapping[str, torch.dtype] = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+    "QInt8Storage": torch.int8,
+    "QUInt8Storage": torch.uint8,
+    "QInt32Storage": torch.int32,
+    "UntypedStorage": torch.uint8,  # of types without a storage of their own, such as float8
 }
+_STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 _DIMENSIONS = 8
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -73,7 +80,7 @@ class TensorView:
 
 def storage_stand_ins() -> Mapping[Global, Callable[..., Any]]:
     """Return stand-ins of the storage types of torch."""
-    return dict.fromkeys((Global("torch", name) for name in STORAGES), never_called)
+    return dict.fromkeys((Global(module, name) for module in _STORAGE_MODULES for name in STORAGES), never_called)
 
 
 def tensor_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
@@ -81,19 +88,31 @@ def tensor_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
 
     def rebuild_tensor(
         storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
-    ) -> TensorView:
+    ) -> TensorView | Inert:
+        if type(storage) is Inert:
+            return storage
         if type(storage) is not Storage:
             raise load.damaged("a tensor is made of something that is not a storage")
         return _view(storage, offset, size, stride, load)
 
-    def rebuild_parameter(tensor: Any, requires_grad: Any, hooks: Any) -> TensorView:
-        if type(tensor) is not TensorView:
+    def rebuild_parameter(tensor: Any, requires_grad: Any, hooks: Any, state: Any = None) -> TensorView | Inert:
+        if type(tensor) not in (TensorView, Inert):
             raise load.damaged("a parameter is made of something that is not a tensor")
-        return tensor
+        made: TensorView | Inert = tensor
+        return made
+
+    def rebuild_subclass(function: Any, kind: Any, arguments: Any, state: Any) -> TensorView | Inert:
+        """Return a tensor with attributes or of a class of its own as what it is based on."""
+        if type(function) is Symbol and function.function is rebuild_tensor and type(arguments) is tuple:
+            tensor: TensorView | Inert = rebuild_tensor(*arguments)
+            return tensor
+        return Inert("torch._tensor._rebuild_from_type_v2")
 
     return {
         Global("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
         Global("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+        Global("torch._utils", "_rebuild_parameter_with_state"): rebuild_parameter,
+        Global("torch._tensor", "_rebuild_from_type_v2"): rebuild_subclass,
     }
 
 
@@ -110,7 +129,7 @@ def storage_of(key: Any, load: Load, known: dict[str, Storage]) -> tuple[str, St
     ):
         raise load.damaged("it refers to something that is not a storage")
     kind, name, numel = key[1], key[2], key[4]
-    if type(kind) is not Symbol or kind.name.module != "torch" or kind.name.name not in STORAGES:
+    if type(kind) is not Symbol or kind.name.module not in _STORAGE_MODULES or kind.name.name not in STORAGES:
         raise load.damaged("a storage is of a type that does not hold numbers")
     if type(name) is not str or not _is_size(numel):
         raise load.damaged("a storage lacks its name or its size")
@@ -153,17 +172,18 @@ def read_legacy(
     return value
 
 
-def load_from_bytes(load: Load) -> Callable[..., Storage]:
+def load_from_bytes(load: Load) -> Callable[..., Storage | Inert]:
     """Return the stand-in for ``torch.storage._load_from_bytes``, which reads the one storage of a nested stream."""
     names = storage_stand_ins()
 
-    def read(data: Any) -> Storage:
+    def read(data: Any) -> Storage | Inert:
         if type(data) not in (memoryview, bytes):
             raise load.damaged("a storage is made of something that is not bytes")
         storage = read_legacy(memoryview(data), load, names.get)
-        if type(storage) is not Storage:
+        if type(storage) not in (Storage, Inert):
             raise load.damaged("a nested stream holds something that is not a storage")
-        return storage
+        made: Storage | Inert = storage
+        return made
 
     return read
 

@@ -1,8 +1,7 @@
 """Reads torch.save files without torch.load: the zip archive of torch 1.6 and later, and the older stream.
 
-Both are a pickle that refers to storages outside itself. Our own interpreter reads the pickle and knows only the names
-that dictionaries of tensors, numbers and options need. Tensors stay views into the file until they are read, so the
-discriminator and the optimisers of a training file cost nothing.
+Both are a pickle that refers to storages outside itself. Our own interpreter reads the pickle. Tensors stay views into
+the file until they are read, so the discriminator and the optimisers of a training file cost nothing.
 """
 
 from __future__ import annotations
@@ -10,20 +9,13 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ...errors import UnknownFormatError
-from .numpy_values import NUMPY_BUILDABLE, numpy_stand_ins
-from .python_values import OrderedRecord, python_stand_ins
+from .content import BUILDABLE, Content, check_sum, stand_ins
 from .reading import run_pickle
-from .tensors import Storage, TensorView, read_legacy, storage_of, storage_stand_ins, tensor_stand_ins
-from .values import Global, Load, printable
+from .tensors import Storage, read_legacy, storage_of
+from .values import Load, printable
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number at the start of the older format
@@ -32,88 +24,21 @@ _DIRECTORY = 4 << 20  # bytes of an archive's list of entries; enough for 40,000
 _BROKEN_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError, struct.error)
 
 
-class NamespaceRecord(dict[str, Any]):
-    """An argparse.Namespace: the options of a training run, as a dictionary."""
-
-    __slots__ = ()
-
-    def build(self, state: Any) -> None:
-        if not isinstance(state, dict):
-            raise ValueError("a namespace with a state that is not a dictionary")
-        self.update({str(name): value for name, value in state.items()})
-
-
-@dataclass(frozen=True)
-class TorchFile:
-    """The content of a torch.save file: dictionaries, lists, numbers, and tensors as views that ``tensors`` reads."""
-
-    value: Any
-    load: Load
-    checksums: Mapping[int, int] = field(default_factory=dict)
-    """CRC-32 of the bytes of each storage, by its id; empty for the older format."""
-
-    @property
-    def globals(self) -> tuple[str, ...]:
-        """The dotted names in the pickle, in order."""
-        return tuple(map(str, self.load.globals))
-
-    def tensors(self, views: Mapping[str, TensorView]) -> dict[str, Tensor]:
-        """Read these tensors. Raises CorruptFileError if their bytes were changed or cut off."""
-        storages = {id(view.storage): (name, view.storage) for name, view in views.items()}
-        for key, (name, storage) in storages.items():
-            if key in self.checksums:
-                _check_sum(storage.data or b"", self.checksums[key], name, self.load)
-        return {name: view.tensor(self.load) for name, view in views.items()}
-
-
 def is_torch_file(data: memoryview) -> bool:
     """Return whether the content starts like either format; a zip archive may still hold something else."""
     return data[:4] == _ZIP or _LEGACY in bytes(data[:32])
 
 
-def read_torch_file(data: memoryview, source: str) -> TorchFile:
+def read_torch_file(data: memoryview, source: str) -> Content:
     """Return the content of a torch.save file, zip or older; ``source`` names it in messages. Executes nothing.
 
-    Raises UnsafeFileError for a pickle that names anything but tensors and plain values, UnknownFormatError for other
-    archives (TorchScript, data sets), CorruptFileError for a file that is damaged or contradicts itself.
+    Raises UnsafeFileError for a pickle with a hostile name, UnknownFormatError for other archives (TorchScript, data
+    sets), CorruptFileError for a file that is damaged or contradicts itself.
     """
     load = Load.of(source, len(data))
     if data[:4] == _ZIP:
         return _read_zip(data, load)
-    return TorchFile(read_legacy(data, load, _stand_ins(load).get, _BUILDABLE), load)
-
-
-_BUILDABLE = (OrderedRecord, NamespaceRecord, *NUMPY_BUILDABLE)
-
-
-def _stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
-    """Return the stand-in of every name that may occur, made anew for every load."""
-
-    def named(*arguments: Any) -> str:
-        """Return types and devices as text: nothing depends on them."""
-        if not all(type(argument) in (str, int) for argument in arguments):
-            raise load.damaged("a device is made of something that is neither a name nor a number")
-        return printable(":".join(map(str, arguments)))
-
-    def size(sizes: Any) -> tuple[Any, ...]:
-        if type(sizes) not in (list, tuple):
-            raise load.damaged("a torch.Size is made of something that is not a list")
-        return tuple(sizes)
-
-    types = [Global("torch", str(kind).removeprefix("torch.")) for kind in _TYPES]
-    return {
-        **python_stand_ins(load),
-        **numpy_stand_ins(load),
-        **storage_stand_ins(),
-        **tensor_stand_ins(load),
-        **dict.fromkeys([*types, Global("torch", "device")], named),
-        Global("torch", "Size"): size,
-        # Always empty: the constructor of a dictionary would hash any keys it is called with.
-        Global("argparse", "Namespace"): lambda: NamespaceRecord(),
-    }
-
-
-_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
+    return Content(read_legacy(data, load, stand_ins(load), BUILDABLE), load)
 
 
 # ---- the zip archive: <name>/data.pkl, <name>/data/<key>, <name>/byteorder ----
@@ -145,7 +70,7 @@ class _Stream:
         return taken
 
 
-def _read_zip(data: memoryview, load: Load) -> TorchFile:
+def _read_zip(data: memoryview, load: Load) -> Content:
     root, entries = _entries(data, load)
     order = entries.get(f"{root}/byteorder")
     if order is not None and bytes(_content(data, order, load)[:16]).strip() != b"little":
@@ -167,12 +92,12 @@ def _read_zip(data: memoryview, load: Load) -> TorchFile:
 
     entry = entries[f"{root}/data.pkl"]
     pickled = _content(data, entry, load)
-    _check_sum(pickled, entry.CRC, "data.pkl", load)
-    allowed = _stand_ins(load).get
-    value, end = run_pickle(pickled, load=load, allowed=allowed, persistent=persistent, buildable=_BUILDABLE)
+    check_sum(pickled, entry.CRC, "data.pkl", load)
+    allowed = stand_ins(load)
+    value, end = run_pickle(pickled, load=load, allowed=allowed, persistent=persistent, buildable=BUILDABLE)
     if end != len(pickled):
         raise load.damaged("data.pkl continues after its end")
-    return TorchFile(value, load, checksums)
+    return Content(value, load, checksums)
 
 
 def _entries(data: memoryview, load: Load) -> tuple[str, dict[str, zipfile.ZipInfo]]:
@@ -210,9 +135,3 @@ def _content(data: memoryview, entry: zipfile.ZipInfo, load: Load) -> memoryview
     if start + entry.file_size > len(data):
         raise load.damaged("an entry of the archive is cut off")
     return data[start : start + entry.file_size]
-
-
-def _check_sum(data: memoryview | bytes, expected: int, name: str, load: Load) -> None:
-    """Raise unless the checksum fits. torch writes 0 if checksums are off (torch.serialization.set_crc32_options)."""
-    if expected and zlib.crc32(data) != expected:
-        raise load.damaged(f"the bytes of {name} do not match their checksum")

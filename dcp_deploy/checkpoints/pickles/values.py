@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from ...errors import CorruptFileError
+from ...errors import CorruptFileError, UnsafeFileError
 
 STEPS = 500_000  # the largest training snapshots need about 60,000
 
@@ -22,13 +22,54 @@ class Global(NamedTuple):
 
 
 class Symbol:
-    """A global on the stack: its name, and the stand-in that runs when the pickle calls it."""
+    """A global on the stack: its name, and the stand-in that runs when the pickle calls it, None without one."""
 
     __slots__ = ("function", "name")
 
-    def __init__(self, name: Global, function: Callable[..., Any]) -> None:
+    def __init__(self, name: Global, function: Callable[..., Any] | None) -> None:
         self.name = name
         self.function = function
+
+
+class Inert(dict[Any, Any]):
+    """A value whose class or function no reader knows: nothing of it was imported or called.
+
+    It keeps the name, and as a dictionary the entries that the pickle adds, so that the options of a training run stay
+    readable whatever class held them. ``state`` is what BUILD gave it.
+    """
+
+    __slots__ = ("name", "state")
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.state: Any = None
+
+    def build(self, state: Any) -> None:
+        """Keep the state as it is."""
+        self.state = state
+
+
+class OddKey:
+    """A key that is neither a text nor one of a few whole numbers. It equals only itself, so hashing it is cheap."""
+
+    __slots__ = ()
+
+
+_NUMBER_KEYS = 4096  # a file can make hashes of numbers collide, and then a dictionary takes quadratic time
+
+
+def cheap_key(key: Any, already: int) -> Any:
+    """Return a key that is cheap to hash: a text, or one of a few whole numbers, as it is; else an OddKey.
+
+    A nested tuple would be hashed by recursion. No reader looks for keys of other types. Raises ValueError for lists,
+    sets and dictionaries, which have no hash.
+    """
+    if type(key) is str or (type(key) in (int, bool, type(None)) and already < _NUMBER_KEYS):
+        return key
+    if isinstance(key, list | set | dict) and type(key) is not Inert:
+        raise ValueError(f"a key is of type {type(key).__name__}, which has no hash")
+    return OddKey()
 
 
 class LongText:
@@ -51,13 +92,14 @@ class Load:
     """One reading of one file: its name for messages, the budget that is left, and the globals named so far.
 
     ``steps`` bounds instructions and other work, ``memory`` the bytes that readers allocate. Nested streams share the
-    budget of their file.
+    budget of their file. ``unread`` are the globals without a stand-in.
     """
 
     source: str
     memory: int
     steps: int = STEPS
     globals: dict[Global, None] = field(default_factory=dict)
+    unread: dict[Global, None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: str, file_size: int) -> Load:
@@ -73,9 +115,40 @@ class Load:
         if self.memory < 0:
             raise self.damaged("its tensors would take far more memory than the file has bytes")
 
+    def inert(self, value: Inert, path: str) -> UnsafeFileError:
+        """Return the error for a wanted network that has an inert value at ``path``."""
+        return UnsafeFileError(
+            f"{self.source}: {printable(path) or 'the network'} is made by {printable(value.name)}, which is not read",
+            "the file was not executed; save the network's state dict, or give a file in a format that is read",
+        )
+
     def damaged(self, what: str) -> CorruptFileError:
         """Return the error for a file that contradicts itself; ``what`` may quote from the file."""
         return CorruptFileError(f"{self.source}: {what}", "the file is damaged or truncated, or not a checkpoint")
+
+
+def is_hostile(name: Global) -> bool:
+    """Return whether a name leads to the system or to the means of running code, directly or by a dotted path.
+
+    A checkpoint never needs one. So a file with one is refused, wherever it stands.
+    """
+    module, *_ = (part.lstrip("_") for part in name.module.split("."))
+    path = [part.lstrip("_") for part in name.name.split(".")]
+    if module in ("builtin", "builtins"):
+        return not _HOSTILE_BUILTINS.isdisjoint(path)
+    return module in _HOSTILE_MODULES or (len(path) > 1 and not _HOSTILE_MODULES.isdisjoint(path))
+
+
+_HOSTILE_MODULES = frozenset({
+    "asyncio", "bdb", "cPickle", "code", "codeop", "commands", "ctypes", "fcntl", "http", "imp", "importlib", "io",
+    "marshal", "mmap", "multiprocessing", "nt", "operator", "os", "pdb", "pickle", "pip", "pkgutil", "posix",
+    "posixsubprocess", "pty", "requests", "runpy", "shutil", "signal", "smtplib", "socket", "socketserver", "ssl",
+    "subprocess", "sys", "tempfile", "timeit", "urllib", "urllib2", "webbrowser", "zipimport",
+})  # fmt: skip
+_HOSTILE_BUILTINS = frozenset({
+    "apply", "breakpoint", "compile", "delattr", "eval", "exec", "execfile", "file", "getattr", "globals", "import__",
+    "input", "locals", "open", "raw_input", "reload", "setattr", "vars",
+})  # fmt: skip
 
 
 def never_called(*arguments: Any) -> None:

@@ -1,0 +1,80 @@
+"""State dicts recognised by the names of their tensors: those that are read, and those that compute something else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..errors import UnknownFormatError
+from .pickles.persistence import PersistentRecord
+from .pickles.values import Inert, Load, printable
+
+READS = (
+    "what is read: StyleGAN2 and StyleGAN3 of NVIDIA's repositories, rosinality's stylegan2-pytorch with CAGAN, "
+    "StyleKD and DCP-GAN, and the StyleGAN2 of BasicSR"
+)
+
+# One of these names, below any prefix, makes a state dict a generator of this layout.
+_SIGNATURES = {
+    "synthesis.b4.conv1.weight": "nvidia",
+    "synthesis.b4.const": "nvidia",
+    "synthesis.input.freqs": "nvidia",
+    "style_conv1.modulated_conv.weight": "basicsr",
+    "conv1.conv.weight": "rosinality",
+    "input.input": "rosinality",
+    "style.0.weight": "rosinality",
+}
+# A tensor with such a name belongs to a network that is not read, whatever its other names are.
+_OTHERS = {
+    re.compile(pattern): what
+    for pattern, what in {
+        r"\.style_modulation\.weight$": "a StyleGAN2 of mmgeneration (mmagic), whose images have the channels BGR",
+        r"(^|\.)condition_scale\.0\.": "a face restorer (GFPGAN), whose input is an image",
+        r"(^|\.)style_conv1\.bias$": "the clean variant of BasicSR's StyleGAN2, whose weights are rearranged",
+        r"(^|\.)layers\.[0-9]+\.blocks\.[0-9]+\.(attn|qkv)": "a StyleSwin, which is a transformer",
+        r"(^|\.)mapping\.dense0\.weight$": "a generator of genforce, which scales its weights in its own way",
+        r"(^|\.)initial_block$|(^|\.)blocks\.[0-9]+\.to_style1\.weight$": "a StyleGAN2 of lucidrains",
+        r"(^|\.)feat_[0-9]+\.[0-9]+\.weight_orig$|(^|\.)init\.init\.0\.weight": "a FastGAN",
+        r"(^|\.)(iwt|dwt)(\.|$)": "a SWAGAN, which generates wavelets instead of pixels",
+        r"(^|\.)progression\.[0-9]+\.conv": "a StyleGAN of the first version, which has no demodulation",
+    }.items()
+}  # fmt: skip
+
+
+def layout_of(names: Iterable[str]) -> dict[str, str]:
+    """Return, for each prefix below which a generator lies, the layout of its names."""
+    found: dict[str, str] = {}
+    for name in names:
+        for end, layout in _SIGNATURES.items():
+            prefix = name.removesuffix(end)
+            if prefix != name and (not prefix or prefix.endswith(".")):
+                found.setdefault(prefix, layout)
+    return found
+
+
+def other_architecture(names: Iterable[str]) -> str | None:
+    """Return what a state dict is that is not read, and the tensor that shows it; None if nothing shows it."""
+    for name in names:
+        for pattern, what in _OTHERS.items():
+            if len(name) < 256 and pattern.search(name):
+                return f"{what}: it has {printable(name)}"
+    return None
+
+
+def refuse_other_architectures(value: Any, load: Load, depth: int = 0) -> None:
+    """Raise UnknownFormatError that names the architecture if a dictionary of the file shows a known one."""
+    load.spend(steps=1)
+    if depth > 3 or not isinstance(value, Mapping):
+        return
+    names = [key for key in value if type(key) is str]
+    load.spend(steps=len(names))
+    found = other_architecture(names)
+    if found is None and {"params", "ckpt"} <= set(names):
+        found = "a student of MobileStyleGAN, which generates wavelets instead of pixels"
+    if found:
+        raise UnknownFormatError(f"{load.source}: {found}", READS)
+    for key in names:
+        entry = value[key]
+        if type(entry) is not PersistentRecord:
+            refuse_other_architectures(entry.state if type(entry) is Inert else entry, load, depth + 1)
