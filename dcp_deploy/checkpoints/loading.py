@@ -11,7 +11,6 @@ from typing import Literal
 
 from ..errors import CorruptFileError, InputError, UnknownFormatError, UsageError
 from ..generators import Discriminator, Generator
-from .arrays import read_npz, read_safetensors
 from .checkpoint import Checkpoint, NetworkInFile
 from .discriminators import find_discriminator
 from .foreign import described
@@ -24,6 +23,7 @@ from .pickles.persistence import PersistentRecord
 from .pickles.torch_file import is_torch_file, read_torch_file
 from .rosinality import read_rosinality
 from .tensorflow import read_tensorflow
+from .weight_files import read_npz, read_safetensors
 
 Format = Literal["safetensors", "npz", "pickle", "torch", "other"]
 
