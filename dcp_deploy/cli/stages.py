@@ -27,8 +27,6 @@ from .options import (
 from .output import Output
 from .verb import verb
 
-UPSAMPLE_HELP = "How to up-sample, both exact: transposed or polyphase; auto: the faster one, measured per layer."
-
 
 @verb()
 def convert(
@@ -232,7 +230,9 @@ def export(
     noise: Annotated[
         str, choice("Noise maps: const (in the file), none, or input (given with each call).", "const", "none", "input")
     ] = "const",
-    upsample: Annotated[str, choice(UPSAMPLE_HELP, "transposed", "polyphase", "auto")] = "transposed",
+    upsample: Annotated[
+        str, choice("How to up-sample, both exact: transposed or polyphase.", "transposed", "polyphase")
+    ] = "transposed",
     batch: Annotated[str, option("Smallest and largest batch that the file accepts: 1,64. By default any.")] = "",
     precision: Annotated[
         str, option("Number format of convolutions: fp32, fp16, bf16 or int8.", complete=values_of("precision"))

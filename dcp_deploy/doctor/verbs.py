@@ -33,7 +33,7 @@ LIMITS: dict[str, dict[str, str]] = {
     },
     "score": {"ONNX Runtime": "no --mask"},
     "distill": {"memory": "may run out of memory", "ONNX Runtime": "no --mask", "published features": _NO_FID},
-    "export": {"ONNX Runtime": "no --precision int8 and no --upsample auto"},
+    "export": {"ONNX Runtime": "no --precision int8"},
     "verify": {**_NO_ONNX, "OpenVINO": "no backend openvino", "Triton client": "no running servers", **_NO_WINOGRAD},
     "sample": _NO_ONNX,
     "bench": {**_NO_ONNX, "OpenVINO": "no backend openvino", **_NO_WINOGRAD},

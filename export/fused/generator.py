@@ -22,7 +22,6 @@ from .styles import FusedMapping, FusedSlotStyles, FusedStyles, Weights
 
 ImageForm = Literal["float", "uint8"]
 
-UPSAMPLES: tuple[Upsample, ...] = ("transposed", "polyphase")
 STORAGE = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -33,7 +32,7 @@ class _Fused(nn.Module):
         self,
         generator: Generator,
         *,
-        upsample: Upsample | Mapping[str, Upsample] = "transposed",
+        upsample: Upsample = "transposed",
         noise: NoiseForm = "const",
         image: ImageForm = "float",
         storage: Mapping[str, torch.dtype] | None = None,
@@ -42,15 +41,18 @@ class _Fused(nn.Module):
         self.config = config = generator.config
         _require("noise", noise, ("const", "none", "input"))
         _require("image", image, ("float", "uint8"))
-        methods, types = upsample_methods(config, upsample), storage_types(config, storage or {})
+        _require("upsample", upsample, ("transposed", "polyphase"))
+        if config.layout is not None and upsample != "transposed":
+            raise UsageError(f"upsample {upsample!r} is for a StyleGAN2; this is a StyleGAN3", "leave it out")
+        types = storage_types(config, storage or {})
         noise = noise if config.layout is None else "none"
-        self.options = SynthesisOptions(methods, noise, image, types)
+        self.options = SynthesisOptions(upsample if config.layout is None else None, noise, image, types)
         weights = {key: value.detach().cpu().double() for key, value in generator.state_dict().items()}
         self._add_styles(weights, config)
         self.synthesis: FusedStyleGAN2Synthesis | FusedStyleGAN3Synthesis
         if config.layout is None:
             self.synthesis = FusedStyleGAN2Synthesis(
-                weights, config, upsample=methods, noise=noise, storage=types, as_bytes=image == "uint8"
+                weights, config, upsample=upsample, noise=noise, storage=types, as_bytes=image == "uint8"
             )
         else:
             self.synthesis = FusedStyleGAN3Synthesis(weights, config, storage=types)
@@ -73,8 +75,7 @@ class FusedGenerator(_Fused):
     (``image="float"``), or uint8 [B, R, R, 3] (``image="uint8"``). It has constants only, none of them trainable;
     ``generator`` is copied, not referenced.
 
-    ``upsample`` selects one of two exact methods for StyleGAN2's up-sampling, see :class:`~.stylegan2.FusedConv`. It
-    applies to all layers, or is given by layer (``{"b8.conv0": "polyphase"}``, "transposed" where left out).
+    ``upsample`` selects one of two exact methods for StyleGAN2's up-sampling, see :class:`~.stylegan2.FusedConv`.
     ``storage`` is the type, by layer, of a convolution's weight, input and output (float32 where left out). Styles,
     demodulation, noise, biases, toRGB and the image are always float32. With ``noise="input"`` every call takes noise,
     one map of standard deviation 1 per layer of :func:`noise_shapes`:
@@ -112,9 +113,9 @@ class FusedSynthesis(_Fused):
 
 @dataclass(frozen=True)
 class SynthesisOptions:
-    """The options of a synthesis network, with one entry per layer; for a StyleGAN3 ``upsample`` is empty."""
+    """The options of a synthesis network; ``storage`` by layer, ``upsample`` None for a StyleGAN3."""
 
-    upsample: Mapping[str, Upsample]
+    upsample: Upsample | None
     noise: NoiseForm
     image: ImageForm
     storage: Mapping[str, torch.dtype]
@@ -123,7 +124,7 @@ class SynthesisOptions:
         """Return the options as an exported file's metadata record them."""
         facts: dict[str, str] = {"image": self.image, "noise": self.noise}
         if self.upsample:
-            facts["upsample"] = json.dumps({layer: {"form": method} for layer, method in self.upsample.items()})
+            facts["upsample"] = self.upsample
         if self.storage:
             types = {layer: str(kind).removeprefix("torch.") for layer, kind in self.storage.items()}
             facts["storage"] = json.dumps(types)
@@ -138,22 +139,6 @@ def to_uint8(image: Tensor) -> Tensor:
     return (image * 127.5 + 128.0).clamp(0.0, 255.0).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def upsample_methods(config: GeneratorConfig, upsample: Upsample | Mapping[str, Upsample]) -> dict[str, Upsample]:
-    """Return the method of every up-sampling layer, in the order of computation; empty for a StyleGAN3."""
-    layers = [layer for layer in conv_layers(config) if layer.endswith("conv0")]
-    if isinstance(upsample, Mapping):
-        methods = dict(upsample)
-        _require_layers("upsample", methods, layers)
-    else:
-        _require("upsample", upsample, UPSAMPLES)
-        if config.layout is not None and upsample != "transposed":
-            raise UsageError(f"upsample {upsample!r} is for a StyleGAN2; this is a StyleGAN3", "leave it out")
-        methods = dict.fromkeys(layers, upsample)
-    for method in methods.values():
-        _require("upsample", method, UPSAMPLES)
-    return {layer: methods.get(layer, "transposed") for layer in layers}
-
-
 def noise_shapes(config: GeneratorConfig) -> dict[str, tuple[int, int]]:
     """Return height and width of the noise of every layer that has noise; empty for a StyleGAN3."""
     return {layer: (size, size) for layer in conv_layers(config) for size in [int(layer[1:].split(".")[0])]}
@@ -164,17 +149,12 @@ def storage_types(config: GeneratorConfig, storage: Mapping[str, torch.dtype]) -
     layers = conv_layers(config) if config.layout is None else list(config.layer_names[1:])  # the first is the input
     for kind in storage.values():
         _require("storage", kind, STORAGE)
-    _require_layers("storage", storage, layers)
+    unknown = [layer for layer in storage if layer not in layers]
+    if unknown:
+        raise UsageError(f"storage names {', '.join(unknown)}", f"use layers of: {', '.join(layers)}")
     return {layer: storage.get(layer, torch.float32) for layer in layers}
 
 
 def _require(name: str, value: object, choices: tuple[Any, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{name} is {value!r}", f"use one of: {', '.join(map(str, choices))}")
-
-
-def _require_layers(name: str, by_layer: Mapping[str, Any], layers: list[str]) -> None:
-    unknown = [layer for layer in by_layer if layer not in layers]
-    if unknown:
-        remedy = f"use layers of: {', '.join(layers)}" if layers else "leave it out: a StyleGAN3 has no such choice"
-        raise UsageError(f"{name} names {', '.join(unknown)}", remedy)

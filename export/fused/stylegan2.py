@@ -56,8 +56,8 @@ def normalise(styles: Tensor) -> NormalStyles:
 class FusedStyleGAN2Synthesis(nn.Module):
     """The network from the styles of :class:`~.styles.FusedStyles` to float32 [B, 3, R, R] or uint8 [B, R, R, 3].
 
-    ``upsample`` is the method of every conv0, by layer ("b8.conv0"). ``storage`` is the type of a convolution's weight,
-    input and output, float32 where left out.
+    ``upsample`` is the method of every conv0. ``storage`` is the type of a convolution's weight, input and output, by
+    layer ("b8.conv0"), float32 where left out.
     """
 
     const: Tensor
@@ -67,7 +67,7 @@ class FusedStyleGAN2Synthesis(nn.Module):
         weights: Weights,
         config: GeneratorConfig,
         *,
-        upsample: Mapping[str, Upsample],
+        upsample: Upsample,
         noise: NoiseForm,
         storage: Mapping[str, torch.dtype],
         as_bytes: bool,
@@ -80,7 +80,8 @@ class FusedStyleGAN2Synthesis(nn.Module):
             convs: dict[str, FusedConv] = {}
             for layer in (layer for layer in conv_layers(config) if layer.startswith(f"{name}.")):
                 kept = storage.get(layer, torch.float32)
-                convs[layer] = FusedConv(weights, f"synthesis.{layer}", upsample.get(layer), noise, config, kept)
+                method = upsample if layer.endswith("conv0") else None
+                convs[layer] = FusedConv(weights, f"synthesis.{layer}", method, noise, config, kept)
             last = as_bytes and resolution == config.resolution
             weight, bias = weights[f"synthesis.{name}.torgb.weight"], weights[f"synthesis.{name}.torgb.bias"]
             torgb = FusedToRGB(weight, bias, config.conv_clamp, as_bytes=last)

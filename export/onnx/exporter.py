@@ -34,7 +34,6 @@ from ..runners.runner import NOISE_INPUT
 from .precision import decide, measure_ranges
 from .quantization import plan_int8, quantize
 from .rounding import integer_kernels
-from .upsampling import ChosenMethod, choose_methods
 
 if TYPE_CHECKING:
     import onnx
@@ -58,7 +57,7 @@ def export_onnx(
     *,
     inputs: InputForm = "z",
     image: ImageForm = "uint8",
-    upsample: Upsample | Literal["auto"] | Mapping[str, Upsample] = "transposed",
+    upsample: Upsample = "transposed",
     noise: NoiseForm = "const",
     precision: Precision = "fp32",
     batch: tuple[int, int] | None = None,
@@ -70,10 +69,7 @@ def export_onnx(
     [batch, c_dim]. With ``inputs="ws"`` the only one is ``ws`` [batch, num_ws, w_dim], the latents of every slot after
     truncation. ``noise="input"`` adds an input for every layer that has noise: ``noise.b8.conv0`` [batch, 1, 8, 8],
     ..., of standard deviation 1. The output ``image`` is uint8 [batch, R, R, 3], or float32 [batch, 3, R, R] not
-    clamped.
-
-    ``upsample`` is that of :class:`~..fused.generator.FusedGenerator`, or "auto", which measures each layer on this
-    machine (:mod:`.upsampling`). Only "auto" makes the file depend on more than the generator and the options.
+    clamped. ``upsample`` is that of :class:`~..fused.generator.FusedGenerator`.
 
     The batch is dynamic. ``batch`` is the smallest and largest that the file promises to serve; it is recorded for
     engine builds. ``metadata`` is added to the file's own (see :func:`describe`), for instance ``teacher_sha256`` or
@@ -96,10 +92,6 @@ def export_onnx(
         raise UsageError(
             f"batch is {batch[0]} to {batch[1]}", "give a smallest batch of 1 or more and a larger largest"
         )
-    chosen: dict[str, ChosenMethod] = {}
-    if upsample == "auto":
-        chosen = choose_methods(generator)
-        upsample = {layer: entry.form for layer, entry in chosen.items()}
     form = FusedGenerator if inputs == "z" else FusedSynthesis
     ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)
     storage, measured = decide(ranges, precision)
@@ -115,8 +107,6 @@ def export_onnx(
     facts = {"inputs": inputs, **fused.options.facts(), **measured, "opset": str(opset)}
     if inputs == "z":
         facts["psi_range"] = f"{PSI_RANGE[0]},{PSI_RANGE[1]}"
-    if chosen:
-        facts["upsample"] = json.dumps({layer: entry.to_dict() for layer, entry in chosen.items()})
     if batch is not None:
         facts["batch"] = f"{batch[0]},{batch[1]}"
     facts = {**describe(generator), **facts, **(metadata or {})}

@@ -109,7 +109,7 @@ class RangeTable:
 def measure_ranges(
     generator: Generator,
     *,
-    upsample: Upsample | Mapping[str, Upsample] = "transposed",
+    upsample: Upsample = "transposed",
     latents: int = 8,
     psis: Sequence[float] = CALIBRATION_PSIS,
     seed: int = CALIBRATION_SEED,

@@ -45,7 +45,7 @@ class IntegerKernel:
 
 
 def integer_kernels(
-    generator: Generator, ranges: RangeTable, *, upsample: Upsample | Mapping[str, Upsample] = "transposed"
+    generator: Generator, ranges: RangeTable, *, upsample: Upsample = "transposed"
 ) -> dict[str, IntegerKernel]:
     """Return the int8 weights of every layer with an ordinary convolution, in the order of computation.
 

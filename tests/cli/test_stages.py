@@ -113,7 +113,7 @@ def test_export_also_exports_a_teacher_in_the_chosen_form(dcp: Command) -> None:
     student, beside = (dcp("inspect", name, "--json").json for name in ("s.onnx", "teacher.onnx"))
     for facts in (student, beside):
         assert list(facts["inputs"]) == ["ws"] and facts["metadata"]["batch"] == "1,8"
-        assert '"polyphase"' in facts["metadata"]["upsample"] and facts["metadata"]["noise"] == "none"
+        assert (facts["metadata"]["upsample"], facts["metadata"]["noise"]) == ("polyphase", "none")
     assert student["metadata"]["teacher_sha256"] == beside["metadata"]["weights_sha256"]
 
 
@@ -122,6 +122,7 @@ def test_export_refuses_what_makes_no_sense(dcp: Command, models: Path) -> None:
     refused = dcp("export", teacher, "-o", "teacher.onnx", "--teacher", teacher)
     assert refused.code == 2 and "where the teacher goes" in refused.err
     assert dcp("export", teacher, "-o", "s.onnx", "--batch", "8").code == 2
+    assert dcp("export", teacher, "-o", "s.onnx", "--upsample", "auto").code == 2
     assert not Path("s.onnx").exists()
 
 

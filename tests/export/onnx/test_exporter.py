@@ -147,9 +147,7 @@ def test_metadata_describe_a_stylegan2(float_onnx: Path, unconditional: Generato
     assert GeneratorConfig.from_dict(json.loads(recorded["config"])) == unconditional.config
     assert recorded["weights_sha256"] == weights_sha256(unconditional)
     assert recorded["licence"] == "none needed"
-    assert (recorded["image"], recorded["noise"]) == ("float", "const")
-    layers = ("b8.conv0", "b16.conv0", "b32.conv0")
-    assert json.loads(recorded["upsample"]) == {layer: {"form": "transposed"} for layer in layers}
+    assert (recorded["image"], recorded["noise"], recorded["upsample"]) == ("float", "const", "transposed")
     assert set(json.loads(recorded["storage"]).values()) == {"float32"}
     assert recorded["tool"].startswith("dcp-deploy ")
     assert (recorded["onnx"], recorded["torch"]) == (onnx.__version__, torch.__version__)
