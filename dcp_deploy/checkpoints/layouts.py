@@ -220,14 +220,14 @@ def nvidia_arguments(config: GeneratorConfig) -> dict[str, Any]:
 
 
 def _channels(config: GeneratorConfig) -> dict[str, int]:
-    """Return NVIDIA's two numbers that give the widths; nothing if no power of two does."""
+    """Return NVIDIA's two numbers that give the widths with the published schedule; nothing for pruned widths."""
     if config.layout is not None and config.layout.fourier_features != config.widths[0]:
         return {}
-    most, family = config.widths[0], GeneratorConfig.stylegan3 if config.layout else GeneratorConfig.stylegan2
-    for base in (config.resolution << i for i in range(17)):
-        if family(config.resolution, channel_base=base, channel_max=most).widths == config.widths:
-            return {"channel_base": base, "channel_max": most}
-    return {}
+    # The last layer has channel_base / resolution channels in both families, the first ones channel_max.
+    base, most = config.widths[-1] * config.resolution, config.widths[0]
+    family = GeneratorConfig.stylegan2 if config.layout is None else GeneratorConfig.stylegan3
+    fits = family(config.resolution, channel_base=base, channel_max=most).widths == config.widths
+    return {"channel_base": base, "channel_max": most} if fits else {}
 
 
 def _nvidia_notes(config: GeneratorConfig) -> list[str]:
@@ -238,8 +238,8 @@ def _nvidia_notes(config: GeneratorConfig) -> list[str]:
         notes.append(f"the network grows from {height}x{width}: only forks with such a constant open it")
     if not _channels(config):
         notes.append(
-            "these widths follow from no channel_base and channel_max: give the layers of NVIDIA's Generator the "
-            "widths of the tensors before loading"
+            "these are not the widths that channel_base and channel_max give in the published networks: give the "
+            "layers of NVIDIA's Generator the widths of the tensors before loading"
         )
     if config.conv_clamp is not None or config.mapping_lr_multiplier != LR_MLP:
         clamp = "None" if config.conv_clamp is None else f"{config.conv_clamp:g}"

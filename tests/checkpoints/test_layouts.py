@@ -217,6 +217,32 @@ def test_a_golden_network_is_written_with_nvidias_tensors(
     assert_same(found, original(golden(name)))
 
 
+@GOLDEN
+def test_the_arguments_are_those_the_original_network_was_made_with(
+    name: str, golden: Golden, golden_generator: Callable[[str], Generator]
+) -> None:
+    expected = json.loads(str(golden(name)["config"]))["init_kwargs"]
+    expected |= expected.pop("synthesis_kwargs", {})
+    config = replace(golden_generator(name).config, num_fp16_res=expected.get("num_fp16_res", 0))
+    found = nvidia_arguments(config)
+    assert found.pop("mapping_kwargs") == {"lr_multiplier": 0.01, **expected.pop("mapping_kwargs")}
+    flat = found | found.pop("synthesis_kwargs")
+    # The class, and how fast a mean moved in training, are not part of the network.
+    assert expected.keys() - flat.keys() <= {"class_name", "magnitude_ema_beta"}
+    same = expected.keys() & flat.keys()
+    assert {key: flat[key] for key in same} == {key: expected[key] for key in same}
+
+
+def test_the_arguments_describe_the_schedule_of_stylegan3() -> None:
+    config = GeneratorConfig.stylegan3(32, "r", 64, 8)
+    assert config.layout is not None
+    layout = replace(config.layout, num_layers=10, margin=6, first_cutoff=3.0, output_scale=0.5, filter_size=4)
+    synthesis = nvidia_arguments(replace(config, layout=layout, widths=(8,) * 11))["synthesis_kwargs"]
+    expected = {"num_layers": 10, "margin_size": 6, "first_cutoff": 3.0, "output_scale": 0.5, "filter_size": 4}
+    assert {name: synthesis[name] for name in expected} == expected
+    assert (synthesis["use_radial_filters"], synthesis["conv_kernel"]) == (True, 1)
+
+
 @pytest.mark.parametrize("name", [name for name in REAL if name.startswith("stylegan")])
 def test_the_arguments_give_the_published_widths(name: str) -> None:
     config = REAL[name]
