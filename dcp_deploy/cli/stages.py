@@ -33,21 +33,49 @@ def convert(
     output: Output,
     file: Annotated[Path, typer.Argument(help="A teacher: NVIDIA .pkl, rosinality .pt, TensorFlow .pkl or native.")],
     out: Out,
+    to: Annotated[
+        str,
+        choice(
+            "Layout: native, or one that the loaders of the original code open: rosinality (.pt; also for CAGAN, "
+            "StyleKD, DCP-GAN, encoder4editing) or nvidia (.pt or .safetensors).",
+            "native",
+            "rosinality",
+            "nvidia",
+        ),
+    ] = "native",
 ) -> None:
-    """Rewrite a teacher as a native safetensors file, in float32, without running anything from it.
+    """Rewrite a generator as a native safetensors file or for other code, in float32, without running its code.
 
     Example: dcp-deploy convert teacher.pkl -o teacher.safetensors
+
+    Example: dcp-deploy convert student.safetensors -o student.pt --to rosinality
     """
     from ..checkpoints import provenance, read_checkpoint, save_generator
+    from ..checkpoints.layouts import SUFFIXES, save_layout
+    from ..evaluation.inspection import LICENCE_NOTE
 
-    check_suffix(out, ".safetensors")
+    suffixes = {"native": (".safetensors",), **SUFFIXES}
+    if to not in suffixes:
+        raise UsageError(f"--to {to!r} is not a layout", f"Write one of {', '.join(suffixes)}.")
+    check_suffix(out, *suffixes[to])
+    if out.exists() and file.exists() and out.samefile(file):
+        raise UsageError(f"--out {out} is the file to read", "Give another name.")
     checkpoint = read_checkpoint(file)
     for line in (*checkpoint.notes, checkpoint.licence):
         if line:
             output.message(f"{file.name}: {line}")
-    save_generator(checkpoint.generator, out, extra=provenance(checkpoint, file))
+    origin, notes = provenance(checkpoint, file), []
+    if to == "native":
+        save_generator(checkpoint.generator, out, extra=origin)
+    else:
+        terms = checkpoint.licence or LICENCE_NOTE
+        notes = save_layout(
+            checkpoint.generator, out, to, licence=terms, provenance=origin  # type: ignore[arg-type]
+        )  # fmt: skip
+        for line in notes:
+            output.message(f"{out.name}: {line}")
     facts = {"format": checkpoint.format, "notes": list(checkpoint.notes), "licence": checkpoint.licence}
-    output.written(out, source=facts)
+    output.written(out, layout=to, notes=notes, source=facts)
 
 
 @verb("mask", "mask_background", "mask_inputs", "seed", "device")

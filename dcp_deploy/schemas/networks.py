@@ -89,8 +89,11 @@ class Source(Part):
 
 
 class Converted(Written):
-    """A native file."""
+    """A generator in another layout."""
 
+    layout: Literal["native", "rosinality", "nvidia"]
+    notes: list[str]
+    """What the code that the layout belongs to needs to open this file."""
     source: Source
 
 

@@ -67,6 +67,7 @@ def test_only_verbs_have_schemas() -> None:
     [
         ("build", "--dry-run", "--dataset", "ffhq"),
         ("convert", "t.safetensors", "-o", "c.safetensors"),
+        ("convert", "t.safetensors", "-o", "c.pt", "--to", "rosinality"),
         ("score", "t.safetensors", "-o", "s.safetensors", "--latents", 4, "--directions", 2, "--batch", 2),
         ("score", "t.safetensors", "-o", "s.safetensors", "--method", "random"),
         ("prune", "t.safetensors", *STUDENT),

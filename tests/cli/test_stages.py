@@ -23,6 +23,47 @@ def test_convert_writes_the_same_network(dcp: Command, tmp_path: Path, models: P
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize(("layout", "name"), [("rosinality", "c.pt"), ("nvidia", "c.pth"), ("nvidia", "c.safetensors")])
+def test_convert_writes_the_layouts_of_the_original_code(
+    dcp: Command, tmp_path: Path, models: Path, layout: str, name: str
+) -> None:
+    ended = dcp("convert", models / "t.safetensors", "-o", name, "--to", layout, "--json")
+    assert ended.code == 0 and ended.json["layout"] == layout
+    assert bool(ended.json["notes"]) == (layout == "rosinality")  # 8 channels everywhere: no channel_multiplier
+    assert all(note in ended.err for note in ended.json["notes"])
+    assert read_toml(tmp_path / f"{name}.toml")["to"] == layout
+    before = load_file(models / "t.safetensors")
+    if layout == "rosinality":
+        after = load_generator(tmp_path / name).state_dict()
+    elif name.endswith(".pth"):
+        after = torch.load(tmp_path / name, weights_only=True)
+    else:
+        after = load_file(tmp_path / name)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("-o", "c.pt", "--to", "onnx"), "--to 'onnx'"),
+        (("-o", "c.safetensors", "--to", "rosinality"), "does not end in .pt or .pth"),
+        (("-o", "c.onnx", "--to", "nvidia"), "does not end in .pt or .pth or .safetensors"),
+        (("-o", "t.safetensors"), "--out t.safetensors is the file to read"),
+        (("-o", "t.safetensors", "--to", "nvidia"), "--out t.safetensors is the file to read"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_convert_refuses_what_makes_no_sense(
+    dcp: Command, tmp_path: Path, models: Path, words: tuple[str, ...], named: str
+) -> None:
+    before = (models / "t.safetensors").read_bytes()
+    (tmp_path / "t.safetensors").write_bytes(before)
+    ended = dcp("convert", "t.safetensors", *words)
+    assert ended.code == 2 and named in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["t.safetensors"]
+    assert (tmp_path / "t.safetensors").read_bytes() == before
+
+
 def test_score_then_prune_keeps_what_the_plan_says(dcp: Command, tmp_path: Path, models: Path) -> None:
     teacher = models / "t.safetensors"
     assert dcp("score", teacher, "-o", "s.safetensors", "--latents", 10, "--directions", 2, "--quiet").err == ""
