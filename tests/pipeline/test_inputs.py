@@ -147,6 +147,7 @@ def test_a_conditional_build_trains_against_labelled_images(
     assert record["images"] == {
         "real": "--data", "in_training": True, "mirrored": True, "path": str(config.data), "kind": "zip", "images": 20,
         "skipped": 0, "skipped_first": [], "ignored_files": 1, "c_dim": 3, "resize": "error",
+        "formats": {"PNG": 20}, "source_size": "16x16", "resize_filter": "none",
         "fingerprint": record["stages"]["distill"]["settings"]["--data"]["fingerprint"],
     }  # fmt: skip
     assert record["stages"]["distill"]["settings"]["mirror"] is True
