@@ -34,12 +34,12 @@ class Labels:
 
     def vectors(self, indices: NDArray[np.integer[Any]], c_dim: int) -> NDArray[np.float32]:
         """Return the labels of several images, float32 [N, c_dim]; a class becomes a one-hot vector."""
-        values: NDArray[Any] = self.values[indices]
-        return np.asarray(values if values.ndim == 2 else values[:, None] == np.arange(c_dim), np.float32)
+        chosen = self.values[indices]
+        return np.array(chosen if chosen.ndim == 2 else chosen[:, None] == np.arange(c_dim), np.float32)
 
     def vector(self, index: int) -> NDArray[np.float32]:
         """Return the label of image ``index``, float32 [c_dim]; a class becomes a one-hot vector."""
-        return self.vectors(np.array([index]), self.c_dim)[0]
+        return self.vectors(np.array([index]), self.c_dim).reshape(-1)
 
 
 def read_labels(text: bytes, names: Sequence[str], *, source: str) -> Labels | None:

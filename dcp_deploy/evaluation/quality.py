@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DcpDeployError, QualityError, UsageError
+from ..errors import DcpDeployError, UsageError
 from ..progress import Reporter
 from ..teachers.presets import Teacher
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DEMO_SAMPLES, DATA_SAMPLES = 5000, 50_000
 REALS = 50_000  # most images of --data that are used by default
-COLLAPSED = 4 * 2 / 255  # a change of 4 levels of 255 anywhere, which the eye does not see
 
 INCEPTION = Teacher(
     "weights-inception-2015-12-05-6726825d.pth",
@@ -35,7 +34,6 @@ INCEPTION = Teacher(
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     "--inception",
 )
-COLLAPSE = "the generator has collapsed: it makes the same image, whatever the latent is"
 VGG16 = "vgg16-397923af.pth"
 """torchvision's weights of the LPIPS network. Half a gigabyte, so used if present and never fetched."""
 
@@ -89,10 +87,9 @@ class Evaluation:
     def raise_for_failure(self) -> None:
         """Raise QualityError if the generator has collapsed."""
         if self.collapsed:
-            raise QualityError(
-                COLLAPSE,
-                "Look at it with dcp-deploy sample. If distilling ended so, distil again with a lower learning rate.",
-            )
+            from ..metrics.likeness import collapse
+
+            raise collapse()
 
 
 def evaluate_file(
@@ -204,14 +201,14 @@ class _Run:
 
     def look_for_collapse(self, found: Evaluation) -> None:
         """Note whether neighbouring latents give the same image, and not only because of the truncation."""
-        from ..metrics.likeness import seed_diversity
+        from ..metrics.likeness import COLLAPSED, collapse, has_collapsed
 
         if found.figures["seed_diversity"]["largest"] > COLLAPSED:
             return
         psi = self.drawing["psi"]
-        if psi == 1 or seed_diversity(self.model, seed=self.drawing["seed"], labels=self.labels).largest <= COLLAPSED:
-            found.collapsed = True
-            found.caveats.append(COLLAPSE)
+        found.collapsed = psi == 1 or has_collapsed(self.model, seed=self.drawing["seed"], labels=self.labels)
+        if found.collapsed:
+            found.caveats.append(collapse().message)
         else:
             found.caveats.append(f"at psi {psi:g} truncation alone makes all images alike")
 

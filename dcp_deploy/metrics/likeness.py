@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..datasets.labels import Labels
-from ..errors import UsageError
+from ..errors import QualityError, UsageError
 from ..progress import Progress
 from .drawing import Latents, Model, draw, latents_for, shape_of
 
 LARGEST = 10_000  # most images compared with a teacher's, as in the published protocol
 SEEDS, NEIGHBOURS, REACH = 100, 8, 0.5
+COLLAPSED = 4 * 2 / 255  # a change of 4 levels of 255 anywhere, which the eye does not see
 
 ImageDistance = Callable[[Tensor, Tensor], Tensor]
 """Function from two batches [B, 3, R, R] in [-1, 1] to distances [B], such as LPIPS."""
@@ -126,6 +127,22 @@ def seed_diversity(
         largest = max(largest, float((images.amax(dim=0) - images.amin(dim=0)).max()))
     l1, perceptual = (sums / seeds).tolist()
     return SeedDiversity(l1, perceptual if lpips else None, largest, seeds, neighbours, reach)
+
+
+def has_collapsed(model: Model, *, seed: int = 0, labels: Labels | None = None) -> bool:
+    """Whether the model makes the same image from all latents (of a class), up to 4 levels of 255 in any pixel.
+
+    Looks at the neighbourhoods of 4 seeds at psi 1. Images of little diversity differ by far more in some pixel.
+    """
+    return seed_diversity(model, seeds=4, seed=seed, labels=labels).largest <= COLLAPSED
+
+
+def collapse() -> QualityError:
+    """Return the error that names a collapsed generator."""
+    return QualityError(
+        "the generator has collapsed: it makes the same image, whatever the latent is",
+        "Look at it with dcp-deploy sample. If distilling ended so, distil again with a lower learning rate.",
+    )
 
 
 @torch.no_grad()
