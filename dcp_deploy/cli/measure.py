@@ -18,6 +18,7 @@ from .options import (
     Seed,
     backends,
     check_suffix,
+    count_or_all,
     devices,
     numbers,
     option,
@@ -219,6 +220,8 @@ def evaluate(
     teacher: Annotated[Path | None, option("Also compare with this model's images of the same latents.")] = None,
     data: Annotated[Path | None, option("Real images instead of the demo's: a folder, a zip file or an LMDB.")] = None,
     resize: Resize = "error",
+    reals: Annotated[str, option("Most images of --data to use: a number, or all.")] = "50000",
+    mirror_data: Annotated[bool, option("Also use the mirror image of each image of --data.", "--mirror-data")] = False,
     inception: Annotated[Path | None, option("Inception weights of torch-fidelity. Downloaded when not given.")] = None,
     lpips: Lpips = None,
     backend: Annotated[str, option("Backend: torch, onnxruntime, openvino, ...", complete=backends)] = "auto",
@@ -234,20 +237,26 @@ def evaluate(
 
     Images are compared with the demo's by the demo's own feature network, and with --data by Inception. Inception's
     weights (96 MB) are downloaded once, unless --inception names them. What was not measured is listed with the reason.
+    --reals all gives the fid50k_full of the papers. A generator that makes one image only ends with exit code 5.
 
-    Example: dcp-deploy eval student.onnx --teacher teacher.safetensors --data ffhq256.zip
+    Example: dcp-deploy eval student.onnx --teacher teacher.safetensors --data ffhq256.zip --reals all
     """
     from ..devices import torch_device
     from ..evaluation.quality import Against, evaluate_file
     from .tables import evaluation_lines, modes_table
 
-    against = Against(teacher, data, resize, directions, inception, lpips)  # type: ignore[arg-type]  # refused there
-    measured = evaluate_file(
+    against = Against(
+        teacher, data, resize, directions, inception, lpips,  # type: ignore[arg-type]  # refused there
+        reals=count_or_all("--reals", reals), mirrored=mirror_data,
+    )  # fmt: skip
+    evaluation = evaluate_file(
         model, against, samples=samples, seed=seed, psi=psi, batch=batch, device=torch_device(device),
         backend=backend, reporter=output,  # type: ignore[arg-type]  # refused there
-    ).to_dict()  # fmt: skip
+    )  # fmt: skip
+    measured = evaluation.to_dict()
     tables = [modes_table(measured["modes"])] if "modes" in measured else []
     output.report(out, measured, *evaluation_lines(measured), *tables)
+    evaluation.raise_for_failure()
 
 
 @verb()

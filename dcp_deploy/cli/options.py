@@ -181,6 +181,11 @@ def whole_number(flag: str, text: str) -> int:
     return _parsed(int, flag, text, "a whole number", "1000, or auto")
 
 
+def count_or_all(flag: str, text: str) -> int | None:
+    """Parse a number, or "all" as None. UsageError names the flag."""
+    return _parsed(lambda text: None if text == "all" else int(text), flag, text, "a whole number", "10000, or all")
+
+
 def numbers(flag: str, text: str) -> tuple[float, ...]:
     """Parse a list: "0.5,0.7,1" -> (0.5, 0.7, 1.0). UsageError names the flag."""
     return _parsed(lambda text: tuple(map(float, text.split(","))), flag, text, "a list of numbers", "0.5,0.7,1")

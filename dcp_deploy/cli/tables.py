@@ -98,8 +98,19 @@ def layers_table(layers: Bisection) -> Table:
 
 
 def evaluation_lines(measured: Mapping[str, Any]) -> list[str]:
-    """Write the figures of ``eval`` without the table of modes, and the reason for each missing figure."""
-    facts = {name: value for name, value in measured.items() if name not in ("modes", "not_measured")}
+    """Write the figures of ``eval`` without the table of modes, and the reason for each missing figure.
+
+    What ``fid`` was measured on and the caveats stand directly below it.
+    """
+    below = {name: measured[name] for name in ("recipe", "classes") if measured.get(name)}
+    if "classes" in below:
+        below["classes"] = {"data": "as frequent as in the data", "even": "all equally frequent"}[below["classes"]]
+    facts: dict[str, Any] = {}
+    for name, value in measured.items():
+        if name not in ("modes", "not_measured", "caveats", *below):
+            facts[name] = value
+        if name == "fid":
+            facts |= below | {f"caveat {index}": text for index, text in enumerate(measured["caveats"], 1)}
     reasons = [f"{name:<20} not measured: {reason}" for name, reason in measured["not_measured"].items()]
     return [*facts_lines(facts), *reasons]
 

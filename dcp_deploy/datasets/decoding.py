@@ -54,6 +54,20 @@ def decode(content: bytes, *, resolution: int, resize: Resize) -> NDArray[np.uin
     return np.asarray(picture)
 
 
+def image_header(content: bytes) -> tuple[str, tuple[int, int]]:
+    """Return Pillow's name of the format ("PNG", "JPEG", ...), and width and height as stored, without decoding.
+
+    Raises UnusableImageError if the content is not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
+            return "JPEG" if image.format == "MPO" else str(image.format), image.size
+    except MemoryError:
+        raise
+    except Exception as error:  # as in decode
+        raise UnusableImageError(str(error) or type(error).__name__) from error
+
+
 @cache
 def _formats() -> tuple[str, ...]:
     """Return those of FORMATS that this build of Pillow can read."""

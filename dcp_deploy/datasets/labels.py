@@ -28,14 +28,18 @@ class Labels:
         """Length of a label: that of the vectors, or the highest class plus one."""
         return int(self.values.shape[1]) if self.values.ndim == 2 else int(self.values.max()) + 1
 
+    def fit(self, c_dim: int) -> bool:
+        """Whether a generator with ``c_dim`` classes takes these labels. The last classes may be missing."""
+        return self.c_dim == c_dim or (self.values.ndim == 1 and self.c_dim < c_dim)
+
+    def vectors(self, indices: NDArray[np.integer[Any]], c_dim: int) -> NDArray[np.float32]:
+        """Return the labels of several images, float32 [N, c_dim]; a class becomes a one-hot vector."""
+        chosen = self.values[indices]
+        return np.array(chosen if chosen.ndim == 2 else chosen[:, None] == np.arange(c_dim), np.float32)
+
     def vector(self, index: int) -> NDArray[np.float32]:
         """Return the label of image ``index``, float32 [c_dim]; a class becomes a one-hot vector."""
-        value = self.values[index]
-        if self.values.ndim == 2:
-            return np.array(value, np.float32)
-        one_hot = np.zeros(self.c_dim, np.float32)
-        one_hot[value] = 1
-        return one_hot
+        return self.vectors(np.array([index]), self.c_dim).reshape(-1)
 
 
 def read_labels(text: bytes, names: Sequence[str], *, source: str) -> Labels | None:

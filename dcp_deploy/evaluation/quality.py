@@ -14,6 +14,7 @@ from ..teachers.presets import Teacher
 if TYPE_CHECKING:
     from ..datasets.decoding import Resize
     from ..datasets.images import ImageSet
+    from ..datasets.labels import Labels
     from ..export.runners.loading import Backend
     from ..metrics.drawing import Model
     from ..metrics.photographs import RealFeatures
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .editing import EditingReport
 
 DEMO_SAMPLES, DATA_SAMPLES = 5000, 50_000
-REALS = 50_000  # most images of --data that are used
+REALS = 50_000  # most images of --data that are used by default
 
 INCEPTION = Teacher(
     "weights-inception-2015-12-05-6726825d.pth",
@@ -39,7 +40,10 @@ VGG16 = "vgg16-397923af.pth"
 
 @dataclass(frozen=True)
 class Against:
-    """Files to compare a model with. Without ``data`` it is compared with the demo's images."""
+    """Files to compare a model with. Without ``data`` it is compared with the demo's images.
+
+    ``reals``: most images of ``data`` to use, None for all. ``mirrored``: use the mirror image of each, too.
+    """
 
     teacher: Path | None = None
     data: Path | None = None
@@ -47,18 +51,45 @@ class Against:
     directions: Path | None = None
     inception: Path | None = None
     lpips: Path | None = None
+    reals: int | None = REALS
+    mirrored: bool = False
+
+    def check(self) -> None:
+        """Raise UsageError for a combination that cannot work."""
+        from ..metrics.photographs import FEWEST
+
+        if self.directions is not None and self.teacher is None:
+            raise UsageError("directions compare a student with its teacher", "Give --teacher FILE too.")
+        if self.data is None and (self.mirrored or self.reals != REALS):
+            raise UsageError("--reals and --mirror-data are about images of --data", "Give --data PATH too.")
+        if self.reals is not None and self.reals < FEWEST:
+            raise UsageError(f"--reals is {self.reals}", f"Give {FEWEST} or more, or all.")
 
 
 @dataclass
 class Evaluation:
-    """Figures by name; ``not_measured`` gives the reason for each missing figure."""
+    """Figures by name; ``not_measured`` gives the reason for each missing figure.
+
+    ``caveats``: sentences on what to know when reading or comparing the figures. ``collapsed``: whether the generator
+    makes the same image from all latents.
+    """
 
     figures: dict[str, Any]
     not_measured: dict[str, str] = field(default_factory=dict)
+    caveats: list[str] = field(default_factory=list)
+    collapsed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        return {**self.figures, "not_measured": self.not_measured}
+        rest = {"collapsed": self.collapsed, "caveats": self.caveats, "not_measured": self.not_measured}
+        return {**self.figures, **rest}
+
+    def raise_for_failure(self) -> None:
+        """Raise QualityError if the generator has collapsed."""
+        if self.collapsed:
+            from ..metrics.likeness import collapse
+
+            raise collapse()
 
 
 def evaluate_file(
@@ -82,8 +113,7 @@ def evaluate_file(
     missing packages, weights or devices, QualityError for NaN.
     """
     reporter = reporter or Reporter()
-    if against.directions is not None and against.teacher is None:
-        raise UsageError("directions compare a student with its teacher", "Give --teacher FILE too.")
+    against.check()
     model = open_model(path, device, backend)
     teacher = None if against.teacher is None else open_model(against.teacher, device)
     if teacher is not None:  # check before the slow measurements
@@ -91,21 +121,23 @@ def evaluate_file(
 
         check_alike(model, teacher)
     edit = None if teacher is None or against.directions is None else _edit(model, teacher, against.directions)
-    not_measured: dict[str, str] = {}
-    lpips = lpips_or_reason(against.lpips, device, not_measured)
+    found = Evaluation({})
+    lpips = lpips_or_reason(against.lpips, device, found.not_measured)
     run = _Run(model, against, lpips, {"seed": seed, "psi": psi, "batch": batch}, device, reporter)
-    figures = run.against_images(samples)
+    run.against_images(samples, found)
+    figures = found.figures
     figures["seed_diversity"] = run.diversity(model, "seed diversity")
+    run.look_for_collapse(found)
     if teacher is None:
-        not_measured |= dict.fromkeys(("teacher", "editing"), "no --teacher was given")
-        return Evaluation(figures, not_measured)
+        found.not_measured |= dict.fromkeys(("teacher", "editing"), "no --teacher was given")
+        return found
     figures["teacher"] = run.against_teacher(teacher, figures["samples"], figures["seed_diversity"])
     if edit is None:
-        not_measured["editing"] = "no --directions were given"
+        found.not_measured["editing"] = "no --directions were given"
     else:
         with reporter.task("editing") as progress:
             figures["editing"] = asdict(edit(seed=seed, progress=progress))
-    return Evaluation(figures, not_measured)
+    return found
 
 
 def open_model(path: Path, device: str, backend: Backend = "auto") -> Model:
@@ -117,7 +149,7 @@ def open_model(path: Path, device: str, backend: Backend = "auto") -> Model:
     return runner.source if isinstance(runner.source, Generator) else runner
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     """The model of one call and the settings that all its measurements share."""
 
@@ -128,41 +160,73 @@ class _Run:
     """The settings seed, psi and batch."""
     device: str
     reporter: Reporter
+    labels: Labels | None = None
+    """Labels of the data, as soon as it is open; the classes of all generated images have their frequencies."""
 
-    def against_images(self, samples: int | None) -> dict[str, Any]:
+    def against_images(self, samples: int | None, found: Evaluation) -> None:
         """Measure the distances: to --data by Inception, or to the demo's images by the avatar reader."""
-        from ..datasets.images import open_images
         from ..metrics import evaluate
+        from ..metrics.protocol import psi_caveat
+
+        if self.against.data is not None:
+            self._against_data(self.against.data, DATA_SAMPLES if samples is None else samples, found)
+            return
+        with self.reporter.task("eval") as progress:
+            chosen = DEMO_SAMPLES if samples is None else samples
+            found.figures |= evaluate(self.model, samples=chosen, progress=progress, **self.drawing).to_dict()
+        found.caveats += psi_caveat(self.drawing["psi"])
+
+    def _against_data(self, data: Path, samples: int, found: Evaluation) -> None:
+        """Measure the distances to the images of ``data``, with classes as frequent as theirs."""
+        from ..datasets.images import open_images
         from ..metrics.drawing import shape_of
         from ..metrics.photographs import evaluate_against
+        from ..metrics.protocol import data_caveats
 
-        if self.against.data is None:
-            with self.reporter.task("eval") as progress:
-                chosen = DEMO_SAMPLES if samples is None else samples
-                return evaluate(self.model, samples=chosen, progress=progress, **self.drawing).to_dict()
-        size = shape_of(self.model).resolution
-        images = open_images(self.against.data, resolution=size, resize=self.against.resize, c_dim=0)
-        extractor = open_inception(self.against.inception, self.device, self.reporter)
-        real = features_of(images, extractor, REALS, self.reporter)
-        chosen = DATA_SAMPLES if samples is None else samples
+        shape, against = shape_of(self.model), self.against
+        c_dim = None if shape.c_dim else 0  # 0: do not read labels that nobody needs
+        images = open_images(data, resolution=shape.resolution, resize=against.resize, c_dim=c_dim)
+        if shape.c_dim:
+            self.labels, caveat = fitting_labels(images.labels, shape.c_dim)
+            found.caveats += caveat
+        extractor = open_inception(against.inception, self.device, self.reporter)
+        real = features_of(images, extractor, against.reals, self.reporter, mirrored=against.mirrored)
         with self.reporter.task("eval") as progress:
-            measured = evaluate_against(self.model, real, extractor, samples=chosen, progress=progress, **self.drawing)
-        return {**measured.to_dict(), "data": images.facts()}
+            figures = evaluate_against(
+                self.model, real, extractor, samples=samples, labels=self.labels, progress=progress, **self.drawing
+            ).to_dict()
+        facts = images.facts()
+        found.figures |= {**figures, "data": facts}
+        found.caveats += data_caveats(figures, facts["formats"], real.features.shape[1])
+
+    def look_for_collapse(self, found: Evaluation) -> None:
+        """Note whether neighbouring latents give the same image, and not only because of the truncation."""
+        from ..metrics.likeness import COLLAPSED, collapse, has_collapsed
+
+        if found.figures["seed_diversity"]["largest"] > COLLAPSED:
+            return
+        psi = self.drawing["psi"]
+        found.collapsed = psi == 1 or has_collapsed(self.model, seed=self.drawing["seed"], labels=self.labels)
+        if found.collapsed:
+            found.caveats.append(collapse().message)
+        else:
+            found.caveats.append(f"at psi {psi:g} truncation alone makes all images alike")
 
     def diversity(self, model: Model, title: str) -> dict[str, Any]:
         """Measure the diversity around single seeds, see :func:`~.metrics.likeness.seed_diversity`."""
         from ..metrics.likeness import seed_diversity
 
+        settings = {name: self.drawing[name] for name in ("seed", "psi")}
         with self.reporter.task(title) as progress:
-            seed, psi = self.drawing["seed"], self.drawing["psi"]
-            return asdict(seed_diversity(model, seed=seed, psi=psi, lpips=self.lpips, progress=progress))
+            return asdict(seed_diversity(model, labels=self.labels, lpips=self.lpips, progress=progress, **settings))
 
     def against_teacher(self, teacher: Model, samples: int, own: Mapping[str, Any]) -> dict[str, Any]:
         """Measure likeness, the teacher's seed diversity, and the share of it that the model keeps."""
         from ..metrics.likeness import likeness
 
         with self.reporter.task("teacher") as progress:
-            like = likeness(self.model, teacher, samples=samples, lpips=self.lpips, progress=progress, **self.drawing)
+            settings = {**self.drawing, "labels": self.labels, "lpips": self.lpips}
+            like = likeness(self.model, teacher, samples=samples, progress=progress, **settings)
         diversity = self.diversity(teacher, "the teacher's seed diversity")
         kept = own["l1"] / diversity["l1"] if diversity["l1"] else None
         return {**asdict(like), "seed_diversity": diversity, "seed_diversity_kept": kept}
@@ -200,13 +264,25 @@ def open_inception(given: Path | None, device: str, reporter: Reporter) -> Incep
     return load_inception(weights, device=device)
 
 
-def features_of(images: ImageSet, extractor: Inception, count: int, reporter: Reporter) -> RealFeatures:
-    """Return the features of at most ``count`` images, from our cache if possible."""
+def fitting_labels(labels: Labels | None, c_dim: int) -> tuple[Labels | None, list[str]]:
+    """Return the labels if a generator with ``c_dim`` classes takes them, else None and a sentence that says why."""
+    if labels is not None and labels.fit(c_dim):
+        missing = c_dim - labels.c_dim
+        return labels, [f"the last {missing} of {c_dim} classes are not in the data, so not drawn"] if missing else []
+    why = "the data has no labels" if labels is None else f"the data's labels are for {labels.c_dim} classes"
+    return None, [f"all {c_dim} classes are drawn equally often: {why}"]
+
+
+def features_of(
+    images: ImageSet, extractor: Inception, count: int | None, reporter: Reporter, *, mirrored: bool = False
+) -> RealFeatures:
+    """Return the features of at most ``count`` images (None: all), from our cache if possible."""
     from ..metrics.photographs import real_features
     from ..teachers.downloads import cache_folder
 
     with reporter.task("real images") as progress:
-        return real_features(images, extractor, count=count, cache=cache_folder() / "features", progress=progress)
+        cache = cache_folder() / "features"
+        return real_features(images, extractor, count=count, cache=cache, mirrored=mirrored, progress=progress)
 
 
 def in_torch_cache(name: str) -> Path | None:

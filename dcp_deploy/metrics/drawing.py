@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..datasets.labels import Labels
 from ..errors import QualityError, UsageError
 from ..generators import Generator
 from ..progress import Progress
@@ -52,13 +53,21 @@ class Latents:
         return Latents(self.z[rows], None if self.c is None else self.c[rows])
 
 
-def latents_for(model: Model, count: int, seed: int) -> Latents:
-    """Draw ``count`` latents from N(0, I), and uniform classes if the model is class-conditional; fixed by ``seed``."""
+def latents_for(model: Model, count: int, seed: int, labels: Labels | None = None) -> Latents:
+    """Draw ``count`` latents from N(0, I), and classes if the model is class-conditional; fixed by ``seed``.
+
+    The classes are those of images drawn at random from the set that ``labels`` belongs to, as in NVIDIA's metrics; so
+    they have its frequencies. Without ``labels`` all classes are equally frequent.
+    """
     shape = shape_of(model)
     z = torch.randn(count, shape.z_dim, generator=torch.Generator().manual_seed(seed))
     if not shape.c_dim:
         return Latents(z)
-    classes = torch.randint(shape.c_dim, (count,), generator=torch.Generator().manual_seed(seed + 1))
+    source = torch.Generator().manual_seed(seed + 1)
+    if labels is not None:
+        places = torch.randint(len(labels.values), (count,), generator=source)
+        return Latents(z, torch.from_numpy(labels.vectors(places.numpy(), shape.c_dim)))
+    classes = torch.randint(shape.c_dim, (count,), generator=source)
     return Latents(z, torch.nn.functional.one_hot(classes, shape.c_dim).float())
 
 

@@ -14,11 +14,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..datasets.images import ImageSet
+from ..datasets.labels import Labels
 from ..errors import InputError, UsageError
 from ..files import atomic_path
-from ..progress import Progress
+from ..progress import Progress, shifted
 from .distances import Distances, feature_distances
 from .drawing import Model, draw, latents_for, to_bytes
+from .protocol import recipe_name
 from .published import Inception
 
 FEWEST = 10  # images that the k-nearest-neighbour figures need; far too few for meaningful figures
@@ -28,10 +30,19 @@ _FORMAT = 1  # format of the cache; a new number invalidates all entries
 
 @dataclass(frozen=True)
 class DataMetrics(Distances):
-    """Quality against real images. ``reals``: their number; ``cached``: whether their features were in the cache."""
+    """Quality against real images. ``recipe``: the published name of the FID, or what it was measured on.
 
+    ``reals``: number of real images, which ``mirrored`` doubles. ``classes``: "data" if the classes of a conditional
+    generator have the frequencies of the data's labels, "even", or null. ``noise``: the noise maps of the generated
+    images. ``cached``: whether the features of the real images were in the cache.
+    """
+
+    recipe: str
     samples: int
     reals: int
+    mirrored: bool
+    classes: str | None
+    noise: str
     seed: int
     psi: float
     features: str
@@ -40,10 +51,20 @@ class DataMetrics(Distances):
 
 @dataclass(frozen=True)
 class RealFeatures:
-    """Features [N, D] of real images in random order, and whether they came from the cache."""
+    """Features [N, D] of real images in random order, and whether they came from the cache.
+
+    ``available``: number of images of the whole set. ``mirrored``: whether each image is in there twice, once mirrored.
+    """
 
     features: NDArray[np.float32]
     cached: bool
+    available: int
+    mirrored: bool = False
+
+    @property
+    def count(self) -> int:
+        """Number of images, without the mirrored ones."""
+        return len(self.features) // (2 if self.mirrored else 1)
 
 
 def evaluate_against(
@@ -55,57 +76,83 @@ def evaluate_against(
     seed: int = 0,
     psi: float = 1.0,
     batch: int = _BATCH,
+    labels: Labels | None = None,
     progress: Progress | None = None,
 ) -> DataMetrics:
     """Generate ``samples`` images as :func:`~.evaluate.evaluate` does and compare them with real images.
 
-    Images are rounded to 8 bits first. Classes are drawn uniformly, whatever their shares of the data. Published FIDs
-    use 50,000 samples against 50,000 real images or more. Fewer give a larger FID, so only compare equal counts.
-    Raises UsageError for fewer than 10 samples or real images.
+    Images are rounded to 8 bits first. ``labels``: those of the real images, whose frequencies the classes then have
+    (see :func:`~.drawing.latents_for`). Published FIDs use 50,000 samples against all real images. Fewer give a larger
+    FID, so only compare equal counts. Raises UsageError for fewer than 10 samples or real images.
     """
-    if min(samples, len(real.features)) < FEWEST:
-        raise UsageError(
-            f"{samples} samples against {len(real.features)} real images", f"Use at least {FEWEST} of each."
-        )
-    latents = latents_for(model, samples, seed)
+    if min(samples, real.count) < FEWEST:
+        raise UsageError(f"{samples} samples against {real.count} real images", f"Use at least {FEWEST} of each.")
+    latents = latents_for(model, samples, seed, labels)
     fake = [extractor(to_bytes(images)) for images in draw(model, latents, psi=psi, batch=batch, progress=progress)]
     distances = feature_distances(real.features, np.concatenate(fake), device=extractor.device)
+    name = extractor.name
     return DataMetrics(
         **asdict(distances),
+        recipe=recipe_name(samples, real.count, real.available, mirrored=real.mirrored, psi=psi, features=name),
         samples=samples,
-        reals=len(real.features),
+        reals=real.count,
+        mirrored=real.mirrored,
+        classes=None if latents.c is None else "even" if labels is None else "data",
+        noise="const",
         seed=seed,
         psi=psi,
-        features=extractor.name,
+        features=name,
         cached=real.cached,
     )
 
 
 def real_features(
-    images: ImageSet, extractor: Inception, *, count: int, cache: Path, progress: Progress | None = None
+    images: ImageSet,
+    extractor: Inception,
+    *,
+    count: int | None,
+    cache: Path,
+    mirrored: bool = False,
+    progress: Progress | None = None,
 ) -> RealFeatures:
-    """Return features of ``count`` images (or all, if fewer) in a fixed random order, from the cache if possible.
+    """Return features of ``count`` images (all if None or fewer) in a fixed random order, from the cache if possible.
 
-    The cache key covers the content of the set, its resizing, the resolution, the count and the extractor. A damaged
-    entry is made again. Raises what the image set raises, and InputError if the cache cannot be written.
+    ``mirrored`` adds those of the mirror image of each. The cache key covers the content of the set, its resizing, the
+    resolution, the count, mirroring and the extractor. A damaged entry is made again. Raises what the image set raises,
+    and InputError if the cache cannot be written.
     """
-    count = min(count, len(images))
-    extent = {"data": images.identity, "resolution": images.resolution}
-    made_of = {"format": _FORMAT, **extent, "extractor": extractor.key}
-    key = hashlib.sha256(json.dumps({**made_of, "count": count}, sort_keys=True).encode()).hexdigest()[:32]
-    path = cache / f"{key}.safetensors"
-    cached = _read(path, count)
-    if cached is not None:
-        return RealFeatures(cached, cached=True)
+    count = len(images) if count is None else min(count, len(images))
     order = np.random.default_rng(0).permutation(len(images))[:count].tolist()
+    if not mirrored:
+        return RealFeatures(*_features(images, extractor, order, cache, False, progress), len(images))
+    total = 2 * count
+    plain, flipped = (
+        _features(images, extractor, order, cache, flip, shifted(progress, flip * count, total))
+        for flip in (False, True)
+    )
+    both = np.concatenate([plain[0], flipped[0]])[np.random.default_rng(1).permutation(total)]
+    return RealFeatures(both, plain[1] and flipped[1], len(images), mirrored=True)
+
+
+def _features(
+    images: ImageSet, extractor: Inception, order: list[int], cache: Path, flip: bool, progress: Progress | None
+) -> tuple[NDArray[np.float32], bool]:
+    """Return the features of the images in this order, mirrored if ``flip``, and whether they came from the cache."""
+    extent = {"data": images.identity, "resolution": images.resolution, **({"mirrored": True} if flip else {})}
+    made_of = {"format": _FORMAT, **extent, "extractor": extractor.key}
+    key = hashlib.sha256(json.dumps({**made_of, "count": len(order)}, sort_keys=True).encode()).hexdigest()[:32]
+    path = cache / f"{key}.safetensors"
+    cached = _read(path, len(order))
+    if cached is not None:
+        return cached, True
     found = []
-    for start in range(0, count, _BATCH):
+    for start in range(0, len(order), _BATCH):
         stop = start + _BATCH
         samples = images.samples(order[start:stop], then=order[stop : stop + _BATCH])
         batch = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
-        found.append(extractor(batch.contiguous()))
+        found.append(extractor((batch.flip(3) if flip else batch).contiguous()))
         if progress:
-            progress(min(stop, count), count)
+            progress(min(stop, len(order)), len(order))
     features = np.concatenate(found)
     try:
         with atomic_path(path) as temporary:
@@ -115,7 +162,7 @@ def real_features(
             f"the features of the real images cannot be written to {cache}: {error.strerror or error}",
             "Free some space, or set DCP_DEPLOY_CACHE to another folder.",
         ) from error
-    return RealFeatures(features, cached=False)
+    return features, False
 
 
 def _read(path: Path, count: int) -> NDArray[np.float32] | None:

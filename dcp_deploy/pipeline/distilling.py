@@ -192,13 +192,15 @@ def _measure_against(
         reporter.message(f"{without}{error.message} ({error.remedy})")
         return None
     count = min(len(images), MEASURED_PHOTOGRAPHS)
+    classes = ", and its classes are as frequent as theirs" if images.labels else ""
     reporter.message(
-        f"distill: FID during training compares {MEASURED_PHOTOGRAPHS} samples with {count} of the real images"
+        f"distill: FID during training compares {MEASURED_PHOTOGRAPHS} samples with {count} of the real images{classes}"
     )
     real = features_of(images, inception, count, reporter)
 
     def measure(average: Generator) -> dict[str, float]:
-        figures = evaluate_against(average, real, inception, samples=MEASURED_PHOTOGRAPHS, seed=seed).to_dict()
+        settings: dict[str, Any] = {"samples": MEASURED_PHOTOGRAPHS, "seed": seed, "labels": images.labels}
+        figures = evaluate_against(average, real, inception, **settings).to_dict()
         return {name: figures[name] for name in DISTANCES}
 
     return measure

@@ -199,6 +199,7 @@ def _verify(job: Job, progress: Progress) -> list[str]:
 def _evaluate(job: Job, progress: Progress) -> list[str]:
     from ..export import load_runner
     from ..export.runners.sampling import sample_grid
+    from ..metrics.likeness import collapse, has_collapsed
 
     written = []
     for model in MODELS:
@@ -214,6 +215,8 @@ def _evaluate(job: Job, progress: Progress) -> list[str]:
     else:
         document = {"schema": 1, "measured": True, "models": _quality(job, progress)}
     write_json(job.path("metrics.json"), document)
+    if has_collapsed(job.load("student"), seed=job.inputs.config.seed):
+        raise collapse()
     return [*written, "metrics.json"]
 
 

@@ -28,6 +28,10 @@ class Evaluated(Document):
     seed_diversity: SeedDiversity
     teacher: Teacher | None = None
     editing: EditingReport | None = None
+    collapsed: bool
+    """Whether the generator makes the same image from all latents: exit code 5."""
+    caveats: list[str]
+    """What to know when reading or comparing the figures."""
     not_measured: dict[str, str]
     """Reasons, by the name of the figure that is missing."""
 

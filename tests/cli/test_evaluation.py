@@ -81,6 +81,38 @@ def test_eval_prints_figures_reasons_and_the_table_of_modes(
     assert json.loads(Path("m.json").read_text())["modes"] == [row]
 
 
+def test_eval_says_beside_fid_how_it_was_measured(dcp: Command, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[quality.Against] = []
+
+    def measure(path: Path, against: quality.Against, **settings: Any) -> quality.Evaluation:
+        seen.append(against)
+        figures = {"fid": 1.25, "recipe": "fid50k_full, mirrored", "classes": "data", "kid": 0.5}
+        return quality.Evaluation(figures, caveats=["psi 0.7: not 1"])
+
+    monkeypatch.setattr(quality, "evaluate_file", measure)
+    words = ("eval", model, "--data", "images", "--mirror-data")
+    ended = dcp(*words, "--reals", "all")
+    lines = [" ".join(line.split()) for line in ended.out.splitlines()]
+    assert ended.code == 0 and lines[:5] == [
+        "fid 1.25", "recipe fid50k_full, mirrored", "classes as frequent as in the data", "caveat 1 psi 0.7: not 1",
+        "kid 0.5",
+    ]  # fmt: skip
+    assert dcp(*words, "--reals", "700").code == 0
+    assert [(one.reals, one.mirrored) for one in seen] == [(None, True), (700, True)]
+    ended = dcp(*words, "--reals", "most")
+    assert ended.code == 2 and "--reals 'most'" in ended.err and "all" in ended.err
+
+
+def test_eval_of_a_collapsed_generator_fails_after_its_figures(
+    dcp: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = quality.Evaluation({"fid": 9.5}, collapsed=True)
+    monkeypatch.setattr(quality, "evaluate_file", lambda *_, **__: found)
+    ended = dcp("eval", model, "-o", "m.json")
+    assert ended.code == 5 and "has collapsed" in ended.err
+    assert "9.5" in ended.out and json.loads(Path("m.json").read_text())["collapsed"] is True
+
+
 def test_eval_without_data_needs_a_model_like_the_demo(dcp: Command, model: Path) -> None:
     ended = dcp("eval", model)
     assert ended.code == 2 and "16 px" in ended.err and "--data" in ended.err

@@ -33,6 +33,19 @@ def test_a_zip_file_of_nvidias_tool_is_read(
     assert found.facts()["kind"] == "zip" and found.facts()["skipped"] == found.facts()["ignored_files"] == 0
 
 
+def test_the_files_of_a_set_are_described(image_file: ImageFile, new_folder: New, pictures: Pictures) -> None:
+    small, (large,) = pictures(2), pictures(1, 2 * R)
+    path = new_folder(
+        {"a.png": image_file(small[0]), "b.jpg": image_file(small[1], ".jpg"), "c.jpg": image_file(large)}
+    )
+    facts = open_images(path, resolution=R, resize="crop").facts()
+    assert facts["formats"] == {"PNG": 2, "JPEG": 1}  # by content, not by name
+    assert (facts["source_size"], facts["resize_filter"]) == (f"{R}x{R} to {2 * R}x{2 * R}", "lanczos")
+    (path / "c.jpg").unlink()
+    facts = open_images(path, resolution=R, resize="crop").facts()
+    assert (facts["source_size"], facts["resize_filter"]) == (f"{R}x{R}", "none")
+
+
 def test_a_folder_of_nvidias_tool_is_read(nvidia_files: Files, new_folder: New, pictures: Pictures) -> None:
     path = new_folder(nvidia_files(3, [[0.5, -1.0], [0.0, 2.0], [1.0, 1.0]]))
     found = open_images(path, resolution=R)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dcp_deploy.datasets.labels import Labels
 from dcp_deploy.errors import QualityError, UsageError
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.metrics.drawing import draw, latents_for
@@ -90,6 +91,37 @@ def test_classes_are_drawn_for_conditional_models() -> None:
     assert latents.c is not None and latents.c.sum(dim=0).min() > 70
     images = torch.cat(list(draw(Flat(scale=0.0, c_dim=3), latents, batch=64)))
     assert torch.allclose(images[:, 0, 0, 0], 0.1 * latents.c.argmax(dim=1), atol=STEP)
+
+
+def test_classes_have_the_frequencies_of_given_labels() -> None:
+    labels = Labels(np.array([0] * 15 + [1] * 5))
+    found = latents_for(Flat(c_dim=3), 2000, 0, labels)
+    assert found.c is not None
+    # Binomial: a standard deviation of 19 around 1500.
+    assert found.c.sum(dim=0).tolist() == pytest.approx([1500, 500, 0], abs=80)
+    assert torch.equal(found.z, latents_for(Flat(c_dim=3), 2000, 0).z)
+    assert torch.equal(found.c, latents_for(Flat(c_dim=3), 2000, 0, labels).c)
+
+
+def test_labels_that_are_vectors_are_drawn_as_they_are() -> None:
+    vectors = np.array([[0.25, -1.0], [0.5, 2.0]], np.float32)
+    found = latents_for(Flat(c_dim=2), 100, 0, Labels(vectors))
+    assert found.c is not None
+    assert np.array_equal(np.unique(found.c.numpy(), axis=0), vectors)
+
+
+def test_draws_without_labels_stay_the_same() -> None:
+    found = latents_for(Flat(c_dim=3), 5, 7)
+    assert found.c is not None
+    assert torch.equal(found.z, torch.randn(5, 4, generator=torch.Generator().manual_seed(7)))
+    classes = torch.randint(3, (5,), generator=torch.Generator().manual_seed(8))
+    assert found.c.argmax(dim=1).tolist() == classes.tolist()
+
+
+def test_the_largest_change_around_a_seed_is_reported() -> None:
+    assert seed_diversity(Flat(scale=0.0, c_dim=5), seeds=20).largest == 0.0
+    one = seed_diversity(Flat(scale=0.2), seeds=1, neighbours=2)
+    assert one.largest == pytest.approx(one.l1, abs=1e-6)  # a single pair of flat images
 
 
 def test_a_conditional_generator_and_its_runner_make_the_same_images() -> None:

@@ -130,8 +130,28 @@ def test_the_figures_are_the_distances_of_the_features(folder: Path, tmp_path: P
     assert (found.samples, found.reals, found.seed, found.features) == (30, COUNT, 3, "colours")
 
 
+def test_mirrored_images_count_twice(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    plain = real_features(images_of(folder), Colours(), count=10, cache=cache)
+    extractor = Colours()
+    both = real_features(images_of(folder), extractor, count=10, cache=cache, mirrored=True)
+    assert extractor.seen == 10 and not both.cached  # the others were in the cache
+    assert (both.count, len(both.features), both.available) == (10, 20, COUNT)
+    left, right = plain.features[:, :3], plain.features[:, 3:]
+    expected = np.concatenate([plain.features, np.concatenate([right, left], axis=1)])
+    rows = lambda found: sorted(map(tuple, found.tolist()))  # noqa: E731
+    assert rows(both.features) == rows(expected)
+    again = real_features(images_of(folder), extractor, count=10, cache=cache, mirrored=True)
+    assert again.cached and np.array_equal(again.features, both.features)
+
+
+def test_no_count_means_all_images(folder: Path, tmp_path: Path) -> None:
+    found = real_features(images_of(folder), Colours(), count=None, cache=tmp_path / "cache")
+    assert found.count == found.available == COUNT
+
+
 def test_few_images_are_refused(tiny_generator: Generator) -> None:
-    few = RealFeatures(np.zeros((9, 6), np.float32), cached=False)
+    few = RealFeatures(np.zeros((9, 6), np.float32), cached=False, available=9)
     with pytest.raises(UsageError, match="9 real images"):
         evaluate_against(tiny_generator, few, Colours(), samples=20)
     with pytest.raises(UsageError, match="9 samples"):

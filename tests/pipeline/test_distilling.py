@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dcp_deploy.checkpoints import load_generator, save_generator
 from dcp_deploy.checkpoints.discriminators import rosinality_origins
 from dcp_deploy.cli.app import app
+from dcp_deploy.cli.output import Output
 from dcp_deploy.compression import plan, prune, score
 from dcp_deploy.compression.distillation import recipe
 from dcp_deploy.compression.distillation.task import Task
@@ -260,6 +261,24 @@ def test_quality_against_real_images_is_measured_on_the_schedule(distil: Distil,
     assert plotted == pytest.approx(
         {step: entry["fid"] for step, entry in measured.items()}, rel=1e-6
     )  # kept in float32
+
+
+@pytest.mark.usefixtures("scheduled")
+def test_classes_are_measured_as_often_as_the_images_have_them(
+    faces: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = [index // 11 for index in range(12)]  # 11 images of class 0
+    pairs = [[f"{index:02d}.png", number] for index, number in enumerate(classes)]
+    (faces / "dataset.json").write_text(json.dumps({"labels": pairs}))
+    images = open_images(faces, resolution=8, c_dim=2)
+    monkeypatch.setattr(distilling, "MEASURED_PHOTOGRAPHS", 400)
+    measure = distilling._measure_against(images, None, "cpu", 0, Output())
+    assert measure is not None and "its classes are as frequent as theirs" in capsys.readouterr().err
+    seen: list[torch.Tensor] = []
+    network = Generator(GeneratorConfig(8, (4,) * 4, z_dim=4, w_dim=4, c_dim=2, mapping_layers=1)).eval()
+    network.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    measure(network)
+    assert float(torch.cat(seen)[:, 1].sum()) == pytest.approx(400 / 12, abs=20)  # a standard deviation of 5.5
 
 
 @pytest.mark.usefixtures("scheduled")

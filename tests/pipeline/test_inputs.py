@@ -22,9 +22,10 @@ from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.compression.distillation import recipe
 from dcp_deploy.config import BuildConfig
 from dcp_deploy.datasets import images as image_sets
-from dcp_deploy.errors import InputError, UsageError
+from dcp_deploy.errors import InputError, QualityError, UsageError
 from dcp_deploy.files import read_json, write_json
 from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.metrics import likeness
 from dcp_deploy.pipeline import builder, inputs, stages
 from dcp_deploy.pipeline.builder import build
 from dcp_deploy.pipeline.inputs import open_data, real_facts, real_words, resolve_inputs, why_not_measurable
@@ -136,6 +137,16 @@ def test_each_input_is_opened_or_computed_once_for_a_build_a_second_build_and_a_
 # ---- whole builds ----
 
 
+def test_a_build_whose_student_collapsed_fails_after_its_metrics(
+    new_config: Callable[..., BuildConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = new_config(steps=1)
+    monkeypatch.setattr(likeness, "has_collapsed", lambda *_, **__: True)
+    with pytest.raises(QualityError, match="makes the same image"):
+        build(config)
+    assert read_json(config.directory / "metrics.json")["measured"] is False
+
+
 def test_a_conditional_build_trains_against_labelled_images(
     new_config: Callable[..., BuildConfig], new_images: Callable[..., Path]
 ) -> None:
@@ -147,6 +158,7 @@ def test_a_conditional_build_trains_against_labelled_images(
     assert record["images"] == {
         "real": "--data", "in_training": True, "mirrored": True, "path": str(config.data), "kind": "zip", "images": 20,
         "skipped": 0, "skipped_first": [], "ignored_files": 1, "c_dim": 3, "resize": "error",
+        "formats": {"PNG": 20}, "source_size": "16x16", "resize_filter": "none",
         "fingerprint": record["stages"]["distill"]["settings"]["--data"]["fingerprint"],
     }  # fmt: skip
     assert record["stages"]["distill"]["settings"]["mirror"] is True
