@@ -1,0 +1,115 @@
+"""Codes in w of single images, as projectors and encoders write them: ``ws`` to generate or edit those images from.
+
+What is read, where B is the number of images:
+
+- ours: ``ws.safetensors`` of ``dcp-deploy project``, [B, num_ws, w_dim] by model; that of "model" is taken
+- ``projected_w.npz`` of NVIDIA's projectors (stylegan2-ada-pytorch, stylegan3): ``w`` [1, num_ws, w_dim]
+- ``0.pt`` of PTI (danielroich/PTI): a tensor [1, num_ws, w_dim] or [1, 1, w_dim]
+- rosinality's projector (stylegan2-pytorch): for each image file a dictionary with ``latent``, [w_dim] or
+  [num_ws, w_dim]; its noise maps are not used
+- one array, or one for each image: ``.npy``, ``.npz``, ``.pt``, ``.pkl``, ``.safetensors``
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, UnknownFormatError
+from ..generators import GeneratorConfig
+from .arrays import ArrayFile, StoredArray, read_array_file
+
+_KEYS = ("ws", "w", "w_plus", "wplus", "w_pivot", "latent", "latents", "codes", "model")
+"""Names under which codes are kept, in the order of preference; the rest of such a file is not codes."""
+_STYLEGAN3_SLOTS = 16  # of all published StyleGAN3 networks
+_READ = (
+    "What is read: codes [w], [B, w], [num_ws, w] or [B, num_ws, w] as .npy, .npz, .pt, .pkl or .safetensors, alone, "
+    f"under one of the names {', '.join(_KEYS)}, or one for each image."
+)
+
+logger = logging.getLogger("dcp_deploy")
+
+
+def read_codes(path: str | os.PathLike[str], config: GeneratorConfig) -> Tensor:
+    """Return the codes of a file for a generator of this config: ``ws`` float32 [B, num_ws, w_dim].
+
+    A code of one vector counts for all slots. Of an array [num_ws, w_dim] every row counts for one slot. Executes
+    nothing in the file.
+
+    Raises InputError for codes of another width or number of slots, and for values that are not finite;
+    UnknownFormatError for files without codes; and what :func:`read_array_file` raises for files that it cannot read.
+    """
+    file = read_array_file(path)
+    parts = [_fitted(stored, config) for stored in _codes_of(file)]
+    return torch.cat(parts)
+
+
+def _codes_of(file: ArrayFile) -> list[StoredArray]:
+    """Return the arrays of a file that are its codes, in its order."""
+    found = file.value
+    if isinstance(found, dict):
+        found = _entry(file, found)
+    if isinstance(found, StoredArray):
+        return [found]
+    entries = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list) else []
+    images = [one for one in entries if isinstance(one, dict) and isinstance(one.get("latent"), StoredArray)]
+    if images:  # rosinality; entries beside the images are noise maps
+        if any("noise" in one for one in images):
+            logger.warning("%s: its noise maps are not used: details differ from the projector's image", file.source)
+        return [one["latent"] for one in images]
+    if not entries or file.is_network or not all(isinstance(one, StoredArray) for one in entries):
+        raise UnknownFormatError(f"{file.source}: no codes in {file}", _READ)
+    return entries
+
+
+def _entry(file: ArrayFile, value: dict[str, Any]) -> Any:
+    """Return the entry under a usual name, if there is one; else the dictionary itself."""
+    if "dcp_deploy.directions" in file.metadata:
+        raise UnknownFormatError(
+            f"{file.source}: directions to edit along, not codes", "Give it as --directions FILE, and codes of images."
+        )
+    if set(value) <= {"z", "c"}:
+        raise UnknownFormatError(f"{file.source}: latents z, but codes are in w, after the mapping network", _READ)
+    for key in _KEYS:
+        if isinstance(value.get(key), StoredArray | list):
+            if key == "model" and len(value) > 1:
+                others = ", ".join(other for other in value if other != key)
+                logger.warning("%s: the codes of the model are used, not those of: %s", file.source, others)
+            return value[key]
+    return value
+
+
+def _fitted(stored: StoredArray, config: GeneratorConfig) -> Tensor:
+    """Return one array as [B, num_ws, w_dim]."""
+    shape = stored.shape
+    while len(shape) > 3 and 1 in shape[:-1]:
+        shape = shape[: shape.index(1)] + shape[shape.index(1) + 1 :]
+    if not 1 <= len(shape) <= 3 or shape[-1] != config.w_dim:
+        raise InputError(
+            f"{stored.name} is {list(stored.shape)}, but codes of this generator have {config.w_dim} numbers "
+            f"in each of {config.num_ws} slots",
+            "Give codes of this generator, or of the teacher that it was made from.",
+        )
+    if len(shape) == 2 and shape[0] == config.num_ws:
+        if shape[0] > 1:
+            logger.warning("%s is %s: read as one code with a vector for each slot", stored.name, list(stored.shape))
+        shape = (1, *shape)
+    batch, slots = (shape[0] if len(shape) > 1 else 1), (shape[1] if len(shape) == 3 else 1)
+    if slots not in (1, config.num_ws):
+        raise InputError(
+            f"{stored.name} has {slots} slots{_right_for(slots)}; this generator of {config.resolution} px has "
+            f"{config.num_ws}",
+            "Give codes of this generator, or of one with as many slots.",
+        )
+    return stored.tensor().reshape(batch, slots, config.w_dim).expand(batch, config.num_ws, config.w_dim).contiguous()
+
+
+def _right_for(slots: int) -> str:
+    """Say which published generators have this number of slots."""
+    kinds = [f"StyleGAN2 of {1 << (slots // 2 + 1)} px"] if slots % 2 == 0 and 2 <= slots <= 24 else []
+    kinds += ["StyleGAN3"] if slots == _STYLEGAN3_SLOTS else []
+    return f", as of {' or '.join(kinds)}" if kinds else ""
