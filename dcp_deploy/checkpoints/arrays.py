@@ -25,15 +25,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import CorruptFileError, InputError, UnknownFormatError
-from .loading import mapped
+from .loading import mapped, sniff
 from .native import opened_safetensors
 from .pickles.numpy_values import NUMPY_BUILDABLE, ArrayRecord, numpy_stand_ins
 from .pickles.python_values import OrderedRecord, python_stand_ins
 from .pickles.reading import run_pickle
 from .pickles.tensors import TensorView, load_from_bytes, storage_stand_ins, tensor_stand_ins
-from .pickles.torch_file import TorchFile, is_torch_file, read_torch_file
+from .pickles.torch_file import TorchFile, read_torch_file
 from .pickles.values import Global, Load, printable
 
+DIRECTIONS = "dcp_deploy.directions"
+"""The metadata key of our files of directions: a JSON object, name -> {"layers": [first, last], "sigma": number}."""
 _NPY = b"\x93NUMPY"
 _ZIP = b"PK\x03\x04"
 _HEADER = 1 << 16  # bytes that hold the header of every .npy file that numpy reads without a flag
@@ -106,18 +108,18 @@ def read_array_file(path: str | os.PathLike[str]) -> ArrayFile:
     """
     source = Path(path)
     data = mapped(source)
-    head = bytes(data[:_HEADER])
+    head, found = bytes(data[:_HEADER]), sniff(source)
     if head.startswith(_NPY):
-        return ArrayFile(str(source), "a numpy array", _npy(head, len(data), lambda: bytes(data), str(source)))
+        return ArrayFile(str(source), "a numpy array", _npy(head, len(data), lambda: data, str(source)))
     if head.startswith(_ZIP) and (names := _names_in_zip(source)) and not any(name.endswith(".pkl") for name in names):
         return _npz(source)
-    if is_torch_file(data):
+    if found == "native":
+        return _safetensors(source)
+    if found == "torch":
         file = read_torch_file(data, str(source))
         return ArrayFile(str(source), "a torch.save file", _tree(file.value, str(source), file.load, file))
-    if head[:1] == b"\x80" and 2 <= head[1] <= 5:
+    if found in ("nvidia", "tensorflow"):
         return _pickle(data, head, str(source))
-    if len(head) > 8 and int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{":
-        return _safetensors(source)
     raise UnknownFormatError(f"{source}: {_other(source)}, not a file of arrays", _READ)
 
 
@@ -141,42 +143,49 @@ def _weights_in(value: Any, depth: int) -> bool:
     return any(key.endswith((".weight", ".bias")) or _weights_in(one, depth - 1) for key, one in value.items())
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, *, inside: bool = False) -> str:
     if isinstance(value, StoredArray):
         return str(list(value.shape))
-    if isinstance(value, list):
-        return f"a list of {len(value)}" + (f" ({_shown(value[0])}, ...)" if value else "")
-    if not isinstance(value, dict):
-        return printable(str(value), 40) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-    words = [f"{printable(key, 40)} {_shown(one)}" for key, one in list(value.items())[:_SHOWN]]
-    return "{" + ", ".join([*words, *(["..."] if len(value) > _SHOWN else [])]) + "}"
+    if isinstance(value, dict) and not inside:
+        words = [f"{printable(key, 40)} {_shown(one, inside=True)}" for key, one in list(value.items())[:_SHOWN]]
+        return "{" + ", ".join([*words, *(["..."] if len(value) > _SHOWN else [])]) + "}"
+    if isinstance(value, dict | list):
+        return f"a {'list' if isinstance(value, list) else 'dictionary'} of {len(value)}"
+    return "another value" if value is None else printable(str(value), 40)
 
 
 # ---- numpy ----
 
 
-def _npy(head: bytes, size: int, read: Callable[[], bytes], name: str) -> StoredArray:
+def _npy(head: bytes, size: int, read: Callable[[], bytes | memoryview], name: str) -> StoredArray:
     """Return the array of a .npy file that starts with ``head``; ``read`` returns all ``size`` bytes of it.
 
     The header states the shape, which is believed only if the file is exactly as long as it says.
     """
     shape, fortran, dtype, start = _npy_header(head, name)
-    if dtype.hasobject:
-        raise InputError(
-            f"{name}: the numpy array holds Python objects, and reading them would run code",
-            "Save numbers: np.save(FILE, np.stack([codes of each image])).",
-        )
-    if dtype.kind != "f":
-        raise InputError(f"{name} holds {printable(str(dtype), 40)}, floats were expected")
-    if any(type(n) is not int or n < 0 for n in shape) or start + prod(shape) * dtype.itemsize != size:
-        raise CorruptFileError(f"{name}: its header says {list(shape)} of {dtype}, but it has {size - start:,} bytes")
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise CorruptFileError(f"{name}: its header says {printable(str(shape))}, which is not a shape")
+    if not dtype.hasobject and start + prod(shape) * dtype.itemsize != size:
+        said = f"{list(shape)} of {printable(str(dtype), 40)}"
+        raise CorruptFileError(f"{name}: its header says {said}, but it has {max(size - start, 0):,} bytes of values")
 
     def load() -> Tensor:
+        if dtype.hasobject:
+            raise InputError(
+                f"{name} holds Python objects, and reading them would run code",
+                "Save numbers: np.save(FILE, np.stack([codes of each image])).",
+            )
+        _check_floats(dtype, name)
         flat: NDArray[Any] = np.frombuffer(read(), dtype, offset=start)
         with np.errstate(over="ignore"):  # what becomes infinite is refused
             return torch.from_numpy(flat.reshape(shape, order="F" if fortran else "C").astype(np.float32, order="C"))
 
     return StoredArray(name, shape, load)
+
+
+def _check_floats(dtype: np.dtype[Any], name: str) -> None:
+    if dtype.kind != "f":
+        raise InputError(f"{name} holds {printable(str(dtype), 40)}, floats were expected")
 
 
 def _npy_header(head: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
@@ -219,13 +228,14 @@ def _names_in_zip(path: Path) -> list[str]:
 def _npz(path: Path) -> ArrayFile:
     arrays: dict[str, StoredArray] = {}
     with _opened_zip(path) as archive:
-        entries = archive.infolist()
+        names = archive.namelist()
+        entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
+        if not entries:
+            shown = ", ".join(printable(name, 60) for name in names[:_SHOWN])
+            raise UnknownFormatError(f"{path}: a zip archive of {shown}", "Unzip it, and give the file inside.")
         if sum(entry.file_size for entry in entries) > _MARGIN + _RATIO * path.stat().st_size:
             raise CorruptFileError(f"{path}: its arrays would take far more memory than the file has bytes")
         for entry in entries:
-            if not entry.filename.endswith(".npy"):
-                shown = ", ".join(printable(one.filename, 60) for one in entries[:_SHOWN])
-                raise UnknownFormatError(f"{path}: a zip archive of {shown}", "Unzip it, and give the file inside.")
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise CorruptFileError(f"{path}: compressed in a way that numpy never uses")
             with archive.open(entry) as stream:
@@ -273,8 +283,7 @@ def _torch(view: TensorView, name: str, load: Load, file: TorchFile | None) -> T
 
 
 def _numpy(record: ArrayRecord, name: str, load: Load) -> Tensor:
-    if record.dtype.kind != "f":
-        raise InputError(f"{name} holds {record.dtype}, floats were expected")
+    _check_floats(record.dtype, name)
     with np.errstate(over="ignore"):
         return torch.from_numpy(record.array(load).astype(np.float32))
 

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from ..errors import InputError, UnknownFormatError
 from ..generators import GeneratorConfig
-from .arrays import ArrayFile, StoredArray, read_array_file
+from .arrays import DIRECTIONS, ArrayFile, StoredArray, read_array_file
 
-_KEYS = ("ws", "w", "w_plus", "wplus", "w_pivot", "latent", "latents", "codes", "model")
+CODE_NAMES = ("ws", "w", "w_plus", "wplus", "w_pivot", "latent", "latents", "codes", "model")
 """Names under which codes are kept, in the order of preference; the rest of such a file is not codes."""
 _STYLEGAN3_SLOTS = 16  # of all published StyleGAN3 networks
 _READ = (
     "What is read: codes [w], [B, w], [num_ws, w] or [B, num_ws, w] as .npy, .npz, .pt, .pkl or .safetensors, alone, "
-    f"under one of the names {', '.join(_KEYS)}, or one for each image."
+    f"under one of the names {', '.join(CODE_NAMES)}, or one for each image."
 )
 
 logger = logging.getLogger("dcp_deploy")
@@ -68,13 +68,13 @@ def _codes_of(file: ArrayFile) -> list[StoredArray]:
 
 def _entry(file: ArrayFile, value: dict[str, Any]) -> Any:
     """Return the entry under a usual name, if there is one; else the dictionary itself."""
-    if "dcp_deploy.directions" in file.metadata:
+    if DIRECTIONS in file.metadata:
         raise UnknownFormatError(
             f"{file.source}: directions to edit along, not codes", "Give it as --directions FILE, and codes of images."
         )
     if set(value) <= {"z", "c"}:
         raise UnknownFormatError(f"{file.source}: latents z, but codes are in w, after the mapping network", _READ)
-    for key in _KEYS:
+    for key in CODE_NAMES:
         if isinstance(value.get(key), StoredArray | list):
             if key == "model" and len(value) > 1:
                 others = ", ".join(other for other in value if other != key)
@@ -101,15 +101,15 @@ def _fitted(stored: StoredArray, config: GeneratorConfig) -> Tensor:
     batch, slots = (shape[0] if len(shape) > 1 else 1), (shape[1] if len(shape) == 3 else 1)
     if slots not in (1, config.num_ws):
         raise InputError(
-            f"{stored.name} has {slots} slots{_right_for(slots)}; this generator of {config.resolution} px has "
+            f"{stored.name} has {slots} slots{known_slots(slots)}; this generator of {config.resolution} px has "
             f"{config.num_ws}",
             "Give codes of this generator, or of one with as many slots.",
         )
     return stored.tensor().reshape(batch, slots, config.w_dim).expand(batch, config.num_ws, config.w_dim).contiguous()
 
 
-def _right_for(slots: int) -> str:
-    """Say which published generators have this number of slots."""
+def known_slots(slots: int) -> str:
+    """Say which published generators have this number of slots: ``, as of StyleGAN2 of 64 px``; empty if none has."""
     kinds = [f"StyleGAN2 of {1 << (slots // 2 + 1)} px"] if slots % 2 == 0 and 2 <= slots <= 24 else []
     kinds += ["StyleGAN3"] if slots == _STYLEGAN3_SLOTS else []
     return f", as of {' or '.join(kinds)}" if kinds else ""

@@ -88,12 +88,16 @@ def test_inconsistent_files_are_refused(tmp_path: Path, tensors: dict[str, torch
 def test_missing_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_directions(tmp_path / "nowhere.safetensors")
-    save_file({"a": UNIT}, tmp_path / "other.safetensors")
-    with pytest.raises(UnknownFormatError, match=KEY):
+    save_file({"a.weight": UNIT}, tmp_path / "other.safetensors")
+    with pytest.raises(UnknownFormatError, match="no directions in a safetensors file of the weights of a network"):
         read_directions(tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("not at all")
-    with pytest.raises(CorruptFileError, match="not a readable"):
+    with pytest.raises(UnknownFormatError, match="unknown content"):
         read_directions(tmp_path / "text.safetensors")
+    whole = save_directions({"smile": SMILE}, tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(CorruptFileError, match="not a readable"):
+        read_directions(tmp_path / "cut.safetensors")
 
 
 def test_directions_must_fit_the_generator() -> None:
