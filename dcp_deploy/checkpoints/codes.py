@@ -25,6 +25,9 @@ from .arrays import DIRECTIONS, ArrayFile, StoredArray, read_array_file
 
 CODE_NAMES = ("ws", "w", "w_plus", "wplus", "w_pivot", "latent", "latents", "codes", "model")
 """Names under which codes are kept, in the order of preference; the rest of such a file is not codes."""
+DIRECTION_NAMES = ("comp", "lat_comp", "eigvec")
+"""Names under which GANSpace and SeFa keep directions, which have the shape of codes."""
+_LEAST_SLOTS = 8  # of 32 px, the smallest images that generators are published for
 _STYLEGAN3_SLOTS = 16  # of all published StyleGAN3 networks
 _READ = (
     "What is read: codes [w], [B, w], [num_ws, w] or [B, num_ws, w] as .npy, .npz, .pt, .pkl or .safetensors, alone, "
@@ -37,40 +40,40 @@ logger = logging.getLogger("dcp_deploy")
 def read_codes(path: str | os.PathLike[str], config: GeneratorConfig) -> Tensor:
     """Return the codes of a file for a generator of this config: ``ws`` float32 [B, num_ws, w_dim].
 
-    A code of one vector counts for all slots. Of an array [num_ws, w_dim] every row counts for one slot. Executes
-    nothing in the file.
+    A code of one vector counts for all slots. The rows of a single array [num_ws, w_dim] are one code, of another array
+    [B, w_dim] they are B codes. Where each image has an array of its own, its rows are slots. Executes nothing.
 
     Raises InputError for codes of another width or number of slots, and for values that are not finite;
     UnknownFormatError for files without codes; and what :func:`read_array_file` raises for files that it cannot read.
     """
-    file = read_array_file(path)
-    parts = [_fitted(stored, config) for stored in _codes_of(file)]
-    return torch.cat(parts)
+    arrays, one_each = _codes_of(read_array_file(path))
+    return torch.cat([_fitted(stored, config, one_each) for stored in arrays])
 
 
-def _codes_of(file: ArrayFile) -> list[StoredArray]:
-    """Return the arrays of a file that are its codes, in its order."""
+def _codes_of(file: ArrayFile) -> tuple[list[StoredArray], bool]:
+    """Return the arrays of a file that are its codes, in its order, and whether each is the code of one image."""
     found = file.value
     if isinstance(found, dict):
         found = _entry(file, found)
     if isinstance(found, StoredArray):
-        return [found]
+        return [found], False
     entries = list(found.values()) if isinstance(found, dict) else found if isinstance(found, list) else []
     images = [one for one in entries if isinstance(one, dict) and isinstance(one.get("latent"), StoredArray)]
     if images:  # rosinality; entries beside the images are noise maps
         if any("noise" in one for one in images):
             logger.warning("%s: its noise maps are not used: details differ from the projector's image", file.source)
-        return [one["latent"] for one in images]
+        return [one["latent"] for one in images], True
     if not entries or file.is_network or not all(isinstance(one, StoredArray) for one in entries):
         raise UnknownFormatError(f"{file.source}: no codes in {file}", _READ)
-    return entries
+    return entries, len(entries) > 1
 
 
 def _entry(file: ArrayFile, value: dict[str, Any]) -> Any:
     """Return the entry under a usual name, if there is one; else the dictionary itself."""
-    if DIRECTIONS in file.metadata:
+    if DIRECTIONS in file.metadata or set(value) & set(DIRECTION_NAMES):
         raise UnknownFormatError(
-            f"{file.source}: directions to edit along, not codes", "Give it as --directions FILE, and codes of images."
+            f"{file.source}: directions to edit along ({file}), not codes",
+            "Give codes of images; directions belong to --directions.",
         )
     if set(value) <= {"z", "c"}:
         raise UnknownFormatError(f"{file.source}: latents z, but codes are in w, after the mapping network", _READ)
@@ -83,7 +86,7 @@ def _entry(file: ArrayFile, value: dict[str, Any]) -> Any:
     return value
 
 
-def _fitted(stored: StoredArray, config: GeneratorConfig) -> Tensor:
+def _fitted(stored: StoredArray, config: GeneratorConfig, one_each: bool) -> Tensor:
     """Return one array as [B, num_ws, w_dim]."""
     shape = stored.shape
     while len(shape) > 3 and 1 in shape[:-1]:
@@ -94,11 +97,7 @@ def _fitted(stored: StoredArray, config: GeneratorConfig) -> Tensor:
             f"in each of {config.num_ws} slots",
             "Give codes of this generator, or of the teacher that it was made from.",
         )
-    if len(shape) == 2 and shape[0] == config.num_ws:
-        if shape[0] > 1:
-            logger.warning("%s is %s: read as one code with a vector for each slot", stored.name, list(stored.shape))
-        shape = (1, *shape)
-    batch, slots = (shape[0] if len(shape) > 1 else 1), (shape[1] if len(shape) == 3 else 1)
+    batch, slots = _counts(stored.name, shape, config, one_each)
     if slots not in (1, config.num_ws):
         raise InputError(
             f"{stored.name} has {slots} slots{known_slots(slots)}; this generator of {config.resolution} px has "
@@ -106,6 +105,21 @@ def _fitted(stored: StoredArray, config: GeneratorConfig) -> Tensor:
             "Give codes of this generator, or of one with as many slots.",
         )
     return stored.tensor().reshape(batch, slots, config.w_dim).expand(batch, config.num_ws, config.w_dim).contiguous()
+
+
+def _counts(name: str, shape: tuple[int, ...], config: GeneratorConfig, one_each: bool) -> tuple[int, int]:
+    """Return how many codes an array holds, and for how many slots. Two axes can mean either: say what was assumed."""
+    if len(shape) != 2:
+        return (1, 1) if len(shape) == 1 else (shape[0], shape[1])
+    rows = shape[0]
+    if rows == 1 or one_each:
+        return 1, rows
+    if rows == config.num_ws:
+        logger.warning("%s is %s: taken as one code with a vector for each slot", name, list(shape))
+        return 1, rows
+    if rows >= _LEAST_SLOTS and (known := known_slots(rows)):
+        logger.warning("%s is %s: taken as %d codes, not as one%s", name, list(shape), rows, known.removeprefix(","))
+    return rows, 1
 
 
 def known_slots(slots: int) -> str:

@@ -281,7 +281,7 @@ def directions(
     check_suffix(out, ".safetensors")
     file = teacher or model
     if file is None or (teacher is not None and model is not None):
-        raise UsageError(f"{'no' if file is None else 'two'} models", "Give one, as TEACHER or as --model.")
+        raise UsageError("no model" if file is None else "two models", "Give one, as TEACHER or as --model.")
     if foreign is None and (layers or name):
         raise UsageError(f"--{'layers' if layers else 'name'} without --import", "Give the file as --import FILE.")
     slots = None if layers is None else slot_range("--layers", layers)

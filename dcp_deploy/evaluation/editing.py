@@ -32,6 +32,7 @@ COUNT = 10
 SAMPLES = 128
 STEPS = 2.0  # standard deviations in both directions: visible, and still within the data
 _BATCH = 32
+_STILL = 1e-5  # of the largest standard deviation; the components are rounded to float32
 _SIGMA_AGREES = 0.2  # relative; 10,000 latents leave 1 % of error, but a file may be of a copy trained further
 
 Matrix = NDArray[np.float64]
@@ -71,7 +72,7 @@ def import_directions(
     for name, (vector, slots) in vectors.items():
         along = vector.double() @ components.T.double()
         sigma = float((along.square() @ variances).mean().sqrt())
-        if not sigma > 0:
+        if not sigma > _STILL * math.sqrt(float(variances[0])):
             raise InputError(f"{foreign.source}: w does not vary along {name}, so a step has no unit")
         made[name] = Direction(vector, slots, sigma)
     for name, stated in foreign.sigmas.items():

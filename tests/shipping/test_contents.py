@@ -114,7 +114,8 @@ def full(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         built = build_engine(run_directory / "student.onnx", engines[0], target="sm89", batch=(1, 2, 8))
         shutil.copy(*engines)
         write_plan_manifest(built, folder / "plan.json")
-    directions = save_directions({"smile": Direction(torch.eye(8)[0], (0, 3), 1.5)}, folder / "d.safetensors")
+    smile, pose = Direction(torch.eye(8)[0], (0, 3), 1.5), Direction(torch.eye(8)[1:3], (1, 2), 0.5)
+    directions = save_directions({"smile": smile, "pose": pose}, folder / "d.safetensors")
     options = ("--teacher", "--synthesis", "--directions", directions, *(f"--engine={engine}" for engine in engines))
     code, out, err = dcp("bundle", run_directory, "--out", folder / "bundle", *options, "--json")
     assert code == 0, err
@@ -212,7 +213,8 @@ def test_the_readme_and_manifest_of_a_full_bundle_name_its_edits_and_pictures(
     text = (bundle / "README.md").read_text()
     assert '{"smile": 1.5}' in text and "| `smile` | 0 to 3 | 1.5 |" in text and "--model-repository=/pictures" in text
     assert json.loads((bundle / "manifest.json").read_text())["directions"] == {
-        "smile": {"layers": [0, 3], "sigma": 1.5}
+        "smile": {"layers": [0, 3], "sigma": 1.5},
+        "pose": {"layers": [1, 2], "sigma": 0.5},
     }
 
 
