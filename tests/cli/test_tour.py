@@ -55,16 +55,17 @@ def run_line(line: str, dcp: Command, home: Path) -> None:
 @pytest.mark.usefixtures("less_work")
 def test_every_command_of_the_tour_works(dcp: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
     home = tmp_path_factory.mktemp("home")
+    printed = StringIO()
     for language, block in BLOCKS:
         if language == "python":
-            with redirect_stdout(StringIO()) as printed:
+            with redirect_stdout(printed):
                 exec(block, {})
-            assert printed.getvalue() == "(4, 64, 64, 3) uint8\n"
             continue
         for line in block.splitlines():
             if " engine " in line and util.find_spec("tensorrt_rtx") is None:
                 continue  # an extra
             run_line(line.replace("--steps 200", "--steps 2"), dcp, home)
+    assert printed.getvalue() == "(4, 64, 64, 3) uint8\n"
     document, schema = (json.loads(Path(name).read_text()) for name in ("student.json", "inspect.schema.json"))
     Draft202012Validator(schema).validate(document)
     assert Path("tour/report.html").is_file() and Path("student.png").is_file()

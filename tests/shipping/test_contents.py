@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -224,6 +225,9 @@ def test_directions_of_another_generator_are_refused(run_directory: Path, tmp_pa
     assert code == 3 and "'smile' has 9 numbers" in err and not (tmp_path / "b").exists()
     code, _, err = dcp("bundle", run_directory / "student.onnx", "-o", tmp_path / "b", "--directions", file)
     assert code == 2 and "no extra models" in err
+    np.save(tmp_path / "age.npy", np.ones((1, 8), np.float32))
+    code, _, err = dcp("bundle", run_directory, "-o", tmp_path / "b", "--directions", tmp_path / "age.npy")
+    assert code == 3 and "--import" in err and not (tmp_path / "b").exists()
 
 
 def test_an_onnx_file_becomes_an_archive(run_directory: Path, tmp_path: Path) -> None:
