@@ -1,10 +1,15 @@
-"""Files of directions in w along which images are edited: safetensors with one named vector for each direction."""
+"""Files of directions in w along which images are edited: safetensors with one named entry for each direction.
+
+An entry is a vector [w_dim] that moves all slots from ``first`` to ``last`` alike, or [last - first + 1, w_dim], one
+vector for each of these slots.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +22,10 @@ from torch import Tensor
 from ..errors import CorruptFileError, InputError, UnknownFormatError
 from ..files import atomic_path
 from ..generators import GeneratorConfig
-from .native import opened_safetensors
+from .arrays import DIRECTIONS, ArrayFile, read_array_file
+from .direction_import import layout_of, not_directions
 from .pickles.values import printable
 
-FORMAT = "dcp_deploy.directions"
-"""The metadata key: a JSON object, name -> {"layers": [first, last], "sigma": number}."""
 _UNIT = 1e-3  # allowed deviation from length 1; rounding to half precision stays below it
 
 
@@ -29,7 +33,9 @@ _UNIT = 1e-3  # allowed deviation from length 1; rounding to half precision stay
 class Direction:
     """A direction: ``vector`` float32 [w_dim] of length 1, and the first and last slot of ``ws`` that it moves.
 
-    ``sigma`` is the standard deviation of w along the vector, above 0.
+    A ``vector`` [last - first + 1, w_dim] has a row for each of these slots, with a root mean square length of 1.
+    ``sigma`` is the standard deviation of w along the vector, above 0; for several rows, that of each, averaged as
+    root mean square.
     """
 
     vector: Tensor
@@ -50,28 +56,28 @@ def save_directions(directions: Mapping[str, Direction], path: str | os.PathLike
     about = {name: {"layers": list(one.layers), "sigma": one.sigma} for name, one in directions.items()}
     tensors = {name: one.vector.to("cpu", torch.float32).clone() for name, one in directions.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={FORMAT: json.dumps(about)})
+        save_file(tensors, temporary, metadata={DIRECTIONS: json.dumps(about)})
     return Path(path)
 
 
 def read_directions(path: str | os.PathLike[str]) -> dict[str, Direction]:
     """Return the directions of a file, in the order of its metadata.
 
-    Raises InputError if the file does not exist, UnknownFormatError for another safetensors file, CorruptFileError for
-    vectors that are not unit vectors of one width, or metadata that does not fit them.
+    Raises InputError if the file does not exist, UnknownFormatError for other files, with the command that imports them
+    if they are directions of another tool; CorruptFileError for vectors that are not unit vectors of one width, or
+    metadata that does not fit them.
     """
     source = Path(path)
     if not source.is_file():
         raise InputError(f"{source} does not exist", "Make one with dcp-deploy directions TEACHER -o FILE.")
-    with opened_safetensors(source) as stream:
-        text = (stream.metadata() or {}).get(FORMAT)
-        vectors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  # not a mapping
-    if text is None:
-        raise UnknownFormatError(f"{source}: a safetensors file without {FORMAT} in its metadata", "Give another file.")
+    file = read_array_file(source)
+    if DIRECTIONS not in file.metadata:
+        raise _foreign(file)
+    vectors = {name: stored.load() for name, stored in file.value.items()}
     try:
-        about = json.loads(text)
+        about = json.loads(file.metadata[DIRECTIONS])
         found = {str(name): _direction(vectors.pop(name), about[name]) for name in about}
-        if vectors or not found or len({len(one.vector) for one in found.values()}) != 1:
+        if vectors or not found or len({one.vector.shape[-1] for one in found.values()}) != 1:
             raise ValueError("names or widths do not agree")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         what = printable(str(error), 200)
@@ -82,12 +88,21 @@ def read_directions(path: str | os.PathLike[str]) -> dict[str, Direction]:
 def check_directions(directions: Mapping[str, Direction], config: GeneratorConfig) -> None:
     """Raise InputError unless all directions fit the width and the slots of a generator of this config."""
     for name, one in directions.items():
-        if len(one.vector) != config.w_dim or one.layers[1] >= config.num_ws:
+        width = one.vector.shape[-1]
+        if width != config.w_dim or one.layers[1] >= config.num_ws:
             raise InputError(
-                f"direction {name!r} has {len(one.vector)} numbers and moves slots {one.layers[0]} to {one.layers[1]}; "
+                f"direction {name!r} has {width} numbers and moves slots {one.layers[0]} to {one.layers[1]}; "
                 f"the generator has w_dim {config.w_dim} and {config.num_ws} slots",
                 "Use directions of this generator, or of the teacher that it was made from.",
             )
+
+
+def _foreign(file: ArrayFile) -> UnknownFormatError:
+    layout = layout_of(file)
+    if layout is None:
+        return not_directions(file)
+    command = f"dcp-deploy directions MODEL --import {shlex.quote(file.source)} -o directions.safetensors"
+    return UnknownFormatError(f"{file.source}: {layout} ({file}), not yet imported", f"Import it first: {command}")
 
 
 def _direction(vector: Tensor, about: Any) -> Direction:
@@ -97,6 +112,8 @@ def _direction(vector: Tensor, about: Any) -> Direction:
         raise ValueError(f"layers {first!r} to {last!r}")
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma {sigma}")
-    if vector.dtype != torch.float32 or vector.ndim != 1 or not abs(float(vector.norm()) - 1.0) <= _UNIT:
-        raise ValueError("a vector that is not float32 [w_dim] of length 1")
+    if vector.dtype != torch.float32 or not vector.ndim or vector.shape[:-1] not in ((), (last - first + 1,)):
+        raise ValueError("a vector that is not float32 [w_dim] or [slots, w_dim]")
+    if not abs(float(vector.square().sum(dim=-1).mean().sqrt()) - 1.0) <= _UNIT:
+        raise ValueError("a vector that is not of length 1")
     return Direction(vector, (first, last), sigma)

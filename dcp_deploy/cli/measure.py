@@ -22,6 +22,7 @@ from .options import (
     devices,
     numbers,
     option,
+    slot_range,
     values_of,
     whole_numbers,
 )
@@ -262,27 +263,48 @@ def evaluate(
 @verb()
 def directions(
     output: Output,
-    teacher: Annotated[Path, typer.Argument(help="The generator whose w to analyse.")],
     out: Out,
-    count: Annotated[int, option("Number of directions, by falling variance.")] = 10,
+    teacher: Annotated[Path | None, typer.Argument(help="The generator in whose w the directions lie.")] = None,
+    model: Annotated[Path | None, option("The same as TEACHER.")] = None,
+    foreign: Annotated[Path | None, option("File of directions of another tool, to import.", "--import")] = None,
+    layers: Annotated[str | None, option("With --import: slots of ws to move, such as 4-7 [all].")] = None,
+    name: Annotated[str | None, option("With --import: name of the direction [the file's].")] = None,
+    count: Annotated[int | None, option("Number of directions: by falling variance [10], or to import [all].")] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Find editing directions: the principal components of a teacher's w, as in GANSpace.
+    """Find editing directions, the principal components of a teacher's w as in GANSpace; or import those of others.
+
+    InterFaceGAN's boundaries, GANSpace's components, rosinality's SeFa factors and vectors of your own are imported.
 
     Example: dcp-deploy directions teacher.safetensors -o directions.safetensors
+
+    Example: dcp-deploy directions teacher.safetensors --import age.npy --layers 4-7 -o age.safetensors
     """
     from ..checkpoints import load_generator
+    from ..checkpoints.direction_import import read_foreign_directions
     from ..checkpoints.directions import save_directions
     from ..devices import torch_device
-    from ..evaluation.editing import find_directions
+    from ..evaluation.editing import COUNT, find_directions, import_directions
 
     check_suffix(out, ".safetensors")
-    found = find_directions(load_generator(teacher).to(torch_device(device)), count=count, seed=seed)
+    file = teacher or model
+    if file is None or (teacher is not None and model is not None):
+        raise UsageError("no model" if file is None else "two models", "Give one, as TEACHER or as --model.")
+    if foreign is None and (layers or name):
+        raise UsageError(f"--{'layers' if layers else 'name'} without --import", "Give the file as --import FILE.")
+    slots = None if layers is None else slot_range("--layers", layers)
+    found_in = None if foreign is None else read_foreign_directions(foreign, name=name, count=count)
+    generator = load_generator(file).to(torch_device(device))
+    if found_in is None:
+        found = find_directions(generator, count=COUNT if count is None else count, seed=seed)
+    else:
+        found = import_directions(generator, found_in, layers=slots, seed=seed)
     save_directions(found, out)
     settings = output.write_settings(out)
-    facts = {name: {"layers": list(one.layers), "sigma": one.sigma} for name, one in found.items()}
-    output.result({"path": str(out), "directions": facts, "settings": str(settings)}, str(out))
+    facts = {key: {"layers": list(one.layers), "sigma": one.sigma} for key, one in found.items()}
+    layout = None if found_in is None else found_in.layout
+    output.result({"path": str(out), "directions": facts, "imported": layout, "settings": str(settings)}, str(out))
 
 
 @verb()

@@ -176,6 +176,19 @@ def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
     return _parsed(parse, flag, text, "a list of whole numbers", "1,8,64 or 0-7")
 
 
+def slot_range(flag: str, text: str) -> tuple[int, int]:
+    """Parse the first and last slot: "4-7" -> (4, 7), "4" -> (4, 4). UsageError names the flag."""
+
+    def parse(text: str) -> tuple[int, int]:
+        first, dash, last = text.partition("-")
+        slots = int(first), int(last if dash else first)
+        if slots[0] > slots[1]:
+            raise ValueError(f"{text} counts down")
+        return slots
+
+    return _parsed(parse, flag, text, "one slot or a range of slots", "4-7")
+
+
 def whole_number(flag: str, text: str) -> int:
     """Parse a number that may also be a word elsewhere. UsageError names the flag."""
     return _parsed(int, flag, text, "a whole number", "1000, or auto")

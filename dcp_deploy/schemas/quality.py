@@ -64,9 +64,11 @@ class Direction(Part):
 
 
 class DirectionsFound(WithSettings):
-    """A file of editing directions, by falling variance."""
+    """A file of editing directions: principal components by falling variance, or those of an imported file."""
 
     directions: dict[str, Direction]
+    imported: str | None
+    """Layout of the imported file, in words; null for principal components."""
 
 
 # ---- project ----

@@ -52,7 +52,7 @@ class _Codes(nn.Module):
 
 def offsets_of(directions: Mapping[str, Direction], num_ws: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return how far strength 1 of each direction moves each slot: float32 [K, num_ws, w_dim], sigma x vector."""
-    width = len(next(iter(directions.values())).vector)
+    width = next(iter(directions.values())).vector.shape[-1]
     still = torch.zeros(1, num_ws, width)
     return torch.cat([one.move(still, 1.0) for one in directions.values()]).numpy()
 

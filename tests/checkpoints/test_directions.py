@@ -55,6 +55,19 @@ def test_each_row_can_move_by_a_different_number_of_steps() -> None:
     assert moved[0].abs().sum() == 0 and moved[1, 2].tolist() == pytest.approx([0.9, 0.0, 1.2])
 
 
+SLOPED = Direction(torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), (3, 4), 2.0)
+
+
+def test_a_vector_for_each_slot_moves_its_slot(tmp_path: Path) -> None:
+    found = read_directions(save_directions({"sloped": SLOPED}, tmp_path / "d.safetensors"))["sloped"]
+    assert torch.equal(found.vector, SLOPED.vector)
+    check_directions({"sloped": found}, CONFIG)
+    moved = found.move(torch.zeros(2, 6, 3), torch.tensor([1.0, -0.5]))
+    expected = torch.zeros(2, 6, 3)
+    expected[0, 3], expected[1, 3] = torch.tensor([2.0, 0.0, 2.0]), torch.tensor([-1.0, 0.0, -1.0])
+    assert torch.equal(moved, expected)
+
+
 ABOUT = {"layers": [0, 1], "sigma": 1.0}
 UNIT = torch.tensor([1.0, 0.0])
 
@@ -76,6 +89,10 @@ UNIT = torch.tensor([1.0, 0.0])
         ({"a": UNIT * torch.nan}, {"a": ABOUT}),
         ({"a": UNIT.half()}, {"a": ABOUT}),
         ({"a": UNIT[None]}, {"a": ABOUT}),
+        ({"a": UNIT[None].repeat(3, 1)}, {"a": ABOUT}),
+        ({"a": 2 * UNIT[None].repeat(2, 1)}, {"a": ABOUT}),
+        ({"a": UNIT[None, None].repeat(1, 2, 1)}, {"a": ABOUT}),
+        ({"a": torch.tensor(1.0)}, {"a": {"layers": [0, 0], "sigma": 1.0}}),
     ],
 )
 def test_inconsistent_files_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], about: Any) -> None:
@@ -88,16 +105,24 @@ def test_inconsistent_files_are_refused(tmp_path: Path, tensors: dict[str, torch
 def test_missing_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_directions(tmp_path / "nowhere.safetensors")
-    save_file({"a": UNIT}, tmp_path / "other.safetensors")
-    with pytest.raises(UnknownFormatError, match=KEY):
+    save_file({"a.weight": UNIT}, tmp_path / "other.safetensors")
+    with pytest.raises(UnknownFormatError, match="no directions in a safetensors file of the weights of a network"):
         read_directions(tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("not at all")
-    with pytest.raises(CorruptFileError, match="not a readable"):
+    with pytest.raises(UnknownFormatError, match="unknown content"):
         read_directions(tmp_path / "text.safetensors")
+    whole = save_directions({"smile": SMILE}, tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(CorruptFileError, match="not a readable"):
+        read_directions(tmp_path / "cut.safetensors")
 
 
 def test_directions_must_fit_the_generator() -> None:
     check_directions({"smile": SMILE}, CONFIG)
-    for wrong in (replace(SMILE, layers=(0, 6)), replace(SMILE, vector=torch.tensor([1.0]))):
+    for wrong in (
+        replace(SMILE, layers=(0, 6)),
+        replace(SMILE, vector=torch.tensor([1.0])),
+        replace(SLOPED, layers=(5, 6)),
+    ):
         with pytest.raises(InputError, match="smile"):
             check_directions({"smile": wrong}, CONFIG)

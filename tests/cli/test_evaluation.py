@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -43,6 +44,51 @@ def test_an_impossible_edit_is_a_usage_error(dcp: Command, model: Path) -> None:
     assert ended.code == 2 and "smile=2" in ended.err and "pc0" in ended.err
     ended = dcp("directions", model, "-o", "d.bin")
     assert ended.code == 2 and "d.safetensors" in ended.err
+
+
+def test_directions_of_another_tool_are_imported_and_edit_a_sample(dcp: Command, model: Path) -> None:
+    np.save("age_boundary.npy", np.float32([[3, 0, 0, 4, 0, 0, 0, 0]]))
+    words = ("--name", "age", "--layers", "2-4", "-o", "age.safetensors", "--json")
+    facts = dcp("directions", "--import", "age_boundary.npy", "--model", model, *words).json
+    made = read_directions(Path("age.safetensors"))["age"]
+    assert facts["directions"] == {"age": {"layers": [2, 4], "sigma": pytest.approx(made.sigma)}}
+    assert "InterFaceGAN" in facts["imported"]
+    assert made.vector.tolist() == pytest.approx([0.6, 0, 0, 0.8, 0, 0, 0, 0])
+    again = ("--config", "age.safetensors.toml", "-o", "again.safetensors")
+    assert dcp("directions", *again).code == 0
+    assert Path("again.safetensors").read_bytes() == Path("age.safetensors").read_bytes()
+    assert dcp("sample", model, "--seeds", "0", "--direction", "age=2", "--directions", "age.safetensors").code == 0
+
+
+def test_a_raw_file_of_another_tool_is_named_with_the_command_that_imports_it(dcp: Command, model: Path) -> None:
+    np.save("age_boundary.npy", np.ones((1, 8), np.float32))
+    for words in (
+        ("sample", model, "--direction", "age=2"),
+        ("eval", model, "--teacher", model),
+    ):
+        ended = dcp(*words, "--directions", "age_boundary.npy")
+        assert ended.code == 3 and "InterFaceGAN" in ended.err
+        assert "dcp-deploy directions MODEL --import age_boundary.npy" in ended.err
+
+
+def test_contradictory_ways_to_ask_for_directions_are_refused(dcp: Command, model: Path) -> None:
+    np.save("age.npy", np.ones((1, 8), np.float32))
+    np.save("wide.npy", np.ones((1, 9), np.float32))
+    out = ("-o", "d.safetensors")
+    for words, code, expected in (
+        ((model, "--model", model), 2, "two models"),
+        (("--import", "age.npy"), 2, "no model"),
+        ((model, "--layers", "2-3"), 2, "--layers without --import"),
+        ((model, "--name", "age"), 2, "--name without --import"),
+        ((model, "--import", "age.npy", "--layers", "3-2"), 2, "4-7"),
+        ((model, "--import", "age.npy", "--layers", "2-6"), 2, "slots 0 to 5"),
+        ((model, "--import", "age.npy", "--count", 2), 2, "has 1 direction"),
+        ((model, "--import", "wide.npy"), 3, "9 numbers; this generator has w_dim 8"),
+        ((model, "--import", model), 3, "weights of a network"),
+    ):
+        ended = dcp("directions", *words, *out)
+        assert ended.code == code and expected in ended.err
+    assert not Path("d.safetensors").exists()
 
 
 def test_project_reports_both_models_and_writes_what_it_found(dcp: Command, model: Path) -> None:

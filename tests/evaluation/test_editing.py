@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from importlib.resources import as_file, files
 
 import numpy as np
@@ -10,15 +11,17 @@ import pytest
 import torch
 
 from dcp_deploy.checkpoints import load_generator
+from dcp_deploy.checkpoints.direction_import import ForeignDirections
 from dcp_deploy.checkpoints.directions import Direction
 from dcp_deploy.datasets.factors import FACTOR_INDEX, Factors, sample_factors
-from dcp_deploy.errors import UsageError
+from dcp_deploy.errors import InputError, UsageError
 from dcp_deploy.evaluation.editing import (
     COLUMNS,
     compare_editing,
     edited_runner,
     factor_changes,
     find_directions,
+    import_directions,
     parse_edits,
 )
 from dcp_deploy.export import load_runner
@@ -60,6 +63,62 @@ def test_sigma_is_the_standard_deviation_of_w_along_the_direction(tiny_generator
 def test_impossible_counts_are_refused(tiny_generator: Generator, count: int) -> None:
     with pytest.raises(UsageError, match="16"):
         find_directions(tiny_generator, count=count)
+
+
+# ---- importing ----
+
+
+def foreign(sigmas: Mapping[str, float] | None = None, **vectors: torch.Tensor) -> ForeignDirections:
+    return ForeignDirections("d.npy", "named vectors", vectors, sigmas or {})
+
+
+def test_an_imported_component_gets_the_sigma_of_the_component(tiny_generator: Generator) -> None:
+    found = find_directions(tiny_generator, count=2)
+    vectors = {name: -7.0 * one.vector for name, one in found.items()}
+    made = import_directions(tiny_generator, foreign(**vectors), layers=(1, 3))
+    for name, one in found.items():
+        assert made[name].sigma == pytest.approx(one.sigma, rel=1e-5)  # rounding of components to float32
+        assert torch.allclose(made[name].vector, -one.vector, atol=1e-6)
+        assert made[name].layers == (1, 3)
+
+
+def test_sigma_of_a_vector_for_each_slot_is_the_root_mean_square_of_theirs(tiny_generator: Generator) -> None:
+    config = tiny_generator.config
+    found = find_directions(tiny_generator, count=2)
+    rows = torch.zeros(config.num_ws, config.w_dim)
+    rows[0], rows[1] = found["pc0"].vector, found["pc1"].vector
+    made = import_directions(tiny_generator, foreign(pose=rows))["pose"]
+    assert made.layers == (0, 1) and made.vector.shape == (2, config.w_dim)
+    expected = ((found["pc0"].sigma ** 2 + found["pc1"].sigma ** 2) / 2) ** 0.5
+    assert made.sigma == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_imported_direction_changes_as_many_codes_as_the_same_vector(tiny_generator: Generator) -> None:
+    """One step moves w by its own standard deviation, whatever length the file gives the vector."""
+    vector = torch.arange(1.0, 17.0)
+    made = import_directions(tiny_generator, foreign(age=vector))["age"]
+    w = tiny_generator.mapping.w(torch.randn(4000, 16, generator=torch.Generator().manual_seed(9)))
+    unit = vector / vector.norm()
+    moved = made.move(torch.zeros(1, tiny_generator.config.num_ws, 16), 1.0)[0, 0] @ unit
+    assert float(moved) == pytest.approx(float((w @ unit).std()), rel=0.05)  # 1 % of standard error
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(1.05, False), (1.5, True), (0.5, True)])
+def test_another_sigma_in_the_file_is_pointed_out_and_not_used(
+    tiny_generator: Generator, caplog: pytest.LogCaptureFixture, factor: float, warned: bool
+) -> None:
+    first = find_directions(tiny_generator, count=1)["pc0"]
+    made = import_directions(tiny_generator, foreign({"comp0": factor * first.sigma}, comp0=first.vector))
+    assert made["comp0"].sigma == pytest.approx(first.sigma, rel=1e-5)
+    assert ("was the file made for another" in caplog.text) == warned
+
+
+def test_a_direction_along_which_w_does_not_vary_is_refused(tiny_generator: Generator) -> None:
+    still = copy.deepcopy(tiny_generator)
+    last = still.mapping.get_submodule(f"fc{still.config.mapping_layers - 1}")
+    last.weight.data[3] = 0.0
+    with pytest.raises(InputError, match="does not vary along age"):
+        import_directions(still, foreign(age=torch.eye(16)[3]))
 
 
 # ---- editing ----
@@ -136,8 +195,6 @@ def test_a_student_with_reversed_edits_has_a_negative_correlation(
     demo: Generator, demo_directions: dict[str, Direction]
 ) -> None:
     """Negating the affine weights around the mean style reverses every edit."""
-    import copy
-
     mean = demo.mapping.w(torch.randn(500, demo.config.z_dim, generator=torch.Generator().manual_seed(0))).mean(dim=0)
     other = copy.deepcopy(demo)
     for _, layer in [*other.synthesis.convs(), *other.synthesis.torgbs()]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -114,7 +115,8 @@ def full(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         built = build_engine(run_directory / "student.onnx", engines[0], target="sm89", batch=(1, 2, 8))
         shutil.copy(*engines)
         write_plan_manifest(built, folder / "plan.json")
-    directions = save_directions({"smile": Direction(torch.eye(8)[0], (0, 3), 1.5)}, folder / "d.safetensors")
+    smile, pose = Direction(torch.eye(8)[0], (0, 3), 1.5), Direction(torch.eye(8)[1:3], (1, 2), 0.5)
+    directions = save_directions({"smile": smile, "pose": pose}, folder / "d.safetensors")
     options = ("--teacher", "--synthesis", "--directions", directions, *(f"--engine={engine}" for engine in engines))
     code, out, err = dcp("bundle", run_directory, "--out", folder / "bundle", *options, "--json")
     assert code == 0, err
@@ -212,7 +214,8 @@ def test_the_readme_and_manifest_of_a_full_bundle_name_its_edits_and_pictures(
     text = (bundle / "README.md").read_text()
     assert '{"smile": 1.5}' in text and "| `smile` | 0 to 3 | 1.5 |" in text and "--model-repository=/pictures" in text
     assert json.loads((bundle / "manifest.json").read_text())["directions"] == {
-        "smile": {"layers": [0, 3], "sigma": 1.5}
+        "smile": {"layers": [0, 3], "sigma": 1.5},
+        "pose": {"layers": [1, 2], "sigma": 0.5},
     }
 
 
@@ -222,6 +225,9 @@ def test_directions_of_another_generator_are_refused(run_directory: Path, tmp_pa
     assert code == 3 and "'smile' has 9 numbers" in err and not (tmp_path / "b").exists()
     code, _, err = dcp("bundle", run_directory / "student.onnx", "-o", tmp_path / "b", "--directions", file)
     assert code == 2 and "no extra models" in err
+    np.save(tmp_path / "age.npy", np.ones((1, 8), np.float32))
+    code, _, err = dcp("bundle", run_directory, "-o", tmp_path / "b", "--directions", tmp_path / "age.npy")
+    assert code == 3 and "--import" in err and not (tmp_path / "b").exists()
 
 
 def test_an_onnx_file_becomes_an_archive(run_directory: Path, tmp_path: Path) -> None:

@@ -104,3 +104,9 @@ def test_strength_one_is_a_standard_deviation_in_the_direction_s_slots_and_nothi
     offsets = offsets_of({"smile": Direction(torch.tensor([0.6, 0.8]), (1, 2), 3.0)}, 4)
     assert offsets.shape == (1, 4, 2) and offsets.dtype == np.float32
     assert offsets[0] == pytest.approx(np.array([[0, 0], [1.8, 2.4], [1.8, 2.4], [0, 0]]))
+
+
+def test_a_direction_with_a_vector_for_each_slot_moves_each_slot_by_its_own() -> None:
+    vectors = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    offsets = offsets_of({"pose": Direction(vectors, (1, 2), 3.0)}, 4)
+    assert offsets[0].tolist() == [[0, 0], [3, 3], [0, 0], [0, 0]]
