@@ -28,6 +28,7 @@ __all__ = [
     "export_onnx",
     "load_generator",
     "load_runner",
+    "load_synthesis",
     "open_images",
     "plan",
     "prune",
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from .compression import distill, plan, prune, score
     from .config import BuildConfig
     from .datasets.images import open_images
-    from .export import build_engine, export_onnx, load_runner, verify
+    from .export import build_engine, export_onnx, load_runner, load_synthesis, verify
     from .generators import Generator, GeneratorConfig, count_macs, count_parameters
     from .metrics import evaluate
     from .pipeline.builder import build
@@ -55,7 +56,7 @@ else:
             "compression": ("distill", "plan", "prune", "score"),
             "config": ("BuildConfig",),
             "datasets.images": ("open_images",),
-            "export": ("build_engine", "export_onnx", "load_runner", "verify"),
+            "export": ("build_engine", "export_onnx", "load_runner", "load_synthesis", "verify"),
             "generators": ("Generator", "GeneratorConfig", "count_macs", "count_parameters"),
             "metrics": ("evaluate",),
             "pipeline.builder": ("build",),

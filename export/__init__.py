@@ -18,6 +18,7 @@ __all__ = [
     "FusedSynthesis",
     "ParityReport",
     "Runner",
+    "SynthesisRunner",
     "Tolerance",
     "WinogradFiles",
     "build_engine",
@@ -28,6 +29,7 @@ __all__ = [
     "load_form",
     "load_pair",
     "load_runner",
+    "load_synthesis",
     "precision_report",
     "read_manifest",
     "tolerance_for",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from .runners.forms import FormRunner, load_form
     from .runners.loading import load_runner
     from .runners.runner import Runner, classes_of, latents_of
+    from .runners.synthesis import SynthesisRunner, load_synthesis
     from .tensorrt.engine import EngineOptions, build_engine
     from .tensorrt.manifest import Engine, check_engine, read_manifest
 else:
@@ -64,6 +67,7 @@ else:
             "runners.forms": ("FormRunner", "load_form"),
             "runners.loading": ("load_runner",),
             "runners.runner": ("Runner", "classes_of", "latents_of"),
+            "runners.synthesis": ("SynthesisRunner", "load_synthesis"),
             "tensorrt.engine": ("EngineOptions", "build_engine"),
             "tensorrt.manifest": ("Engine", "check_engine", "read_manifest"),
         },

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cache
 from importlib import util
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -111,6 +113,19 @@ def test_the_library_example_ends_with_a_distilled_and_verified_student(
     exported.assert_called_once_with(student, "student.onnx")
     verified.assert_called_once_with(student, "student.onnx")
     verified.return_value.raise_for_failure.assert_called_once_with()
+
+
+def test_the_example_of_codes_draws_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "editing.md").read_text("utf-8"), flags=re.M | re.S
+    )
+    torch.manual_seed(0)
+    student = Generator(GeneratorConfig(64, (4,) * 10, z_dim=8, w_dim=8))
+    dcp_deploy.export_onnx(student, tmp_path / "synthesis.onnx", inputs="ws")
+    monkeypatch.chdir(tmp_path)
+    with redirect_stdout(StringIO()) as printed:
+        exec(compile(block, "editing.md", "exec"), {})
+    assert printed.getvalue() == "(5, 64, 64, 3) uint8\n"
 
 
 def test_the_modules_and_source_files_that_the_documents_name_exist() -> None:

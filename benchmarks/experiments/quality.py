@@ -32,7 +32,8 @@ from ...checkpoints import load_generator
 from ...compression import RECIPES, ChannelScores, DistillConfig, distill, load_scores, plan, prune, save_scores, score
 from ...compression.pruning.planning import Refinement
 from ...compression.scoring.diversity import ScoreMethod
-from ...export.runners.sampling import as_uint8, grid, save_png
+from ...export.runners.picture_files import save_picture
+from ...export.runners.sampling import as_uint8, grid
 from ...files import read_json, write_json
 from ...generators import Generator
 from ...metrics import evaluate, load_avatar_reader
@@ -149,7 +150,7 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         measure=measure,
         measure_at=sorted({round(share * experiment.steps) for share in MEASURED}),
     )
-    save_png(pictures(result.generator), experiment.out / "pictures" / f"{cell.name}.png")
+    save_picture(pictures(result.generator), experiment.out / "pictures" / f"{cell.name}.png")
     return {
         "schema": 1,
         "cell": asdict(cell),

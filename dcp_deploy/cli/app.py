@@ -11,7 +11,7 @@ import typer
 
 from ..config import BuildConfig
 from ..version import __version__
-from . import measure, options, serving, stages
+from . import measure, options, sample, serving, stages
 from .options import RUNNING, DryRun, option
 from .output import Output
 from .verb import Verbs, name_of, verb
@@ -161,7 +161,7 @@ def schema(
 
 for command in (
     build, inspect, stages.convert, stages.score, stages.prune, stages.distill, stages.export, stages.engine,
-    measure.verify, measure.bench, measure.bench_compare, measure.sample, measure.evaluate, measure.directions,
+    measure.verify, measure.bench, measure.bench_compare, sample.sample, measure.evaluate, measure.directions,
     measure.project, serving.bundle, serving.serve, datasets, doctor, schema,
 ):  # fmt: skip
     app.command(name_of(command))(command)

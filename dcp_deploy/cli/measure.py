@@ -1,4 +1,4 @@
-"""The verbs that look at models: compare, time, sample, measure quality, edit, project."""
+"""The verbs that look at models: compare, time, measure quality, find directions, project."""
 
 from __future__ import annotations
 
@@ -178,40 +178,6 @@ def bench_compare(
     output.report(out, comparison.to_dict(), comparison.to_table(), *comparison.remarks())
     if fail_above is not None:
         comparison.raise_above(fail_above)
-
-
-@verb()
-def sample(
-    output: Output,
-    model: Annotated[Path, typer.Argument(help="A checkpoint or an ONNX file.")],
-    out: Annotated[Path, option("PNG file to write.", "--out", "-o")] = Path("sample.png"),
-    seeds: Annotated[str, option("Seeds, such as 0-15 or 3,5,8.")] = "0-15",
-    psi: Annotated[str, option("Truncations. Each gets a row.")] = "1",
-    direction: Annotated[
-        list[str] | None,
-        option("Edit along this direction, by so many standard deviations: pc0=2.", metavar="NAME=STRENGTH"),
-    ] = None,
-    directions: Annotated[Path | None, option("File of directions, as dcp-deploy directions writes it.")] = None,
-) -> None:
-    """Generate a grid of images for seeds and truncations. Seeds mean the same as in NVIDIA's scripts.
-
-    Example: dcp-deploy sample student.onnx -o grid.png --seeds 0-7 --psi 0.5,0.7,1
-    """
-    from ..export import load_runner
-    from ..export.runners.sampling import sample_grid
-
-    runner = load_runner(model)
-    if direction:
-        from ..checkpoints.directions import read_directions
-        from ..evaluation.editing import edited_runner, parse_edits
-
-        if directions is None:
-            raise UsageError("--direction needs a file of directions", "Give it as --directions FILE.")
-        runner = edited_runner(runner, parse_edits(direction, read_directions(directions)))
-    with output.task("sample") as progress:
-        sample_grid(runner, out, seeds=whole_numbers("--seeds", seeds), psis=numbers("--psi", psi), progress=progress)
-    settings = output.write_settings(out)
-    output.result({"path": str(out), "backend": runner.backend, "settings": str(settings)}, str(out))
 
 
 @verb()

@@ -54,7 +54,9 @@ def verb(*settings: str) -> Callable[[Command], Command]:
             output = Output(name_of(function), context, as_json=as_json, quiet=quiet)
             with _exit_codes(output):
                 for flag in ("out", "worst", "markdown", "plot"):
-                    _check_place(output.verb, f"--{flag}", flags.get(flag))
+                    if (place := flags.get(flag)) is not None:
+                        folder = output.verb in WRITE_FOLDERS or bool(flags.get("each"))
+                        check_place(f"--{flag}", place, folder=folder, packed=output.verb == "bundle")
                 function(output, **flags)
 
         context, *common, _ = signature(run, eval_str=True).parameters.values()
@@ -93,17 +95,15 @@ def _exit_codes(output: Output) -> Iterator[None]:
         _end(1, f"unexpected error: {type(error).__name__}: {error}", remedy, output)
 
 
-def _check_place(verb: str, flag: str, place: Any) -> None:
-    """Raise UsageError before the work if its result could not be written."""
-    if place is None:
-        return
+def check_place(flag: str, place: str | Path, *, folder: bool = False, packed: bool = False) -> None:
+    """Raise UsageError before the work if its result, a file or a folder (or one ``packed``), could not be written."""
     path = Path(place)
-    above = next(folder for folder in path.absolute().parents if folder.exists())
+    above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():
         raise UsageError(f"{flag} {path}: {above} is a file, not a folder", "Give another place.")
-    if verb in WRITE_FOLDERS and path.is_file() and verb != "bundle":  # a packed bundle is a file
+    if folder and path.is_file() and not packed:
         raise UsageError(f"{flag} {path} is a file", "Give a folder; it need not exist yet.")
-    if verb not in WRITE_FOLDERS and path.is_dir():
+    if not folder and path.is_dir():
         raise UsageError(f"{flag} {path} is a folder", f"Name a file in it: {path / 'NAME'}.")
     written = path if path.is_dir() else above
     if not os.access(written, os.W_OK):

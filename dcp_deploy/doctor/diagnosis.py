@@ -107,6 +107,7 @@ def diagnose(directory: Path | None = None) -> Diagnosis:
         ("Triton server", "serve", _triton_server),
         ("Triton client", "verify BUNDLE http://HOST:PORT", lambda: _package("tritonclient", "serve")),
         ("published features", "eval --data, distill --data, --lpips", _published_features),
+        ("MP4 writer", "sample --interpolate to an MP4 file", lambda: _package("imageio-ffmpeg", "video")),
         ("memory", "distilling", _memory),
         ("disk", "run directories", lambda: _disk(directory or Path())),
     ]

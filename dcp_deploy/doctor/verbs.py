@@ -35,7 +35,7 @@ LIMITS: dict[str, dict[str, str]] = {
     "distill": {"memory": "may run out of memory", "ONNX Runtime": "no --mask", "published features": _NO_FID},
     "export": {"ONNX Runtime": "no --precision int8"},
     "verify": {**_NO_ONNX, "OpenVINO": "no backend openvino", "Triton client": "no running servers", **_NO_WINOGRAD},
-    "sample": _NO_ONNX,
+    "sample": {**_NO_ONNX, "MP4 writer": "no .mp4"},
     "bench": {**_NO_ONNX, "OpenVINO": "no backend openvino", **_NO_WINOGRAD},
     "eval": {
         **_NO_ONNX, "OpenVINO": "no backend openvino", "published features": "no --data and no LPIPS", **_NO_WINOGRAD,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,9 +23,6 @@ from ..generators.latents import draw_latents, stream
 from ..metrics.drawing import to_8_bit
 from ..metrics.features import load_avatar_reader
 from ..progress import Progress, shifted
-
-if TYPE_CHECKING:
-    from ..export.runners.runner import Array, Runner
 
 COUNT = 10
 SAMPLES = 128
@@ -99,31 +95,6 @@ def parse_edits(words: Sequence[str], directions: Mapping[str, Direction]) -> li
             raise UsageError(f"--direction {word!r} is not NAME=STRENGTH", f"Use a name of the file: {known}.")
         edits.append((directions[name], steps))
     return edits
-
-
-def edited_runner(runner: Runner, edits: Sequence[tuple[Direction, float]]) -> Runner:
-    """Return a runner that moves w along each direction by its number of standard deviations before synthesis.
-
-    Raises UsageError unless the runner holds a torch generator: w is inaccessible in an exported file.
-    """
-    generator = runner.source
-    if not isinstance(generator, Generator):
-        raise UsageError(
-            f"{runner.name} takes z, but an edit moves w", "Give the checkpoint that it was exported from."
-        )
-    check_directions({str(index): one for index, (one, _) in enumerate(edits)}, generator.config)
-    device = next(generator.parameters()).device
-
-    def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        labels = None if c is None else torch.from_numpy(c).to(device)
-        with torch.inference_mode():
-            ws = generator.mapping(torch.from_numpy(z).to(device), labels, psi=torch.from_numpy(psi).to(device))
-            for direction, steps in edits:
-                ws = direction.move(ws, steps)
-            images: Array = generator.synthesis(ws).cpu().numpy()
-        return images
-
-    return replace(runner, draw=draw)
 
 
 # ---- what they change ----

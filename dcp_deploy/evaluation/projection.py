@@ -22,7 +22,8 @@ from ..compression.distillation.losses import FeatureMaps, perceptual_loss
 from ..datasets.canvas import RESOLUTION
 from ..datasets.decoding import Resize, UnusableImageError, decode
 from ..errors import InputError, QualityError, UsageError
-from ..export.runners.sampling import grid, save_png
+from ..export.runners.picture_files import save_picture
+from ..export.runners.sampling import grid
 from ..files import atomic_path, write_json
 from ..generators import Generator, StyleGAN2Synthesis
 from ..generators.latents import draw_latents, stream
@@ -300,7 +301,7 @@ def project_files(
         save_file({name: one.ws for name, one in found.items()}, temporary)
     for row, name in enumerate(_names(images)):
         pictures = [targets[row], *(one.images[row] for one in found.values())]
-        save_png(grid(np.stack(pictures)), out / f"{name}.png")
+        save_picture(grid(np.stack(pictures)), out / f"{name}.png")
     document: dict[str, Any] = {
         "schema": 1,
         "images": [str(path) for path in images],

@@ -235,7 +235,8 @@ def _quality(job: Job, progress: Progress) -> dict[str, Any]:
 
 def _real_grid(job: Job) -> str:
     from ..datasets.portrait import avatars
-    from ..export.runners.sampling import grid, save_png
+    from ..export.runners.picture_files import save_picture
+    from ..export.runners.sampling import grid
 
     images = job.inputs.images
     if images is None:
@@ -243,7 +244,7 @@ def _real_grid(job: Job) -> str:
     else:
         places = np.linspace(0, len(images) - 1, min(len(GRID_SEEDS), len(images)), dtype=int)
         real = np.stack([sample.image for sample in images.samples(places.tolist())])
-    save_png(grid(real), job.path("grids/real.png"))
+    save_picture(grid(real), job.path("grids/real.png"))
     return "grids/real.png"
 
 

@@ -55,6 +55,8 @@ class VerifiedServer(Document):
 
 
 class Sampled(WithSettings):
-    """A picture."""
+    """A page of images, an animation, or a folder with a file for each image."""
 
     backend: str
+    images: int
+    """Number of images that were generated; of an animation, its frames."""

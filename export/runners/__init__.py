@@ -9,14 +9,17 @@ from ...lazy import import_on_use
 __all__ = [
     "FormRunner",
     "Runner",
+    "SynthesisRunner",
     "load_form",
     "load_runner",
+    "load_synthesis",
 ]
 
 if TYPE_CHECKING:
     from .forms import FormRunner, load_form
     from .loading import load_runner
     from .runner import Runner
+    from .synthesis import SynthesisRunner, load_synthesis
 else:
     __getattr__, __dir__ = import_on_use(
         __name__,
@@ -24,5 +27,6 @@ else:
             "forms": ("FormRunner", "load_form"),
             "loading": ("load_runner",),
             "runner": ("Runner",),
+            "synthesis": ("SynthesisRunner", "load_synthesis"),
         },
     )

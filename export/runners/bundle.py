@@ -26,6 +26,16 @@ def bundle_runner(path: Path, backend: str, threads: int | None, model: str = "g
     maximum bounds the memory. Raises what :func:`~.integrity.check_bundle` does, and UsageError for an archive, a
     backend other than onnxruntime, or a model that is not in the bundle.
     """
+    manifest, onnx, largest = bundled_model(path, backend, model)
+    runner = onnx_runner(onnx, backend, threads)
+    return replace(runner, name=f"{manifest['name']}/{model}", draw=in_parts(runner.draw, largest))
+
+
+def bundled_model(path: Path, backend: str, model: str) -> tuple[dict[str, Any], Path, int]:
+    """Check a bundle. Return its manifest, the ONNX file of ``model`` and the largest batch that it serves.
+
+    Errors as in :func:`bundle_runner`.
+    """
     if path.name.endswith(ARCHIVE):
         raise UsageError(f"{path} is packed", f"unpack it first: tar --zstd -xf {path.name}")
     manifest = check_bundle(path)
@@ -33,14 +43,14 @@ def bundle_runner(path: Path, backend: str, threads: int | None, model: str = "g
         facts = manifest["models"][model]
         onnx, largest = path / safe_name(facts["onnx"]), int(facts["max_batch"])
     except (KeyError, TypeError, ValueError) as error:
-        models = ", ".join(sorted(manifest.get("models", {})))
-        raise UsageError(f"{path} has no model {model!r}", f"use one of: {models}") from error
+        known = f"use one of: {', '.join(sorted(manifest.get('models', {})))}"
+        remedy = "make the bundle with --synthesis" if model == "synthesis" else known
+        raise UsageError(f"{path} has no model {model!r}", remedy) from error
     if facts["onnx"] not in manifest["files"]:
         raise CorruptFileError(f"{MANIFEST} names {facts['onnx']}, which is not in the bundle", "make the bundle again")
     if backend not in ("auto", *_BACKENDS):
         raise UsageError(f"backend {backend!r} cannot run the bundle {path}", f"use {' or '.join(_BACKENDS)}")
-    runner = onnx_runner(onnx, backend, threads)
-    return replace(runner, name=f"{manifest['name']}/{model}", draw=in_parts(runner.draw, largest))
+    return manifest, onnx, largest
 
 
 def bundle_facts(path: Path) -> dict[str, Any]:

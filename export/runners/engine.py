@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import InputError, MissingCapabilityError, StaleArtifactError
+from ...errors import InputError, MissingCapabilityError, StaleArtifactError, UsageError
 from ..fused.generator import ImageForm
 from ..tensorrt.manifest import check_engine
 from ..tensorrt.targets import import_flavour
@@ -52,24 +52,35 @@ def open_engine(path: Path, *, cuda_graph: bool = False) -> tuple[dict[str, Any]
 
 
 def runner_of(name: str, manifest: Mapping[str, Any], session: EngineSession) -> Runner:
-    """Make a Runner of an open session."""
+    """Make a Runner of an open session. UsageError for an engine that takes codes in place of z."""
     profile = manifest["profile"]
-    image: ImageForm = "uint8" if session.output_dtype == torch.uint8 else "float"
+    if "z" not in profile:
+        raise UsageError(f"{name} takes {', '.join(profile)}, not z", "load it with load_synthesis")
     smallest, largest = profile["z"]["min"][0], profile["z"]["max"][0]
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
-        padding = max(smallest - len(z), 0)  # rows, each a copy of the last one
-        padded = {name: np.concatenate([rows, np.repeat(rows[-1:], padding, axis=0)]) for name, rows in feeds.items()}
-        images = session.run({name: torch.from_numpy(rows) for name, rows in padded.items()})
-        return images[: len(z)].cpu().numpy()
+        return padded(session, smallest, {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c})
 
     c_dim = profile["c"]["min"][1] if "c" in profile else 0
     z_dim, facts = profile["z"]["min"][1], {"precision": str(manifest["precision"])}
     return Runner(
-        name, "tensorrt", z_dim, c_dim, manifest["resolution"], image, in_parts(draw, largest), facts=facts,
-        batch=(smallest, largest),
+        name, "tensorrt", z_dim, c_dim, manifest["resolution"], image_form(session), in_parts(draw, largest),
+        facts=facts, batch=(smallest, largest),
     )  # fmt: skip
+
+
+def image_form(session: EngineSession) -> ImageForm:
+    """Return the format of an engine's images."""
+    return "uint8" if session.output_dtype == torch.uint8 else "float"
+
+
+def padded(session: EngineSession, smallest: int, feeds: Mapping[str, Array]) -> Array:
+    """Return the images of one batch; fewer rows than ``smallest`` are filled with copies of the last one."""
+    batch = len(next(iter(feeds.values())))
+    missing = max(smallest - batch, 0)
+    full = {name: np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) for name, rows in feeds.items()}
+    images = session.run({name: torch.from_numpy(rows) for name, rows in full.items()})
+    return images[:batch].cpu().numpy()
 
 
 class EngineSession:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -92,6 +94,21 @@ def sniff(path: Path) -> Literal["engine", "onnx", "checkpoint"]:
 # ---- torch ----
 
 
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with ``count`` threads inside the block; None leaves the number as it is."""
+    import torch
+
+    before = torch.get_num_threads()  # global: changed for this block only
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)
+
+
 def _torch_runner(generator: Generator, name: str, backend: str, threads: int | None, wanted: str | None) -> Runner:
     import torch
 
@@ -113,15 +130,8 @@ def _torch_runner(generator: Generator, name: str, backend: str, threads: int | 
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
         latents, psis, labels = (None if part is None else torch.from_numpy(part).to(device) for part in (z, psi, c))
-        before = torch.get_num_threads()  # global: changed for this call only
-        if threads is not None:
-            torch.set_num_threads(threads)
-        try:
-            with torch.inference_mode():
-                images = source(latents, psis, labels) if backend == "fused" else source(latents, labels, psi=psis)
-        finally:
-            if threads is not None:
-                torch.set_num_threads(before)
+        with cpu_threads(threads), torch.inference_mode():
+            images = source(latents, psis, labels) if backend == "fused" else source(latents, labels, psi=psis)
         return cast(Array, images.cpu().numpy())
 
     config = generator.config

@@ -17,7 +17,8 @@ def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = 
     if others:
         raise UsageError(
             f"{path} has another form: it takes {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",
-            "load it with dcp_deploy.export.load_form, or export with --inputs z and without --noise input",
+            "draw from codes (sample --codes, load_synthesis, load_form), or export with --inputs z and without "
+            "--noise input",
         )
     ranks = {"z": 2, "psi": 1, "c": 2}
     problems = [f"input {name!r} is missing" for name in ("psi", "z") if name not in session.inputs]

@@ -1,4 +1,4 @@
-"""Images from seeds: what a seed means, and grids of images as PNG."""
+"""Images from seeds: what a seed means, and grids of images."""
 
 from __future__ import annotations
 
@@ -11,29 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import QualityError, UsageError
-from ...files import atomic_path
-from ...progress import Progress, shifted
+from .picture_files import save_picture
 from .runner import Runner, classes_of, latents_of
 
 COLUMNS = 8
 BATCH = 8
 
 
-def draw(
-    runner: Runner, seeds: Sequence[int], *, psi: float = 1.0, progress: Progress | None = None
-) -> NDArray[np.uint8]:
+def draw(runner: Runner, seeds: Sequence[int], *, psi: float = 1.0, label: int | None = None) -> NDArray[np.uint8]:
     """Generate one image per seed, uint8 [N, H, W, 3], with constant noise and truncation ``psi``.
 
     A seed's latent is numpy's ``RandomState(seed).randn(1, z_dim)``, as NVIDIA's scripts draw it; a conditional model
-    uses class ``seed`` modulo the number of classes. Raises QualityError if an image holds NaN or infinity.
+    uses class ``label``, by default ``seed`` modulo the number of classes. Raises QualityError if an image holds NaN or
+    infinity.
     """
     batches = []
     for start in range(0, len(seeds), BATCH):
         chosen = seeds[start : start + BATCH]
-        images = runner(z=latents_of(chosen, runner.z_dim), psi=psi, c=classes_of(chosen, runner.c_dim))
+        classes = chosen if label is None else [label] * len(chosen)
+        images = runner(z=latents_of(chosen, runner.z_dim), psi=psi, c=classes_of(classes, runner.c_dim))
         batches.append(as_uint8(images))
-        if progress:
-            progress(start + len(chosen), len(seeds))
     return np.concatenate(batches)
 
 
@@ -60,34 +57,8 @@ def grid(images: NDArray[np.uint8], columns: int = COLUMNS) -> NDArray[np.uint8]
     return tiled.reshape(rows * height, columns * width, 3)
 
 
-def save_png(image: NDArray[np.uint8], path: str | os.PathLike[str]) -> Path:
-    """Write an image uint8 [H, W, 3], atomically."""
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG", optimize=True)
-    return Path(path)
-
-
-def sample_grid(
-    runner: Runner,
-    path: str | os.PathLike[str],
-    *,
-    seeds: Sequence[int],
-    psis: Sequence[float] = (1.0,),
-    progress: Progress | None = None,
-) -> Path:
-    """Write a PNG with one row per psi and one column per seed; for a single psi, rows of eight.
-
-    Raises UsageError for no seeds, no psi, or a seed outside [0, 2**32).
-    """
-    if not seeds or not psis:
-        raise UsageError("a grid needs at least one seed and one psi")
-    wrong = [seed for seed in seeds if not 0 <= seed < 2**32]
-    if wrong:
-        raise UsageError(f"seed {wrong[0]} is outside 0 .. 4294967295")
-    rows = []
-    for row, psi in enumerate(psis):
-        report = shifted(progress, row * len(seeds), len(psis) * len(seeds))
-        rows.append(draw(runner, seeds, psi=psi, progress=report))
-    return save_png(grid(np.concatenate(rows), COLUMNS if len(psis) == 1 else len(seeds)), path)
+def sample_grid(runner: Runner, path: str | os.PathLike[str], *, seeds: Sequence[int]) -> Path:
+    """Write a picture of one image per seed, in rows of eight. Raises UsageError without seeds."""
+    if not seeds:
+        raise UsageError("a grid needs at least one seed")
+    return save_picture(grid(draw(runner, seeds)), path)

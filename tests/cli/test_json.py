@@ -182,7 +182,7 @@ def test_schema_prints_what_is_published(dcp: Command) -> None:
 
 
 def test_an_undescribed_field_is_not_printed() -> None:
-    facts = {"path": "a.png", "backend": "torch", "settings": "a.png.toml"}
+    facts = {"path": "a.png", "backend": "torch", "settings": "a.png.toml", "images": 4}
     assert json.loads(schemas.checked("sample", facts)) == {"schema": 1, **facts}
     with pytest.raises(ValidationError, match="mood"):
         schemas.checked("sample", {**facts, "mood": "good"})
@@ -191,7 +191,8 @@ def test_an_undescribed_field_is_not_printed() -> None:
 
 
 def test_the_schema_accepts_fields_of_later_versions() -> None:
-    document = {"schema": 1, "path": "a.png", "backend": "torch", "settings": "a.png.toml", "later": True}
+    facts = {"path": "a.png", "backend": "torch", "settings": "a.png.toml", "images": 4}
+    document = {"schema": 1, **facts, "later": True}
     Draft202012Validator(schemas.published("sample")).validate(document)
     with pytest.raises(Exception, match="not valid"):
         Draft202012Validator(schemas.published("sample")).validate({**document, "schema": 2})

@@ -18,13 +18,11 @@ from dcp_deploy.errors import InputError, UsageError
 from dcp_deploy.evaluation.editing import (
     COLUMNS,
     compare_editing,
-    edited_runner,
     factor_changes,
     find_directions,
     import_directions,
     parse_edits,
 )
-from dcp_deploy.export import load_runner
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 
@@ -122,21 +120,6 @@ def test_a_direction_along_which_w_does_not_vary_is_refused(tiny_generator: Gene
 
 
 # ---- editing ----
-
-
-def test_an_edit_moves_w(tiny_generator: Generator) -> None:
-    one = Direction(torch.nn.functional.normalize(torch.arange(16.0), dim=0), (2, 5), 0.7)
-    runner = edited_runner(load_runner(tiny_generator), [(one, 1.5), (one, 0.5)])
-    z = np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32)
-    ws = tiny_generator.mapping(torch.from_numpy(z), psi=0.8)
-    ws[:, 2:6] += 2.0 * 0.7 * one.vector
-    assert np.allclose(runner(z=z, psi=0.8), tiny_generator.synthesis(ws).numpy(), atol=1e-5)
-
-
-def test_an_exported_file_cannot_be_edited(tiny_generator: Generator) -> None:
-    runner = load_runner(tiny_generator, backend="fused")
-    with pytest.raises(UsageError, match="moves w"):
-        edited_runner(runner, [])
 
 
 def test_edits_are_parsed(tiny_generator: Generator) -> None:

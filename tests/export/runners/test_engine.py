@@ -161,6 +161,12 @@ def test_any_batch_is_run_within_the_profile(batch: int, parts: list[int]) -> No
     assert (runner.batch, runner.facts["precision"]) == ((2, 5), "fp16+fp32")
 
 
+def test_an_engine_of_codes_is_refused_with_the_call_that_takes_it() -> None:
+    with pytest.raises(UsageError, match="takes ws, not z") as caught:
+        runner_of("x.engine", {"profile": {"ws": PROFILE["z"]}}, session())
+    assert "load_synthesis" in caught.value.remedy
+
+
 def test_a_batch_that_the_engine_refuses_is_an_input_error() -> None:
     with pytest.raises(InputError, match=r"does not take z of shape \[6, 4\]"):
         session().run({"z": torch.zeros(6, 4), "psi": torch.zeros(6)})

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcp_deploy.errors import QualityError, UsageError
-from dcp_deploy.export import load_runner
+from dcp_deploy.export import latents_of, load_runner
 from dcp_deploy.export.runners.sampling import BATCH, as_uint8, draw, grid, sample_grid
 from dcp_deploy.generators import Generator
+
+from ..conftest import random_generator
 
 
 def tiles(count: int, height: int = 2, width: int = 3) -> NDArray[np.uint8]:
@@ -40,10 +42,12 @@ def test_psi_reaches_the_images(tiny_generator: Generator) -> None:
     assert np.ptp(draw(runner, [0, 1, 2], psi=1.0), axis=0).max() > 0
 
 
-def test_the_progress_ends_at_the_number_of_seeds(tiny_generator: Generator) -> None:
-    steps: list[tuple[int, int]] = []
-    draw(load_runner(tiny_generator), range(BATCH + 1), progress=lambda done, total: steps.append((done, total)))
-    assert steps == [(BATCH, BATCH + 1), (BATCH + 1, BATCH + 1)]
+def test_a_class_is_that_of_the_seed_or_the_given_one() -> None:
+    runner = load_runner(random_generator((6, 5, 4, 3), c_dim=3))
+    z = latents_of([4, 5], 12)
+    for label, c in ((None, [1, 2]), (2, [2, 2])):
+        expected = as_uint8(runner(z=z, c=np.eye(3, dtype=np.float32)[c]))
+        np.testing.assert_array_equal(draw(runner, [4, 5], label=label), expected)
 
 
 def test_floats_become_bytes_as_in_an_exported_model() -> None:
@@ -68,20 +72,15 @@ def test_a_grid_is_no_wider_than_its_images() -> None:
     assert grid(tiles(2), columns=8).shape == (2, 6, 3)
 
 
-def test_a_grid_has_one_row_per_psi(tiny_generator: Generator, tmp_path: Path) -> None:
+def test_a_grid_has_rows_of_eight(tiny_generator: Generator, tmp_path: Path) -> None:
     runner = load_runner(tiny_generator)
-    path = sample_grid(runner, tmp_path / "g.png", seeds=[3, 1], psis=[0.5, 1.0])
-    with Image.open(path) as picture:
+    with Image.open(sample_grid(runner, tmp_path / "g.png", seeds=range(9))) as picture:
         page = np.asarray(picture)
-    assert page.shape == (64, 64, 3)
-    np.testing.assert_array_equal(page[32:, :32], draw(runner, [3, 1], psi=1.0)[0])
-    np.testing.assert_array_equal(page[:32, 32:], draw(runner, [3, 1], psi=0.5)[1])
+    assert page.shape == (64, 256, 3)
+    np.testing.assert_array_equal(page[32:, :32], draw(runner, range(9))[8])
 
 
-@pytest.mark.parametrize(("seeds", "psis"), [([], [1.0]), ([0], []), ([-1], [1.0]), ([2**32], [1.0])])
-def test_an_empty_grid_or_an_impossible_seed_is_a_usage_error(
-    tiny_generator: Generator, tmp_path: Path, seeds: list[int], psis: list[float]
-) -> None:
+def test_an_empty_grid_is_a_usage_error(tiny_generator: Generator, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        sample_grid(load_runner(tiny_generator), tmp_path / "g.png", seeds=seeds, psis=psis)
+        sample_grid(load_runner(tiny_generator), tmp_path / "g.png", seeds=[])
     assert not list(tmp_path.iterdir())
