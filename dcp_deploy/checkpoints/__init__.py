@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .checkpoint import Checkpoint, provenance
-from .loading import load_generator, read_checkpoint, read_discriminator, sniff
+from .containers import sniff
+from .loading import load_generator, read_checkpoint, read_discriminator
 from .native import read_metadata, save_generator
 
 __all__ = [

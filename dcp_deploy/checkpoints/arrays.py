@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import CorruptFileError, InputError, UnknownFormatError
-from .loading import mapped, sniff
+from .containers import mapped, sniff
 from .native import opened_safetensors
-from .pickles.numpy_values import NUMPY_BUILDABLE, ArrayRecord, numpy_stand_ins
-from .pickles.python_values import OrderedRecord, python_stand_ins
-from .pickles.reading import run_pickle
-from .pickles.tensors import TensorView, load_from_bytes, storage_stand_ins, tensor_stand_ins
-from .pickles.torch_file import TorchFile, read_torch_file
-from .pickles.values import Global, Load, printable
+from .pickles.content import Content, read_pickle_file
+from .pickles.numpy_values import ArrayRecord
+from .pickles.tensors import TensorView
+from .pickles.torch_file import read_torch_file
+from .pickles.values import Load, printable
 
 DIRECTIONS = "dcp_deploy.directions"
 """The metadata key of our files of directions: a JSON object, name -> {"layers": [first, last], "sigma": number}."""
@@ -62,6 +61,7 @@ class StoredArray:
     name: str
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
+    is_float: bool = True
 
     def tensor(self) -> Tensor:
         """Return the values as float32. Raises InputError for other types than floats, NaN, infinity or no values."""
@@ -104,7 +104,7 @@ def read_array_file(path: str | os.PathLike[str]) -> ArrayFile:
     """Return names and shapes in a ``.npy``, ``.npz``, ``.pt``, ``.pkl`` or ``.safetensors``, known by its content.
 
     Raises InputError for a missing file, UnknownFormatError for other content, CorruptFileError for a damaged file,
-    UnsafeFileError for a pickle that names something else than plain values, arrays and tensors.
+    UnsafeFileError for a pickle with a hostile name.
     """
     source = Path(path)
     data = mapped(source)
@@ -113,13 +113,16 @@ def read_array_file(path: str | os.PathLike[str]) -> ArrayFile:
         return ArrayFile(str(source), "a numpy array", _npy(head, len(data), lambda: data, str(source)))
     if head.startswith(_ZIP) and (names := _names_in_zip(source)) and not any(name.endswith(".pkl") for name in names):
         return _npz(source)
-    if found == "native":
+    if found == "safetensors":
         return _safetensors(source)
     if found == "torch":
         file = read_torch_file(data, str(source))
-        return ArrayFile(str(source), "a torch.save file", _tree(file.value, str(source), file.load, file))
-    if found in ("nvidia", "tensorflow"):
-        return _pickle(data, head, str(source))
+        return ArrayFile(str(source), "a torch.save file", _tree(file.value, file))
+    if found == "pickle":
+        if any(name in head for name in _NETWORKS):
+            raise UnknownFormatError(f"{source}: a checkpoint of a network, not a file of arrays", _READ)
+        content = read_pickle_file(data, str(source))
+        return ArrayFile(str(source), "a pickle", _tree(content.value, content))
     raise UnknownFormatError(f"{source}: {_other(source)}, not a file of arrays", _READ)
 
 
@@ -180,7 +183,7 @@ def _npy(head: bytes, size: int, read: Callable[[], bytes | memoryview], name: s
         with np.errstate(over="ignore"):  # what becomes infinite is refused
             return torch.from_numpy(flat.reshape(shape, order="F" if fortran else "C").astype(np.float32, order="C"))
 
-    return StoredArray(name, shape, load)
+    return StoredArray(name, shape, load, dtype.kind == "f")
 
 
 def _check_floats(dtype: np.dtype[Any], name: str) -> None:
@@ -257,12 +260,13 @@ def _entry(path: Path, entry: zipfile.ZipInfo) -> bytes:
 # ---- torch, pickle, safetensors ----
 
 
-def _tree(value: Any, source: str, load: Load, file: TorchFile | None, name: str = "", depth: int = 0) -> Any:
+def _tree(value: Any, file: Content, name: str = "", depth: int = 0) -> Any:
     """Return a value with its tensors and arrays as StoredArray. What lies deeper than any known layout is None."""
+    source, load = file.load.source, file.load
     load.spend(steps=1)  # containers may hold each other, and be shared
     known = f"{name} of {source}" if name else source
     if isinstance(value, TensorView):
-        return StoredArray(known, value.shape, lambda: _torch(value, known, load, file))
+        return StoredArray(known, value.shape, lambda: file.tensors({known: value})[known])
     if isinstance(value, ArrayRecord):
         return StoredArray(known, value.shape, lambda: _numpy(value, known, load))
     if not isinstance(value, dict | list | tuple):
@@ -271,39 +275,17 @@ def _tree(value: Any, source: str, load: Load, file: TorchFile | None, name: str
         return None
 
     def inner(key: Any, one: Any) -> Any:
-        return _tree(one, source, load, file, f"{name}[{printable(str(key), 40)}]" if name else str(key), depth + 1)
+        return _tree(one, file, f"{name}[{printable(str(key), 40)}]" if name else str(key), depth + 1)
 
     if isinstance(value, dict):
         return {str(key): inner(key, one) for key, one in value.items() if type(key) in (str, int)}
     return [inner(index, one) for index, one in enumerate(value)]
 
 
-def _torch(view: TensorView, name: str, load: Load, file: TorchFile | None) -> Tensor:
-    return view.tensor(load) if file is None else file.tensors({name: view})[name]
-
-
 def _numpy(record: ArrayRecord, name: str, load: Load) -> Tensor:
     _check_floats(record.dtype, name)
     with np.errstate(over="ignore"):
         return torch.from_numpy(record.array(load).astype(np.float32))
-
-
-def _pickle(data: memoryview, head: bytes, source: str) -> ArrayFile:
-    """Read a pickle of arrays, tensors and plain values."""
-    if any(name in head for name in _NETWORKS):
-        raise UnknownFormatError(f"{source}: a checkpoint of a network, not a file of arrays", _READ)
-    load = Load.of(source, len(data))
-    names = {
-        **python_stand_ins(load),
-        **numpy_stand_ins(load),
-        **storage_stand_ins(),
-        **tensor_stand_ins(load),
-        Global("torch.storage", "_load_from_bytes"): load_from_bytes(load),
-    }
-    value, end = run_pickle(data, load=load, allowed=names.get, buildable=(OrderedRecord, *NUMPY_BUILDABLE))
-    if end != len(data):
-        raise load.damaged("the pickle continues after its end")
-    return ArrayFile(source, "a pickle", _tree(value, source, load, None))
 
 
 def _safetensors(path: Path) -> ArrayFile:
@@ -316,10 +298,11 @@ def _safetensors(path: Path) -> ArrayFile:
             return tensor
 
     with opened_safetensors(path) as stream:
-        shapes = {name: tuple(stream.get_slice(name).get_shape()) for name in stream.keys()}  # noqa: SIM118
+        slices = {name: stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118
+        kinds = {name: (tuple(one.get_shape()), one.get_dtype() in _STORED_FLOATS) for name, one in slices.items()}
         metadata = dict(stream.metadata() or {})
     arrays = {
-        name: StoredArray(f"{printable(name, 40)} of {path}", shape, lambda name=name: load(name))  # type: ignore[misc]
-        for name, shape in shapes.items()
+        name: StoredArray(f"{printable(name, 40)} of {path}", shape, lambda name=name: load(name), is_float)  # type: ignore[misc]
+        for name, (shape, is_float) in kinds.items()
     }
     return ArrayFile(str(path), "a safetensors file", arrays, metadata)

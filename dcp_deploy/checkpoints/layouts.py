@@ -23,7 +23,8 @@ from ..errors import UsageError
 from ..files import atomic_path
 from ..generators import Generator, GeneratorConfig, StyledConv, SynthesisLayer, ToRGB
 from ..generators.ops import fir_kernel
-from .rosinality import LR_MLP, origins
+from .rosinality import origins
+from .state_dicts import LR_MLP
 
 Layout = Literal["rosinality", "nvidia"]
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-from ..errors import CorruptFileError, InputError, UnknownFormatError, UsageError
+from ..errors import UnknownFormatError, UsageError
 from ..generators import Discriminator, Generator
 from .checkpoint import Checkpoint, NetworkInFile
+from .containers import Format, format_of, mapped
 from .discriminators import find_discriminator
 from .foreign import described
 from .native import is_native, read_native
@@ -20,23 +19,12 @@ from .nvidia import read_nvidia
 from .nvidia_state import read_nvidia_state
 from .pickles.content import Content, NetworkRecord, read_pickle_file
 from .pickles.persistence import PersistentRecord
-from .pickles.torch_file import is_torch_file, read_torch_file
+from .pickles.torch_file import read_torch_file
 from .rosinality import read_rosinality
 from .tensorflow import read_tensorflow
-from .weight_files import read_npz, read_safetensors
-
-Format = Literal["safetensors", "npz", "pickle", "torch", "other"]
+from .weight_files import read_weights
 
 logger = logging.getLogger("dcp_deploy")
-
-
-def sniff(path: str | os.PathLike[str]) -> Format:
-    """Return the container that the content looks like, without decoding it. The name of the file does not matter.
-
-    "torch" is a torch.save file, zip or older; everything that is not a container of networks is "other".
-    Raises InputError if the file does not exist or cannot be read, CorruptFileError if it is empty.
-    """
-    return _format(mapped(Path(path)))
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, network: str | None = None) -> Checkpoint:
@@ -49,7 +37,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, network: str | None = None)
     """
     source = Path(path)
     data = mapped(source)
-    found = _format(data)
+    found = format_of(data)
     if found == "safetensors" and is_native(source):
         if network is not None:
             raise UsageError(f"{path}: a file of one generator, without names", "Leave out --network.")
@@ -79,7 +67,7 @@ def read_discriminator(path: str | os.PathLike[str]) -> Discriminator:
     something else than ours, CorruptFileError and UnsafeFileError as :func:`read_checkpoint` does.
     """
     data = mapped(Path(path))
-    found = _format(data)
+    found = format_of(data)
     if found not in ("pickle", "torch"):
         raise UnknownFormatError(
             f"{path}: this format has no readable discriminator",
@@ -89,10 +77,9 @@ def read_discriminator(path: str | os.PathLike[str]) -> Discriminator:
 
 
 def _content(found: Format, data: memoryview, source: Path) -> Content:
-    if found == "safetensors":
-        return read_safetensors(source)
-    reader = {"npz": read_npz, "torch": read_torch_file, "pickle": read_pickle_file}[found]
-    return reader(data, str(source))
+    if found in ("safetensors", "npz"):
+        return read_weights(source)
+    return read_torch_file(data, str(source)) if found == "torch" else read_pickle_file(data, str(source))
 
 
 def _read(found: Found, content: Content) -> Checkpoint:
@@ -122,30 +109,3 @@ def _listed(
         return tuple(listed), []
     names = ", ".join(others[:4])
     return tuple(listed), [f"this is {shown(chosen)}; the file also holds {names} with other weights (--network NAME)"]
-
-
-def _format(data: memoryview) -> Format:
-    head = bytes(data[:64])
-    if len(head) > 8 and int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{":
-        return "safetensors"
-    if head[:4] == b"PK\x03\x04" and head[30:34] != b"data" and b".npy" in bytes(data[:512]):
-        return "npz"
-    if is_torch_file(data):
-        return "torch"
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "pickle"
-    return "other"
-
-
-def mapped(path: Path) -> memoryview:
-    """Return the file's bytes, which the system reads on demand and frees with the last view."""
-    if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {what}", "check the path given")
-    try:
-        with path.open("rb") as stream:
-            if not path.stat().st_size:
-                raise CorruptFileError(f"{path}: the file is empty", "was its download or copy interrupted?")
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}", "check the path given") from error

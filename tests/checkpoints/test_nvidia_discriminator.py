@@ -18,7 +18,8 @@ from torch import Tensor
 
 from dcp_deploy.checkpoints import read_discriminator
 from dcp_deploy.checkpoints.loading import mapped
-from dcp_deploy.checkpoints.pickles.persistence import Module, module_tree, read_persistent
+from dcp_deploy.checkpoints.pickles.content import read_pickle_file
+from dcp_deploy.checkpoints.pickles.persistence import Module, module_tree
 from dcp_deploy.checkpoints.pickles.values import Load
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcp_deploy.checkpoints.pickles.tensors import TensorView
-from dcp_deploy.checkpoints.pickles.torch_file import TorchFile, is_torch_file, read_torch_file
+from dcp_deploy.checkpoints.pickles.content import Content
+from dcp_deploy.checkpoints.pickles.torch_file import is_torch_file, read_torch_file
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 
 BOTH = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -35,7 +36,7 @@ def saved(value: Any, zipped: bool = True, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def read(data: bytes) -> TorchFile:
+def read(data: bytes) -> Content:
     return read_torch_file(memoryview(data), "file.pt")
 
 
