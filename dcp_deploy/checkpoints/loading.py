@@ -42,11 +42,13 @@ def read_checkpoint(path: str | os.PathLike[str], *, network: str | None = None)
         if network is not None:
             raise UsageError(f"{path}: a file of one generator, without names", "Leave out --network.")
         return read_native(path)
-    if found == "other":
-        raise UnknownFormatError(*described(data, str(path)))
-    content = _content(found, data, source)
+    return read_network(_content(found, data, source), network)
+
+
+def read_network(content: Content, network: str | None = None) -> Checkpoint:
+    """Read the chosen generator of a file whose container is open. Errors as in :func:`read_checkpoint`."""
     networks = find_networks(content)
-    chosen = choose(networks, network, str(path))
+    chosen = choose(networks, network, content.load.source)
     checkpoint = _read(chosen, content)
     listed, notes = _listed(networks, chosen, content, asked=network is not None)
     return replace(checkpoint, networks=listed, unread=content.unread, notes=(*checkpoint.notes, *notes))
@@ -77,6 +79,8 @@ def read_discriminator(path: str | os.PathLike[str]) -> Discriminator:
 
 
 def _content(found: Format, data: memoryview, source: Path) -> Content:
+    if found == "other":
+        raise UnknownFormatError(*described(data, str(source)))
     if found in ("safetensors", "npz"):
         return read_weights(source)
     return read_torch_file(data, str(source)) if found == "torch" else read_pickle_file(data, str(source))

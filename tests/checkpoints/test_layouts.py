@@ -29,7 +29,8 @@ from dcp_deploy.checkpoints.layouts import (
     rosinality_state,
     save_layout,
 )
-from dcp_deploy.checkpoints.rosinality import read_rosinality
+from dcp_deploy.checkpoints.loading import read_network
+from dcp_deploy.checkpoints.pickles.torch_file import read_torch_file
 from dcp_deploy.errors import UsageError
 from dcp_deploy.generators import Generator, GeneratorConfig
 
@@ -77,7 +78,7 @@ def test_a_golden_network_is_written_as_the_original_code_has_it(name: str, gold
     arrays = golden(name)
     mean = torch.from_numpy(arrays["latent_avg"])
     data = memoryview(torch_bytes({"g_ema": original(arrays), "latent_avg": mean}))
-    save_layout(read_rosinality(data, name).generator, tmp_path / "student.pt", "rosinality")
+    save_layout(read_network(read_torch_file(data, name)).generator, tmp_path / "student.pt", "rosinality")
     document = torch.load(tmp_path / "student.pt", weights_only=True)
     assert_same(document["g_ema"], original(arrays))
     assert torch.equal(document["latent_avg"], mean)
@@ -130,7 +131,7 @@ def test_any_widths_come_back_bit_for_bit(config: GeneratorConfig, lr: float, z_
     config = replace(config, mapping_lr_multiplier=lr, z_dim=z_dim)
     generator = Generator(config)
     generator.mapping.w_avg.normal_()
-    loaded = read_rosinality(memoryview(torch_bytes(rosinality_document(generator))), "student.pt")
+    loaded = read_network(read_torch_file(memoryview(torch_bytes(rosinality_document(generator))), "student.pt"))
     assert loaded.generator.config == config
     assert loaded.notes == ()
     assert_same(loaded.generator.state_dict(), generator.state_dict())

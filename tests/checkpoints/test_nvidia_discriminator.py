@@ -20,7 +20,6 @@ from dcp_deploy.checkpoints import read_discriminator
 from dcp_deploy.checkpoints.loading import mapped
 from dcp_deploy.checkpoints.pickles.content import read_pickle_file
 from dcp_deploy.checkpoints.pickles.persistence import Module, module_tree
-from dcp_deploy.checkpoints.pickles.values import Load
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator
 
@@ -61,8 +60,9 @@ class Slow:
 
     def __init__(self, path: Path) -> None:
         data = mapped(path)
-        self.load = Load.of(str(path), len(data))
-        self.network: Module = module_tree(read_persistent(data, self.load)["D"], self.load)
+        content = read_pickle_file(data, str(path))
+        self.load = content.load
+        self.network: Module = module_tree(content.value["D"], self.load)
 
     def tensor(self, module: Module, name: str) -> Tensor:
         return module.tensors[name].tensor(self.load).double()

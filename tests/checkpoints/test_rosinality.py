@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcp_deploy.checkpoints.checkpoint import Checkpoint
-from dcp_deploy.checkpoints.rosinality import read_rosinality
+from dcp_deploy.checkpoints.loading import read_network
+from dcp_deploy.checkpoints.pickles.torch_file import read_torch_file
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError
 from dcp_deploy.generators import Generator, GeneratorConfig
 
@@ -35,7 +36,7 @@ def read() -> Read:
     """``read(document, **options of torch_bytes)`` reads a file that holds the document."""
 
     def back(document: Any, **options: Any) -> Checkpoint:
-        return read_rosinality(memoryview(rosinality_writer.torch_bytes(document, **options)), "model.pt")
+        return read_network(read_torch_file(memoryview(rosinality_writer.torch_bytes(document, **options)), "model.pt"))
 
     return back
 
@@ -91,7 +92,7 @@ def test_reference_weights_give_the_reference_images(
 )
 def test_files_of_the_original_code_give_its_images(name: str, widths: tuple[int, ...]) -> None:
     data = memoryview((FILES / name).read_bytes())
-    checkpoint = read_rosinality(data, name)
+    checkpoint = read_network(read_torch_file(data, name))
     assert checkpoint.generator.config.widths == widths
     assert checkpoint.notes == ("no latent_avg: the mean code is that of 10,000 mapped latents of seed 0",)
     with np.load(FILES / f"{name}.npz", allow_pickle=False) as arrays:
@@ -100,7 +101,7 @@ def test_files_of_the_original_code_give_its_images(name: str, widths: tuple[int
 
 def test_the_options_of_a_training_run_are_kept() -> None:
     name = "ros_training_zip_torch213.pt"
-    checkpoint = read_rosinality(memoryview((FILES / name).read_bytes()), name)
+    checkpoint = read_network(read_torch_file(memoryview((FILES / name).read_bytes()), name))
     assert checkpoint.extra["state_dict"] == "g_ema"
     assert checkpoint.extra["options"]["arch"] == "stylegan2"
     assert checkpoint.extra["options"]["iter"] == 800000
@@ -301,4 +302,4 @@ def test_damaged_files_are_read_or_refused(changes: list[tuple[float, int]]) -> 
     for place, value in changes:
         damaged[int(place * len(damaged))] = value
     with contextlib.suppress(InputError):
-        read_rosinality(memoryview(bytes(damaged)), "model.pt")
+        read_network(read_torch_file(memoryview(bytes(damaged)), "model.pt"))

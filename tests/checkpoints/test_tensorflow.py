@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcp_deploy.checkpoints.checkpoint import NVIDIA_LICENCE, Checkpoint
-from dcp_deploy.checkpoints.tensorflow import read_tensorflow
+from dcp_deploy.checkpoints.loading import read_network
+from dcp_deploy.checkpoints.pickles.content import read_pickle_file
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 from dcp_deploy.generators import Generator, GeneratorConfig
 
@@ -32,7 +33,7 @@ Change = Callable[[Networks], Any]
 
 
 def read(data: bytes, name: str = "network.pkl") -> Checkpoint:
-    return read_tensorflow(memoryview(data), name)
+    return read_network(read_pickle_file(memoryview(data), name))
 
 
 @pytest.fixture

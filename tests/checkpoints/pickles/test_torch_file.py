@@ -18,8 +18,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcp_deploy.checkpoints.pickles.tensors import TensorView
 from dcp_deploy.checkpoints.pickles.content import Content
+from dcp_deploy.checkpoints.pickles.tensors import TensorView
 from dcp_deploy.checkpoints.pickles.torch_file import is_torch_file, read_torch_file
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 
