@@ -71,7 +71,7 @@ def refuse_other_architectures(value: Any, load: Load, depth: int = 0) -> None:
     load.spend(steps=len(names))
     found = other_architecture(names)
     if found is None and {"params", "ckpt"} <= set(names):
-        found = "a student of MobileStyleGAN, which generates wavelets instead of pixels"
+        found = "a dictionary of params, ckpt: a student of MobileStyleGAN, which generates wavelets instead of pixels"
     if found:
         raise UnknownFormatError(f"{load.source}: {found}", READS)
     for key in names:

@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import UnknownFormatError, UsageError
 from ..generators import Discriminator, Generator
@@ -96,20 +97,26 @@ def _read(found: Found, content: Content) -> Checkpoint:
     return reader(found, network, content)
 
 
+def _is_training(value: Any) -> bool:
+    """Return whether a file was written by a training: NVIDIA's tools that tune keep D, but not the data's record."""
+    if isinstance(value, dict):
+        marks = ("d", "g_optim", "optimizer_states")
+        return isinstance(value.get("training_set_kwargs"), dict) or any(mark in value for mark in marks)
+    return isinstance(value, list | tuple)
+
+
 def _listed(
     networks: list[Found], chosen: Found, content: Content, *, asked: bool
 ) -> tuple[tuple[NetworkInFile, ...], list[str]]:
     """Return what the file holds, and a note if another generator may be the one that is wanted.
 
-    Tools that tune a generator save it beside the old average, and then the default is the untuned one. A snapshot of
-    training names its images, and there the average is the right choice.
+    Tools that tune a generator save it beside the old average, and then the default is the untuned one. A file of
+    training has images, a discriminator or optimisers beside the generators, and there the average is right.
     """
     same = [one is chosen or same_weights(one, chosen, content.load) for one in networks]
     listed = [NetworkInFile(shown(one), one is chosen, equal) for one, equal in zip(networks, same, strict=True)]
     others = [shown(one) for one, equal in zip(networks, same, strict=True) if not equal]
-    value = content.value
-    is_snapshot = isinstance(value, dict) and isinstance(value.get("training_set_kwargs"), dict)
-    if asked or not others or is_snapshot:
+    if asked or not others or _is_training(content.value):
         return tuple(listed), []
     names = ", ".join(others[:4])
     return tuple(listed), [f"this is {shown(chosen)}; the file also holds {names} with other weights (--network NAME)"]

@@ -199,13 +199,18 @@ def whole_module(module: Inert, load: Load, depth: int = 0) -> dict[str, Any]:
     return made
 
 
+def _entry(name: str | int, entry: Any) -> str:
+    empty = entry is None or (isinstance(entry, Mapping | list | tuple) and not entry)
+    return printable(str(name), 60) + (" (empty)" if empty else "")
+
+
 def _described(value: Any) -> str:
     """Return what a file holds, for a message."""
     if type(value) is Inert:
         return f"an object of {printable(value.name)}"
     if isinstance(value, Mapping):
-        names = [printable(str(name), 60) for name in value if type(name) in (str, int)]
+        names = [_entry(name, entry) for name, entry in list(value.items())[:8] if type(name) in (str, int)]
         more = ", ..." if len(value) > 8 else ""
-        return f"a dictionary of {', '.join(names[:8]) or 'nothing'}{more}"
+        return f"a dictionary of {', '.join(names) or 'nothing'}{more}"
     kinds = {TensorView: "a tensor", PersistentRecord: "a network that is not a generator", LongText: "a text"}
     return kinds.get(type(value), f"a {type(value).__name__}")

@@ -110,6 +110,8 @@ def _classes(generator: Module, mapping: Module) -> int:
     """Return the number of classes, after checking that labels are embedded as ours are."""
     if not generator.whole("c_dim"):
         return 0
+    if "embed" not in mapping.children:
+        raise generator.unsupported(f"c_dim is {generator.whole('c_dim')}, but labels are not embedded")
     embed = mapping.child("embed")
     if "embed_proj" in mapping.children or embed.class_name == "Embedding":
         raise mapping.unsupported("class embeddings of StyleGAN-XL, whose mapping network is read without classes only")

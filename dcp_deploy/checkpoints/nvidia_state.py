@@ -83,7 +83,8 @@ def _stylegan2(tensors: dict[str, Tensor], source: str) -> tuple[GeneratorConfig
         if name.endswith(".skip.weight"):
             raise UnknownFormatError(f"{source}: {name}: a StyleGAN2 of the resnet architecture", READS)
     sizes = sorted(int(match[1]) for match in map(_BLOCK.fullmatch, tensors) if match)
-    if sizes != [4 << i for i in range(len(sizes))] or not sizes or sizes[-1] > MAX_RESOLUTION:
+    shape_of(tensors, "synthesis.b4.conv1.weight", 4, source)
+    if sizes != [4 << i for i in range(len(sizes))] or sizes[-1] > MAX_RESOLUTION:
         raise CorruptFileError(
             f"{source}: its blocks are {sizes}, which do not double from 4 to at most {MAX_RESOLUTION}"
         )

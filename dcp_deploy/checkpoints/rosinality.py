@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import CorruptFileError, UnknownFormatError
 from ..generators import Generator, GeneratorConfig
+from .architectures import READS
 from .checkpoint import Checkpoint
 from .fitting import Origin, check_filters, empty, fill, fill_mean_code, shapes_of
 from .networks import Found, StateDict
@@ -56,7 +57,7 @@ def read_rosinality(found: Found, state: StateDict, content: Content) -> Checkpo
     source, facts = content.load.source, _facts(state.beside)
     renamed = state.layout == "basicsr"
     views = {_renamed(name): view for name, view in state.views.items()} if renamed else dict(state.views)
-    _refuse_other_architectures(views, source)
+    _refuse_other_architectures(views, facts, source)
     tensors = content.tensors(views)
     mean, notes = _stored_mean(content, state, tensors)
     filters = {name: tensors.pop(name) for name in list(tensors) if _FIR.fullmatch(name)}
@@ -123,7 +124,9 @@ def _stored_mean(content: Content, state: StateDict, tensors: dict[str, Tensor])
     """
     mean = tensors.pop("latent_avg", None)
     beside = state.beside.get("latent_avg")
-    if mean is None and type(beside) is TensorView:
+    if mean is None and beside is not None:
+        if type(beside) is not TensorView:
+            raise content.load.damaged("latent_avg is not a tensor")
         mean = content.tensors({"latent_avg": beside})["latent_avg"]
     if mean is None or mean.ndim != 2:
         return mean, []
@@ -152,7 +155,11 @@ _OPTIONS = ("args", "opts", "hyper_parameters", "config", "cfg", "options")
 # ---- variants with the same names that compute something else ----
 
 
-def _refuse_other_architectures(state: Mapping[str, TensorView], source: str) -> None:
+def _refuse_other_architectures(state: Mapping[str, TensorView], facts: Mapping[str, Any], source: str) -> None:
+    if facts.get("arch") == "swagan":
+        raise UnknownFormatError(
+            f"{source}: arch 'swagan': a SWAGAN, which generates wavelets instead of pixels", READS
+        )
     if _STYLEKD in state:
         raise UnknownFormatError(
             f"{source}: {_STYLEKD}: a mapping network made by StyleKD's mlp_cfg, which normalises no latents",

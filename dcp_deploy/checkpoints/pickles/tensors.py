@@ -139,6 +139,16 @@ def storage_of(key: Any, load: Load, known: dict[str, Storage]) -> tuple[str, St
     return name, storage
 
 
+def saved_class(key: Any) -> Symbol | None:
+    """Return the class of a persistent id ``("module", class, file, source text)``, None for any other.
+
+    Until its zip format, torch saved the source of each module that was pickled whole beside its name.
+    """
+    is_class = type(key) is tuple and len(key) == 4 and key[0] == "module" and type(key[1]) is Symbol
+    found: Symbol | None = key[1] if is_class else None
+    return found
+
+
 def read_legacy(
     data: memoryview,
     load: Load,
@@ -153,8 +163,8 @@ def read_legacy(
     """
     storages: dict[str, Storage] = {}
 
-    def persistent(key: Any) -> Storage:
-        return storage_of(key, load, storages)[1]
+    def persistent(key: Any) -> Storage | Symbol:
+        return saved_class(key) or storage_of(key, load, storages)[1]
 
     for expected in (_MAGIC, _PROTOCOL):
         found, end = run_pickle(data, load=load, allowed=_nothing)

@@ -14,8 +14,8 @@ from typing import Any
 from ...errors import UnknownFormatError
 from .content import BUILDABLE, Content, check_sum, stand_ins
 from .reading import run_pickle
-from .tensors import Storage, read_legacy, storage_of
-from .values import Load, printable
+from .tensors import Storage, read_legacy, saved_class, storage_of
+from .values import Load, Symbol, printable
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number at the start of the older format
@@ -78,7 +78,9 @@ def _read_zip(data: memoryview, load: Load) -> Content:
     storages: dict[str, Storage] = {}
     checksums: dict[int, int] = {}
 
-    def persistent(key: Any) -> Storage:
+    def persistent(key: Any) -> Storage | Symbol:
+        if found := saved_class(key):
+            return found
         name, storage = storage_of(key, load, storages)
         if storage.data is not None:
             return storage

@@ -132,8 +132,8 @@ def is_hostile(name: Global) -> bool:
 
     A checkpoint never needs one. So a file with one is refused, wherever it stands.
     """
-    module, *_ = (part.lstrip("_") for part in name.module.split("."))
-    path = [part.lstrip("_") for part in name.name.split(".")]
+    module, *_ = (part.strip("_") for part in name.module.split("."))
+    path = [part.strip("_") for part in name.name.split(".")]
     if module in ("builtin", "builtins"):
         return not _HOSTILE_BUILTINS.isdisjoint(path)
     return module in _HOSTILE_MODULES or (len(path) > 1 and not _HOSTILE_MODULES.isdisjoint(path))
@@ -146,7 +146,7 @@ _HOSTILE_MODULES = frozenset({
     "subprocess", "sys", "tempfile", "timeit", "urllib", "urllib2", "webbrowser", "zipimport",
 })  # fmt: skip
 _HOSTILE_BUILTINS = frozenset({
-    "apply", "breakpoint", "compile", "delattr", "eval", "exec", "execfile", "file", "getattr", "globals", "import__",
+    "apply", "breakpoint", "compile", "delattr", "eval", "exec", "execfile", "file", "getattr", "globals", "import",
     "input", "locals", "open", "raw_input", "reload", "setattr", "vars",
 })  # fmt: skip
 

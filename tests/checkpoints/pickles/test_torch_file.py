@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from dcp_deploy.checkpoints.pickles.content import Content
 from dcp_deploy.checkpoints.pickles.tensors import TensorView
 from dcp_deploy.checkpoints.pickles.torch_file import is_torch_file, read_torch_file
+from dcp_deploy.checkpoints.pickles.values import Inert
 from dcp_deploy.errors import CorruptFileError, InputError, UnknownFormatError, UnsafeFileError
 
 BOTH = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -160,9 +161,31 @@ def test_a_call_in_the_pickle_is_refused_by_name_and_not_executed(zipped: bool, 
 
 
 @BOTH
-def test_a_whole_module_is_refused_by_its_class(zipped: bool) -> None:
-    with pytest.raises(UnsafeFileError, match=r"torch\.nn\.modules\.linear\.Linear"):
-        read(saved({"g_ema": torch.nn.Linear(2, 2)}, zipped))
+def test_a_whole_module_is_inert_and_keeps_its_state(zipped: bool) -> None:
+    content = read(saved({"g_ema": torch.nn.Linear(2, 2)}, zipped))
+    module = content.value["g_ema"]
+    assert module.name == "torch.nn.modules.linear.Linear"
+    assert content.unread == ("torch.nn.modules.linear.Linear",)
+    assert content.tensors(module.state["_parameters"])["weight"].shape == (2, 2)
+
+
+@BOTH
+def test_tensors_of_types_that_are_not_read_stop_nothing(zipped: bool) -> None:
+    value = {
+        "x": torch.ones(2), "complex": torch.ones(2, dtype=torch.complex64), "sparse": torch.eye(3).to_sparse(),
+        "float8": torch.ones(4).to(torch.float8_e4m3fn),
+    }  # fmt: skip
+    content = read(saved(value, zipped))
+    assert content.tensors({"x": content.value["x"]})["x"].tolist() == [1, 1]
+    assert all(isinstance(content.value[name], Inert) for name in ("sparse", "float8"))
+
+
+@BOTH
+def test_a_tensor_with_attributes_is_read(zipped: bool) -> None:
+    parameter, tensor = torch.nn.Parameter(torch.ones(2)), torch.ones(3)
+    parameter.lr, tensor.tag = 0.1, "x"  # type: ignore[attr-defined]
+    content = read(saved({"p": parameter, "t": tensor}, zipped))
+    assert [len(value) for value in content.tensors(content.value).values()] == [2, 3]
 
 
 def test_changed_bytes_of_a_tensor_are_noticed() -> None:
