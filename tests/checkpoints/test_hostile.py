@@ -57,7 +57,7 @@ PAYLOADS: dict[str, tuple[str, Make]] = {
         lambda d: a.name("collections", "_sys.modules") + pickle.POP + PAYLOADS["os.mkdir"][1](d),
     ),
     "an evil callback": (
-        "functools.partial",
+        "os.mkdir",
         lambda d: a.call(a.name("functools", "partial"), a.name("os", "mkdir")),
     ),
 }
