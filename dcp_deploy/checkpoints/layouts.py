@@ -25,11 +25,11 @@ from ..generators import Generator, GeneratorConfig, StyledConv, SynthesisLayer,
 from ..generators.ops import fir_kernel
 from .rosinality import origins
 from .state_dicts import LR_MLP
+from .weight_files import FACTS
 
 Layout = Literal["rosinality", "nvidia"]
 
 SUFFIXES: dict[str, tuple[str, ...]] = {"rosinality": (".pt", ".pth"), "nvidia": (".pt", ".pth", ".safetensors")}
-FACTS = "dcp-deploy.facts"  # the metadata entry of a .safetensors file in NVIDIA's names
 
 # CAGAN's and DCP-GAN's loaders derive the widths from the order of the names, so it is that of the original modules.
 _ROSINALITY_ORDER = ("style", "input", "conv1", "to_rgb1", "convs", "to_rgbs", "noises")

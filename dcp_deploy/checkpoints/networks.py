@@ -16,6 +16,7 @@ from ..errors import UnknownFormatError, UsageError
 from .architectures import READS, layout_of, other_architecture, refuse_other_architectures
 from .pickles.content import Content, NetworkRecord
 from .pickles.persistence import PersistentRecord, is_module, module_tree
+from .pickles.python_values import OrderedRecord
 from .pickles.tensors import TensorView
 from .pickles.values import Inert, Load, LongText, printable
 
@@ -36,6 +37,8 @@ class StateDict:
     others: Mapping[str, Any] = field(default_factory=dict)
     beside: Mapping[Any, Any] = field(default_factory=dict)
     """The dictionary that the state dict is an entry of; empty for one that is the file itself."""
+    arguments: Mapping[Any, Any] = field(default_factory=dict)
+    """The arguments of the network's constructor, as ``convert --to nvidia`` records them; usually none."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,10 @@ def _state_dicts(entries: Mapping[Any, Any], name: str, load: Load, beside: Mapp
         others = {key: value for key, value in inside.items() if type(value) is not TensorView}
         where = f"{name}.{prefix}".strip(".")
         around = beside if not prefix or type(entries.get("latent_avg")) is not TensorView else entries
-        yield Found(where, StateDict(layout, views, others, around))
+        attributes = entries.attributes if isinstance(entries, OrderedRecord) else {}
+        arguments = attributes.get("init_kwargs")
+        known = arguments if isinstance(arguments, dict) else {}
+        yield Found(where, StateDict(layout, views, others, around, known))
 
 
 # ---- modules that were saved whole ----

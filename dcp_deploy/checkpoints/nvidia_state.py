@@ -6,6 +6,7 @@ multiplier of the mapping network, the clamp, and the schedule of StyleGAN3, who
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -40,22 +41,59 @@ _KNOWN = re.compile(r"synthesis\.(b[0-9]+|L[0-9]+|input)\.|mapping\.(fc[0-9]+|em
 _CLAMP = 256.0  # of all published StyleGAN3 networks
 
 
+class _Recorded:
+    """The arguments of NVIDIA's Generator that a file records beside its tensors; most files record none."""
+
+    def __init__(self, arguments: Mapping[Any, Any]) -> None:
+        self.mapping, self.synthesis = (self._part(arguments, name) for name in ("mapping_kwargs", "synthesis_kwargs"))
+
+    @staticmethod
+    def _part(arguments: Mapping[Any, Any], name: str) -> Mapping[Any, Any]:
+        part = arguments.get(name)
+        return part if isinstance(part, dict) else {}
+
+    def clamp(self, assumed: float | None) -> tuple[float | None, list[str]]:
+        """Return the clamp of convolutions, and a note if it is not recorded."""
+        found = self.synthesis.get("conv_clamp", 0)
+        if found is None or (isinstance(found, int | float) and 0 < found < math.inf):
+            return found, []
+        return assumed, [f"no conv_clamp: {assumed or 'none'} is assumed, as in the published networks of this kind"]
+
+    def lr(self, tensors: Mapping[str, Tensor]) -> tuple[float, list[str]]:
+        """Return the learning rate multiplier of the mapping network, and a note if it is assumed."""
+        found = self.mapping.get("lr_multiplier")
+        if isinstance(found, int | float) and 0 < found < math.inf:
+            return float(found), []
+        weights = [tensor for name, tensor in tensors.items() if _DENSE.fullmatch(name)]
+        return assumed_lr(weights, "the learning rate multiplier")
+
+    def layout(self) -> dict[str, Any]:
+        """Return the parameters of StyleGAN3's schedule that are recorded, by our names."""
+        found = {ours: self.synthesis[theirs] for theirs, ours in _SCHEDULE.items() if theirs in self.synthesis}
+        return {name: value for name, value in found.items() if type(value) in (int, float)}
+
+
+_SCHEDULE = {
+    **{name: name for name in (
+        "num_critical", "first_cutoff", "first_stopband", "last_stopband_rel", "output_scale", "filter_size",
+        "lrelu_upsampling",
+    )},
+    "margin_size": "margin",
+}  # fmt: skip
+
+
 def read_nvidia_state(found: Found, state: StateDict, content: Content) -> Checkpoint:
     """Read a generator from a state dict in NVIDIA's names.
 
     Raises UnknownFormatError for networks that compute something else, CorruptFileError for tensors that do not fit.
     """
-    source = content.load.source
+    source, recorded = content.load.source, _Recorded(state.arguments)
     tensors = content.tensors(state.views)
-    is_third = "synthesis.input.freqs" in tensors
-    reader = _stylegan3 if is_third else _stylegan2
-    config, notes = reader(tensors, source)
-    lr, doubt = assumed_lr([tensor for name, tensor in tensors.items() if _DENSE.fullmatch(name)], "the multiplier")
-    assert lr == config.mapping_lr_multiplier
+    reader = _stylegan3 if "synthesis.input.freqs" in tensors else _stylegan2
+    config, notes = reader(tensors, recorded, source)
     network = empty(Generator, config).eval()
-    ours = network.state_dict()
-    notes += [*doubt, *drawn_noise(tensors, _noise_maps(config))]
-    notes += set_aside(tensors, ours, state.others, _KNOWN, content.load)
+    notes += drawn_noise(tensors, _noise_maps(config))
+    notes += set_aside(tensors, network.state_dict(), state.others, _KNOWN, content.load)
     has_mean = "mapping.w_avg" in tensors
     tensors.setdefault("mapping.w_avg", torch.zeros(config.w_dim))
     fill(network, shapes_of(tensors), lambda: tensors, source)
@@ -76,7 +114,7 @@ def _mapping(tensors: Mapping[str, Tensor], source: str) -> dict[str, int]:
     return {"z_dim": first - (w_dim if c_dim else 0), "w_dim": w_dim, "c_dim": c_dim, "mapping_layers": depth}
 
 
-def _stylegan2(tensors: dict[str, Tensor], source: str) -> tuple[GeneratorConfig, list[str]]:
+def _stylegan2(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> tuple[GeneratorConfig, list[str]]:
     filters = {name: tensors.pop(name) for name in list(tensors) if name.endswith("resample_filter")}
     check_filters(filters, source, tolerance=1e-5)
     for name in tensors:
@@ -95,10 +133,10 @@ def _stylegan2(tensors: dict[str, Tensor], source: str) -> tuple[GeneratorConfig
         if shape[2:] != (3, 3):
             raise UnknownFormatError(f"{source}: {conv} has kernel_size {shape[2]}, and only 3 is read", READS)
     const = shape_of(tensors, "synthesis.b4.const", 3, source)
-    config = _config(
-        source, {"resolution": sizes[-1], "widths": (const[0], *(s[0] for s in shapes)), **_mapping(tensors, source)}
-    )
-    return config, ["no conv_clamp: convolutions are not clamped, as in networks that were trained in float32"]
+    (clamp, unsure), (lr, doubt) = recorded.clamp(None), recorded.lr(tensors)
+    arguments = {"resolution": sizes[-1], "widths": (const[0], *(shape[0] for shape in shapes))}
+    shared = {"conv_clamp": clamp, "mapping_lr_multiplier": lr, **_mapping(tensors, source)}
+    return _config(source, {**arguments, **shared}), [*unsure, *doubt]
 
 
 def _noise_maps(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
@@ -109,7 +147,7 @@ def _noise_maps(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
     return {name: (int(name.split(".")[1][1:]),) * 2 for name in names}
 
 
-def _stylegan3(tensors: dict[str, Tensor], source: str) -> tuple[GeneratorConfig, list[str]]:
+def _stylegan3(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> tuple[GeneratorConfig, list[str]]:
     layers = {int(match[1]): match for match in map(_LAYER.match, tensors) if match}
     ours = {int(match[1]) for match in map(_OURS.match, tensors) if match}
     if not layers or sorted(layers) != list(range(len(layers))) or len(ours) != len(layers):
@@ -122,10 +160,15 @@ def _stylegan3(tensors: dict[str, Tensor], source: str) -> tuple[GeneratorConfig
     entry = shape_of(tensors, "synthesis.input.weight", 2, source)
     try:
         layout = StyleGAN3Layout(
-            fourier_features=features, conv_kernel=shapes[0][2], radial=radial, num_layers=len(names) - 1
+            fourier_features=features,
+            conv_kernel=shapes[0][2],
+            radial=radial,
+            num_layers=len(names) - 1,
+            **recorded.layout(),
         )
     except ValueError as error:
         raise UnknownFormatError(f"{source}: {error}", READS) from error
+    (clamp, unsure), (lr, doubt) = recorded.clamp(_CLAMP), recorded.lr(tensors)
     config = _config(
         source,
         {
@@ -133,7 +176,8 @@ def _stylegan3(tensors: dict[str, Tensor], source: str) -> tuple[GeneratorConfig
             "resolution": int(layers[len(names) - 1][2]),
             "layout": layout,
             "widths": (entry[0], *(shape[0] for shape in shapes[:-1])),
-            "conv_clamp": _CLAMP,
+            "conv_clamp": clamp,
+            "mapping_lr_multiplier": lr,
             **_mapping(tensors, source),
         },
     )
@@ -142,7 +186,7 @@ def _stylegan3(tensors: dict[str, Tensor], source: str) -> tuple[GeneratorConfig
         match = _LAYER.match(name)
         assert match
         tensors[f"synthesis.L{match[1]}{name[match.end() :]}"] = tensors.pop(name)
-    return config, [f"no conv_clamp: {_CLAMP:g} is assumed, as in all published StyleGAN3 networks"]
+    return config, [*unsure, *doubt]
 
 
 def _check_schedule(

@@ -12,12 +12,18 @@ _CHUNK = 1 << 20
 
 
 class OrderedRecord(dict[Any, Any]):
-    """An OrderedDict. The attribute with metadata that torch adds to a state dict is dropped."""
+    """An OrderedDict. ``attributes`` are those of the object, such as the metadata that torch adds to a state dict."""
 
-    __slots__ = ()
+    __slots__ = ("attributes",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attributes: dict[Any, Any] = {}
 
     def build(self, state: Any) -> None:
-        """Ignore the attributes: they are not part of a checkpoint."""
+        """Keep the attributes beside the entries."""
+        if isinstance(state, dict):
+            self.attributes = state
 
 
 def python_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
