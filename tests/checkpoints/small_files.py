@@ -7,12 +7,15 @@ import pickletools
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import torch
+from safetensors.torch import save
+from torch import Tensor
 
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
@@ -27,6 +30,10 @@ NAMES = [
     b"ccollections\nOrderedDict\n",
     b"cbuiltins\nset\n",
     b"ctorch\nHalfStorage\n",
+    b"cpathlib\nPosixPath\n",
+    b"ctorch.nn.modules.linear\nLinear\n",
+    b"cmade.up\nThing\n)R",
+    b"cmade.up\nThing\n)R}b",
 ]
 
 
@@ -51,6 +58,7 @@ def stylegan3() -> Generator:
 @cache
 def small_files() -> dict[str, bytes]:
     """Return the content of each format; for "torch-zip" the pickle and for "native" the header (see :func:`whole`)."""
+    names = dict(stylegan2().state_dict())
     return {
         "nvidia-stylegan2": nvidia_writer.nvidia_pickle(stylegan2(), keys=("D", "G_ema", "training_set_kwargs")),
         "nvidia-stylegan3": nvidia_writer.nvidia_pickle(stylegan3(), keys=("G_ema",), protocol=3),
@@ -59,6 +67,10 @@ def small_files() -> dict[str, bytes]:
         ),
         "torch-legacy": rosinality_writer.torch_bytes(rosinality_writer.converted(unconditional()), zipped=False),
         "torch-zip": _entries(_torch_zip())["archive/data.pkl"],
+        "torch-module": rosinality_writer.torch_bytes({"G": unconditional(), "epoch": 3}, zipped=False),
+        "nvidia-names": rosinality_writer.torch_bytes({"ema": names}, zipped=False),
+        "npz": _npz(names),
+        "safetensors": save({name: tensor.contiguous() for name, tensor in names.items()}),
         "native": _native_header(),
     }
 
@@ -95,7 +107,7 @@ def _edge(old: bytes, other: bytes, random: Random) -> bytes:
 
 
 def _transplant(old: bytes, other: bytes, random: Random) -> bytes:
-    start = random.randrange(len(other))
+    start = random.randrange(len(other) + 1)
     return other[start : start + random.choice((len(old), random.randrange(300)))]
 
 
@@ -122,6 +134,12 @@ def _fixed(config: GeneratorConfig) -> Generator:
             if name.endswith((".bias", ".noise_strength", ".w_avg")):
                 tensor.add_(0.1 * torch.randn_like(tensor))
     return generator
+
+
+def _npz(tensors: Mapping[str, Tensor]) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **{name: tensor.numpy() for name, tensor in tensors.items()})  # type: ignore[arg-type]
+    return stream.getvalue()
 
 
 @cache
