@@ -20,6 +20,7 @@ from .values import Load, Symbol, printable
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number at the start of the older format
 
+_CHECKPOINTS = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors", ".npz")
 _DIRECTORY = 4 << 20  # bytes of an archive's list of entries; enough for 40,000, and a training file has 2,000
 _BROKEN_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError, struct.error)
 
@@ -113,10 +114,12 @@ def _entries(data: memoryview, load: Load) -> tuple[str, dict[str, zipfile.ZipIn
     roots = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1 or f"{roots[0]}/constants.pkl" in entries:
         shown = ", ".join(printable(name, 60) for name in list(entries)[:6])
+        inside = next((name for name in entries if name.endswith(_CHECKPOINTS)), None)
         kind = "TorchScript, a program" if roots else "a zip archive, but not of torch.save"
-        raise UnknownFormatError(
-            f"{load.source}: {kind}: {len(entries)} entries: {shown}", "save a state dict with torch.save"
-        )
+        remedy = "Save a state dict with torch.save." if roots else "Give a checkpoint."
+        if inside and not roots:
+            remedy = f"Unzip it, and give {printable(inside, 60)}."
+        raise UnknownFormatError(f"{load.source}: {kind}: {len(entries)} entries: {shown}", remedy)
     if len(entries) != len(found):
         raise load.damaged("entries of the archive share a name")
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in found):
