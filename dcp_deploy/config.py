@@ -30,6 +30,11 @@ class BuildConfig(BaseModel):
     """Preset of the teacher and the real images; dcp-deploy datasets lists them."""
     teacher: Path | None = None
     """A generator file to use instead of the preset's teacher."""
+    network: str | None = None
+    """Which generator of a file that holds several, such as G or G_ema; dcp-deploy inspect lists them.
+
+    By default the moving average. Verbs that take ``teacher`` beside another file choose in the teacher's.
+    """
     data: Path | None = None
     """Real images: a folder, a zip file or an LMDB. By default the demo's portraits, or the teacher's own samples."""
     resize: Literal["error", "crop"] = "error"

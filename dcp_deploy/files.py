@@ -1,4 +1,4 @@
-"""Atomic writes, hashes, and the disk space, cache folder and C++ compiler of this machine."""
+"""Atomic writes, hashes, run directories, and the disk space, cache folder and C++ compiler of this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+RUN_FILE = "run.json"
+"""The record of ``build`` in its run directory."""
 
 
 @contextmanager
@@ -51,6 +54,11 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """Return the hex sha256 of a file's content, read in blocks."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_run_directory(path: Path) -> bool:
+    """Return whether a path is a folder in which ``build`` has worked."""
+    return (path / RUN_FILE).is_file()
 
 
 def free_space(folder: Path) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ..errors import CorruptFileError, InputError, UnsafeFileError
-from ..files import atomic_path, sha256_file, write_json
+from ..files import atomic_path, is_run_directory, sha256_file, write_json
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"  # the seal is a line that sha256sum -c reads
 ARCHIVE = ".tar.zst"
@@ -58,6 +58,11 @@ def check_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     file.
     """
     path = Path(path)
+    if is_run_directory(path):
+        raise InputError(
+            f"{path} is a run directory of build, not a bundle",
+            f"give a file in it, such as {path / 'student.onnx'}, or pack it: dcp-deploy bundle {path} -o NAME",
+        )
     if path.is_dir():
         return _check(str(path), _folder_files(path))
     if path.is_file() and path.name.endswith(ARCHIVE):

@@ -40,7 +40,7 @@ def open_candidate(spec: Spec) -> Candidate:
 def _open_checkpoint(spec: Spec, backend: Backend, path: Path) -> Candidate:
     from ...checkpoints import load_generator
 
-    generator = load_generator(path).eval().requires_grad_(False)
+    generator = load_generator(path, network=spec.network).eval().requires_grad_(False)
     config = generator.config
     work = generator_work(config, spec.batch)
     inputs = fixed_inputs(config.z_dim, config.c_dim, spec.batch, spec.seed)

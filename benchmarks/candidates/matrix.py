@@ -9,14 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ...errors import DcpDeployError, InputError, UsageError
-from ...export.integrity import is_bundle
-from ...export.runners.loading import sniff
+from ...export.kinds import Kind, kind_of
 from .candidate import Candidate, Skipped
-
-Kind = Literal["checkpoint", "onnx", "engine", "bundle"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,8 @@ class Spec:
     batch: int = 1
     seed: int = 0
     """Seed of the latents z; see :func:`.candidate.fixed_inputs`."""
+    network: str | None = None
+    """Which generator of a checkpoint that holds several."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-ready fields; ``Spec(**...)`` reads them back."""
@@ -91,27 +90,34 @@ def plan_matrix(
     batches: Sequence[int] = (1,),
     threads: int | None = None,
     seed: int = 0,
+    network: str | None = None,
 ) -> tuple[list[Spec], list[Skipped]]:
     """Return every candidate that the files allow, and those whose kind of file is missing.
 
     ``files``: model ("teacher", "student") -> its checkpoints, ONNX files, engines and bundles. ``backends``: "auto",
-    the natural backend of each file; "all"; or names of ``BACKENDS`` separated by commas. Raises UsageError for an
-    unknown backend or a batch below 1, InputError for a file that cannot be read.
+    the natural backend of each file; "all"; or names of ``BACKENDS`` separated by commas. ``network`` chooses among
+    several generators of the first model's checkpoints. Raises UsageError for an unknown backend, a batch below 1, or a
+    network without a checkpoint, InputError for a file that cannot be read.
     """
     chosen = _chosen(backends)
     if not batches or min(batches) < 1:
         raise UsageError(f"batch is {min(batches, default=0)}", "Give 1 or more.")
     kinds: dict[str, list[tuple[Path, Kind]]] = {
-        model: [(path, "bundle" if is_bundle(path) else sniff(path)) for path in paths]
-        for model, paths in files.items()
+        model: [(path, kind_of(path)) for path in paths] for model, paths in files.items()
     }
+    first = next(iter(files))
+    if network is not None and all(kind != "checkpoint" for _, kind in kinds[first]):
+        raise UsageError(f"--network {network!r}: no checkpoint of the {first} was given", "Leave out --network.")
     specs: list[Spec] = []
     skipped: list[Skipped] = []
     for batch in batches:
         for model, model_files in kinds.items():
             for backend in chosen if backends != "auto" else _natural(model_files):
                 fitting = [path for path, kind in model_files if _fits(backend, path, kind)]
-                specs += [Spec(model, str(path), backend.name, threads, batch, seed) for path in fitting]
+                chosen_network = network if model == first and backend.takes == "checkpoint" else None
+                specs += [
+                    Spec(model, str(path), backend.name, threads, batch, seed, chosen_network) for path in fitting
+                ]
                 if not fitting and backend.takes != "bundle" and batch == batches[0]:
                     skipped.append(Skipped(f"{model}, {backend.title}", _missing(backend, model)))
     return specs, list(dict.fromkeys(skipped))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config import BuildConfig
+from ..files import is_run_directory
 from ..version import __version__
 from . import measure, options, sample, serving, stages
 from .options import RUNNING, DryRun, option
@@ -84,18 +85,29 @@ def build(
 def inspect(
     output: Output,
     file: Annotated[
-        Path, typer.Argument(help="A teacher or student in any format, an ONNX file, an engine or a bundle.")
+        Path,
+        typer.Argument(
+            help="A teacher or student in any format, an ONNX file, an engine, a bundle or a run directory of build."
+        ),
     ],
+    network: options.Network = None,
 ) -> None:
-    """Describe a file: architecture, widths, parameters, MACs, sha256. Nothing in it is run.
+    """Describe a file: architecture, widths, parameters, MACs, sha256, the networks in it. Nothing in it is run.
 
     Example: dcp-deploy inspect teacher.pkl
+
+    Example: dcp-deploy inspect build/demo
     """
     from ..evaluation.inspection import inspect_file
-    from .tables import facts_lines
+    from ..pipeline.summary import describe_run
+    from .tables import inspected_lines, run_lines
 
-    facts = inspect_file(file)
-    output.result(facts, *facts_lines(facts))
+    if network is None and is_run_directory(file):
+        facts = describe_run(file)
+        output.result(facts, *run_lines(facts))
+        return
+    facts = inspect_file(file, network=network)
+    output.result(facts, *inspected_lines(facts))
 
 
 @verb()

@@ -13,6 +13,7 @@ from ..files import atomic_path
 from .options import (
     Device,
     Lpips,
+    Network,
     Out,
     Resize,
     Seed,
@@ -37,6 +38,7 @@ def verify(
     output: Output,
     a: Annotated[str, typer.Argument(help="The reference: a checkpoint, an ONNX file or a bundle.")],
     b: Annotated[str, typer.Argument(help="The file to compare; for a bundle also http://HOST:PORT or grpc://.")],
+    network: Network = None,
     latents: Annotated[int, option("Number of seeds, each compared at every psi.")] = 256,
     psi: Annotated[str, option("Truncations, separated by commas.")] = "0.5,0.7,1",
     precision: Annotated[
@@ -67,6 +69,8 @@ def verify(
     from .tables import checks_table, layers_table
 
     if is_address(a) or is_address(b):
+        if network is not None:
+            raise UsageError("--network chooses a generator of a checkpoint, not of a server", "Leave out --network.")
         from .serving import verify_server
 
         served, *shown = verify_server(a, b, output, model=model, clients=clients, requests=requests)
@@ -74,8 +78,11 @@ def verify(
         served.raise_for_failure()
         return
     with output.task("verify"):
+        pair = export.load_pair(
+            a, b, backend_a=backend_a, backend_b=backend_b, device=device, network=network  # type: ignore[arg-type]
+        )  # fmt: skip
         report = export.verify(
-            *export.load_pair(a, b, backend_a=backend_a, backend_b=backend_b, device=device),  # type: ignore[arg-type]
+            *pair,
             latents=latents,
             psis=numbers("--psi", psi),
             seed=seed,
@@ -94,6 +101,7 @@ def bench(
     output: Output,
     model: Annotated[list[Path], typer.Argument(help="Checkpoint, ONNX file, engine or bundle; several of one model.")],
     teacher: Annotated[list[Path] | None, option("File of the baseline. May be repeated.")] = None,
+    network: Network = None,
     backends: Annotated[str, option("auto (one for each file), all, or a list such as torch,onnxruntime.")] = "auto",
     batch: Annotated[str, option("Images per call. Several show how the time grows: 1,8,32.")] = "1",
     mode: Annotated[str, option("latency; or as in MLPerf, but not conformant: single-stream, offline.")] = "latency",
@@ -126,7 +134,9 @@ def bench(
         check_ending(plot)
     files = {"model": model} if not teacher else {"teacher": teacher, "model": model}
     batches = whole_numbers("--batch", batch)
-    specs, missing = benchmarks.plan_matrix(files, backends=backends, batches=batches, threads=threads, seed=seed)
+    specs, missing = benchmarks.plan_matrix(
+        files, backends=backends, batches=batches, threads=threads, seed=seed, network=network
+    )
     together = nullcontext(benchmarks.open_candidate)
     with output.task("bench") as progress, benchmarks.isolated() if isolate else together as open_one:
         candidates, skipped = benchmarks.open_matrix(specs, open_one, tolerant=backends == "all")
@@ -185,6 +195,7 @@ def evaluate(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, an engine or a bundle.")],
     teacher: Annotated[Path | None, option("Also compare with this model's images of the same latents.")] = None,
+    network: Network = None,
     data: Annotated[Path | None, option("Real images instead of the demo's: a folder, a zip file or an LMDB.")] = None,
     resize: Resize = "error",
     reals: Annotated[str, option("Most images of --data to use: a number, or all.")] = "50000",
@@ -214,7 +225,7 @@ def evaluate(
 
     against = Against(
         teacher, data, resize, directions, inception, lpips,  # type: ignore[arg-type]  # refused there
-        reals=count_or_all("--reals", reals), mirrored=mirror_data,
+        reals=count_or_all("--reals", reals), mirrored=mirror_data, network=network,
     )  # fmt: skip
     evaluation = evaluate_file(
         model, against, samples=samples, seed=seed, psi=psi, batch=batch, device=torch_device(device),
@@ -232,6 +243,7 @@ def directions(
     out: Out,
     teacher: Annotated[Path | None, typer.Argument(help="The generator in whose w the directions lie.")] = None,
     model: Annotated[Path | None, option("The same as TEACHER.")] = None,
+    network: Network = None,
     foreign: Annotated[Path | None, option("File of directions of another tool, to import.", "--import")] = None,
     layers: Annotated[str | None, option("With --import: slots of ws to move, such as 4-7 [all].")] = None,
     name: Annotated[str | None, option("With --import: name of the direction [the file's].")] = None,
@@ -261,7 +273,7 @@ def directions(
         raise UsageError(f"--{'layers' if layers else 'name'} without --import", "Give the file as --import FILE.")
     slots = None if layers is None else slot_range("--layers", layers)
     found_in = None if foreign is None else read_foreign_directions(foreign, name=name, count=count)
-    generator = load_generator(file).to(torch_device(device))
+    generator = load_generator(file, network=network).to(torch_device(device))
     if found_in is None:
         found = find_directions(generator, count=COUNT if count is None else count, seed=seed)
     else:
@@ -279,6 +291,7 @@ def project(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: Annotated[Path, option("Checkpoint of the generator to search.")],
     teacher: Annotated[Path | None, option("Also search this generator, to compare.")] = None,
+    network: Network = None,
     out: Annotated[Path, option("Folder to write.", "--out", "-o")] = Path("projection"),
     space: Annotated[str, option("What to search: w (one code for all layers) or w+ (one code per layer).")] = "w",
     steps: Annotated[int, option("Number of steps of the search.")] = 1000,
@@ -301,7 +314,7 @@ def project(
     models = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
     document = project_files(
         images, models, out, settings,
-        resize=resize, lpips=lpips, device=torch_device(device), reporter=output,  # type: ignore[arg-type]
+        network=network, resize=resize, lpips=lpips, device=torch_device(device), reporter=output,  # type: ignore[arg-type]
     )  # fmt: skip
     output.write_settings(out / "projection.json")
     output.result({**document, "path": str(out)}, *facts_lines(document), str(out))

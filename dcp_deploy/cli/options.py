@@ -84,7 +84,7 @@ devices = one_of("auto", "cpu", "cuda")
 
 RUNNING = "Running"
 PANELS = {
-    "Teacher and data": ("dataset", "teacher", "data", "resize", "mirror"),
+    "Teacher and data": ("dataset", "teacher", "network", "data", "resize", "mirror"),
     "Pruning": ("score", "ratio", "align", "target_macs", "target_params", "refine"),
     "Distillation": (
         "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard", "lpips", "discriminator", "augment",
@@ -146,6 +146,7 @@ Out = Annotated[Path, option("File to write.", "--out", "-o")]
 Resize = Annotated[str, setting("resize")]
 Refine = Annotated[str, setting("refine")]
 Seed = Annotated[int, setting("seed")]
+Network = Annotated[str | None, setting("network")]
 Device = Annotated[str, setting("device")]
 DryRun = Annotated[bool, option("Print the plan and write nothing.", "--dry-run", panel=RUNNING)]
 Lpips = Annotated[Path | None, option("Weights of torchvision's VGG16 (vgg16-397923af.pth), for LPIPS.")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from .options import numbers, option, whole_numbers
+from .options import Network, numbers, option, whole_numbers
 from .output import Output
 from .verb import check_place, verb
 
@@ -23,6 +23,7 @@ FILES = "What is written"
 def sample(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, an engine or a bundle.")],
+    network: Network = None,
     seeds: Annotated[str | None, option("Seeds, such as 3,5,8 or 0-7 [0-15].")] = None,
     psi: Annotated[str | None, option("Truncations [1]. Each gets a row.")] = None,
     classes: Annotated[
@@ -98,7 +99,7 @@ def sample(
 
     config = SampleConfig(
         seeds=listed[0], psis=psis, classes=listed[1], codes=codes, mixes=mixes, edits=tuple(direction or ()),
-        directions=directions, interpolate=listed[2], frames=frames, each=each,
+        directions=directions, interpolate=listed[2], frames=frames, each=each, network=network,
     )  # fmt: skip
     facts = sample_file(model, place, config, reporter=output)
     settings = output.write_settings(place)

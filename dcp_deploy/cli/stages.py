@@ -10,6 +10,7 @@ import typer
 from ..errors import UsageError
 from .options import (
     DryRun,
+    Network,
     Out,
     Refine,
     check_dataset,
@@ -43,6 +44,7 @@ def convert(
             "nvidia",
         ),
     ] = "native",
+    network: Network = None,
 ) -> None:
     """Rewrite a generator as a native safetensors file or for other code, in float32, without running its code.
 
@@ -60,7 +62,7 @@ def convert(
     check_suffix(out, *suffixes[to])
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"--out {out} is the file to read", "Give another name.")
-    checkpoint = read_checkpoint(file)
+    checkpoint = read_checkpoint(file, network=network)
     for line in (*checkpoint.notes, checkpoint.licence):
         if line:
             output.message(f"{file.name}: {line}")
@@ -93,6 +95,7 @@ def score(
         bool, option("Score as the published code does: gradients through both images, random noise.", "--released")
     ] = False,
     shard: Annotated[str | None, option("Compute one part, for several GPUs: 0/4, 1/4, 2/4, 3/4.")] = None,
+    network: Network = None,
     **settings: Any,
 ) -> None:
     """Score every channel of a teacher, by default by what it does for the diversity of the images. Resumable.
@@ -105,7 +108,7 @@ def score(
     from ..pipeline.distilling import open_mask
 
     check_suffix(out, ".safetensors")
-    generator = load_generator(teacher)
+    generator = load_generator(teacher, network=network)
     mask = settings["mask"]
     with output.task("score") as progress:
         scores = compression.score(
@@ -146,6 +149,7 @@ def prune(
     target_latency: Annotated[
         str | None, option("Time of one image in torch on this device, such as 3ms, instead of --ratio.")
     ] = None,
+    network: Network = None,
     refine: Refine = "none",
     dry_run: DryRun = False,
     **settings: Any,
@@ -164,7 +168,7 @@ def prune(
     if bool(scores) == (score is not None):
         raise UsageError("prune needs scores from one source", "Give either --scores FILE or --score METHOD.")
     seed, device = settings.pop("seed"), torch_device(settings.pop("device"))
-    generator = load_generator(teacher)
+    generator = load_generator(teacher, network=network)
     if scores:
         parts = [compression.load_scores(path) for path in scores]
         sharded = len(parts) > 1 or "shard" in parts[0].settings
@@ -190,8 +194,8 @@ def prune(
 
 
 DISTILL_SETTINGS = (
-    "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard", "lpips",
-    "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs", "inception",
+    "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard",
+    "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs", "inception",
     "effort", "seed", "device",
 )  # fmt: skip
 
@@ -221,16 +225,16 @@ def distill(
     check_suffix(out, ".safetensors")
     config = BuildConfig.parse(settings, verb="distill")
     device = torch_device(config.device)
-    network = load_generator(teacher)
-    check_dataset(dataset, network.config)
-    images = open_data(config, network.config)
+    original = load_generator(teacher, network=config.network)
+    check_dataset(dataset, original.config)
+    images = open_data(config, original.config)
     recipe = recipe_of(config, demo_recipe=dataset == "demo" and images is None)
     if images is not None:
         output.message(f"real images: {real_words(real_facts(images, recipe, demo_measurable=False))}")
     with output.task("distil") as progress:
         result = distill_student(
             load_generator(student).to(device),
-            network.to(device),
+            original.to(device),
             config,
             recipe,
             demo_measurable=dataset == "demo",
@@ -248,9 +252,10 @@ def distill(
 @verb()
 def export(
     output: Output,
-    model: Annotated[Path, typer.Argument(help="A native checkpoint.")],
+    model: Annotated[Path, typer.Argument(help="A checkpoint in any format.")],
     out: Out,
     teacher: Annotated[Path | None, option("Generator to export too, as teacher.onnx in the same folder.")] = None,
+    network: Network = None,
     inputs: Annotated[str, choice("Input: z (latents and psi) or ws (codes of every slot).", "z", "ws")] = "z",
     image: Annotated[
         str, choice("Output: uint8 [B, H, W, 3], or float [B, 3, H, W] in [-1, 1].", "uint8", "float")
@@ -282,12 +287,12 @@ def export(
         raise UsageError(f"--batch {batch!r} is not two numbers", "Write for example 1,64.")
     options: dict[str, Any] = {"inputs": inputs, "image": image, "noise": noise, "upsample": upsample, "batch": bounds}
     options["precision"] = precision
-    generator, facts = load_generator(model), {}
+    generator, facts = load_generator(model, network=network if teacher is None else None), {}
     with output.task("export"):
         if teacher is not None:
-            network = load_generator(teacher)
-            facts["teacher_sha256"] = weights_sha256(network)
-            export_onnx(network, beside, **options)
+            original = load_generator(teacher, network=network)
+            facts["teacher_sha256"] = weights_sha256(original)
+            export_onnx(original, beside, **options)
         export_onnx(generator, out, **options, metadata=facts)
     if report := precision_report(out):
         output.message(report)

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ..config import BuildConfig
 from ..pipeline.summary import as_lines
 from ..progress import duration
 from ..teachers.presets import Dataset
@@ -67,6 +68,45 @@ def _words(value: Any) -> str:
 def summary_lines(facts: dict[str, Any]) -> list[str]:
     """Write the figures that end a build."""
     return [f"{name:<12} {words}" for name, words in as_lines(facts)]
+
+
+def inspected_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Write what is known of a file, with its networks in one line."""
+    named = {"networks": _networks(facts["networks"])} if facts.get("networks") else {}
+    return facts_lines({name: value for name, value in {**facts, **named}.items() if name != "networks" or value})
+
+
+def _networks(networks: Sequence[Mapping[str, Any]]) -> str:
+    """Write "G_ema (read), G (other weights: --network G)"."""
+    words = []
+    for network in networks:
+        name = network["name"]
+        same = "the same weights" if network["same_weights"] else f"other weights: --network {name}"
+        words.append(f"{name} ({'read' if network['chosen'] else same})")
+    return ", ".join(words)
+
+
+def run_lines(facts: Mapping[str, Any]) -> list[str | Table]:
+    """Write how far a run is, its settings other than the defaults, its stages and its figures."""
+    took = "" if facts["seconds"] is None else f", {duration(facts['seconds'])}"
+    config = {name: value for name, value in facts["config"].items() if name != "out" and value != _default(name)}
+    head = {
+        "path": facts["path"],
+        "status": f"{facts['status'] or 'unknown'}{took}",
+        "started": facts["started"],
+        "settings": ", ".join(f"{name} {value}" for name, value in config.items()) or "the defaults",
+    }
+    stages = [
+        (name, stage["status"], "" if stage["seconds"] is None else f"{stage['seconds']:.1f} s", stage["reason"] or "")
+        for name, stage in facts["stages"].items()
+    ]
+    return [*facts_lines(head), _table(("stage", "", "took", ""), stages), *summary_lines(facts["summary"])]
+
+
+def _default(setting: str) -> Any:
+    """Return the default of a setting of build; None for one that this version does not have."""
+    field = BuildConfig.model_fields.get(setting)
+    return None if field is None else field.default
 
 
 def plan_lines(estimate: Estimate | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +20,23 @@ LICENCE_NOTE = (
 )
 
 
-def inspect_file(path: str | Path) -> dict[str, Any]:
+def inspect_file(path: str | Path, *, network: str | None = None) -> dict[str, Any]:
     """Describe a checkpoint in any known format, an exported ONNX file, an engine or a bundle.
 
-    The keys kind, format, resolution, widths, parameters, macs and sha256 always exist; unknown values are None. Raises
-    InputError for a missing file, CorruptFileError for a damaged one, UnknownFormatError for any other.
+    The keys kind, format, resolution, widths, parameters, macs and sha256 always exist; unknown values are None.
+    ``network`` chooses among several generators of a checkpoint. Raises InputError for a missing file, CorruptFileError
+    for a damaged one, UnknownFormatError for any other, UsageError for a ``network`` that is not in the file.
     """
     file = Path(path)
     unknown = dict.fromkeys(("kind", "format", "resolution", "widths", "parameters", "macs"))
-    if file.is_dir() or file.name.endswith(".tar.zst"):
-        return {**unknown, **_bundle(file), "path": str(file)}
-    if not file.is_file():
+    if not (file.is_file() or file.is_dir()):
         raise InputError(f"{file} does not exist", "Check the path.")
-    from ..export.runners.loading import sniff
+    from ..export.kinds import kind_of
 
-    facts = _READERS[sniff(file)](file)
+    kind = kind_of(file, network=network)
+    if kind == "bundle":
+        return {**unknown, **_bundle(file), "path": str(file)}
+    facts = _checkpoint(file, network) if kind == "checkpoint" else _READERS[kind](file)
     size = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
     return {**unknown, **facts, "path": str(file), **size, "licence": facts.get("licence") or LICENCE_NOTE}
 
@@ -51,15 +54,17 @@ def describe(generator: Generator) -> dict[str, Any]:
     }
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
+def _checkpoint(path: Path, network: str | None) -> dict[str, Any]:
     from ..checkpoints import read_checkpoint
 
-    checkpoint = read_checkpoint(path)  # reads every tensor, so damage is noticed
+    checkpoint = read_checkpoint(path, network=network)  # reads every tensor, so damage is noticed
     return {
         "format": checkpoint.format,
         **describe(checkpoint.generator),
+        "networks": [asdict(one) for one in checkpoint.networks],
         "notes": list(checkpoint.notes),
         "globals": list(checkpoint.globals),
+        "unread": list(checkpoint.unread),
         "extra": checkpoint.extra,
         "licence": checkpoint.licence,
     }
@@ -132,4 +137,4 @@ def _bundle(path: Path) -> dict[str, Any]:
     return {"format": "bundle", **network, **{k: v for k, v in facts.items() if k != "kind"}, "licence": licence}
 
 
-_READERS = {"checkpoint": _checkpoint, "onnx": _onnx, "engine": _engine}
+_READERS = {"onnx": _onnx, "engine": _engine}

@@ -48,7 +48,8 @@ class SampleConfig:
     draws a seed with class ``seed`` modulo the number of classes. ``codes`` is a file of codes to draw in place of
     seeds. ``mixes``, then ``edits`` along ``directions`` ("pc0=2"), change every code. ``interpolate`` names seeds, or
     rows of ``codes``, between which an animation of ``frames`` moves. ``each``: one file for each image, in a folder.
-    None stands for the default: seeds 0 to 15, psi 1, 25 frames for each seed of an animation.
+    ``network`` chooses among several generators of a checkpoint. None stands for the default: seeds 0 to 15, psi 1, 25
+    frames for each seed of an animation, the moving average.
     """
 
     seeds: tuple[int, ...] | None = None
@@ -61,6 +62,7 @@ class SampleConfig:
     interpolate: tuple[int, ...] | None = None
     frames: int | None = None
     each: bool = False
+    network: str | None = None
 
     def check(self) -> None:
         """Raise UsageError for values and combinations that cannot work with any model."""
@@ -188,7 +190,7 @@ class _Codes:
 def _open_source(model: Path, config: SampleConfig) -> _Source:
     columns = config.interpolate or config.seeds or SEEDS
     if config.needs_codes:
-        synthesis = load_synthesis(model)
+        synthesis = load_synthesis(model, network=config.network)
         codes = _open_codes(synthesis, config)
         if codes.saved is not None:
             columns = config.interpolate or tuple(range(len(codes.saved)))
@@ -201,7 +203,7 @@ def _open_source(model: Path, config: SampleConfig) -> _Source:
             lambda chosen, psi, label: codes.images(codes.ws(chosen, psi, label)), codes,
         )  # fmt: skip
     else:
-        runner = load_runner(model)
+        runner = load_runner(model, network=config.network)
         source = _Source(
             runner.name, runner.backend, runner.resolution, runner.c_dim, columns,
             lambda chosen, psi, label: draw(runner, chosen, psi=psi, label=label),

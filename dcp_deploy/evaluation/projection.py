@@ -271,6 +271,7 @@ def project_files(
     out: Path,
     config: ProjectConfig | None = None,
     *,
+    network: str | None = None,
     resize: Resize = "error",
     lpips: Path | None = None,
     device: str = "cpu",
@@ -279,11 +280,13 @@ def project_files(
     """Project image files into every model (a name and a file each) and write the results into the folder ``out``.
 
     ``ws.safetensors`` holds the codes [N, num_ws, w_dim] by model. ``<image>.png`` shows the image and each model's
-    projection side by side. ``projection.json`` holds the figures, which are returned. Raises as :func:`read_images`
-    and :func:`project`, and UsageError for a file that is not a checkpoint or models of different sizes.
+    projection side by side. ``projection.json`` holds the figures, which are returned. ``network`` chooses among
+    several generators of the last model's file. Raises as :func:`read_images` and :func:`project`, and UsageError for a
+    file that is not a checkpoint or models of different sizes.
     """
     config, reporter = config or ProjectConfig(), reporter or Reporter()
-    generators = {name: _open(path, device) for name, path in models.items()}
+    chosen = {list(models)[-1]: network}
+    generators = {name: _open(path, device, chosen.get(name)) for name, path in models.items()}
     sizes = {one.config.resolution for one in generators.values()}
     if len(sizes) != 1:
         raise UsageError(f"the models make images of {sorted(sizes)} px", "Give a teacher of the student's resolution.")
@@ -314,10 +317,12 @@ def project_files(
     return document
 
 
-def _open(path: Path, device: str) -> Generator:
-    model = open_model(path, device)
+def _open(path: Path, device: str, network: str | None) -> Generator:
+    model = open_model(path, device, network=network)
     if not isinstance(model, Generator):
-        raise UsageError(f"{path} is an exported file, but projection needs gradients", "Give the checkpoint.")
+        raise UsageError(
+            f"{path} is an exported file, but projection needs gradients", "Give the checkpoint that it was made from."
+        )
     return model
 
 

@@ -43,6 +43,7 @@ class Against:
     """Files to compare a model with. Without ``data`` it is compared with the demo's images.
 
     ``reals``: most images of ``data`` to use, None for all. ``mirrored``: use the mirror image of each, too.
+    ``network`` chooses among several generators of the teacher's file, or without one of the model's.
     """
 
     teacher: Path | None = None
@@ -53,6 +54,7 @@ class Against:
     lpips: Path | None = None
     reals: int | None = REALS
     mirrored: bool = False
+    network: str | None = None
 
     def check(self) -> None:
         """Raise UsageError for a combination that cannot work."""
@@ -114,8 +116,9 @@ def evaluate_file(
     """
     reporter = reporter or Reporter()
     against.check()
-    model = open_model(path, device, backend)
-    teacher = None if against.teacher is None else open_model(against.teacher, device)
+    network = against.network
+    model = open_model(path, device, backend, network=network if against.teacher is None else None)
+    teacher = None if against.teacher is None else open_model(against.teacher, device, network=network)
     if teacher is not None:  # check before the slow measurements
         from ..metrics.likeness import check_alike
 
@@ -140,12 +143,15 @@ def evaluate_file(
     return found
 
 
-def open_model(path: Path, device: str, backend: Backend = "auto") -> Model:
-    """Open a checkpoint's generator on ``device``, or a runner of an ONNX file, bundle or engine."""
+def open_model(path: Path, device: str, backend: Backend = "auto", *, network: str | None = None) -> Model:
+    """Open a checkpoint's generator on ``device``, or a runner of an ONNX file, bundle or engine.
+
+    ``network`` chooses among several generators of a checkpoint.
+    """
     from ..export import load_runner
     from ..generators import Generator
 
-    runner = load_runner(path, backend=backend, device=device)
+    runner = load_runner(path, backend=backend, device=device, network=network)
     return runner.source if isinstance(runner.source, Generator) else runner
 
 

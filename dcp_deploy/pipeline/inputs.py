@@ -143,7 +143,8 @@ def _plan_widths(config: BuildConfig, file: TeacherFile) -> PruningPlan:
     from ..compression import plan, score
 
     try:
-        teacher = read_checkpoint(file.path).generator  # the teacher stage reports the reader's notes
+        # The teacher stage reports the reader's notes.
+        teacher = read_checkpoint(file.path, network=config.network).generator
     except InputError as error:
         if "url" not in file.origin:
             raise

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
-from ..files import read_json, sha256_file, write_json
+from ..files import RUN_FILE, read_json, sha256_file, write_json
 from ..version import __version__
 
 SCHEMA = 1
-RUN_FILE = "run.json"
 
 Status = Literal["pending", "running", "done", "skipped", "failed", "interrupted"]
 

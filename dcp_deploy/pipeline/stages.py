@@ -87,7 +87,7 @@ def _teacher(job: Job, progress: Progress) -> list[str]:
     from ..checkpoints import provenance, read_checkpoint
 
     source = job.inputs.teacher.path
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, network=job.inputs.config.network)
     for line in (*checkpoint.notes, checkpoint.licence):
         if line:
             job.reporter.message(f"{source.name}: {line}")
@@ -292,6 +292,11 @@ def _settings(*names: str) -> Callable[[BuildInputs], dict[str, Any]]:
     return settings
 
 
+def _reading(inputs: BuildInputs) -> dict[str, Any]:
+    """Return which generator of the file is read; empty for the default."""
+    return {} if inputs.config.network is None else _settings("network")(inputs)
+
+
 def _scoring(inputs: BuildInputs) -> dict[str, Any]:
     settings = _settings("score", "score_latents", "score_directions", "seed", "device")(inputs)
     if inputs.mask is not None and inputs.config.score == "content":
@@ -321,7 +326,7 @@ _WEIGHTS = tuple(f"{model}.safetensors" for model in MODELS)
 _ENDS = ("student.safetensors", "teacher.safetensors", "student.onnx", "teacher.onnx")
 
 STAGES: tuple[Stage, ...] = (
-    Stage("teacher", "read the teacher", (SOURCE,), _settings(), _teacher),
+    Stage("teacher", "read the teacher", (SOURCE,), _reading, _teacher),
     Stage("score", "score the teacher's channels", ("teacher.safetensors",), _scoring, _score),
     Stage(
         "prune",

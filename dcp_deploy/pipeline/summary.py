@@ -1,12 +1,14 @@
-"""A finished build in a few lines: what it gained and what it cost."""
+"""A build in a few lines: what it gained, what it cost, and how far it is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.inspection import LICENCE_NOTE
+from ..files import RUN_FILE, sha256_file
 from ..report.headline import fastest_student, same_backend_speedup
-from ..report.run_directory import RunDirectory, read_run_directory
+from ..report.run_directory import Network, RunDirectory, Stage, read_run_directory
 from ..report.tables import worst_difference
 from ..report.text import amount, size, times
 from .inputs import DATA, real_words
@@ -16,7 +18,34 @@ NOT_MEASURED = "not measured"
 
 def summarise(directory: Path) -> dict[str, Any]:
     """Return the figures of a run directory, ready for JSON; None stands for not measured."""
-    run = read_run_directory(directory)
+    return _summarised(read_run_directory(directory), directory)
+
+
+def describe_run(directory: Path) -> dict[str, Any]:
+    """Describe a run directory as ``inspect`` does a file: state, stages, settings and figures; the network is the
+    student.
+
+    Raises CorruptFileError for a malformed file in it.
+    """
+    found = read_run_directory(directory)
+    run, student = found.run, found.run.networks.get("student", Network())
+    return {
+        "path": str(directory),
+        "format": "run",
+        "kind": student.kind,
+        "resolution": student.resolution,
+        "widths": student.widths or None,
+        "parameters": student.parameters,
+        "macs": student.macs,
+        "sha256": sha256_file(directory / RUN_FILE),
+        "licence": run.teacher.get("licence") or LICENCE_NOTE,
+        **{name: getattr(run, name) for name in ("status", "started", "finished", "seconds", "command", "config")},
+        "stages": {name: stage.model_dump() for name, stage in run.stages.items()},
+        "summary": _summarised(found, directory),
+    }
+
+
+def _summarised(run: RunDirectory, directory: Path) -> dict[str, Any]:
     best = fastest_student(run)
     engines = sorted(directory.glob("engines/*.engine"))
     return {
@@ -39,7 +68,7 @@ def summarise(directory: Path) -> dict[str, Any]:
         },
         "files": {name: run.file_bytes[name] for name in sorted(run.file_bytes)},
         "engine": str(engines[0]) if engines else None,
-        "no_engine": None if engines else run.run.stages["engine"].reason,
+        "no_engine": None if engines else run.run.stages.get("engine", Stage()).reason,
         "report": str(directory / "report.html"),
     }
 

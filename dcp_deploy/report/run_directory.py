@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from ..errors import CorruptFileError, InputError
+from ..files import RUN_FILE
 
 MODELS = ("teacher", "pruned", "student")
 
@@ -70,6 +71,7 @@ class Run(Record):
     effort: dict[str, JsonValue] = {}
     environment: dict[str, JsonValue] = {}
     images: dict[str, JsonValue] = {}
+    teacher: dict[str, JsonValue] = {}
     networks: dict[str, Network] = {}
     stages: dict[str, Stage] = {}
 
@@ -237,9 +239,9 @@ class RunDirectory:
 
 def read_run_directory(folder: Path) -> RunDirectory:
     """Read a run directory. InputError without a ``run.json``, CorruptFileError for a malformed file."""
-    run = _read(folder / "run.json", Run)
+    run = _read(folder / RUN_FILE, Run)
     if run is None:
-        raise InputError(f"{folder} holds no run.json", "Give a folder that `dcp-deploy build` wrote.")
+        raise InputError(f"{folder} holds no {RUN_FILE}", "Give a folder that `dcp-deploy build` wrote.")
     manifests = sorted((folder / "engines").glob("*.json"))
     return RunDirectory(
         run=run,

@@ -25,7 +25,10 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # Verb -> module and models. A module is imported when it is needed: some import torch.
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "build": ("building", ("Built", "Planned", "PlannedFetch")),
-    "inspect": ("networks", ("InspectedCheckpoint", "InspectedOnnx", "InspectedEngine", "InspectedBundle")),
+    "inspect": (
+        "networks",
+        ("InspectedCheckpoint", "InspectedOnnx", "InspectedEngine", "InspectedBundle", "InspectedRun"),
+    ),
     "convert": ("networks", ("Converted",)),
     "score": ("networks", ("Scored",)),
     "prune": ("networks", ("Pruned", "PrunePlanned")),

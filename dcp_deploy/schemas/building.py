@@ -8,61 +8,7 @@ from ..pipeline.plan import Estimate
 from ..pipeline.record import RunRecord
 from .base import Document, Facts, Part, described_by
 from .networks import Plan
-
-
-class Speedup(Part):
-    """Median latency of the baseline over that of the fastest student, with its interval."""
-
-    value: float
-    low: float | None
-    high: float | None
-    same_backend: float | None
-    """Teacher over student on the same backend: what compression alone gained."""
-
-
-class ParitySummary(Part):
-    """Whether the exported files generate the same images as the networks."""
-
-    passed: bool | None
-    difference: str
-    """The student's largest difference, in words."""
-
-
-class QualitySummary(Part):
-    """Quality of one network; ``metrics.json`` has more."""
-
-    fid: float | None
-    mode_coverage: float | None
-
-
-class NetworkSummary(Part):
-    """Size of one network; MACs are per image, bytes those of its safetensors file."""
-
-    parameters: int | None
-    macs: int | None
-    bytes: int | None
-
-
-class Summary(Part):
-    """The figures of the run. null: not measured."""
-
-    speedup: Speedup | None
-    fastest: str | None
-    """Name of the fastest student in the benchmark."""
-    baseline: str | None
-    parity: ParitySummary
-    quality: dict[str, QualitySummary]
-    images: Facts | None
-    """The real images."""
-    not_measured: str | None
-    """Why quality was not measured."""
-    networks: dict[str, NetworkSummary]
-    files: dict[str, int]
-    """Bytes of each model's file."""
-    engine: str | None
-    no_engine: str | None
-    """Why no engine was built."""
-    report: str
+from .runs import Summary
 
 
 class Tool(Part):

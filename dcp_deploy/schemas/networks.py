@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
+from ..checkpoints.checkpoint import NetworkInFile
 from ..generators import GeneratorConfig
 from .base import Document, Facts, Part, Sha256, Written, described_by
+from .runs import RunStage, Summary
 from .shipping import CheckedFacts
 
 # ---- inspect ----
@@ -30,11 +32,20 @@ class Inspected(Document):
     """The terms of the weights, as far as the file states them."""
 
 
+CheckpointFormat = Literal["native", "nvidia", "rosinality", "basicsr", "tensorflow"]
+"""What ``Checkpoint.format`` can be."""
+
+
+@described_by(NetworkInFile)
+class InspectedNetwork(Part):
+    pass
+
+
 @described_by(GeneratorConfig)
 class InspectedCheckpoint(Inspected):
     """A generator's weights."""
 
-    format: Literal["native", "nvidia", "rosinality", "tensorflow"]
+    format: CheckpointFormat
     bytes: int
     c_dim: int
     """Number of classes; 0 for an unconditional generator."""
@@ -43,10 +54,14 @@ class InspectedCheckpoint(Inspected):
     num_ws: int
     layers: list[str]
     """Names of the layers in ``widths``."""
+    networks: list[InspectedNetwork]
+    """The generators in the file; empty for a native file, which has one without a name."""
     notes: list[str]
     """What the file lacked and what is used instead."""
     globals: list[str]
     """Dotted names that a pickle mentions."""
+    unread: list[str]
+    """Those of them whose values were not read: nothing that was needed depends on them."""
     extra: Facts
 
 
@@ -71,6 +86,21 @@ class InspectedEngine(Inspected):
     manifest: Facts
 
 
+class InspectedRun(Inspected):
+    """A run directory of build. What is known of a network is about its student; sha256 is that of run.json."""
+
+    format: Literal["run"]
+    status: str | None
+    """"running" (or killed), "finished", "failed" or "interrupted"."""
+    started: str | None
+    finished: str | None
+    seconds: float | None
+    command: str | None
+    config: Facts
+    stages: dict[str, RunStage]
+    summary: Summary
+
+
 class InspectedBundle(Inspected, CheckedFacts):
     """A bundle whose files are all as its manifest says."""
 
@@ -83,7 +113,7 @@ class InspectedBundle(Inspected, CheckedFacts):
 class Source(Part):
     """The file that was converted."""
 
-    format: str
+    format: CheckpointFormat
     notes: list[str]
     licence: str | None
 

@@ -87,10 +87,11 @@ def _of_onnx(file: Path, name: str, engines: Sequence[Path]) -> Contents:
     from ..evaluation.inspection import inspect_file
     from ..export import load_runner
     from ..export.bundle.writer import Contents, Model
+    from ..export.kinds import kind_of, onnx_needed
 
+    if kind_of(file) != "onnx":
+        raise onnx_needed(file) or InputError(f"{file} is not an ONNX file", "give one: dcp-deploy export")
     facts = inspect_file(file)
-    if facts["format"] != "onnx":
-        raise InputError(f"{file} is a {facts['format']}", "give an ONNX file: dcp-deploy export")
     metadata = facts["metadata"]
     licence = metadata.get("licence")
     return Contents(

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import CorruptFileError, InputError
+from ...errors import CorruptFileError
 from ...files import atomic_path
+from ..kinds import onnx_needed
 
 if TYPE_CHECKING:
     import onnx
@@ -82,18 +83,19 @@ def _move_out(weights: list[onnx.TensorProto], data: Path) -> None:
 def read_onnx(path: Path) -> Any:
     """Return the ModelProto of a file, without weights that are stored in other files.
 
-    Raises InputError if it cannot be read, CorruptFileError if it is not an ONNX model with inputs.
+    Raises InputError if it cannot be read or is a model of another kind, CorruptFileError if it is not an ONNX model
+    with inputs.
     """
     import onnx
 
     try:
         model = onnx.load(path, load_external_data=False)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    except Exception as error:  # protobuf's own, which differs between its implementations
-        raise CorruptFileError(f"{path} is not an ONNX file: {error}", "export it again") from error
+    except Exception as error:  # the system's, or protobuf's own, which differs between its implementations
+        damaged = CorruptFileError(f"{path} is not an ONNX file: {error}", "export it again")
+        raise onnx_needed(path) or damaged from error
     if not model.graph.input:
-        raise CorruptFileError(f"{path} has no inputs: it is not an ONNX model of a generator", "export it again")
+        damaged = CorruptFileError(f"{path} has no inputs: it is not an ONNX model of a generator", "export it again")
+        raise onnx_needed(path) or damaged
     return model
 
 

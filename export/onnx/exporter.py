@@ -81,13 +81,19 @@ def export_onnx(
     :mod:`.quantization`). The file records what was measured and chosen, see
     :func:`~.quantization.precision_report`.
 
-    Raises UsageError for an unknown option, ParityError if no layer can be int8.
+    Raises UsageError for an unknown option or noise inputs of a network without noise, ParityError if no layer can be
+    int8.
     """
     import onnx
 
     tolerance = tolerance_for(precision)
     if inputs not in ("z", "ws"):
         raise UsageError(f"inputs is {inputs!r}", "use one of: z, ws")
+    if noise == "input" and not noise_shapes(generator.config):
+        raise UsageError(
+            f"noise is 'input', but a {generator.config.kind} has no noise: no layer would take the maps",
+            "Leave out --noise: the images depend on z alone.",
+        )
     if batch is not None and not (1 <= batch[0] < batch[1]):
         raise UsageError(
             f"batch is {batch[0]} to {batch[1]}", "give a smallest batch of 1 or more and a larger largest"

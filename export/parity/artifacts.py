@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,53 +20,79 @@ import torch
 from ...errors import UsageError
 from ...generators import Generator
 from ..graph.file import read_onnx
-from ..integrity import is_bundle
+from ..kinds import kind_of
 from ..runners.forms import FormRunner, load_form
-from ..runners.loading import Backend, load_runner, sniff
+from ..runners.loading import Backend, load_runner
 from ..runners.onnx import batch_bounds
 from ..runners.runner import NOISE_INPUT, Array, Runner
 
 Artifact = Runner | Generator | str | os.PathLike[str]
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """An artefact whose checkpoint or bundle is read already; a path is an ONNX file or an engine.
+
+    ``name`` is that of the file, None without one.
+    """
+
+    source: Runner | Generator | Path
+    name: str | None = None
+
+
 def load_pair(
-    a: Artifact, b: Artifact, *, backend_a: Backend = "auto", backend_b: Backend = "auto", device: str | None = None
+    a: Artifact,
+    b: Artifact,
+    *,
+    backend_a: Backend = "auto",
+    backend_b: Backend = "auto",
+    device: str | None = None,
+    network: str | None = None,
 ) -> tuple[Runner, Runner]:
     """Open both artefacts by ``load_runner`` (a Runner is used as it is), each with what it needs from the other.
 
-    Raises UsageError if a file takes ws or noise and the other artefact is not a network in torch, else the errors of
+    ``network`` chooses among several generators of the checkpoint ``a``. Raises UsageError if ``a`` is not one then, or
+    if a file takes ws or noise and the other artefact is not a network in torch, else the errors of
     :func:`~..runners.loading.load_runner`.
     """
-    a, b = _opened(a, backend_a, device), _opened(b, backend_b, device)
-    return _runner_beside(a, b, backend_a, device), _runner_beside(b, a, backend_b, device)
+    first, second = _opened(a, backend_a, device, network), _opened(b, backend_b, device)
+    return _runner_beside(first, second, backend_a, device), _runner_beside(second, first, backend_b, device)
 
 
-def _opened(source: Artifact, backend: Backend, device: str | None) -> Artifact:
-    """Return a bundle as its Runner, which has the file's metadata; anything else unchanged."""
-    if isinstance(source, Runner | Generator) or not is_bundle(Path(source)):
-        return source
-    return load_runner(source, backend=backend, device=device)
+def _opened(source: Artifact, backend: Backend, device: str | None, network: str | None = None) -> _Opened:
+    if isinstance(source, Runner | Generator):
+        return _Opened(source)
+    path = Path(source)
+    kind = kind_of(path, network=network)
+    if kind == "bundle":  # as a Runner, it has the file's metadata
+        return _Opened(load_runner(path, backend=backend, device=device))
+    if kind == "checkpoint":
+        from ...checkpoints import load_generator
+
+        return _Opened(load_generator(path, network=network), path.name)
+    return _Opened(path, path.name)
 
 
-def _runner_beside(source: Artifact, other: Artifact, backend: Backend, device: str | None) -> Runner:
+def _runner_beside(one: _Opened, other: _Opened, backend: Backend, device: str | None) -> Runner:
+    source = one.source
     if isinstance(source, Runner):
         return source
     extra, _ = _form(source)
     if extra:
-        network = _network(other)
+        network = _network(other.source)
         if network is None:
             raise UsageError(
                 f"{source} takes {', '.join(extra[:3])}, which cannot be made from a seed",
                 "compare it with the checkpoint that it was exported from",
             )
         return through_network(load_form(Path(str(source)), backend=backend), network)
-    _, without_noise = _form(other)
+    _, without_noise = _form(other.source)
     network = _network(source) if without_noise else None
     if network is None or network.config.layout is not None:  # a StyleGAN3 has no noise
-        return load_runner(source, backend=backend, device=device)
+        runner = load_runner(source, backend=backend, device=device)
+        return replace(runner, name=one.name or runner.name)
     quiet = load_runner(_quiet(network), backend=backend, device=device)
-    name = quiet.name if isinstance(source, Generator) else Path(source).name
-    return replace(quiet, name=f"{name} without noise")
+    return replace(quiet, name=f"{one.name or quiet.name} without noise")
 
 
 def through_network(form: FormRunner, network: Generator) -> Runner:
@@ -102,33 +128,22 @@ def through_network(form: FormRunner, network: Generator) -> Runner:
     )
 
 
-def _form(source: Artifact) -> tuple[list[str], bool]:
+def _form(source: Runner | Generator | Path) -> tuple[list[str], bool]:
     """Return the inputs of an ONNX file beyond z, psi and c, and whether it was exported without noise."""
     if isinstance(source, Runner):
         return [], source.facts.get("noise") == "none"
-    if isinstance(source, Generator):
+    if isinstance(source, Generator) or kind_of(source) != "onnx":
         return [], False
-    path = Path(source)
-    if not path.is_file() or sniff(path) != "onnx":
-        return [], False
-    model = read_onnx(path)
+    model = read_onnx(source)
     facts = {entry.key: entry.value for entry in model.metadata_props}
     names = [value.name for value in model.graph.input]
     return [name for name in names if name == "ws" or name.startswith(NOISE_INPUT)], facts.get("noise") == "none"
 
 
-def _network(source: Artifact) -> Generator | None:
+def _network(source: Runner | Generator | Path) -> Generator | None:
     """Return the generator in torch that a source is or contains, or None."""
-    if isinstance(source, Runner):
-        return source.source if isinstance(source.source, Generator) else None
-    if isinstance(source, Generator):
-        return source
-    path = Path(source)
-    if not path.is_file() or sniff(path) != "checkpoint":
-        return None
-    from ...checkpoints import load_generator
-
-    return load_generator(path)
+    inside = source.source if isinstance(source, Runner) else source
+    return inside if isinstance(inside, Generator) else None
 
 
 def _quiet(network: Generator) -> Generator:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import UsageError
-from .loading import sniff
+from ...errors import InputError, UsageError
+from ..kinds import kind_of, onnx_needed
 from .runner import NOISE_INPUT, Array, as_floats, no_images
 from .sessions import open_session
 
@@ -56,10 +56,11 @@ class FormRunner:
 
 
 def load_form(path: str | os.PathLike[str], *, backend: str = "auto", threads: int | None = None) -> FormRunner:
-    """Open an exported ONNX file. Errors as in :func:`~.loading.load_runner`; UsageError for any other format."""
+    """Open an exported ONNX file. Errors as in :func:`~.loading.load_runner`; InputError for any other format."""
     path = Path(path)
-    if sniff(path) != "onnx":
-        raise UsageError(f"{path} is not an ONNX file", "export one: dcp-deploy export --inputs ws")
+    if kind_of(path) != "onnx":
+        wrong = InputError(f"{path} is not an ONNX file", "export one: dcp-deploy export --inputs ws")
+        raise onnx_needed(path) or wrong
     session = open_session(path, backend, threads)
     inputs, problems = {}, []
     for name, (kind, shape) in session.inputs.items():

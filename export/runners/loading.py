@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from ...devices import torch_device
-from ...errors import CorruptFileError, InputError, UsageError
-from ..integrity import is_bundle
+from ...errors import UsageError
+from ..kinds import kind_of
 from .onnx import onnx_runner
 from .runner import Array, Runner
 from .sessions import ONNX_BACKENDS
@@ -35,6 +35,7 @@ def load_runner(
     backend: Backend = "auto",
     threads: int | None = None,
     device: str | None = None,
+    network: str | None = None,
 ) -> Runner:
     """Make a Runner. A file's content decides what it is, not its name.
 
@@ -42,9 +43,10 @@ def load_runner(
     still in torch) or "cuda" (on a GPU, with our kernels, in float16). For ONNX: "onnxruntime" or "openvino" on the
     CPU, either with "-winograd" appended (a StyleGAN2 in float32 with our CPU operators, compiled on first use), or
     "onnxruntime-cuda". ``threads``: CPU threads of one call, by default all cores. ``device``: where torch computes
-    ("cpu", "cuda:1"), on a copy; by default where the generator is. Raises UsageError for a backend or device that
-    cannot run the source, InputError (CorruptFileError, UnknownFormatError) for a file that is not a generator of ours,
-    MissingCapabilityError if the machine lacks a GPU, a runtime, a compiler, or ONNX Runtime's CUDA provider.
+    ("cpu", "cuda:1"), on a copy; by default where the generator is. ``network`` chooses among several generators of a
+    checkpoint. Raises UsageError for a backend, device or network that does not fit the source, InputError
+    (CorruptFileError, UnknownFormatError) for a file that is not a generator of ours, MissingCapabilityError if the
+    machine lacks a GPU, a runtime, a compiler, or ONNX Runtime's CUDA provider.
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
@@ -53,11 +55,11 @@ def load_runner(
     if not isinstance(source, str | os.PathLike):
         return _torch_runner(source, f"{source.config.kind} {source.config.resolution}px", backend, threads, device)
     path = Path(source)
-    if is_bundle(path):
+    kind = kind_of(path, network=network)
+    if kind == "bundle":
         from .bundle import bundle_runner
 
         return bundle_runner(path, backend, threads)
-    kind = sniff(path)
     if kind == "engine":
         if backend != "auto":
             raise UsageError(f"backend {backend!r} cannot run the TensorRT engine {path}", "leave it at auto")
@@ -68,27 +70,7 @@ def load_runner(
         return onnx_runner(path, backend, threads)
     from ...checkpoints import load_generator
 
-    return _torch_runner(load_generator(path), path.name, backend, threads, device)
-
-
-def sniff(path: Path) -> Literal["engine", "onnx", "checkpoint"]:
-    """Return the kind of a file by its content. InputError if it cannot be read, CorruptFileError if it is empty.
-
-    A file that is neither an engine nor ONNX counts as a checkpoint; the checkpoint readers report what they can read.
-    """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(4)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    if not head:
-        raise CorruptFileError(f"{path} is empty", "make or copy it again")
-    if head[1:4] == b"trt":  # "ptrt" and "ftrt" by TensorRT, "vtrt" by TensorRT for RTX
-        return "engine"
-    from ...checkpoints import sniff as sniff_checkpoint
-
-    # Field 1 of an ONNX ModelProto, ir_version, which every writer puts first; a safetensors header may be that long.
-    return "onnx" if head[:1] == b"\x08" and sniff_checkpoint(path) == "other" else "checkpoint"
+    return _torch_runner(load_generator(path, network=network), path.name, backend, threads, device)
 
 
 # ---- torch ----

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ...errors import InputError, UsageError
-from ..integrity import is_bundle
+from ..kinds import kind_of
 from .bundle import bundled_model
 from .forms import FormRunner, load_form
-from .loading import Backend, cpu_threads, sniff
+from .loading import Backend, cpu_threads
 from .runner import NOISE_INPUT, Array, as_floats, no_images
 
 if TYPE_CHECKING:  # torch is not needed to run an ONNX file
@@ -76,23 +76,27 @@ class SynthesisRunner:
 
 
 def load_synthesis(
-    source: str | os.PathLike[str] | Generator, *, backend: Backend = "auto", threads: int | None = None
+    source: str | os.PathLike[str] | Generator,
+    *,
+    backend: Backend = "auto",
+    threads: int | None = None,
+    network: str | None = None,
 ) -> SynthesisRunner:
     """Open what draws images from codes: an ONNX file or an engine that takes ``ws``, a bundle, or a checkpoint.
 
-    A bundle must serve the model "synthesis" (``bundle --synthesis``). ``backend`` and ``threads`` are those of
-    :func:`~.loading.load_runner`; a checkpoint runs in torch. Errors as there, and UsageError for a file that takes z,
-    or noise beside ``ws``; the remedy names the right export.
+    A bundle must serve the model "synthesis" (``bundle --synthesis``). ``backend``, ``threads`` and ``network`` are
+    those of :func:`~.loading.load_runner`; a checkpoint runs in torch. Errors as there, and UsageError for a file that
+    takes z, or noise beside ``ws``; the remedy names the right export.
     """
     if not isinstance(source, str | os.PathLike):
         name = f"{source.config.kind} {source.config.resolution}px"
         return _network_synthesis(source, name, backend, threads)
     path = Path(source)
-    if is_bundle(path):
+    kind = kind_of(path, network=network)
+    if kind == "bundle":
         manifest, file, largest = bundled_model(path, backend, "synthesis")
         form = replace(load_form(file, backend=backend, threads=threads), name=f"{manifest['name']}/synthesis")
         return replace(_form_synthesis(form), largest=largest)
-    kind = sniff(path)
     if kind == "onnx":
         return _form_synthesis(load_form(path, backend=backend, threads=threads))
     if kind == "engine":
@@ -101,7 +105,7 @@ def load_synthesis(
         return _engine_synthesis(path)
     from ...checkpoints import load_generator
 
-    return _network_synthesis(load_generator(path), path.name, backend, threads)
+    return _network_synthesis(load_generator(path, network=network), path.name, backend, threads)
 
 
 def _form_synthesis(form: FormRunner) -> SynthesisRunner:

@@ -85,13 +85,13 @@ def build_engine(
     target for which the flavour cannot build this graph).
     """
     onnx, path = Path(onnx), Path(path)
+    model = read_onnx(onnx)  # first: with a file of another kind, the target does not matter
     targets = parse_targets(target)
     chosen = choose_flavour(flavour, targets)
     if len(batch) != 3 or not 1 <= batch[0] <= batch[1] <= batch[2]:
         raise UsageError(f"batch is {tuple(batch)}", "give smallest, optimal and largest batch, for instance 1,8,64")
     if path.suffix == ".json":
         raise UsageError(f"{path} is the name of the manifest", "name the engine *.engine")
-    model = read_onnx(onnx)
     profile = _profile(onnx, model, batch)
     command = ["dcp-deploy", "engine", str(onnx), "--target", ",".join(targets), "--flavour", chosen]
     command += ["--batch", ",".join(map(str, batch)), *options.flags(), "--out", str(path)]

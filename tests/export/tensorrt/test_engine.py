@@ -12,7 +12,7 @@ import torch
 
 from dcp_deploy.errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
 from dcp_deploy.export import Engine, EngineOptions, build_engine, check_engine, read_manifest
-from dcp_deploy.export.runners.loading import sniff
+from dcp_deploy.export.kinds import sniff
 from dcp_deploy.export.tensorrt import plugins, targets
 from dcp_deploy.files import sha256_file
 from dcp_deploy.generators import Generator
