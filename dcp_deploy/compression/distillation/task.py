@@ -163,7 +163,7 @@ class Task:
             "keep_best": self.keep_best,
             "devices": self.devices if self.devices > 1 else None,
             "mask": None if self.mask is None else identity_of(self.mask),
-            **{name: asdict(network.config) for name, network in discriminators.items()},
+            **{name: network.config.to_dict() for name, network in discriminators.items()},
         }
         about = {"config": settings, "data": self._data_identity(), "torch": torch.__version__, "device": device.type}
         perceptual = _network_of(self.perceptual)
