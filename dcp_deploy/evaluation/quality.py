@@ -140,7 +140,7 @@ class _Run:
             with self.reporter.task("eval") as progress:
                 chosen = DEMO_SAMPLES if samples is None else samples
                 return evaluate(self.model, samples=chosen, progress=progress, **self.drawing).to_dict()
-        size = shape_of(self.model).resolution
+        size = shape_of(self.model).image_size
         images = open_images(self.against.data, resolution=size, resize=self.against.resize, c_dim=0)
         extractor = open_inception(self.against.inception, self.device, self.reporter)
         real = features_of(images, extractor, REALS, self.reporter)

@@ -86,11 +86,12 @@ def real_features(
 ) -> RealFeatures:
     """Return features of ``count`` images (or all, if fewer) in a fixed random order, from the cache if possible.
 
-    The cache key covers the content of the set, its resizing, the resolution, the count and the extractor. A damaged
+    The cache key covers the content of the set, its resizing, the size, the count and the extractor. A damaged
     entry is made again. Raises what the image set raises, and InputError if the cache cannot be written.
     """
     count = min(count, len(images))
-    extent = {"data": images.identity, "resolution": images.resolution}
+    height, width = images.size
+    extent = {"data": images.identity, "resolution": height if height == width else [height, width]}
     made_of = {"format": _FORMAT, **extent, "extractor": extractor.key}
     key = hashlib.sha256(json.dumps({**made_of, "count": count}, sort_keys=True).encode()).hexdigest()[:32]
     path = cache / f"{key}.safetensors"

@@ -68,7 +68,8 @@ def choose_methods(generator: Generator, *, batch: int = 1) -> dict[str, ChosenM
         for network in networks:
             conv = network.get_submodule(f"synthesis.{layer}")
             assert isinstance(conv, FusedConv)
-            timer, backend = start(conv, int(layer[1:].split(".")[0]) // 2, batch)
+            size = generator.config.size_at(int(layer[1:].split(".")[0]) // 2)
+            timer, backend = start(conv, size, batch)
             timers.append(timer)
         transposed, polyphase = in_turns(timers)
         chosen[layer] = choice(transposed, polyphase, f"{backend}, batch {batch}")
@@ -97,7 +98,7 @@ def in_turns(timers: list[Time]) -> list[float]:
 # ---- ONNX Runtime on the CPU ----
 
 
-def _onnxruntime_timer(conv: FusedConv, size: int, batch: int) -> tuple[Time, str]:
+def _onnxruntime_timer(conv: FusedConv, size: tuple[int, int], batch: int) -> tuple[Time, str]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -119,8 +120,8 @@ def _onnxruntime_timer(conv: FusedConv, size: int, batch: int) -> tuple[Time, st
     return run, f"onnxruntime {onnxruntime.__version__} on the CPU"
 
 
-def layer_model(conv: FusedConv, size: int) -> onnx.ModelProto:
-    """Return one up-sampling layer, [B, Ci, size, size] to [B, Co, 2 size, 2 size], as in an exported file."""
+def layer_model(conv: FusedConv, size: tuple[int, int]) -> onnx.ModelProto:
+    """Return one up-sampling layer, [B, Ci, *size] to twice that size, [B, Co, 2 H, 2 W], as in an exported file."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -141,11 +142,11 @@ def layer_model(conv: FusedConv, size: int) -> onnx.ModelProto:
         [product, epilogue],
         "layer",
         [
-            info("input", kind, ["batch", fan_in, size, size]),
+            info("input", kind, ["batch", fan_in, *size]),
             info("scale", kind, ["batch", channels]),
             info("next_scale", kind, ["batch", channels]),
         ],
-        [info("image", kind, ["batch", channels, 2 * size, 2 * size])],
+        [info("image", kind, ["batch", channels, *(2 * side for side in size)])],
         [numpy_helper.from_array(x.numpy(), name) for name, x in constants.items() if x is not None],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
@@ -153,10 +154,10 @@ def layer_model(conv: FusedConv, size: int) -> onnx.ModelProto:
     return model
 
 
-def _inputs(conv: FusedConv, size: int, batch: int) -> dict[str, Tensor]:
+def _inputs(conv: FusedConv, size: tuple[int, int], batch: int) -> dict[str, Tensor]:
     channels = len(conv.bias)
     return {
-        "input": torch.randn(batch, len(conv.energy), size, size),
+        "input": torch.randn(batch, len(conv.energy), *size),
         "scale": torch.rand(batch, channels),
         "next_scale": torch.rand(batch, channels),
     }
@@ -165,7 +166,7 @@ def _inputs(conv: FusedConv, size: int, batch: int) -> dict[str, Tensor]:
 # ---- torch on a GPU ----
 
 
-def _cuda_timer(conv: FusedConv, size: int, batch: int) -> tuple[Time, str]:
+def _cuda_timer(conv: FusedConv, size: tuple[int, int], batch: int) -> tuple[Time, str]:
     device = torch.device("cuda")
     layer: nn.Module = conv.to(device)
     x, _, following = (value.to(device) for value in _inputs(conv, size, batch).values())

@@ -22,7 +22,7 @@ class Flat:
     shift: float = 0.0
     z_dim: int = 4
     c_dim: int = 0
-    resolution: int = 8
+    image_size: tuple[int, int] = (8, 8)
 
     def __call__(self, *, z: np.ndarray, psi: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
         level = self.scale * psi * z[:, 0] + self.shift

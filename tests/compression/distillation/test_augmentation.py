@@ -29,7 +29,7 @@ def images(count: int, resolution: int = 8) -> torch.Tensor:
 
 @cache
 def many_changes(p: float, resolution: int = 64) -> Changes:
-    return draw_changes(p, resolution, [torch.Generator().manual_seed(0)] * COUNT)
+    return draw_changes(p, (resolution, resolution), [torch.Generator().manual_seed(0)] * COUNT)
 
 
 def changes(**chosen: torch.Tensor) -> Changes:
@@ -51,13 +51,13 @@ def changes(**chosen: torch.Tensor) -> Changes:
 def test_probability_0_changes_nothing(seed: int) -> None:
     before = images(4)
     sources = [torch.Generator().manual_seed(seed + index) for index in range(4)]
-    assert torch.equal(augment(before, draw_changes(0.0, 8, sources)), before)
+    assert torch.equal(augment(before, draw_changes(0.0, (8, 8), sources)), before)
 
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_moving_pixels_keeps_all_of_them(seed: int) -> None:
-    drawn = draw_changes(1.0, 8, [torch.Generator().manual_seed(seed)])
+    drawn = draw_changes(1.0, (8, 8), [torch.Generator().manual_seed(seed)])
     before = images(1)
     after = augment(before, changes(mirrored=drawn.mirrored, turns=drawn.turns, shifts=drawn.shifts))
     assert torch.equal(after.flatten(2).sort()[0], before.flatten(2).sort()[0])
@@ -119,7 +119,7 @@ def test_shifts_do_not_leak_at_the_highest_probability(resolution: int) -> None:
 
 def test_gradients_reach_the_original_pixels() -> None:
     x = images(3).requires_grad_(True)
-    drawn = draw_changes(1.0, 8, [torch.Generator().manual_seed(seed) for seed in range(3)])
+    drawn = draw_changes(1.0, (8, 8), [torch.Generator().manual_seed(seed) for seed in range(3)])
     augment(x, drawn).sum().backward()
     assert x.grad is not None
     # Contrast multiplies every pixel's sum over colours, whatever its position and saturation.

@@ -95,7 +95,7 @@ def test_the_timed_models_are_the_layer_and_both_methods_are_the_same_function(
         network = FusedSynthesis(generator, upsample=method, noise=noise)  # type: ignore[arg-type]
         conv = network.get_submodule("synthesis.b8.conv0")
         assert isinstance(conv, FusedConv)
-        model = layer_model(conv, 4)
+        model = layer_model(conv, (4, 4))
         onnx.checker.check_model(model, full_check=True)
         session = onnxruntime.InferenceSession(model.SerializeToString())
         images.append(session.run(["image"], feeds)[0])

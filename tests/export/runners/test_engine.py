@@ -157,7 +157,7 @@ def test_any_batch_is_run_within_the_profile(batch: int, parts: list[int]) -> No
     images = runner(z, psi)
     np.testing.assert_allclose(images, expected(z, psi), rtol=1e-5)  # sums of four in float32
     assert opened.context.batches == parts
-    assert (runner.z_dim, runner.c_dim, runner.resolution, runner.image) == (4, 0, 2, "float")
+    assert (runner.z_dim, runner.c_dim, runner.image_size, runner.image) == (4, 0, (2, 2), "float")
     assert (runner.batch, runner.facts["precision"]) == ((2, 5), "fp16+fp32")
 
 
