@@ -44,6 +44,11 @@ def test_the_l1_of_a_shift_is_the_shift() -> None:
     assert found.lpips is None and found.samples == 50
 
 
+def test_models_of_other_shapes_are_refused() -> None:
+    with pytest.raises(UsageError, match="the model's image size is 4x8 px, the teacher's 8 px"):
+        likeness(Flat(image_size=(8, 4)), Flat(), samples=50)
+
+
 def test_another_distance_is_averaged_over_images() -> None:
     def squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a - b).square().mean(dim=(1, 2, 3))

@@ -117,6 +117,15 @@ def test_shifts_do_not_leak_at_the_highest_probability(resolution: int) -> None:
         assert phi.min() < -0.2
 
 
+def test_rectangles_keep_their_shape() -> None:
+    drawn = draw_changes(1.0, (16, 8), [torch.Generator().manual_seed(0)] * COUNT)
+    assert set(drawn.turns.tolist()) == {0, 2}
+    assert drawn.shifts.amax(dim=0).tolist() == [2, 1]  # an eighth of the height and of the width
+    x = images(64)[:, :, :, :4]
+    first = Changes(*(values[:64] for values in (drawn.mirrored, drawn.turns, drawn.shifts, drawn.colours)))
+    assert augment(x, first).shape == x.shape
+
+
 def test_gradients_reach_the_original_pixels() -> None:
     x = images(3).requires_grad_(True)
     drawn = draw_changes(1.0, (8, 8), [torch.Generator().manual_seed(seed) for seed in range(3)])
