@@ -20,7 +20,7 @@ class Inspected(Document):
     kind: str | None
     """"stylegan2" or "stylegan3"."""
     resolution: int | None
-    """The side of square images. For others, the number in the name of the last block."""
+    """The side of square images. Otherwise the number in the name of the last block, as in ``b1024``."""
     image_size: list[int] | None
     """Height and width of the images."""
     widths: list[int] | None
