@@ -38,7 +38,7 @@ class BuildConfig(BaseModel):
     data: Path | None = None
     """Real images: a folder, a zip file or an LMDB. By default the demo's portraits, or the teacher's own samples."""
     resize: Literal["error", "crop"] = "error"
-    """What to do with images of ``data`` of another size: refuse them, or scale down their centred square."""
+    """What to do with images of ``data`` of another size: refuse them, or scale down their centred part."""
     mirror: bool = False
     """Flip half of the images of ``data`` left to right."""
     out: Path | None = None

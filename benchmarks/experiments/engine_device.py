@@ -85,7 +85,7 @@ def _run(engine: Path, generator: Generator) -> str:
     session = EngineSession(trt, engine.read_bytes(), torch.device("cuda"))
     if session.engine is None:
         raise MissingCapabilityError("TensorRT for RTX cannot deserialise the engine", "Read the reason in its log.")
-    manifest = {"profile": _profile(generator), "resolution": generator.config.resolution, "precision": "fp32"}
+    manifest = {"profile": _profile(generator), "config": generator.config.to_dict(), "precision": "fp32"}
     z = latents_of(SEEDS, generator.config.z_dim)
     images = runner_of(engine.name, manifest, session)(z, 0.7)
     exact = load_runner(generator)(z, 0.7)

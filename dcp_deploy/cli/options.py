@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from ..config import DATASETS, BuildConfig
 from ..errors import UsageError
+from ..sizes import pixels
 from ..teachers.presets import find_dataset
 
 if TYPE_CHECKING:
@@ -233,8 +234,8 @@ def check_dataset(dataset: str, teacher: GeneratorConfig) -> None:
 
     if dataset:
         find_dataset(dataset)
-    if dataset == "demo" and (teacher.resolution != RESOLUTION or teacher.c_dim):
-        kind = f"{teacher.resolution} px" + (f" with {teacher.c_dim} classes" if teacher.c_dim else "")
+    if dataset == "demo" and (teacher.image_size != (RESOLUTION, RESOLUTION) or teacher.c_dim):
+        kind = pixels(teacher.image_size) + (f" with {teacher.c_dim} classes" if teacher.c_dim else "")
         raise UsageError(
             f"--dataset demo has images of {RESOLUTION} px without classes, the teacher generates {kind}",
             "Leave --dataset out to use the teacher's own samples, or give --data.",

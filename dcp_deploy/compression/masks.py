@@ -22,11 +22,11 @@ MaskInputs = Literal["imagenet", "unit", "signed"]
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images in [0, 1]
 
 Mask = Callable[[Tensor], Tensor]
-"""From images [B, 3, R, R] in [-1, 1] to [B, 1, R, R], 1 for the pixels that count."""
+"""From images [B, 3, H, W] in [-1, 1] to [B, 1, H, W], 1 for the pixels that count."""
 
 
 class SegmentationMask:
-    """A mask [B, 1, R, R] of zeros and ones for the teacher's images [B, 3, R, R] in [-1, 1], from an ONNX model.
+    """A mask [B, 1, H, W] of zeros and ones for the teacher's images [B, 3, H, W] in [-1, 1], from an ONNX model.
 
     The model's only input is an image float32 [B, 3, h, w]. A fixed size means that images are scaled to it. ``inputs``
     is the range that it expects: "imagenet" ([0, 1], minus ImageNet's mean, divided by its deviation), "unit" ([0, 1])

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..errors import CorruptFileError, InputError, UnknownFormatError, UsageError
+from ..sizes import pixels
 from .decoding import SUFFIXES, Resize, UnusableImageError
 from .lmdb_file import LmdbFile, is_lmdb
 
@@ -42,22 +43,22 @@ class Container(Protocol):
         """Return the content of ``dataset.json``, or None if the file is missing."""
 
 
-def open_container(path: Path, *, resolution: int | None = None, resize: Resize = "error") -> Container:
+def open_container(path: Path, *, size: tuple[int, int] | None = None, resize: Resize = "error") -> Container:
     """Recognise the container at ``path`` by its content and list its images.
 
-    An LMDB may hold several sizes: ``resolution`` and ``resize`` choose one. Without ``resolution`` an LMDB lists no
-    images and only has a fingerprint. Raises InputError (missing, unreadable), UnknownFormatError, CorruptFileError.
+    An LMDB may hold several sizes: ``size`` (height, width) and ``resize`` choose one. Without ``size`` an LMDB lists
+    no images and only has a fingerprint. Raises InputError (missing, unreadable), UnknownFormatError, CorruptFileError.
     """
     try:
         if path.is_dir():
             data = path / "data.mdb"
-            return LmdbImages(data, resolution, resize) if data.is_file() else FolderImages(path)
+            return LmdbImages(data, size, resize) if data.is_file() else FolderImages(path)
         with path.open("rb") as stream:
             start = stream.read(4)
         if start in _ZIP_STARTS or zipfile.is_zipfile(path):
             return ZipImages(path)
         if is_lmdb(path):
-            return LmdbImages(path, resolution, resize)
+            return LmdbImages(path, size, resize)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist", "Check the path given to --data.") from error
     except OSError as error:
@@ -180,20 +181,20 @@ class ZipImages:
 class LmdbImages:
     """Images of an LMDB: rosinality's (keys "{size}-{index:05d}" and "length") or LSUN's (any keys)."""
 
-    def __init__(self, path: Path, resolution: int | None, resize: Resize) -> None:
+    def __init__(self, path: Path, wanted: tuple[int, int] | None, resize: Resize) -> None:
         self._file = LmdbFile(path)
         self.kind, self.ignored = "lmdb", 0
         self.names: list[str] = []
         self.sizes, self._offsets = array("Q"), array("Q")  # LSUN's sets have millions of images
         self.fingerprint = _fingerprint([repr((self._file.state, path.stat().st_mtime_ns))])
-        if resolution is None:
+        if wanted is None:
             return
         for key, offset, size in self._file.entries():
             self.names.append(key.decode("utf-8", "backslashreplace"))
             self._offsets.append(offset)
             self.sizes.append(size)
         if "length" in self.names:
-            self._keep_one_size(resolution, resize)
+            self._keep_one_size(wanted, resize)
         else:
             self.kind = "lsun lmdb"
 
@@ -203,12 +204,12 @@ class LmdbImages:
     def labels(self) -> bytes | None:
         return None
 
-    def _keep_one_size(self, resolution: int, resize: Resize) -> None:
+    def _keep_one_size(self, wanted: tuple[int, int], resize: Resize) -> None:
         by_size: dict[int, dict[int, int]] = {}  # pixels -> number of the image -> position in the lists
         for place, name in enumerate(self.names):
             if match := _SIZED_KEY.fullmatch(name):
                 by_size.setdefault(int(match[1]), {})[int(match[2])] = place
-        size, count = self._choose(sorted(by_size), resolution, resize), self._length()
+        size, count = self._choose(sorted(by_size), wanted, resize), self._length()
         chosen = [place for number, place in sorted(by_size[size].items()) if number < count]
         if len(chosen) < 0.99 * count:
             raise CorruptFileError(
@@ -220,16 +221,18 @@ class LmdbImages:
         self._offsets = array("Q", (self._offsets[place] for place in chosen))
         self.sizes = array("Q", (self.sizes[place] for place in chosen))
 
-    def _choose(self, sizes: Sequence[int], resolution: int, resize: Resize) -> int:
-        """Return the generator's size; with "crop", the next larger one if that is absent."""
-        fitting = [size for size in sizes if size == resolution or (resize == "crop" and size > resolution)]
+    def _choose(self, sizes: Sequence[int], wanted: tuple[int, int], resize: Resize) -> int:
+        """Return the side of squares that fit: the generator's; with "crop", the smallest that it can be cut from."""
+        least = max(wanted)
+        fitting = [size for size in sizes if (size, size) == wanted or (resize == "crop" and size >= least)]
         if fitting:
             return fitting[0]
         held = f"images of {', '.join(map(str, sizes))} px" if sizes else "no images"
-        larger = " --resize crop scales the larger ones down." if sizes and sizes[-1] > resolution else ""
+        larger = " --resize crop scales the larger ones down." if sizes and sizes[-1] > least else ""
+        square = wanted == (least, least)
+        prepare = f"Prepare the LMDB with {least} px." if square else "Give a folder or a zip file of rectangles."
         raise UsageError(
-            f"{self._file.path} holds {held}, and the generator makes {resolution} px",
-            f"Prepare the LMDB with {resolution} px.{larger}",
+            f"{self._file.path} holds {held}, and the generator makes {pixels(wanted)}", f"{prepare}{larger}"
         )
 
     def _length(self) -> int:

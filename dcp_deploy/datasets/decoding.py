@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..sizes import Resolution, as_size, pixels
+
 Resize = Literal["error", "crop"]
 
 # Raster formats that Pillow reads by itself. Others start programs (EPS: Ghostscript) or are not images.
@@ -28,23 +30,25 @@ class UnusableImageError(Exception):
         self.wrong_size = wrong_size
 
 
-def decode(content: bytes, *, resolution: int, resize: Resize) -> NDArray[np.uint8]:
-    """Decode an image file to uint8 [R, R, 3], where R is ``resolution``. Raises UnusableImageError with the reason.
+def decode(content: bytes, *, resolution: Resolution, resize: Resize) -> NDArray[np.uint8]:
+    """Decode an image file to uint8 [H, W, 3] of that ``resolution``. Raises UnusableImageError with the reason.
 
-    ``resize`` "error" accepts only images of R x R pixels. "crop" cuts the largest centred square and scales it down
-    with Pillow's Lanczos filter, as the tools of StyleGAN3 and rosinality do. FID depends on that filter: the 256 px
-    FFHQ of the ADA paper was made with a box filter. Images are never enlarged, because a student would learn the blur.
+    ``resize`` "error" accepts only images of exactly that size. "crop" cuts the largest centred part of its shape, a
+    square or a rectangle, and scales it down with Pillow's Lanczos filter, as the tools of StyleGAN3 and rosinality do.
+    FID depends on that filter: the 256 px FFHQ of the ADA paper was made with a box filter. Images are never enlarged,
+    because a student would learn the blur.
 
     Grey becomes three equal channels, 16-bit grey is rounded to 8 bits, transparency is blended with white, and Pillow
     converts CMYK and palettes. Colour profiles are ignored, as the teachers' tools do. The camera's EXIF orientation is
     applied. Only the first frame is read.
     """
+    size = as_size(resolution)
     try:
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            _check_size(image.size, resolution, resize)
+            _check_size(image.size, size, resize)
             image.load()
             upright = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
-            picture = _centre(_as_rgb(upright), resolution)
+            picture = _centre(_as_rgb(upright), size)
     except (UnusableImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -75,12 +79,13 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _check_size(size: tuple[int, int], resolution: int, resize: Resize) -> None:
-    width, height = size
-    if resize == "error" and size != (resolution, resolution):
-        raise UnusableImageError(f"is {width}x{height} px, not {resolution}x{resolution}", wrong_size=True)
-    if min(size) < resolution:
-        raise UnusableImageError(f"is {width}x{height} px, smaller than {resolution}", wrong_size=True)
+def _check_size(found: tuple[int, int], size: tuple[int, int], resize: Resize) -> None:
+    width, height = found
+    if resize == "error" and (height, width) != size:
+        raise UnusableImageError(f"is {width}x{height} px, not {size[1]}x{size[0]}", wrong_size=True)
+    if height < size[0] or width < size[1]:
+        least = pixels(size).removesuffix(" px")
+        raise UnusableImageError(f"is {width}x{height} px, smaller than {least}", wrong_size=True)
     if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
         raise UnusableImageError(f"has {width}x{height} px, more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,}")
 
@@ -99,8 +104,13 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _centre(image: Image.Image, resolution: int) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return square if side == resolution else square.resize((resolution, resolution), Image.Resampling.LANCZOS)
+def _centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Cut the largest centred part with the proportions of ``size`` (height, width), and scale it to that size."""
+    height, width = size
+    if image.width * height >= image.height * width:  # too wide
+        part = (round(image.height * width / height), image.height)
+    else:
+        part = (image.width, round(image.width * height / width))
+    left, top = (image.width - part[0]) // 2, (image.height - part[1]) // 2
+    cut = image.crop((left, top, left + part[0], top + part[1]))
+    return cut if part == (width, height) else cut.resize((width, height), Image.Resampling.LANCZOS)

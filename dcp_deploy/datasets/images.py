@@ -1,4 +1,4 @@
-"""Sets of real images, read as uint8 [R, R, 3] from folders, zip files and LMDBs."""
+"""Sets of real images, read as uint8 [H, W, 3] from folders, zip files and LMDBs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CorruptFileError, InputError, UsageError
+from ..sizes import Resolution, as_size, cropping
 from .containers import LABELS, MAX_BYTES, Container, open_container
 from .decoding import Resize, UnusableImageError, decode, image_header
 from .labels import Labels, read_labels
@@ -34,21 +35,21 @@ _log = logging.getLogger("dcp_deploy")
 
 
 class Sample(NamedTuple):
-    """An image, uint8 [R, R, 3], and its label, float32 [c_dim] (one-hot for classes) or None."""
+    """An image, uint8 [H, W, 3], and its label, float32 [c_dim] (one-hot for classes) or None."""
 
     image: NDArray[np.uint8]
     label: NDArray[np.float32] | None
 
 
 def open_images(
-    path: str | os.PathLike[str], *, resolution: int, resize: Resize = "error", c_dim: int | None = None
+    path: str | os.PathLike[str], *, resolution: Resolution, resize: Resize = "error", c_dim: int | None = None
 ) -> ImageSet:
     """Open a folder (with its subfolders), a zip file or an LMDB of images; the content decides which.
 
     Folders and zip files may hold labels in NVIDIA's ``dataset.json``; LMDBs may be rosinality's or LSUN's. The images
-    are sorted by path or key. ``resize`` "error" accepts only images of ``resolution`` px; "crop" scales the centred
-    square down (see :func:`.decoding.decode`). ``c_dim`` is the label length that the generator needs: 0 ignores the
-    labels, None accepts any.
+    are sorted by path or key. ``resize`` "error" accepts only images of that ``resolution``; "crop" scales the centred
+    part of its shape down (see :func:`.decoding.decode`). ``c_dim`` is the label length that the generator needs: 0
+    ignores the labels, None accepts any.
 
     A first look decodes images spread over the set. An image that is damaged or of another size is skipped with a
     warning; the next good image takes its place, so an index always gives the same image. More than 1 % of such images
@@ -57,11 +58,12 @@ def open_images(
     Raises InputError (missing, unreadable, no images), UnknownFormatError (not a set of images), CorruptFileError
     (damaged, or too many damaged images), UsageError (wrong size, labels that the generator cannot use).
     """
-    container = open_container(Path(path), resolution=resolution, resize=resize)
+    size = as_size(resolution)
+    container = open_container(Path(path), size=size, resize=resize)
     if not container.names:
         ignored = f"; {container.ignored} files are not images" if container.ignored else ""
         raise InputError(f"{path} holds no images{ignored}", "Check the path given to --data.")
-    images = ImageSet(container, Path(path), resolution, resize, _labels(container, Path(path), c_dim))
+    images = ImageSet(container, Path(path), size, resize, _labels(container, Path(path), c_dim))
     images.look_over()
     return images
 
@@ -76,12 +78,15 @@ def identify_images(path: str | os.PathLike[str], *, resize: Resize = "error") -
 
 
 class ImageSet:
-    """A finite set of images, see :func:`open_images`. ``[i]`` is uint8 [R, R, 3]. Safe to share between threads."""
+    """A finite set of images, see :func:`open_images`. ``[i]`` is uint8 [H, W, 3], ``size`` is (H, W).
+
+    Safe to share between threads.
+    """
 
     def __init__(
-        self, container: Container, path: Path, resolution: int, resize: Resize, labels: Labels | None
+        self, container: Container, path: Path, size: tuple[int, int], resize: Resize, labels: Labels | None
     ) -> None:
-        self.path, self.resolution, self.resize, self.labels = path, resolution, resize, labels
+        self.path, self.size, self.resize, self.labels = path, size, resize, labels
         self._headers: list[tuple[str, tuple[int, int]]] = []
         self._unusable: dict[int, UnusableImageError] = {}
         self._open(container)
@@ -94,7 +99,7 @@ class ImageSet:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs to open the same images: the path, not the open files."""
-        kept = ("path", "resolution", "resize", "labels", "_unusable", "_headers")
+        kept = ("path", "size", "resize", "labels", "_unusable", "_headers")
         state = {name: getattr(self, name) for name in kept}
         return {**state, "fingerprint": self._container.fingerprint}
 
@@ -163,13 +168,13 @@ class ImageSet:
 
     def _filter(self) -> str:
         """Name the filter that scaled the described images; "none" if all have the generator's size."""
-        scaled = self.resize == "crop" and any(min(size) != self.resolution for _, size in self._headers)
+        scaled = self.resize == "crop" and any(size != self.size for _, size in self._headers)
         return "lanczos" if scaled else "none"
 
     def look_over(self) -> None:
         """Decode images spread over the set until FIRST_LOOK is spent. Raises if too many are bad."""
         order = np.random.default_rng(0).permutation(len(self))
-        costs = 2 * np.asarray(self._container.sizes, np.float64)[order] + self.resolution**2
+        costs = 2 * np.asarray(self._container.sizes, np.float64)[order] + math.prod(self.size)
         looked = min(len(self), max(FEWEST, int(np.searchsorted(np.cumsum(costs), FIRST_LOOK))))
         for _ in self._pool.map(lambda place: self._image(place) is None, order[:looked].tolist()):
             pass  # raises here what a thread raised
@@ -186,7 +191,7 @@ class ImageSet:
 
     def _image(self, place: int) -> NDArray[np.uint8] | None:
         """Return the image at this place, or None if it is bad. Raises InputError if the disk fails."""
-        return self._use(place, lambda content: decode(content, resolution=self.resolution, resize=self.resize))
+        return self._use(place, lambda content: decode(content, resolution=self.size, resize=self.resize))
 
     def _use(self, place: int, read: Callable[[bytes], T]) -> T | None:
         """Return what ``read`` makes of the file at this place, as :meth:`_image` does."""
@@ -227,7 +232,7 @@ class ImageSet:
             return CorruptFileError(message, f"Repair or remove them; only {UNUSABLE_SHARE:.0%} of a set may be bad.")
         if self.resize == "crop":
             return UsageError(message, "Remove images smaller than the generator's; enlarging them would blur them.")
-        return UsageError(message, f"Give --resize crop to scale the centred squares down to {self.resolution} px.")
+        return UsageError(message, f"Give --resize crop to {cropping(self.size)}.")
 
 
 def _labels(container: Container, path: Path, c_dim: int | None) -> Labels | None:

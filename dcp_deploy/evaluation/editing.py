@@ -154,7 +154,9 @@ def compare_editing(
     check_directions(directions, teacher.config)
     check_directions(directions, student.config)
     z, c = draw_latents(teacher.config, samples, stream(seed, "editing"))
-    readable = all(one.config.resolution == RESOLUTION and not one.config.c_dim for one in (teacher, student))
+    readable = all(
+        one.config.image_size == (RESOLUTION, RESOLUTION) and not one.config.c_dim for one in (teacher, student)
+    )
     reports: list[DirectionReport] = []
     matrices: list[Matrix] = []
     for index, (name, direction) in enumerate(directions.items()):

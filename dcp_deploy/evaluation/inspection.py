@@ -23,12 +23,13 @@ LICENCE_NOTE = (
 def inspect_file(path: str | Path, *, network: str | None = None) -> dict[str, Any]:
     """Describe a checkpoint in any known format, an exported ONNX file, an engine or a bundle.
 
-    The keys kind, format, resolution, widths, parameters, macs and sha256 always exist; unknown values are None.
-    ``network`` chooses among several generators of a checkpoint. Raises InputError for a missing file, CorruptFileError
-    for a damaged one, UnknownFormatError for any other, UsageError for a ``network`` that is not in the file.
+    The keys kind, format, resolution, image_size, widths, parameters, macs and sha256 always exist; unknown values are
+    None. ``network`` chooses among several generators of a checkpoint. Raises InputError for a missing file,
+    CorruptFileError for a damaged one, UnknownFormatError for any other, UsageError for a ``network`` that is not in
+    the file.
     """
     file = Path(path)
-    unknown = dict.fromkeys(("kind", "format", "resolution", "widths", "parameters", "macs"))
+    unknown = dict.fromkeys(("kind", "format", "resolution", "image_size", "widths", "parameters", "macs"))
     if not (file.is_file() or file.is_dir()):
         raise InputError(f"{file} does not exist", "Check the path.")
     from ..export.kinds import kind_of
@@ -47,6 +48,8 @@ def describe(generator: Generator) -> dict[str, Any]:
 
     return {
         **generator.config.to_dict(),
+        "base": list(generator.config.base),
+        "image_size": list(generator.config.image_size),
         "num_ws": generator.config.num_ws,
         "layers": list(generator.config.layer_names),
         "parameters": count_parameters(generator),
@@ -101,8 +104,8 @@ def _onnx(path: Path) -> dict[str, Any]:
     }
 
 
-def _costs(config: Any) -> dict[str, int]:
-    """Return parameters and MACs of the network with this config; nothing for None."""
+def _costs(config: Any) -> dict[str, Any]:
+    """Return image size, parameters and MACs of the network with this config; nothing for None."""
     from ..generators import GeneratorConfig, count_macs, count_parameters
 
     if config is None:
@@ -111,7 +114,8 @@ def _costs(config: Any) -> dict[str, int]:
         network = GeneratorConfig.from_dict(config)
     except (TypeError, ValueError) as error:
         raise CorruptFileError(f"the config in the metadata is invalid: {error}", "Make the file again.") from error
-    return {"parameters": count_parameters(network), "macs": count_macs(network)}
+    costs = {"parameters": count_parameters(network), "macs": count_macs(network)}
+    return {"image_size": list(network.image_size), **costs}
 
 
 def _shape(value: Any) -> list[int | str]:
@@ -132,7 +136,7 @@ def _bundle(path: Path) -> dict[str, Any]:
 
     facts = bundle_facts(path)
     student = facts["provenance"].get("networks", {}).get("student", {})
-    network = {key: student.get(key) for key in ("kind", "resolution", "widths", "parameters", "macs")}
+    network = {key: student.get(key) for key in ("kind", "resolution", "image_size", "widths", "parameters", "macs")}
     licence = facts["provenance"].get("licence") or LICENCE_NOTE
     return {"format": "bundle", **network, **{k: v for k, v in facts.items() if k != "kind"}, "licence": licence}
 

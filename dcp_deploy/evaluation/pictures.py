@@ -150,7 +150,7 @@ class _Source:
 
     name: str
     backend: str
-    resolution: int
+    image_size: tuple[int, int]
     c_dim: int
     columns: tuple[int, ...]
     draw: Callable[[Sequence[int], float, int | None], Images]
@@ -199,13 +199,13 @@ def _open_source(model: Path, config: SampleConfig) -> _Source:
                 raise UsageError(f"{config.codes} has no code {beyond[0]}", f"It holds 0 to {len(codes.saved) - 1}.")
         c_dim = synthesis.source.config.c_dim if synthesis.source is not None else 0
         source = _Source(
-            synthesis.name, synthesis.backend, synthesis.resolution, 0 if codes.saved is not None else c_dim, columns,
+            synthesis.name, synthesis.backend, synthesis.image_size, 0 if codes.saved is not None else c_dim, columns,
             lambda chosen, psi, label: codes.images(codes.ws(chosen, psi, label)), codes,
         )  # fmt: skip
     else:
         runner = load_runner(model, network=config.network)
         source = _Source(
-            runner.name, runner.backend, runner.resolution, runner.c_dim, columns,
+            runner.name, runner.backend, runner.image_size, runner.c_dim, columns,
             lambda chosen, psi, label: draw(runner, chosen, psi=psi, label=label),
         )  # fmt: skip
     _check_classes(source, config)
@@ -259,7 +259,8 @@ def _write_page(source: _Source, out: Path, config: SampleConfig, progress: Prog
     columns, rows = source.columns, _rows(config)
     wide = COLUMNS if len(rows) == 1 else len(columns)  # a single row is broken into several
     per_page = len(columns) * len(rows)
-    check_size(out, source.resolution * min(wide, len(columns)), source.resolution * -(-per_page // wide))
+    height, width = source.image_size
+    check_size(out, width * min(wide, len(columns)), height * -(-per_page // wide))
     drawn: list[Row] = []
     for psi, label in rows:
         images = []
@@ -321,7 +322,7 @@ def _animate(source: _Source, out: Path, config: SampleConfig, progress: Progres
     ((psi, label),) = _rows(config)
     keys = source.codes.ws(source.columns, psi, label)
     count = config.frames or FRAMES_PER_SEED * len(keys)
-    check_size(out, source.resolution, source.resolution, animated=True)
+    check_size(out, *source.image_size[::-1], animated=True)
     images = source.codes.images
 
     def frames() -> Iterator[Images]:

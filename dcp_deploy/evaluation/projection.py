@@ -31,6 +31,7 @@ from ..metrics.drawing import to_8_bit, to_bytes
 from ..metrics.features import images_to_tensor, load_avatar_reader
 from ..metrics.likeness import ImageDistance
 from ..progress import Progress, Reporter, shifted
+from ..sizes import Resolution, as_size, cropping, pixels
 from .quality import lpips_or_reason, open_model
 
 Space = Literal["w", "w+"]
@@ -60,7 +61,7 @@ class ProjectConfig:
 
 @dataclass(frozen=True)
 class Projection:
-    """Codes ``ws`` [N, num_ws, w_dim] and their images, uint8 [N, R, R, 3], with distances to the targets: ``mse``,
+    """Codes ``ws`` [N, num_ws, w_dim] and their images, uint8 [N, H, W, 3], with distances to the targets: ``mse``,
     the mean over pixels in [-1, 1], and ``lpips``, None if it was not measured."""
 
     ws: Tensor
@@ -83,7 +84,7 @@ def project(
     features: FeatureMaps | None = None,
     progress: Progress | None = None,
 ) -> Projection:
-    """Search the codes of images uint8 [N, R, R, 3] in an unconditional generator.
+    """Search the codes of images uint8 [N, H, W, 3] in an unconditional generator.
 
     The method follows StyleGAN2's projector (Karras et al. 2020, appendix D). It starts from the mean of 10,000 codes,
     adds a decaying random offset to w, and penalises structure in the noise maps. The loss is the mean squared error
@@ -134,7 +135,7 @@ class _Search:
         stored = generator.synthesis.named_buffers() if config.noise else ()
         maps = {name: value.repeat(len(target), 1, 1, 1) for name, value in stored if "noise_const" in name}
         self.maps = {name: value.requires_grad_(True) for name, value in maps.items()}
-        """A copy of every stored noise map for every target, [B, 1, r, r], by the name of its buffer."""
+        """A copy of every stored noise map for every target, [B, 1, h, w], by the name of its buffer."""
 
     def run(self, explore: Tensor, first: int, progress: Progress | None) -> None:
         """Take all steps of the search. ``first`` is the position of the first target among all images."""
@@ -178,9 +179,9 @@ class _Search:
         seen = to_8_bit(self._draw(self.w))
         mse = (seen - self.target).square().mean(dim=(1, 2, 3)).tolist()
         lpips = None if self.lpips is None else tuple(self.lpips(seen, self.target).tolist())
-        pixels = to_bytes(seen).permute(0, 2, 3, 1).cpu().numpy()
+        shown = to_bytes(seen).permute(0, 2, 3, 1).cpu().numpy()
         ws = self.w.expand(-1, self.generator.config.num_ws, -1).contiguous().cpu()
-        return Projection(ws, pixels, tuple(mse), lpips)
+        return Projection(ws, shown, tuple(mse), lpips)
 
 
 def schedule(share: float) -> float:
@@ -189,7 +190,7 @@ def schedule(share: float) -> float:
 
 
 def noise_structure(maps: Iterable[Tensor]) -> Tensor:
-    """Return how far noise maps [B, 1, r, r] are from white noise, summed over maps and batch: squared correlations of
+    """Return how far noise maps [B, 1, h, w] are from white noise, summed over maps and batch: squared correlations of
     neighbours along both axes, at every scale down to 8 px. A scale holds the 2 x 2 means of the last, doubled to keep
     their standard deviation."""
     total = torch.zeros(())
@@ -198,7 +199,7 @@ def noise_structure(maps: Iterable[Tensor]) -> Tensor:
             for axis in (2, 3):
                 neighbours = (scale * scale.roll(1, dims=axis)).mean(dim=(1, 2, 3))
                 total = total.to(neighbours) + neighbours.square().sum()
-            if scale.shape[2] <= _SMALLEST_NOISE:
+            if min(scale.shape[2:]) <= _SMALLEST_NOISE:
                 break
             scale = 2.0 * nn.functional.avg_pool2d(scale, 2)
     return total
@@ -223,10 +224,10 @@ def _code_statistics(generator: Generator, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _check(generator: Generator, images: NDArray[np.uint8], config: ProjectConfig) -> None:
-    size = generator.config.resolution
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3) or not len(images):
+    height, width = generator.config.image_size
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3) or not len(images):
         raise UsageError(
-            f"images are {images.dtype} {list(images.shape)}, the generator makes uint8 [N, {size}, {size}, 3]"
+            f"images are {images.dtype} {list(images.shape)}, the generator makes uint8 [N, {height}, {width}, 3]"
         )
     if generator.config.c_dim:
         raise UsageError("this generator is class-conditional", "Project into an unconditional one.")
@@ -241,8 +242,8 @@ def _check(generator: Generator, images: NDArray[np.uint8], config: ProjectConfi
 # ---- files ----
 
 
-def read_images(paths: Sequence[Path], resolution: int, *, resize: Resize = "error") -> NDArray[np.uint8]:
-    """Read image files as uint8 [N, R, R, 3], see :func:`~.datasets.decoding.decode`.
+def read_images(paths: Sequence[Path], resolution: Resolution, *, resize: Resize = "error") -> NDArray[np.uint8]:
+    """Read image files as uint8 [N, H, W, 3], see :func:`~.datasets.decoding.decode`.
 
     Raises UsageError without images or if ``resize`` does not allow the size of one, InputError for one that cannot be
     read.
@@ -252,7 +253,7 @@ def read_images(paths: Sequence[Path], resolution: int, *, resize: Resize = "err
     return np.stack([_read_image(path, resolution, resize) for path in paths])
 
 
-def _read_image(path: Path, resolution: int, resize: Resize) -> NDArray[np.uint8]:
+def _read_image(path: Path, resolution: Resolution, resize: Resize) -> NDArray[np.uint8]:
     try:
         return decode(path.read_bytes(), resolution=resolution, resize=resize)
     except OSError as error:
@@ -260,7 +261,7 @@ def _read_image(path: Path, resolution: int, resize: Resize) -> NDArray[np.uint8
     except UnusableImageError as error:
         if not error.wrong_size:
             raise InputError(f"{path} {error}", "Give a complete image file.") from error
-        crop = f"Give --resize crop to scale the centred square down to {resolution} px."
+        crop = f"Give --resize crop to {cropping(as_size(resolution))}."
         remedy = crop if resize == "error" else "Give an image that is not smaller than the generator's."
         raise UsageError(f"{path} {error}", remedy) from error
 
@@ -287,14 +288,15 @@ def project_files(
     config, reporter = config or ProjectConfig(), reporter or Reporter()
     chosen = {list(models)[-1]: network}
     generators = {name: _open(path, device, chosen.get(name)) for name, path in models.items()}
-    sizes = {one.config.resolution for one in generators.values()}
+    sizes = {one.config.image_size for one in generators.values()}
     if len(sizes) != 1:
-        raise UsageError(f"the models make images of {sorted(sizes)} px", "Give a teacher of the student's resolution.")
+        differing = " and ".join(map(pixels, sorted(sizes)))
+        raise UsageError(f"the models make images of {differing}", "Give the teacher that the student was made from.")
     targets = read_images(images, sizes.pop(), resize=resize)
     not_measured: dict[str, str] = {}
     distance = lpips_or_reason(lpips, device, not_measured)
     features = None
-    if distance is None and targets.shape[1] == RESOLUTION:
+    if distance is None and targets.shape[1:3] == (RESOLUTION, RESOLUTION):
         features = load_avatar_reader(device).pyramid
     found = {}
     for name, generator in generators.items():

@@ -191,7 +191,7 @@ class _Run:
 
         shape, against = shape_of(self.model), self.against
         c_dim = None if shape.c_dim else 0  # 0: do not read labels that nobody needs
-        images = open_images(data, resolution=shape.resolution, resize=against.resize, c_dim=c_dim)
+        images = open_images(data, resolution=shape.image_size, resize=against.resize, c_dim=c_dim)
         if shape.c_dim:
             self.labels, caveat = fitting_labels(images.labels, shape.c_dim)
             found.caveats += caveat

@@ -18,6 +18,8 @@ _RANGES = {
     "c_dim": (0, _WIDEST),
     "mapping_layers": (1, 64),
 }
+_SQUARE = (4, 4)
+_LONGEST = 8192  # the longest side of an image
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class GeneratorConfig:
     channels of scored layer ``l``. StyleGAN2: the learned constant, the output of ``b4.conv1``, then for each
     resolution from 8 px the outputs of ``conv0`` and ``conv1``, in total 2*log2(resolution) - 2 numbers.
     StyleGAN3: the output of the synthesis input, then of ``L0``, ``L1``, ... up to the last layer before toRGB.
+
+    ``base`` is the height and width of StyleGAN2's learned constant. Every block doubles both, so images have
+    base * resolution / 4 pixels (:attr:`image_size`). Blocks are named as for the square (4, 4), where ``resolution``
+    is the side of the image: ``b4`` has the size of the constant, and ``b{resolution}`` makes the image. StyleGAN-Human
+    has the base (4, 2) and its resolution is the height; github.com/eps696/stylegan2ada calls the base ``init_res``.
     """
 
     resolution: int
@@ -42,9 +49,11 @@ class GeneratorConfig:
     kind: str = "stylegan2"
     layout: StyleGAN3Layout | None = None
     """The layer schedule of StyleGAN3; None for StyleGAN2."""
+    base: tuple[int, int] = _SQUARE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "base", tuple(self.base))
         if self.kind not in ("stylegan2", "stylegan3"):
             raise ValueError(f"unknown kind of generator {self.kind!r}; known: 'stylegan2', 'stylegan3'")
         if (self.kind == "stylegan3") != (self.layout is not None):
@@ -57,6 +66,7 @@ class GeneratorConfig:
             raise ValueError(f"resolution must be a power of two, got {self.resolution}")
         if self.kind == "stylegan3" and self.resolution < 16:
             raise ValueError(f"StyleGAN3 needs a resolution of at least 16, got {self.resolution}")
+        self._check_base()
         if len(self.widths) != self.num_widths:
             raise ValueError(
                 f"{self.resolution} px needs {self.num_widths} widths, got {len(self.widths)}: {self.widths}"
@@ -68,6 +78,24 @@ class GeneratorConfig:
         _check_clamp(self.conv_clamp)
         if self.layout is not None:
             layer_specs(self.resolution, self.layout)  # raises for an impossible schedule
+
+    def _check_base(self) -> None:
+        if len(self.base) != 2 or not all(type(side) is int and side >= 1 for side in self.base):
+            raise ValueError(f"base must be a height and a width, positive whole numbers, got {self.base}")
+        if max(self.image_size) > _LONGEST:
+            raise ValueError(f"images must have at most {_LONGEST} px a side; base {self.base} makes {self.image_size}")
+        if self.kind == "stylegan3" and self.base != _SQUARE:
+            raise ValueError(f"StyleGAN3 makes square images only; its base must be {_SQUARE}, got {self.base}")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.size_at(self.resolution)
+
+    def size_at(self, resolution: int) -> tuple[int, int]:
+        """Return height and width of the features of a block, by the number in its name: 4 for ``b4``."""
+        height, width = self.base
+        return height * resolution // 4, width * resolution // 4
 
     @property
     def num_widths(self) -> int:
@@ -81,7 +109,7 @@ class GeneratorConfig:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """The resolutions 4, 8, ..., resolution."""
+        """The numbers in the names of the blocks: 4, 8, ..., resolution. :meth:`size_at` gives their sizes."""
         return tuple(4 << i for i in range(int(math.log2(self.resolution)) - 1))
 
     @property
@@ -123,8 +151,8 @@ class GeneratorConfig:
         return cls(resolution, (widths[0], *widths), kind="stylegan3", layout=layout, **{**defaults, **kw})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return {**asdict(self), "widths": list(self.widths)}
+        """Return plain values, ready for JSON. ``base`` is left out where it is (4, 4), as in older files."""
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GeneratorConfig:
@@ -142,7 +170,8 @@ class GeneratorConfig:
 class DiscriminatorConfig:
     """A residual StyleGAN2 discriminator. ``widths`` gives the channels at resolution, resolution / 2, ..., 4.
 
-    ``conv_clamp`` bounds the output of every convolution with an activation; None for no bound.
+    ``conv_clamp`` bounds the output of every convolution with an activation; None for no bound. ``base`` is the height
+    and width of the last features, and determines the size of images, as in :class:`GeneratorConfig`.
     """
 
     resolution: int
@@ -150,13 +179,24 @@ class DiscriminatorConfig:
     c_dim: int = 0
     mbstd_group: int = 4
     conv_clamp: float | None = None
+    base: tuple[int, int] = _SQUARE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "base", tuple(self.base))
         _check_clamp(self.conv_clamp)
         levels = int(math.log2(self.resolution)) - 1
         if self.resolution < 8 or self.resolution & (self.resolution - 1) or len(self.widths) != levels:
             raise ValueError(f"{self.resolution} px needs a power of two from 8 and {levels} widths, got {self.widths}")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.base[0] * self.resolution // 4, self.base[1] * self.resolution // 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON. ``base`` is left out where it is (4, 4)."""
+        return _plain(self)
 
     @classmethod
     def mirror(cls, generator: GeneratorConfig) -> DiscriminatorConfig:
@@ -169,7 +209,14 @@ class DiscriminatorConfig:
             specs = layer_specs(generator.resolution, generator.layout)
             at_rate = {spec.in_rate: width for spec, width in zip(specs, generator.widths, strict=True)}
             widths = tuple(at_rate.get(resolution, generator.widths[0]) for resolution in generator.resolutions)
-        return cls(resolution=generator.resolution, widths=widths[::-1], c_dim=generator.c_dim)
+        return cls(generator.resolution, widths[::-1], c_dim=generator.c_dim, base=generator.base)
+
+
+def _plain(config: GeneratorConfig | DiscriminatorConfig) -> dict[str, Any]:
+    values = {**asdict(config), "widths": list(config.widths), "base": list(config.base)}
+    if config.base == _SQUARE:
+        del values["base"]
+    return values
 
 
 def _check_clamp(clamp: float | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from .config import GeneratorConfig
@@ -34,13 +36,14 @@ def layer_macs(config: GeneratorConfig) -> dict[str, int]:
 def _stylegan2_macs(config: GeneratorConfig) -> dict[str, int]:
     w, macs = config.w_dim, {}
     for level, resolution in enumerate(config.resolutions):
+        positions = math.prod(config.size_at(resolution))
         if level:
             entry, conv0, conv1 = config.widths[2 * level - 1 : 2 * level + 2]
-            macs[f"b{resolution}.conv0"] = 9 * entry * conv0 * (resolution // 2) ** 2 + w * entry
+            macs[f"b{resolution}.conv0"] = 9 * entry * conv0 * (positions // 4) + w * entry
         else:
             conv0, conv1 = config.widths[:2]
-        macs[f"b{resolution}.conv1"] = 9 * conv0 * conv1 * resolution**2 + w * conv0
-        macs[f"b{resolution}.torgb"] = 3 * conv1 * resolution**2 + w * conv1
+        macs[f"b{resolution}.conv1"] = 9 * conv0 * conv1 * positions + w * conv0
+        macs[f"b{resolution}.torgb"] = 3 * conv1 * positions + w * conv1
     return macs
 
 

@@ -74,7 +74,7 @@ def minibatch_std(x: Tensor, group: int) -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Images [B, 3, R, R] in [-1, 1] (and classes [B, c_dim]) to one logit each, [B]."""
+    """Images [B, 3, H, W] in [-1, 1] (and classes [B, c_dim]) to one logit each, [B]."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Discriminator(nn.Module):
         self.fromrgb = Conv(3, widths[0], 1, clamp=clamp)
         self.blocks = nn.Sequential(*(ResidualBlock(*pair, clamp) for pair in itertools.pairwise(widths)))
         self.conv = Conv(widths[-1] + 1, widths[-1], 3, clamp=clamp)
-        self.fc = Dense(widths[-1] * 16, widths[-1], activate=True)
+        self.fc = Dense(widths[-1] * math.prod(config.base), widths[-1], activate=True)
         self.out = Dense(widths[-1], widths[-1] if config.c_dim else 1)
         if config.c_dim:
             self.embed = Dense(config.c_dim, widths[-1])
@@ -104,7 +104,7 @@ class Discriminator(nn.Module):
         return cast(Tensor, x * embedding).sum(dim=1) / math.sqrt(x.shape[1])
 
     def features(self, image: Tensor, *, dtype: torch.dtype | None = None) -> list[Tensor]:
-        """Return the outputs of the first layer and each block, [B, width, R, R] to [B, width, 4, 4], in ``dtype``.
+        """Return the outputs of the first layer and each block, from [B, width, H, W] down to the base, in ``dtype``.
 
         They depend on one image each: they come before the minibatch deviation, and classes have no effect.
         """

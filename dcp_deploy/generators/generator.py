@@ -34,5 +34,5 @@ class Generator(nn.Module):
     def forward(
         self, z: Tensor, c: Tensor | None = None, *, psi: float | Tensor = 1.0, noise: NoiseMode = "const"
     ) -> Tensor:
-        """Return images [B, 3, R, R], nominally in [-1, 1], for latents [B, z_dim]."""
+        """Return images [B, 3, H, W], nominally in [-1, 1], for latents [B, z_dim]."""
         return cast(Tensor, self.synthesis(self.mapping(z, c, psi=psi), noise=noise))

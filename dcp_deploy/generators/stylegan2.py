@@ -26,26 +26,28 @@ class StyledConv(nn.Module):
 
     noise_const: Tensor
 
-    def __init__(self, fan_in: int, fan_out: int, resolution: int, *, w_dim: int, up: int, clamp: float | None) -> None:
+    def __init__(
+        self, fan_in: int, fan_out: int, size: tuple[int, int], *, w_dim: int, up: int, clamp: float | None
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(fan_out, fan_in, 3, 3))
         self.bias = nn.Parameter(torch.zeros(fan_out))
         self.noise_strength = nn.Parameter(torch.zeros([]))
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("noise_const", torch.randn(size))
         self.affine = Dense(w_dim, fan_in, bias_init=1.0)
-        self.resolution = resolution
+        self.size = size
         self.up = up
         self.conv_clamp = clamp
 
     def noise(self, batch: int, mode: NoiseMode, generator: NoiseSource | None) -> Tensor | None:
-        """Return noise [r, r] or [B, 1, r, r] for all channels; None for mode "none"."""
+        """Return noise [H, W] or [B, 1, H, W] for all channels; None for mode "none"."""
         if mode == "none":
             return None
         if mode == "const":
             return self.noise_const * self.noise_strength
         if mode != "random":
             raise ValueError(f"noise must be 'const', 'random' or 'none', got {mode!r}")
-        size = (1, self.resolution, self.resolution)
+        size = (1, *self.size)
         if isinstance(generator, Sequence):
             drawn = torch.stack([torch.randn(size, generator=one) for one in generator])
         else:
@@ -80,17 +82,17 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: the constant (at 4 px) or an up-sampling conv0, then conv1 and toRGB."""
+    """One size: the constant (in ``b4``) or an up-sampling conv0, then conv1 and toRGB."""
 
     def __init__(self, config: GeneratorConfig, level: int) -> None:
         super().__init__()
         entry, conv0, conv1 = ([0, *config.widths] if level == 0 else config.widths[2 * level - 1 :])[:3]
-        resolution = 4 << level
+        size = config.size_at(4 << level)
         if level == 0:
-            self.const = nn.Parameter(torch.randn(conv0, 4, 4))
+            self.const = nn.Parameter(torch.randn(conv0, *size))
         else:
-            self.conv0 = StyledConv(entry, conv0, resolution, w_dim=config.w_dim, up=2, clamp=config.conv_clamp)
-        self.conv1 = StyledConv(conv0, conv1, resolution, w_dim=config.w_dim, up=1, clamp=config.conv_clamp)
+            self.conv0 = StyledConv(entry, conv0, size, w_dim=config.w_dim, up=2, clamp=config.conv_clamp)
+        self.conv1 = StyledConv(conv0, conv1, size, w_dim=config.w_dim, up=1, clamp=config.conv_clamp)
         self.torgb = ToRGB(conv1, w_dim=config.w_dim, clamp=config.conv_clamp)
 
 
@@ -129,7 +131,7 @@ class StyleGAN2Synthesis(nn.Module):
         generator: NoiseSource | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return images [B, 3, R, R] and the output of every block, [B, C, r, r] under "b4", "b8", ...
+        """Return images [B, 3, H, W] and the output of every block, [B, C, h, w] under "b4", "b8", ...
 
         ``dtype`` is that of the convolutions and features, by default that of the weights. Images, styles and colours
         always have that of the weights.
@@ -170,7 +172,7 @@ class StyleGAN2Synthesis(nn.Module):
         return outputs
 
     def forward(self, ws: Tensor, *, noise: NoiseMode = "const", generator: NoiseSource | None = None) -> Tensor:
-        """Return images [B, 3, R, R], nominally in [-1, 1] and not clamped, for ws [B, num_ws, w_dim].
+        """Return images [B, 3, H, W], nominally in [-1, 1] and not clamped, for ws [B, num_ws, w_dim].
 
         ``noise``: "const" uses the stored maps, "random" draws new ones (from ``generator`` if there is one), "none"
         adds nothing. Different codes in the slots mix styles.

@@ -31,7 +31,7 @@ class ImageRunner(Protocol):
     def c_dim(self) -> int: ...
 
     @property
-    def resolution(self) -> int: ...
+    def image_size(self) -> tuple[int, int]: ...
 
     def __call__(self, *, z: NDArray[np.float32], psi: NDArray[np.float32]) -> NDArray[Any]: ...
 
@@ -74,7 +74,7 @@ def latents_for(model: Model, count: int, seed: int, labels: Labels | None = Non
 def draw(
     model: Model, latents: Latents, *, psi: float = 1.0, batch: int = 64, progress: Progress | None = None
 ) -> Iterator[Tensor]:
-    """Yield batches of images [B, 3, R, R] in [-1, 1], rounded to 8 bits, made from ``latents`` with constant noise.
+    """Yield batches of images [B, 3, H, W] in [-1, 1], rounded to 8 bits, made from ``latents`` with constant noise.
 
     ``progress`` counts images. Raises UsageError for a batch below 1, QualityError if an image holds NaN or infinity.
     """
@@ -89,7 +89,7 @@ def draw(
 
 
 def shape_of(model: Model) -> Any:
-    """Return the object with ``z_dim``, ``c_dim`` and ``resolution`` of a model."""
+    """Return the object with ``z_dim``, ``c_dim`` and ``image_size`` of a model."""
     return model.config if isinstance(model, Generator) else model
 
 
@@ -127,5 +127,5 @@ def to_8_bit(images: Tensor) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Convert images [B, 3, R, R] in [-1, 1] to uint8 of the same shape."""
+    """Convert images [B, 3, H, W] in [-1, 1] to uint8 of the same shape."""
     return ((images.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)

@@ -16,6 +16,7 @@ from ..datasets.factors import Factors
 from ..datasets.portrait import avatars
 from ..errors import UsageError
 from ..progress import Progress
+from ..sizes import pixels
 from .distances import Distances, feature_distances
 from .drawing import Model, draw, latents_for, model_device, shape_of
 from .features import images_to_tensor, load_avatar_reader
@@ -73,8 +74,8 @@ def evaluate(
 def refuse_unreadable(model: Model) -> None:
     """Raise UsageError unless the avatar reader can read the images of the model."""
     shape = shape_of(model)
-    if shape.resolution != RESOLUTION or shape.c_dim != 0:
-        kind = "class-conditional" if shape.c_dim else f"{shape.resolution} px"
+    if shape.image_size != (RESOLUTION, RESOLUTION) or shape.c_dim != 0:
+        kind = "class-conditional" if shape.c_dim else pixels(shape.image_size)
         raise UsageError(
             f"this model is {kind}; the avatar metrics need an unconditional one at {RESOLUTION} px",
             "Give --data PATH to compare the model with images of your own.",

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..datasets.labels import Labels
 from ..errors import QualityError, UsageError
 from ..progress import Progress
+from ..sizes import pixels
 from .drawing import Latents, Model, draw, latents_for, shape_of
 
 LARGEST = 10_000  # most images compared with a teacher's, as in the published protocol
@@ -19,7 +20,7 @@ SEEDS, NEIGHBOURS, REACH = 100, 8, 0.5
 COLLAPSED = 4 * 2 / 255  # a change of 4 levels of 255 anywhere, which the eye does not see
 
 ImageDistance = Callable[[Tensor, Tensor], Tensor]
-"""Function from two batches [B, 3, R, R] in [-1, 1] to distances [B], such as LPIPS."""
+"""Function from two batches [B, 3, H, W] in [-1, 1] to distances [B], such as LPIPS."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,12 @@ class SeedDiversity:
 def check_alike(model: Model, teacher: Model) -> None:
     """Raise UsageError unless both take the same latents and make images of the same size."""
     mine, others = shape_of(model), shape_of(teacher)
-    for name in ("z_dim", "c_dim", "resolution"):
-        if getattr(mine, name) != getattr(others, name):
+    for name in ("z_dim", "c_dim", "image_size"):
+        found = [getattr(one, name) for one in (mine, others)]
+        if found[0] != found[1]:
+            values = map(pixels, found) if name == "image_size" else found
             raise UsageError(
-                f"the model's {name} is {getattr(mine, name)}, the teacher's {getattr(others, name)}",
+                "the model's {} is {}, the teacher's {}".format(name.replace("image_size", "image size"), *values),
                 "Give the teacher that the student was made from.",
             )
 

@@ -118,7 +118,7 @@ def real_features(
     """Return features of ``count`` images (all if None or fewer) in a fixed random order, from the cache if possible.
 
     ``mirrored`` adds those of the mirror image of each. The cache key covers the content of the set, its resizing, the
-    resolution, the count, mirroring and the extractor. A damaged entry is made again. Raises what the image set raises,
+    size, the count, mirroring and the extractor. A damaged entry is made again. Raises what the image set raises,
     and InputError if the cache cannot be written.
     """
     count = len(images) if count is None else min(count, len(images))
@@ -138,7 +138,9 @@ def _features(
     images: ImageSet, extractor: Inception, order: list[int], cache: Path, flip: bool, progress: Progress | None
 ) -> tuple[NDArray[np.float32], bool]:
     """Return the features of the images in this order, mirrored if ``flip``, and whether they came from the cache."""
-    extent = {"data": images.identity, "resolution": images.resolution, **({"mirrored": True} if flip else {})}
+    height, width = images.size
+    extent = {"data": images.identity, "resolution": height if height == width else [height, width]}
+    extent |= {"mirrored": True} if flip else {}
     made_of = {"format": _FORMAT, **extent, "extractor": extractor.key}
     key = hashlib.sha256(json.dumps({**made_of, "count": len(order)}, sort_keys=True).encode()).hexdigest()[:32]
     path = cache / f"{key}.safetensors"

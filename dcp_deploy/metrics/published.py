@@ -41,7 +41,7 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """Return features [B, 2048] of images uint8 [B, 3, R, R] of any size; the network scales them to 299 px."""
+        """Return features [B, 2048] of images uint8 [B, 3, H, W] of any size; the network scales them to 299 px."""
         features = cast(Tensor, self.network(images.to(self.device))[0])
         return features.float().cpu().numpy()
 
@@ -79,19 +79,23 @@ class Lpips:
     device: torch.device
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return distances [B] >= 0 of images [B, 3, R, R] in [-1, 1], differentiable. At most 256 px are compared."""
+        """Return distances [B] >= 0 of images [B, 3, H, W] in [-1, 1], differentiable.
+
+        A larger image is scaled down until its longer side has 256 px.
+        """
         return cast(Tensor, self.network(self._fitted(a), self._fitted(b))).flatten()
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the five maps of VGG16 that LPIPS compares, [B, 64, R, R] to [B, 512, R / 16, R / 16]."""
+        """Return the five maps of VGG16 that LPIPS compares, [B, 64, H, W] to [B, 512, H / 16, W / 16]."""
         network: Any = self.network
         return list(network.net(network.scaling_layer(self._fitted(images))))
 
     def _fitted(self, images: Tensor) -> Tensor:
         images = images.to(self.device)
-        if images.shape[-1] <= _LPIPS_SIZE:
+        longest = max(images.shape[2:])
+        if longest <= _LPIPS_SIZE:
             return images
-        size = (_LPIPS_SIZE, _LPIPS_SIZE)
+        size = [max(1, round(side * _LPIPS_SIZE / longest)) for side in images.shape[2:]]
         return nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 

@@ -157,7 +157,7 @@ def _plan_widths(config: BuildConfig, file: TeacherFile) -> PruningPlan:
 
 
 def open_data(config: BuildConfig, teacher: GeneratorConfig) -> ImageSet | None:
-    """Open the images of --data for the teacher's resolution and classes; None without --data.
+    """Open the images of --data for the teacher's image size and classes; None without --data.
 
     Raises the same errors as :func:`open_images`.
     """
@@ -165,7 +165,7 @@ def open_data(config: BuildConfig, teacher: GeneratorConfig) -> ImageSet | None:
 
     if config.data is None:
         return None
-    return open_images(config.data, resolution=teacher.resolution, resize=config.resize, c_dim=teacher.c_dim)
+    return open_images(config.data, resolution=teacher.image_size, resize=config.resize, c_dim=teacher.c_dim)
 
 
 def real_facts(images: ImageSet | None, recipe: DistillConfig, *, demo_measurable: bool) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def why_not_measurable(config: BuildConfig, teacher: GeneratorConfig) -> str | N
         return "this stage measures no quality against the images of --data: dcp-deploy eval --data does"
     if config.dataset != "demo":
         return f"there are no real images of {config.dataset!r} here to compare with"
-    if teacher.resolution != RESOLUTION or teacher.c_dim:
+    if teacher.image_size != (RESOLUTION, RESOLUTION) or teacher.c_dim:
         return f"the demo's measures need an unconditional generator at {RESOLUTION} px"
     return None
 

@@ -143,11 +143,11 @@ def _pixels(plan: PruningPlan, widths: tuple[int, ...]) -> int:
     from ..generators import layer_specs
 
     config = plan.teacher
-    sizes = [resolution for resolution in config.resolutions for _ in range(2)]
+    areas = [math.prod(config.size_at(resolution)) for resolution in config.resolutions for _ in range(2)]
     if config.layout is not None:  # the leaky ReLU works on maps of a higher rate
         specs = layer_specs(config.resolution, config.layout)
-        sizes = [spec.in_size * spec.tmp_rate // spec.in_rate for spec in specs]
-    return sum(width * size * size for width, size in zip(widths, sizes, strict=True))
+        areas = [(spec.in_size * spec.tmp_rate // spec.in_rate) ** 2 for spec in specs]
+    return sum(width * area for width, area in zip(widths, areas, strict=True))
 
 
 def _images_per_second(generator: Generator, batch: int = 4) -> float:

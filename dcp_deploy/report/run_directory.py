@@ -40,6 +40,7 @@ class Network(Record):
 
     kind: str | None = None
     resolution: int | None = None
+    image_size: tuple[int, int] | None = None
     widths: list[int] = []
     layers: list[str] = []
     """Name of each entry of ``widths``."""

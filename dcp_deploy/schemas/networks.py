@@ -22,6 +22,9 @@ class Inspected(Document):
     kind: str | None
     """"stylegan2" or "stylegan3"."""
     resolution: int | None
+    """The side of square images. Otherwise the number in the name of the last block, as in ``b1024``."""
+    image_size: list[int] | None
+    """Height and width of the images."""
     widths: list[int] | None
     """Channels of every layer."""
     parameters: int | None

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.summary import NOT_MEASURED, as_lines, summarise
-from ..report.run_directory import RunDirectory
+from ..report.run_directory import Network, RunDirectory
+from ..sizes import pixels
 
 UNKNOWN_TERMS = "not stated by the files it was made from; the terms of the teacher's weights and training images apply"
 
@@ -21,7 +22,7 @@ def card_of_run(name: str, directory: Path, run: RunDirectory, licence: str | No
         "## What it is",
         "",
         *_table([
-            ("kind", f"{student.kind} at {student.resolution} px" if student else NOT_MEASURED),
+            ("kind", f"{student.kind} at {_size(student)}" if student else NOT_MEASURED),
             ("widths", ", ".join(map(str, student.widths)) if student else NOT_MEASURED),
             ("made by", run.run.command),
             ("made at", run.run.finished),
@@ -48,6 +49,11 @@ def card_of_onnx(name: str, metadata: Mapping[str, str], licence: str | None) ->
     measured = [(key, NOT_MEASURED) for key in ("speedup", "quality")]
     lines = [*_head(name, licence), "## What it is", "", *_table(facts), "", "## Measured", "", *_table(measured)]
     return "\n".join(lines) + "\n"
+
+
+def _size(network: Network) -> str:
+    """Return the size of a network's images in words; runs of older releases have no ``image_size``."""
+    return f"{network.resolution} px" if network.image_size is None else pixels(network.image_size)
 
 
 def _head(name: str, licence: str | None) -> list[str]:

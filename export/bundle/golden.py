@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import CorruptFileError, UsageError
 from ...files import atomic_path, read_json, write_json
+from ...sizes import pixels
 from ..runners.runner import Array, Runner, latents_of
 from ..runners.sampling import draw
 
@@ -43,7 +44,7 @@ def write_golden(
         "precision": precision,
         "z_dim": runner.z_dim,
         "c_dim": runner.c_dim,
-        "resolution": runner.resolution,
+        "image_size": list(runner.image_size),
         "seeds": seeds,
         "psis": list(psis),
         "images": images,
@@ -63,15 +64,15 @@ def read_golden_images(folder: Path) -> tuple[Runner, dict[str, Any]]:
 
     try:
         document = read_json(folder / "golden.json")
-        kept = {}
+        size, kept = _image_size(document), {}
         for entry in document["images"]:
             image = np.asarray(Image.open(folder / entry["file"]))
-            if image.shape != (document["resolution"], document["resolution"], 3) or image.dtype != np.uint8:
-                raise ValueError(f"{entry['file']} is not an RGB image of {document['resolution']} px")
+            if image.shape != (*size, 3) or image.dtype != np.uint8:
+                raise ValueError(f"{entry['file']} is not an RGB image of {pixels(size)}")
             kept[_key(latents_of([entry["seed"]], document["z_dim"])[0], entry["psi"])] = image
         name = f"{document['seeds']} golden seeds of {document['drawn_by']['name']}"
         facts = {"precision": str(document["precision"])}
-        sizes = int(document["z_dim"]), int(document["c_dim"]), int(document["resolution"])
+        sizes = int(document["z_dim"]), int(document["c_dim"]), size
         compared = {"latents": document["seeds"], "psis": tuple(document["psis"]), "seed": 0}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(f"{folder} holds no valid golden images: {error}", "make the bundle again") from error
@@ -83,6 +84,13 @@ def read_golden_images(folder: Path) -> tuple[Runner, dict[str, Any]]:
         return np.stack([kept[key] for key in keys])
 
     return Runner(name, "golden", *sizes, "uint8", look_up, facts=facts), compared
+
+
+def _image_size(document: dict[str, Any]) -> tuple[int, int]:
+    """Return (height, width). Releases before rectangular images wrote the side of a square as ``resolution``."""
+    side = document.get("resolution")
+    height, width = document["image_size"] if side is None else (side, side)
+    return int(height), int(width)
 
 
 def _key(z: Array, psi: float) -> bytes:

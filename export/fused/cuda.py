@@ -29,7 +29,7 @@ UpsampleMethods = Mapping[str, Upsample]
 class CudaGenerator(nn.Module):
     """A StyleGAN2 with constant weights that returns images in the format ``image``.
 
-    "float" is float32 [B, 3, R, R], "uint8" is [B, R, R, 3]. ``storage`` is the type of every convolution's weight,
+    "float" is float32 [B, 3, H, W], "uint8" is [B, H, W, 3]. ``storage`` is the type of every convolution's weight,
     input and output; everything else is float32. Each up-sampling layer is kept for both methods, and each call may
     choose one. It runs on a CPU too, slowly. Raises UsageError for a StyleGAN3.
     """

@@ -71,8 +71,8 @@ class _Fused(nn.Module):
 class FusedGenerator(_Fused):
     """A Generator rebuilt for deployment; equal to it within float32 rounding.
 
-    ``forward(z [B, z_dim], psi [B], c [B, c_dim] if class-conditional)`` returns float32 [B, 3, R, R], not clamped
-    (``image="float"``), or uint8 [B, R, R, 3] (``image="uint8"``). It has constants only, none of them trainable;
+    ``forward(z [B, z_dim], psi [B], c [B, c_dim] if class-conditional)`` returns float32 [B, 3, H, W], not clamped
+    (``image="float"``), or uint8 [B, H, W, 3] (``image="uint8"``). It has constants only, none of them trainable;
     ``generator`` is copied, not referenced.
 
     ``upsample`` selects one of two exact methods for StyleGAN2's up-sampling, see :class:`~.stylegan2.FusedConv`.
@@ -141,7 +141,7 @@ def to_uint8(image: Tensor) -> Tensor:
 
 def noise_shapes(config: GeneratorConfig) -> dict[str, tuple[int, int]]:
     """Return height and width of the noise of every layer that has noise; empty for a StyleGAN3."""
-    return {layer: (size, size) for layer in conv_layers(config) for size in [int(layer[1:].split(".")[0])]}
+    return {layer: config.size_at(int(layer[1:].split(".")[0])) for layer in conv_layers(config)}
 
 
 def storage_types(config: GeneratorConfig, storage: Mapping[str, torch.dtype]) -> dict[str, torch.dtype]:

@@ -54,7 +54,7 @@ def normalise(styles: Tensor) -> NormalStyles:
 
 
 class FusedStyleGAN2Synthesis(nn.Module):
-    """The network from the styles of :class:`~.styles.FusedStyles` to float32 [B, 3, R, R] or uint8 [B, R, R, 3].
+    """The network from the styles of :class:`~.styles.FusedStyles` to float32 [B, 3, H, W] or uint8 [B, H, W, 3].
 
     ``upsample`` is the method of every conv0. ``storage`` is the type of a convolution's weight, input and output, by
     layer ("b8.conv0"), float32 where left out.
@@ -88,7 +88,7 @@ class FusedStyleGAN2Synthesis(nn.Module):
             self.add_module(name, FusedBlock(convs.get(f"{name}.conv0"), convs[f"{name}.conv1"], torgb))
 
     def blocks(self) -> Iterator[FusedBlock]:
-        """Yield the blocks from 4 px to the image's size."""
+        """Yield the blocks from the constant to the image."""
         for resolution in self.config.resolutions:
             yield cast(FusedBlock, self.get_submodule(f"b{resolution}"))
 
@@ -115,7 +115,7 @@ def conv_layers(config: GeneratorConfig) -> list[str]:
 
 
 class FusedBlock(nn.Module):
-    """One resolution: conv0 doubles the size (absent at 4 px), conv1, and toRGB adds to the up-sampled image.
+    """One resolution: conv0 doubles the size (absent in ``b4``), conv1, and toRGB adds to the up-sampled image.
 
     Only conv1 reads conv0's output, so its epilogue multiplies by conv1's styles. toRGB and the next block read conv1's
     output, so that is not multiplied.

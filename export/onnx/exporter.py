@@ -68,7 +68,7 @@ def export_onnx(
     The inputs, all float32, are ``z`` [batch, z_dim], ``psi`` [batch] and, for a class-conditional generator, ``c``
     [batch, c_dim]. With ``inputs="ws"`` the only one is ``ws`` [batch, num_ws, w_dim], the latents of every slot after
     truncation. ``noise="input"`` adds an input for every layer that has noise: ``noise.b8.conv0`` [batch, 1, 8, 8],
-    ..., of standard deviation 1. The output ``image`` is uint8 [batch, R, R, 3], or float32 [batch, 3, R, R] not
+    ..., of standard deviation 1. The output ``image`` is uint8 [batch, H, W, 3], or float32 [batch, 3, H, W] not
     clamped. ``upsample`` is that of :class:`~..fused.generator.FusedGenerator`.
 
     The batch is dynamic. ``batch`` is the smallest and largest that the file promises to serve; it is recorded for

@@ -126,7 +126,7 @@ class _Moments(TorchFunctionMode):
     def _add(self, layer: str, x: Tensor, kernel: int, padding: int) -> None:
         # About 64 x 64 windows of a large image are enough. The stride is odd, because up-sampling treats even and odd
         # places differently.
-        stride = max(1, x.shape[-1] // 64 - 1) | 1
+        stride = max(1, max(x.shape[-2:]) // 64 - 1) | 1
         for image in x:
             windows = F.unfold(image[None], kernel, padding=padding, stride=stride)[0]  # [K, windows]
             self.sums[layer] = self.sums.get(layer, 0) + (windows @ windows.T).double()

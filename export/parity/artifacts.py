@@ -120,7 +120,7 @@ def through_network(form: FormRunner, network: Generator) -> Runner:
         form.backend,
         config.z_dim,
         config.c_dim,
-        form.resolution,
+        form.image_size,
         form.image,
         draw,
         facts=form.facts,

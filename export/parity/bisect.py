@@ -6,6 +6,7 @@ layer to layer, so the first layer out of tolerance is the faulty one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -78,7 +79,7 @@ def bisect_layers(a: Runner, b: Runner, batch: Sequence[Pair], limit: float) -> 
     ``limit`` is the largest relative error allowed. A large batch is cut to what fits in memory. Raises UsageError if
     an artefact does not show its layers, or if they have no layer names in common.
     """
-    batch = batch[: max(FEWEST, FEATURE_PIXELS // a.resolution**2)]
+    batch = batch[: max(FEWEST, FEATURE_PIXELS // math.prod(a.image_size))]
     seeds, psi = [seed for seed, _ in batch], np.array([psi for _, psi in batch], np.float32)
     z, c = latents_of(seeds, a.z_dim), classes_of(seeds, a.c_dim)
     with full_float32():

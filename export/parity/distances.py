@@ -50,7 +50,7 @@ class Distances:
         self._step_histogram = np.zeros(256, np.int64)
 
     def add(self, a: Array, b: Array, steps: Array, broken: Array, batch: Sequence[Pair]) -> None:
-        """Add a batch: images [B, R, R, 3] float32 in [-1, 1], 8-bit differences, and where values are not finite."""
+        """Add a batch: images [B, H, W, 3] float32 in [-1, 1], 8-bit differences, and where values are not finite."""
         difference = np.abs(a - b)
         difference[broken] = np.inf
         self.images += len(batch)
@@ -120,15 +120,15 @@ def psnr(mean_square: float) -> float:
 
 
 def ssim(a: Array, b: Array) -> npt.NDArray[np.float64]:
-    """Return the structural similarity of each image pair: [B, R, R, 3] in [-1, 1] -> [B].
+    """Return the structural similarity of each image pair: [B, H, W, 3] in [-1, 1] -> [B].
 
     As in Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity": Gaussian window
     11x11 of 1.5, K 0.01 and 0.03. The image is mirrored at its border. Images above 256 px are averaged over squares
-    down to about that size, the scale that the authors recommend. NaN for images smaller than the window.
+    until the shorter side has about that size, as the authors recommend. NaN for images smaller than the window.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    size = a.shape[1]
+    size = min(a.shape[1:3])
     if size < SSIM_WINDOW:
         return np.full(len(a), np.nan)
     found = np.empty(len(a))

@@ -61,7 +61,7 @@ class ParityReport:
     worst: Pair | None
     worst_list: tuple[ImageDistance, ...]
     layers: Bisection | None
-    worst_images: tuple[Array, Array] | None = field(repr=False, compare=False)  # each [R, R, 3] in [-1, 1]
+    worst_images: tuple[Array, Array] | None = field(repr=False, compare=False)  # each [H, W, 3] in [-1, 1]
 
     @property
     def passed(self) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 
+from ...sizes import pixels
 from ..runners.runner import Runner, classes_of, latents_of
 from .distances import SSIM_WINDOW, STEP, Array, Distances, Pair
 from .pictures import to_bytes, unit
@@ -29,7 +31,7 @@ class ImageChecks:
         self.varied: set[float] = set()
 
     def look(self, images: Array, batch: Sequence[Pair]) -> None:
-        """Count what is wrong in ``images`` [B, R, R, 3], raw values as float32 (uint8 as 0..255)."""
+        """Count what is wrong in ``images`` [B, H, W, 3], raw values as float32 (uint8 as 0..255)."""
         finite = np.isfinite(images)
         self.images += len(images)
         self.values += images.size
@@ -84,9 +86,9 @@ class ImageStream:
 
     def __init__(self, a: Runner, b: Runner) -> None:
         self.a, self.b = ImageChecks(a), ImageChecks(b)
-        facts = [(runner.z_dim, runner.c_dim, runner.resolution) for runner in (a, b)]
+        facts = [(runner.z_dim, runner.c_dim, pixels(runner.image_size)) for runner in (a, b)]
         self.comparable = facts[0] == facts[1]
-        self.problem = "" if self.comparable else "(z_dim, c_dim, resolution) is {} and {}".format(*facts)
+        self.problem = "" if self.comparable else "(z_dim, c_dim, image size) is {} and {}".format(*facts)
         self.distances = Distances()
         self.batches: set[int] = set()
 
@@ -94,9 +96,9 @@ class ImageStream:
         """Run one batch on both artefacts and add it. Return False if a shape is wrong."""
         with full_float32():
             pair = [_images(checks.runner, batch) for checks in (self.a, self.b)]
-        size = self.a.runner.resolution
+        size = self.a.runner.image_size
         for checks, images in zip((self.a, self.b), pair, strict=True):
-            if images.shape != (len(batch), size, size, 3):
+            if images.shape != (len(batch), *size, 3):
                 shape = f"{list(images.shape)}, channels last, for a batch of {len(batch)}"
                 self.problem = f"{checks.runner.name} returned {shape}"
                 return False
@@ -146,7 +148,7 @@ class ImageStream:
         if limits.psnr_db is not None:
             detail = f"the PSNR of the worst image is {found.least_psnr:.1f} dB, needed are {limits.psnr_db:g}"
             yield Check.at_least("PSNR of the worst image", found.least_psnr, limits.psnr_db, detail)
-        if limits.ssim is not None and self.a.runner.resolution >= SSIM_WINDOW:
+        if limits.ssim is not None and min(self.a.runner.image_size) >= SSIM_WINDOW:
             where = "" if found.unlike is None else " (seed {}, psi {:g})".format(*found.unlike)
             detail = f"the SSIM of the least alike image is {found.least_ssim:.4f}{where}, needed are {limits.ssim:g}"
             yield Check.at_least("SSIM of the least alike image", found.least_ssim, limits.ssim, detail)
@@ -165,7 +167,7 @@ def _images(runner: Runner, batch: Sequence[Pair]) -> Array:
     seeds = [seed for seed, _ in batch]
     psi = np.array([psi for _, psi in batch], np.float32)
     z, c = latents_of(seeds, runner.z_dim), classes_of(seeds, runner.c_dim)
-    part = max(1, READABLE_PIXELS // runner.resolution**2) if runner.backend == "torch" else len(batch)
+    part = max(1, READABLE_PIXELS // math.prod(runner.image_size)) if runner.backend == "torch" else len(batch)
     rows = [slice(start, start + part) for start in range(0, len(batch), part)]
     images = np.concatenate([runner(z=z[part], psi=psi[part], c=None if c is None else c[part]) for part in rows])
     if runner.image == "float" and images.ndim == 4:

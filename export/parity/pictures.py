@@ -24,7 +24,7 @@ def to_bytes(images: Array, image: str) -> npt.NDArray[np.uint8]:
 
 
 def triplet(a: Array, b: Array, seed: int, psi: float) -> Any:
-    """Return a | b | amplified difference, each at least 256 px wide, with a caption above, as a PIL image."""
+    """Return a | b | amplified difference, each at least 256 px high, with a caption above, as a PIL image."""
     from PIL import Image, ImageDraw
 
     difference = np.nan_to_num(np.abs(a - b) / STEP, nan=AMPLIFIED_PEAK, posinf=AMPLIFIED_PEAK)
@@ -32,10 +32,10 @@ def triplet(a: Array, b: Array, seed: int, psi: float) -> Any:
     panels = [to_bytes(a, "float"), to_bytes(b, "float"), np.clip(difference * gain, 0, 255).astype(np.uint8)]
     captions = (f"a: seed {seed}, psi {psi:g}", "b", f"|a - b| x {gain:.3g}")
     scale = max(1, -(-256 // a.shape[0]))
-    width, top = a.shape[0] * scale, 20
-    picture = Image.new("RGB", (3 * width, width + top), "white")
+    (height, width), top = (side * scale for side in a.shape[:2]), 20
+    picture = Image.new("RGB", (3 * width, height + top), "white")
     for index, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
-        enlarged = Image.fromarray(panel).resize((width, width), Image.Resampling.NEAREST)
+        enlarged = Image.fromarray(panel).resize((width, height), Image.Resampling.NEAREST)
         picture.paste(enlarged, (index * width, top))
         ImageDraw.Draw(picture).text((index * width + 4, 4), caption, fill="black")
     return picture

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import MissingCapabilityError, UsageError
 from ...generators import Generator
+from ...sizes import pixels
 from ..fused.cuda import CudaGenerator, UpsampleMethods, upsampled
 from ..fused.generator import ImageForm
 from ..fused.stylegan2 import Upsample, conv_layers
@@ -46,9 +47,9 @@ def cuda_runner(
         raise MissingCapabilityError("backend cuda needs an NVIDIA GPU, and torch sees none", "use backend fused")
     graphs = _Graphs(network.to(torch.device("cuda", torch.cuda.current_device())))
     config = generator.config
-    title = name or f"{config.kind} {config.resolution}px"
+    title = name or f"{config.kind} {pixels(config.image_size)}"
     facts = {"precision": precision}
-    return Runner(title, "cuda", config.z_dim, config.c_dim, config.resolution, image, graphs.draw, facts=facts)
+    return Runner(title, "cuda", config.z_dim, config.c_dim, config.image_size, image, graphs.draw, facts=facts)
 
 
 class _Graphs:
@@ -131,10 +132,8 @@ def method_times(network: CudaGenerator, name: str, batch: int) -> dict[Upsample
     for method in methods:
         conv = network.upsampling(name, method)
         fan_in, fan_out = conv.energy.shape
-        side, device = int(name[1:].split(".")[0]) // 2, conv.weight.device
-        x = torch.randn(batch, fan_in, side, side, device=device).to(
-            conv.weight.dtype, memory_format=torch.channels_last
-        )
+        size, device = network.config.size_at(int(name[1:].split(".")[0]) // 2), conv.weight.device
+        x = torch.randn(batch, fan_in, *size, device=device).to(conv.weight.dtype, memory_format=torch.channels_last)
         scale = torch.ones(batch, fan_out, device=device)
 
         def repeated(conv: Any = conv, x: Tensor = x, scale: Tensor = scale) -> None:

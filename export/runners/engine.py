@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import InputError, MissingCapabilityError, StaleArtifactError, UsageError
 from ..fused.generator import ImageForm
-from ..tensorrt.manifest import check_engine
+from ..tensorrt.manifest import check_engine, image_size
 from ..tensorrt.targets import import_flavour
 from .runner import Array, Runner, in_parts
 
@@ -64,8 +64,8 @@ def runner_of(name: str, manifest: Mapping[str, Any], session: EngineSession) ->
     c_dim = profile["c"]["min"][1] if "c" in profile else 0
     z_dim, facts = profile["z"]["min"][1], {"precision": str(manifest["precision"])}
     return Runner(
-        name, "tensorrt", z_dim, c_dim, manifest["resolution"], image_form(session), in_parts(draw, largest),
-        facts=facts, batch=(smallest, largest),
+        name, "tensorrt", z_dim, c_dim, image_size(manifest), image_form(session), in_parts(draw, largest), facts=facts,
+        batch=(smallest, largest),
     )  # fmt: skip
 
 

@@ -28,13 +28,13 @@ if TYPE_CHECKING:  # torch is not needed to run an ONNX file
 class FormRunner:
     """Generates images from arrays by name. ``inputs``: the shape of one row of each, such as {"ws": (14, 512)}.
 
-    ``image`` as in :class:`~.runner.Runner`; ``facts`` is the file's metadata.
+    ``image`` and ``image_size`` as in :class:`~.runner.Runner`; ``facts`` is the file's metadata.
     """
 
     name: str
     backend: str
     inputs: Mapping[str, tuple[int, ...]]
-    resolution: int
+    image_size: tuple[int, int]
     image: ImageForm
     facts: Mapping[str, str] = field(repr=False)
     draw: Callable[[Mapping[str, Array]], Array] = field(repr=False)  # for arrays that are already checked
@@ -46,7 +46,7 @@ class FormRunner:
             raise UsageError(f"{self.name} takes {', '.join(self.inputs)}", f"missing or unknown: {', '.join(wrong)}")
         batch = len(next(iter(arrays.values())))
         feeds = {name: as_floats(name, arrays[name], (batch, *shape)) for name, shape in self.inputs.items()}
-        return self.draw(feeds) if batch else no_images(self.image, self.resolution)
+        return self.draw(feeds) if batch else no_images(self.image, self.image_size)
 
     def noise(self, *, seed: int, batch: int) -> dict[str, Array]:
         """Return random maps of standard deviation 1, [batch, 1, H, W], for every noise input of the file."""
@@ -68,5 +68,5 @@ def load_form(path: str | os.PathLike[str], *, backend: str = "auto", threads: i
         if not known or kind != "tensor(float)" or not all(isinstance(n, int) for n in shape[1:]):
             problems.append(f"input {name!r} is {kind} {shape}")
         inputs[name] = tuple(shape[1:])
-    resolution, image = session.image(problems)
-    return FormRunner(path.name, session.backend, inputs, resolution, image, session.facts, session.draw)
+    size, image = session.image(problems)
+    return FormRunner(path.name, session.backend, inputs, size, image, session.facts, session.draw)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from ...devices import torch_device
 from ...errors import UsageError
+from ...sizes import pixels
 from ..kinds import kind_of
 from .onnx import onnx_runner
 from .runner import Array, Runner
@@ -53,7 +54,8 @@ def load_runner(
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}", "use 1 or more")
     if not isinstance(source, str | os.PathLike):
-        return _torch_runner(source, f"{source.config.kind} {source.config.resolution}px", backend, threads, device)
+        name = f"{source.config.kind} {pixels(source.config.image_size)}"
+        return _torch_runner(source, name, backend, threads, device)
     path = Path(source)
     kind = kind_of(path, network=network)
     if kind == "bundle":
@@ -117,4 +119,4 @@ def _torch_runner(generator: Generator, name: str, backend: str, threads: int | 
         return cast(Array, images.cpu().numpy())
 
     config = generator.config
-    return Runner(name, backend, config.z_dim, config.c_dim, config.resolution, "float", draw, source=source)
+    return Runner(name, backend, config.z_dim, config.c_dim, config.image_size, "float", draw, source=source)

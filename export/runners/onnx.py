@@ -29,7 +29,7 @@ def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = 
             problems.append(f"input {name!r} is {kind} {shape}, not float with {ranks[name]} dimensions")
         elif isinstance(shape[0], int):
             problems.append(f"the batch of input {name!r} is fixed to {shape[0]}")
-    resolution, image = session.image(problems)
+    size, image = session.image(problems)
     z_dim = session.inputs["z"][1][1]
     c_dim = session.inputs["c"][1][1] if "c" in session.inputs else 0
 
@@ -39,7 +39,7 @@ def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = 
     # The other backends run a changed graph, whose layers are not those of the file.
     source = path if session.backend in ("onnxruntime", "onnxruntime-cuda") else None
     batch = batch_bounds(path, session.facts)
-    return Runner(path.name, session.backend, z_dim, c_dim, resolution, image, draw, session.facts, batch, source)
+    return Runner(path.name, session.backend, z_dim, c_dim, size, image, draw, session.facts, batch, source)
 
 
 def batch_bounds(path: Path, facts: Mapping[str, str]) -> tuple[int, int] | None:

@@ -27,15 +27,15 @@ NOISE_INPUT = "noise."  # before a layer's name, the name of an input of an ONNX
 class Runner:
     """Generates images. Call it: ``runner(z=..., psi=..., c=None)``.
 
-    ``image`` is the format of the result: "float" is float32 [B, 3, R, R], nominally in [-1, 1] and not clamped;
-    "uint8" is [B, R, R, 3]. ``c_dim`` 0 means unconditional.
+    ``image`` is the format of the result: "float" is float32 [B, 3, H, W], nominally in [-1, 1] and not clamped;
+    "uint8" is [B, H, W, 3]. ``image_size`` is (H, W). ``c_dim`` 0 means unconditional.
     """
 
     name: str
     backend: str
     z_dim: int
     c_dim: int
-    resolution: int
+    image_size: tuple[int, int]
     image: ImageForm
     draw: Draw = field(repr=False)  # for arrays that are already checked
     facts: Mapping[str, str] = field(default_factory=dict, repr=False)  # metadata of the file, such as "precision"
@@ -55,14 +55,14 @@ class Runner:
         if c is not None and not self.c_dim:
             raise UsageError(f"{self.name} is not class-conditional, but c was given", "leave c out")
         labels = None if c is None else as_floats("c", c, (len(z), self.c_dim))
-        return self.draw(z, psi, labels) if len(z) else no_images(self.image, self.resolution)
+        return self.draw(z, psi, labels) if len(z) else no_images(self.image, self.image_size)
 
 
-def no_images(image: ImageForm, resolution: int) -> Array:
+def no_images(image: ImageForm, size: tuple[int, int]) -> Array:
     """Return the result for a batch of zero."""
     if image == "uint8":
-        return np.zeros((0, resolution, resolution, 3), np.uint8)
-    return np.zeros((0, 3, resolution, resolution), np.float32)
+        return np.zeros((0, *size, 3), np.uint8)
+    return np.zeros((0, 3, *size), np.float32)
 
 
 def in_parts(draw: Draw, largest: int) -> Draw:

@@ -42,15 +42,16 @@ class Session:
             reason = (str(error).splitlines() or [""])[0]
             raise InputError(f"{runtime} cannot run {self.path} on a batch of {batch}: {reason}") from error
 
-    def image(self, problems: list[str]) -> tuple[int, ImageForm]:
-        """Return resolution and image format. Raise InputError if there are ``problems`` with the inputs or others."""
+    def image(self, problems: list[str]) -> tuple[tuple[int, int], ImageForm]:
+        """Return (height, width) and image format. Raises InputError for ``problems``, of the inputs or others."""
         kind, shape = self.outputs.get("image", ("missing", [None] * 4))
         image: ImageForm = "uint8" if kind == "tensor(uint8)" else "float"
         size, channels = (shape[1:3], shape[3:]) if image == "uint8" else (shape[2:], shape[1:2])
-        if kind not in ("tensor(uint8)", "tensor(float)") or channels != [3] or len(set(size)) != 1 or len(size) != 2:
-            wrong = f"output 'image' is {kind} {shape}, not uint8 [B, R, R, 3] or float [B, 3, R, R]"
+        fixed = len(size) == 2 and all(isinstance(side, int) for side in size)
+        if kind not in ("tensor(uint8)", "tensor(float)") or channels != [3] or not fixed:
+            wrong = f"output 'image' is {kind} {shape}, not uint8 [B, H, W, 3] or float [B, 3, H, W]"
             problems = [*problems, wrong]
         if problems:
             message = f"{self.path} is not a generator of ours: {'; '.join(problems)}"
             raise InputError(message, "make it with: dcp-deploy export")
-        return size[0], image
+        return (size[0], size[1]), image

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ...errors import InputError, UsageError
+from ...sizes import pixels
 from ..kinds import kind_of
 from .bundle import bundled_model
 from .forms import FormRunner, load_form
@@ -33,14 +34,14 @@ class SynthesisRunner:
     """Generates images from codes. Call it: ``draw(ws)``.
 
     A code is one vector of ``w_dim`` numbers for each of ``num_ws`` slots, after truncation. ``image`` is the format of
-    the result as in :class:`~.runner.Runner`. Noise is constant.
+    the result, ``image_size`` is (H, W), as in :class:`~.runner.Runner`. Noise is constant.
     """
 
     name: str
     backend: str
     num_ws: int
     w_dim: int
-    resolution: int
+    image_size: tuple[int, int]
     image: ImageForm
     draw: Callable[[Array], Array] = field(repr=False)  # for codes that are already checked
     facts: Mapping[str, str] = field(default_factory=dict, repr=False)  # metadata of the file, such as "config"
@@ -57,7 +58,7 @@ class SynthesisRunner:
             ws = np.repeat(as_floats("ws", ws, (None, self.w_dim))[:, None], self.num_ws, axis=1)
         ws = as_floats("ws", ws, (None, self.num_ws, self.w_dim))
         if not len(ws):
-            return no_images(self.image, self.resolution)
+            return no_images(self.image, self.image_size)
         step = self.largest or len(ws)
         parts = [self.draw(ws[start : start + step]) for start in range(0, len(ws), step)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -89,7 +90,7 @@ def load_synthesis(
     takes z, or noise beside ``ws``; the remedy names the right export.
     """
     if not isinstance(source, str | os.PathLike):
-        name = f"{source.config.kind} {source.config.resolution}px"
+        name = f"{source.config.kind} {pixels(source.config.image_size)}"
         return _network_synthesis(source, name, backend, threads)
     path = Path(source)
     kind = kind_of(path, network=network)
@@ -112,12 +113,13 @@ def _form_synthesis(form: FormRunner) -> SynthesisRunner:
     _check_inputs(form.name, form.inputs)
     num_ws, w_dim = form.inputs["ws"]
     return SynthesisRunner(
-        form.name, form.backend, num_ws, w_dim, form.resolution, form.image, lambda ws: form.draw({"ws": ws}),
+        form.name, form.backend, num_ws, w_dim, form.image_size, form.image, lambda ws: form.draw({"ws": ws}),
         facts=form.facts,
     )  # fmt: skip
 
 
 def _engine_synthesis(path: Path) -> SynthesisRunner:
+    from ..tensorrt.manifest import image_size
     from .engine import image_form, open_engine, padded
 
     manifest, session = open_engine(path)
@@ -126,7 +128,7 @@ def _engine_synthesis(path: Path) -> SynthesisRunner:
     (smallest, num_ws, w_dim), largest = profile["ws"]["min"], profile["ws"]["max"][0]
     facts = {"precision": str(manifest["precision"]), "config": json.dumps(manifest.get("config"))}
     return SynthesisRunner(
-        path.name, "tensorrt", num_ws, w_dim, manifest["resolution"], image_form(session),
+        path.name, "tensorrt", num_ws, w_dim, image_size(manifest), image_form(session),
         lambda ws: padded(session, smallest, {"ws": ws}), facts=facts, largest=largest,
     )  # fmt: skip
 
@@ -144,7 +146,7 @@ def _network_synthesis(generator: Generator, name: str, backend: str, threads: i
 
     config = generator.config
     return SynthesisRunner(
-        name, "torch", config.num_ws, config.w_dim, config.resolution, "float", draw, source=generator
+        name, "torch", config.num_ws, config.w_dim, config.image_size, "float", draw, source=generator
     )
 
 

@@ -34,12 +34,12 @@ def endpoint_runner(address: str, model: str = "generator", *, binary: bool = Tr
     function and the Runner raise DcpDeployError if the server refuses a request or does not answer within a minute.
     """
     with closing(_Client(address)) as client:
-        z_dim, c_dim, resolution, image = _sizes(client.describe("metadata", model), f"{model} at {address}")
+        z_dim, c_dim, size, image = _sizes(client.describe("metadata", model), f"{model} at {address}")
 
         def draw(z: Array, psi: Array, c: Array | None) -> Array:
             return client.infer(model, {"z": z, "psi": psi[:, None], **({} if c is None else {"c": c})}, binary)
 
-        yield Runner(f"{model} at {address}", "triton", z_dim, c_dim, resolution, image, draw)
+        yield Runner(f"{model} at {address}", "triton", z_dim, c_dim, size, image, draw)
 
 
 def largest_batch(address: str, model: str) -> int:
@@ -103,8 +103,8 @@ class _Client:
             raise DcpDeployError(f"{self.address} does not answer: {error}", "check that it is running") from error
 
 
-def _sizes(metadata: Mapping[str, Any], name: str) -> tuple[int, int, int, ImageForm]:
-    """Return (z_dim, c_dim, resolution, image format) of a served generator."""
+def _sizes(metadata: Mapping[str, Any], name: str) -> tuple[int, int, tuple[int, int], ImageForm]:
+    """Return (z_dim, c_dim, (height, width), image format) of a served generator."""
     try:
         tensors = (*metadata["inputs"], *metadata["outputs"])
         types = {tensor["name"]: tensor["datatype"] for tensor in tensors}
@@ -112,6 +112,7 @@ def _sizes(metadata: Mapping[str, Any], name: str) -> tuple[int, int, int, Image
         if set(shapes) - {"c"} != {"z", "psi", "image"} or len(shapes["image"]) != 4:
             raise ValueError(f"its inputs and outputs are {', '.join(shapes)}")
         image: ImageForm = "uint8" if types["image"] == "UINT8" else "float"
-        return shapes["z"][1], shapes["c"][1] if "c" in shapes else 0, shapes["image"][2], image
+        height, width = shapes["image"][1:3] if image == "uint8" else shapes["image"][2:]
+        return shapes["z"][1], shapes["c"][1] if "c" in shapes else 0, (height, width), image
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(f"{name} is not a generator of ours: {error}", "name the model: --model") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from ...errors import CorruptFileError, InputError, MissingCapabilityError, StaleArtifactError
 from ...files import read_json, sha256_file
+from ...generators import GeneratorConfig
 from ..graph.file import read_onnx
 from . import targets
 
@@ -50,6 +52,14 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     if manifest["flavour"] not in targets.FLAVOURS:
         raise CorruptFileError(f"{file} names an unknown flavour {manifest['flavour']!r}", "build the engine again")
     return manifest
+
+
+def image_size(manifest: Mapping[str, Any]) -> tuple[int, int]:
+    """Return (height, width) of an engine's images by its manifest: from the config, else the side of a square."""
+    config = manifest.get("config")
+    if config is None:
+        return manifest["resolution"], manifest["resolution"]
+    return GeneratorConfig.from_dict(config).image_size
 
 
 def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | None = None) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class CPUOperators:
     ) -> None:
         """Fill y with lrelu(scale conv(style x) + noise + bias), clamped to +-``clamp`` unless that is 0.
 
-        x [B or 1, H, W, stored inputs], H and W multiples of 4; style [B, inputs]; scale [B, outputs]; bias [outputs];
+        x [B or 1, H, W, stored inputs]; style [B, inputs]; scale [B, outputs]; bias [outputs];
         noise [B or 1, 1, height, width] of y; y [B, H, W, stored outputs], with ``up`` twice as high and wide.
         """
         batch, inputs = style.shape

@@ -94,19 +94,20 @@ void write_unfiltered(const Job& job, const Layer& layer, const Ring& u, Index p
 }
 
 inline void compute_up(const Layer& layer, Threads& threads, Scratch& scratch) {
-    const Index high = layer.height / kOut, wide = layer.width / kOut, size = layer.inputs * layer.outputs;
+    const Index even_high = tiles_of(layer.height + 1), even_wide = tiles_of(layer.width + 1);
+    const Index odd_high = tiles_of(layer.height), odd_wide = tiles_of(layer.width), size = layer.inputs * layer.outputs;
     const Pass passes[4] = {
-        {EvenEven::kPoints, high + 1, wide + 1, layer.kernels},  // the last tiles have one row, one column
-        {EvenOdd::kPoints, high + 1, wide, layer.kernels + kOffsets[1] * size},
-        {OddEven::kPoints, high, wide + 1, layer.kernels + kOffsets[2] * size},
-        {OddOdd::kPoints, high, wide, layer.kernels + kOffsets[3] * size},
+        {EvenEven::kPoints, even_high, even_wide, layer.kernels},
+        {EvenOdd::kPoints, even_high, odd_wide, layer.kernels + kOffsets[1] * size},
+        {OddEven::kPoints, odd_high, even_wide, layer.kernels + kOffsets[2] * size},
+        {OddOdd::kPoints, odd_high, odd_wide, layer.kernels + kOffsets[3] * size},
     };
     const Index u_width = 2 * layer.width + 1, u_height = 2 * layer.height + 1;
     const Index strip = std::max<Index>(1, kStripFloats / (2 * kOut * u_width * layer.outputs));
     const Index rows = std::min(2 * kOut * strip + 4, u_height);  // the strip's and three before it
     const Ring u{scratch.of(rows * u_width * layer.outputs), rows, u_width, layer.outputs};
     Index done = 0;
-    for (Index top = 0; top <= high; top += strip) {
+    for (Index top = 0; top < even_high; top += strip) {
         std::vector<Job> jobs;
         for (const Pass& pass : passes) add_jobs(jobs, pass, top, top + strip, layer, threads.count());
         threads.run(static_cast<Index>(jobs.size()), [&](Index number) {

@@ -2,7 +2,8 @@
 //
 // Tiles of 4x4 outputs are transformed (see filters.hpp), multiplied for all input channels at once, kPoints matrix
 // products [tiles, inputs] x [inputs, outputs], and transformed back. Features are [H, W, C], channels last, C rounded up
-// to whole vectors; H and W are multiples of 4. The values in the added channels have no meaning, but are finite.
+// to whole vectors. Tiles beyond the lower and right edge read zeros, and their outputs there are dropped. The values in the
+// added channels have no meaning, but are finite.
 #pragma once
 
 #include <cstdlib>
@@ -36,6 +37,9 @@ struct Pass {
     Index grid_height, grid_width;  // in tiles
     const float* kernels;           // blocks of columns [points, inputs, block]
 };
+
+// Tiles along an axis of `size` positions; the last may be partly beyond it.
+inline Index tiles_of(Index size) { return (size + kOut - 1) / kOut; }
 
 // The columns of the matrix products in blocks of 1 to kMostVectors vectors, avoiding blocks of one vector.
 inline std::vector<Index> blocks(Index columns) {
@@ -158,13 +162,15 @@ inline std::vector<float> pack(const float* weight, Index outputs, Index inputs)
 }
 
 inline void compute(const Layer& layer, Threads& threads) {
-    const Pass pass{Filter<3, 3>::kPoints, layer.height / kOut, layer.width / kOut, layer.kernels};
+    const Pass pass{Filter<3, 3>::kPoints, tiles_of(layer.height), tiles_of(layer.width), layer.kernels};
     std::vector<Job> jobs;
     add_jobs(jobs, pass, 0, pass.grid_height, layer, threads.count());
     threads.run(static_cast<Index>(jobs.size()), [&](Index job) {
         run<Filter<3, 3>>(jobs[job], layer, [&](Index row, Index column, Index channel, const Lanes* out) {
-            for (Index i = 0; i < kOut; ++i)
-                for (Index j = 0; j < kOut; ++j) {
+            const Index rows = std::min(kOut, layer.height - row * kOut);
+            const Index columns = std::min(kOut, layer.width - column * kOut);
+            for (Index i = 0; i < rows; ++i)
+                for (Index j = 0; j < columns; ++j) {
                     const Index pixel = (row * kOut + i) * layer.width + column * kOut + j;
                     store(layer.y + pixel * layer.outputs + channel, layer.epilogue(out[i * kOut + j], pixel, channel));
                 }

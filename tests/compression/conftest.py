@@ -143,10 +143,12 @@ def stylegan3(request: pytest.FixtureRequest) -> Generator:
     return make_stylegan3(request.param)
 
 
-@pytest.fixture(params=["stylegan2", "stylegan3-t", "stylegan3-r"])
+@pytest.fixture(params=["stylegan2", "stylegan2-rectangular", "stylegan3-t", "stylegan3-r"])
 def any_generator(request: pytest.FixtureRequest) -> Generator:
     """A small generator of each kind."""
-    return make_generator() if request.param == "stylegan2" else make_stylegan3(request.param[-1])
+    if request.param.startswith("stylegan3"):
+        return make_stylegan3(request.param[-1])
+    return make_generator(base=(4, 2) if request.param.endswith("rectangular") else (4, 4))
 
 
 @pytest.fixture

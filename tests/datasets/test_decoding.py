@@ -111,6 +111,33 @@ def test_crop_takes_the_centred_square() -> None:
     assert np.array_equal(decode(saved(tall), resolution=6, resize="crop"), pixels[:, 2:8].swapaxes(0, 1))
 
 
+@pytest.mark.parametrize(
+    ("found", "wanted", "part"),  # height and width; rows and columns of the part that is kept
+    [
+        ((6, 12), (6, 3), (slice(0, 6), slice(4, 7))),
+        ((12, 6), (6, 3), (slice(0, 12), slice(0, 6))),
+        ((14, 6), (6, 3), (slice(1, 13), slice(0, 6))),
+        ((8, 8), (4, 6), (slice(1, 6), slice(0, 8))),  # 8 x 5 1/3 px, rounded
+    ],
+)
+def test_crop_takes_the_centred_rectangle(
+    found: tuple[int, int], wanted: tuple[int, int], part: tuple[slice, slice]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*found, 3), np.uint8)
+    expected = Image.fromarray(pixels[part]).resize(wanted[::-1], Image.Resampling.LANCZOS)
+    assert np.array_equal(decode(saved(Image.fromarray(pixels)), resolution=wanted, resize="crop"), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "message"),  # width and height, as Pillow gives them
+    [((4, 8), "error", "is 4x8 px, not 8x4"), ((7, 9), "crop", "is 7x9 px, smaller than 8x4")],
+)
+def test_another_shape_is_refused(size: tuple[int, int], resize: Any, message: str) -> None:
+    with pytest.raises(UnusableImageError, match=message) as caught:
+        decode(saved(Image.new("RGB", size)), resolution=(4, 8), resize=resize)
+    assert caught.value.wrong_size
+
+
 def test_scaling_down_is_lanczos() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8))
     expected = np.asarray(image.crop((4, 0, 16, 12)).resize((4, 4), Image.Resampling.LANCZOS))

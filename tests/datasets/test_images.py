@@ -115,6 +115,27 @@ def test_an_lmdb_of_several_sizes_gives_the_size_of_the_generator(
     assert "--resize" not in caught.value.remedy
 
 
+def test_rectangles_are_cut_from_the_squares_of_an_lmdb(
+    image_file: ImageFile, new_lmdb: New, pictures: Pictures
+) -> None:
+    path = new_lmdb(sized({size: pictures(3, size) for size in (8, 16)}, image_file))
+    with pytest.raises(UsageError, match="holds images of 8, 16 px, and the generator makes 4x8 px") as caught:
+        open_images(path, resolution=(8, 4))
+    assert "folder or a zip file of rectangles. --resize crop" in caught.value.remedy
+    found = open_images(path, resolution=(8, 4), resize="crop")
+    assert found.facts()["kind"] == "lmdb, 8 px" and found.size == (8, 4)
+    assert np.array_equal(all_of(found), pictures(3)[:, :, 2:6])
+
+
+def test_images_of_another_shape_are_refused_with_the_remedy(
+    image_file: ImageFile, new_folder: New, pictures: Pictures
+) -> None:
+    folder = new_folder({"a.png": image_file(pictures(1)[0])})
+    with pytest.raises(UsageError, match="is 8x8 px, not 4x8") as caught:
+        open_images(folder, resolution=(8, 4))
+    assert caught.value.remedy == "Give --resize crop to scale the centred rectangles down to 4x8 px."
+
+
 def test_an_lmdb_in_a_single_file_is_read(image_file: ImageFile, new_lmdb: New, pictures: Pictures) -> None:
     path = new_lmdb(sized({8: pictures(3)}, image_file), "ffhq.lmdb", subdir=False)
     assert np.array_equal(all_of(open_images(path, resolution=R)), pictures(3))

@@ -14,10 +14,10 @@ from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.errors import CorruptFileError, InputError, StaleArtifactError, UnknownFormatError
 from dcp_deploy.evaluation.inspection import inspect_file
 from dcp_deploy.files import sha256_file, write_json
-from dcp_deploy.generators import Generator, count_macs, count_parameters
+from dcp_deploy.generators import Generator, GeneratorConfig, count_macs, count_parameters
 
 DATA = Path(__file__).parents[1] / "data"
-ALWAYS = {"kind", "format", "resolution", "widths", "parameters", "macs", "sha256"}
+ALWAYS = {"kind", "format", "resolution", "image_size", "widths", "parameters", "macs", "sha256"}
 
 
 @pytest.fixture
@@ -54,6 +54,14 @@ def test_a_checkpoint_is_described_in_full(checkpoint: Path, tiny_generator: Gen
     json.dumps(facts, allow_nan=False)
 
 
+def test_rectangular_networks_name_the_size_of_their_images(tmp_path: Path) -> None:
+    network = Generator(GeneratorConfig(8, (3,) * 4, z_dim=16, w_dim=6, mapping_layers=1, base=(4, 2)))
+    checkpoint = inspect_file(save_generator(network, tmp_path / "g.safetensors"))
+    assert (checkpoint["resolution"], checkpoint["image_size"], checkpoint["base"]) == (8, [8, 4], [4, 2])
+    exported = inspect_file(small_onnx(tmp_path / "g.onnx", **as_exported(network)))
+    assert exported["image_size"] == [8, 4] and exported["macs"] == count_macs(network)
+
+
 def test_a_checkpoint_that_begins_like_an_onnx_file_is_recognised(tiny_generator: Generator, tmp_path: Path) -> None:
     # The header length is a multiple of eight. With some padding its first byte is 0x08, as in every ONNX file.
     paths = (
@@ -75,7 +83,7 @@ def test_an_exported_file_describes_its_network(tiny_generator: Generator, tmp_p
 
 def test_unknown_facts_of_a_foreign_onnx_file_are_none(tmp_path: Path) -> None:
     facts = inspect_file(small_onnx(tmp_path / "g.onnx"))
-    assert {facts[key] for key in ("kind", "resolution", "parameters", "macs")} == {None}
+    assert {facts[key] for key in ("kind", "resolution", "image_size", "parameters", "macs")} == {None}
 
 
 def test_an_engine_is_described_by_its_manifest(tiny_generator: Generator, tmp_path: Path) -> None:

@@ -42,6 +42,16 @@ def test_stylegan3_networks_have_their_published_parameters(
     assert count_parameters(GeneratorConfig.stylegan3(resolution, variant, channel_base=channel_base)) == parameters
 
 
+def test_half_the_width_takes_half_the_convolutions() -> None:
+    square, half = (layer_macs(GeneratorConfig.stylegan2(64, base=base)) for base in ((4, 4), (4, 2)))
+    styles = 512 * 512  # of the affine layer, which does not depend on the size
+    for name in ("b4.conv1", "b64.conv0", "b64.conv1", "b64.torgb"):
+        assert square[name] - styles == 2 * (half[name] - styles)
+    assert count_parameters(GeneratorConfig.stylegan2(64, base=(4, 2))) == (
+        count_parameters(GeneratorConfig.stylegan2(64)) - 512 * 8
+    )
+
+
 def test_a_stylegan3_layer_counts_every_position_of_its_convolution() -> None:
     config = GeneratorConfig.stylegan3(32, channel_base=512, channel_max=32, w_dim=16)
     macs = layer_macs(config)

@@ -11,9 +11,13 @@ from dcp_deploy.generators import Discriminator, DiscriminatorConfig
 from dcp_deploy.generators.discriminator import minibatch_std
 
 
-def test_one_logit_for_each_image() -> None:
-    network = Discriminator(DiscriminatorConfig(16, (4, 6, 8)))
-    assert network(torch.randn(5, 3, 16, 16)).shape == (5,)
+@pytest.mark.parametrize("base", [(4, 4), (4, 2), (3, 5)])
+def test_one_logit_for_each_image(base: tuple[int, int]) -> None:
+    config = DiscriminatorConfig(16, (4, 6, 8), base=base)
+    network = Discriminator(config)
+    images = torch.randn(5, 3, *config.image_size)
+    assert network(images).shape == (5,)
+    assert network.features(images)[-1].shape[2:] == base
 
 
 def test_the_class_changes_the_logit() -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from dcp_deploy.checkpoints.pickles.persistence import module_tree, read_persistent
+from dcp_deploy.checkpoints.pickles.reading import Load
 from dcp_deploy.generators import Generator, GeneratorConfig
+
+from .formulas import images_by_the_formulas
 
 # fp32 with sums in another order: the reference itself moves by 3e-6 between torch versions (images of magnitude 4).
 IMAGE_TOLERANCE = 2e-5
@@ -18,6 +23,21 @@ ACTIVATION_TOLERANCE = 3e-5
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = IMAGE_TOLERANCE) -> None:
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
+
+
+def human_generator() -> Generator:
+    """Build a network in the layout of StyleGAN-Human (github.com/stylegan-human/StyleGAN-Human) from its file."""
+    data = (Path(__file__).parent / "cases" / "human_32x16.pkl").read_bytes()
+    load = Load.of("human_32x16.pkl", len(data))
+    tensors = module_tree(read_persistent(memoryview(data), load)["G_ema"], load).state()
+    state = {name: view.tensor(load) for name, view in tensors.items() if not name.endswith("resample_filter")}
+    const = state["synthesis.b4.const"]
+    convs = [f"b{resolution}.{conv}" for resolution in (4, 8, 16, 32) for conv in ("conv0", "conv1")][1:]
+    widths = (len(const), *(len(state[f"synthesis.{conv}.weight"]) for conv in convs))
+    config = GeneratorConfig(32, widths, z_dim=32, w_dim=32, mapping_layers=2, base=(const.shape[1], const.shape[2]))
+    generator = Generator(config)
+    generator.load_state_dict(state)
+    return generator.eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -60,6 +80,25 @@ def test_unknown_noise_mode_is_refused(tiny_generator: Generator) -> None:
 def test_ws_of_the_wrong_shape_are_refused(tiny_generator: Generator) -> None:
     with pytest.raises(ValueError, match=r"\[2, 7, 16\]"):
         tiny_generator.synthesis(torch.zeros(2, 7, 16))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", ["32x32", "32x16"])
+def test_networks_of_any_shape_follow_the_formulas(size: str, golden_generator: Callable[[str], Generator]) -> None:
+    """The square one has golden images too, and so vouches for the formulas."""
+    generator = golden_generator("sg2ada_32") if size == "32x32" else human_generator()
+    ws = generator.mapping(torch.randn(2, generator.config.z_dim, generator=torch.Generator().manual_seed(1)))
+    close(generator.synthesis(ws).double(), images_by_the_formulas(generator, ws), 3e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("base", [(4, 2), (3, 5)])
+@pytest.mark.parametrize("mode", ["const", "random", "none"])
+def test_rectangular_images_have_the_size_of_their_config(base: tuple[int, int], mode: Any) -> None:
+    generator = Generator(GeneratorConfig(16, (3, 5, 7, 2, 9, 4), z_dim=6, w_dim=5, mapping_layers=1, base=base))
+    images, features = generator.synthesis.features(generator.mapping(torch.randn(2, 6)), noise=mode)
+    assert images.shape == (2, 3, 4 * base[0], 4 * base[1])
+    assert [tuple(x.shape[2:]) for x in features.values()] == [generator.config.size_at(r) for r in (4, 8, 16)]
 
 
 @torch.no_grad()

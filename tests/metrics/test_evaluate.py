@@ -45,7 +45,7 @@ class FakeRunner:
     image: str = "uint8"
     z_dim: int = 15
     c_dim: int = 0
-    resolution: int = 64
+    image_size: tuple[int, int] = (64, 64)
     spoil: float = 0.0
     calls: int = 0
 
@@ -146,7 +146,7 @@ def test_wrong_settings_are_refused(settings: dict[str, int]) -> None:
         evaluate(FakeRunner(), **settings)
 
 
-@pytest.mark.parametrize(("field", "value"), [("resolution", 256), ("c_dim", 3)])
+@pytest.mark.parametrize(("field", "value"), [("image_size", (256, 256)), ("c_dim", 3)])
 def test_models_of_other_data_are_refused(field: str, value: int) -> None:
     runner = FakeRunner()
     setattr(runner, field, value)

@@ -23,7 +23,7 @@ class Flat:
     shift: float = 0.0
     z_dim: int = 4
     c_dim: int = 0
-    resolution: int = 8
+    image_size: tuple[int, int] = (8, 8)
 
     def __call__(self, *, z: np.ndarray, psi: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
         level = self.scale * psi * z[:, 0] + self.shift
@@ -43,6 +43,11 @@ def test_the_l1_of_a_shift_is_the_shift() -> None:
     found = likeness(Flat(shift=20 * STEP), Flat(), samples=50)
     assert found.l1 == pytest.approx(20 * STEP, abs=1e-6)
     assert found.lpips is None and found.samples == 50
+
+
+def test_models_of_other_shapes_are_refused() -> None:
+    with pytest.raises(UsageError, match="the model's image size is 4x8 px, the teacher's 8 px"):
+        likeness(Flat(image_size=(8, 4)), Flat(), samples=50)
 
 
 def test_another_distance_is_averaged_over_images() -> None:

@@ -74,6 +74,7 @@ def through(x: torch.Tensor, state: dict[str, torch.Tensor], last: int) -> torch
 
 def test_large_images_are_scaled_down_before_lpips(lpips: Lpips, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [lpips._fitted(torch.zeros(1, 3, size, size)).shape[-1] for size in (64, 256, 512)] == [64, 256, 256]
+    assert lpips._fitted(torch.zeros(1, 3, 1024, 512)).shape[2:] == (256, 128)
     monkeypatch.setattr(published_module, "_LPIPS_SIZE", 64)  # 256 px take seconds
     small = pictures(1, 64).float() / 127.5 - 1
     other = -small

@@ -334,4 +334,4 @@ def test_a_plan_of_tensorrt_goes_into_the_model_repository(full: tuple[Path, dic
         8,
     ]  # the optimal batch of the engine, and the largest
     assert "--model-config-name=tensorrt" in (bundle / "kubernetes" / "kserve-gpu.yaml").read_text()
-    assert load_runner(bundle).resolution == 8
+    assert load_runner(bundle).image_size == (8, 8)

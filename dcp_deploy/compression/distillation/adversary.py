@@ -16,7 +16,7 @@ from .recipe import R1_INTERVAL, terms_at
 from .state import TrainingSetup, TrainingState
 
 Labelled = tuple[Tensor, Tensor | None]
-"""Images [B, 3, R, R], and their classes if the generator is class-conditional."""
+"""Images [B, 3, H, W], and their classes if the generator is class-conditional."""
 
 
 def update_discriminators(
@@ -124,4 +124,4 @@ def _augmented(state: TrainingState, setup: TrainingSetup, batch: Batch, images:
     if not config.augment_target:
         return images
     sources = [stream(config.seed, "augment", name, state.step, place) for place in batch.places]
-    return augment(images, draw_changes(state.augmentation.p, images.shape[-1], sources))
+    return augment(images, draw_changes(state.augmentation.p, (images.shape[2], images.shape[3]), sources))

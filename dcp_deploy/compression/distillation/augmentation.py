@@ -63,29 +63,33 @@ class Changes:
     """The changes of each of B images."""
 
     mirrored: Tensor  # [B], bool
-    turns: Tensor  # [B], int64: quarter turns, 0 to 3
+    turns: Tensor  # [B], int64: quarter turns, 0 to 3, for rectangles 0 or 2
     shifts: Tensor  # [B, 2], int64: pixels down and right, around the border
     colours: Tensor  # [B, 3]: grey to add, contrast and saturation to multiply by
 
 
-def draw_changes(p: float, resolution: int, sources: Sequence[torch.Generator]) -> Changes:
-    """Draw the changes of one image from each of ``sources``; the random numbers do not depend on ``p``."""
+def draw_changes(p: float, size: tuple[int, int], sources: Sequence[torch.Generator]) -> Changes:
+    """Draw the changes of one image of ``size`` (height, width) from each of ``sources``.
+
+    The random numbers do not depend on ``p``. A rectangle is only turned by half, which keeps its shape.
+    """
     taken, even = (torch.stack([torch.rand(6, generator=source) for source in sources]) for _ in range(2))
     normal = torch.stack([torch.randn(3, generator=source) for source in sources])
     chosen = taken < p
-    shifts = ((2 * even[:, 2:4] - 1) * SHIFT * resolution).round().long()
+    shifts = ((2 * even[:, 2:4] - 1) * SHIFT * torch.tensor(size)).round().long()
     sums, factors = BRIGHTNESS * normal[:, :1], torch.exp2(normal[:, 1:] * torch.tensor([CONTRAST, SATURATION]))
+    turns = (4 * even[:, 1]).long() if size[0] == size[1] else 2 * (2 * even[:, 1]).long()
     neutral = torch.tensor([0.0, 1.0, 1.0])
     return Changes(
         mirrored=chosen[:, 0] & (even[:, 0] < 0.5),
-        turns=torch.where(chosen[:, 1], (4 * even[:, 1]).long(), 0),
+        turns=torch.where(chosen[:, 1], turns, 0),
         shifts=torch.where(chosen[:, 2:3], shifts, 0),
         colours=torch.where(chosen[:, 3:], torch.cat([sums, factors], dim=1), neutral),
     )
 
 
 def augment(images: Tensor, changes: Changes) -> Tensor:
-    """Change images [B, 3, R, R], differentiably: move pixels, then apply brightness, contrast and saturation.
+    """Change images [B, 3, H, W], differentiably: move pixels, then apply brightness, contrast and saturation.
 
     Contrast scales about 0, the middle of [-1, 1], saturation about each pixel's mean. Clamping would leak.
     """

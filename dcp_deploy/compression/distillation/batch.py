@@ -128,7 +128,7 @@ def real_images(state: TrainingState, setup: TrainingSetup) -> tuple[Tensor, Ten
         (state.step - config.first_gan_step) * config.batch,
         config.batch,
         seed=config.seed,
-        resolution=setup.teacher.config.resolution,
+        resolution=setup.teacher.config.image_size,
         mirror=config.mirror,
         part=slice(setup.team.rank, None, setup.team.size),
     )

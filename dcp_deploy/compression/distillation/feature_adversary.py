@@ -24,21 +24,21 @@ from ...metrics.published import Lpips
 from . import losses
 
 CHANNELS, MOST_CHANNELS = 64, 256  # after mixing, and at most in a head, which doubles them as it halves the size
-SCALES, LARGEST = 4, 64  # number of maps, and the side of the finest in pixels, as published for 256 px
-SMALLEST = 4  # side of the maps of logits
+SCALES, LARGEST = 4, 64  # number of maps, and the longer side of the finest in pixels, as published for 256 px
+SMALLEST = 4  # shorter side of the maps of logits
 
 
 def discriminator_maps(perceptual: losses.FeatureMaps | Lpips, images: Tensor) -> list[Tensor]:
-    """Return the four coarsest maps of at most 64 px of images [B, 3, R, R], fine to coarse, float32, normalised."""
+    """Return the four coarsest maps of at most 64 px of images [B, 3, H, W], fine to coarse, float32, normalised."""
     maps = perceptual.maps(images) if isinstance(perceptual, Lpips) else perceptual(images)
-    fitting = [x for x in maps if x.shape[-1] <= LARGEST] or [maps[-1]]
+    fitting = [x for x in maps if max(x.shape[2:]) <= LARGEST] or [maps[-1]]
     return [normalize_second_moment(x.float()) for x in fitting[-SCALES:]]
 
 
 class FeatureDiscriminator(nn.Module):
     """From maps [B, C_i, H_i, W_i], fine to coarse, to as many maps of logits [B, 1, h, w], positive for real images.
 
-    ``shapes`` are the C_i and H_i. Filters and weights are drawn from torch's global random state.
+    ``shapes`` are the C_i and the shorter sides. Filters and weights are drawn from torch's global random state.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:

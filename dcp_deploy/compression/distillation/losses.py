@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...generators import Generator, GeneratorConfig
+from ...sizes import pixels
 
 FeatureMaps = Callable[[Tensor], Sequence[Tensor]]
-"""Images [B, 3, R, R] in [-1, 1] to feature maps [B, C_i, H_i, W_i], fine to coarse."""
+"""Images [B, 3, H, W] in [-1, 1] to feature maps [B, C_i, H_i, W_i], fine to coarse."""
 
 DIRECTIONS_PER_BLOCK = 5
 OFFSET_LENGTH = 5.0
@@ -46,7 +47,7 @@ def discriminator_hinge_loss(real_logits: Sequence[Tensor], fake_logits: Sequenc
 
 
 def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
-    """Return ``mean ||grad_x D(x)||^2``, from ``real_images`` [B, 3, R, R] that require gradients and their logits [B].
+    """Return ``mean ||grad_x D(x)||^2``, from ``real_images`` [B, 3, H, W] that require gradients and their logits [B].
 
     Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", equation 9.
     """
@@ -134,8 +135,8 @@ def _cosines(a: Tensor, b: Tensor, group: int) -> Tensor:
 def mimic_layers(config: GeneratorConfig) -> list[str]:
     """Return the outputs that the relation loss compares, by their names in ``synthesis.features``.
 
-    StyleGAN2: blocks of 16 to 128 px and at most half the image (256 px: all four); an image too small for any of them
-    is compared at its own resolution. StyleGAN3: L1 and L2, as in DCP-GAN.
+    StyleGAN2: blocks ``b16`` to ``b128`` and at most half the image (256 px: all four); an image too small for any of
+    them is compared at its own resolution. StyleGAN3: L1 and L2, as in DCP-GAN.
     """
     if config.layout is not None:
         return [f"L{i}" for i in (1, 2) if i < config.layout.num_layers]
@@ -159,7 +160,7 @@ def offset_directions(teacher: Generator) -> Tensor:
         blocks.setdefault(block, []).append(layer.affine.weight.detach())
     blocks.pop("b4", None)
     if not blocks:
-        raise ValueError(f"a generator of {teacher.config.resolution} px has no block to take directions from")
+        raise ValueError(f"a generator of {pixels(teacher.config.image_size)} has no block to take directions from")
     pool = []
     for weights in blocks.values():
         columns = F.normalize(torch.cat(weights).to("cpu", torch.float64), dim=1)  # [C, w_dim]: M transposed

@@ -14,11 +14,12 @@ from torch import Tensor
 from ...datasets.images import ImageSet
 from ...errors import UsageError
 from ...generators.latents import stream
+from ...sizes import Resolution, as_size, pixels
 
 
 @runtime_checkable
 class ImageSequence(Protocol):
-    """A finite data set: ``images[i]`` is uint8 [R, R, 3]. An ImageSet also has labels, and decodes in threads."""
+    """A finite data set: ``images[i]`` is uint8 [H, W, 3]. An ImageSet also has labels, and decodes in threads."""
 
     def __len__(self) -> int: ...
 
@@ -26,7 +27,7 @@ class ImageSequence(Protocol):
 
 
 ImageSource = ImageSequence | Callable[[NDArray[np.int64]], NDArray[np.uint8]]
-"""A finite data set, visited in a new order each epoch, or an endless one: indices [N] to uint8 [N, R, R, 3]."""
+"""A finite data set, visited in a new order each epoch, or an endless one: indices [N] to uint8 [N, H, W, 3]."""
 
 
 def check_labels(source: ImageSource, c_dim: int) -> None:
@@ -45,22 +46,23 @@ def real_batch(
     count: int,
     *,
     seed: int,
-    resolution: int,
+    resolution: Resolution,
     mirror: bool,
     part: slice = slice(None),
 ) -> tuple[Tensor, Tensor | None]:
     """Return images ``position`` to ``position + count`` of the endless stream, and their labels.
 
-    Images are float [count, 3, R, R] in [-1, 1], labels float [count, c_dim], or None for a source without. ``part``
+    Images are float [count, 3, H, W] in [-1, 1], labels float [count, c_dim], or None for a source without. ``part``
     selects some of them. Raises UsageError when the images are not uint8 of that resolution.
     """
     indices = np.arange(position, position + count, dtype=np.int64)[part]
     images, labels = _read(source, indices, count, seed)
-    if images.dtype != np.uint8 or images.shape != (len(indices), resolution, resolution, 3):
+    height, width = as_size(resolution)
+    if images.dtype != np.uint8 or images.shape != (len(indices), height, width, 3):
         raise UsageError(
-            f"real images must be uint8 [{len(indices)}, {resolution}, {resolution}, 3], got {images.dtype} "
+            f"real images must be uint8 [{len(indices)}, {height}, {width}, 3], got {images.dtype} "
             f"{list(images.shape)}",
-            f"Resize the data set to the generator's {resolution} px.",
+            f"Resize the data set to the generator's {pixels((height, width))}.",
         )
     batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
     if mirror:

@@ -18,6 +18,7 @@ from ...errors import UsageError
 from ...generators import Discriminator, DiscriminatorConfig, Generator
 from ...generators.latents import draw_latents, stream
 from ...metrics.published import Lpips
+from ...sizes import pixels
 from ..identity import identity_of, name_of, run_key
 from ..layers import copy_to
 from ..masks import Mask
@@ -73,13 +74,13 @@ class Task:
         check_split(config, self.devices, discriminator.mbstd_group)
 
     def _check_discriminators(self) -> None:
-        config, wanted = self.config, (self.teacher.config.resolution, self.teacher.config.c_dim)
+        config, wanted = self.config, (self.teacher.config.image_size, self.teacher.config.c_dim)
         for network in (self.discriminator, self.guide):
-            found = wanted if network is None else (network.config.resolution, network.config.c_dim)
+            found = wanted if network is None else (network.config.image_size, network.config.c_dim)
             if found != wanted:
                 raise UsageError(
-                    f"the discriminator is for {found[0]} px and {found[1]} classes, the teacher is for {wanted[0]} px "
-                    f"and {wanted[1]}",
+                    f"the discriminator is for {pixels(found[0])} and {found[1]} classes, the teacher is for "
+                    f"{pixels(wanted[0])} and {wanted[1]}",
                     "Give the discriminator that this teacher was trained with.",
                 )
         if self.discriminator is not None and (not config.gan or config.discriminator_width != 1):
@@ -147,11 +148,11 @@ class Task:
         if not self.config.feature_gan:
             return None
         assert self.perceptual is not None  # as check demands
-        resolution = self.teacher.config.resolution
+        size = self.teacher.config.image_size
         with torch.no_grad():
-            maps = discriminator_maps(self.perceptual, torch.zeros(1, 3, resolution, resolution, device=device))
+            maps = discriminator_maps(self.perceptual, torch.zeros(1, 3, *size, device=device))
         with _seeded(self.config.seed, "feature discriminator"):
-            return FeatureDiscriminator([(x.shape[1], x.shape[2]) for x in maps]).to(device)
+            return FeatureDiscriminator([(x.shape[1], min(x.shape[2:])) for x in maps]).to(device)
 
     def key(self, device: torch.device) -> str:
         """Return the hex sha256 of everything that decides the result bit for bit; how often it is saved does not."""
@@ -163,7 +164,7 @@ class Task:
             "keep_best": self.keep_best,
             "devices": self.devices if self.devices > 1 else None,
             "mask": None if self.mask is None else identity_of(self.mask),
-            **{name: asdict(network.config) for name, network in discriminators.items()},
+            **{name: network.config.to_dict() for name, network in discriminators.items()},
         }
         about = {"config": settings, "data": self._data_identity(), "torch": torch.__version__, "device": device.type}
         perceptual = _network_of(self.perceptual)

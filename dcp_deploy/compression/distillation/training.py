@@ -87,7 +87,7 @@ def distill(
     """Train a copy of ``student`` to imitate ``teacher``; neither argument is changed.
 
     ``data`` are real images for the discriminator: an ``ImageSet`` (with labels for a class-conditional teacher), a
-    sequence of uint8 [R, R, 3], or a function from indices [N] to uint8 [N, R, R, 3]. Without it the teacher's own
+    sequence of uint8 [H, W, 3], or a function from indices [N] to uint8 [N, H, W, 3]. Without it the teacher's own
     samples are the real images. ``perceptual`` returns the feature maps that the perceptual loss compares (for the demo
     ``load_avatar_reader().pyramid``), or is LPIPS. It is required when that loss or ``feature_gan`` has a weight.
     ``mask`` selects the part of the teacher's images that the L1, perceptual and guide losses compare.

@@ -80,7 +80,7 @@ def content_profiles(
 ) -> list[Tensor]:
     """Return the mean absolute gradient per input channel, float64 [1, C_in], of CAGAN's loss by noise on the content.
 
-    ``mask`` maps images [B, 3, R, R] to their content, [B, 1, R, R] of zeros and ones. A share ``FLIPPED`` of its
+    ``mask`` maps images [B, 3, H, W] to their content, [B, 1, H, W] of zeros and ones. A share ``FLIPPED`` of its
     pixels, drawn from ``source``, turns to -1 or 1 in all colours. The loss is ``sum |noisy - image|``.
     """
     image = generator.synthesis(ws, noise="const")

@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def draw(client: triton.InferenceServerClient, seeds: list[int], psi: float, model: str = "generator") -> np.ndarray:
-    """Return the images of some seeds, uint8 [B, R, R, 3]. InferenceServerException if the server refuses them."""
+    """Return the images of some seeds, uint8 [B, H, W, 3]. InferenceServerException if the server refuses them."""
     sizes = {entry["name"]: entry["shape"][1] for entry in client.get_model_metadata(model)["inputs"]}
     values = {
         "z": np.stack([np.random.RandomState(seed).randn(sizes["z"]) for seed in seeds]),

@@ -145,7 +145,7 @@ def _call(model: str, feeds: dict[str, np.ndarray], output: str) -> np.ndarray:
 
 
 def _bytes(images: np.ndarray) -> np.ndarray:
-    """Return uint8 [B, R, R, 3]; float images are converted by the formula of the uint8 output."""
+    """Return uint8 [B, H, W, 3]; float images are converted by the formula of the uint8 output."""
     if images.dtype == np.uint8:
         return images
     pixels: np.ndarray = np.clip(images * np.float32(127.5) + np.float32(128), 0, 255).astype(np.uint8)

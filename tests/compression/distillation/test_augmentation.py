@@ -29,7 +29,7 @@ def images(count: int, resolution: int = 8) -> torch.Tensor:
 
 @cache
 def many_changes(p: float, resolution: int = 64) -> Changes:
-    return draw_changes(p, resolution, [torch.Generator().manual_seed(0)] * COUNT)
+    return draw_changes(p, (resolution, resolution), [torch.Generator().manual_seed(0)] * COUNT)
 
 
 def changes(**chosen: torch.Tensor) -> Changes:
@@ -51,13 +51,13 @@ def changes(**chosen: torch.Tensor) -> Changes:
 def test_probability_0_changes_nothing(seed: int) -> None:
     before = images(4)
     sources = [torch.Generator().manual_seed(seed + index) for index in range(4)]
-    assert torch.equal(augment(before, draw_changes(0.0, 8, sources)), before)
+    assert torch.equal(augment(before, draw_changes(0.0, (8, 8), sources)), before)
 
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_moving_pixels_keeps_all_of_them(seed: int) -> None:
-    drawn = draw_changes(1.0, 8, [torch.Generator().manual_seed(seed)])
+    drawn = draw_changes(1.0, (8, 8), [torch.Generator().manual_seed(seed)])
     before = images(1)
     after = augment(before, changes(mirrored=drawn.mirrored, turns=drawn.turns, shifts=drawn.shifts))
     assert torch.equal(after.flatten(2).sort()[0], before.flatten(2).sort()[0])
@@ -117,9 +117,18 @@ def test_shifts_do_not_leak_at_the_highest_probability(resolution: int) -> None:
         assert phi.min() < -0.2
 
 
+def test_rectangles_keep_their_shape() -> None:
+    drawn = draw_changes(1.0, (16, 8), [torch.Generator().manual_seed(0)] * COUNT)
+    assert set(drawn.turns.tolist()) == {0, 2}
+    assert drawn.shifts.amax(dim=0).tolist() == [2, 1]  # an eighth of the height and of the width
+    x = images(64)[:, :, :, :4]
+    first = Changes(*(values[:64] for values in (drawn.mirrored, drawn.turns, drawn.shifts, drawn.colours)))
+    assert augment(x, first).shape == x.shape
+
+
 def test_gradients_reach_the_original_pixels() -> None:
     x = images(3).requires_grad_(True)
-    drawn = draw_changes(1.0, 8, [torch.Generator().manual_seed(seed) for seed in range(3)])
+    drawn = draw_changes(1.0, (8, 8), [torch.Generator().manual_seed(seed) for seed in range(3)])
     augment(x, drawn).sum().backward()
     assert x.grad is not None
     # Contrast multiplies every pixel's sum over colours, whatever its position and saturation.

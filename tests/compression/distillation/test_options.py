@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,16 @@ def test_the_head_of_every_resolution_returns_logits_of_four_pixels() -> None:
         other = [*maps]
         other[changed] = maps[changed] + 1
         assert [not torch.equal(a, b) for a, b in zip(discriminator(other), logits, strict=True)] == reached, changed
+
+
+def test_features_of_rectangular_images_are_judged_too(new_generator: Callable[..., Generator]) -> None:
+    teacher = new_generator(resolution=8, widths=(10, 9, 8, 7), base=(4, 2))
+
+    def maps(images: torch.Tensor) -> list[torch.Tensor]:
+        return [images, torch.nn.functional.avg_pool2d(images, 2)]
+
+    config = replace(PLAIN, feature_gan=1.0, steps=1)
+    assert distill(pruned(teacher), teacher, config=config, perceptual=maps).generator.config.image_size == (8, 4)
 
 
 def test_no_layer_of_a_head_has_a_spectral_norm_above_one() -> None:

@@ -70,6 +70,19 @@ def test_a_stylegan3_is_distilled_with_every_loss_and_resumes_bit_for_bit(tmp_pa
     assert {"gan", "l1", "relation", "path_length", "r1"} <= straight.history[-1].keys() | straight.history[1].keys()
 
 
+def test_a_rectangular_student_is_trained_with_every_loss_on_real_images(
+    tmp_path: Path, new_generator: Callable[..., Generator]
+) -> None:
+    teacher = new_generator(**TINY, base=(4, 2))
+    for value in range(4):
+        Image.new("RGB", (4, 8), (60 * value, 0, 0)).save(tmp_path / f"{value}.png")
+    config = replace(EVERYTHING, steps=3, gan_start=0, augment_target=0.6)
+    student = distill(pruned(teacher), teacher, config=config, data=open_images(tmp_path, resolution=(8, 4)))
+    assert student.generator.config.base == (4, 2)
+    with pytest.raises(UsageError, match=r"discriminator is for 8 px .* the teacher is for 4x8 px"):
+        distill(pruned(teacher), teacher, config=config, discriminator=discriminator_of(new_generator(**TINY), seed=0))
+
+
 def test_an_unpruned_student_starts_at_the_teacher(teacher: Generator) -> None:
     config = replace(EVERYTHING, steps=1, gan=0, path_length=0, noise="const", mixing=0.0)
     history = distill(teacher, teacher, config=config).history

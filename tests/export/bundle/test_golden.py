@@ -32,6 +32,13 @@ def test_float_images_are_converted_by_the_formula_of_the_uint8_output(
     verify(golden, load_runner(unconditional), **kept).raise_for_failure()  # type: ignore[arg-type]
 
 
+def test_golden_images_of_older_bundles_are_read(uint8_onnx: Path, tmp_path: Path) -> None:
+    document = write_golden(load_runner(uint8_onnx), tmp_path)
+    del document["image_size"]
+    (tmp_path / "golden.json").write_text(json.dumps({**document, "resolution": 32}))
+    assert read_golden_images(tmp_path)[0].image_size == (32, 32)
+
+
 def test_other_latents_than_the_kept_ones_are_refused(uint8_onnx: Path, tmp_path: Path) -> None:
     runner = load_runner(uint8_onnx)
     write_golden(runner, tmp_path, seeds=2, psis=(0.5,))

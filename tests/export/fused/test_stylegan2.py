@@ -48,12 +48,19 @@ def test_both_forms_and_no_noise_draw_the_golden_images(
     batch=st.integers(1, 3),
     upsample=st.sampled_from(FORMS),
     clamp=st.sampled_from([None, 0.7]),
+    base=st.sampled_from([(4, 4), (4, 2), (3, 5)]),
     seed=st.integers(0, 1000),
 )
 def test_any_widths_and_style_scales(
-    widths: list[int], exponent: int, batch: int, upsample: Upsample, clamp: float | None, seed: int
+    widths: list[int],
+    exponent: int,
+    batch: int,
+    upsample: Upsample,
+    clamp: float | None,
+    base: tuple[int, int],
+    seed: int,
 ) -> None:
-    generator = random_generator(tuple(widths), seed=seed, scale=10.0**exponent, conv_clamp=clamp)
+    generator = random_generator(tuple(widths), seed=seed, scale=10.0**exponent, conv_clamp=clamp, base=base)
     z = latents(batch)
     expected = generator(z, psi=0.8)
     image = FusedGenerator(generator, upsample=upsample)(z, torch.full((batch,), 0.8))

@@ -83,7 +83,7 @@ def test_zero_strengths_edit_nothing_and_a_strength_moves_only_its_own_row(
 def test_a_server_gets_the_interfaces_of_the_files(conditional: Generator, files: Files) -> None:
     config = conditional.config
     ws = Tensor("ws", "TYPE_FP32", (config.num_ws, config.w_dim))
-    image = Tensor("image", "TYPE_FP32", (3, config.resolution, config.resolution))
+    image = Tensor("image", "TYPE_FP32", (3, *config.image_size))
     assert interface(files.editor) == ((ws, Tensor("strengths", "TYPE_FP32", (2,))), image)
     inputs, output = interface(files.mapping)
     assert {tensor.name: tensor.dims for tensor in inputs} == {"z": (config.z_dim,), "psi": (), "c": (config.c_dim,)}

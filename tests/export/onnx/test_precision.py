@@ -66,7 +66,7 @@ def stored(generator: Generator, storage: dict[str, torch.dtype]) -> Runner:
             return fused(torch.from_numpy(z), torch.from_numpy(psi)).numpy()
 
     config = generator.config
-    return Runner("stored", "fused", config.z_dim, config.c_dim, config.resolution, "float", draw)
+    return Runner("stored", "fused", config.z_dim, config.c_dim, config.image_size, "float", draw)
 
 
 def all_in(kind: torch.dtype) -> dict[str, torch.dtype]:

@@ -30,10 +30,10 @@ def drawn(generator: Generator, batch: int) -> tuple[torch.Tensor, torch.Tensor,
     return z, psi, c, generator(z, c, psi=psi)
 
 
-@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize(("batch", "base"), [(1, (4, 4)), (5, (4, 4)), (2, (4, 2))])
 @pytest.mark.parametrize("method", ["transposed", "polyphase"])
-def test_it_equals_the_readable_network_with_either_method(method: Upsample, batch: int) -> None:
-    generator = random_generator(WIDTHS, c_dim=3, conv_clamp=4.0)
+def test_it_equals_the_readable_network_with_either_method(method: Upsample, batch: int, base: tuple[int, int]) -> None:
+    generator = random_generator(WIDTHS, c_dim=3, conv_clamp=4.0, base=base)
     z, psi, c, expected = drawn(generator, batch)
     network = CudaGenerator(generator, storage=torch.float32)
     image = network(z, psi, c, dict.fromkeys(("b8.conv0", "b16.conv0"), method))

@@ -25,6 +25,7 @@ from dcp_deploy.export.runners import engine as module
 from dcp_deploy.export.runners.engine import EngineSession, runner_of
 from dcp_deploy.export.tensorrt import manifest
 from dcp_deploy.files import sha256_file, write_json
+from dcp_deploy.generators import GeneratorConfig
 
 PROFILE = {"z": {"min": [2, 4], "opt": [2, 4], "max": [5, 4]}, "psi": {"min": [2], "opt": [2], "max": [5]}}
 
@@ -157,7 +158,7 @@ def test_any_batch_is_run_within_the_profile(batch: int, parts: list[int]) -> No
     images = runner(z, psi)
     np.testing.assert_allclose(images, expected(z, psi), rtol=1e-5)  # sums of four in float32
     assert opened.context.batches == parts
-    assert (runner.z_dim, runner.c_dim, runner.resolution, runner.image) == (4, 0, 2, "float")
+    assert (runner.z_dim, runner.c_dim, runner.image_size, runner.image) == (4, 0, (2, 2), "float")
     assert (runner.batch, runner.facts["precision"]) == ((2, 5), "fp16+fp32")
 
 
@@ -165,6 +166,12 @@ def test_an_engine_of_codes_is_refused_with_the_call_that_takes_it() -> None:
     with pytest.raises(UsageError, match="takes ws, not z") as caught:
         runner_of("x.engine", {"profile": {"ws": PROFILE["z"]}}, session())
     assert "load_synthesis" in caught.value.remedy
+
+
+def test_the_size_of_the_images_is_that_of_the_config() -> None:
+    config = GeneratorConfig(8, (3,) * 4, base=(4, 2)).to_dict()
+    runner = runner_of("x.engine", {"profile": PROFILE, "config": config, "precision": "fp32"}, session())
+    assert runner.image_size == (8, 4)
 
 
 def test_a_batch_that_the_engine_refuses_is_an_input_error() -> None:

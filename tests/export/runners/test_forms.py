@@ -49,7 +49,7 @@ def ws_of(generator: Generator, batch: int) -> np.ndarray:
 def test_a_form_names_its_inputs_and_output(form: FormRunner) -> None:
     noise = {f"noise.{layer}": (1, size, size) for layer, size in (("b4.conv1", 4), ("b8.conv0", 8), ("b8.conv1", 8))}
     assert form.inputs == {"ws": (4, 16), **noise}
-    assert (form.resolution, form.image, form.backend) == (8, "float", "onnxruntime")
+    assert (form.image_size, form.image, form.backend) == ((8, 8), "float", "onnxruntime")
     assert (form.facts["inputs"], form.facts["noise"], form.facts["batch"]) == ("ws", "input", "1,8")
     assert "psi_range" not in form.facts
 

@@ -27,7 +27,7 @@ def test_all_backends_give_the_same_images(unconditional: Generator, float_onnx:
 
 def test_a_runner_describes_its_images(conditional: Generator, uint8_onnx: Path) -> None:
     for runner, image in ((load_runner(conditional), "float"), (load_runner(uint8_onnx), "uint8")):
-        assert (runner.z_dim, runner.c_dim, runner.resolution, runner.image) == (24, 3, 32, image)
+        assert (runner.z_dim, runner.c_dim, runner.image_size, runner.image) == (24, 3, (32, 32), image)
 
 
 def test_a_checkpoint_is_recognised_by_content_not_by_name(unconditional: Generator, tmp_path: Path) -> None:

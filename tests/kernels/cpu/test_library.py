@@ -48,18 +48,20 @@ class Case:
     """One layer with random inputs, and the reference's result."""
 
     def __init__(
-        self, operators: CPUOperators, batch: int, size: int, inputs: int, outputs: int, *, up: bool = False,
+        self, operators: CPUOperators, batch: int, size: int | tuple[int, int], inputs: int, outputs: int, *,
+        up: bool = False,
         x_batch: int | None = None, noise_batch: int | None = 1, clamp: float = 0.0, seed: int = 0,
     ) -> None:  # fmt: skip
         self.operators, self.up, self.clamp = operators, up, clamp
         self.random = np.random.default_rng(seed)
-        side = 2 * size if up else size
-        self.x = self.normal(x_batch or batch, size, size, operators.stored(inputs))
+        size = (size, size) if isinstance(size, int) else size
+        full = [2 * side if up else side for side in size]
+        self.x = self.normal(x_batch or batch, *size, operators.stored(inputs))
         self.weight = self.normal(outputs, inputs, 3, 3) / np.float32(3 * np.sqrt(inputs))
         self.style, self.scale = self.normal(batch, inputs), self.normal(batch, outputs)
         self.bias, self.inputs, self.outputs = self.normal(outputs), inputs, outputs
-        self.noise = None if noise_batch is None else self.normal(noise_batch, 1, side, side)
-        self.y = np.full((batch, side, side, operators.stored(outputs)), np.nan, np.float32)
+        self.noise = None if noise_batch is None else self.normal(noise_batch, 1, *full)
+        self.y = np.full((batch, *full, operators.stored(outputs)), np.nan, np.float32)
 
     def normal(self, *shape: int) -> Floats:
         return self.random.standard_normal(shape).astype(np.float32)
@@ -91,25 +93,30 @@ class Case:
 
 
 @pytest.mark.parametrize("up", [False, True], ids=["same size", "twice as large"])
-@pytest.mark.parametrize("size", [4, 8, 32])
-def test_a_layer_computes_the_reference(operators: CPUOperators, size: int, up: bool) -> None:
+@pytest.mark.parametrize("size", [4, 8, 32, (4, 2), (16, 6), (5, 9), (1, 1)], ids=str)
+def test_a_layer_computes_the_reference(operators: CPUOperators, size: int | tuple[int, int], up: bool) -> None:
     Case(operators, 2, size, 24, 20, up=up, clamp=1.0).check()
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    batch=st.integers(1, 3), height=st.sampled_from([4, 8, 12]), inputs=st.integers(1, 48), outputs=st.integers(1, 90),
-    up=st.booleans(), noise=st.sampled_from([None, 1, "each"]), clamp=st.sampled_from([0.0, 0.5]),
-    seed=st.integers(0, 2**16),
+    batch=st.integers(1, 3), size=st.tuples(st.integers(1, 13), st.integers(1, 13)), inputs=st.integers(1, 48),
+    outputs=st.integers(1, 90), up=st.booleans(), noise=st.sampled_from([None, 1, "each"]),
+    clamp=st.sampled_from([0.0, 0.5]), seed=st.integers(0, 2**16),
 )  # fmt: skip
 @needs_compiler
 def test_any_widths_and_batches_work(
-    batch: int, height: int, inputs: int, outputs: int, up: bool, noise: str | int | None, clamp: float, seed: int
+    batch: int,
+    size: tuple[int, int],
+    inputs: int,
+    outputs: int,
+    up: bool,
+    noise: str | int | None,
+    clamp: float,
+    seed: int,
 ) -> None:
     noise_batch = batch if noise == "each" else None if noise is None else 1
-    Case(
-        cpu_operators(), batch, height, inputs, outputs, up=up, noise_batch=noise_batch, clamp=clamp, seed=seed
-    ).check()
+    Case(cpu_operators(), batch, size, inputs, outputs, up=up, noise_batch=noise_batch, clamp=clamp, seed=seed).check()
 
 
 @needs_compiler
@@ -122,6 +129,12 @@ def test_one_constant_input_serves_a_batch(up: bool) -> None:
 def test_a_large_image_is_filtered_in_strips() -> None:
     """The unfiltered image, 513 x 513 x 16 floats, is four times as large as the part that is kept at once."""
     Case(cpu_operators(), 1, 256, 5, 16, up=True).check()
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(1023, 62), (1024, 65), (1022, 66)])
+def test_strips_of_a_tall_image_end_anywhere(size: tuple[int, int]) -> None:
+    Case(cpu_operators(), 1, size, 5, 16, up=True).check()
 
 
 @needs_compiler
