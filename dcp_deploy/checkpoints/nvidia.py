@@ -160,18 +160,20 @@ def _stylegan2(generator: Module, load: Load) -> tuple[GeneratorConfig, dict[str
         torgb.require(weight_gain=1 / math.sqrt(max(torgb.shape("weight", 4)[1], 1)))
     for layer in (*convs, *torgbs):
         check_dense(layer.child("affine"), "linear", 1.0)
+    const = blocks[0].shape("const", 3)
     config = _config(
         generator,
         {
             **arguments,
-            "widths": (blocks[0].shape("const", 3)[0], *(conv.shape("weight", 4)[0] for conv in convs)),
+            "base": const[1:],
+            "widths": (const[0], *(conv.shape("weight", 4)[0] for conv in convs)),
             "conv_clamp": common_clamp([*convs, *torgbs]),
             "num_fp16_res": sum(block.fact("use_fp16") is True for block in blocks),
         },
     )
     state = generator.state()
     drop_filters(state, load)
-    return config, state, _silent_noise(convs)
+    return config, state, _silent_noise(convs, config)
 
 
 def drop_filters(state: dict[str, TensorView], load: Load) -> None:
@@ -180,13 +182,13 @@ def drop_filters(state: dict[str, TensorView], load: Load) -> None:
     check_filters({name: view.tensor(load) for name, view in views.items()}, load.source, tolerance=1e-5)
 
 
-def _silent_noise(convs: list[Module]) -> dict[str, Tensor]:
+def _silent_noise(convs: list[Module], config: GeneratorConfig) -> dict[str, Tensor]:
     """Return noise maps of strength zero for the layers without noise."""
     made = {}
     for conv in convs:
         if conv.fact("use_noise") is False:
-            size = int(conv.path.split(".")[1][1:])
-            made[f"{conv.path}.noise_const"] = torch.zeros(size, size)
+            size = config.size_at(int(conv.path.split(".")[1][1:]))
+            made[f"{conv.path}.noise_const"] = torch.zeros(size)
             made[f"{conv.path}.noise_strength"] = torch.zeros([])
     return made
 

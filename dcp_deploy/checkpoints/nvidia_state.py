@@ -134,7 +134,7 @@ def _stylegan2(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> 
             raise UnknownFormatError(f"{source}: {conv} has kernel_size {shape[2]}, and only 3 is read", READS)
     const = shape_of(tensors, "synthesis.b4.const", 3, source)
     (clamp, unsure), (lr, doubt) = recorded.clamp(None), recorded.lr(tensors)
-    arguments = {"resolution": sizes[-1], "widths": (const[0], *(shape[0] for shape in shapes))}
+    arguments = {"resolution": sizes[-1], "base": const[1:], "widths": (const[0], *(shape[0] for shape in shapes))}
     shared = {"conv_clamp": clamp, "mapping_lr_multiplier": lr, **_mapping(tensors, source)}
     return _config(source, {**arguments, **shared}), [*unsure, *doubt]
 
@@ -144,7 +144,7 @@ def _noise_maps(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
     if config.layout is not None:
         return {}
     names = [f"synthesis.{conv}.noise_const" for conv in config.layer_names[1:]]
-    return {name: (int(name.split(".")[1][1:]),) * 2 for name in names}
+    return {name: config.size_at(int(name.split(".")[1][1:])) for name in names}
 
 
 def _stylegan3(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> tuple[GeneratorConfig, list[str]]:

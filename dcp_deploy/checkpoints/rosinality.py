@@ -137,7 +137,7 @@ def _stored_mean(content: Content, state: StateDict, tensors: dict[str, Tensor])
 
 def _noise_maps(config: GeneratorConfig) -> dict[str, tuple[int, ...]]:
     """Return name and shape of each noise map in the file."""
-    return {f"noises.noise_{i}": (1, 1, *(4 << (i + 1) // 2,) * 2) for i in range(config.num_ws - 1)}
+    return {f"noises.noise_{i}": (1, 1, *config.size_at(4 << (i + 1) // 2)) for i in range(config.num_ws - 1)}
 
 
 def _facts(beside: Mapping[Any, Any]) -> dict[str, Any]:
@@ -199,9 +199,11 @@ def _config(state: Mapping[str, Tensor], lr_multiplier: float, source: str) -> G
     dense = [shape_of(state, f"style.{i + 1}.weight", 2, source) for i in range(max(depth, 1))]
     check_square_mapping(dense, "style.1.weight", 0, source)
     w_dim, z_dim = dense[0]
+    _, _, height, width = shape_of(state, "input.input", 4, source)
     try:
         return GeneratorConfig(
             resolution=4 << count // 2,
+            base=(height, width),
             widths=(shapes[0][2], *(shape[1] for shape in shapes)),
             z_dim=z_dim,
             w_dim=w_dim,

@@ -85,7 +85,7 @@ def synthesis_variables(generator: Generator) -> Variables:
     synthesis = generator.synthesis
     variables: Variables = {"4x4/Const/const": _array(synthesis.get_parameter("b4.const"))[None]}
     for i, (name, conv) in enumerate(synthesis.convs()):
-        size = conv.resolution
+        size = conv.noise_const.shape[0]
         layer = "Conv" if size == 4 else {"conv0": "Conv0_up", "conv1": "Conv1"}[name.split(".")[1]]
         kernel = conv.weight.flip(2, 3) if layer == "Conv0_up" else conv.weight
         variables |= _layer(f"{size}x{size}/{layer}", kernel, conv)

@@ -14,9 +14,9 @@ import torch
 
 from dcp_deploy.checkpoints import read_checkpoint, save_generator
 from dcp_deploy.errors import UnknownFormatError, UsageError
-from dcp_deploy.generators import Generator
+from dcp_deploy.generators import Generator, GeneratorConfig
 
-from . import rosinality_writer
+from . import nvidia_writer, rosinality_writer
 
 CASES = Path(__file__).parent / "cases"
 TOLERANCE = 3e-5  # float32 sums in another order, on images of magnitude 4
@@ -41,7 +41,6 @@ def largest_difference(path: Path, expected: str = "img", network: str | None = 
         "A4/A4_nv_flat.pth",
         "A5/A5_avg18.pt",
         "A5/A5_psp.pt",
-        "A6/A6_human.pkl",
         "A8/A8_gs_only.pkl",
         "A16/A16_DictConfig.pt",
         "A16/A16_posix.pt",
@@ -75,6 +74,32 @@ def test_a_file_that_cannot_be_read_is_called_by_its_true_name(file: str, error:
     with pytest.raises(error, match=message) as caught:
         read_checkpoint(CASES / file)
     assert "damaged" not in str(caught.value)
+
+
+def test_a_rectangular_file_of_stylegan_human_gives_images_of_its_size() -> None:
+    path = CASES / "A6" / "A6_human.pkl"
+    generator = read_checkpoint(path).generator
+    assert (generator.config.base, generator.config.image_size) == ((4, 2), (32, 16))
+    assert images(generator, np.zeros((1, 32))).shape == (1, 3, 32, 16)
+
+
+def test_a_rectangular_network_is_read_from_every_layout(tmp_path: Path) -> None:
+    config = GeneratorConfig(16, (4,) * 6, z_dim=8, w_dim=8, mapping_layers=2, base=(4, 6))
+    generator = Generator(config).eval()
+    torch.save({"g_ema": rosinality_writer.rosinality_state(generator)}, tmp_path / "rosinality.pt")
+    torch.save(dict(generator.state_dict()), tmp_path / "nvidia.pt")
+    (tmp_path / "nvidia.pkl").write_bytes(nvidia_writer.nvidia_pickle(generator))
+    for path in tmp_path.iterdir():
+        found = read_checkpoint(path).generator
+        assert found.config == config
+        expected = {name: value for name, value in generator.state_dict().items() if name != "mapping.w_avg"}
+        assert all(torch.equal(found.state_dict()[name], value) for name, value in expected.items())
+
+
+def test_stylegan_xl_without_classes_is_read_without_its_unused_embedding() -> None:
+    checkpoint = read_checkpoint(CASES / "own_xl" / "own_xl_c0.pkl")
+    assert checkpoint.generator.config.kind == "stylegan3"
+    assert checkpoint.unread == ("torch.nn.modules.sparse.Embedding",)
 
 
 # ---- notes ----

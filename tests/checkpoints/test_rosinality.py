@@ -263,7 +263,7 @@ def test_other_content_is_unknown_and_named(document: Any, message: str, read: R
         ("convs.1.stray.weight", torch.zeros(2), r"unexpected convs\.1\.stray\.weight \[2\]"),
         ("input.input", torch.full((1, 12, 4, 4), float("nan")), "not finite"),
         ("input.input", torch.zeros(1, 12, 4, 4, dtype=torch.int32), "int32"),
-        ("input.input", 5, "input.input is not a tensor"),
+        ("convs.1.activate.bias", 5, "convs.1.activate.bias is not a tensor"),
         ("input.input", torch.zeros(0), "has no values"),
     ],
     ids=range(12),
