@@ -154,8 +154,9 @@ def _stylegan3(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> 
         raise CorruptFileError(f"{source}: its layers are not named L0_SIZE_CHANNELS, L1_SIZE_CHANNELS, ...")
     names = [layers[i][0] for i in range(len(layers))]
     check_channels(tensors, f"{names[-1]}.weight", 0, source)
-    radial = any(tensors[f"{name}.down_filter"].ndim == 2 for name in names if f"{name}.down_filter" in tensors)
     shapes = [shape_of(tensors, f"{name}.weight", 4, source) for name in names]
+    filters = [tensors[f"{name}.down_filter"] for name in names if f"{name}.down_filter" in tensors]
+    radial = any(one.ndim == 2 for one in filters) if filters else shapes[0][2] == 1  # as published
     features = shape_of(tensors, "synthesis.input.freqs", 2, source)[0]
     entry = shape_of(tensors, "synthesis.input.weight", 2, source)
     try:
@@ -182,6 +183,7 @@ def _stylegan3(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> 
         },
     )
     _check_schedule(config, {f"L{i}": layers[i] for i in layers}, tensors, source)
+    tensors.setdefault("synthesis.input.transform", torch.eye(3))  # the image is not moved
     for name in [name for name in tensors if _LAYER.match(name)]:
         match = _LAYER.match(name)
         assert match
@@ -190,9 +192,9 @@ def _stylegan3(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> 
 
 
 def _check_schedule(
-    config: GeneratorConfig, layers: Mapping[str, re.Match[str]], tensors: Mapping[str, Tensor], source: str
+    config: GeneratorConfig, layers: Mapping[str, re.Match[str]], tensors: dict[str, Tensor], source: str
 ) -> None:
-    """Refuse a network whose sizes or filters are not those of the published schedule."""
+    """Refuse a network whose sizes or filters are not those of its schedule; add filters that the file lacks."""
     assert config.layout is not None
     for spec in layer_specs(config.resolution, config.layout):
         found = layers[spec.name]
@@ -202,8 +204,11 @@ def _check_schedule(
         for kind, (taps, cutoff, half_width, radial) in (("up_filter", up), ("down_filter", down)):
             stored = tensors.get(f"{found[0]}.{kind}")
             expected = lowpass(taps, cutoff, half_width, spec.tmp_rate, radial=radial) if taps > 1 else None
-            same &= (stored is None) == (expected is None)
-            if same and stored is not None and expected is not None:
+            if expected is None:
+                same &= stored is None
+            elif stored is None:
+                tensors[f"{found[0]}.{kind}"] = torch.as_tensor(expected).to(torch.float32)
+            else:
                 same &= stored.shape == expected.shape and np.allclose(stored.float().numpy(), expected, atol=1e-3)
         if not same:
             raise UnknownFormatError(

@@ -65,6 +65,15 @@ def test_a_multiplier_that_the_weights_do_not_confirm_is_noted(tmp_path: Path) -
     assert any(note.startswith(LR) for note in read_checkpoint(tmp_path / "g.pt").notes)
 
 
+@pytest.mark.parametrize("kind", ["3t", "3r"])
+def test_buffers_that_follow_from_the_schedule_may_be_missing(kind: str, tmp_path: Path) -> None:
+    generator = small(kind)
+    ends = ("_filter", ".transform")
+    kept = {name: value for name, value in nvidia_state(generator).items() if not name.endswith(ends)}
+    torch.save(kept, tmp_path / "g.pt")
+    assert_same(read_checkpoint(tmp_path / "g.pt").generator, generator)
+
+
 def test_another_schedule_without_a_record_of_it_is_refused(tmp_path: Path) -> None:
     generator = small("3t")
     assert generator.config.layout
