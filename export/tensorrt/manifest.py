@@ -55,11 +55,17 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def image_size(manifest: Mapping[str, Any]) -> tuple[int, int]:
-    """Return (height, width) of an engine's images by its manifest: from the config, else the side of a square."""
+    """Return (height, width) of an engine's images by its manifest: from the config, else the side of a square.
+
+    Raises CorruptFileError for a config that is not one.
+    """
     config = manifest.get("config")
     if config is None:
         return manifest["resolution"], manifest["resolution"]
-    return GeneratorConfig.from_dict(config).image_size
+    try:
+        return GeneratorConfig.from_dict(config).image_size
+    except ValueError as error:
+        raise CorruptFileError(f"the config in an engine's manifest is invalid: {error}", "build it again") from error
 
 
 def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | None = None) -> dict[str, Any]:

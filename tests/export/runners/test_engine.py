@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcp_deploy.errors import InputError, MissingCapabilityError, StaleArtifactError, UsageError
+from dcp_deploy.errors import CorruptFileError, InputError, MissingCapabilityError, StaleArtifactError, UsageError
 from dcp_deploy.export import load_runner
 from dcp_deploy.export.runners import engine as module
 from dcp_deploy.export.runners.engine import EngineSession, runner_of
@@ -172,6 +172,10 @@ def test_the_size_of_the_images_is_that_of_the_config() -> None:
     config = GeneratorConfig(8, (3,) * 4, base=(4, 2)).to_dict()
     runner = runner_of("x.engine", {"profile": PROFILE, "config": config, "precision": "fp32"}, session())
     assert runner.image_size == (8, 4)
+    with pytest.raises(CorruptFileError, match="base must be"):
+        runner_of(
+            "x.engine", {"profile": PROFILE, "config": {**config, "base": [4, 0]}, "precision": "fp32"}, session()
+        )
 
 
 def test_a_batch_that_the_engine_refuses_is_an_input_error() -> None:

@@ -25,9 +25,20 @@ Run = Callable[..., None]
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 VARIANTS: tuple[Variant, ...] = ("fast", "naive")
-# Output sizes (C, H, W): whole 16-byte rows; one pixel; odd widths; channels that fill no 16 bytes; several blocks.
-SHAPES = ((16, 4, 8), (8, 16, 16), (1, 1, 1), (3, 5, 7), (13, 2, 3), (32, 1, 9), (3, 33, 70), (24, 8, 16))
-EVEN_SHAPES = ((16, 8, 16), (8, 16, 32), (1, 2, 2), (3, 6, 10), (13, 2, 6), (32, 4, 8), (3, 34, 70), (24, 8, 16))
+# Output sizes (C, H, W): whole 16-byte rows; one pixel; odd widths; channels that fill no 16 bytes; several blocks;
+# higher than wide.
+SHAPES = ((16, 4, 8), (8, 16, 16), (1, 1, 1), (3, 5, 7), (13, 2, 3), (32, 1, 9), (3, 33, 70), (24, 8, 16), (8, 24, 12))
+EVEN_SHAPES = (
+    (16, 8, 16),
+    (8, 16, 32),
+    (1, 2, 2),
+    (3, 6, 10),
+    (13, 2, 6),
+    (32, 4, 8),
+    (3, 34, 70),
+    (24, 8, 16),
+    (8, 24, 12),
+)
 BATCHES = (1, 2)
 GUARD = 64  # elements before and after every output, which no kernel may touch
 
