@@ -114,7 +114,12 @@ def _config(network: Module) -> DiscriminatorConfig:
     check_dense(last.child("out"), "linear", 1.0)
     outputs = [first, *(block.child("conv1") for block in blocks)]
     activated = [*outputs, *(block.child("conv0") for block in blocks), last.child("conv")]
-    settings: dict[str, Any] = {"mbstd_group": _group(last), "conv_clamp": common_clamp(activated)}
+    area = last.child("fc").shape("weight", 2)[1] / max(last.child("conv").shape("weight", 4)[0], 1)
+    # StyleGAN-Human records only that its images are not square; they are twice as high as wide.
+    base = (4, 2) if area == 8 and network.facts.get("square") is False else (4, 4)
+    if area != base[0] * base[1]:
+        raise network.unsupported(f"its last features have {area:g} pixels, and 4x4 are read (or StyleGAN-Human's 4x2)")
+    settings: dict[str, Any] = {"mbstd_group": _group(last), "conv_clamp": common_clamp(activated), "base": base}
     try:
         return DiscriminatorConfig(resolution, tuple(conv.shape("weight", 4)[0] for conv in outputs), **settings)
     except ValueError as error:
