@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import signal
@@ -9,13 +10,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from dcp_deploy import schemas
-from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.checkpoints import architectures, save_generator
 from dcp_deploy.errors import DcpDeployError
 from dcp_deploy.export.bundle import sizing
 from dcp_deploy.export.parity.gate import ParityReport
@@ -23,6 +25,7 @@ from dcp_deploy.export.serving.server import find_program
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.pipeline import builder
 from dcp_deploy.schemas.measuring import Parity
+from dcp_deploy.schemas.networks import CheckpointFormat
 from dcp_deploy.schemas.timing import BenchRow
 
 from .conftest import VERBS, Command
@@ -55,6 +58,20 @@ def test_a_document_requires_the_fields_of_its_result_class() -> None:
     assert Parity.model_fields["a"].description == "The reference: name, backend, image."  # the document's own
     assert "a plain callable" in str(BenchRow.model_fields["labels"].description)
     assert "baseline" in str(BenchRow.model_fields["speedup"].description)  # the docstring in the result class
+
+
+def test_every_format_that_a_reader_returns_is_in_the_schema() -> None:
+    """By the second argument of Checkpoint in the readers; state dicts have the layouts of their names there."""
+    returned = set(architectures._SIGNATURES.values())
+    for module in Path(architectures.__file__).parent.glob("*.py"):
+        for call in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Checkpoint":
+                written = call.args[1]
+                if isinstance(written, ast.Constant):
+                    returned.add(str(written.value))
+                else:
+                    assert ast.unparse(written) == "state.layout"
+    assert returned == set(get_args(CheckpointFormat))
 
 
 def test_only_verbs_have_schemas() -> None:

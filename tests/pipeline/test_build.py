@@ -24,7 +24,8 @@ from dcp_deploy.config import BuildConfig, Effort
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
 from dcp_deploy.pipeline.builder import REUSED, build
 from dcp_deploy.pipeline.stages import STAGES
-from dcp_deploy.schemas import published
+from dcp_deploy.pipeline.summary import describe_run
+from dcp_deploy.schemas import checked, published
 
 STEPS = 24
 UP_TO_THE_STUDENT = 4  # stages
@@ -267,6 +268,15 @@ def test_the_summary_has_figures_and_names_what_was_not_measured(finished: tuple
 @pytest.mark.slow
 def test_the_json_answer_matches_the_published_schema(finished: tuple[Path, dict[str, Any]]) -> None:
     Draft202012Validator(published("build")).validate(finished[1])
+
+
+@pytest.mark.slow
+def test_inspect_describes_the_run(finished: tuple[Path, dict[str, Any]]) -> None:
+    directory, answer = finished
+    facts = describe_run(directory)
+    Draft202012Validator(published("inspect")).validate(json.loads(checked("inspect", facts)))
+    assert facts["summary"] == answer["summary"] and set(facts["stages"]) == set(answer["run"]["stages"])
+    assert facts["parameters"] == answer["summary"]["networks"]["student"]["parameters"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The bench stage on a prepared run directory."""
+"""Single stages on prepared run directories."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.checkpoints import load_generator, save_generator
 from dcp_deploy.config import BuildConfig, Effort
 from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.pipeline.inputs import resolve_inputs
 from dcp_deploy.pipeline.stages import STAGES, Job
 from dcp_deploy.progress import Reporter
+
+TUNED = Path(__file__).parents[1] / "checkpoints" / "cases" / "A15" / "A15_dragan_pti.pkl"  # G_ema, and another G
 
 # As few calls as possible: the labels are tested, not the times.
 LITTLE = Effort(
@@ -58,3 +60,19 @@ def test_bench_labels_each_file_with_its_precision_and_size(job: Job) -> None:
     assert document["baseline"] == "teacher, torch eager"
     whole = sum(job.path(f"student.onnx{ending}").stat().st_size for ending in ("", ".data"))
     assert labels["student, ONNX Runtime, fp16"]["file_bytes"] == whole
+
+
+def test_the_teacher_is_the_chosen_network_of_its_file(tmp_path: Path) -> None:
+    """And only a choice is a setting, so that builds without one keep their cache keys."""
+    (stage,) = (stage for stage in STAGES if stage.name == "teacher")
+    settings, constants = [], []
+    for network in (None, "G"):
+        inputs = resolve_inputs(BuildConfig(dataset="ffhq", teacher=TUNED, network=network, device="cpu"), Reporter())
+        settings.append(stage.settings(inputs))
+        stage.work(Job(inputs, tmp_path, "", False, Reporter(), {}), lambda done, total: None)
+        read = load_generator(tmp_path / "teacher.safetensors").state_dict()
+        wanted = load_generator(TUNED, network=network).state_dict()
+        assert all(torch.equal(read[name], wanted[name]) for name in wanted)
+        constants.append(read["synthesis.b4.const"])
+    assert settings == [{}, {"network": "G"}]
+    assert not torch.equal(*constants)

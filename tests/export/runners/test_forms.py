@@ -113,7 +113,7 @@ def test_load_runner_refuses_the_synthesis_form_with_a_remedy(synthesis_onnx: Pa
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("neither")
-    with pytest.raises(UsageError, match="not an ONNX file"):
+    with pytest.raises(InputError, match="not an ONNX file"):
         load_form(tmp_path / "x.txt")
     helper, kind = onnx.helper, onnx.TensorProto.INT64
     values = [helper.make_tensor_value_info(name, kind, ["batch", 2]) for name in ("ids", "image")]
