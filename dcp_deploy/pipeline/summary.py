@@ -34,6 +34,7 @@ def describe_run(directory: Path) -> dict[str, Any]:
         "format": "run",
         "kind": student.kind,
         "resolution": student.resolution,
+        "image_size": None if student.image_size is None else list(student.image_size),
         "widths": student.widths or None,
         "parameters": student.parameters,
         "macs": student.macs,
