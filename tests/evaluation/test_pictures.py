@@ -321,7 +321,7 @@ def test_a_wrong_suffix_is_refused_before_the_model_is_read(
         ("ws.onnx", {"mixes": (Mix(1, (0,)),), "codes": CODES}, UsageError, "--mix needs codes of seeds"),
         ("ws.onnx", {"interpolate": (0, 3)}, UsageError, "--interpolate needs codes of seeds"),
         ("ws.onnx", {"edits": ("age=1",), "directions": Path("age.safetensors")}, UsageError, "--codes FILE"),
-        ("ws.onnx", {"codes": Path("age.safetensors")}, InputError, "--directions FILE"),
+        ("ws.onnx", {"codes": Path("age.safetensors")}, InputError, "belong to --directions"),
         ("ws.onnx", {"codes": Path("gone.npz")}, InputError, "gone.npz"),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else "",

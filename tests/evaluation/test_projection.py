@@ -215,7 +215,7 @@ def test_an_image_of_another_size_needs_to_be_cropped(tmp_path: Path) -> None:
 
 
 def test_an_exported_file_is_refused(small: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "open_model", lambda path, device: load_runner(small, backend="fused"))
+    monkeypatch.setattr(projection, "open_model", lambda *_, network: load_runner(small, backend="fused"))
     with pytest.raises(UsageError, match="gradients"):
         project_files([tmp_path / "a.png"], {"model": tmp_path / "g.onnx"}, tmp_path / "out")
 

@@ -64,7 +64,7 @@ def test_codes_give_the_images_of_the_readable_synthesis(
     draw = load_synthesis(source, threads=1)
     ws = ws_of(generator, 3)
     assert close(draw(ws), generator, ws)
-    assert (draw.num_ws, draw.w_dim, draw.resolution, draw.image) == (4, 16, 8, "float")
+    assert (draw.num_ws, draw.w_dim, draw.image_size, draw.image) == (4, 16, (8, 8), "float")
     assert draw.config == generator.config
     assert draw(ws[:0]).shape == (0, 3, 8, 8)
 
