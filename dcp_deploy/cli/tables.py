@@ -100,7 +100,10 @@ def run_lines(facts: Mapping[str, Any]) -> list[str | Table]:
         (name, stage["status"], "" if stage["seconds"] is None else f"{stage['seconds']:.1f} s", stage["reason"] or "")
         for name, stage in facts["stages"].items()
     ]
-    return [*facts_lines(head), _table(("stage", "", "took", ""), stages), *summary_lines(facts["summary"])]
+    figures = summary_lines(facts["summary"])
+    if facts["stages"].get("report", {}).get("status") != "done":
+        figures.pop()  # the last line names the report
+    return [*facts_lines(head), _table(("stage", "", "took", ""), stages), *figures]
 
 
 def _default(setting: str) -> Any:

@@ -91,12 +91,17 @@ def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("parity", _parity_words(facts["parity"])),
         ("quality", _quality_words(facts)),
         *([("real images", real_words(images))] if images.get("real") == DATA else []),
-        ("parameters", f"{amount(teacher.get('parameters'))} -> {amount(student.get('parameters'))}"),
-        ("MACs", f"{amount(teacher.get('macs'))} -> {amount(student.get('macs'))}"),
-        ("size", ", ".join(sizes)),
+        ("parameters", _change(teacher.get("parameters"), student.get("parameters"))),
+        ("MACs", _change(teacher.get("macs"), student.get("macs"))),
+        ("size", ", ".join(sizes) or NOT_MEASURED),
         ("engine", facts["engine"] or f"none: {facts['no_engine']}"),
         ("report", facts["report"]),
     ]
+
+
+def _change(teacher: int | None, student: int | None) -> str:
+    """Write "24.6 M -> 2.1 M"; in a run without a student yet, what is known."""
+    return f"{amount(teacher) or 'unknown'} -> {amount(student) or 'unknown'}"
 
 
 def _speedup_words(facts: dict[str, Any]) -> str:

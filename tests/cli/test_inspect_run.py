@@ -63,7 +63,9 @@ def test_the_record_of_an_older_version_is_shown_without_what_it_lacks(dcp: Comm
     Path("old/run.json").write_text(json.dumps({"schema": 1, "config": {"gone": 1}}))
     facts = dcp("inspect", "old", "--json").json
     assert facts["status"] is None and facts["stages"] == {} and facts["widths"] is None
-    assert "gone 1" in dcp("inspect", "old").out
+    shown = dcp("inspect", "old").out
+    assert "gone 1" in shown and "unknown -> unknown" in shown
+    assert "report" not in shown  # it is not written yet
 
 
 def test_a_damaged_record_is_refused_by_name(dcp: Command) -> None:
