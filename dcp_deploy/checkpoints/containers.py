@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import CorruptFileError, InputError
+from ..files import is_run_directory
 from .pickles.torch_file import is_torch_file
 
 Format = Literal["safetensors", "npz", "pickle", "torch", "other"]
@@ -39,8 +40,14 @@ def format_of(data: memoryview) -> Format:
 def mapped(path: Path) -> memoryview:
     """Return the file's bytes, which the system reads on demand and frees with the last view."""
     if not path.is_file():
+        if is_run_directory(path):
+            raise InputError(
+                f"{path}: a run directory of build, not a file", f"Give {path / 'student.safetensors'}, for example."
+            )
+        if (path / "manifest.json").is_file():
+            raise InputError(f"{path}: a bundle, not a checkpoint", "Give the checkpoint that it was made from.")
         what = "a folder, not a file" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {what}", "check the path given")
+        raise InputError(f"{path}: {what}", "Check the path given.")
     try:
         with path.open("rb") as stream:
             if not path.stat().st_size:

@@ -15,7 +15,7 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"GIF8", "a GIF image", _READ),
     (b"RIFF", "a WebP image or a sound", _READ),
     (b"\x1f\x8b", "a gzip archive", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive, perhaps a bundle", _UNPACK),
     (b"BZh", "a bzip2 archive", _UNPACK),
     (b"\xfd7zXZ\x00", "an xz archive", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
@@ -24,7 +24,7 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, of Keras for example", "HDF5 is not read; convert it to a torch state dict."),
     (b"%PDF", "a PDF document", _READ),
     (b"\x93NUMPY", "a single numpy array", "An array of a code or direction goes to `sample --codes` or `directions`."),
-    (b"ftrt", "a TensorRT engine", "Give the checkpoint that it was built from."),
+    *((kind, "a TensorRT engine", "Give the checkpoint it was built from.") for kind in (b"ftrt", b"ptrt", b"vtrt")),
 )  # fmt: skip
 
 

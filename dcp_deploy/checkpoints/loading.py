@@ -52,6 +52,9 @@ def read_network(content: Content, network: str | None = None) -> Checkpoint:
     chosen = choose(networks, network, content.load.source)
     checkpoint = _read(chosen, content)
     listed, notes = _listed(networks, chosen, content, asked=network is not None)
+    if chosen.raw:
+        average = "not of the moving average" if any(one.average for one in networks) else "the file has no average"
+        notes.append(f"these are the weights of {shown(chosen)} as trained; {average}")
     return replace(checkpoint, networks=listed, unread=content.unread, notes=(*checkpoint.notes, *notes))
 
 

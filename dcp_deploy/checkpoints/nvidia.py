@@ -36,7 +36,7 @@ def read_nvidia(found: Found, record: PersistentRecord, content: Content) -> Che
     if generator.class_name != "Generator":
         raise generator.unsupported(f"{found.name or 'the network'} is of another class than Generator")
     synthesis = generator.child("synthesis")
-    notes = [_ALONE] if not found.name else [_RAW] if found.raw else []
+    notes = [] if found.name else [_ALONE]
     reader = _stylegan3 if "input" in synthesis.children else _stylegan2
     config, views, made = reader(generator, load)
     if not config.c_dim:  # StyleGAN-XL keeps an embedding that it does not use
@@ -58,7 +58,6 @@ def read_nvidia(found: Found, record: PersistentRecord, content: Content) -> Che
     return Checkpoint(network, "nvidia", tuple(notes), content.globals, NVIDIA_LICENCE, extra)
 
 
-_RAW = "no G_ema: these are the weights of G, without the moving average"
 _ALONE = "the file holds one network alone and does not say whether it is the moving average"
 
 

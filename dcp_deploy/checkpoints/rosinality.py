@@ -64,7 +64,6 @@ def read_rosinality(found: Found, state: StateDict, content: Content) -> Checkpo
     check_filters(filters, source, gain=4.0, tolerance=1e-3)
     lr, doubt = _mapping_lr(tensors, facts)
     config = _config(tensors, lr, source)
-    notes = [*(["no g_ema: these are the weights of g, without the moving average"] if found.raw else []), *notes]
     notes += [*doubt, *drawn_noise(tensors, _noise_maps(config))]
     table = origins(config)
     needed = {origin.name for origin in table.values()}

@@ -72,10 +72,8 @@ def read_tensorflow(found: Found, smoothed: NetworkRecord, content: Content) -> 
     _refuse_other_architectures(options, functions, variables, source)
     config = _config(options, variables, load)
     generator = fill(empty(Generator, config).eval(), shapes_of(variables), lambda: variables, source, origins(config))
-    extra = {"version": version, "trained_with": VERSIONS[version]}
-    raw = ["no Gs: these are the weights of G, without the moving average"] if found.raw else []
-    notes = (*raw, *_notes(source, config))
-    return Checkpoint(generator, "tensorflow", notes, content.globals, NVIDIA_LICENCE, extra)
+    extra = {"version": version, "trained_with": VERSIONS[version], "network": found.name or "the file itself"}
+    return Checkpoint(generator, "tensorflow", _notes(source, config), content.globals, NVIDIA_LICENCE, extra)
 
 
 def origins(config: GeneratorConfig) -> dict[str, Origin]:

@@ -144,7 +144,7 @@ def test_a_network_is_chosen_by_its_name() -> None:
     ]
     assert checkpoint.notes == ("this is G_ema; the file also holds G with other weights (--network NAME)",)
     assert read_checkpoint(path, network="G").notes == (
-        "no G_ema: these are the weights of G, without the moving average",
+        "these are the weights of G as trained; not of the moving average",
     )
 
 

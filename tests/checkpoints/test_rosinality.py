@@ -156,7 +156,7 @@ def test_without_the_moving_average_g_is_read_with_a_note(
     tiny_generator: Generator, state: dict[str, torch.Tensor], read: Read
 ) -> None:
     checkpoint = read({"g": state, "d": {}, "latent_avg": tiny_generator.mapping.w_avg})
-    assert checkpoint.notes == ("no g_ema: these are the weights of g, without the moving average",)
+    assert checkpoint.notes == ("these are the weights of g as trained; the file has no average",)
     assert checkpoint.extra["state_dict"] == "g"
     with torch.no_grad():
         z = torch.randn(2, 16)

@@ -100,7 +100,7 @@ def test_a_version_4_file_gives_the_images_of_the_original() -> None:
     assert checkpoint.licence == NVIDIA_LICENCE
     assert checkpoint.notes == ()
     assert "dnnlib.tflib.network.Network" in checkpoint.globals
-    assert checkpoint.extra == {"version": 4, "trained_with": "StyleGAN2"}
+    assert checkpoint.extra == {"version": 4, "trained_with": "StyleGAN2", "network": "Gs"}
 
 
 def test_a_class_conditional_version_5_file_with_a_clamp_gives_the_reference_images(
@@ -109,7 +109,7 @@ def test_a_class_conditional_version_5_file_with_a_clamp_gives_the_reference_ima
     arrays, generator = golden("sg2ada_32_cond_clamp"), golden_generator("sg2ada_32_cond_clamp")
     networks = tensorflow_writer.tensorflow_networks(generator, version=5, conv_clamp=1.5, num_fp16_res=2)
     checkpoint = read(tensorflow_writer.tensorflow_bytes(networks))
-    assert checkpoint.extra == {"version": 5, "trained_with": "StyleGAN2-ADA"}
+    assert checkpoint.extra == {"version": 5, "trained_with": "StyleGAN2-ADA", "network": "Gs"}
     config = checkpoint.generator.config
     assert (config.c_dim, config.conv_clamp, config.num_fp16_res) == (3, 1.5, 2)
     with torch.no_grad():
