@@ -28,8 +28,9 @@ def format_of(data: memoryview) -> Format:
     head = bytes(data[:64])
     if len(head) > 8 and int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{":
         return "safetensors"
-    if head[:4] == b"PK\x03\x04" and head[30:34] != b"data" and b".npy" in bytes(data[:512]):
-        return "npz"
+    if head[:4] == b"PK\x03\x04":  # the length of the first entry's name, and the name
+        name = bytes(data[30 : 30 + int.from_bytes(head[26:28], "little")])
+        return "npz" if name.endswith(b".npy") else "torch"
     if is_torch_file(data):
         return "torch"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):

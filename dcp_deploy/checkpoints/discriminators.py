@@ -94,6 +94,9 @@ def _config(network: Module) -> DiscriminatorConfig:
     """Return sizes and constants, after checking every attribute against what our network computes."""
     if network.class_name != "Discriminator":
         raise network.unsupported("D is of another class than Discriminator")
+    for module in network.modules():
+        if module.class_name not in _CLASSES:
+            raise module.unsupported(f"a module of the class {module.class_name}, which our network lacks")
     network.require(img_channels=3, c_dim=0)
     resolution = network.whole("img_resolution")
     if not 8 <= resolution <= 8192 or resolution & (resolution - 1):
@@ -124,6 +127,12 @@ def _config(network: Module) -> DiscriminatorConfig:
         return DiscriminatorConfig(resolution, tuple(conv.shape("weight", 4)[0] for conv in outputs), **settings)
     except ValueError as error:
         raise network.unsupported(str(error)) from error
+
+
+_CLASSES = (
+    "Discriminator", "DiscriminatorBlock", "DiscriminatorEpilogue", "Conv2dLayer", "FullyConnectedLayer",
+    "MinibatchStdLayer", "MappingNetwork",
+)  # fmt: skip
 
 
 def _check_conv(conv: Module, *, down: int = 1, activation: str = "lrelu", gain: float = _SQRT2) -> None:

@@ -116,10 +116,10 @@ def _listed(
     Tools that tune a generator save it beside the old average, and then the default is the untuned one. A file of
     training has images, a discriminator or optimisers beside the generators, and there the average is right.
     """
-    same = [one is chosen or same_weights(one, chosen, content.load) for one in networks]
+    same = [one is chosen or same_weights(one, chosen, content) for one in networks]
     listed = [NetworkInFile(shown(one), one is chosen, equal) for one, equal in zip(networks, same, strict=True)]
     others = [shown(one) for one, equal in zip(networks, same, strict=True) if not equal]
-    if asked or not others or _is_training(content.value):
+    if asked or not others or (chosen.average and _is_training(content.value)):
         return tuple(listed), []
     names = ", ".join(others[:4])
     return tuple(listed), [f"this is {shown(chosen)}; the file also holds {names} with other weights (--network NAME)"]

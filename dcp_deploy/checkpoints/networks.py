@@ -7,24 +7,34 @@ matter for the choice only: a moving average comes before the raw weights.
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
-from ..errors import UnknownFormatError, UsageError
-from .architectures import READS, layout_of, other_architecture, refuse_other_architectures
+import torch
+
+from ..errors import InputError, UnknownFormatError, UsageError
+from .architectures import READS, layout_of, names_of, other_architecture, refuse_other_architectures
 from .pickles.content import Content, NetworkRecord
+from .pickles.numpy_values import ArrayRecord
 from .pickles.persistence import PersistentRecord, is_module, module_tree
 from .pickles.python_values import OrderedRecord
-from .pickles.tensors import TensorView
+from .pickles.tensors import Storage, TensorView
 from .pickles.values import Inert, Load, LongText, printable
 
 _DEPTH = 6  # of containers around a network
-_LONGEST = 64  # entries of a list that may be networks
-_AVERAGE = re.compile(r"(^|_)ema(_|$)|^gs$|^shadow|averag|^avg_|_avg$")
+_LONGEST = 1000  # entries of a list that may be networks
+_MOST = 64  # generators of one file
+_AVERAGE = re.compile(r"ema[0-9]*|shadow|gs|avg|averaged?|running|smooth(ed)?|polyak")
+_NEGATED = ("no", "non", "not", "without", "old", "raw")
 _RAW = ("g", "generator", "netg", "online_model")
 _NOT_GENERATORS = re.compile(r"Discriminator|AugmentPipe")
+# Parts of names that tools put around every module; they may stand inside a name too.
+_SHELLS = re.compile(r"(?:(?<=^)|(?<=\.))(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,12 @@ class Found:
     @property
     def average(self) -> bool:
         """Whether the name says that it is a moving average."""
-        return any(_AVERAGE.search(part.lower()) for part in self.name.split("."))
+        for part in self.name.split("."):
+            spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", part)
+            words = re.split(r"[^a-z0-9]+", spaced.lower())
+            if any(_AVERAGE.fullmatch(word) for word in words) and not set(words) & set(_NEGATED):
+                return True
+        return False
 
     @property
     def raw(self) -> bool:
@@ -64,13 +79,30 @@ def find_networks(content: Content) -> list[Found]:
 
     Raises UnknownFormatError for a file without one, naming what it holds instead.
     """
-    found = list(_walk(content.value, "", content.load, {}, 0))
+    found = list(islice(_walk(content.value, "", content.load, {}, 0), _MOST))
+    known = [
+        one for one in found if type(one.network) is not PersistentRecord or _class_name(one.network) == "Generator"
+    ]
     if found:
-        return found
+        return _distinct(known or found)
     refuse_other_architectures(content.value, content.load)
     raise UnknownFormatError(
         f"{content.load.source}: a file without a generator: it holds {_described(content.value)}", READS
     )
+
+
+def _is_generator(network: PersistentRecord | NetworkRecord | StateDict) -> bool:
+    return not isinstance(network, PersistentRecord) or _class_name(network) == "Generator"
+
+
+def _distinct(found: list[Found]) -> list[Found]:
+    """Number names that occur again, so that each can be chosen."""
+    seen: Counter[str] = Counter()
+    made = []
+    for one in found:
+        seen[one.name] += 1
+        made.append(one if seen[one.name] == 1 else replace(one, name=f"{one.name}#{seen[one.name]}"))
+    return made
 
 
 def choose(found: list[Found], wanted: str | None, source: str) -> Found:
@@ -81,7 +113,7 @@ def choose(found: list[Found], wanted: str | None, source: str) -> Found:
     if wanted is None:
         return next((one for one in found if one.average), found[0])
     for same in (
-        lambda name: name == wanted,
+        lambda name: wanted in (name, printable(name, 80)),
         lambda name: name.lower() == wanted.lower(),
         lambda name: wanted.lower() in (name.lower().rpartition(".")[2], name.lower().partition(".")[0]),
     ):
@@ -99,25 +131,40 @@ def shown(one: Found) -> str:
     return printable(one.name, 80) or "the file itself"
 
 
-def same_weights(a: Found, b: Found, load: Load) -> bool:
-    """Return whether two networks have the same tensors, bit for bit."""
-    first, second = _bytes(a.network, load), _bytes(b.network, load)
-    return first.keys() == second.keys() and all(
-        len(first[name]) == len(second[name]) and _equal(first[name], second[name]) for name in first
-    )
+def same_weights(a: Found, b: Found, content: Content) -> bool:
+    """Return whether two networks have the same tensors, bit for bit. One that cannot be read is another one."""
+    try:
+        first, second = _pieces(a.network, content.load), _pieces(b.network, content.load)
+    except InputError:
+        return False
+    if first.keys() != second.keys():
+        return False
+    work = sum(len(piece) for _, piece in first.values())
+    if work > 4 * content.size + (1 << 24):  # views of one storage, again and again
+        return False
+    return all(first[name][0] == second[name][0] and _equal(first[name][1], second[name][1]) for name in first)
 
 
 def _equal(a: memoryview | bytes, b: memoryview | bytes, step: int = 1 << 20) -> bool:
-    return all(bytes(a[i : i + step]) == bytes(b[i : i + step]) for i in range(0, len(a), step))
+    return len(a) == len(b) and all(bytes(a[i : i + step]) == bytes(b[i : i + step]) for i in range(0, len(a), step))
 
 
-def _bytes(network: PersistentRecord | NetworkRecord | StateDict, load: Load) -> dict[str, memoryview | bytes]:
-    """Return the stored bytes of each tensor, without a copy."""
+def _pieces(
+    network: PersistentRecord | NetworkRecord | StateDict, load: Load
+) -> dict[str, tuple[tuple[Any, ...], memoryview | bytes]]:
+    """Return layout and stored bytes of each tensor, without a copy."""
     if isinstance(network, NetworkRecord):
-        variables = [pair for part in (network, *_components(network)) for pair in part.state.get("variables") or ()]
-        return {str(name): value.data for name, value in variables if hasattr(value, "data")}
+        arrays = {name: value for part in (network, *_components(network)) for name, value in _variables(part)}
+        return {name: ((str(value.dtype), value.shape, value.fortran), value.data) for name, value in arrays.items()}
     views = module_tree(network, load).state() if isinstance(network, PersistentRecord) else network.views
-    return {name: view.storage.data or b"" for name, view in views.items()}
+    return {name: ((str(view.storage.dtype), view.shape, view.stride), view.stored()) for name, view in views.items()}
+
+
+def _variables(network: NetworkRecord) -> Iterator[tuple[str, ArrayRecord]]:
+    variables = network.state.get("variables")
+    for pair in variables if isinstance(variables, list) else ():
+        if isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], ArrayRecord):
+            yield str(pair[0]), pair[1]
 
 
 def _components(network: NetworkRecord) -> list[NetworkRecord]:
@@ -139,15 +186,26 @@ def _walk(value: Any, name: str, load: Load, beside: Mapping[Any, Any], depth: i
         if name.rpartition(".")[2] != "D":
             yield Found(name, value)
     elif isinstance(value, Mapping):
-        entries = whole_module(value, load) if type(value) is Inert and is_module(value.state) else value
-        yield from _state_dicts(entries, name, load, beside)
-        load.spend(steps=len(entries))
-        for key, entry in entries.items():
-            if type(key) is str and type(entry) is not TensorView:
-                yield from _walk(entry, f"{name}.{key}".removeprefix("."), load, entries, depth + 1)
+        yield from _walk_entries(value, name, load, beside, depth)
     elif type(value) in (list, tuple) and len(value) <= _LONGEST:
         for key, entry in zip(_places(value), value, strict=True):
             yield from _walk(entry, f"{name}.{key}".removeprefix("."), load, {}, depth + 1)
+
+
+def _walk_entries(
+    value: Mapping[Any, Any], name: str, load: Load, beside: Mapping[Any, Any], depth: int
+) -> Iterator[Found]:
+    entries = value
+    if type(value) is Inert:
+        if is_module(value.state):
+            entries = whole_module(value, load)
+        elif isinstance(value.state, dict):  # an object of an unknown class: its attributes
+            entries = {**value, **value.state}
+    yield from _state_dicts(entries, name, load, beside)
+    load.spend(steps=len(entries))
+    for key, entry in entries.items():
+        if type(key) in (str, int) and type(entry) is not TensorView:
+            yield from _walk(entry, f"{name}.{printable(str(key), 80)}".removeprefix("."), load, entries, depth + 1)
 
 
 def _places(values: list[Any] | tuple[Any, ...]) -> list[str]:
@@ -165,44 +223,79 @@ def _class_name(record: PersistentRecord) -> str:
 
 def _state_dicts(entries: Mapping[Any, Any], name: str, load: Load, beside: Mapping[Any, Any]) -> Iterator[Found]:
     """Yield the state dicts among the entries of one dictionary, each below a prefix of its own."""
-    names = [key for key in entries if type(key) is str]
-    prefixes = layout_of(names)
-    if prefixes and other_architecture(names):
-        return
+    plain = {_SHELLS.sub("", key): key for key in names_of(entries)}
+    load.spend(steps=len(plain))
+    prefixes = layout_of(plain)
     for prefix, layout in prefixes.items():
         longer = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
-        below = [key for key in names if key.startswith(prefix) and not (longer and key.startswith(longer))]
-        load.spend(steps=len(below))
-        inside = {printable(key[len(prefix) :]): entries[key] for key in below}
+        below = [key for key in plain if key.startswith(prefix) and not (longer and key.startswith(longer))]
+        load.spend(steps=len(plain) + len(below))
+        if other_architecture([key[len(prefix) :] for key in below], plain):
+            continue
+        inside = {printable(key[len(prefix) :], _NAME): _as_view(entries[plain[key]]) for key in below}
         views = {key: value for key, value in inside.items() if type(value) is TensorView}
         others = {key: value for key, value in inside.items() if type(value) is not TensorView}
-        where = f"{name}.{prefix}".strip(".")
-        around = beside if not prefix or type(entries.get("latent_avg")) is not TensorView else entries
+        around = {**beside, "latent_avg": entries["latent_avg"]} if prefix and "latent_avg" in entries else beside
         attributes = entries.attributes if isinstance(entries, OrderedRecord) else {}
         arguments = attributes.get("init_kwargs")
         known = arguments if isinstance(arguments, dict) else {}
+        shells = _SHELLS.search(plain[below[0]]) if below else None
+        where = f"{name}.{shells.group() if shells else ''}{prefix}".strip(".")
         yield Found(where, StateDict(layout, views, others, around, known))
+
+
+_NAME = 300  # characters
+
+
+def _as_view(value: Any) -> Any:
+    """Return a numpy array as the view of a tensor, and every other value as it is."""
+    if type(value) is ArrayRecord and value.readable and value.dtype.kind == "f" and value.dtype.isnative:
+        kind = {2: torch.float16, 4: torch.float32, 8: torch.float64}[value.dtype.itemsize]
+        count = math.prod(value.shape)
+        order = value.shape[::-1] if value.fortran else value.shape
+        strides = [math.prod(order[axis + 1 :]) for axis in range(len(order))]
+        data = memoryview(value.data)
+        return TensorView(
+            Storage(kind, count, data), 0, value.shape, tuple(strides[::-1] if value.fortran else strides)
+        )
+    return value
 
 
 # ---- modules that were saved whole ----
 
 
-def whole_module(module: Inert, load: Load, depth: int = 0) -> dict[str, Any]:
-    """Return the state dict of a torch module that was saved whole, from its inert record."""
+def whole_module(module: Inert, load: Load, depth: int = 0) -> OrderedRecord:
+    """Return the state dict of a torch module that was saved whole, from its inert record.
+
+    What its layers record of themselves beside the tensors becomes the attribute "init_kwargs".
+    """
     if depth > 12:
         raise load.damaged("modules nest more than 12 deep")
-    state = module.state
+    state, made = module.state, OrderedRecord()
     load.spend(steps=1 + len(state["_parameters"]) + len(state["_modules"]))
-    hidden = state.get("_non_persistent_buffers_set")
-    buffers = state.get("_buffers")
-    made = {key: value for key, value in state["_parameters"].items() if type(key) is str and value is not None}
-    for key, value in (buffers if isinstance(buffers, dict) else {}).items():
-        if type(key) is str and value is not None and not (isinstance(hidden, set) and key in hidden):
+    hidden, buffers = state.get("_non_persistent_buffers_set"), state.get("_buffers")
+    for key, value in {**state["_parameters"], **(buffers if isinstance(buffers, dict) else {})}.items():
+        if _is_name(key) and value is not None and not (isinstance(hidden, set) and key in hidden):
             made[key] = value
+    facts = {name: state[name] for name in ("lr_mul", "lr_multiplier") if name in state}
+    clamp = {"conv_clamp": state["conv_clamp"]} if "conv_clamp" in state else {}
     for key, child in state["_modules"].items():
-        if type(key) is str and type(child) is Inert and is_module(child.state):
-            made |= {f"{key}.{name}": value for name, value in whole_module(child, load, depth + 1).items()}
+        if _is_name(key) and type(child) is Inert and is_module(child.state):
+            below = whole_module(child, load, depth + 1)
+            made.update({f"{key}.{name}": value for name, value in below.items() if len(name) < _NAME})
+            if key in ("style", "style_mlp", "mapping", "1", "fc0"):
+                facts |= below.attributes.get("mapping", {})
+            clamp |= below.attributes.get("synthesis", {})
+        elif _is_name(key) and type(child) is PersistentRecord:
+            made[key] = child
+    lr = facts.get("lr_mul", facts.get("lr_multiplier"))
+    arguments = {"mapping_kwargs": {"lr_multiplier": lr}, "synthesis_kwargs": clamp}
+    made.attributes = {"mapping": facts, "synthesis": clamp, "init_kwargs": arguments}
     return made
+
+
+def _is_name(key: Any) -> bool:
+    return type(key) is str and len(key) <= 64
 
 
 def _entry(name: str | int, entry: Any) -> str:

@@ -7,6 +7,7 @@ Its config comes from recorded attributes and from shapes, never from defaults, 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ def read_nvidia(found: Found, record: PersistentRecord, content: Content) -> Che
     generator = module_tree(record, load)
     if generator.class_name != "Generator":
         raise generator.unsupported(f"{found.name or 'the network'} is of another class than Generator")
+    _check_parts(generator)
     synthesis = generator.child("synthesis")
     notes = [] if found.name else [_ALONE]
     reader = _stylegan3 if "input" in synthesis.children else _stylegan2
@@ -59,6 +61,34 @@ def read_nvidia(found: Found, record: PersistentRecord, content: Content) -> Che
 
 
 _ALONE = "the file holds one network alone and does not say whether it is the moving average"
+
+
+# The class of each module and the modules inside it, by the last part of its path.
+_PARTS: Mapping[str, tuple[str, str]] = {
+    r"": ("Generator", r"synthesis|mapping"),
+    r"synthesis": ("SynthesisNetwork", r"b[0-9]+|input|L[0-9]+_[0-9]+_[0-9]+"),
+    r"mapping": ("MappingNetwork", r"fc[0-9]+|embed|embed_proj"),
+    r"b[0-9]+": ("SynthesisBlock", r"conv0|conv1|torgb|skip"),
+    r"conv[01]": ("SynthesisLayer", r"affine"),
+    r"torgb": ("ToRGBLayer", r"affine"),
+    r"skip": ("Conv2dLayer", r""),
+    r"input": ("SynthesisInput", r"affine"),
+    r"L[0-9]+_[0-9]+_[0-9]+": ("SynthesisLayer", r"affine"),
+    r"fc[0-9]+|affine|embed_proj": ("FullyConnectedLayer", r""),
+    r"embed": ("FullyConnectedLayer|Embedding", r""),
+}
+
+
+def _check_parts(generator: Module) -> None:
+    """Refuse a network with a module of another class or with another part: what it computes is not known."""
+    for module in generator.modules():
+        last = module.path.rpartition(".")[2]
+        classes, parts = next((found for name, found in _PARTS.items() if re.fullmatch(name, last)), ("", ""))
+        if not re.fullmatch(classes, module.class_name):
+            raise module.unsupported(f"a module of the class {module.class_name}, and {classes or 'none'} was expected")
+        for child in module.children:
+            if not re.fullmatch(parts, child):
+                raise module.unsupported(f"it has a part {child} that our networks lack")
 
 
 def _facts(document: Any, generator: Module) -> dict[str, Any]:
@@ -154,6 +184,8 @@ def _stylegan2(generator: Module, load: Load) -> tuple[GeneratorConfig, dict[str
     convs = [block.child(name) for block in blocks for name in ("conv0", "conv1")[block is blocks[0] :]]
     torgbs = [block.child("torgb") for block in blocks]
     for conv in convs:
+        if "padding" in conv.facts:
+            conv.require(padding=1)
         conv.require(activation="lrelu", act_gain=_SQRT2, up=2 if conv.path.endswith("conv0") else 1)
     for torgb in torgbs:
         torgb.require(weight_gain=1 / math.sqrt(max(torgb.shape("weight", 4)[1], 1)))

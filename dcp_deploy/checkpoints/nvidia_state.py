@@ -6,7 +6,6 @@ multiplier of the mapping network, the clamp, and the schedule of StyleGAN3, who
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,12 +22,15 @@ from .checkpoint import NVIDIA_LICENCE, Checkpoint
 from .fitting import check_filters, empty, fill, fill_mean_code, shapes_of
 from .networks import Found, StateDict
 from .pickles.content import Content
+from .pickles.values import is_number
 from .state_dicts import (
     MAX_RESOLUTION,
     assumed_lr,
     check_channels,
     check_square_mapping,
     drawn_noise,
+    refuse_changed_weights,
+    refuse_inert,
     set_aside,
     shape_of,
 )  # fmt: skip
@@ -55,14 +57,14 @@ class _Recorded:
     def clamp(self, assumed: float | None) -> tuple[float | None, list[str]]:
         """Return the clamp of convolutions, and a note if it is not recorded."""
         found = self.synthesis.get("conv_clamp", 0)
-        if found is None or (isinstance(found, int | float) and 0 < found < math.inf):
+        if found is None or (is_number(found) and found > 0):
             return found, []
         return assumed, [f"no conv_clamp: {assumed or 'none'} is assumed, as in the published networks of this kind"]
 
     def lr(self, tensors: Mapping[str, Tensor]) -> tuple[float, list[str]]:
         """Return the learning rate multiplier of the mapping network, and a note if it is assumed."""
         found = self.mapping.get("lr_multiplier")
-        if isinstance(found, int | float) and 0 < found < math.inf:
+        if is_number(found) and found > 0:
             return float(found), []
         weights = [tensor for name, tensor in tensors.items() if _DENSE.fullmatch(name)]
         return assumed_lr(weights, "the learning rate multiplier")
@@ -70,7 +72,7 @@ class _Recorded:
     def layout(self) -> dict[str, Any]:
         """Return the parameters of StyleGAN3's schedule that are recorded, by our names."""
         found = {ours: self.synthesis[theirs] for theirs, ours in _SCHEDULE.items() if theirs in self.synthesis}
-        return {name: value for name, value in found.items() if type(value) in (int, float)}
+        return {name: value for name, value in found.items() if is_number(value)}
 
 
 _SCHEDULE = {
@@ -88,6 +90,8 @@ def read_nvidia_state(found: Found, state: StateDict, content: Content) -> Check
     Raises UnknownFormatError for networks that compute something else, CorruptFileError for tensors that do not fit.
     """
     source, recorded = content.load.source, _Recorded(state.arguments)
+    refuse_changed_weights(state.views, source)
+    refuse_inert(state.others, _KNOWN, content.load)
     tensors = content.tensors(state.views)
     reader = _stylegan3 if "synthesis.input.freqs" in tensors else _stylegan2
     config, notes = reader(tensors, recorded, source)
@@ -126,13 +130,21 @@ def _stylegan2(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> 
         raise CorruptFileError(
             f"{source}: its blocks are {sizes}, which do not double from 4 to at most {MAX_RESOLUTION}"
         )
-    check_channels(tensors, "synthesis.b4.torgb.weight", 0, source)
+    last = f"synthesis.b{sizes[-1]}.torgb.weight"
+    if len(sizes) > 1 and last in tensors and "synthesis.b4.torgb.weight" not in tensors:
+        raise UnknownFormatError(f"{source}: toRGB in its last block alone: the orig architecture", READS)
+    check_channels(tensors, last, 0, source)
+    const = shape_of(tensors, "synthesis.b4.const", 3, source)
+    if not any(name.endswith(".noise_strength") for name in tensors):  # trained without noise
+        for name in [name for name in tensors if re.fullmatch(r"synthesis\.b[0-9]+\.conv[01]\.bias", name)]:
+            tensors[name.replace(".bias", ".noise_strength")] = torch.zeros([])
+            size = int(name.split(".")[1][1:])
+            tensors[name.replace(".bias", ".noise_const")] = torch.zeros(const[1] * size // 4, const[2] * size // 4)
     convs = [f"b{size}.{conv}" for size in sizes for conv in ("conv0", "conv1")][1:]
     shapes = [shape_of(tensors, f"synthesis.{conv}.weight", 4, source) for conv in convs]
     for conv, shape in zip(convs, shapes, strict=True):
         if shape[2:] != (3, 3):
             raise UnknownFormatError(f"{source}: {conv} has kernel_size {shape[2]}, and only 3 is read", READS)
-    const = shape_of(tensors, "synthesis.b4.const", 3, source)
     (clamp, unsure), (lr, doubt) = recorded.clamp(None), recorded.lr(tensors)
     arguments = {"resolution": sizes[-1], "base": const[1:], "widths": (const[0], *(shape[0] for shape in shapes))}
     shared = {"conv_clamp": clamp, "mapping_lr_multiplier": lr, **_mapping(tensors, source)}
@@ -170,6 +182,8 @@ def _stylegan3(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> 
     except ValueError as error:
         raise UnknownFormatError(f"{source}: {error}", READS) from error
     (clamp, unsure), (lr, doubt) = recorded.clamp(_CLAMP), recorded.lr(tensors)
+    if "output_scale" not in recorded.synthesis:
+        unsure.append(f"no output_scale: {layout.output_scale:g} is assumed, as in the published networks of this kind")
     config = _config(
         source,
         {

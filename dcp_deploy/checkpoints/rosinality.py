@@ -6,7 +6,6 @@ The layers compute the same as ours; only their names and axes of length one dif
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,14 +20,17 @@ from .checkpoint import Checkpoint
 from .fitting import Origin, check_filters, empty, fill, fill_mean_code, shapes_of
 from .networks import Found, StateDict
 from .pickles.content import Content
+from .pickles.numpy_values import ArrayRecord
 from .pickles.tensors import TensorView
-from .pickles.values import printable
+from .pickles.values import is_number, printable
 from .state_dicts import (
     MAX_RESOLUTION,
     assumed_lr,
     check_channels,
     check_square_mapping,
     drawn_noise,
+    refuse_changed_weights,
+    refuse_inert,
     set_aside,
     shape_of,
 )  # fmt: skip
@@ -55,9 +57,15 @@ def read_rosinality(found: Found, state: StateDict, content: Content) -> Checkpo
     together.
     """
     source, facts = content.load.source, _facts(state.beside)
+    mapping = state.arguments.get("mapping_kwargs")
+    if isinstance(mapping, dict) and is_number(mapping.get("lr_multiplier")):
+        facts["lr_mlp"] = mapping["lr_multiplier"]
     renamed = state.layout == "basicsr"
     views = {_renamed(name): view for name, view in state.views.items()} if renamed else dict(state.views)
+    others = {_renamed(name): value for name, value in state.others.items()} if renamed else state.others
     _refuse_other_architectures(views, facts, source)
+    refuse_changed_weights(views, source)
+    refuse_inert(others, _KNOWN, content.load)
     tensors = content.tensors(views)
     mean, notes = _stored_mean(content, state, tensors)
     filters = {name: tensors.pop(name) for name in list(tensors) if _FIR.fullmatch(name)}
@@ -67,7 +75,6 @@ def read_rosinality(found: Found, state: StateDict, content: Content) -> Checkpo
     notes += [*doubt, *drawn_noise(tensors, _noise_maps(config))]
     table = origins(config)
     needed = {origin.name for origin in table.values()}
-    others = {_renamed(name): value for name, value in state.others.items()} if renamed else state.others
     notes += set_aside(tensors, needed, others, _KNOWN, content.load)
     tensors["latent_avg"] = torch.zeros(config.w_dim) if mean is None else mean
     generator = fill(empty(Generator, config).eval(), shapes_of(tensors), lambda: tensors, source, table)
@@ -124,9 +131,12 @@ def _stored_mean(content: Content, state: StateDict, tensors: dict[str, Tensor])
     mean = tensors.pop("latent_avg", None)
     beside = state.beside.get("latent_avg")
     if mean is None and beside is not None:
-        if type(beside) is not TensorView:
+        if type(beside) is ArrayRecord:
+            mean = torch.from_numpy(beside.array(content.load))
+        elif type(beside) is TensorView:
+            mean = content.tensors({"latent_avg": beside})["latent_avg"]
+        else:
             raise content.load.damaged("latent_avg is not a tensor")
-        mean = content.tensors({"latent_avg": beside})["latent_avg"]
     if mean is None or mean.ndim != 2:
         return mean, []
     same = bool((mean == mean[0]).all())
@@ -179,7 +189,7 @@ def _refuse_other_architectures(state: Mapping[str, TensorView], facts: Mapping[
 def _mapping_lr(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[float, list[str]]:
     """Return the mapping network's learning rate multiplier, and a note if it is assumed against the weights."""
     stored = facts.get("lr_mlp")
-    if isinstance(stored, int | float) and 0 < stored < math.inf:
+    if is_number(stored) and stored > 0:
         return float(stored), []
     return assumed_lr([tensor for name, tensor in state.items() if _STYLE_WEIGHT.fullmatch(name)], "lr_mlp")
 

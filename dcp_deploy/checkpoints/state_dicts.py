@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CorruptFileError, UnknownFormatError
+from .architectures import READS
 from .pickles.values import Inert, Load
 
 LR_MLP = 0.01  # the mapping network's published learning rate multiplier, assumed for files that do not record one
@@ -41,6 +42,7 @@ def check_square_mapping(shapes: Sequence[tuple[int, ...]], name: str, c_dim: in
     """Refuse the shapes [out, in] of a mapping network that computes something else than ours.
 
     Some converters drop the embedding of labels. Then the first layer still has inputs for it, and no image is right.
+    Latents longer than codes are taken for that: the published networks have none.
     """
     width = shapes[0][0]
     for shape in shapes[1:]:
@@ -50,11 +52,11 @@ def check_square_mapping(shapes: Sequence[tuple[int, ...]], name: str, c_dim: in
                 f"{source}: the mapping network has layers of {features} features (layer_features) and w_dim {width}",
                 "only mapping networks whose layers all have w_dim features are read",
             )
-    if not c_dim and shapes[0][1] == 2 * width:
+    if not c_dim and shapes[0][1] > width:
         raise UnknownFormatError(
             f"{source}: {name} is {list(shapes[0])} while all later layers are square: a class-conditional network "
             "without its embedding of labels, which the converter dropped",
-            "give the file that it was converted from",
+            "Give the file that it was converted from.",
         )
 
 
@@ -69,6 +71,26 @@ def assumed_lr(weights: Sequence[Tensor], name: str) -> tuple[float, list[str]]:
         return LR_MLP, []
     note = f"{name} {LR_MLP} is assumed, but the mapping's weights have size {size:.2g} instead of about {1 / LR_MLP:g}"
     return LR_MLP, [f"{note}: if the network was trained with another one, its images will be wrong"]
+
+
+def refuse_inert(others: Mapping[str, Any], known: re.Pattern[str], load: Load) -> None:
+    """Raise UnsafeFileError if a part of the layers, whose names start like ``known``, is an inert value."""
+    for name, value in others.items():
+        if type(value) is Inert and known.match(name):
+            raise load.inert(value, name)
+
+
+def refuse_changed_weights(names: Collection[str], source: str) -> None:
+    """Refuse weights that torch.nn.utils split up: by pruning, spectral or weight normalisation, parametrisation."""
+    for name in names:
+        if _SPLIT.search(name):
+            raise UnknownFormatError(
+                f"{source}: {name}: a weight that torch.nn.utils keeps in parts",
+                "Remove the pruning or parametrisation before saving (torch.nn.utils.prune.remove, for example).",
+            )
+
+
+_SPLIT = re.compile(r"_orig$|_mask$|\.parametrizations\.|\.weight_[gv]$")
 
 
 def drawn_noise(tensors: dict[str, Tensor], maps: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -92,13 +114,16 @@ def set_aside(
 ) -> list[str]:
     """Remove the tensors that a network does not need; return a note that names them.
 
-    Those inside its own layers, whose names start like ``known``, stay: they show that it computes something else.
-    ``others`` are entries that are not tensors; raises UnsafeFileError or CorruptFileError if one is needed.
+    Raises UnknownFormatError for a tensor inside its own layers, whose names start like ``known``: it shows that they
+    compute something else; CorruptFileError if one of the ``others``, which are not tensors, is needed.
     """
     for name in needed:
         if name in others:
-            value = others[name]
-            raise load.inert(value, name) if type(value) is Inert else load.damaged(f"{name} is not a tensor")
+            raise load.damaged(f"{name} is not a tensor")
+    inside = [name for name in tensors if name not in needed and known.match(name)]
+    if inside:
+        shown = ", ".join(f"{name} {list(tensors[name].shape)}" for name in inside[:4])
+        raise UnknownFormatError(f"{load.source}: a network with other layers than ours: unexpected {shown}", READS)
     extra = [name for name in tensors if name not in needed and not known.match(name)]
     for name in extra:
         del tensors[name]

@@ -7,7 +7,6 @@ rotating the kernels of up-sampling convolutions, and by adding 1 to the biases 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
@@ -23,7 +22,7 @@ from .fitting import Origin, empty, fill, shapes_of
 from .networks import Found
 from .pickles.content import Content, NetworkRecord
 from .pickles.numpy_values import ArrayRecord
-from .pickles.values import Load, printable
+from .pickles.values import Load, is_number, printable
 
 VERSIONS = {4: "StyleGAN2", 5: "StyleGAN2-ADA"}
 
@@ -50,6 +49,9 @@ _HARMLESS = {
 }  # fmt: skip
 _BLOCK = re.compile(r"synthesis/([0-9]{1,5})x\1/")
 _DENSE = re.compile(r"mapping/Dense[0-9]{1,3}/weight")
+_FUNCTIONS = (
+    "G_main", "G_mapping", "G_synthesis", "G_synthesis_stylegan2", "mapping", "synthesis",
+)  # fmt: skip  # the functions that build the networks that are read
 _REVISED = "G_synthesis_stylegan_revised"
 # Variables of networks that compute something else.
 _OTHERS = re.compile(r"mapping/LabelConcat/.*|synthesis/.*(ToRGB_lod[0-9]+|Skip|StyleMod)/.*")
@@ -68,7 +70,8 @@ def read_tensorflow(found: Found, smoothed: NetworkRecord, content: Content) -> 
     variables = {
         prefix + name: tensor for prefix, network in networks.items() for name, tensor in _variables(network, load)
     }
-    functions = [options.get("synthesis_func"), networks["synthesis/"].state.get("build_func_name")]
+    functions = [options.get("synthesis_func"), options.get("mapping_func")]
+    functions += [network.state.get("build_func_name") for network in networks.values()]
     _refuse_other_architectures(options, functions, variables, source)
     config = _config(options, variables, load)
     generator = fill(empty(Generator, config).eval(), shapes_of(variables), lambda: variables, source, origins(config))
@@ -159,7 +162,7 @@ def _variables(network: NetworkRecord, load: Load) -> Iterator[tuple[str, Tensor
             if value.dtype.kind != "f":
                 raise load.damaged(f"variable {printable(name)} is stored as {value.dtype}, floats were expected")
             yield printable(name), torch.from_numpy(value.array(load))
-        elif type(value) in (int, float):  # a variable without axes is stored as a numpy number
+        elif is_number(value):  # a variable without axes is stored as a numpy number
             yield printable(name), torch.tensor(float(value))
         else:
             raise load.damaged(f"variable {printable(name)} is not an array of numbers")
@@ -175,6 +178,8 @@ def _refuse_other_architectures(
     height, width = options.get("resolution_h"), options.get("resolution_w")
     if type(height) is int and type(width) is int and height != width:
         wrong.append(f"images that are not square (resolution_h {height}, resolution_w {width})")
+    unknown = [name for name in functions if type(name) is str and name not in (*_FUNCTIONS, _REVISED)]
+    wrong += [f"function {printable(name)}" for name in unknown]
     if _REVISED in functions:
         wrong.append(f"{_REVISED} (configurations b to d)")
     wrong += [f"unknown option {printable(name)}" for name in options.keys() - _FIXED.keys() - _HARMLESS]
@@ -234,8 +239,8 @@ def _numbers(options: Mapping[str, Any], load: Load) -> dict[str, Any]:
     clamp = options.get("conv_clamp")
     halves = options.get("num_fp16_res", 0)
     for name, value, valid in (
-        ("mapping_lrmul", multiplier, type(multiplier) in (int, float) and 0 < multiplier < math.inf),
-        ("conv_clamp", clamp, clamp is None or (type(clamp) in (int, float) and 0 < clamp < math.inf)),
+        ("mapping_lrmul", multiplier, is_number(multiplier) and multiplier > 0),
+        ("conv_clamp", clamp, clamp is None or (is_number(clamp) and clamp > 0)),
         ("num_fp16_res", halves, type(halves) is int and halves >= 0),
     ):
         if not valid:

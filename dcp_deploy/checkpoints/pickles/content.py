@@ -53,6 +53,9 @@ class Content:
     checksums: Mapping[int, int] = field(default_factory=dict)
     """CRC-32 of the bytes of each storage, by its id; empty for formats without checksums."""
 
+    size: int = 0
+    """Bytes of the file."""
+
     @property
     def globals(self) -> tuple[str, ...]:
         """The dotted names in the pickle, in order."""
@@ -84,7 +87,7 @@ def read_pickle_file(data: memoryview, source: str) -> Content:
     Raises UnsafeFileError for a hostile name and CorruptFileError for damage.
     """
     load = Load.of(source, len(data))
-    return Content(run_pickle(data, load=load, allowed=stand_ins(load), buildable=BUILDABLE)[0], load)
+    return Content(run_pickle(data, load=load, allowed=stand_ins(load), buildable=BUILDABLE)[0], load, size=len(data))
 
 
 def stand_ins(load: Load) -> Callable[[Global], Callable[..., Any] | None]:

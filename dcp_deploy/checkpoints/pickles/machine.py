@@ -69,7 +69,7 @@ class Machine:
 
     def decode(self, utf8: bytes | memoryview) -> str:
         try:
-            text = str(utf8, "utf-8")
+            text = str(utf8, "utf-8", "surrogatepass")  # as Python writes file names that are not UTF-8
         except UnicodeDecodeError:
             self.fail("a text is not UTF-8")
         self.load.spend(memory=sys.getsizeof(text))  # one rare character makes a text four times as large as its UTF-8

@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import CorruptFileError, UnknownFormatError
 from .numpy_values import ArrayRecord
 from .tensors import TensorView
-from .values import Inert, Load, printable
+from .values import Inert, Load, is_number, printable
 
 _DEPTH = 12  # StyleGAN's modules nest five deep
 _NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -90,7 +90,7 @@ class Module:
 
     def number(self, name: str) -> float:
         value = self.fact(name)
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if not is_number(value):
             raise self.damaged(f"has an attribute {name} that is not a number")
         return float(value)
 
@@ -190,4 +190,4 @@ def _same(found: Any, expected: Any) -> bool:
         return isinstance(found, tuple) and len(found) == len(expected) and all(map(_same, found, expected))
     if isinstance(expected, bool) or not isinstance(expected, int | float):
         return type(found) is type(expected) and bool(found == expected)
-    return type(found) in (int, float) and math.isclose(found, expected, rel_tol=1e-6)
+    return is_number(found) and math.isclose(found, expected, rel_tol=1e-6)

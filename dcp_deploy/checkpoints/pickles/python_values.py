@@ -44,6 +44,9 @@ def python_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
             raise load.damaged("a set is made of something that is not a list")
         return {cheap_key(value, already) for already, value in enumerate(values)}
 
+    def frozen_members(values: Any = ()) -> frozenset[Any]:
+        return frozenset(members(values))
+
     def encoded(text: Any, encoding: Any = "latin1") -> bytes | Inert:
         """Return the bytes that protocol 2, which lacks bytes, writes as a text of the code points 0 to 255."""
         if encoding not in ("latin1", "latin-1"):
@@ -64,7 +67,7 @@ def python_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
         Global("_codecs", "encode"): encoded,
     }
     for builtins in ("builtins", "__builtin__"):
-        made |= dict.fromkeys((Global(builtins, "set"), Global(builtins, "frozenset")), members)
+        made |= {Global(builtins, "set"): members, Global(builtins, "frozenset"): frozen_members}
         made[Global(builtins, "bytes")] = new_bytes
     return made
 

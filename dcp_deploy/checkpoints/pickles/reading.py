@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickletools
 import struct
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -48,9 +49,21 @@ _opcode("NONE")(_pushing(lambda machine: None))
 _opcode("NEWTRUE")(_pushing(lambda machine: True))
 _opcode("NEWFALSE")(_pushing(lambda machine: False))
 _opcode("EMPTY_TUPLE")(_pushing(lambda machine: ()))
-_opcode("EMPTY_LIST")(_pushing(lambda machine: []))
-_opcode("EMPTY_DICT")(_pushing(lambda machine: {}))
-_opcode("EMPTY_SET")(_pushing(lambda machine: set()))
+
+
+def _container(kind: type[list[Any]] | type[dict[Any, Any]] | type[set[Any]]) -> _Handler:
+    size = sys.getsizeof(kind())
+
+    def make(machine: Machine) -> Any:
+        machine.load.spend(memory=size)  # one byte of the file makes an object of up to 216
+        return kind()
+
+    return _pushing(make)
+
+
+_opcode("EMPTY_LIST")(_container(list))
+_opcode("EMPTY_DICT")(_container(dict))
+_opcode("EMPTY_SET")(_container(set))
 
 
 # ---- numbers, texts and bytes ----

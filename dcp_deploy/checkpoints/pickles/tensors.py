@@ -63,17 +63,23 @@ class TensorView:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
+    def stored(self) -> memoryview | bytes:
+        """Return the bytes from its first value to its last; empty if there are none."""
+        if self.storage.data is None or 0 in self.shape:
+            return b""
+        itemsize = self.storage.dtype.itemsize
+        span = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        return self.storage.data[self.offset * itemsize : (self.offset + span) * itemsize]
+
     def tensor(self, load: Load) -> Tensor:
         """Return a contiguous copy of the values. Raises CorruptFileError if they are missing."""
         if self.storage.data is None:
             raise load.damaged("a tensor's values are not in the file")
         if 0 in self.shape:
             raise load.damaged(f"a tensor of shape {list(self.shape)} has no values")
-        itemsize = self.storage.dtype.itemsize
-        span = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
-        load.spend(memory=span * itemsize)
-        start = self.offset * itemsize
-        values = bytearray(self.storage.data[start : start + span * itemsize])
+        stored = self.stored()
+        load.spend(memory=len(stored))
+        values = bytearray(stored)
         flat = torch.frombuffer(values, dtype=self.storage.dtype)
         return flat.as_strided(self.shape, self.stride).contiguous()
 
@@ -91,6 +97,8 @@ def tensor_stand_ins(load: Load) -> Mapping[Global, Callable[..., Any]]:
     ) -> TensorView | Inert:
         if type(storage) is Inert:
             return storage
+        if isinstance(metadata, dict) and any(metadata.values()):  # the values are stored without the sign
+            return Inert("a negated or conjugated view")
         if type(storage) is not Storage:
             raise load.damaged("a tensor is made of something that is not a storage")
         return _view(storage, offset, size, stride, load)

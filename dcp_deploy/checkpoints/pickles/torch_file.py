@@ -39,7 +39,7 @@ def read_torch_file(data: memoryview, source: str) -> Content:
     load = Load.of(source, len(data))
     if data[:4] == _ZIP:
         return _read_zip(data, load)
-    return Content(read_legacy(data, load, stand_ins(load), BUILDABLE), load)
+    return Content(read_legacy(data, load, stand_ins(load), BUILDABLE), load, size=len(data))
 
 
 # ---- the zip archive: <name>/data.pkl, <name>/data/<key>, <name>/byteorder ----
@@ -100,7 +100,7 @@ def _read_zip(data: memoryview, load: Load) -> Content:
     value, end = run_pickle(pickled, load=load, allowed=allowed, persistent=persistent, buildable=BUILDABLE)
     if end != len(pickled):
         raise load.damaged("data.pkl continues after its end")
-    return Content(value, load, checksums)
+    return Content(value, load, checksums, len(data))
 
 
 def _entries(data: memoryview, load: Load) -> tuple[str, dict[str, zipfile.ZipInfo]]:

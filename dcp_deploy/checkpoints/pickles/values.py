@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from ...errors import CorruptFileError, UnsafeFileError
 
-STEPS = 500_000  # the largest training snapshots need about 60,000
+STEPS = 2_000_000  # the largest training snapshots need about 60,000; lists of losses take one for each number
 
 
 class Global(NamedTuple):
@@ -134,21 +134,33 @@ def is_hostile(name: Global) -> bool:
     """
     module, *_ = (part.strip("_") for part in name.module.split("."))
     path = [part.strip("_") for part in name.name.split(".")]
-    if module in ("builtin", "builtins"):
-        return not _HOSTILE_BUILTINS.isdisjoint(path)
+    if module in _HOSTILE_NAMES:
+        return not _HOSTILE_NAMES[module].isdisjoint(path)
     return module in _HOSTILE_MODULES or (len(path) > 1 and not _HOSTILE_MODULES.isdisjoint(path))
 
 
 _HOSTILE_MODULES = frozenset({
-    "asyncio", "bdb", "cPickle", "code", "codeop", "commands", "ctypes", "fcntl", "http", "imp", "importlib", "io",
-    "marshal", "mmap", "multiprocessing", "nt", "operator", "os", "pdb", "pickle", "pip", "pkgutil", "posix",
-    "posixsubprocess", "pty", "requests", "runpy", "shutil", "signal", "smtplib", "socket", "socketserver", "ssl",
-    "subprocess", "sys", "tempfile", "timeit", "urllib", "urllib2", "webbrowser", "zipimport",
+    "asyncio", "bdb", "cPickle", "code", "codeop", "commands", "ctypes", "fcntl", "imp", "importlib", "marshal", "mmap",
+    "multiprocessing", "nt", "os", "pdb", "pickle", "pip", "pkgutil", "posix", "posixsubprocess", "pty", "pydoc",
+    "requests", "runpy", "shutil", "smtplib", "socket", "socketserver", "ssl", "subprocess", "sys", "timeit", "urllib",
+    "urllib2", "webbrowser", "zipimport",
 })  # fmt: skip
-_HOSTILE_BUILTINS = frozenset({
+_BUILTINS = frozenset({
     "apply", "breakpoint", "compile", "delattr", "eval", "exec", "execfile", "file", "getattr", "globals", "import",
     "input", "locals", "open", "raw_input", "reload", "setattr", "vars",
 })  # fmt: skip
+# Modules of which only these names are hostile.
+_HOSTILE_NAMES = {
+    "builtin": _BUILTINS,
+    "builtins": _BUILTINS,
+    "io": frozenset({"open", "open_code", "FileIO", "OpenWrapper"}),
+    "operator": frozenset({"attrgetter", "methodcaller"}),
+}
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Return whether a value is a finite number that fits a float; a pickle may hold integers of any size."""
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def never_called(*arguments: Any) -> None:
