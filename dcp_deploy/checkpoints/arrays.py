@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from .native import opened_safetensors
 from .pickles.content import Content, read_pickle_file
 from .pickles.numpy_values import ArrayRecord
 from .pickles.tensors import TensorView
-from .pickles.torch_file import read_torch_file
+from .pickles.torch_file import MemoryStream, read_torch_file
 from .pickles.values import Load, printable
 
 DIRECTIONS = "dcp_deploy.directions"
@@ -42,8 +43,9 @@ _DIRECTORY = 4 << 20  # bytes read at once from an archive: its list of entries 
 _MARGIN, _RATIO = 64 << 20, 4  # an archive may unpack to this many bytes, and this many times its size more
 _DEPTH = 4  # of dictionaries and lists in each other
 _SHOWN = 8
+_AXES = 32
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_STORED_FLOATS = ("F64", "F32", "F16", "BF16")
+STORED_FLOATS = ("F64", "F32", "F16", "BF16")
 _NETWORKS = (b"torch_utils.persistence", b"dnnlib.tflib.network")
 _BROKEN_ZIP = (
     zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError, struct.error, zlib.error,
@@ -111,8 +113,12 @@ def read_array_file(path: str | os.PathLike[str]) -> ArrayFile:
     head, found = bytes(data[:_HEADER]), sniff(source)
     if head.startswith(_NPY):
         return ArrayFile(str(source), "a numpy array", _npy(head, len(data), lambda: data, str(source)))
-    if head.startswith(_ZIP) and (names := _names_in_zip(source)) and not any(name.endswith(".pkl") for name in names):
-        return _npz(source)
+    if (
+        head.startswith(_ZIP)
+        and (names := _names_in_zip(data, source))
+        and not any(name.endswith(".pkl") for name in names)
+    ):
+        return _npz(data, source)
     if found == "safetensors":
         return _safetensors(source)
     if found == "torch":
@@ -166,7 +172,7 @@ def _npy(head: bytes, size: int, read: Callable[[], bytes | memoryview], name: s
     The header states the shape, which is believed only if the file is exactly as long as it says.
     """
     shape, fortran, dtype, start = _npy_header(head, name)
-    if any(type(n) is not int or n < 0 for n in shape):
+    if len(shape) > _AXES or any(type(n) is not int or n < 0 for n in shape):
         raise CorruptFileError(f"{name}: its header says {printable(str(shape))}, which is not a shape")
     if not dtype.hasobject and start + prod(shape) * dtype.itemsize != size:
         said = f"{list(shape)} of {printable(str(dtype), 40)}"
@@ -205,38 +211,29 @@ def _npy_header(head: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype
     return shape, fortran, dtype, stream.tell()
 
 
-class _Archive(io.FileIO):
-    """A file from which zipfile never reads a long list of entries, of which it would make an object each."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _DIRECTORY:
-            raise ValueError(f"a list of entries of {size:,} bytes")
-        return super().read(_DIRECTORY if size is None or size < 0 else size) or b""
-
-
 @contextmanager
-def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+def _reading_zip(path: str) -> Iterator[None]:
+    """Raise CorruptFileError for every error of a damaged archive."""
     try:
-        with _Archive(path) as file, zipfile.ZipFile(file) as archive:
-            yield archive
+        yield
     except _BROKEN_ZIP as error:
         raise CorruptFileError(f"{path}: not a readable zip archive: {printable(str(error), 200)}") from error
 
 
-def _names_in_zip(path: Path) -> list[str]:
-    with _opened_zip(path) as archive:
-        return archive.namelist()
+def _names_in_zip(data: memoryview, path: Path) -> list[str]:
+    with _reading_zip(str(path)):
+        return zipfile.ZipFile(MemoryStream(data)).namelist()
 
 
-def _npz(path: Path) -> ArrayFile:
+def _npz(data: memoryview, path: Path) -> ArrayFile:
     arrays: dict[str, StoredArray] = {}
-    with _opened_zip(path) as archive:
-        names = archive.namelist()
+    with _reading_zip(str(path)):
+        archive = zipfile.ZipFile(MemoryStream(data))
         entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
         if not entries:
-            shown = ", ".join(printable(name, 60) for name in names[:_SHOWN])
+            shown = ", ".join(printable(name, 60) for name in archive.namelist()[:_SHOWN])
             raise UnknownFormatError(f"{path}: a zip archive of {shown}", "Unzip it, and give the file inside.")
-        if sum(entry.file_size for entry in entries) > _MARGIN + _RATIO * path.stat().st_size:
+        if sum(entry.file_size for entry in entries) > _MARGIN + _RATIO * len(data):
             raise CorruptFileError(f"{path}: its arrays would take far more memory than the file has bytes")
         for entry in entries:
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -245,15 +242,19 @@ def _npz(path: Path) -> ArrayFile:
                 head = stream.read(_HEADER)
             key = entry.filename.removesuffix(".npy")
             name = f"{printable(key, 40)} of {path}"
-            arrays[key] = _npy(head, entry.file_size, lambda entry=entry: _entry(path, entry), name)  # type: ignore[misc]
+            read = partial(_entry, archive, entry, str(path))
+            arrays[key] = _npy(head, entry.file_size, read, name)
     return ArrayFile(str(path), "a numpy archive", arrays)
 
 
-def _entry(path: Path, entry: zipfile.ZipInfo) -> bytes:
-    with _opened_zip(path) as archive, archive.open(entry) as stream:
-        read = bytearray()
+def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str) -> bytes:
+    """Return the bytes of an entry, never more than the list of entries says."""
+    read = bytearray()
+    with _reading_zip(path), archive.open(entry) as stream:
         while piece := stream.read(1 << 20):
             read += piece
+    if len(read) != entry.file_size:
+        raise CorruptFileError(f"{path}: {printable(entry.filename, 60)} has another size than the archive says")
     return bytes(read)
 
 
@@ -292,14 +293,14 @@ def _safetensors(path: Path) -> ArrayFile:
     def load(name: str) -> Tensor:
         with opened_safetensors(path) as stream:
             kind = stream.get_slice(name).get_dtype()
-            if kind not in _STORED_FLOATS:
+            if kind not in STORED_FLOATS:
                 raise InputError(f"{printable(name, 40)} of {path} is stored as {kind}, floats were expected")
             tensor: Tensor = stream.get_tensor(name)
             return tensor
 
     with opened_safetensors(path) as stream:
         slices = {name: stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118
-        kinds = {name: (tuple(one.get_shape()), one.get_dtype() in _STORED_FLOATS) for name, one in slices.items()}
+        kinds = {name: (tuple(one.get_shape()), one.get_dtype() in STORED_FLOATS) for name, one in slices.items()}
         metadata = dict(stream.metadata() or {})
     arrays = {
         name: StoredArray(f"{printable(name, 40)} of {path}", shape, lambda name=name: load(name), is_float)  # type: ignore[misc]

@@ -80,11 +80,8 @@ def find_networks(content: Content) -> list[Found]:
     Raises UnknownFormatError for a file without one, naming what it holds instead.
     """
     found = list(islice(_walk(content.value, "", content.load, {}, 0), _MOST))
-    known = [
-        one for one in found if type(one.network) is not PersistentRecord or _class_name(one.network) == "Generator"
-    ]
     if found:
-        return _distinct(known or found)
+        return _distinct(found)
     refuse_other_architectures(content.value, content.load)
     raise UnknownFormatError(
         f"{content.load.source}: a file without a generator: it holds {_described(content.value)}", READS
@@ -106,12 +103,12 @@ def _distinct(found: list[Found]) -> list[Found]:
 
 
 def choose(found: list[Found], wanted: str | None, source: str) -> Found:
-    """Return the network called ``wanted``, by default the first moving average, else the first.
+    """Return the network called ``wanted``, by default the first moving average, else the first generator.
 
     Raises UsageError for a name that the file does not have, or that several of its networks share.
     """
     if wanted is None:
-        return next((one for one in found if one.average), found[0])
+        return min(found, key=lambda one: (not one.average, not _is_generator(one.network)))
     for same in (
         lambda name: wanted in (name, printable(name, 80)),
         lambda name: name.lower() == wanted.lower(),

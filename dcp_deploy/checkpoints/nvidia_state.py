@@ -107,13 +107,13 @@ def read_nvidia_state(found: Found, state: StateDict, content: Content) -> Check
     return Checkpoint(network, "nvidia", tuple(notes), content.globals, NVIDIA_LICENCE, extra)
 
 
-def _mapping(tensors: Mapping[str, Tensor], source: str) -> dict[str, int]:
+def _mapping(tensors: Mapping[str, Tensor], recorded: _Recorded, source: str) -> dict[str, int]:
     """Return the sizes of codes and mapping network, as arguments of a config."""
     depth = sum(_DENSE.fullmatch(name) is not None for name in tensors)
     shapes = [shape_of(tensors, f"mapping.fc{i}.weight", 2, source) for i in range(max(depth, 1))]
     embed = "mapping.embed.weight" in tensors
     c_dim = shape_of(tensors, "mapping.embed.weight", 2, source)[1] if embed else 0
-    check_square_mapping(shapes, "mapping.fc0.weight", c_dim, source)
+    check_square_mapping(shapes, "mapping.fc0.weight", c_dim, source, recorded=bool(recorded.mapping))
     w_dim, first = shapes[0]
     return {"z_dim": first - (w_dim if c_dim else 0), "w_dim": w_dim, "c_dim": c_dim, "mapping_layers": depth}
 
@@ -133,7 +133,8 @@ def _stylegan2(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> 
     last = f"synthesis.b{sizes[-1]}.torgb.weight"
     if len(sizes) > 1 and last in tensors and "synthesis.b4.torgb.weight" not in tensors:
         raise UnknownFormatError(f"{source}: toRGB in its last block alone: the orig architecture", READS)
-    check_channels(tensors, last, 0, source)
+    for size in sizes:
+        check_channels(tensors, f"synthesis.b{size}.torgb.weight", 0, source)
     const = shape_of(tensors, "synthesis.b4.const", 3, source)
     if not any(name.endswith(".noise_strength") for name in tensors):  # trained without noise
         for name in [name for name in tensors if re.fullmatch(r"synthesis\.b[0-9]+\.conv[01]\.bias", name)]:
@@ -147,7 +148,7 @@ def _stylegan2(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> 
             raise UnknownFormatError(f"{source}: {conv} has kernel_size {shape[2]}, and only 3 is read", READS)
     (clamp, unsure), (lr, doubt) = recorded.clamp(None), recorded.lr(tensors)
     arguments = {"resolution": sizes[-1], "base": const[1:], "widths": (const[0], *(shape[0] for shape in shapes))}
-    shared = {"conv_clamp": clamp, "mapping_lr_multiplier": lr, **_mapping(tensors, source)}
+    shared = {"conv_clamp": clamp, "mapping_lr_multiplier": lr, **_mapping(tensors, recorded, source)}
     return _config(source, {**arguments, **shared}), [*unsure, *doubt]
 
 
@@ -193,7 +194,7 @@ def _stylegan3(tensors: dict[str, Tensor], recorded: _Recorded, source: str) -> 
             "widths": (entry[0], *(shape[0] for shape in shapes[:-1])),
             "conv_clamp": clamp,
             "mapping_lr_multiplier": lr,
-            **_mapping(tensors, source),
+            **_mapping(tensors, recorded, source),
         },
     )
     _check_schedule(config, {f"L{i}": layers[i] for i in layers}, tensors, source)

@@ -71,7 +71,7 @@ def read_rosinality(found: Found, state: StateDict, content: Content) -> Checkpo
     filters = {name: tensors.pop(name) for name in list(tensors) if _FIR.fullmatch(name)}
     check_filters(filters, source, gain=4.0, tolerance=1e-3)
     lr, doubt = _mapping_lr(tensors, facts)
-    config = _config(tensors, lr, source)
+    config = _config(tensors, lr, source, recorded="provenance" in state.beside)  # written by convert --to
     notes += [*doubt, *drawn_noise(tensors, _noise_maps(config))]
     table = origins(config)
     needed = {origin.name for origin in table.values()}
@@ -194,7 +194,7 @@ def _mapping_lr(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[
     return assumed_lr([tensor for name, tensor in state.items() if _STYLE_WEIGHT.fullmatch(name)], "lr_mlp")
 
 
-def _config(state: Mapping[str, Tensor], lr_multiplier: float, source: str) -> GeneratorConfig:
+def _config(state: Mapping[str, Tensor], lr_multiplier: float, source: str, *, recorded: bool) -> GeneratorConfig:
     """Derive the resolution from the number of convolutions, widths and code sizes from shapes."""
     count = sum(_CONV_WEIGHT.fullmatch(name) is not None for name in state)
     depth = sum(_STYLE_WEIGHT.fullmatch(name) is not None for name in state)
@@ -206,7 +206,7 @@ def _config(state: Mapping[str, Tensor], lr_multiplier: float, source: str) -> G
     check_channels(state, "to_rgb1.conv.weight", 1, source)
     shapes = [shape_of(state, f"{layer}.conv.weight", 5, source) for layer in layers]
     dense = [shape_of(state, f"style.{i + 1}.weight", 2, source) for i in range(max(depth, 1))]
-    check_square_mapping(dense, "style.1.weight", 0, source)
+    check_square_mapping(dense, "style.1.weight", 0, source, recorded=recorded)
     w_dim, z_dim = dense[0]
     _, _, height, width = shape_of(state, "input.input", 4, source)
     try:

@@ -38,11 +38,13 @@ def check_channels(tensors: Mapping[str, Tensor], name: str, axis: int, source: 
         )
 
 
-def check_square_mapping(shapes: Sequence[tuple[int, ...]], name: str, c_dim: int, source: str) -> None:
+def check_square_mapping(
+    shapes: Sequence[tuple[int, ...]], name: str, c_dim: int, source: str, *, recorded: bool = False
+) -> None:
     """Refuse the shapes [out, in] of a mapping network that computes something else than ours.
 
     Some converters drop the embedding of labels. Then the first layer still has inputs for it, and no image is right.
-    Latents longer than codes are taken for that: the published networks have none.
+    Latents longer than codes are taken for that, unless the file records its sizes: the published networks have none.
     """
     width = shapes[0][0]
     for shape in shapes[1:]:
@@ -52,7 +54,7 @@ def check_square_mapping(shapes: Sequence[tuple[int, ...]], name: str, c_dim: in
                 f"{source}: the mapping network has layers of {features} features (layer_features) and w_dim {width}",
                 "only mapping networks whose layers all have w_dim features are read",
             )
-    if not c_dim and shapes[0][1] > width:
+    if not c_dim and shapes[0][1] > width and not recorded:
         raise UnknownFormatError(
             f"{source}: {name} is {list(shapes[0])} while all later layers are square: a class-conditional network "
             "without its embedding of labels, which the converter dropped",

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .arrays import StoredArray, read_array_file
+from .arrays import STORED_FLOATS, StoredArray, read_array_file
+from .containers import format_of, mapped
+from .native import opened_safetensors
 from .pickles.content import Content
 from .pickles.python_values import OrderedRecord
 from .pickles.tensors import Storage, TensorView
@@ -20,15 +22,29 @@ FACTS = "dcp-deploy.facts"  # the metadata entry of a .safetensors file in NVIDI
 
 def read_weights(path: Path) -> Content:
     """Return the floating-point arrays of a .safetensors or .npz file. Raises as :func:`read_array_file` does."""
-    file = read_array_file(path)
-    value = file.value
-    arrays = value if isinstance(value, dict) else {}
-    floats = {name: one for name, one in arrays.items() if isinstance(one, StoredArray) and one.is_float}
+    data = mapped(path)
+    tensors, metadata = _safetensors(path) if format_of(data) == "safetensors" else (_npz(path), {})
     views = OrderedRecord()
-    views.update({name: view_of(array.tensor()) for name, array in floats.items()})
+    views.update({name: view_of(tensor) for name, tensor in tensors.items()})
     with suppress(ValueError, RecursionError):  # metadata of other tools, which nothing reads
-        views.build(json.loads(file.metadata.get(FACTS, "null")))
-    return Content(views, Load.of(str(path), path.stat().st_size))
+        views.build(json.loads(metadata.get(FACTS, "null")))
+    return Content(views, Load.of(str(path), len(data)), size=len(data))
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with opened_safetensors(path) as stream:
+        names = [name for name in stream.keys() if stream.get_slice(name).get_dtype() in STORED_FLOATS]  # noqa: SIM118
+        return {name: stream.get_tensor(name) for name in names}, dict(stream.metadata() or {})
+
+
+def _npz(path: Path) -> dict[str, Tensor]:
+    value = read_array_file(path).value
+    arrays = value if isinstance(value, dict) else {}
+    return {
+        name: one.load()
+        for name, one in arrays.items()
+        if isinstance(one, StoredArray) and one.is_float and 0 not in one.shape
+    }
 
 
 def view_of(tensor: Tensor) -> TensorView:

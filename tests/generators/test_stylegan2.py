@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcp_deploy.checkpoints.pickles.persistence import module_tree, read_persistent
-from dcp_deploy.checkpoints.pickles.reading import Load
+from dcp_deploy.checkpoints import load_generator
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 from .formulas import images_by_the_formulas
@@ -27,16 +26,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = IMAGE_TOLERANCE) 
 
 def human_generator() -> Generator:
     """Build a network in the layout of StyleGAN-Human (github.com/stylegan-human/StyleGAN-Human) from its file."""
-    data = (Path(__file__).parent / "cases" / "human_32x16.pkl").read_bytes()
-    load = Load.of("human_32x16.pkl", len(data))
-    tensors = module_tree(read_persistent(memoryview(data), load)["G_ema"], load).state()
-    state = {name: view.tensor(load) for name, view in tensors.items() if not name.endswith("resample_filter")}
-    const = state["synthesis.b4.const"]
-    convs = [f"b{resolution}.{conv}" for resolution in (4, 8, 16, 32) for conv in ("conv0", "conv1")][1:]
-    widths = (len(const), *(len(state[f"synthesis.{conv}.weight"]) for conv in convs))
-    config = GeneratorConfig(32, widths, z_dim=32, w_dim=32, mapping_layers=2, base=(const.shape[1], const.shape[2]))
-    generator = Generator(config)
-    generator.load_state_dict(state)
+    generator = load_generator(Path(__file__).parent / "cases" / "human_32x16.pkl")
     return generator.eval().requires_grad_(False)
 
 

@@ -45,12 +45,15 @@ def read_torch_file(data: memoryview, source: str) -> Content:
 # ---- the zip archive: <name>/data.pkl, <name>/data/<key>, <name>/byteorder ----
 
 
-class _Stream:
+class MemoryStream:
     """Bytes in memory with the methods that zipfile needs of a file, without a copy of them."""
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.at = 0
+
+    def seekable(self) -> bool:
+        return True
 
     def tell(self) -> int:
         return self.at
@@ -106,7 +109,7 @@ def _read_zip(data: memoryview, load: Load) -> Content:
 def _entries(data: memoryview, load: Load) -> tuple[str, dict[str, zipfile.ZipInfo]]:
     """Return the name of the archive's only folder, and its entries by name, all of them uncompressed."""
     try:
-        with zipfile.ZipFile(_Stream(data)) as archive:
+        with zipfile.ZipFile(MemoryStream(data)) as archive:
             found = archive.infolist()
     except _BROKEN_ZIP as error:
         raise load.damaged(f"not a readable zip archive: {printable(str(error))}") from error
