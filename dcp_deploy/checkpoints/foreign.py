@@ -46,7 +46,7 @@ def described(data: memoryview, source: str) -> tuple[str, str]:
             f"{source}: an XML answer of a server{named}, not a checkpoint",
             "It was saved instead of the file. Fetch it again.",
         )
-    if text.startswith((b"{", b"[")):
+    if text.startswith(b"{") or (text.startswith(b"[") and text[1:].lstrip()[:1] in b'{["-0123456789]'):
         return f"{source}: a JSON text, not a checkpoint", "Was the answer of a server saved instead of the file?"
     if is_onnx(data):
         return (

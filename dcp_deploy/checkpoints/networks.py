@@ -49,6 +49,8 @@ class StateDict:
     """The dictionary that the state dict is an entry of; empty for one that is the file itself."""
     arguments: Mapping[Any, Any] = field(default_factory=dict)
     """The arguments of the network's constructor, as ``convert --to nvidia`` records them; usually none."""
+    licence: str | None = None
+    """The terms of the weights, if the file states them as ``convert --to`` does."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,19 @@ def find_networks(content: Content) -> list[Found]:
     if found:
         return _distinct(found)
     refuse_other_architectures(content.value, content.load)
+    remedy = _ARRAYS if _few_tensors(content.value) else READS
     raise UnknownFormatError(
-        f"{content.load.source}: a file without a generator: it holds {_described(content.value)}", READS
+        f"{content.load.source}: a file without a generator: it holds {_described(content.value)}", remedy
     )
+
+
+_ARRAYS = "A code is for `sample --codes`, a direction for `directions --import`; a generator is needed here."
+
+
+def _few_tensors(value: Any) -> bool:
+    """Return whether this may be codes or directions: a tensor, or a few in a dictionary."""
+    entries = list(value.values()) if isinstance(value, Mapping) else [value]
+    return 0 < len(entries) <= 32 and any(type(entry) in (TensorView, ArrayRecord) for entry in entries)
 
 
 def _is_generator(network: PersistentRecord | NetworkRecord | StateDict) -> bool:
@@ -238,7 +250,9 @@ def _state_dicts(entries: Mapping[Any, Any], name: str, load: Load, beside: Mapp
         known = arguments if isinstance(arguments, dict) else {}
         shells = _SHELLS.search(plain[below[0]]) if below else None
         where = f"{name}.{shells.group() if shells else ''}{prefix}".strip(".")
-        yield Found(where, StateDict(layout, views, others, around, known))
+        licence = attributes.get("licence", around.get("licence"))
+        stated = printable(licence, 400) if type(licence) is str else None
+        yield Found(where, StateDict(layout, views, others, around, known, stated))
 
 
 _NAME = 300  # characters

@@ -282,7 +282,9 @@ def directions(
     settings = output.write_settings(out)
     facts = {key: {"layers": list(one.layers), "sigma": one.sigma} for key, one in found.items()}
     layout = None if found_in is None else found_in.layout
-    output.result({"path": str(out), "directions": facts, "imported": layout, "settings": str(settings)}, str(out))
+    document = {"path": str(out), "directions": facts, "imported": layout, "settings": str(settings)}
+    lines = [f"{key}: layers {one.layers[0]}-{one.layers[1]}, sigma {one.sigma:.3g}" for key, one in found.items()]
+    output.result(document, *lines, str(out))
 
 
 @verb()

@@ -90,9 +90,10 @@ def parse_edits(words: Sequence[str], directions: Mapping[str, Direction]) -> li
             steps = float(number)
         except ValueError:
             steps = math.nan
-        if name not in directions or not math.isfinite(steps):
-            known = ", ".join(directions)
-            raise UsageError(f"--direction {word!r} is not NAME=STRENGTH", f"Use a name of the file: {known}.")
+        if not name or not math.isfinite(steps):
+            raise UsageError(f"--direction {word!r} is not NAME=STRENGTH", "Write a name and a number: age=2.")
+        if name not in directions:
+            raise UsageError(f"--direction {word!r}: no direction {name!r}", f"The file has {', '.join(directions)}.")
         edits.append((directions[name], steps))
     return edits
 

@@ -65,3 +65,21 @@ def _torgb(torgb: ToRGB) -> State:
         "conv.modulation.bias": torgb.affine.bias,
         "bias": torgb.bias.reshape(1, 3, 1, 1),
     }
+
+
+def whole_module(generator: Generator, linear: type[torch.nn.Module]) -> torch.nn.Module:
+    """Return a module with the state dict of rosinality's Generator, whose mapping layers are of this class."""
+    root = torch.nn.Module()
+    for name, tensor in rosinality_state(generator).items():
+        *path, last = name.split(".")
+        if path[0] == "style":
+            continue
+        module = root
+        for part in path:
+            if not hasattr(module, part):
+                module.add_module(part, torch.nn.Module())
+            module = getattr(module, part)
+        module.register_parameter(last, torch.nn.Parameter(tensor, requires_grad=False))
+    layers = [generator.mapping.get_submodule(f"fc{i}") for i in range(generator.config.mapping_layers)]
+    root.style = torch.nn.Sequential(torch.nn.Identity(), *(linear(layer.weight, layer.bias) for layer in layers))
+    return root

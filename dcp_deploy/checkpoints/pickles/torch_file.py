@@ -119,7 +119,7 @@ def _entries(data: memoryview, load: Load) -> tuple[str, dict[str, zipfile.ZipIn
         shown = ", ".join(printable(name, 60) for name in list(entries)[:6])
         inside = next((name for name in entries if name.endswith(_CHECKPOINTS)), None)
         kind = "TorchScript, a program" if roots else "a zip archive, but not of torch.save"
-        remedy = "Save a state dict with torch.save." if roots else "Give a checkpoint."
+        remedy = "Save a state dict with torch.save." if roots else "Give a checkpoint; a set of images goes to --data."
         if inside and not roots:
             remedy = f"Unzip it, and give {printable(inside, 60)}."
         raise UnknownFormatError(f"{load.source}: {kind}: {len(entries)} entries: {shown}", remedy)
