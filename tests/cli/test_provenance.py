@@ -113,13 +113,13 @@ def test_one_licence_in_safetensors_onnx_inspect_and_model_card(dcp: Command, ru
             describe_run(run),
         ):
             assert (facts["licence"], facts["licence_source"]) == ("CC BY 4.0", "faces.safetensors")
-    told = story(run / "student.safetensors")
+    recorded = story(run / "student.safetensors")
     for card in (
-        card_of_run("faces", run, read_run_directory(run), told),
-        card_of_onnx("faces", metadata(run / "student.onnx"), told),
+        card_of_run("faces", run, read_run_directory(run), recorded),
+        card_of_onnx("faces", metadata(run / "student.onnx"), recorded),
     ):
         assert "**Licence:** CC BY 4.0.\n\nStated by: faces.safetensors.\n" in card
-        assert f"| teacher | faces.safetensors, sha256 {told['teacher']['sha256']} |" in card
+        assert f"| teacher | faces.safetensors, sha256 {recorded['teacher']['sha256']} |" in card
         assert "| distilled | 2 steps of 8 images |" in card
 
 
