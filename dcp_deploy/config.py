@@ -68,9 +68,9 @@ class BuildConfig(BaseModel):
     accumulate: int = Field(default=1, ge=1)
     """Parts into which every batch is split, one after the other: less memory for the same gradients."""
     devices: int = Field(default=1, ge=1)
-    """Number of GPUs that distil together, from ``cuda:0`` on."""
+    """Number of GPUs that distil together, from ``cuda:0`` on; without a GPU, of processes on the CPU."""
     train_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the convolutions during distillation; bf16 and fp16 are for GPUs."""
+    """Precision of the convolutions during distillation; bf16 and fp16 are for GPUs, and slow on most CPUs."""
     keep: Literal["last", "best"] = "last"
     """Which moving average becomes the student: the last, or the one of lowest FID (else distance to the teacher)."""
     tensorboard: Path | None = None

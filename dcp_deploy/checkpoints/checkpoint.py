@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ..files import sha256_file
 from ..generators import Generator
 
 NVIDIA_LICENCE = (
@@ -33,7 +30,7 @@ class Checkpoint:
     what the file lacked and what replaces it. ``globals`` are the dotted names in a pickle, and ``unread`` those of
     them whose values were not read. ``networks`` are the generators in the file. ``licence`` is one line on the terms
     of the weights, None if the format does not record them. ``extra`` holds JSON values: the metadata of a native
-    file, or facts about the original.
+    file, or facts about the original, and in "provenance" what ``convert --to`` wrote about it.
     """
 
     generator: Generator
@@ -45,20 +42,8 @@ class Checkpoint:
     unread: tuple[str, ...] = ()
     networks: tuple[NetworkInFile, ...] = ()
 
-
-def provenance(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the ``extra`` of a converted generator: the file it was read from, and the terms of the weights.
-
-    The ``extra`` of a native file is returned as it is, so that converting twice loses nothing.
-    """
-    if checkpoint.format == "native":
-        return checkpoint.extra
-    source = {
-        "file": Path(path).name,
-        "format": checkpoint.format,
-        "sha256": sha256_file(path),
-        "licence": checkpoint.licence,
-        "notes": list(checkpoint.notes),
-        **checkpoint.extra,
-    }
-    return {"source": source}
+    @property
+    def story(self) -> dict[str, Any]:
+        """The file's own account of its origin (:mod:`.provenance`); empty without one."""
+        story = self.extra if self.format == "native" else self.extra.get("provenance")
+        return story if isinstance(story, dict) else {}

@@ -21,6 +21,7 @@ from .nvidia_state import read_nvidia_state
 from .pickles.content import Content, NetworkRecord, read_pickle_file
 from .pickles.persistence import PersistentRecord
 from .pickles.torch_file import read_torch_file
+from .provenance import stated_licence, story_in
 from .rosinality import read_rosinality
 from .tensorflow import read_tensorflow
 from .weight_files import read_weights
@@ -55,15 +56,23 @@ def read_network(content: Content, network: str | None = None) -> Checkpoint:
     if chosen.raw:
         average = "not of the moving average" if any(one.average for one in networks) else "the file has no average"
         notes.append(f"these are the weights of {shown(chosen)} as trained; {average}")
+    if story := story_in(content.value):
+        extra = {**checkpoint.extra, "provenance": story}
+        checkpoint = replace(checkpoint, licence=stated_licence(story) or checkpoint.licence, extra=extra)
     return replace(checkpoint, networks=listed, unread=content.unread, notes=(*checkpoint.notes, *notes))
 
 
-def load_generator(path: str | os.PathLike[str], *, network: str | None = None) -> Generator:
-    """Return the generator of :func:`read_checkpoint`, and log its notes as warnings."""
+def load_checkpoint(path: str | os.PathLike[str], *, network: str | None = None) -> Checkpoint:
+    """Return the result of :func:`read_checkpoint`, and log its notes as warnings."""
     checkpoint = read_checkpoint(path, network=network)
     for note in checkpoint.notes:
         logger.warning("%s: %s", path, note)
-    return checkpoint.generator
+    return checkpoint
+
+
+def load_generator(path: str | os.PathLike[str], *, network: str | None = None) -> Generator:
+    """Return the generator of :func:`load_checkpoint`."""
+    return load_checkpoint(path, network=network).generator
 
 
 def read_discriminator(path: str | os.PathLike[str]) -> Discriminator:

@@ -23,6 +23,7 @@ from ..generators import Generator, GeneratorConfig
 from .checkpoint import Checkpoint
 from .fitting import empty, fill
 from .pickles.values import printable
+from .provenance import stated_licence
 
 FORMAT = "dcp-deploy.generator"
 FORMAT_VERSION = 1
@@ -37,7 +38,7 @@ def save_generator(
     dtype: torch.dtype = torch.float32,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a generator atomically, with ``extra`` (JSON values: provenance, licence) in the metadata.
+    """Write a generator atomically, with ``extra`` (JSON values, see :mod:`.provenance`) in the metadata.
 
     ``dtype`` is the storage type of the tensors; loading always returns float32.
     """
@@ -110,6 +111,4 @@ def read_native(path: str | os.PathLike[str]) -> Checkpoint:
         names = stream.keys()
         shapes = {printable(name): tuple(stream.get_slice(name).get_shape()) for name in names}
         fill(generator, shapes, lambda: {name: stream.get_tensor(name) for name in names}, str(source))
-    origin = extra.get("source")
-    licence = origin.get("licence") if isinstance(origin, dict) else None
-    return Checkpoint(generator, "native", licence=licence if isinstance(licence, str) else None, extra=extra)
+    return Checkpoint(generator, "native", licence=stated_licence(extra), extra=extra)

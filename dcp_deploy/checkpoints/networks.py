@@ -49,8 +49,6 @@ class StateDict:
     """The dictionary that the state dict is an entry of; empty for one that is the file itself."""
     arguments: Mapping[Any, Any] = field(default_factory=dict)
     """The arguments of the network's constructor, as ``convert --to nvidia`` records them; usually none."""
-    licence: str | None = None
-    """The terms of the weights, if the file states them as ``convert --to`` does."""
 
 
 @dataclass(frozen=True)
@@ -250,9 +248,7 @@ def _state_dicts(entries: Mapping[Any, Any], name: str, load: Load, beside: Mapp
         known = arguments if isinstance(arguments, dict) else {}
         shells = _SHELLS.search(plain[below[0]]) if below else None
         where = f"{name}.{shells.group() if shells else ''}{prefix}".strip(".")
-        licence = attributes.get("licence", around.get("licence"))
-        stated = printable(licence, 400) if type(licence) is str else None
-        yield Found(where, StateDict(layout, views, others, around, known, stated))
+        yield Found(where, StateDict(layout, views, others, around, known))
 
 
 _NAME = 300  # characters

@@ -104,8 +104,7 @@ def read_nvidia_state(found: Found, state: StateDict, content: Content) -> Check
     if not has_mean:
         notes.append(fill_mean_code(network, "w_avg"))
     extra: dict[str, Any] = {"network": found.name or "the file itself"}
-    licence = state.licence or NVIDIA_LICENCE
-    return Checkpoint(network, "nvidia", tuple(notes), content.globals, licence, extra)
+    return Checkpoint(network, "nvidia", tuple(notes), content.globals, NVIDIA_LICENCE, extra)
 
 
 def _mapping(tensors: Mapping[str, Tensor], recorded: _Recorded, source: str) -> dict[str, int]:

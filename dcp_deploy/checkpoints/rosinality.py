@@ -81,7 +81,7 @@ def read_rosinality(found: Found, state: StateDict, content: Content) -> Checkpo
     if mean is None:
         notes.append(fill_mean_code(generator, "latent_avg"))
     extra = {"state_dict": found.name or "the file itself", "options": facts}
-    return Checkpoint(generator, state.layout, tuple(notes), content.globals, state.licence, extra)
+    return Checkpoint(generator, state.layout, tuple(notes), content.globals, extra=extra)
 
 
 def origins(config: GeneratorConfig) -> dict[str, Origin]:

@@ -54,7 +54,6 @@ def convert(
     """
     from ..checkpoints import provenance, read_checkpoint, save_generator
     from ..checkpoints.layouts import SUFFIXES, save_layout
-    from ..evaluation.inspection import LICENCE_NOTE
 
     suffixes = {"native": (".safetensors",), **SUFFIXES}
     if to not in suffixes:
@@ -70,13 +69,12 @@ def convert(
     if to == "native":
         save_generator(checkpoint.generator, out, extra=origin)
     else:
-        terms = checkpoint.licence or LICENCE_NOTE
         notes = save_layout(
-            checkpoint.generator, out, to, licence=terms, provenance=origin  # type: ignore[arg-type]
+            checkpoint.generator, out, to, licence=origin["licence"], provenance=origin  # type: ignore[arg-type]
         )  # fmt: skip
         for line in notes:
             output.message(f"{out.name}: {line}")
-    facts = {"format": checkpoint.format, "notes": list(checkpoint.notes), "licence": checkpoint.licence}
+    facts = {"format": checkpoint.format, "notes": list(checkpoint.notes), "licence": origin["licence"]}
     output.written(out, layout=to, notes=notes, source=facts)
 
 
@@ -161,14 +159,16 @@ def prune(
     Example: dcp-deploy prune teacher.pkl --score weight-out --target-macs 0.1 -o pruned.safetensors --dry-run
     """
     from .. import compression
-    from ..checkpoints import load_generator, save_generator
+    from ..checkpoints import load_checkpoint, save_generator
     from ..devices import torch_device
+    from ..pipeline.pruning import prune_with_story
 
     check_suffix(out, ".safetensors")
     if bool(scores) == (score is not None):
         raise UsageError("prune needs scores from one source", "Give either --scores FILE or --score METHOD.")
     seed, device = settings.pop("seed"), torch_device(settings.pop("device"))
-    generator = load_generator(teacher, network=network)
+    checkpoint = load_checkpoint(teacher, network=network)
+    generator = checkpoint.generator
     if scores:
         parts = [compression.load_scores(path) for path in scores]
         sharded = len(parts) > 1 or "shard" in parts[0].settings
@@ -187,8 +187,8 @@ def prune(
         words = f"latency: {before:.2f} -> {after:.2f} ms (predicted: one image, torch on {device})"
         output.result({**plan.to_dict(), "latency_ms": {"teacher": before, "student": after}}, str(plan), words)
         return
-    pruned = compression.prune(generator, plan, refine=refine, seed=seed)  # type: ignore[arg-type]
-    save_generator(pruned.cpu(), out)
+    pruned, story = prune_with_story(checkpoint, teacher, plan, found, refine=refine, seed=seed)
+    save_generator(pruned.cpu(), out, extra=story)
     output.message(str(plan))
     output.written(out, plan=plan.to_dict())
 
@@ -207,6 +207,9 @@ def distill(
     teacher: Annotated[Path, option("The generator that the student was pruned from.")],
     out: Out,
     dataset: Annotated[str, choice("demo: train with the demo's real images and perceptual features.", "demo")] = "",
+    force_teacher: Annotated[
+        bool, option("Accept a teacher that the student was not pruned from.", "--force-teacher")
+    ] = False,
     **settings: Any,
 ) -> None:
     """Train a pruned generator to match its teacher. A killed run continues where it stopped.
@@ -216,35 +219,41 @@ def distill(
     Example: dcp-deploy distill pruned.safetensors --teacher teacher.safetensors -o student.safetensors --data faces.zip
     --effort paper --devices 4 --train-precision bf16 --keep best --tensorboard logs
     """
-    from ..checkpoints import load_generator, save_generator
+    from ..checkpoints import load_checkpoint, save_generator
+    from ..checkpoints.provenance import check_teacher, distilled_story
     from ..config import BuildConfig
     from ..devices import torch_device
-    from ..pipeline.distilling import distill_student, mask_of, recipe_of
+    from ..pipeline.distilling import distill_student, distillation_facts, mask_of, recipe_of
     from ..pipeline.inputs import open_data, real_facts, real_words
 
     check_suffix(out, ".safetensors")
     config = BuildConfig.parse(settings, verb="distill")
     device = torch_device(config.device)
-    original = load_generator(teacher, network=config.network)
-    check_dataset(dataset, original.config)
-    images = open_data(config, original.config)
+    pruned, original = load_checkpoint(student), load_checkpoint(teacher, network=config.network)
+    if doubt := check_teacher(pruned, student, original, teacher, force=force_teacher):
+        output.message(f"distill: {doubt}")
+    check_dataset(dataset, original.generator.config)
+    images, mask = open_data(config, original.generator.config), mask_of(config)
     recipe = recipe_of(config, demo_recipe=dataset == "demo" and images is None)
     if images is not None:
         output.message(f"real images: {real_words(real_facts(images, recipe, demo_measurable=False))}")
     with output.task("distil") as progress:
         result = distill_student(
-            load_generator(student).to(device),
-            original.to(device),
+            pruned.generator.to(device),
+            original.generator.to(device),
             config,
             recipe,
             demo_measurable=dataset == "demo",
-            mask=mask_of(config),
+            mask=mask,
             images=images,
             checkpoints=out.with_name(f"{out.name}.checkpoints"),
             progress=progress,
             reporter=output,
         )
-    save_generator(result.generator.cpu(), out)
+    facts = distillation_facts(
+        config, recipe, result, demo_measurable=dataset == "demo", mask=mask, images=images
+    )  # fmt: skip
+    save_generator(result.generator.cpu(), out, extra=distilled_story(pruned, original, teacher, facts))
     real = real_facts(images, recipe, demo_measurable=dataset == "demo")
     output.written(out, history=result.history, resumed_at=result.resumed_at, images=real)
 
@@ -275,7 +284,8 @@ def export(
 
     Example: dcp-deploy export student.safetensors -o student.onnx --precision fp16
     """
-    from ..checkpoints import load_generator
+    from ..checkpoints import load_checkpoint
+    from ..checkpoints.provenance import as_texts, full_story
     from ..export import export_onnx, precision_report
     from ..export.onnx.exporter import weights_sha256
 
@@ -287,13 +297,14 @@ def export(
         raise UsageError(f"--batch {batch!r} is not two numbers", "Write for example 1,64.")
     options: dict[str, Any] = {"inputs": inputs, "image": image, "noise": noise, "upsample": upsample, "batch": bounds}
     options["precision"] = precision
-    generator, facts = load_generator(model, network=network if teacher is None else None), {}
+    checkpoint = load_checkpoint(model, network=network if teacher is None else None)
+    facts = as_texts(full_story(checkpoint, model))
     with output.task("export"):
         if teacher is not None:
-            original = load_generator(teacher, network=network)
-            facts["teacher_sha256"] = weights_sha256(original)
-            export_onnx(original, beside, **options)
-        export_onnx(generator, out, **options, metadata=facts)
+            original = load_checkpoint(teacher, network=network)
+            facts["teacher_sha256"] = weights_sha256(original.generator)
+            export_onnx(original.generator, beside, **options, metadata=as_texts(full_story(original, teacher)))
+        export_onnx(checkpoint.generator, out, **options, metadata=facts)
     if report := precision_report(out):
         output.message(report)
     output.written(out, precision=precision, teacher=None if teacher is None else str(beside))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,6 @@ from ..files import sha256_file
 
 if TYPE_CHECKING:
     from ..generators import Generator
-
-LICENCE_NOTE = (
-    "A student inherits the terms of its teacher's weights and images; "
-    "NVIDIA's published networks are for research or evaluation only."
-)
 
 
 def inspect_file(path: str | Path, *, network: str | None = None) -> dict[str, Any]:
@@ -39,7 +35,14 @@ def inspect_file(path: str | Path, *, network: str | None = None) -> dict[str, A
         return {**unknown, **_bundle(file), "path": str(file)}
     facts = _checkpoint(file, network) if kind == "checkpoint" else _READERS[kind](file)
     size = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
-    return {**unknown, **facts, "path": str(file), **size, "licence": facts.get("licence") or LICENCE_NOTE}
+    return {**unknown, **facts, "path": str(file), **size, **licence_facts(facts)}
+
+
+def licence_facts(facts: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return ``licence`` and ``licence_source`` of a file with these facts, the same words for every kind of file."""
+    from ..checkpoints.provenance import UNKNOWN_LICENCE
+
+    return {"licence": facts.get("licence") or UNKNOWN_LICENCE, "licence_source": facts.get("licence_source")}
 
 
 def describe(generator: Generator) -> dict[str, Any]:
@@ -59,6 +62,7 @@ def describe(generator: Generator) -> dict[str, Any]:
 
 def _checkpoint(path: Path, network: str | None) -> dict[str, Any]:
     from ..checkpoints import read_checkpoint
+    from ..checkpoints.provenance import licence_of
 
     checkpoint = read_checkpoint(path, network=network)  # reads every tensor, so damage is noticed
     return {
@@ -69,7 +73,7 @@ def _checkpoint(path: Path, network: str | None) -> dict[str, Any]:
         "globals": list(checkpoint.globals),
         "unread": list(checkpoint.unread),
         "extra": checkpoint.extra,
-        "licence": checkpoint.licence,
+        **licence_of(checkpoint, path),
     }
 
 
@@ -101,6 +105,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "inputs": {value.name: _shape(value) for value in model.graph.input},
         "outputs": {value.name: _shape(value) for value in model.graph.output},
         "metadata": metadata,
+        **licence_facts(metadata),
     }
 
 
@@ -128,7 +133,8 @@ def _engine(path: Path) -> dict[str, Any]:
 
     manifest = read_manifest(path)
     network = {key: manifest.get(key) for key in ("kind", "resolution", "widths")}
-    return {"format": "engine", **network, **_costs(manifest.get("config")), "manifest": manifest}
+    costs = _costs(manifest.get("config"))
+    return {"format": "engine", **network, **costs, "manifest": manifest, **licence_facts(manifest)}
 
 
 def _bundle(path: Path) -> dict[str, Any]:
@@ -137,8 +143,8 @@ def _bundle(path: Path) -> dict[str, Any]:
     facts = bundle_facts(path)
     student = facts["provenance"].get("networks", {}).get("student", {})
     network = {key: student.get(key) for key in ("kind", "resolution", "image_size", "widths", "parameters", "macs")}
-    licence = facts["provenance"].get("licence") or LICENCE_NOTE
-    return {"format": "bundle", **network, **{k: v for k, v in facts.items() if k != "kind"}, "licence": licence}
+    known = {name: value for name, value in facts.items() if name != "kind"}
+    return {"format": "bundle", **network, **known, **licence_facts(facts["provenance"])}
 
 
 _READERS = {"onnx": _onnx, "engine": _engine}

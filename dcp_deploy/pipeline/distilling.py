@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,30 @@ def distilling_settings(config: BuildConfig, mask: SegmentationMask | None) -> d
     return settings if mask is None else {**settings, "mask": mask.identity}
 
 
+def distillation_facts(
+    config: BuildConfig,
+    recipe: DistillConfig,
+    result: DistillResult,
+    *,
+    demo_measurable: bool,
+    mask: SegmentationMask | None,
+    images: ImageSet | None,
+) -> dict[str, Any]:
+    """Return what a student's file records of its distillation; the arguments are those of :func:`distill_student`."""
+    facts = asdict(recipe)
+    for name in ("log_every", "checkpoint_every"):  # they do not change the student
+        del facts[name]
+    if config.lpips is None:
+        facts["features"] = "demo" if demo_measurable else "none"
+        facts["perceptual"] = facts["perceptual"] if demo_measurable else 0.0
+    if recipe.has_discriminator:
+        others = "the demo's portraits" if demo_measurable else "the teacher's own samples"
+        facts["real_images"] = others if images is None else images.identity
+    if result.best is not None:
+        facts["kept_step"] = result.best.step
+    return {"verb": "distill", **facts, **distilling_settings(config, mask)}
+
+
 def mask_of(config: BuildConfig) -> SegmentationMask | None:
     """Open the model of --mask; None without one. Raises the same errors as :func:`open_mask`."""
     return None if config.mask is None else open_mask(config.mask, config.mask_background, config.mask_inputs)
@@ -103,6 +127,8 @@ def distill_student(
     from ..datasets.portrait import avatars
 
     device = str(next(teacher.parameters()).device)
+    for line in _notes_on_cpu(config, device):
+        reporter.message(line)
     perceptual = _perceptual(config, device, demo_measurable=demo_measurable)
     if perceptual is None and recipe.perceptual:
         reporter.message("distill: without the perceptual loss; --lpips FILE brings it (the weights of VGG16)")
@@ -143,6 +169,23 @@ def distill_student(
         return result
     reporter.message(f"distill: kept the average after {result.best.step} steps, {figure} {result.best.value:.4g}")
     return replace(result, generator=result.best.generator)
+
+
+def _notes_on_cpu(config: BuildConfig, device: str) -> list[str]:
+    """Return sentences on options that are meant for GPUs and also work on the CPU."""
+    if device != "cpu":
+        return []
+    notes = []
+    if config.devices > 1:
+        notes.append(
+            f"distill: without a GPU, --devices {config.devices} are processes on this CPU that share every batch"
+        )
+    if config.train_precision != "fp32":
+        notes.append(
+            f"distill: --train-precision {config.train_precision} without a GPU works, but most CPUs compute it more "
+            "slowly than fp32"
+        )
+    return notes
 
 
 def _perceptual(config: BuildConfig, device: str, *, demo_measurable: bool) -> Any:

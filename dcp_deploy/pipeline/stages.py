@@ -13,10 +13,11 @@ import numpy as np
 from ..errors import MissingCapabilityError
 from ..files import write_json
 from ..progress import Progress, Reporter, shifted
-from .distilling import distill_student, distilling_settings
+from .distilling import distill_student, distillation_facts, distilling_settings
 from .inputs import DATA, BuildInputs
 
 if TYPE_CHECKING:
+    from ..checkpoints import Checkpoint
     from ..generators import Generator
 
 MODELS = ("teacher", "pruned", "student")
@@ -46,25 +47,25 @@ class Job:
         """Return the path of a file of the run directory."""
         return self.directory / name
 
+    def read(self, model: str) -> Checkpoint:
+        """Read a generator of the run with its story; the generator is on the build's device, frozen."""
+        from ..checkpoints import load_checkpoint
+
+        checkpoint = load_checkpoint(self.path(f"{model}.safetensors"))
+        checkpoint.generator.to(self.inputs.device).eval().requires_grad_(False)
+        return checkpoint
+
     def load(self, model: str) -> Generator:
-        """Load a generator of the run onto the build's device, frozen."""
-        from ..checkpoints import load_generator
+        """Return the generator of :meth:`read`."""
+        return self.read(model).generator
 
-        generator = load_generator(self.path(f"{model}.safetensors"))
-        return generator.to(self.inputs.device).eval().requires_grad_(False)
-
-    def save(self, generator: Generator, model: str, extra: dict[str, Any] | None = None) -> str:
-        """Write a generator into the run directory and describe it; return the file's name.
-
-        ``extra`` is stored in the file; by default the origin and terms stored in the run's teacher.
-        """
-        from ..checkpoints import read_metadata, save_generator
+    def save(self, generator: Generator, model: str, story: dict[str, Any]) -> str:
+        """Write a generator and its story into the run directory and describe it; return the file's name."""
+        from ..checkpoints import save_generator
         from ..evaluation.inspection import describe
 
         name = f"{model}.safetensors"
-        if extra is None:
-            extra = read_metadata(self.path("teacher.safetensors"))["extra"]
-        save_generator(generator.cpu(), self.path(name), extra=extra)
+        save_generator(generator.cpu(), self.path(name), extra=story)
         self.networks[model] = {**describe(generator), "bytes": self.path(name).stat().st_size}
         return name
 
@@ -91,7 +92,14 @@ def _teacher(job: Job, progress: Progress) -> list[str]:
     for line in (*checkpoint.notes, checkpoint.licence):
         if line:
             job.reporter.message(f"{source.name}: {line}")
-    return [job.save(checkpoint.generator, "teacher", provenance(checkpoint, source))]
+    story = provenance(checkpoint, source, published=_published(job.inputs.teacher.origin))
+    return [job.save(checkpoint.generator, "teacher", story)]
+
+
+def _published(origin: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the licence that the preset states for the teacher's file, and the file's address."""
+    terms, address = origin.get("licence"), origin.get("url")
+    return None if terms is None or address is None else (terms, address)
 
 
 def _score(job: Job, progress: Progress) -> list[str]:
@@ -116,23 +124,34 @@ def _score(job: Job, progress: Progress) -> list[str]:
 
 
 def _prune(job: Job, progress: Progress) -> list[str]:
-    from ..compression import load_scores, plan, prune
+    from ..compression import load_scores, plan
+    from .pruning import prune_with_story
 
-    teacher, config = job.load("teacher"), job.inputs.config
-    pruning_plan = plan(teacher, load_scores(job.path("scores.safetensors")), **config.plan_arguments)
-    latents = job.inputs.effort.refine_latents
-    return [job.save(prune(teacher, pruning_plan, refine=config.refine, latents=latents, seed=config.seed), "pruned")]
+    teacher, config = job.read("teacher"), job.inputs.config
+    scores = load_scores(job.path("scores.safetensors"))
+    pruned, story = prune_with_story(
+        teacher,
+        job.path("teacher.safetensors"),
+        plan(teacher.generator, scores, **config.plan_arguments),
+        scores,
+        refine=config.refine,
+        latents=job.inputs.effort.refine_latents,
+        seed=config.seed,
+    )
+    return [job.save(pruned, "pruned", story)]
 
 
 def _distill(job: Job, progress: Progress) -> list[str]:
+    from ..checkpoints.provenance import distilled_story
+
     checkpoints = job.path("checkpoints") / job.key[:16]  # for these settings and inputs only
     for folder in job.path("checkpoints").glob("*"):
         if job.force or folder != checkpoints:
             shutil.rmtree(folder)
-    inputs = job.inputs
+    inputs, pruned, teacher = job.inputs, job.read("pruned"), job.read("teacher")
     result = distill_student(
-        job.load("pruned"),
-        job.load("teacher"),
+        pruned.generator,
+        teacher.generator,
         inputs.config,
         inputs.recipe,
         demo_measurable=inputs.demo_measurable,
@@ -142,23 +161,36 @@ def _distill(job: Job, progress: Progress) -> list[str]:
         progress=progress,
         reporter=job.reporter,
     )
+    facts = distillation_facts(
+        inputs.config,
+        inputs.recipe,
+        result,
+        demo_measurable=inputs.demo_measurable,
+        mask=inputs.mask,
+        images=inputs.images,
+    )
     write_json(job.path("history.json"), result.history)
-    return [job.save(result.generator, "student"), "history.json"]
+    story = distilled_story(pruned, teacher, job.path("teacher.safetensors"), facts)
+    return [job.save(result.generator, "student", story), "history.json"]
 
 
 # ---- deployment ----
 
 
 def _export(job: Job, progress: Progress) -> list[str]:
+    from ..checkpoints.provenance import as_texts, full_story
     from ..export import export_onnx
     from ..export.onnx.exporter import weights_sha256
 
     written = []
-    facts = {"teacher_sha256": weights_sha256(job.load("teacher"))}
+    of_student = {"teacher_sha256": weights_sha256(job.load("teacher"))}
     for done, model in enumerate(("student", "teacher")):
         progress(done, 2)
         path = job.path(f"{model}.onnx")
-        export_onnx(job.load(model).cpu(), path, precision=job.inputs.config.precision, metadata=facts)
+        checkpoint = job.read(model)
+        story = full_story(checkpoint, job.path(f"{model}.safetensors"))
+        facts = as_texts(story) | (of_student if model == "student" else {})
+        export_onnx(checkpoint.generator.cpu(), path, precision=job.inputs.config.precision, metadata=facts)
         written.append(f"{model}.onnx")
     return written
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.inspection import LICENCE_NOTE
+from ..evaluation.inspection import licence_facts
 from ..files import RUN_FILE, sha256_file
 from ..report.headline import fastest_student, same_backend_speedup
 from ..report.run_directory import Network, RunDirectory, Stage, read_run_directory
@@ -39,11 +39,20 @@ def describe_run(directory: Path) -> dict[str, Any]:
         "parameters": student.parameters,
         "macs": student.macs,
         "sha256": sha256_file(directory / RUN_FILE),
-        "licence": run.teacher.get("licence") or LICENCE_NOTE,
+        **licence_facts(_licence(directory) or run.teacher),
         **{name: getattr(run, name) for name in ("status", "started", "finished", "seconds", "command", "config")},
         "stages": {name: stage.model_dump() for name, stage in run.stages.items()},
         "summary": _summarised(found, directory),
     }
+
+
+def _licence(directory: Path) -> dict[str, Any]:
+    """Return the licence in a run's student, before it exists that in its teacher; empty without both."""
+    from ..checkpoints import read_metadata
+    from ..checkpoints.provenance import as_texts
+
+    files = (directory / f"{model}.safetensors" for model in ("student", "teacher"))
+    return next((dict(as_texts(read_metadata(file)["extra"])) for file in files if file.is_file()), {})
 
 
 def _summarised(run: RunDirectory, directory: Path) -> dict[str, Any]:

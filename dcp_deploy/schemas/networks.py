@@ -32,7 +32,9 @@ class Inspected(Document):
     """Multiply-accumulates per image."""
     sha256: Sha256
     licence: str
-    """The terms of the weights, as far as the file states them."""
+    """The terms of the weights, as the teacher's file states them; the same in every file made from it."""
+    licence_source: str | None
+    """What states these terms; null if they are unknown or the file does not say it."""
 
 
 CheckpointFormat = Literal["native", "nvidia", "rosinality", "basicsr", "tensorflow"]
@@ -118,7 +120,8 @@ class Source(Part):
 
     format: CheckpointFormat
     notes: list[str]
-    licence: str | None
+    licence: str
+    """The terms of the weights, as the new file states them."""
 
 
 class Converted(Written):
@@ -210,6 +213,8 @@ class Manifest(Document):
     onnx: str
     onnx_sha256: Sha256
     kind: str | None
+    licence: str | None
+    licence_source: str | None
     resolution: int | None
     widths: list[int] | None
     config: Facts | None

@@ -48,6 +48,8 @@ def contents_of(
         return _of_onnx(source, name or source.stem, engines)
 
     from ..checkpoints import load_generator, read_checkpoint
+    from ..checkpoints.provenance import as_texts, full_story
+    from ..evaluation.inspection import licence_facts
     from ..export import load_runner
     from ..export.bundle.writer import Contents, Model
 
@@ -60,18 +62,20 @@ def contents_of(
     if teacher:
         network = load_generator(source / "teacher.safetensors")
         models["teacher"] = Model(source / "teacher.onnx", load_runner(network))
-    models |= export_extra_models(student.generator, synthesis=synthesis, directions=directions, scratch=scratch)
+    story = full_story(student, source / "student.safetensors")
+    models |= export_extra_models(
+        student.generator, synthesis=synthesis, directions=directions, scratch=scratch, metadata=as_texts(story)
+    )
     record = read_json(source / "run.json")
-    licence = record["teacher"].get("licence") or student.licence
     return Contents(
         name=name,
         models=models,
-        card=card_of_run(name, source, run, licence),
+        card=card_of_run(name, source, run, story),
         provenance={
             "command": _command(),
-            "licence": licence,
+            **licence_facts(story),
             "teacher": record["teacher"],
-            "origin": student.extra,
+            "origin": story,
             "run": {key: record.get(key) for key in ("command", "started", "finished", "config", "effort", "tool")},
             "environment": record.get("environment"),
             "networks": record.get("networks"),
@@ -84,7 +88,8 @@ def contents_of(
 
 
 def _of_onnx(file: Path, name: str, engines: Sequence[Path]) -> Contents:
-    from ..evaluation.inspection import inspect_file
+    from ..checkpoints.provenance import of_texts
+    from ..evaluation.inspection import inspect_file, licence_facts
     from ..export import load_runner
     from ..export.bundle.writer import Contents, Model
     from ..export.kinds import kind_of, onnx_needed
@@ -93,12 +98,12 @@ def _of_onnx(file: Path, name: str, engines: Sequence[Path]) -> Contents:
         raise onnx_needed(file) or InputError(f"{file} is not an ONNX file", "give one: dcp-deploy export")
     facts = inspect_file(file)
     metadata = facts["metadata"]
-    licence = metadata.get("licence")
+    story = of_texts(metadata)
     return Contents(
         name=name,
         models={"generator": Model(file, load_runner(file))},
-        card=card_of_onnx(name, metadata, licence),
-        provenance={"command": _command(), "licence": licence, "onnx": metadata, "onnx_sha256": facts["sha256"]},
+        card=card_of_onnx(name, metadata, story),
+        provenance={"command": _command(), **licence_facts(story), "onnx": metadata, "onnx_sha256": facts["sha256"]},
         engines=engines,
     )
 

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 
 
 def export_extra_models(
-    generator: Generator, *, synthesis: bool, directions: Path | None, scratch: Path | None
+    generator: Generator,
+    *,
+    synthesis: bool,
+    directions: Path | None,
+    scratch: Path | None,
+    metadata: Mapping[str, str],
 ) -> dict[str, Model]:
     """Export the wanted models to ``scratch``, each with a reference to compare with when the bundle is written.
 
     ``synthesis``: the student from ws. ``directions``: a file of directions, for a mapping and an editor that moves ws
-    along them. Raises InputError for directions that do not fit, and what reading their file raises.
+    along them. ``metadata``, the student's licence and story, is added to that of the files. Raises InputError for
+    directions that do not fit, and what reading their file raises.
     """
     if not synthesis and directions is None:
         return {}
@@ -39,18 +45,18 @@ def export_extra_models(
 
     vectors = {} if directions is None else read_directions(directions)
     check_directions(vectors, generator.config)
-    file = export_onnx(generator, scratch / "synthesis.onnx", inputs="ws")
+    file = export_onnx(generator, scratch / "synthesis.onnx", inputs="ws", metadata=metadata)
     form, models = load_form(file), {}
     if synthesis:
         models["synthesis"] = Model(file, load_runner(generator), through_network(form, generator))
     if vectors:
-        models["mapping"] = _mapping(generator, file.with_name("mapping.onnx"))
+        models["mapping"] = _mapping(generator, file.with_name("mapping.onnx"), metadata)
         editor = export_editor(file, vectors, file.with_name("editor.onnx"))
         models["editor"] = _editor(generator, vectors, form, editor)
     return models
 
 
-def _mapping(generator: Generator, file: Path) -> Model:
+def _mapping(generator: Generator, file: Path, metadata: Mapping[str, str]) -> Model:
     """Export the mapping; its ws are checked by the images that the network's own synthesis makes of them."""
     import torch
 
@@ -59,7 +65,7 @@ def _mapping(generator: Generator, file: Path) -> Model:
     from ..export.onnx.editing import export_mapping
     from ..export.runners.sessions import onnx_session
 
-    session = onnx_session(export_mapping(generator, file), None, "onnxruntime", None)
+    session = onnx_session(export_mapping(generator, file, metadata), None, "onnxruntime", None)
     reference = load_runner(generator)
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:

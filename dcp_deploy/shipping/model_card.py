@@ -6,19 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.provenance import UNKNOWN_LICENCE
 from ..pipeline.summary import NOT_MEASURED, as_lines, summarise
 from ..report.run_directory import Network, RunDirectory
 from ..sizes import pixels
 
-UNKNOWN_TERMS = "not stated by the files it was made from; the terms of the teacher's weights and training images apply"
 
-
-def card_of_run(name: str, directory: Path, run: RunDirectory, licence: str | None) -> str:
-    """Write the card of a build's student."""
+def card_of_run(name: str, directory: Path, run: RunDirectory, story: Mapping[str, Any]) -> str:
+    """Write the card of a build's student, whose file tells this story."""
     summary = summarise(directory)
     student = run.run.networks.get("student")
     lines = [
-        *_head(name, licence),
+        *_head(name, story),
         "## What it is",
         "",
         *_table([
@@ -28,6 +27,7 @@ def card_of_run(name: str, directory: Path, run: RunDirectory, licence: str | No
             ("made at", run.run.finished),
             ("data set", run.run.config.get("dataset")),
             ("pruned", _pruned(run)),
+            *_made_of(story),
         ]),
         "",
         "## Measured",
@@ -43,11 +43,12 @@ def card_of_run(name: str, directory: Path, run: RunDirectory, licence: str | No
     return "\n".join(lines) + "\n"
 
 
-def card_of_onnx(name: str, metadata: Mapping[str, str], licence: str | None) -> str:
-    """Write the card of a single ONNX file, from its metadata."""
+def card_of_onnx(name: str, metadata: Mapping[str, str], story: Mapping[str, Any]) -> str:
+    """Write the card of a single ONNX file, from its metadata and the story in it."""
     facts = [(key, metadata.get(key)) for key in ("kind", "resolution", "widths", "tool", "weights_sha256")]
+    facts += _made_of(story)
     measured = [(key, NOT_MEASURED) for key in ("speedup", "quality")]
-    lines = [*_head(name, licence), "## What it is", "", *_table(facts), "", "## Measured", "", *_table(measured)]
+    lines = [*_head(name, story), "## What it is", "", *_table(facts), "", "## Measured", "", *_table(measured)]
     return "\n".join(lines) + "\n"
 
 
@@ -56,12 +57,26 @@ def _size(network: Network) -> str:
     return f"{network.resolution} px" if network.image_size is None else pixels(network.image_size)
 
 
-def _head(name: str, licence: str | None) -> list[str]:
+def _made_of(story: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the lines on the teacher, the refinement and the training in a student's story."""
+    rows: list[tuple[str, Any]] = []
+    if teacher := story.get("teacher"):
+        rows.append(("teacher", f"{teacher.get('file')}, sha256 {teacher.get('sha256')}"))
+    if pruning := story.get("pruning"):
+        rows.append(("kept weights", f"refined by {pruning.get('refinement', {}).get('method')}"))
+    if distilled := story.get("distillation"):
+        rows.append(("distilled", f"{distilled.get('steps')} steps of {distilled.get('batch')} images"))
+    return rows
+
+
+def _head(name: str, story: Mapping[str, Any]) -> list[str]:
+    source = story.get("licence_source")
     return [
         f"# {name}",
         "",
-        f"**Licence:** {licence or UNKNOWN_TERMS}.",
+        f"**Licence:** {story.get('licence') or UNKNOWN_LICENCE}.",
         "",
+        *([f"Stated by: {source}.", ""] if source else []),
         "A student inherits the terms of its teacher's weights and of the images that either was trained on.",
         "",
     ]

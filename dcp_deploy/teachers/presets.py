@@ -168,7 +168,7 @@ _LIST = (
         "demo",
         "procedural portraits",
         64,
-        Teacher("demo_teacher.safetensors", "native", "Apache-2.0, trained by this project"),
+        Teacher("demo_teacher.safetensors", "native", "Apache-2.0"),
         "avatars, drawn on the fly",
         "Apache-2.0, drawn by this project",
     ),

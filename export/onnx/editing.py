@@ -23,10 +23,11 @@ from .exporter import describe, graph_of
 STRENGTHS = "strengths"
 
 
-def export_mapping(generator: Generator, path: Path) -> Path:
+def export_mapping(generator: Generator, path: Path, metadata: Mapping[str, str] | None = None) -> Path:
     """Write the readable generator's mapping with its truncation as ONNX: z, psi (and c) to ``ws``, all float32.
 
     z is [batch, z_dim], psi [batch], c of a class-conditional generator [batch, c_dim], ws [batch, num_ws, w_dim].
+    ``metadata`` is added to the file's own.
     """
     import onnx
 
@@ -35,7 +36,7 @@ def export_mapping(generator: Generator, path: Path) -> Path:
     if config.c_dim:
         samples["c"] = torch.eye(config.c_dim)[torch.arange(2) % config.c_dim]
     model = graph_of(_Codes(generator).eval(), samples, "ws")
-    facts = {**describe(generator), "inputs": "z", "output": "ws"}
+    facts = {**describe(generator), "inputs": "z", "output": "ws", **(metadata or {})}
     onnx.helper.set_model_props(model, dict(sorted(facts.items())))
     write_model(model, path)
     return path

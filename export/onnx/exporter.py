@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ...checkpoints.provenance import UNKNOWN_LICENCE
 from ...errors import UsageError
 from ...generators import Generator
 from ...version import __version__
@@ -73,8 +74,9 @@ def export_onnx(
 
     The batch is dynamic. ``batch`` is the smallest and largest that the file promises to serve; it is recorded for
     engine builds. ``metadata`` is added to the file's own (see :func:`describe`), for instance ``teacher_sha256`` or
-    ``licence``. ``onnx.checker`` checks the file with shape inference before it appears under its name. Weights of
-    more than 2 GB are stored beside it in ``NAME.data``.
+    the licence and story of a checkpoint (:func:`~dcp_deploy.checkpoints.provenance.as_texts`). ``onnx.checker`` checks
+    the file with shape inference before it appears under its name. Weights of more than 2 GB are stored beside it in
+    ``NAME.data``.
 
     ``precision`` "fp16" and "bf16" store the convolutions in that type, except the layers whose measured ranges need
     float32. "int8" quantises the layers with which the parity gate still passes (:mod:`.precision`, :mod:`.rounding`,
@@ -136,7 +138,7 @@ def describe(generator: Generator) -> dict[str, str]:
         "z_dim": str(config.z_dim),
         "c_dim": str(config.c_dim),
         "weights_sha256": weights_sha256(generator),
-        "licence": "not stated; the terms of the teacher's weights and training images apply",
+        "licence": UNKNOWN_LICENCE,
     }
 
 

@@ -131,7 +131,7 @@ def _source(path: Path, model: Any) -> dict[str, Any]:
     return {
         "onnx": path.name,
         "onnx_sha256": onnx_sha256(path),
-        "kind": facts.get("kind"),
+        **{key: facts.get(key) for key in ("kind", "licence", "licence_source")},
         **{key: json.loads(facts.get(key, "null")) for key in ("resolution", "widths", "config")},
     }
 

@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from dcp_deploy.checkpoints import load_generator, provenance, read_checkpoint, read_metadata, save_generator
+from dcp_deploy.checkpoints.provenance import UNKNOWN_LICENCE
 from dcp_deploy.cli.app import app
 from dcp_deploy.files import sha256_file
 from dcp_deploy.generators import Generator
@@ -44,12 +45,14 @@ def test_a_converted_file_gives_bit_identical_images(name: str, tmp_path: Path) 
 
 def test_a_converted_file_records_its_origin_and_licence(tmp_path: Path) -> None:
     answer = convert(FILES / "sg3t_32_torch213.pkl", tmp_path / "converted.safetensors")
-    source = read_metadata(tmp_path / "converted.safetensors")["extra"]["source"]
+    story = read_metadata(tmp_path / "converted.safetensors")["extra"]
+    source = story["source"]
     assert source["file"] == "sg3t_32_torch213.pkl"
     assert source["sha256"] == sha256_file(FILES / "sg3t_32_torch213.pkl")
     assert source["format"] == "nvidia"
-    assert "research or evaluation only" in source["licence"]
-    assert answer["source"] == {"format": "nvidia", "notes": [], "licence": source["licence"]}
+    assert "research or evaluation only" in story["licence"]
+    assert story["licence_source"] == "the format of sg3t_32_torch213.pkl (nvidia)"
+    assert answer["source"] == {"format": "nvidia", "notes": [], "licence": story["licence"]}
 
 
 def test_converting_twice_keeps_the_first_origin(tmp_path: Path) -> None:
@@ -62,4 +65,8 @@ def test_converting_twice_keeps_the_first_origin(tmp_path: Path) -> None:
 
 def test_the_extra_of_a_native_file_is_kept(tiny_generator: Generator, tmp_path: Path) -> None:
     saved = save_generator(tiny_generator, tmp_path / "plain.safetensors", extra={"trained_on": "avatars"})
-    assert provenance(read_checkpoint(saved), saved) == {"trained_on": "avatars"}
+    story = provenance(read_checkpoint(saved), saved)
+    assert story == {"trained_on": "avatars", "licence": UNKNOWN_LICENCE, "source": story["source"]}
+    assert story["source"] == {
+        "file": "plain.safetensors", "format": "native", "sha256": sha256_file(saved), "notes": []
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -37,6 +38,14 @@ class ChannelScores:
     def widths(self) -> tuple[int, ...]:
         """Channels per layer of the generator that was scored."""
         return tuple(len(layer) for layer in self.scores)
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 over the scores of all layers, as little-endian float64. Two files of equal scores can differ."""
+        digest = hashlib.sha256()
+        for layer in self.scores:
+            digest.update(f"{len(layer)}\n".encode() + layer.cpu().numpy().astype("<f8").tobytes())
+        return digest.hexdigest()
 
 
 def save_scores(scores: ChannelScores, path: str | os.PathLike[str]) -> Path:

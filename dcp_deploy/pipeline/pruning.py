@@ -1,0 +1,44 @@
+"""Prune a teacher and record how, the same for ``build`` and for the verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..checkpoints import Checkpoint
+    from ..compression import ChannelScores, PruningPlan
+    from ..generators import Generator
+
+
+def prune_with_story(
+    teacher: Checkpoint,
+    file: Path,
+    plan: PruningPlan,
+    scores: ChannelScores,
+    *,
+    refine: str,
+    latents: int | None = None,
+    seed: int,
+) -> tuple[Generator, dict[str, Any]]:
+    """Return the pruned generator and its story; ``teacher`` was read from ``file``.
+
+    ``latents`` is the number that a reconstruction uses, by default that of the library. Raises what
+    :func:`~dcp_deploy.compression.prune` raises.
+    """
+    from ..checkpoints.provenance import pruned_story
+    from ..compression import prune
+    from ..compression.pruning.refinement import LATENTS
+
+    latents = LATENTS if latents is None else latents
+    pruned = prune(teacher.generator, plan, refine=refine, latents=latents, seed=seed)  # type: ignore[arg-type]
+    refinement: dict[str, Any] = {"method": refine}
+    if "reconstruct" in refine:
+        refinement |= {"latents": latents, "seed": seed}
+    pruning = {
+        "verb": "prune",
+        **{name: value for name, value in plan.to_dict().items() if name in ("ratio", "align", "target")},
+        "scores": {**scores.settings, "sha256": scores.sha256},
+        "refinement": refinement,
+    }
+    return pruned, pruned_story(teacher, file, pruning)
