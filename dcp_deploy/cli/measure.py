@@ -77,7 +77,7 @@ def verify(
         output.report(out, served.to_dict(), *shown)
         served.raise_for_failure()
         return
-    with output.task("verify"):
+    with output.task("verify") as progress:
         pair = export.load_pair(
             a, b, backend_a=backend_a, backend_b=backend_b, device=device, network=network  # type: ignore[arg-type]
         )  # fmt: skip
@@ -88,11 +88,12 @@ def verify(
             seed=seed,
             precision=precision,
             bisect=bisect,
+            progress=progress,
         )
     if worst is not None:
         report.save_worst(worst)
     tables = [checks_table(report), *([layers_table(report.layers)] if report.layers else [])]
-    output.report(out, report.to_dict(), *tables)
+    output.report(out, report.to_dict(), *tables, report.verdict)
     report.raise_for_failure()
 
 

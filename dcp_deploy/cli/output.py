@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ..config import to_toml
 from ..files import atomic_path, sha256_file, write_json
-from ..progress import Progress, Reporter, duration
+from ..progress import Pace, Progress, Reporter
 
 PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 WIDE = 160  # columns of a table without a terminal
@@ -75,7 +75,7 @@ class Output(Reporter):
 
     @contextmanager
     def task(self, title: str) -> Iterator[Progress]:
-        """Show a bar on a terminal, a line every fifteen seconds elsewhere, nothing with --quiet."""
+        """Show a spinner and a bar on a terminal, a line every fifteen seconds elsewhere, nothing with --quiet."""
         if self.quiet:
             yield lambda done, total: None
         elif self.stderr.is_terminal:
@@ -86,32 +86,28 @@ class Output(Reporter):
 
     @contextmanager
     def _bar(self, title: str) -> Iterator[Progress]:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
+        from .bars import bars_on
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))  # fmt: skip
-        with Bars(*columns, console=self.stderr, transient=True) as bars:
+        pace = Pace()
+        with bars_on(self.stderr, pace) as bars:
             task = bars.add_task(title, total=None)
-            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+            def progress(done: int, total: int) -> None:
+                pace.update(done, total)
+                bars.update(task, completed=done, total=total)
+
+            yield progress
 
 
 class _PlainProgress:
-    """Prints ``title: 120 of 600, about 4 min left``, at most every fifteen seconds."""
+    """Prints ``title: 120/600, 1:00 elapsed, about 4:00 left``, at most every fifteen seconds."""
 
-    def __init__(self, title: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self.title, self.say, self.clock = title, say, clock
-        self.begin = self.last = clock()
-        self.first: int | None = None  # a resumed task does not begin at zero
-        self.total = 0
+    def __init__(self, title: str, say: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> None:
+        self.title, self.say, self.pace = title, say, Pace(now)
+        self.said = self.pace.started
 
     def __call__(self, done: int, total: int) -> None:
-        now = self.clock()
-        if self.first is None or total != self.total:  # another total means another task, within or after this one
-            self.first, self.begin, self.total = done, now, total
-        if now - self.last < PLAIN_SECONDS or done >= total:
-            return
-        self.last = now
-        moved = done - self.first
-        left = f", about {duration((now - self.begin) / moved * (total - done))} left" if moved > 0 else ""
-        self.say(f"{self.title}: {done} of {total}{left}")
+        self.pace.update(done, total)
+        if self.pace.last - self.said >= PLAIN_SECONDS and done < total:
+            self.said = self.pace.last
+            self.say(f"{self.title}: {self.pace}")

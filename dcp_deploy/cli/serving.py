@@ -127,8 +127,8 @@ def _docker(path: Path) -> str:
 
 def verify_server(
     a: str, b: str, output: Output, *, model: str, clients: int, requests: int
-) -> tuple[EndpointReport, Any, str]:
-    """Compare a bundle's golden images with a server's. Returns the report, and its table and sentence."""
+) -> tuple[EndpointReport, Any, str, str]:
+    """Compare a bundle's golden images with a server's. Returns the report, and its table, verdict and times."""
     from ..export.bundle.writer import read_golden
     from ..export.serving.endpoint import is_address
     from ..export.serving.endpoint_check import check_endpoint
@@ -147,4 +147,4 @@ def verify_server(
             f"first request {report.first_ms:.1f} ms; {load.clients} clients, {load.requests} requests, {load.failed} "
             f"failed: p50 {load.p50_ms:.1f} ms, p99 {load.p99_ms:.1f} ms, {load.images_per_second:.0f} images/s"
         )
-    return report, checks_table(report.alone), words
+    return report, checks_table(report.alone), report.alone.verdict, words

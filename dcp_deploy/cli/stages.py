@@ -180,14 +180,18 @@ def prune(
             )  # fmt: skip
     generator = generator.to(device)
     latency = None if target_latency is None else milliseconds("--target-latency", target_latency)
-    plan = compression.plan(generator, found, target_latency=latency, **settings)
+    with output.task("plan"):
+        plan = compression.plan(generator, found, target_latency=latency, **settings)
     if dry_run:
         cost = compression.latency_cost(generator)
         before, after = cost(generator.widths), cost(plan.widths)
         words = f"latency: {before:.2f} -> {after:.2f} ms (predicted: one image, torch on {device})"
         output.result({**plan.to_dict(), "latency_ms": {"teacher": before, "student": after}}, str(plan), words)
         return
-    pruned = compression.prune(generator, plan, refine=refine, seed=seed)  # type: ignore[arg-type]
+    with output.task("prune, layer by layer") as progress:
+        pruned = compression.prune(
+            generator, plan, refine=refine, seed=seed, progress=progress  # type: ignore[arg-type]
+        )  # fmt: skip
     save_generator(pruned.cpu(), out)
     output.message(str(plan))
     output.written(out, plan=plan.to_dict())
@@ -288,12 +292,12 @@ def export(
     options: dict[str, Any] = {"inputs": inputs, "image": image, "noise": noise, "upsample": upsample, "batch": bounds}
     options["precision"] = precision
     generator, facts = load_generator(model, network=network if teacher is None else None), {}
-    with output.task("export"):
+    with output.task("export") as progress:
         if teacher is not None:
             original = load_generator(teacher, network=network)
             facts["teacher_sha256"] = weights_sha256(original)
-            export_onnx(original, beside, **options)
-        export_onnx(generator, out, **options, metadata=facts)
+            export_onnx(original, beside, **options, progress=progress)
+        export_onnx(generator, out, **options, metadata=facts, progress=progress)
     if report := precision_report(out):
         output.message(report)
     output.written(out, precision=precision, teacher=None if teacher is None else str(beside))

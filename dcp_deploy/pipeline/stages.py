@@ -121,7 +121,10 @@ def _prune(job: Job, progress: Progress) -> list[str]:
     teacher, config = job.load("teacher"), job.inputs.config
     pruning_plan = plan(teacher, load_scores(job.path("scores.safetensors")), **config.plan_arguments)
     latents = job.inputs.effort.refine_latents
-    return [job.save(prune(teacher, pruning_plan, refine=config.refine, latents=latents, seed=config.seed), "pruned")]
+    pruned = prune(
+        teacher, pruning_plan, refine=config.refine, latents=latents, seed=config.seed, progress=progress
+    )  # fmt: skip
+    return [job.save(pruned, "pruned")]
 
 
 def _distill(job: Job, progress: Progress) -> list[str]:
@@ -155,10 +158,9 @@ def _export(job: Job, progress: Progress) -> list[str]:
 
     written = []
     facts = {"teacher_sha256": weights_sha256(job.load("teacher"))}
-    for done, model in enumerate(("student", "teacher")):
-        progress(done, 2)
-        path = job.path(f"{model}.onnx")
-        export_onnx(job.load(model).cpu(), path, precision=job.inputs.config.precision, metadata=facts)
+    for model in ("student", "teacher"):
+        generator, path = job.load(model).cpu(), job.path(f"{model}.onnx")
+        export_onnx(generator, path, precision=job.inputs.config.precision, metadata=facts, progress=progress)
         written.append(f"{model}.onnx")
     return written
 
@@ -178,11 +180,15 @@ def _engine(job: Job, progress: Progress) -> list[str]:
 
 def _verify(job: Job, progress: Progress) -> list[str]:
     from ..export import verify
+    from ..export.parity.gate import PSIS
 
     reports, latents, seed = {}, job.inputs.effort.parity_latents, job.inputs.config.seed
-    for done, model in enumerate(("student", "teacher")):
-        progress(done, 2)
-        reports[model] = verify(job.load(model), job.path(f"{model}.onnx"), latents=latents, seed=seed, bisect=True)
+    images = latents * len(PSIS)
+    for index, model in enumerate(("student", "teacher")):
+        reports[model] = verify(
+            job.load(model), job.path(f"{model}.onnx"), latents=latents, psis=PSIS, seed=seed, bisect=True,
+            progress=shifted(progress, index * images, 2 * images),
+        )  # fmt: skip
     passed = all(report.passed for report in reports.values())
     document = {"schema": 1, "passed": passed, "pairs": {name: report.to_dict() for name, report in reports.items()}}
     write_json(job.path("parity.json"), document)
@@ -330,7 +336,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("score", "score the teacher's channels", ("teacher.safetensors",), _scoring, _score),
     Stage(
         "prune",
-        "remove the lowest",
+        "prune, layer by layer",
         ("teacher.safetensors", "scores.safetensors"),
         _settings("ratio", "align", "target_macs", "target_params", "refine", "refine_latents", "seed", "device"),
         _prune,

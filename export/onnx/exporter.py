@@ -23,6 +23,7 @@ import torch
 
 from ...errors import UsageError
 from ...generators import Generator
+from ...progress import Progress
 from ...version import __version__
 from ..fused.generator import FusedGenerator, FusedSynthesis, ImageForm, noise_shapes
 from ..fused.stylegan2 import NoiseForm, Upsample
@@ -62,6 +63,7 @@ def export_onnx(
     precision: Precision = "fp32",
     batch: tuple[int, int] | None = None,
     metadata: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write ``generator`` to ``path`` as ONNX and return the path.
 
@@ -79,7 +81,7 @@ def export_onnx(
     ``precision`` "fp16" and "bf16" store the convolutions in that type, except the layers whose measured ranges need
     float32. "int8" quantises the layers with which the parity gate still passes (:mod:`.precision`, :mod:`.rounding`,
     :mod:`.quantization`). The file records what was measured and chosen, see
-    :func:`~.quantization.precision_report`.
+    :func:`~.quantization.precision_report`. ``progress`` counts the layers whose int8 error was measured.
 
     Raises UsageError for an unknown option or noise inputs of a network without noise, ParityError if no layer can be
     int8.
@@ -108,7 +110,7 @@ def export_onnx(
         alone = inputs == "z" and noise != "input"  # int8 layers are chosen on images generated from z alone
         kernels = integer_kernels(generator, ranges, upsample=upsample)
         trial = model if alone else _model(FusedGenerator(generator, upsample=upsample), None, OPSET)
-        plan = plan_int8(trial, ranges, kernels, tolerance)
+        plan = plan_int8(trial, ranges, kernels, tolerance, progress=progress)
         model, measured["int8"] = quantize(model, ranges, kernels, plan.layers), json.dumps(plan.to_dict())
     facts = {"inputs": inputs, **fused.options.facts(), **measured, "opset": str(opset)}
     if inputs == "z":

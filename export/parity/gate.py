@@ -15,6 +15,7 @@ from typing import Any
 
 from ...errors import InputError, ParityError, UsageError
 from ...files import atomic_path
+from ...progress import Progress
 from ..runners.runner import Runner
 from .artifacts import Artifact, load_pair
 from .bisect import Bisection, bisect_layers
@@ -25,6 +26,7 @@ from .tolerance import PRECISIONS, Check, Tolerance, tolerance_for
 
 LARGEST_BATCH = 8  # for an artefact that does not declare its largest batch
 ODD_BATCH = 3
+PSIS = (0.5, 0.7, 1.0)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,17 @@ class ParityReport:
         """Return whether every check passed."""
         return all(check.passed for check in self.checks)
 
+    @property
+    def verdict(self) -> str:
+        """Return the result as one line."""
+        failed = sum(not check.passed for check in self.checks)
+        if failed:
+            return f"FAILED: {failed} of {len(self.checks)} checks"
+        psis = ", ".join(f"{psi:g}" for psi in self.psis)
+        within = f"the tolerance of {self.precision}" if self.precision else "the given tolerance"
+        names = f"{self.b['name']} generates the same images as {self.a['name']}"
+        return f"passed: {names}, within {within} ({self.images:,} images, psi {psis})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without the pixels of the worst sample."""
         values = asdict(self)
@@ -103,12 +116,13 @@ def verify(
     b: Artifact,
     *,
     latents: int = 256,
-    psis: Sequence[float] = (0.5, 0.7, 1.0),
+    psis: Sequence[float] = PSIS,
     seed: int = 0,
     batches: Sequence[int] | None = None,
     precision: str | None = None,
     tolerance: Tolerance | None = None,
     bisect: bool = False,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Compare two artefacts on ``latents`` seeds from ``seed`` on, each at every psi; ``a`` is the reference.
 
@@ -118,7 +132,7 @@ def verify(
     ``batches`` are the batch sizes, used in turn on one stream of pairs; by default the smallest and the largest that
     both artefacts declare (1 and 8 if they do not) and 3. ``tolerance`` is by default that of ``precision``, which is
     by default the coarser one of the two artefacts. ``bisect`` also compares the layers on the batch of the worst
-    image, see :func:`~.bisect.bisect_layers`.
+    image, see :func:`~.bisect.bisect_layers`. ``progress`` counts pairs of images.
 
     Memory does not grow with the number of images. A difference does not raise: see
     :meth:`ParityReport.raise_for_failure`. Raises UsageError for settings that compare nothing, and for ``bisect`` on
@@ -136,7 +150,8 @@ def verify(
         tolerance = tolerance_for(precision)
     else:
         precision = None
-    stream = _compared(first, second, [(seed + i, float(psi)) for i in range(latents) for psi in psis], sizes)
+    pairs = [(seed + i, float(psi)) for i in range(latents) for psi in psis]
+    stream = _compared(first, second, pairs, sizes, progress)
     found = stream.distances
     return ParityReport(
         a=_identity(first),
@@ -156,12 +171,16 @@ def verify(
     )
 
 
-def _compared(a: Runner, b: Runner, pairs: Sequence[Pair], sizes: Sequence[int]) -> ImageStream:
+def _compared(
+    a: Runner, b: Runner, pairs: Sequence[Pair], sizes: Sequence[int], progress: Progress | None
+) -> ImageStream:
     stream = ImageStream(a, b)
     if stream.comparable:
         for batch in _cut(pairs, sizes):
             if not stream.compare(batch):
                 break
+            if progress:
+                progress(min(stream.distances.images, len(pairs)), len(pairs))
     return stream
 
 

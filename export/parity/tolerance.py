@@ -65,7 +65,8 @@ class Tolerance:
 class Check:
     """One check: ``value`` must be at most or at least (``bound``) ``limit``.
 
-    A value of None is not finite: NaN, or the PSNR of identical images.
+    A value of None is not finite: NaN, or the PSNR of identical images. Of a check that has to hold everywhere
+    ("images of b change with the latent"), ``value`` counts where it does not.
     """
 
     name: str
@@ -79,6 +80,11 @@ class Check:
     def at_most(cls, name: str, value: float, limit: float, detail: str) -> Check:
         """Compare; NaN does not pass."""
         return cls(name, value if math.isfinite(value) else None, limit, value <= limit, detail)
+
+    @classmethod
+    def none(cls, name: str, violations: int, held: str, broken: str) -> Check:
+        """Check what has to hold everywhere. ``held`` and ``broken`` are the details of the two results."""
+        return cls.at_most(name, violations, 0, broken if violations else held)
 
     @classmethod
     def at_least(cls, name: str, value: float, limit: float, detail: str) -> Check:

@@ -22,6 +22,7 @@ from ...generators import (
     count_macs,
     count_parameters,
 )
+from ...progress import Progress
 from ..layers import Layer
 from ..scoring.channel_scores import ChannelScores, check_scores, kept_width
 from .budget import Cost, counted_cost, widths_within
@@ -149,6 +150,7 @@ def prune(
     refine: Refinement = "none",
     latents: int = REFINE_LATENTS,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Generator:
     """Return a new generator with only the planned channels; ``generator`` is left untouched.
 
@@ -159,7 +161,7 @@ def prune(
 
     ``refine`` then adjusts the remaining weights (:mod:`.refinement`). "reconstruct" fits them to the teacher's
     features of ``latents`` latents drawn by ``seed``, "svs" scales their singular values, and "svs+reconstruct" does
-    one after the other.
+    one after the other. ``progress`` counts the layers that "reconstruct" has fitted.
 
     Raises UsageError when the plan was made for another generator or ``refine`` is unknown.
     """
@@ -181,7 +183,7 @@ def prune(
     if "svs" in refine:
         scale_singular_values(student)
     if "reconstruct" in refine:
-        reconstruct(student, generator, tuple(kept), latents=latents, seed=seed)
+        reconstruct(student, generator, tuple(kept), latents=latents, seed=seed, progress=progress)
     return student.train(generator.training)
 
 
