@@ -40,11 +40,13 @@ def mapped(path: Path) -> memoryview:
     """Return the file's bytes, which the system reads on demand and frees with the last view."""
     if not path.is_file():
         what = "a folder, not a file" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {what}", "check the path given")
+        raise InputError(f"{path}: {what}", "Check the path given.")
     try:
         with path.open("rb") as stream:
             if not path.stat().st_size:
-                raise CorruptFileError(f"{path}: the file is empty", "was its download or copy interrupted?")
+                raise CorruptFileError(
+                    f"{path}: the file is empty", "Copy or fetch it again: it seems to have been cut short."
+                )
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}", "check the path given") from error
+        raise InputError(f"{path}: cannot be read: {error.strerror}", "Check the path given.") from error

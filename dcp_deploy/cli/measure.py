@@ -18,7 +18,6 @@ from .options import (
     Resize,
     Seed,
     backends,
-    check_suffix,
     count_or_all,
     devices,
     numbers,
@@ -266,7 +265,6 @@ def directions(
     from ..devices import torch_device
     from ..evaluation.editing import COUNT, find_directions, import_directions
 
-    check_suffix(out, ".safetensors")
     file = teacher or model
     if file is None or (teacher is not None and model is not None):
         raise UsageError("no model" if file is None else "two models", "Give one, as TEACHER or as --model.")
@@ -284,6 +282,7 @@ def directions(
     facts = {key: {"layers": list(one.layers), "sigma": one.sigma} for key, one in found.items()}
     layout = None if found_in is None else found_in.layout
     output.result({"path": str(out), "directions": facts, "imported": layout, "settings": str(settings)}, str(out))
+    output.finished(out)
 
 
 @verb()
@@ -319,3 +318,4 @@ def project(
     )  # fmt: skip
     output.write_settings(out / "projection.json")
     output.result({**document, "path": str(out)}, *facts_lines(document), str(out))
+    output.finished(out)

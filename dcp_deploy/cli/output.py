@@ -14,7 +14,8 @@ from rich.console import Console
 
 from ..config import to_toml
 from ..files import atomic_path, sha256_file, write_json
-from ..progress import Pace, Progress, Reporter
+from ..progress import Pace, Progress, Reporter, duration
+from .next_steps import next_command
 
 PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 WIDE = 160  # columns of a table without a terminal
@@ -28,6 +29,7 @@ class Output(Reporter):
         self, verb: str = "", context: typer.Context | None = None, *, as_json: bool = False, quiet: bool = False
     ) -> None:
         self.verb, self.context, self.as_json, self.quiet = verb, context, as_json, quiet
+        self.begun = time.monotonic()
         self.answered = False  # whether the JSON document is on stdout already
         self.stdout = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
         self.stderr = Console(stderr=True, highlight=False)
@@ -52,12 +54,26 @@ class Output(Reporter):
             write_json(out, {"schema": 1, **document})
             self.write_settings(out)
         self.result(document, *shown)
+        if out is not None:
+            self.finished(out)
 
     def written(self, path: Path, **facts: Any) -> None:
         """Answer that a file was written: path, size, sha256 and settings, and ``facts``."""
         settings = self.write_settings(path)
         size = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         self.result({"path": str(path), **size, "settings": str(settings), **facts}, str(path))
+        self.finished(path)
+
+    def finished(self, path: Path) -> None:
+        """Say on stderr what was written, how long that took and what to run next; nothing with --json."""
+        if self.as_json or self.context is None:
+            return
+        from ..report.text import size
+
+        bytes_written = f" ({size(path.stat().st_size)})" if path.is_file() else ""
+        following = next_command(self.verb, self.context.params, path)
+        words = f" Next: {following}" if following else ""
+        self.message(f"wrote {path}{bytes_written} in {duration(time.monotonic() - self.begun)}.{words}")
 
     def write_settings(self, beside: Path) -> Path:
         """Write the verb's flags as ``<result>.toml``, which its own --config reads back."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import UsageError, choose
 from .options import (
     DryRun,
     Network,
@@ -58,7 +58,7 @@ def convert(
 
     suffixes = {"native": (".safetensors",), **SUFFIXES}
     if to not in suffixes:
-        raise UsageError(f"--to {to!r} is not a layout", f"Write one of {', '.join(suffixes)}.")
+        raise UsageError(f"--to {to!r} is not a layout", choose(to, suffixes))
     check_suffix(out, *suffixes[to])
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"--out {out} is the file to read", "Give another name.")
@@ -107,7 +107,6 @@ def score(
     from ..devices import torch_device
     from ..pipeline.distilling import open_mask
 
-    check_suffix(out, ".safetensors")
     generator = load_generator(teacher, network=network)
     mask = settings["mask"]
     with output.task("score") as progress:
@@ -164,7 +163,6 @@ def prune(
     from ..checkpoints import load_generator, save_generator
     from ..devices import torch_device
 
-    check_suffix(out, ".safetensors")
     if bool(scores) == (score is not None):
         raise UsageError("prune needs scores from one source", "Give either --scores FILE or --score METHOD.")
     seed, device = settings.pop("seed"), torch_device(settings.pop("device"))
@@ -182,6 +180,8 @@ def prune(
     latency = None if target_latency is None else milliseconds("--target-latency", target_latency)
     with output.task("plan"):
         plan = compression.plan(generator, found, target_latency=latency, **settings)
+    for caveat in plan.caveats:
+        output.message(f"prune: {caveat}")
     if dry_run:
         cost = compression.latency_cost(generator)
         before, after = cost(generator.widths), cost(plan.widths)
@@ -226,7 +226,6 @@ def distill(
     from ..pipeline.distilling import distill_student, mask_of, recipe_of
     from ..pipeline.inputs import open_data, real_facts, real_words
 
-    check_suffix(out, ".safetensors")
     config = BuildConfig.parse(settings, verb="distill")
     device = torch_device(config.device)
     original = load_generator(teacher, network=config.network)

@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-from ...errors import UsageError
+from ...errors import UsageError, choose
 from ...generators import Generator
 from ...progress import Progress
 from ...version import __version__
@@ -89,8 +89,8 @@ def export_onnx(
     import onnx
 
     tolerance = tolerance_for(precision)
-    if inputs not in ("z", "ws"):
-        raise UsageError(f"inputs is {inputs!r}", "use one of: z, ws")
+    if inputs not in get_args(InputForm):
+        raise UsageError(f"inputs is {inputs!r}", choose(inputs, get_args(InputForm)))
     if noise == "input" and not noise_shapes(generator.config):
         raise UsageError(
             f"noise is 'input', but a {generator.config.kind} has no noise: no layer would take the maps",
@@ -98,7 +98,7 @@ def export_onnx(
         )
     if batch is not None and not (1 <= batch[0] < batch[1]):
         raise UsageError(
-            f"batch is {batch[0]} to {batch[1]}", "give a smallest batch of 1 or more and a larger largest"
+            f"batch is {batch[0]} to {batch[1]}", "Give a smallest batch of 1 or more and a larger largest."
         )
     form = FusedGenerator if inputs == "z" else FusedSynthesis
     ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)

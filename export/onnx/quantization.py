@@ -135,7 +135,7 @@ def plan_int8(
         best = max(sensitivity, key=lambda row: row.psnr_db)
         raise ParityError(
             f"no layer of this generator can be int8: {best.layer} alone gives {best.psnr_db:.1f} dB",
-            "export it in fp16, or state a wider tolerance",
+            "Export it in fp16, or state a wider tolerance.",
         )
     left_out, report = found
     return Int8Plan(sensitivity, left_out, report.psnr_db)

@@ -99,7 +99,7 @@ class ParityReport:
                 inside += ", so the cause is the runtime or a rare latent"
             raise ParityError(
                 f"{self.a['name']} and {self.b['name']} differ{where}: {'; '.join(failed)}{inside}",
-                "dcp-deploy verify A B --bisect --worst worst.png shows in which layer, and the images.",
+                "Run dcp-deploy verify A B --bisect --worst worst.png to see in which layer, and the images.",
             )
 
     def save_worst(self, path: str | os.PathLike[str]) -> Path | None:
@@ -143,7 +143,7 @@ def verify(
     if latents < 2 or not psis or not sizes or min(sizes) < 1 or not 0 <= seed <= 2**32 - latents:
         raise UsageError(
             f"latents {latents}, psis {tuple(psis)}, batches {sizes}, seed {seed} compare nothing",
-            "use 2 latents or more, at least one psi, batches of 1 or more, and a seed from 0 to 2^32 - latents",
+            "Use 2 latents or more, at least one psi, batches of 1 or more, and a seed from 0 to 2^32 - latents.",
         )
     if tolerance is None:
         precision = precision or _precision(first, second)
@@ -194,7 +194,7 @@ def _precision(*runners: Runner) -> str:
     for runner, word in declared:
         if word not in PRECISIONS:
             message = f"{runner.name} declares an unknown precision {word!r}"
-            raise InputError(message, "choose the limits with --precision")
+            raise InputError(message, "Choose the limits with --precision.")
     order: tuple[str, ...] = PRECISIONS
     return max((word for _, word in declared), key=order.index)
 
@@ -206,7 +206,7 @@ def _batches(*runners: Runner) -> tuple[int, ...]:
     most = min((high for _, high in bounds), default=LARGEST_BATCH)
     if least > most:
         taken = " and ".join(f"{low} to {high}" for low, high in bounds)
-        raise UsageError(f"no batch fits both artefacts: they take {taken}", "export one of them for other batches")
+        raise UsageError(f"no batch fits both artefacts: they take {taken}", "Export one of them for other batches.")
     return tuple(sorted({least, most, min(max(ODD_BATCH, least), most)}))
 
 

@@ -25,7 +25,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from ...errors import UsageError
+from ...errors import UsageError, choose
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -58,7 +58,7 @@ class Tolerance:
     def __post_init__(self) -> None:
         limits = {name: value for name, value in asdict(self).items() if name != "layer"}
         if all(value is None for value in limits.values()):
-            raise UsageError("a tolerance without any limit passes everything", f"set one of: {', '.join(limits)}")
+            raise UsageError("a tolerance without any limit passes everything", f"Set one of: {', '.join(limits)}.")
 
 
 @dataclass(frozen=True)
@@ -103,5 +103,5 @@ _TOLERANCES: dict[str, Tolerance] = {
 def tolerance_for(precision: str) -> Tolerance:
     """Return the limits for ``precision``: "fp32", "fp16", "bf16" or "int8". Raise UsageError for another."""
     if precision not in _TOLERANCES:
-        raise UsageError(f"precision is {precision!r}", f"use one of: {', '.join(PRECISIONS)}")
+        raise UsageError(f"precision is {precision!r}", choose(precision, PRECISIONS))
     return _TOLERANCES[precision]

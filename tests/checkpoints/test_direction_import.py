@@ -151,7 +151,7 @@ def test_other_files_are_named(tmp_path: Path) -> None:
     for name, expected in words.items():
         with pytest.raises(UnknownFormatError, match=expected) as caught:
             read_foreign_directions(tmp_path / name)
-        assert "What is imported" in caught.value.remedy
+        assert "Give one of these" in caught.value.remedy
 
 
 def test_our_own_file_needs_no_import(tmp_path: Path) -> None:
