@@ -118,7 +118,7 @@ def test_kept_width_stays_in_range_and_near_the_ratio(channels: int, ratio: floa
     ("setting", "value"), [("ratio", -0.1), ("ratio", 1.0), ("ratio", 1.2), ("ratio", float("nan")), ("align", 0)]
 )
 def test_settings_outside_their_range_are_refused(teacher: Generator, setting: str, value: float) -> None:
-    with pytest.raises(UsageError, match=f"{setting} must be at least .*got {value}"):
+    with pytest.raises(UsageError, match=f"{setting} must be at least .*got {value:g}"):
         plan(teacher, random_scores(teacher.config), **{setting: value})  # type: ignore[arg-type]
 
 
