@@ -60,7 +60,7 @@ class Pace:
             end = ", finishing"
         elif moved > 0:
             left = (self.last - self.begun) / moved * (self.total - self.done) - (now - self.last)
-            end = f", about {clock(max(left, 0))} left"
+            end = f", about {clock(left)} left" if left > 0 else ""  # a step longer than those before it
         return f"{self.done}/{self.total}, {passed}{end}"
 
 

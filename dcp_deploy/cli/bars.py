@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from ..progress import Pace
+
+WIDE = 110  # columns from which a bar fits beside the longest title and the words
 
 
 class _Turning(SpinnerColumn):
@@ -20,7 +23,7 @@ class _Words(ProgressColumn):
     max_refresh = None
 
     def __init__(self, pace: Pace) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self.pace = pace
 
     def render(self, task: Task) -> Text:
@@ -29,6 +32,6 @@ class _Words(ProgressColumn):
 
 
 def bars_on(console: Console, pace: Pace) -> Progress:
-    """Return a line that vanishes at the end: a spinner, the title, a bar, and the words of ``pace``."""
-    columns = (_Turning(), TextColumn("{task.description}"), BarColumn(), _Words(pace))
-    return Progress(*columns, console=console, transient=True)
+    """Return a line that vanishes at the end: a spinner, the title, a bar where it fits, and the words of ``pace``."""
+    bar = [BarColumn(bar_width=20)] if console.width >= WIDE else []
+    return Progress(_Turning(), TextColumn("{task.description}"), *bar, _Words(pace), console=console, transient=True)

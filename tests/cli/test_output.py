@@ -90,19 +90,24 @@ def test_elapsed_time_is_never_called_left() -> None:
     pace.update(100, 1800)
     now = 131.0
     assert str(pace) == "100/1800, 2:11 elapsed, about 2:48 left"  # 170 s from the last count on
+    now = 400.0
+    assert str(pace) == "100/1800, 6:40 elapsed"  # longer than the estimate: nothing is known
+    now = 131.0
     pace.update(1800, 1800)
     assert str(pace) == "1800/1800, 2:11 elapsed, finishing"
 
 
-def test_a_terminal_shows_a_spinner_the_count_and_both_times(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_shows_a_spinner_the_count_and_both_times_in_one_line(width: int) -> None:
     output = Output()
-    output.stderr = Console(file=io.StringIO(), force_terminal=True, width=120)
-    with output.task("distil") as progress:
+    output.stderr = Console(file=io.StringIO(), force_terminal=True, width=width)
+    with output.task("compare exported and original images") as progress:
         progress(0, 4)
         time.sleep(0.02)
         progress(1, 4)
     shown = output.stderr.file.getvalue()  # type: ignore[attr-defined]
-    assert "1/4" in shown and "0:00 elapsed, about 0:00 left" in shown
+    assert "1/4, 0:00 elapsed, about 0:00 left" in shown
+    assert ("━" in shown) == (width == 120)
 
 
 def test_quiet_drops_messages_and_progress(capfd: pytest.CaptureFixture[str]) -> None:
