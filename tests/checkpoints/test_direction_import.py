@@ -196,7 +196,7 @@ def test_extreme_lengths_are_normalised() -> None:
 def test_layers_choose_the_slots() -> None:
     assert place(AXIS, (2, 4))[1] == (2, 4)
     for layers in ((0, SLOTS), (4, 3), (-1, 2)):
-        with pytest.raises(UsageError, match="slots 0 to 5"):
+        with pytest.raises(UsageError, match="slots of this generator: 0 to 5"):
             place(AXIS, layers)
 
 
