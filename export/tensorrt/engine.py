@@ -221,9 +221,9 @@ def _refuse_for_rtx(options: EngineOptions) -> None:
 def _rtx_remedy(targets: Sequence[str], options: EngineOptions) -> str:
     """Return the remedy for what version 1.7 is known to refuse, or ""."""
     if options.refit and gpus.present_gpu() is None:
-        return "build it on a machine with an NVIDIA GPU, where TensorRT for RTX compiles refittable engines"
+        return "Build it on a machine with an NVIDIA GPU, where TensorRT for RTX compiles refittable engines."
     if "sm75" in targets:
-        return "leave sm75 out: TensorRT for RTX 1.7 has no float32 matrix product for it"
+        return "Leave sm75 out: TensorRT for RTX 1.7 has no float32 matrix product for it."
     return ""
 
 

@@ -117,5 +117,7 @@ def test_missing_gpus_and_a_missing_package_are_named(
     ):
         pytest.fail("joined")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingCapabilityError, match=r"needs Lightning Fabric\npip install 'dcp-deploy\[train\]'"):
+    with pytest.raises(
+        MissingCapabilityError, match=r"needs Lightning Fabric\nInstall it: pip install 'dcp-deploy\[train\]'"
+    ):
         distill(pruned(small_teacher), small_teacher, config=WHOLE, devices=2)
