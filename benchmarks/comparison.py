@@ -125,7 +125,7 @@ class Comparison:
         if failed:
             raise QualityError(
                 f"not shown to be within {limit:g} times the latency of A: {'; '.join(failed)}",
-                "Where the interval is wide or the run unstable, measure again with more --rounds on a quiet machine.",
+                "Measure again with more --rounds on a quiet machine if the interval is wide or the run unstable.",
             )
 
 
@@ -138,8 +138,10 @@ def read_run(path: str | os.PathLike[str]) -> BenchRun:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        message = f"{path} is not a document of bench: {where}: {first['msg']}"
-        raise CorruptFileError(message, "Make one with dcp-deploy bench --out.") from error
+        message = f"{path} does not hold the timings of bench ({where}: {first['msg']})"
+        raise CorruptFileError(
+            message, "Give what dcp-deploy bench wrote with --out, or a run's bench.json."
+        ) from error
     except ValueError as error:
         raise CorruptFileError(f"{path} is not JSON: {error}", "Make one with dcp-deploy bench --out.") from error
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from statistics import median
 
-from ..errors import UsageError
+from ..errors import UsageError, choose
 from ..progress import Progress
 from .candidates.candidate import Candidate, Phases, Skipped
 from .caveats import caveats_of
@@ -106,8 +106,7 @@ def benchmark(
 
 def _check_settings(candidates: Mapping[str, Call], baseline: str, batch: int, rounds: int, pause: float) -> None:
     if baseline not in candidates:
-        known = ", ".join(candidates) or "none"
-        raise UsageError(f"no candidate is named {baseline!r}", f"The baseline must be one of: {known}.")
+        raise UsageError(f"no candidate is named {baseline!r}", choose(baseline, candidates))
     for name, value, least in (("batch", batch, 1), ("rounds", rounds, 1), ("pause", pause, 0)):
         if value < least:
             raise UsageError(f"{name} is {value}", f"Give {least} or more.")

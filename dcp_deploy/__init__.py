@@ -13,7 +13,10 @@ from .lazy import import_on_use
 from .version import __version__
 
 __all__ = [
+    "RECIPES",
     "BuildConfig",
+    "ChannelScores",
+    "DistillConfig",
     "Generator",
     "GeneratorConfig",
     "__version__",
@@ -40,7 +43,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .benchmarks import benchmark
     from .checkpoints import load_generator, save_generator
-    from .compression import distill, plan, prune, score
+    from .compression import RECIPES, ChannelScores, DistillConfig, distill, plan, prune, score
     from .config import BuildConfig
     from .datasets.images import open_images
     from .export import build_engine, export_onnx, load_runner, load_synthesis, verify
@@ -53,7 +56,7 @@ else:
         {
             "benchmarks": ("benchmark",),
             "checkpoints": ("load_generator", "save_generator"),
-            "compression": ("distill", "plan", "prune", "score"),
+            "compression": ("RECIPES", "ChannelScores", "DistillConfig", "distill", "plan", "prune", "score"),
             "config": ("BuildConfig",),
             "datasets.images": ("open_images",),
             "export": ("build_engine", "export_onnx", "load_runner", "load_synthesis", "verify"),

@@ -7,15 +7,18 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from .efforts import EFFORTS, Effort, EffortName
-from .errors import CorruptFileError, InputError, UsageError
+from .errors import CorruptFileError, InputError, UsageError, as_share, choose
 from .teachers.presets import DATASETS, Dataset, find_dataset
 
 __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_toml", "to_toml"]
+
+
+SHARES = ("ratio", "target_macs", "target_params")
 
 
 class BuildConfig(BaseModel):
@@ -42,7 +45,7 @@ class BuildConfig(BaseModel):
     mirror: bool = False
     """Flip half of the images of ``data`` left to right."""
     out: Path | None = None
-    """Run directory [build/<dataset>]."""
+    """Run directory [``build/<dataset>``]."""
     ratio: float = Field(default=0.7, ge=0, lt=1)
     """Share of the channels of every layer that is removed: 0.7 removes 70 %."""
     target_macs: float | None = Field(default=None, gt=0, le=1)
@@ -70,7 +73,7 @@ class BuildConfig(BaseModel):
     devices: int = Field(default=1, ge=1)
     """Number of GPUs that distil together, from ``cuda:0`` on; without a GPU, of processes on the CPU."""
     train_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the convolutions during distillation; bf16 and fp16 are for GPUs, and slow on most CPUs."""
+    """Number format of the convolutions during distillation; bf16 and fp16 are for GPUs, and slow on most CPUs."""
     keep: Literal["last", "best"] = "last"
     """Which moving average becomes the student: the last, or the one of lowest FID (else distance to the teacher)."""
     tensorboard: Path | None = None
@@ -93,7 +96,7 @@ class BuildConfig(BaseModel):
     augment: bool = False
     """Augment the discriminator's images, the more the more it overfits (adaptive discriminator augmentation)."""
     guide: Path | None = None
-    """Training file (.pkl, rosinality .pt): also match its discriminator's features of teacher and student."""
+    """Also match features of the discriminator in this training file (.pkl, rosinality .pt)."""
     feature_gan: bool = False
     """Train a second discriminator, on features of the perceptual loss."""
     mask: Path | None = Field(default=None, validate_default=True)
@@ -193,7 +196,13 @@ def _problem(error: Mapping[str, Any]) -> str:
         return f"unknown setting {flag[2:]!r}; known: {', '.join(BuildConfig.model_fields)}"
     if error["type"] == "value_error":  # raised by the validators above
         return f"{flag}: {error['ctx']['error']}"
-    return f"{flag} {error['input']}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    words = f"{flag} {error['input']}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    if error["type"] == "literal_error":
+        choices = get_args(BuildConfig.model_fields[error["loc"][0]].annotation)
+        words = f"{flag} {error['input']} is not a choice. {choose(error['input'], choices)}".removesuffix(".")
+    elif error["loc"][0] in SHARES and error["type"].startswith("less_than"):
+        words = f"{words}. {as_share(error['input'])}".removesuffix(".")
+    return words
 
 
 # ---- TOML ----

@@ -17,6 +17,9 @@ The command line maps KeyboardInterrupt to 130 (interrupted, resumable).
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DcpDeployError(Exception):
     """Base of all errors with a remedy. ``message`` names the value, ``remedy`` says what to do about it."""
@@ -32,6 +35,20 @@ class DcpDeployError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+
+
+def choose(value: object, choices: Iterable[object]) -> str:
+    """Return the remedy for a name that is not among the choices: the one most like it, and all of them."""
+    names = [str(choice) for choice in choices]
+    close = difflib.get_close_matches(str(value), names, n=1)
+    guess = f"Did you mean {close[0]}? " if close else ""
+    return f"{guess}Choose one of: {', '.join(names)}."
+
+
+def as_share(value: float) -> str:
+    """Return the remedy for a share that is too large, which may be a percentage."""
+    percent = value if 2 <= value < 100 else 70
+    return f"It is a share: for {percent:g} % write {percent / 100:g}."
 
 
 class UsageError(DcpDeployError):

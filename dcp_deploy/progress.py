@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,48 @@ def duration(seconds: float) -> str:
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def clock(seconds: float) -> str:
+    """Return the time as ``1:55`` or ``2:03:10``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Pace:
+    """How far a task is. ``str()`` is ``74/1800, 1:55 elapsed, about 45:12 left``, without what is not known yet.
+
+    The time left is estimated from the first count on, since a resumed task does not begin at zero. Another total, or a
+    lower count, means another task within or after this one. Once all is counted, ``finishing`` stands for the rest of
+    the work.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self.started = self.begun = self.last = now()
+        self.first = self.done = 0
+        self.total: int | None = None
+
+    def update(self, done: int, total: int) -> None:
+        """Take note of a count."""
+        self.last = self.now()
+        if total != self.total or done < self.done:
+            self.first, self.begun, self.total = done, self.last, total
+        self.done = done
+
+    def __str__(self) -> str:
+        now = self.now()
+        passed = f"{clock(now - self.started)} elapsed"
+        if self.total is None:
+            return passed
+        end, moved = "", self.done - self.first
+        if self.done >= self.total:
+            end = ", finishing"
+        elif moved > 0:
+            left = (self.last - self.begun) / moved * (self.total - self.done) - (now - self.last)
+            end = f", about {clock(left)} left" if left > 0 else ""  # a step longer than those before it
+        return f"{self.done}/{self.total}, {passed}{end}"
 
 
 class Reporter:

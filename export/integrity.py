@@ -25,7 +25,7 @@ ARCHIVE = ".tar.zst"
 SCHEMA = 1
 LARGEST_MANIFEST = 16_000_000  # bytes; ours have some kilobytes
 LARGEST_ARCHIVE = 64 * 10**9  # bytes unpacked, so that no zip bomb occupies the machine for hours
-AGAIN = "make or fetch the bundle again"
+AGAIN = "Make or fetch the bundle again."
 
 File = tuple[str, int, IO[bytes]]  # name below the bundle, bytes, content
 
@@ -61,14 +61,14 @@ def check_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     if is_run_directory(path):
         raise InputError(
             f"{path} is a run directory of build, not a bundle",
-            f"give a file in it, such as {path / 'student.onnx'}, or pack it: dcp-deploy bundle {path} -o NAME",
+            f"Give a file in it, such as {path / 'student.onnx'}, or pack it: dcp-deploy bundle {path} -o NAME",
         )
     if path.is_dir():
         return _check(str(path), _folder_files(path))
     if path.is_file() and path.name.endswith(ARCHIVE):
         with _archive_files(path) as files:
             return _check(str(path), files)
-    raise InputError(f"no bundle at {path}", f"give the folder or the {ARCHIVE} that dcp-deploy bundle made")
+    raise InputError(f"no bundle at {path}", f"Give the folder or the {ARCHIVE} that dcp-deploy bundle made.")
 
 
 def _check(bundle: str, files: Iterator[File]) -> dict[str, Any]:

@@ -36,9 +36,9 @@ def sniff(path: Path) -> Literal["engine", "onnx", "checkpoint"]:
         with path.open("rb") as stream:
             head = stream.read(4)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
+        raise InputError(f"cannot read {path}: {error.strerror}", "Check the path.") from error
     if not head:
-        raise CorruptFileError(f"{path} is empty", "make or copy it again")
+        raise CorruptFileError(f"{path} is empty", "Make or copy it again.")
     if head[1:4] == b"trt":  # "ptrt" and "ftrt" by TensorRT, "vtrt" by TensorRT for RTX
         return "engine"
     from ..checkpoints import sniff as sniff_checkpoint

@@ -30,8 +30,20 @@ def test_the_first_page_has_every_public_name_with_its_docstring(site: Path) -> 
     page = (site / "dcp_deploy.html").read_text(encoding="utf-8")
     for name in set(dcp_deploy.__all__) - {"errors", "__version__"}:
         assert f'id="{name}"' in page, name
+        if name == "RECIPES":  # a plain dictionary, described on its module's page
+            continue
         plain = re.findall(r"[A-Za-z][A-Za-z ]{9,}", getattr(dcp_deploy, name).__doc__)  # words between markup
         assert plain[0].strip() in html.unescape(page), name
+
+
+@pytest.mark.slow
+def test_the_fields_of_a_recipe_and_the_recipes_are_described(site: Path) -> None:
+    page = html.unescape(re.sub(r"<[^>]+>", "", (site / "dcp_deploy.html").read_text(encoding="utf-8")))
+    for words in ("Share of lr left at the last step", "Number format of the convolutions in training"):
+        assert words in page
+    assert "Run directory [build/<dataset>]." in page  # the brackets are not read as markup
+    recipes = (site / "dcp_deploy" / "compression" / "distillation" / "recipe.html").read_text(encoding="utf-8")
+    assert "The recipe of each effort." in recipes
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         config=recipe(experiment.steps, cell.seed),
         perceptual=load_avatar_reader(experiment.device).pyramid,
         checkpoint_dir=_partial(experiment, cell),
-        progress=watch,
+        on_step=watch,
         measure=measure,
         measure_at=sorted({round(share * experiment.steps) for share in MEASURED}),
     )

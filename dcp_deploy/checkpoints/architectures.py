@@ -11,8 +11,8 @@ from .pickles.persistence import PersistentRecord
 from .pickles.values import Inert, Load, printable
 
 READS = (
-    "what is read: StyleGAN2 and StyleGAN3 of NVIDIA's repositories, rosinality's stylegan2-pytorch with CAGAN, "
-    "StyleKD and DCP-GAN, and the StyleGAN2 of BasicSR"
+    "Give one of these: StyleGAN2 and StyleGAN3 of NVIDIA's repositories, rosinality's stylegan2-pytorch with CAGAN, "
+    "StyleKD and DCP-GAN, and the StyleGAN2 of BasicSR."
 )
 
 # One of these names, below any prefix, makes a state dict a generator of this layout.

@@ -132,7 +132,7 @@ def read_array_file(path: str | os.PathLike[str]) -> ArrayFile:
     raise UnknownFormatError(f"{source}: {_other(source)}, not a file of arrays", _READ)
 
 
-_READ = "What is read: .npy and .npz of numpy, .pt of torch.save, .pkl of arrays, and .safetensors."
+_READ = "Give one of these: .npy and .npz of numpy, .pt of torch.save, .pkl of arrays, and .safetensors."
 
 
 def _other(path: Path) -> str:

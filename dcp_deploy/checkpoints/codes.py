@@ -30,8 +30,8 @@ DIRECTION_NAMES = ("comp", "lat_comp", "eigvec")
 _LEAST_SLOTS = 8  # of 32 px, the smallest images that generators are published for
 _STYLEGAN3_SLOTS = 16  # of all published StyleGAN3 networks
 _READ = (
-    "What is read: codes [w], [B, w], [num_ws, w] or [B, num_ws, w] as .npy, .npz, .pt, .pkl or .safetensors, alone, "
-    f"under one of the names {', '.join(CODE_NAMES)}, or one for each image."
+    "Give one of these: codes [w], [B, w], [num_ws, w] or [B, num_ws, w] as .npy, .npz, .pt, .pkl or .safetensors, "
+    f"alone, under one of the names {', '.join(CODE_NAMES)}, or one for each image."
 )
 
 logger = logging.getLogger("dcp_deploy")

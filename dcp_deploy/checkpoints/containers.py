@@ -52,7 +52,9 @@ def mapped(path: Path) -> memoryview:
     try:
         with path.open("rb") as stream:
             if not path.stat().st_size:
-                raise CorruptFileError(f"{path}: the file is empty", "was its download or copy interrupted?")
+                raise CorruptFileError(
+                    f"{path}: the file is empty", "Copy or fetch it again: it seems to have been cut short."
+                )
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}", "check the path given") from error
+        raise InputError(f"{path}: cannot be read: {error.strerror}", "Check the path given.") from error

@@ -28,7 +28,7 @@ from .pickles.values import printable
 
 _COMPONENTS = {"comp": "std", "lat_comp": "lat_stdev"}
 _READ = (
-    "What is imported: one vector [w] or [1, w] (InterFaceGAN), one for each slot [num_ws, w], GANSpace's comp, "
+    "Give one of these: one vector [w] or [1, w] (InterFaceGAN), one for each slot [num_ws, w], GANSpace's comp, "
     "eigvec of rosinality's closed-form factorisation (SeFa), and named vectors."
 )
 
@@ -124,7 +124,7 @@ def placed(
     """
     vector, last = foreign.vectors[name].double(), config.num_ws - 1
     if layers is not None and not 0 <= layers[0] <= layers[1] <= last:
-        raise UsageError(f"--layers {layers[0]}-{layers[1]}", f"This generator has the slots 0 to {last}.")
+        raise UsageError(f"--layers {layers[0]}-{layers[1]}", f"Give slots of this generator: 0 to {last}.")
     what = f"{foreign.source}: direction {printable(name)!r}"
     other = "Give directions of this generator, or of the teacher that it was made from."
     if vector.shape[-1] != config.w_dim:

@@ -53,8 +53,8 @@ def find_discriminator(content: Content) -> Discriminator:
         raise content.load.inert(record, "D")
     raise UnknownFormatError(
         f"{content.load.source}: this file has no discriminator, which would be under D or d",
-        "what is read: D in a snapshot of NVIDIA's PyTorch repositories, d in a training file of rosinality's "
-        "stylegan2-pytorch, CAGAN, StyleKD or DCP-GAN; a file with a generator alone has none",
+        "Give one of these: D in a snapshot of NVIDIA's PyTorch repositories, d in a training file of rosinality's "
+        "stylegan2-pytorch, CAGAN, StyleKD or DCP-GAN; a file with a generator alone has none.",
     )
 
 

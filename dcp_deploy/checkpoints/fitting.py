@@ -69,7 +69,8 @@ def check_filters(filters: Mapping[str, Tensor], source: str, *, gain: float = 1
     for name, found in filters.items():
         if found.shape != ours.shape or not torch.allclose(found.float(), ours, atol=tolerance):
             raise UnknownFormatError(
-                f"{source}: {name} is another low-pass filter than [1, 3, 3, 1]", "only the published filter is read"
+                f"{source}: {name} is another low-pass filter than [1, 3, 3, 1]",
+                "Give a network with the published filter.",
             )
 
 

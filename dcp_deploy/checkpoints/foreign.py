@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 _READ = (
-    "pass a .safetensors of dcp-deploy, a .pkl of NVIDIA's repositories (PyTorch or TensorFlow), or a .pt, .pth or "
-    ".ckpt with a StyleGAN2 of rosinality's or NVIDIA's names"
+    "Pass a .safetensors of dcp-deploy, a .pkl of NVIDIA's repositories (PyTorch or TensorFlow), or a .pt, .pth or "
+    ".ckpt with a StyleGAN2 of rosinality's or NVIDIA's names."
 )
 _UNPACK = "Unpack it, and pass the file inside."
 # Starts of files, with what they are and the remedy.

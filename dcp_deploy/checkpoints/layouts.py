@@ -122,7 +122,7 @@ def _rosinality_notes(generator: Generator) -> list[str]:
             raise UsageError(
                 f"conv_clamp {config.conv_clamp:g} limits the activations of this network, and rosinality's layers "
                 "have no limit: its images would differ",
-                "--to nvidia writes a layout whose code has this limit.",
+                "Write it with --to nvidia, whose code has this limit.",
             )
         notes.append(
             f"conv_clamp {config.conv_clamp:g} is left out: rosinality's layers have no limit, and the activations of "
@@ -155,7 +155,7 @@ def _refuse_for_rosinality(config: GeneratorConfig) -> None:
         if applies:
             raise UsageError(
                 f"this is {what}; rosinality's layout holds only StyleGAN2 with square images and without classes",
-                "--to nvidia holds it.",
+                "Write it with --to nvidia, which holds it.",
             )
 
 

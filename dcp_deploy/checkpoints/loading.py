@@ -86,7 +86,7 @@ def read_discriminator(path: str | os.PathLike[str]) -> Discriminator:
     if found not in ("pickle", "torch"):
         raise UnknownFormatError(
             f"{path}: this format has no readable discriminator",
-            "what is read: D in a .pkl of NVIDIA's PyTorch repositories, d in a training file of rosinality's",
+            "Give one of these: D in a .pkl of NVIDIA's PyTorch repositories, d in a training file of rosinality's.",
         )
     return find_discriminator(_content(found, data, Path(path)))
 

@@ -78,7 +78,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     if FORMAT not in metadata:
         raise UnknownFormatError(
             f"{path}: a safetensors file without dcp-deploy's metadata",
-            "only files written by `dcp-deploy convert`, `prune`, `distill` or `build` carry the config they need",
+            "Give a file that dcp-deploy convert, prune, distill or build wrote: only those carry a config.",
         )
     try:
         document = json.loads(metadata[FORMAT])
@@ -88,7 +88,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptFileError(f"{path}: the metadata is not the JSON document it should be: {error!r}") from error
     if version != FORMAT_VERSION:
-        raise InputError(f"{path}: format version {version}, this release reads {FORMAT_VERSION}", "update dcp-deploy")
+        raise InputError(f"{path}: format version {version}, this release reads {FORMAT_VERSION}", "Update dcp-deploy.")
     return dict(document)
 
 

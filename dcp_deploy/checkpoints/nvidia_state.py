@@ -228,7 +228,7 @@ def _check_schedule(
         if not same:
             raise UnknownFormatError(
                 f"{source}: layer {found[0]} has another size or filter than the published schedule",
-                "a state dict does not record its schedule; give the .pkl that it was saved from",
+                "Give the .pkl that it was saved from: a state dict does not record its schedule.",
             )
 
 

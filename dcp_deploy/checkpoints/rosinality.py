@@ -71,7 +71,7 @@ def read_rosinality(found: Found, state: StateDict, content: Content) -> Checkpo
     filters = {name: tensors.pop(name) for name in list(tensors) if _FIR.fullmatch(name)}
     check_filters(filters, source, gain=4.0, tolerance=1e-3)
     lr, doubt = _mapping_lr(tensors, facts)
-    config = _config(tensors, lr, source, recorded="provenance" in state.beside)  # written by convert --to
+    config = _config(tensors, lr, source, recorded=bool(facts))
     notes += [*doubt, *drawn_noise(tensors, _noise_maps(config))]
     table = origins(config)
     needed = {origin.name for origin in table.values()}
@@ -172,14 +172,14 @@ def _refuse_other_architectures(state: Mapping[str, TensorView], facts: Mapping[
     if _STYLEKD in state:
         raise UnknownFormatError(
             f"{source}: {_STYLEKD}: a mapping network made by StyleKD's mlp_cfg, which normalises no latents",
-            "only students with the teacher's own mapping network are read",
+            "Give another student: only those with the teacher's own mapping network are read.",
         )
     for name, tensor in state.items():
         a_conv = name == "conv1.conv.weight" or _CONV_WEIGHT.fullmatch(name)
         if a_conv and len(tensor.shape) == 5 and tensor.shape[3:] != (3, 3):
             raise UnknownFormatError(
                 f"{source}: {name} is {list(tensor.shape)}: a convolution with another kernel than 3x3",
-                "DCP-GAN and StyleKD can build such students; only those with 3x3 kernels throughout are read",
+                "Give another student: only those with 3x3 kernels throughout are read.",
             )
 
 

@@ -34,7 +34,7 @@ def check_channels(tensors: Mapping[str, Tensor], name: str, axis: int, source: 
         kind = {1: "grey images", 4: "images with an alpha channel"}.get(channels, "other images than RGB")
         raise UnknownFormatError(
             f"{source}: {name} is {list(tensors[name].shape)}: the network generates {channels} channels, {kind}",
-            "only generators of RGB images are read",
+            "Give a generator of RGB images.",
         )
 
 
@@ -52,7 +52,7 @@ def check_square_mapping(
             features = shape[1] if shape[1] != width else shape[0]
             raise UnknownFormatError(
                 f"{source}: the mapping network has layers of {features} features (layer_features) and w_dim {width}",
-                "only mapping networks whose layers all have w_dim features are read",
+                "Give another generator: only mapping networks whose layers all have w_dim features are read.",
             )
     if not c_dim and shapes[0][1] > width and not recorded:
         raise UnknownFormatError(

@@ -26,7 +26,7 @@ from .pickles.values import Load, is_number, printable
 
 VERSIONS = {4: "StyleGAN2", 5: "StyleGAN2-ADA"}
 
-_READS = "what is read: StyleGAN2 of configuration e or f and StyleGAN2-ADA, both with skip connections"
+_READS = "Give one of these: StyleGAN2 of configuration e or f and StyleGAN2-ADA, both with skip connections."
 # Options that change what is computed. The values are what our networks compute, and also the default of each option.
 _FIXED: dict[str, Any] = {
     "architecture": "skip",

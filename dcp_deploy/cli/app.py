@@ -24,7 +24,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 fine, 1 unexpected error, 2 wrong usage, 3 bad file, 4 something is missing on this machine, "
+    epilog="dcp-deploy help VERB shows the help of a verb. "
+    "Exit codes: 0 fine, 1 unexpected error, 2 wrong usage, 3 bad file, 4 something is missing on this machine, "
     "5 a gate failed, 6 stale file, 130 interrupted.",
 )
 
@@ -44,7 +45,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _program(
     version: Annotated[
-        bool, option("Print the version and stop.", "--version", callback=_show_version, is_eager=True)
+        bool, option("Print the version and stop.", "--version", "-V", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
@@ -79,6 +80,7 @@ def build(
     run = builder.build(config, force=force, reporter=output)
     facts = summarise(run.directory)
     output.result({"summary": facts, "run": run.to_dict()}, *summary_lines(facts))
+    output.finished(run.directory)
 
 
 @verb()
@@ -174,6 +176,6 @@ def schema(
 for command in (
     build, inspect, stages.convert, stages.score, stages.prune, stages.distill, stages.export, stages.engine,
     measure.verify, measure.bench, measure.bench_compare, sample.sample, measure.evaluate, measure.directions,
-    measure.project, serving.bundle, serving.serve, datasets, doctor, schema,
+    measure.project, serving.bundle, serving.bundle_verify, serving.serve, datasets, doctor, schema,
 ):  # fmt: skip
     app.command(name_of(command))(command)

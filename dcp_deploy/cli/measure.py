@@ -18,7 +18,6 @@ from .options import (
     Resize,
     Seed,
     backends,
-    check_suffix,
     count_or_all,
     devices,
     numbers,
@@ -77,7 +76,7 @@ def verify(
         output.report(out, served.to_dict(), *shown)
         served.raise_for_failure()
         return
-    with output.task("verify"):
+    with output.task("verify") as progress:
         pair = export.load_pair(
             a, b, backend_a=backend_a, backend_b=backend_b, device=device, network=network  # type: ignore[arg-type]
         )  # fmt: skip
@@ -88,11 +87,12 @@ def verify(
             seed=seed,
             precision=precision,
             bisect=bisect,
+            progress=progress,
         )
     if worst is not None:
         report.save_worst(worst)
     tables = [checks_table(report), *([layers_table(report.layers)] if report.layers else [])]
-    output.report(out, report.to_dict(), *tables)
+    output.report(out, report.to_dict(), *tables, report.verdict)
     report.raise_for_failure()
 
 
@@ -265,7 +265,6 @@ def directions(
     from ..devices import torch_device
     from ..evaluation.editing import COUNT, find_directions, import_directions
 
-    check_suffix(out, ".safetensors")
     file = teacher or model
     if file is None or (teacher is not None and model is not None):
         raise UsageError("no model" if file is None else "two models", "Give one, as TEACHER or as --model.")
@@ -285,6 +284,7 @@ def directions(
     document = {"path": str(out), "directions": facts, "imported": layout, "settings": str(settings)}
     lines = [f"{key}: layers {one.layers[0]}-{one.layers[1]}, sigma {one.sigma:.3g}" for key, one in found.items()]
     output.result(document, *lines, str(out))
+    output.finished(out)
 
 
 @verb()
@@ -320,3 +320,4 @@ def project(
     )  # fmt: skip
     output.write_settings(out / "projection.json")
     output.result({**document, "path": str(out)}, *facts_lines(document), str(out))
+    output.finished(out)

@@ -221,11 +221,11 @@ def shard_of(flag: str, text: str) -> tuple[int, int]:
     return _parsed(parse, flag, text, "a shard", "0/4, 1/4, 2/4 and 3/4")
 
 
-def check_suffix(path: Path, *suffixes: str) -> None:
-    """Raise UsageError unless ``--out`` ends in one of the suffixes."""
+def check_suffix(path: Path, *suffixes: str, flag: str = "out") -> None:
+    """Raise UsageError unless the value of a flag ends in one of the suffixes."""
     if path.suffix not in suffixes:
         wanted = " or ".join(suffixes)
-        raise UsageError(f"--out {path} does not end in {wanted}", f"Name it {path.with_suffix(suffixes[0])}.")
+        raise UsageError(f"--{flag} {path} does not end in {wanted}", f"Name it {path.with_suffix(suffixes[0])}.")
 
 
 def check_dataset(dataset: str, teacher: GeneratorConfig) -> None:

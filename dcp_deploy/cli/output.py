@@ -14,7 +14,8 @@ from rich.console import Console
 
 from ..config import to_toml
 from ..files import atomic_path, sha256_file, write_json
-from ..progress import Progress, Reporter, duration
+from ..progress import Pace, Progress, Reporter, duration
+from .next_steps import next_command
 
 PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 WIDE = 160  # columns of a table without a terminal
@@ -28,6 +29,7 @@ class Output(Reporter):
         self, verb: str = "", context: typer.Context | None = None, *, as_json: bool = False, quiet: bool = False
     ) -> None:
         self.verb, self.context, self.as_json, self.quiet = verb, context, as_json, quiet
+        self.begun = time.monotonic()
         self.answered = False  # whether the JSON document is on stdout already
         self.stdout = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
         self.stderr = Console(stderr=True, highlight=False)
@@ -52,12 +54,26 @@ class Output(Reporter):
             write_json(out, {"schema": 1, **document})
             self.write_settings(out)
         self.result(document, *shown)
+        if out is not None:
+            self.finished(out)
 
     def written(self, path: Path, **facts: Any) -> None:
         """Answer that a file was written: path, size, sha256 and settings, and ``facts``."""
         settings = self.write_settings(path)
         size = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         self.result({"path": str(path), **size, "settings": str(settings), **facts}, str(path))
+        self.finished(path)
+
+    def finished(self, path: Path) -> None:
+        """Say on stderr what was written, how long that took and what to run next; nothing with --json."""
+        if self.as_json or self.context is None:
+            return
+        from ..report.text import size
+
+        bytes_written = f" ({size(path.stat().st_size)})" if path.is_file() else ""
+        following = next_command(self.verb, self.context.params, path)
+        words = f" Next: {following}" if following else ""
+        self.message(f"wrote {path}{bytes_written} in {duration(time.monotonic() - self.begun)}.{words}")
 
     def write_settings(self, beside: Path) -> Path:
         """Write the verb's flags as ``<result>.toml``, which its own --config reads back."""
@@ -75,7 +91,7 @@ class Output(Reporter):
 
     @contextmanager
     def task(self, title: str) -> Iterator[Progress]:
-        """Show a bar on a terminal, a line every fifteen seconds elsewhere, nothing with --quiet."""
+        """Show a spinner and a bar on a terminal, a line every fifteen seconds elsewhere, nothing with --quiet."""
         if self.quiet:
             yield lambda done, total: None
         elif self.stderr.is_terminal:
@@ -86,32 +102,28 @@ class Output(Reporter):
 
     @contextmanager
     def _bar(self, title: str) -> Iterator[Progress]:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
+        from .bars import bars_on
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))  # fmt: skip
-        with Bars(*columns, console=self.stderr, transient=True) as bars:
+        pace = Pace()
+        with bars_on(self.stderr, pace) as bars:
             task = bars.add_task(title, total=None)
-            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+            def progress(done: int, total: int) -> None:
+                pace.update(done, total)
+                bars.update(task, completed=done, total=total)
+
+            yield progress
 
 
 class _PlainProgress:
-    """Prints ``title: 120 of 600, about 4 min left``, at most every fifteen seconds."""
+    """Prints ``title: 120/600, 1:00 elapsed, about 4:00 left``, at most every fifteen seconds."""
 
-    def __init__(self, title: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self.title, self.say, self.clock = title, say, clock
-        self.begin = self.last = clock()
-        self.first: int | None = None  # a resumed task does not begin at zero
-        self.total = 0
+    def __init__(self, title: str, say: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> None:
+        self.title, self.say, self.pace = title, say, Pace(now)
+        self.said = self.pace.started
 
     def __call__(self, done: int, total: int) -> None:
-        now = self.clock()
-        if self.first is None or total != self.total:  # another total means another task, within or after this one
-            self.first, self.begin, self.total = done, now, total
-        if now - self.last < PLAIN_SECONDS or done >= total:
-            return
-        self.last = now
-        moved = done - self.first
-        left = f", about {duration((now - self.begin) / moved * (total - done))} left" if moved > 0 else ""
-        self.say(f"{self.title}: {done} of {total}{left}")
+        self.pace.update(done, total)
+        if self.pace.last - self.said >= PLAIN_SECONDS and done < total:
+            self.said = self.pace.last
+            self.say(f"{self.title}: {self.pace}")

@@ -104,6 +104,7 @@ def sample(
     facts = sample_file(model, place, config, reporter=output)
     settings = output.write_settings(place)
     output.result({"path": str(place), "settings": str(settings), **facts}, str(place))
+    output.finished(place)
 
 
 def _mix(word: str) -> Mix:

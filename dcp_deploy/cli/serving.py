@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 @verb()
 def bundle(
     output: Output,
-    source: Annotated[str, typer.Argument(help="A run directory of build, an ONNX file, or the word verify.")],
-    packed: Annotated[Path | None, typer.Argument(help="After verify: the bundle to check.")] = None,
-    out: Annotated[Path | None, option("Folder to write, or a file that ends in .tar.zst.", "--out", "-o")] = None,
+    source: Annotated[Path, typer.Argument(help="A run directory of build or an ONNX file.")],
+    out: Annotated[Path, option("Folder to write, or a file that ends in .tar.zst.", "--out", "-o")],
     name: Annotated[str | None, option("Name of the bundle, by default its source's.")] = None,
     teacher: Annotated[bool, option("Also serve the teacher, to compare.", "--teacher")] = False,
     synthesis: Annotated[bool, option("Also serve the form that takes ws, for editing.", "--synthesis")] = False,
@@ -33,28 +32,16 @@ def bundle(
     engine: Annotated[list[Path] | None, option("TensorRT engine to add, built from the same ONNX file.")] = None,
     max_batch: Annotated[int, option("Largest batch that the server accepts.")] = 8,
 ) -> None:
-    """Make a bundle that an inference server loads, or check one.
-
-    `bundle verify BUNDLE` compares every file with the manifest, without a network. Exit code 3 names a file that was
-    altered, lost or added.
+    """Make a bundle that an inference server loads. dcp-deploy bundle verify checks one.
 
     Example: dcp-deploy bundle build/demo -o demo-bundle --teacher
-
-    Example: dcp-deploy bundle verify demo-bundle
     """
-    if source == "verify":
-        if packed is None or out is not None:
-            raise UsageError("bundle verify takes one bundle and nothing else", "dcp-deploy bundle verify FOLDER")
-        _check(output, packed)
-        return
-    if packed is not None or out is None:
-        raise UsageError("bundle needs one source and --out", "dcp-deploy bundle build/demo --out demo")
     from ..export.bundle.writer import write_bundle
     from ..shipping.contents import contents_of
 
     with output.task("bundle"), tempfile.TemporaryDirectory() as scratch:
         contents = contents_of(
-            Path(source),
+            source,
             name=name,
             teacher=teacher,
             synthesis=synthesis,
@@ -66,9 +53,19 @@ def bundle(
     settings = output.write_settings(out)
     facts = {key: value for key, value in manifest.items() if key not in ("schema", "files", "provenance")}
     output.result({"path": str(out), "settings": str(settings), **facts}, str(out))
+    output.finished(out)
 
 
-def _check(output: Output, path: Path) -> None:
+@verb()
+def bundle_verify(
+    output: Output, path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle: folder or .tar.zst.")]
+) -> None:
+    """Compare every file of a bundle with its manifest, without a network.
+
+    Exit code 3 names a file that was altered, lost or added.
+
+    Example: dcp-deploy bundle verify demo-bundle
+    """
     from ..export.runners.bundle import bundle_facts
 
     facts = bundle_facts(path)
@@ -109,7 +106,7 @@ def serve(
             addresses = {"http": running.http, "grpc": f"grpc://{running.grpc}", "metrics": running.metrics}
             shown = ", ".join(addresses.values())
             output.result({**addresses, "process": running.process.pid}, f"serving {path} at {shown}; Ctrl-C ends it")
-            raise DcpDeployError(running.wait(), "The server's log says why.")
+            raise DcpDeployError(running.wait(), "Read the server's log.")
     except KeyboardInterrupt:
         if not begun:
             raise
@@ -127,16 +124,22 @@ def _docker(path: Path) -> str:
 
 def verify_server(
     a: str, b: str, output: Output, *, model: str, clients: int, requests: int
-) -> tuple[EndpointReport, Any, str]:
-    """Compare a bundle's golden images with a server's. Returns the report, and its table and sentence."""
+) -> tuple[EndpointReport, Any, str, str]:
+    """Compare a bundle's golden images with a server's. Returns the report, and its table, verdict and times."""
     from ..export.bundle.writer import read_golden
+    from ..export.integrity import is_bundle
     from ..export.serving.endpoint import is_address
     from ..export.serving.endpoint_check import check_endpoint
     from .tables import checks_table
 
     address, bundle = (a, b) if is_address(a) else (b, a)
     if is_address(bundle):
-        raise UsageError("two servers cannot be compared", "dcp-deploy verify BUNDLE http://HOST:PORT")
+        raise UsageError("two servers cannot be compared", "Write: dcp-deploy verify BUNDLE http://HOST:PORT")
+    if Path(bundle).is_file() and not is_bundle(Path(bundle)):
+        raise UsageError(
+            f"a server is compared with the bundle that it serves; {bundle} is not a bundle",
+            "Pack the run first: dcp-deploy bundle RUN --out FOLDER",
+        )
     golden, kept = read_golden(Path(bundle), model)
     with output.task("verify"):
         report = check_endpoint(address, golden, kept, model=model, clients=clients, requests=requests)
@@ -147,4 +150,4 @@ def verify_server(
             f"first request {report.first_ms:.1f} ms; {load.clients} clients, {load.requests} requests, {load.failed} "
             f"failed: p50 {load.p50_ms:.1f} ms, p99 {load.p99_ms:.1f} ms, {load.images_per_second:.0f} images/s"
         )
-    return report, checks_table(report.alone), words
+    return report, checks_table(report.alone), report.alone.verdict, words

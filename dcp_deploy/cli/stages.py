@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import UsageError, choose
 from .options import (
     DryRun,
     Network,
@@ -57,7 +57,7 @@ def convert(
 
     suffixes = {"native": (".safetensors",), **SUFFIXES}
     if to not in suffixes:
-        raise UsageError(f"--to {to!r} is not a layout", f"Write one of {', '.join(suffixes)}.")
+        raise UsageError(f"--to {to!r} is not a layout", choose(to, suffixes))
     check_suffix(out, *suffixes[to])
     if out.exists() and file.exists() and out.samefile(file):
         raise UsageError(f"--out {out} is the file to read", "Give another name.")
@@ -105,7 +105,6 @@ def score(
     from ..devices import torch_device
     from ..pipeline.distilling import open_mask
 
-    check_suffix(out, ".safetensors")
     generator = load_generator(teacher, network=network)
     mask = settings["mask"]
     with output.task("score") as progress:
@@ -163,7 +162,6 @@ def prune(
     from ..devices import torch_device
     from ..pipeline.pruning import prune_with_story
 
-    check_suffix(out, ".safetensors")
     if bool(scores) == (score is not None):
         raise UsageError("prune needs scores from one source", "Give either --scores FILE or --score METHOD.")
     seed, device = settings.pop("seed"), torch_device(settings.pop("device"))
@@ -180,14 +178,20 @@ def prune(
             )  # fmt: skip
     generator = generator.to(device)
     latency = None if target_latency is None else milliseconds("--target-latency", target_latency)
-    plan = compression.plan(generator, found, target_latency=latency, **settings)
+    with output.task("plan"):
+        plan = compression.plan(generator, found, target_latency=latency, **settings)
+    for caveat in plan.caveats:
+        output.message(f"prune: {caveat}")
     if dry_run:
         cost = compression.latency_cost(generator)
         before, after = cost(generator.widths), cost(plan.widths)
         words = f"latency: {before:.2f} -> {after:.2f} ms (predicted: one image, torch on {device})"
         output.result({**plan.to_dict(), "latency_ms": {"teacher": before, "student": after}}, str(plan), words)
         return
-    pruned, story = prune_with_story(checkpoint, teacher, plan, found, refine=refine, seed=seed)
+    with output.task("prune, layer by layer") as progress:
+        pruned, story = prune_with_story(
+            checkpoint, teacher, plan, found, refine=refine, seed=seed, progress=progress
+        )  # fmt: skip
     save_generator(pruned.cpu(), out, extra=story)
     output.message(str(plan))
     output.written(out, plan=plan.to_dict())
@@ -226,7 +230,6 @@ def distill(
     from ..pipeline.distilling import distill_student, distillation_facts, mask_of, recipe_of
     from ..pipeline.inputs import open_data, real_facts, real_words
 
-    check_suffix(out, ".safetensors")
     config = BuildConfig.parse(settings, verb="distill")
     device = torch_device(config.device)
     pruned, original = load_checkpoint(student), load_checkpoint(teacher, network=config.network)
@@ -299,12 +302,13 @@ def export(
     options["precision"] = precision
     checkpoint = load_checkpoint(model, network=network if teacher is None else None)
     facts = as_texts(full_story(checkpoint, model))
-    with output.task("export"):
+    with output.task("export") as progress:
         if teacher is not None:
             original = load_checkpoint(teacher, network=network)
             facts["teacher_sha256"] = weights_sha256(original.generator)
-            export_onnx(original.generator, beside, **options, metadata=as_texts(full_story(original, teacher)))
-        export_onnx(checkpoint.generator, out, **options, metadata=facts)
+            about = as_texts(full_story(original, teacher))
+            export_onnx(original.generator, beside, **options, metadata=about, progress=progress)
+        export_onnx(checkpoint.generator, out, **options, metadata=facts, progress=progress)
     if report := precision_report(out):
         output.message(report)
     output.written(out, precision=precision, teacher=None if teacher is None else str(beside))

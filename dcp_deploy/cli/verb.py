@@ -18,12 +18,20 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from ..config import read_toml
-from ..errors import DcpDeployError, MissingCapabilityError, UsageError
-from .options import option, setting_parameters
+from ..errors import DcpDeployError, MissingCapabilityError, UsageError, choose
+from .options import check_suffix, option, setting_parameters
 from .output import Output
 
 INTERRUPTED = 130
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+ENDINGS = {"worst": (".png",), "markdown": (".md",)}
+OUT_ENDINGS = {
+    **dict.fromkeys(("score", "prune", "distill", "directions"), (".safetensors",)),
+    **dict.fromkeys(("verify", "bench", "bench compare", "eval"), (".json",)),
+    "export": (".onnx",),
+    "engine": (".engine",),
+}
+"""Endings of --out; those of ``convert`` and ``sample`` depend on other flags, and they check them."""
 WRITE_FOLDERS = ("build", "bundle", "doctor", "project")  # verbs whose --out is a folder
 
 Command = Callable[..., None]
@@ -56,7 +64,10 @@ def verb(*settings: str) -> Callable[[Command], Command]:
                 for flag in ("out", "worst", "markdown", "plot"):
                     if (place := flags.get(flag)) is not None:
                         folder = output.verb in WRITE_FOLDERS or bool(flags.get("each"))
+                        endings = OUT_ENDINGS.get(output.verb, ()) if flag == "out" else ENDINGS.get(flag, ())
                         check_place(f"--{flag}", place, folder=folder, packed=output.verb == "bundle")
+                        if endings:
+                            check_suffix(Path(place), *endings, flag=flag)
                 function(output, **flags)
 
         context, *common, _ = signature(run, eval_str=True).parameters.values()
@@ -124,6 +135,10 @@ def is_disk_full(error: BaseException | None) -> bool:
 class Verbs(TyperGroup):
     """All verbs. A verb may have two words: ``bench compare`` beside ``bench MODEL``."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read ``help VERB`` as ``VERB --help``."""
+        return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the verb that the command line begins with, and the words after it."""
         pair = " ".join(args[:2])
@@ -181,7 +196,9 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
         values = read_toml(path)
         unknown = sorted(set(values) - known)
         if unknown:
-            raise UsageError(f"{path}: {context.info_name} has no setting {unknown[0]!r}", f"Known: {sorted(known)}.")
+            raise UsageError(
+                f"{path}: {context.info_name} has no setting {unknown[0]!r}", choose(unknown[0], sorted(known))
+            )
     context.default_map = {**(context.default_map or {}), **values}
     return path
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
+from ..errors import CorruptFileError, InputError, MissingCapabilityError, UsageError, choose
 from ..files import sha256_file
 
 MaskInputs = Literal["imagenet", "unit", "signed"]
@@ -40,14 +40,14 @@ class SegmentationMask:
         """Open the model. Raises InputError, CorruptFileError or UsageError if the file does not hold such a model."""
         self.path, self.background, self.inputs = Path(path), tuple(background), inputs
         if inputs not in get_args(MaskInputs):
-            raise UsageError(f"unknown mask inputs {inputs!r}", f"Choose one of: {', '.join(get_args(MaskInputs))}.")
+            raise UsageError(f"unknown mask inputs {inputs!r}", choose(inputs, get_args(MaskInputs)))
         if not self.path.is_file():
             raise InputError(f"mask model {path} not found", "Check the path given to --mask.")
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingCapabilityError(
-                f"the mask model {self.path} needs ONNX Runtime", "pip install 'dcp-deploy[cpu]', or [gpu]"
+                f"the mask model {self.path} needs ONNX Runtime", "Install it: pip install 'dcp-deploy[cpu]', or [gpu]."
             ) from error
         available = onnxruntime.get_available_providers()
         providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
@@ -85,7 +85,7 @@ class SegmentationMask:
         if output.ndim != 4 or len(output) != len(images):
             raise UsageError(
                 f"{self.path} returns {list(output.shape)} for {len(images)} images",
-                "Its first output must be a mask [B, h, w] or [B, 1, h, w], or scores [B, classes, h, w].",
+                "Give a model whose first output is a mask [B, h, w] or [B, 1, h, w], or scores [B, classes, h, w].",
             )
         if output.shape[1] > 1:
             classes = output.argmax(dim=1, keepdim=True)

@@ -18,6 +18,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bench", "bench compare", "sample", "eval", "directions", "project"), _BASE),
     "engine": (*_BASE, "TensorRT-RTX or TensorRT"),
     "bundle": (*_BASE, "ONNX Runtime"),
+    "bundle verify": ("Python", "base packages"),
     "serve": ("Python", "base packages", "Triton server"),
     **dict.fromkeys(("datasets", "doctor", "schema"), ("Python", "base packages")),
 }

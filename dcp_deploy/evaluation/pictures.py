@@ -196,7 +196,7 @@ def _open_source(model: Path, config: SampleConfig) -> _Source:
             columns = config.interpolate or tuple(range(len(codes.saved)))
             beyond = [row for row in columns if row >= len(codes.saved)]
             if beyond:
-                raise UsageError(f"{config.codes} has no code {beyond[0]}", f"It holds 0 to {len(codes.saved) - 1}.")
+                raise UsageError(f"{config.codes} has no code {beyond[0]}", f"Choose from 0 to {len(codes.saved) - 1}.")
         c_dim = synthesis.source.config.c_dim if synthesis.source is not None else 0
         source = _Source(
             synthesis.name, synthesis.backend, synthesis.image_size, 0 if codes.saved is not None else c_dim, columns,
@@ -223,7 +223,7 @@ def _open_codes(synthesis: SynthesisRunner, config: SampleConfig) -> _Codes:
         if beyond:
             raise UsageError(
                 f"--mix {mix.seed}@...: {synthesis.name} has no layer {beyond[0]}",
-                f"It takes codes for layers 0 to {synthesis.num_ws - 1}.",
+                f"Choose layers from 0 to {synthesis.num_ws - 1}.",
             )
     edits: list[tuple[Direction, float]] = []
     if config.directions is not None:
@@ -240,7 +240,9 @@ def _check_classes(source: _Source, config: SampleConfig) -> None:
         raise UsageError(f"--class: {source.name} is not class-conditional", "Omit --class.")
     wrong = [label for label in config.classes if label >= source.c_dim]
     if wrong:
-        raise UsageError(f"--class {wrong[0]}: {source.name} has no such class", f"It has 0 to {source.c_dim - 1}.")
+        raise UsageError(
+            f"--class {wrong[0]}: {source.name} has no such class", f"Choose from 0 to {source.c_dim - 1}."
+        )
 
 
 def _rows(config: SampleConfig) -> list[tuple[float, int | None]]:

@@ -64,7 +64,12 @@ def evaluate(
     NaN or infinity.
     """
     if not MIN_SAMPLES <= samples <= REFERENCE_SAMPLES:
-        raise UsageError(f"samples is {samples}", f"Choose {MIN_SAMPLES} to {REFERENCE_SAMPLES}.")
+        few = "too few to meet each mode of the demo's images"
+        many = f"more than the {REFERENCE_SAMPLES:,} images of the demo that they are compared with"
+        raise UsageError(
+            f"{samples} samples are {few if samples < MIN_SAMPLES else many}",
+            f"Give {MIN_SAMPLES} to {REFERENCE_SAMPLES}.",
+        )
     refuse_unreadable(model)
     device = model_device(model)
     images = draw(model, latents_for(model, samples, seed), psi=psi, batch=batch, progress=progress)

@@ -86,7 +86,10 @@ def evaluate_against(
     FID, so only compare equal counts. Raises UsageError for fewer than 10 samples or real images.
     """
     if min(samples, real.count) < FEWEST:
-        raise UsageError(f"{samples} samples against {real.count} real images", f"Use at least {FEWEST} of each.")
+        raise UsageError(
+            f"{samples} samples against {real.count} real images",
+            f"Use at least {FEWEST} of each: fewer do not show how images vary.",
+        )
     latents = latents_for(model, samples, seed, labels)
     fake = [extractor(to_bytes(images)) for images in draw(model, latents, psi=psi, batch=batch, progress=progress)]
     distances = feature_distances(real.features, np.concatenate(fake), device=extractor.device)

@@ -25,7 +25,7 @@ from ..checkpoints.pickles.torch_file import read_torch_file
 from ..errors import CorruptFileError, InputError, MissingCapabilityError
 from ..files import sha256_file
 
-INSTALL = "pip install 'dcp-deploy[metrics]'"
+INSTALL = "Install it: pip install 'dcp-deploy[metrics]'"
 _LPIPS_SIZE = 256  # px; larger images are scaled down to it, as in StyleKD's loss
 
 

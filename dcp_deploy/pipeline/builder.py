@@ -62,13 +62,13 @@ def _check_packages(config: BuildConfig) -> None:
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingCapabilityError(
             "build compares and measures the exported files with ONNX Runtime, which is not installed",
-            "pip install 'dcp-deploy[cpu]', or [gpu] in its place",
+            "Install it: pip install 'dcp-deploy[cpu]', or [gpu] in its place.",
         )
     check_target(config)
     if config.target and not any(map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt"))):
         raise MissingCapabilityError(
             f"--target {config.target} asks for an engine, and TensorRT is not installed",
-            "pip install 'dcp-deploy[rtx]', or leave --target out",
+            "Install it: pip install 'dcp-deploy[rtx]', or leave --target out.",
         )
 
 
@@ -105,6 +105,8 @@ class _Builder:
         record.images = inputs.image_facts()
         if inputs.images is not None:
             self.reporter.message(f"real images: {real_words(record.images)}")
+        for caveat in inputs.pruning_plan.caveats:
+            self.reporter.message(f"prune: {caveat}")
         record.stages = {stage.name: record.stages.get(stage.name, StageRecord()) for stage in STAGES}
         with atomic_path(self.directory / "config.toml") as temporary:
             temporary.write_text(to_toml(record.config), encoding="utf-8")

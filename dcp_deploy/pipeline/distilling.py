@@ -31,6 +31,11 @@ def recipe_of(config: BuildConfig, *, demo_recipe: bool) -> DistillConfig:
     from ..compression import DEMO_RECIPES, RECIPES
 
     recipe = {**RECIPES, **(DEMO_RECIPES if demo_recipe else {})}[config.effort]
+    if config.augment and not recipe.gan:
+        raise UsageError(
+            f"--augment needs a discriminator, and the recipe of --effort {config.effort} has none",
+            "Use --effort paper, or leave out --augment.",
+        )
     return replace(
         recipe,
         seed=config.seed,
@@ -131,7 +136,10 @@ def distill_student(
         reporter.message(line)
     perceptual = _perceptual(config, device, demo_measurable=demo_measurable)
     if perceptual is None and recipe.perceptual:
-        reporter.message("distill: without the perceptual loss; --lpips FILE brings it (the weights of VGG16)")
+        reporter.message(
+            "distill: the perceptual loss is off. For the demo's teacher add --dataset demo; for others "
+            "--lpips vgg16-397923af.pth (torchvision's weights)"
+        )
         recipe = replace(recipe, perceptual=0.0)
     # Read the given files first: to measure may mean to fetch a network and to read real images for half an hour.
     discriminator, guide = (
@@ -155,7 +163,7 @@ def distill_student(
         guide=guide,
         config=recipe,
         checkpoint_dir=checkpoints,
-        progress=lambda done, total, _: progress(done, total),
+        progress=progress,
         expect=lambda expected: reporter.message(expected_words(expected)),
         measure=measure,
         # The schedule is the same with and without Inception, so that a resumed run goes on if it was installed

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
     from ..compression import ChannelScores, PruningPlan
     from ..generators import Generator
+    from ..progress import Progress
 
 
 def prune_with_story(
@@ -20,6 +21,7 @@ def prune_with_story(
     refine: str,
     latents: int | None = None,
     seed: int,
+    progress: Progress | None = None,
 ) -> tuple[Generator, dict[str, Any]]:
     """Return the pruned generator and its story; ``teacher`` was read from ``file``.
 
@@ -31,7 +33,8 @@ def prune_with_story(
     from ..compression.pruning.refinement import LATENTS
 
     latents = LATENTS if latents is None else latents
-    pruned = prune(teacher.generator, plan, refine=refine, latents=latents, seed=seed)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"refine": refine, "latents": latents, "seed": seed, "progress": progress}
+    pruned = prune(teacher.generator, plan, **options)
     refinement: dict[str, Any] = {"method": refine}
     if "reconstruct" in refine:
         refinement |= {"latents": latents, "seed": seed}

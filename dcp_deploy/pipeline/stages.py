@@ -137,6 +137,7 @@ def _prune(job: Job, progress: Progress) -> list[str]:
         refine=config.refine,
         latents=job.inputs.effort.refine_latents,
         seed=config.seed,
+        progress=progress,
     )
     return [job.save(pruned, "pruned", story)]
 
@@ -184,13 +185,13 @@ def _export(job: Job, progress: Progress) -> list[str]:
 
     written = []
     of_student = {"teacher_sha256": weights_sha256(job.load("teacher"))}
-    for done, model in enumerate(("student", "teacher")):
-        progress(done, 2)
+    for model in ("student", "teacher"):
         path = job.path(f"{model}.onnx")
         checkpoint = job.read(model)
         story = full_story(checkpoint, job.path(f"{model}.safetensors"))
         facts = as_texts(story) | (of_student if model == "student" else {})
-        export_onnx(checkpoint.generator.cpu(), path, precision=job.inputs.config.precision, metadata=facts)
+        generator, precision = checkpoint.generator.cpu(), job.inputs.config.precision
+        export_onnx(generator, path, precision=precision, metadata=facts, progress=progress)
         written.append(f"{model}.onnx")
     return written
 
@@ -210,11 +211,15 @@ def _engine(job: Job, progress: Progress) -> list[str]:
 
 def _verify(job: Job, progress: Progress) -> list[str]:
     from ..export import verify
+    from ..export.parity.gate import PSIS
 
     reports, latents, seed = {}, job.inputs.effort.parity_latents, job.inputs.config.seed
-    for done, model in enumerate(("student", "teacher")):
-        progress(done, 2)
-        reports[model] = verify(job.load(model), job.path(f"{model}.onnx"), latents=latents, seed=seed, bisect=True)
+    images = latents * len(PSIS)
+    for index, model in enumerate(("student", "teacher")):
+        reports[model] = verify(
+            job.load(model), job.path(f"{model}.onnx"), latents=latents, psis=PSIS, seed=seed, bisect=True,
+            progress=shifted(progress, index * images, 2 * images),
+        )  # fmt: skip
     passed = all(report.passed for report in reports.values())
     document = {"schema": 1, "passed": passed, "pairs": {name: report.to_dict() for name, report in reports.items()}}
     write_json(job.path("parity.json"), document)
@@ -362,7 +367,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("score", "score the teacher's channels", ("teacher.safetensors",), _scoring, _score),
     Stage(
         "prune",
-        "remove the lowest",
+        "prune, layer by layer",
         ("teacher.safetensors", "scores.safetensors"),
         _settings("ratio", "align", "target_macs", "target_params", "refine", "refine_latents", "seed", "device"),
         _prune,

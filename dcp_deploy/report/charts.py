@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WIDTH = 10.4  # inches; at 72 points each, about the page's column in CSS pixels
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-DOTS = 160  # quantiles drawn as dots for one candidate, whatever its number of samples
+DOTS = 160  # most samples drawn as dots for one candidate
 FLOOR = 1e-6  # lowest score drawn, relative to the layer's highest
 
 
@@ -66,10 +66,10 @@ def draw_latencies(axes: Axes, theme: Theme, samples: Mapping[str, Sequence[floa
     """Draw the content of :func:`latency_chart` on axes."""
     for row, (name, values) in enumerate(samples.items()):
         colour = model_colour(name, theme)
-        dots = np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, DOTS))
-        spread = 0.26 * np.sin(np.arange(DOTS) * 2.399963)  # golden angle: even, and the same every time
+        dots = shown_samples(values)
+        spread = 0.26 * np.sin(np.arange(len(dots)) * 2.399963)  # golden angle: even, and the same every time
         axes.scatter(dots, row + spread, s=7, color=colour, alpha=0.45, linewidths=0)
-        median = float(np.median(dots))
+        median = float(np.median(values))
         axes.plot([median, median], [row - 0.38, row + 0.38], color=colour, linewidth=2.5)
         axes.annotate(
             f"{median:.3g} ms", (median, row - 0.38), xytext=(0, 3), textcoords="offset points",
@@ -84,8 +84,17 @@ def draw_latencies(axes: Axes, theme: Theme, samples: Mapping[str, Sequence[floa
     axes.tick_params(axis="y", labelcolor=theme.ink, labelsize=11)
 
 
+def shown_samples(values: Sequence[float]) -> NDArray[np.float64]:
+    """Return the samples in ascending order; of more than ``DOTS``, those nearest to evenly spaced quantiles."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    chosen = np.linspace(0, len(ordered) - 1, min(len(ordered), DOTS)).round().astype(int)
+    return np.take(ordered, chosen)
+
+
 def latency_chart(samples: Mapping[str, Sequence[float]]) -> Chart:
-    """Draw latencies in milliseconds per candidate: a logarithmic axis, a dot per quantile, a bar at the median."""
+    """Draw latencies in milliseconds per candidate: a logarithmic axis, a dot per sample (see
+    :func:`shown_samples`), a bar at the median.
+    """
 
     def draw(figure: Figure, theme: Theme) -> None:
         draw_latencies(figure.add_subplot(), theme, samples)

@@ -15,7 +15,7 @@ from typing import Any, Union
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from ..errors import UsageError
+from ..errors import UsageError, choose
 from .base import VERSION, Error
 
 __all__ = ["MODELS", "checked", "find_schemas", "generate", "published"]
@@ -42,7 +42,8 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "eval": ("quality", ("EvaluatedDemo", "EvaluatedData")),
     "directions": ("quality", ("DirectionsFound",)),
     "project": ("quality", ("Projected",)),
-    "bundle": ("shipping", ("Bundled", "BundleVerified")),
+    "bundle": ("shipping", ("Bundled",)),
+    "bundle verify": ("shipping", ("BundleVerified",)),
     "serve": ("shipping", ("Serving",)),
     "datasets": ("machine", ("PresetsListed", "PresetShown")),
     "doctor": ("machine", ("Diagnosed",)),
@@ -72,7 +73,7 @@ def file_of(verb: str) -> str:
 def find_schemas(verb: str | None = None) -> dict[str, dict[str, Any]]:
     """Return the published schema of a verb by its name, without one those of all verbs. UsageError if unknown."""
     if verb is not None and verb not in MODELS:
-        raise UsageError(f"unknown verb {verb!r}", f"Known: {', '.join(MODELS)}.")
+        raise UsageError(f"unknown verb {verb!r}", choose(verb, MODELS))
     return {name: published(name) for name in (MODELS if verb is None else [verb])}
 
 

@@ -42,9 +42,9 @@ def contents_of(
     """
     if not source.is_dir():
         if teacher or synthesis or directions:
-            raise UsageError(f"{source} is one ONNX file: no teacher, no extra models", "give a run directory")
+            raise UsageError(f"{source} is one ONNX file: no teacher, no extra models", "Give a run directory.")
         if not source.is_file():
-            raise InputError(f"the run directory or ONNX file {source} does not exist", "check the path")
+            raise InputError(f"the run directory or ONNX file {source} does not exist", "Check the path.")
         return _of_onnx(source, name or source.stem, engines)
 
     from ..checkpoints import load_generator, read_checkpoint
@@ -56,7 +56,7 @@ def contents_of(
     name = name or source.resolve().name
     run = read_run_directory(source)
     if run.parity is None or not run.parity.passed:
-        raise InputError(f"{source} holds no export that passed the parity gate", "finish it: dcp-deploy build")
+        raise InputError(f"{source} holds no export that passed the parity gate", "Finish it: dcp-deploy build")
     student = read_checkpoint(source / "student.safetensors")
     models = {"generator": Model(source / "student.onnx", load_runner(student.generator))}
     if teacher:
@@ -95,7 +95,7 @@ def _of_onnx(file: Path, name: str, engines: Sequence[Path]) -> Contents:
     from ..export.kinds import kind_of, onnx_needed
 
     if kind_of(file) != "onnx":
-        raise onnx_needed(file) or InputError(f"{file} is not an ONNX file", "give one: dcp-deploy export")
+        raise onnx_needed(file) or InputError(f"{file} is not an ONNX file", "Make one: dcp-deploy export")
     facts = inspect_file(file)
     metadata = facts["metadata"]
     story = of_texts(metadata)

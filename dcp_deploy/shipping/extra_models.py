@@ -36,7 +36,7 @@ def export_extra_models(
     if not synthesis and directions is None:
         return {}
     if scratch is None:
-        raise UsageError("extra models need a folder to be exported to", "give a scratch folder")
+        raise UsageError("extra models need a folder to be exported to", "Give a scratch folder.")
     from ..checkpoints.directions import check_directions, read_directions
     from ..export import export_onnx, load_form, load_runner
     from ..export.bundle.writer import Model

@@ -6,11 +6,10 @@ bring the images.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, choose
 
 _ADA = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan2/versions/1/files/"
 _SG3 = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan3/versions/1/files/"
@@ -223,6 +222,4 @@ def find_dataset(name: str) -> Dataset:
     """Return the preset of that name. Raises UsageError with the closest name and all known names."""
     if name in DATASETS:
         return DATASETS[name]
-    close = difflib.get_close_matches(name, DATASETS, n=1)
-    guess = f"Did you mean {close[0]}? " if close else ""
-    raise UsageError(f"unknown data set {name!r}", f"{guess}Known: {', '.join(DATASETS)}.")
+    raise UsageError(f"unknown data set {name!r}", choose(name, DATASETS))

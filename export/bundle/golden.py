@@ -75,12 +75,12 @@ def read_golden_images(folder: Path) -> tuple[Runner, dict[str, Any]]:
         sizes = int(document["z_dim"]), int(document["c_dim"]), size
         compared = {"latents": document["seeds"], "psis": tuple(document["psis"]), "seed": 0}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptFileError(f"{folder} holds no valid golden images: {error}", "make the bundle again") from error
+        raise CorruptFileError(f"{folder} holds no valid golden images: {error}", "Make the bundle again.") from error
 
     def look_up(z: Array, psi: Array, c: Array | None) -> Array:
         keys = [_key(row, value) for row, value in zip(z, psi, strict=True)]
         if any(key not in kept for key in keys):
-            raise UsageError(f"only {name} were kept, at psi {document['psis']}", "compare those")
+            raise UsageError(f"only {name} were kept, at psi {document['psis']}", "Compare those.")
         return np.stack([kept[key] for key in keys])
 
     return Runner(name, "golden", *sizes, "uint8", look_up, facts=facts), compared

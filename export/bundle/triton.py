@@ -79,7 +79,7 @@ def interface(onnx_file: Path) -> tuple[tuple[Tensor, ...], Tensor]:
 
     graph = onnx.load(onnx_file, load_external_data=False).graph
     if len(graph.output) != 1:
-        raise InputError(f"{onnx_file} has {len(graph.output)} outputs instead of one", "export it again")
+        raise InputError(f"{onnx_file} has {len(graph.output)} outputs instead of one", "Export it again.")
     tensors = [_tensor(onnx_file, value) for value in (*graph.input, *graph.output)]
     return tuple(tensors[:-1]), tensors[-1]
 
@@ -90,7 +90,7 @@ def _tensor(file: Path, value: Any) -> Tensor:
     if kind is None or first.HasField("dim_value") or not all(dim.HasField("dim_value") for dim in rest):
         raise InputError(
             f"{value.name!r} of {file} is not float32 or uint8 with a dynamic batch and a fixed shape otherwise",
-            "export it again",
+            "Export it again.",
         )
     return Tensor(value.name, kind, tuple(dim.dim_value for dim in rest))
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError, UsageError
+from ...errors import InputError, UsageError, choose
 from ...files import atomic_path
 from ...version import __version__
 from ..integrity import ARCHIVE, SEAL, check_bundle, pack, seal
@@ -74,7 +74,7 @@ def write_bundle(contents: Contents, out: str | os.PathLike[str], *, max_batch: 
     """
     out = Path(out)
     if max_batch < 1:
-        raise UsageError(f"the largest batch is {max_batch}", "use 1 or more")
+        raise UsageError(f"the largest batch is {max_batch}", "Use 1 or more.")
     _check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
@@ -93,10 +93,10 @@ def write_bundle(contents: Contents, out: str | os.PathLike[str], *, max_batch: 
 def _check_replaceable(out: Path) -> None:
     """Raise UsageError unless ``out`` is new or an earlier bundle."""
     if out.is_dir() and any(out.iterdir()) and not (out / SEAL).is_file():
-        raise UsageError(f"{out} is a folder with other things in it", "give a new name, or an earlier bundle")
+        raise UsageError(f"{out} is a folder with other things in it", "Give a new name, or an earlier bundle.")
     packed = out.name.endswith(ARCHIVE)
     if (out.is_dir() and packed) or (out.is_file() and not packed):
-        raise UsageError(f"{out} exists and is something else", f"give a folder's name, or one ending in {ARCHIVE}")
+        raise UsageError(f"{out} exists and is something else", f"Give a folder's name, or one ending in {ARCHIVE}.")
 
 
 def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _checked_batch(onnx: Path, max_batch: int) -> Runner:
     if bounds is not None and (bounds[0] > 1 or max_batch > bounds[1]):
         raise UsageError(
             f"{onnx.parents[1].name} was exported for batches of {bounds[0]} to {bounds[1]}, not of 1 to {max_batch}",
-            f"bundle with --max-batch {bounds[1]}" if bounds[0] == 1 else "export it for batches from 1 on",
+            f"Bundle with --max-batch {bounds[1]}." if bounds[0] == 1 else "Export it for batches from 1 on.",
         )
     return exported
 
@@ -205,7 +205,7 @@ def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str
         if max_batch > largest:
             raise UsageError(
                 f"{engine} was built for batches up to {largest}, but the bundle serves up to {max_batch}",
-                f"build it with --batch 1,{max_batch},{max_batch}, or bundle with --max-batch {largest}",
+                f"Build it with --batch 1,{max_batch},{max_batch}, or bundle with --max-batch {largest}.",
             )
         place = Path("engines") / engine.name
         if manifest["flavour"] == "tensorrt":
@@ -214,7 +214,7 @@ def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str
             best = min(shapes["opt"][0] for shapes in manifest["profile"].values())
             plans[f"{target[2:-1]}.{target[-1]}"] = TensorRTPlan(place.name, best)
         if (folder / place).exists():
-            raise UsageError(f"two engines would be written to {place}", "give one engine for each GPU and name")
+            raise UsageError(f"two engines would be written to {place}", "Give one engine for each GPU and name.")
         _copy(engine, folder / place)
         _copy(engine.with_suffix(".json"), folder / "engines" / f"{engine.stem}.json")
         facts.append({"file": place.as_posix(), **manifest})
@@ -238,13 +238,13 @@ def read_golden(bundle: Path, model: str) -> tuple[Runner, dict[str, Any]]:
     folder = bundle / "golden" / model
     if not folder.is_dir():
         kept = sorted(path.parent.name for path in bundle.glob("golden/*/golden.json"))
-        raise UsageError(f"{bundle} has no golden images of {model!r}", f"use one of: {', '.join(kept)}")
+        raise UsageError(f"{bundle} has no golden images of {model!r}", choose(model, kept))
     return read_golden_images(folder)
 
 
 def _copy(source: Path, place: Path) -> None:
     if not source.is_file():
-        raise InputError(f"{source} is not a file", "check the path, or run the build again")
+        raise InputError(f"{source} is not a file", "Check the path, or run the build again.")
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, place)
 

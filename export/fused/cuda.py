@@ -47,7 +47,7 @@ class CudaGenerator(nn.Module):
         self.config = config = generator.config
         self.image = image
         if config.layout is not None:
-            raise UsageError("the CUDA path supports StyleGAN2 only; this is a StyleGAN3", "use backend fused")
+            raise UsageError("the CUDA path supports StyleGAN2 only; this is a StyleGAN3", "Use backend fused.")
         types = dict.fromkeys(conv_layers(config), storage)
         fused = FusedGenerator(generator, image=image, storage=types)
         shuffling = FusedGenerator(generator, upsample="polyphase", storage=types)

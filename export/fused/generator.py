@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ...errors import UsageError
+from ...errors import UsageError, choose
 from ...generators import Generator, GeneratorConfig
 from .stylegan2 import FusedStyleGAN2Synthesis, NoiseForm, Upsample, conv_layers
 from .stylegan3 import FusedStyleGAN3Synthesis
@@ -43,7 +43,7 @@ class _Fused(nn.Module):
         _require("image", image, ("float", "uint8"))
         _require("upsample", upsample, ("transposed", "polyphase"))
         if config.layout is not None and upsample != "transposed":
-            raise UsageError(f"upsample {upsample!r} is for a StyleGAN2; this is a StyleGAN3", "leave it out")
+            raise UsageError(f"upsample {upsample!r} is for a StyleGAN2; this is a StyleGAN3", "Leave it out.")
         types = storage_types(config, storage or {})
         noise = noise if config.layout is None else "none"
         self.options = SynthesisOptions(upsample if config.layout is None else None, noise, image, types)
@@ -151,10 +151,10 @@ def storage_types(config: GeneratorConfig, storage: Mapping[str, torch.dtype]) -
         _require("storage", kind, STORAGE)
     unknown = [layer for layer in storage if layer not in layers]
     if unknown:
-        raise UsageError(f"storage names {', '.join(unknown)}", f"use layers of: {', '.join(layers)}")
+        raise UsageError(f"storage names {', '.join(unknown)}", f"Use layers of: {', '.join(layers)}.")
     return {layer: storage.get(layer, torch.float32) for layer in layers}
 
 
 def _require(name: str, value: object, choices: tuple[Any, ...]) -> None:
     if value not in choices:
-        raise UsageError(f"{name} is {value!r}", f"use one of: {', '.join(map(str, choices))}")
+        raise UsageError(f"{name} is {value!r}", choose(value, choices))

@@ -91,10 +91,10 @@ def read_onnx(path: Path) -> Any:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # the system's, or protobuf's own, which differs between its implementations
-        damaged = CorruptFileError(f"{path} is not an ONNX file: {error}", "export it again")
+        damaged = CorruptFileError(f"{path} is not an ONNX file: {error}", "Export it again.")
         raise onnx_needed(path) or damaged from error
     if not model.graph.input:
-        damaged = CorruptFileError(f"{path} has no inputs: it is not an ONNX model of a generator", "export it again")
+        damaged = CorruptFileError(f"{path} has no inputs: it is not an ONNX model of a generator", "Export it again.")
         raise onnx_needed(path) or damaged
     return model
 
@@ -107,4 +107,4 @@ def read_whole_onnx(path: Path) -> onnx.ModelProto:
         return onnx.load(path)
     except Exception as error:  # protobuf's, onnx's and the system's types share no base
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CorruptFileError(f"onnx cannot load {path}: {reason}", "check the path, or export it again") from error
+        raise CorruptFileError(f"onnx cannot load {path}: {reason}", "Check the path, or export it again.") from error

@@ -86,7 +86,7 @@ def with_cpu_operators(model: onnx.ModelProto, *, lanes: int, threads: int = 0) 
         else:
             nodes.append(_modulated_conv(graph, node, lanes, threads))
     if not graph.made:
-        raise UsageError("the file has none of StyleGAN2's layers", "use backend onnxruntime or openvino")
+        raise UsageError("the file has none of StyleGAN2's layers", "Use backend onnxruntime or openvino.")
     del model.graph.node[:], model.graph.value_info[:], model.functions[:]
     model.graph.node.extend(_needed(nodes, {value.name for value in model.graph.output}))
     held = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -127,7 +127,7 @@ def _weight(graph: _Graph, convolution: onnx.NodeProto, family: str, parts: froz
     held = graph.constants.get(name)
     if convolution.op_type not in ("Conv", "ConvTranspose") or held is None or held.data_type != onnx.TensorProto.FLOAT:
         raise UsageError(
-            f"{convolution.name} is not stored in float32, which Winograd's products need", "export --precision fp32"
+            f"{convolution.name} is not stored in float32, which Winograd's products need", "Export --precision fp32."
         )
     weight = onnx.numpy_helper.to_array(held)
     if family == "FirEpilogue":  # of a transposed convolution

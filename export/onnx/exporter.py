@@ -17,13 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
 from ...checkpoints.provenance import UNKNOWN_LICENCE
-from ...errors import UsageError
+from ...errors import UsageError, choose
 from ...generators import Generator
+from ...progress import Progress
 from ...version import __version__
 from ..fused.generator import FusedGenerator, FusedSynthesis, ImageForm, noise_shapes
 from ..fused.stylegan2 import NoiseForm, Upsample
@@ -63,6 +64,7 @@ def export_onnx(
     precision: Precision = "fp32",
     batch: tuple[int, int] | None = None,
     metadata: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write ``generator`` to ``path`` as ONNX and return the path.
 
@@ -81,7 +83,7 @@ def export_onnx(
     ``precision`` "fp16" and "bf16" store the convolutions in that type, except the layers whose measured ranges need
     float32. "int8" quantises the layers with which the parity gate still passes (:mod:`.precision`, :mod:`.rounding`,
     :mod:`.quantization`). The file records what was measured and chosen, see
-    :func:`~.quantization.precision_report`.
+    :func:`~.quantization.precision_report`. ``progress`` counts the layers whose int8 error was measured.
 
     Raises UsageError for an unknown option or noise inputs of a network without noise, ParityError if no layer can be
     int8.
@@ -89,8 +91,8 @@ def export_onnx(
     import onnx
 
     tolerance = tolerance_for(precision)
-    if inputs not in ("z", "ws"):
-        raise UsageError(f"inputs is {inputs!r}", "use one of: z, ws")
+    if inputs not in get_args(InputForm):
+        raise UsageError(f"inputs is {inputs!r}", choose(inputs, get_args(InputForm)))
     if noise == "input" and not noise_shapes(generator.config):
         raise UsageError(
             f"noise is 'input', but a {generator.config.kind} has no noise: no layer would take the maps",
@@ -98,7 +100,7 @@ def export_onnx(
         )
     if batch is not None and not (1 <= batch[0] < batch[1]):
         raise UsageError(
-            f"batch is {batch[0]} to {batch[1]}", "give a smallest batch of 1 or more and a larger largest"
+            f"batch is {batch[0]} to {batch[1]}", "Give a smallest batch of 1 or more and a larger largest."
         )
     form = FusedGenerator if inputs == "z" else FusedSynthesis
     ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)
@@ -110,7 +112,7 @@ def export_onnx(
         alone = inputs == "z" and noise != "input"  # int8 layers are chosen on images generated from z alone
         kernels = integer_kernels(generator, ranges, upsample=upsample)
         trial = model if alone else _model(FusedGenerator(generator, upsample=upsample), None, OPSET)
-        plan = plan_int8(trial, ranges, kernels, tolerance)
+        plan = plan_int8(trial, ranges, kernels, tolerance, progress=progress)
         model, measured["int8"] = quantize(model, ranges, kernels, plan.layers), json.dumps(plan.to_dict())
     facts = {"inputs": inputs, **fused.options.facts(), **measured, "opset": str(opset)}
     if inputs == "z":

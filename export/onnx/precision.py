@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ...errors import UsageError
+from ...errors import UsageError, choose
 from ...generators import Generator, GeneratorConfig
 from ..fused.generator import FusedGenerator
 from ..fused.stylegan2 import Upsample
@@ -103,7 +103,13 @@ class RangeTable:
             values = (row.input, row.output, row.result, row.fp16, row.bf16)
             lines.append(f"{row.layer:<14}" + "".join(f"{value:>10.3g}" for value in values))
         psis = ", ".join(f"{psi:g}" for psi in self.psis)
-        return "\n".join([*lines, f"largest magnitudes, changes by rounding; {self.latents} latents, psi {psis}"])
+        return "\n".join(
+            [
+                *lines,
+                "input, output, result: largest absolute values. fp16, bf16: change of the result if this layer alone "
+                f"is rounded ({self.latents} latents, psi {psis})",
+            ]
+        )
 
 
 def measure_ranges(
@@ -159,7 +165,7 @@ def choose_storage(table: RangeTable, precision: HalfPrecision) -> dict[str, tor
 def islands(table: RangeTable, precision: HalfPrecision) -> dict[str, str]:
     """Return the layers that have to stay float32 in an fp16 or bf16 file, each with the reason in words."""
     if precision not in TYPES:
-        raise UsageError(f"{precision!r} is not a half precision", f"use one of: {', '.join(TYPES)}")
+        raise UsageError(f"{precision!r} is not a half precision", choose(precision, TYPES))
     limits = torch.finfo(TYPES[precision])
     most = ROUNDINGS * limits.eps / 2
     reasons = {}
@@ -191,7 +197,7 @@ def calibration_images(
     """
     if latents < 1 or not psis:
         message = f"latents {latents} and psis {tuple(psis)} give no images"
-        raise UsageError(message, "use at least 1 latent and 1 psi")
+        raise UsageError(message, "Use at least 1 latent and 1 psi.")
     pairs = [(seed + index, float(psi)) for index in range(latents) for psi in sorted(psis, reverse=True)]
     for start in range(0, len(pairs), _BATCH):
         seeds, batch_psis = zip(*pairs[start : start + _BATCH], strict=True)

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ParityError
+from ...progress import Progress
 from ..parity.gate import ParityReport, verify
 from ..parity.tolerance import Tolerance
 from ..runners.loading import load_runner
@@ -102,21 +103,24 @@ def plan_int8(
     latents: int = 8,
     psis: Sequence[float] = CALIBRATION_PSIS,
     seed: int = SENSITIVITY_SEED,
+    progress: Progress | None = None,
 ) -> Int8Plan:
     """Find the layers of ``kernels`` that can be int8 in ``model`` (float32; z and psi in) within ``tolerance``.
 
     Sensitivities and gate use ``latents`` seeds at every psi. The limits are a tenth (1 dB) tighter, since a user's
-    gate compares more images and finds a worse one. Raises ParityError if not a single layer can be int8.
+    gate compares more images and finds a worse one. ``progress`` counts layers. Raises
+    ParityError if not a single layer can be int8.
     """
     layers = list(kernels)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.onnx"
         exact = _remembering(_runner(model, path))
         pairs = [(seed + index, psi) for index in range(latents) for psi in psis]
-        alone = {
-            layer: _worst_psnr(exact, _runner(quantize(model, ranges, kernels, [layer]), path), pairs)
-            for layer in layers
-        }
+        alone = {}
+        for layer in layers:
+            alone[layer] = _worst_psnr(exact, _runner(quantize(model, ranges, kernels, [layer]), path), pairs)
+            if progress:
+                progress(len(alone), len(layers))
         places = {row.layer: row.places for row in ranges.layers}
         cost = {layer: 10 ** (-alone[layer] / 10) / (kernels[layer].integers.size * places[layer]) for layer in layers}
         sensitivity = tuple(Sensitivity(layer, alone[layer]) for layer in sorted(layers, key=cost.__getitem__)[::-1])
@@ -131,7 +135,7 @@ def plan_int8(
         best = max(sensitivity, key=lambda row: row.psnr_db)
         raise ParityError(
             f"no layer of this generator can be int8: {best.layer} alone gives {best.psnr_db:.1f} dB",
-            "export it in fp16, or state a wider tolerance",
+            "Export it in fp16, or state a wider tolerance.",
         )
     left_out, report = found
     return Int8Plan(sensitivity, left_out, report.psnr_db)

@@ -83,7 +83,7 @@ def _runner_beside(one: _Opened, other: _Opened, backend: Backend, device: str |
         if network is None:
             raise UsageError(
                 f"{source} takes {', '.join(extra[:3])}, which cannot be made from a seed",
-                "compare it with the checkpoint that it was exported from",
+                "Compare it with the checkpoint that it was exported from.",
             )
         return through_network(load_form(Path(str(source)), backend=backend), network)
     _, without_noise = _form(other.source)

@@ -86,7 +86,7 @@ def bisect_layers(a: Runner, b: Runner, batch: Sequence[Pair], limit: float) -> 
         first, second = (layer_values(runner, z, psi, c) for runner in (a, b))
     shared = [name for name in first if name in second]
     if len(shared) < 2:
-        raise UsageError(f"{a.name} and {b.name} have no layers of the same names", "compare two forms of one network")
+        raise UsageError(f"{a.name} and {b.name} have no layers of the same names", "Compare two forms of one network.")
     rows = [_compare(name, *_alike(name, first, second), limit) for name in shared[:-1]]
     rows.append(_compare_images(first[IMAGE].values, second[IMAGE].values, (a.image, b.image), limit))
     return Bisection(tuple(batch), tuple(rows))

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...errors import InputError, ParityError, UsageError
 from ...files import atomic_path
+from ...progress import Progress
 from ..runners.runner import Runner
 from .artifacts import Artifact, load_pair
 from .bisect import Bisection, bisect_layers
@@ -25,6 +26,7 @@ from .tolerance import PRECISIONS, Check, Tolerance, tolerance_for
 
 LARGEST_BATCH = 8  # for an artefact that does not declare its largest batch
 ODD_BATCH = 3
+PSIS = (0.5, 0.7, 1.0)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,17 @@ class ParityReport:
         """Return whether every check passed."""
         return all(check.passed for check in self.checks)
 
+    @property
+    def verdict(self) -> str:
+        """Return the result as one line."""
+        failed = sum(not check.passed for check in self.checks)
+        if failed:
+            return f"FAILED: {failed} of {len(self.checks)} checks"
+        psis = ", ".join(f"{psi:g}" for psi in self.psis)
+        within = f"the tolerance of {self.precision}" if self.precision else "the given tolerance"
+        names = f"{self.b['name']} generates the same images as {self.a['name']}"
+        return f"passed: {names}, within {within} ({self.images:,} images, psi {psis})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without the pixels of the worst sample."""
         values = asdict(self)
@@ -86,7 +99,7 @@ class ParityReport:
                 inside += ", so the cause is the runtime or a rare latent"
             raise ParityError(
                 f"{self.a['name']} and {self.b['name']} differ{where}: {'; '.join(failed)}{inside}",
-                "dcp-deploy verify A B --bisect --worst worst.png shows in which layer, and the images.",
+                "Run dcp-deploy verify A B --bisect --worst worst.png to see in which layer, and the images.",
             )
 
     def save_worst(self, path: str | os.PathLike[str]) -> Path | None:
@@ -103,12 +116,13 @@ def verify(
     b: Artifact,
     *,
     latents: int = 256,
-    psis: Sequence[float] = (0.5, 0.7, 1.0),
+    psis: Sequence[float] = PSIS,
     seed: int = 0,
     batches: Sequence[int] | None = None,
     precision: str | None = None,
     tolerance: Tolerance | None = None,
     bisect: bool = False,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Compare two artefacts on ``latents`` seeds from ``seed`` on, each at every psi; ``a`` is the reference.
 
@@ -118,7 +132,7 @@ def verify(
     ``batches`` are the batch sizes, used in turn on one stream of pairs; by default the smallest and the largest that
     both artefacts declare (1 and 8 if they do not) and 3. ``tolerance`` is by default that of ``precision``, which is
     by default the coarser one of the two artefacts. ``bisect`` also compares the layers on the batch of the worst
-    image, see :func:`~.bisect.bisect_layers`.
+    image, see :func:`~.bisect.bisect_layers`. ``progress`` counts pairs of images.
 
     Memory does not grow with the number of images. A difference does not raise: see
     :meth:`ParityReport.raise_for_failure`. Raises UsageError for settings that compare nothing, and for ``bisect`` on
@@ -129,14 +143,15 @@ def verify(
     if latents < 2 or not psis or not sizes or min(sizes) < 1 or not 0 <= seed <= 2**32 - latents:
         raise UsageError(
             f"latents {latents}, psis {tuple(psis)}, batches {sizes}, seed {seed} compare nothing",
-            "use 2 latents or more, at least one psi, batches of 1 or more, and a seed from 0 to 2^32 - latents",
+            "Use 2 latents or more, at least one psi, batches of 1 or more, and a seed from 0 to 2^32 - latents.",
         )
     if tolerance is None:
         precision = precision or _precision(first, second)
         tolerance = tolerance_for(precision)
     else:
         precision = None
-    stream = _compared(first, second, [(seed + i, float(psi)) for i in range(latents) for psi in psis], sizes)
+    pairs = [(seed + i, float(psi)) for i in range(latents) for psi in psis]
+    stream = _compared(first, second, pairs, sizes, progress)
     found = stream.distances
     return ParityReport(
         a=_identity(first),
@@ -156,12 +171,16 @@ def verify(
     )
 
 
-def _compared(a: Runner, b: Runner, pairs: Sequence[Pair], sizes: Sequence[int]) -> ImageStream:
+def _compared(
+    a: Runner, b: Runner, pairs: Sequence[Pair], sizes: Sequence[int], progress: Progress | None
+) -> ImageStream:
     stream = ImageStream(a, b)
     if stream.comparable:
         for batch in _cut(pairs, sizes):
             if not stream.compare(batch):
                 break
+            if progress:
+                progress(min(stream.distances.images, len(pairs)), len(pairs))
     return stream
 
 
@@ -175,7 +194,7 @@ def _precision(*runners: Runner) -> str:
     for runner, word in declared:
         if word not in PRECISIONS:
             message = f"{runner.name} declares an unknown precision {word!r}"
-            raise InputError(message, "choose the limits with --precision")
+            raise InputError(message, "Choose the limits with --precision.")
     order: tuple[str, ...] = PRECISIONS
     return max((word for _, word in declared), key=order.index)
 
@@ -187,7 +206,7 @@ def _batches(*runners: Runner) -> tuple[int, ...]:
     most = min((high for _, high in bounds), default=LARGEST_BATCH)
     if least > most:
         taken = " and ".join(f"{low} to {high}" for low, high in bounds)
-        raise UsageError(f"no batch fits both artefacts: they take {taken}", "export one of them for other batches")
+        raise UsageError(f"no batch fits both artefacts: they take {taken}", "Export one of them for other batches.")
     return tuple(sorted({least, most, min(max(ODD_BATCH, least), most)}))
 
 

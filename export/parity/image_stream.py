@@ -57,20 +57,22 @@ class ImageChecks:
         name, values = self.runner.name, max(self.values, 1)
         detail = f"{self.bad} of {values} values of {name} are NaN or infinite"
         detail += _likewise(self.bad, original.bad if original else 0, "values")
-        yield Check.at_most(f"values of {label} not finite", self.bad, 0, detail)
+        yield Check.none(f"values of {label} are finite", self.bad, f"yes, all {values:,}", detail)
         limit, what = WILD_SHARE, f"beyond +-{WILD:g}"
         if self.runner.image == "uint8":
             limit, what = SATURATED_SHARE, "0 or 255"
         detail = f"{self.wild / values:.1%} of the values of {name} are {what}, at most {limit:.0%} may be"
-        yield Check.at_most(f"values of {label} out of range", self.wild / values, limit, detail)
+        yield Check.at_most(f"values of {label} are within range", self.wild / values, limit, detail)
         detail = f"{self.flat} of {self.images} images of {name} have a single colour"
         detail += _likewise(self.flat, original.flat if original else 0, "images")
-        yield Check.at_most(f"images of {label} of one colour", self.flat, 0, detail)
+        yield Check.none(
+            f"images of {label} have several colours", self.flat, f"yes, all {self.images:,}", detail
+        )  # fmt: skip
         constant = self.constant
         where = ", ".join(f"{psi:g}" for psi in constant)
-        detail = f"{name} generates the same image for all latents at {f'psi {where}' if where else 'no psi'}"
+        detail = f"{name} generates the same image for all latents at psi {where}"
         detail += _likewise(len(constant), len(original.constant) if original else 0, "psi")
-        yield Check.at_most(f"psi at which {label} is constant", len(constant), 0, detail)
+        yield Check.none(f"images of {label} change with the latent", len(constant), "yes, at every psi", detail)
 
 
 def _likewise(own: int, original: int, what: str) -> str:
@@ -123,7 +125,7 @@ class ImageStream:
         """Yield all checks: the distances first, then those of each artefact alone."""
         if self.distances.values:
             yield from self._difference_checks(limits)
-        yield Check.at_most("unlike shapes", int(bool(self.problem)), 0, self.problem or "the shapes are the same")
+        yield Check.none("shapes agree", int(bool(self.problem)), "yes", self.problem)
         if self.distances.values:
             yield from self.a.checks("a")
             yield from self.b.checks("b", original=self.a)

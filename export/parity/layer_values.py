@@ -53,7 +53,7 @@ def layer_values(runner: Runner, z: Array, psi: Array, c: Array | None) -> dict[
     if isinstance(source, Path):
         return _onnx_values(source, runner, z, psi, c)
     if source is None:
-        raise UsageError(f"{runner.name} ({runner.backend}) does not show its layers", "compare its ONNX file instead")
+        raise UsageError(f"{runner.name} ({runner.backend}) does not show its layers", "Compare its ONNX file instead.")
     device = next(source.buffers()).device
     inputs = {"z": z, "psi": psi, "c": c}
     tensors = {name: torch.from_numpy(rows).to(device) for name, rows in inputs.items() if rows is not None}
@@ -156,7 +156,7 @@ def _config(path: Path, runner: Runner) -> GeneratorConfig:
     try:
         return GeneratorConfig.from_dict(json.loads(runner.facts["config"]))
     except (KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{path} has no metadata about its network", "make it with: dcp-deploy export") from error
+        raise InputError(f"{path} has no metadata about its network", "Make it with: dcp-deploy export") from error
 
 
 def _places(model: onnx.ModelProto, config: GeneratorConfig) -> dict[str, tuple[str, bool]]:

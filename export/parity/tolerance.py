@@ -25,7 +25,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from ...errors import UsageError
+from ...errors import UsageError, choose
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -58,14 +58,15 @@ class Tolerance:
     def __post_init__(self) -> None:
         limits = {name: value for name, value in asdict(self).items() if name != "layer"}
         if all(value is None for value in limits.values()):
-            raise UsageError("a tolerance without any limit passes everything", f"set one of: {', '.join(limits)}")
+            raise UsageError("a tolerance without any limit passes everything", f"Set one of: {', '.join(limits)}.")
 
 
 @dataclass(frozen=True)
 class Check:
     """One check: ``value`` must be at most or at least (``bound``) ``limit``.
 
-    A value of None is not finite: NaN, or the PSNR of identical images.
+    A value of None is not finite: NaN, or the PSNR of identical images. Of a check that has to hold everywhere
+    ("images of b change with the latent"), ``value`` counts where it does not.
     """
 
     name: str
@@ -79,6 +80,11 @@ class Check:
     def at_most(cls, name: str, value: float, limit: float, detail: str) -> Check:
         """Compare; NaN does not pass."""
         return cls(name, value if math.isfinite(value) else None, limit, value <= limit, detail)
+
+    @classmethod
+    def none(cls, name: str, violations: int, held: str, broken: str) -> Check:
+        """Check what has to hold everywhere. ``held`` and ``broken`` are the details of the two results."""
+        return cls.at_most(name, violations, 0, broken if violations else held)
 
     @classmethod
     def at_least(cls, name: str, value: float, limit: float, detail: str) -> Check:
@@ -97,5 +103,5 @@ _TOLERANCES: dict[str, Tolerance] = {
 def tolerance_for(precision: str) -> Tolerance:
     """Return the limits for ``precision``: "fp32", "fp16", "bf16" or "int8". Raise UsageError for another."""
     if precision not in _TOLERANCES:
-        raise UsageError(f"precision is {precision!r}", f"use one of: {', '.join(PRECISIONS)}")
+        raise UsageError(f"precision is {precision!r}", choose(precision, PRECISIONS))
     return _TOLERANCES[precision]

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import CorruptFileError, UsageError
+from ...errors import CorruptFileError, UsageError, choose
 from ..integrity import ARCHIVE, MANIFEST, check_bundle, safe_name
 from .onnx import onnx_runner
 from .runner import Runner, in_parts
@@ -37,19 +37,21 @@ def bundled_model(path: Path, backend: str, model: str) -> tuple[dict[str, Any],
     Errors as in :func:`bundle_runner`.
     """
     if path.name.endswith(ARCHIVE):
-        raise UsageError(f"{path} is packed", f"unpack it first: tar --zstd -xf {path.name}")
+        raise UsageError(f"{path} is packed", f"Unpack it first: tar --zstd -xf {path.name}")
     manifest = check_bundle(path)
     try:
         facts = manifest["models"][model]
         onnx, largest = path / safe_name(facts["onnx"]), int(facts["max_batch"])
     except (KeyError, TypeError, ValueError) as error:
-        known = f"use one of: {', '.join(sorted(manifest.get('models', {})))}"
-        remedy = "make the bundle with --synthesis" if model == "synthesis" else known
+        known = choose(model, sorted(manifest.get("models", {})))
+        remedy = "Make the bundle with --synthesis." if model == "synthesis" else known
         raise UsageError(f"{path} has no model {model!r}", remedy) from error
     if facts["onnx"] not in manifest["files"]:
-        raise CorruptFileError(f"{MANIFEST} names {facts['onnx']}, which is not in the bundle", "make the bundle again")
+        raise CorruptFileError(
+            f"{MANIFEST} names {facts['onnx']}, which is not in the bundle", "Make the bundle again."
+        )
     if backend not in ("auto", *_BACKENDS):
-        raise UsageError(f"backend {backend!r} cannot run the bundle {path}", f"use {' or '.join(_BACKENDS)}")
+        raise UsageError(f"backend {backend!r} cannot run the bundle {path}", f"Use {' or '.join(_BACKENDS)}.")
     return manifest, onnx, largest
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...errors import MissingCapabilityError, UsageError
+from ...errors import MissingCapabilityError, UsageError, choose
 from ...generators import Generator
 from ...sizes import pixels
 from ..fused.cuda import CudaGenerator, UpsampleMethods, upsampled
@@ -41,10 +41,10 @@ def cuda_runner(
     MissingCapabilityError without a GPU or pycuda, UsageError for a StyleGAN3.
     """
     if precision not in STORAGE:
-        raise UsageError(f"precision is {precision!r}", f"use one of: {', '.join(STORAGE)}")
+        raise UsageError(f"precision is {precision!r}", choose(precision, STORAGE))
     network = CudaGenerator(generator, storage=STORAGE[precision], image=image)
     if not torch.cuda.is_available():
-        raise MissingCapabilityError("backend cuda needs an NVIDIA GPU, and torch sees none", "use backend fused")
+        raise MissingCapabilityError("backend cuda needs an NVIDIA GPU, and torch sees none", "Use backend fused.")
     graphs = _Graphs(network.to(torch.device("cuda", torch.cuda.current_device())))
     config = generator.config
     title = name or f"{config.kind} {pixels(config.image_size)}"

@@ -40,14 +40,14 @@ def open_engine(path: Path, *, cuda_graph: bool = False) -> tuple[dict[str, Any]
     if not torch.cuda.is_available():
         raise MissingCapabilityError(
             f"{path} is a TensorRT engine; running it needs an NVIDIA GPU and its driver, and this machine has none",
-            "run the ONNX file it was built from with onnxruntime",
+            "Run the ONNX file it was built from with onnxruntime.",
         )
     manifest = check_engine(path)
     trt = import_flavour(manifest["flavour"])
     trusted = bool(manifest.get("options", {}).get("version_compatible"))  # its hash has just been checked
     session = EngineSession(trt, path.read_bytes(), torch.device("cuda"), cuda_graph=cuda_graph, host_code=trusted)
     if session.engine is None:
-        raise StaleArtifactError(f"TensorRT cannot load {path}", f"rebuild it: {manifest['rebuild']}")
+        raise StaleArtifactError(f"TensorRT cannot load {path}", f"Rebuild it: {manifest['rebuild']}")
     return manifest, session
 
 
@@ -55,7 +55,7 @@ def runner_of(name: str, manifest: Mapping[str, Any], session: EngineSession) ->
     """Make a Runner of an open session. UsageError for an engine that takes codes in place of z."""
     profile = manifest["profile"]
     if "z" not in profile:
-        raise UsageError(f"{name} takes {', '.join(profile)}, not z", "load it with load_synthesis")
+        raise UsageError(f"{name} takes {', '.join(profile)}, not z", "Load it with load_synthesis.")
     smallest, largest = profile["z"]["min"][0], profile["z"]["max"][0]
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
@@ -102,7 +102,9 @@ class EngineSession:
             return
         self.context = self.engine.create_execution_context()
         if self.context is None:
-            raise MissingCapabilityError("TensorRT cannot prepare the engine: too little GPU memory?", "free some")
+            raise MissingCapabilityError(
+                "TensorRT cannot prepare the engine: too little GPU memory?", "Free some memory of the GPU."
+            )
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         self.inputs = [name for name in names if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         (self.output,) = set(names) - set(self.inputs)
@@ -129,7 +131,7 @@ class EngineSession:
         placed = {name: feeds[name].to(self.device).contiguous() for name in self.inputs}
         for name, tensor in placed.items():
             if not self.context.set_input_shape(name, tuple(tensor.shape)):
-                raise InputError(f"the engine does not take {name} of shape {list(tensor.shape)}", "see its manifest")
+                raise InputError(f"the engine does not take {name} of shape {list(tensor.shape)}", "Read its manifest.")
             self.context.set_tensor_address(name, tensor.data_ptr())
         shape = tuple(self.context.get_tensor_shape(self.output))
         image = torch.empty(shape, dtype=self.output_dtype, device=self.device)
@@ -139,7 +141,7 @@ class EngineSession:
 
     def _enqueue(self) -> None:
         if not self.context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream):
-            raise InputError("TensorRT could not start the engine", "see its log above")
+            raise InputError("TensorRT could not start the engine", "Read its log above.")
 
     def _replay(self, feeds: Mapping[str, Tensor]) -> Tensor:
         """Replay the launches of this batch size; record them first if the last call had another size."""

@@ -43,7 +43,10 @@ class FormRunner:
         """Generate one image per row; any number of rows. UsageError for a wrong name, shape, type or value."""
         if set(arrays) != set(self.inputs):
             wrong = sorted(set(arrays) ^ set(self.inputs))
-            raise UsageError(f"{self.name} takes {', '.join(self.inputs)}", f"missing or unknown: {', '.join(wrong)}")
+            raise UsageError(
+                f"{self.name} takes {', '.join(self.inputs)}",
+                f"Give exactly its inputs. Missing or unknown: {', '.join(wrong)}.",
+            )
         batch = len(next(iter(arrays.values())))
         feeds = {name: as_floats(name, arrays[name], (batch, *shape)) for name, shape in self.inputs.items()}
         return self.draw(feeds) if batch else no_images(self.image, self.image_size)
@@ -59,7 +62,7 @@ def load_form(path: str | os.PathLike[str], *, backend: str = "auto", threads: i
     """Open an exported ONNX file. Errors as in :func:`~.loading.load_runner`; InputError for any other format."""
     path = Path(path)
     if kind_of(path) != "onnx":
-        wrong = InputError(f"{path} is not an ONNX file", "export one: dcp-deploy export --inputs ws")
+        wrong = InputError(f"{path} is not an ONNX file", "Export one: dcp-deploy export --inputs ws")
         raise onnx_needed(path) or wrong
     session = open_session(path, backend, threads)
     inputs, problems = {}, []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from ...devices import torch_device
-from ...errors import UsageError
+from ...errors import UsageError, choose
 from ...sizes import pixels
 from ..kinds import kind_of
 from .onnx import onnx_runner
@@ -50,9 +50,9 @@ def load_runner(
     machine lacks a GPU, a runtime, a compiler, or ONNX Runtime's CUDA provider.
     """
     if backend not in BACKENDS:
-        raise UsageError(f"backend is {backend!r}", f"use one of: {', '.join(BACKENDS)}")
+        raise UsageError(f"backend is {backend!r}", choose(backend, BACKENDS))
     if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}", "use 1 or more")
+        raise UsageError(f"threads is {threads}", "Use 1 or more.")
     if not isinstance(source, str | os.PathLike):
         name = f"{source.config.kind} {pixels(source.config.image_size)}"
         return _torch_runner(source, name, backend, threads, device)
@@ -64,7 +64,7 @@ def load_runner(
         return bundle_runner(path, backend, threads)
     if kind == "engine":
         if backend != "auto":
-            raise UsageError(f"backend {backend!r} cannot run the TensorRT engine {path}", "leave it at auto")
+            raise UsageError(f"backend {backend!r} cannot run the TensorRT engine {path}", "Leave it at auto.")
         from .engine import engine_runner
 
         return engine_runner(path)
@@ -99,7 +99,7 @@ def _torch_runner(generator: Generator, name: str, backend: str, threads: int | 
     from ..fused.generator import FusedGenerator
 
     if backend not in ("auto", *_TORCH):
-        raise UsageError(f"backend {backend!r} cannot run {name}, a torch network", "export it to ONNX first")
+        raise UsageError(f"backend {backend!r} cannot run {name}, a torch network", "Export it to ONNX first.")
     if backend == "cuda":
         from .cuda import cuda_runner
 

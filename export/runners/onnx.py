@@ -17,8 +17,8 @@ def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = 
     if others:
         raise UsageError(
             f"{path} has another form: it takes {', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",
-            "draw from codes (sample --codes, load_synthesis, load_form), or export with --inputs z and without "
-            "--noise input",
+            "Draw from codes (sample --codes, load_synthesis, load_form), or export with --inputs z and without "
+            "--noise input.",
         )
     ranks = {"z": 2, "psi": 1, "c": 2}
     problems = [f"input {name!r} is missing" for name in ("psi", "z") if name not in session.inputs]
@@ -48,5 +48,5 @@ def batch_bounds(path: Path, facts: Mapping[str, str]) -> tuple[int, int] | None
         return None
     smallest, _, largest = facts["batch"].partition(",")
     if not (smallest.isdecimal() and largest.isdecimal() and 1 <= int(smallest) <= int(largest)):
-        raise CorruptFileError(f"{path} is for batches of {facts['batch']!r}, which is not a range", "export it again")
+        raise CorruptFileError(f"{path} is for batches of {facts['batch']!r}, which is not a range", "Export it again.")
     return int(smallest), int(largest)

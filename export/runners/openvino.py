@@ -50,7 +50,7 @@ def openvino_session(path: Path, threads: int | None = None, *, winograd: bool =
     except ImportError as error:
         raise MissingCapabilityError(
             f"backend 'openvino': running {path} needs openvino, which is not installed",
-            "pip install 'dcp-deploy[openvino]'",
+            "Install it: pip install 'dcp-deploy[openvino]'",
         ) from error
     try:
         model = onnx.load(path)
@@ -61,7 +61,7 @@ def openvino_session(path: Path, threads: int | None = None, *, winograd: bool =
         raise
     except Exception as error:  # the types of protobuf, onnx and OpenVINO have no common base class
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CorruptFileError(f"openvino cannot load {path}: {reason}", "export it again") from error
+        raise CorruptFileError(f"openvino cannot load {path}: {reason}", "Export it again.") from error
     facts = {entry.key: entry.value for entry in model.metadata_props}
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",

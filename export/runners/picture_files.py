@@ -45,7 +45,7 @@ def picture_format(path: Path, *, animated: bool = False) -> str:
         )
     if known[suffix] == "WEBP" and not features.check("webp"):
         raise MissingCapabilityError(
-            f"{path}: this Pillow was built without WebP", "pip install --force-reinstall Pillow"
+            f"{path}: this Pillow was built without WebP", "Install it: pip install --force-reinstall Pillow"
         )
     if known[suffix] == "MP4":
         _ffmpeg(path)
@@ -136,7 +136,7 @@ def _write_mp4(path: Path, frames: Iterable[NDArray[np.uint8]], width: int, heig
 
 def _ffmpeg(path: Path) -> str:
     """Return the program that writes MP4 files; MissingCapabilityError names the package that brings it."""
-    remedy = "pip install 'dcp-deploy[video]'; or write a .gif or a .webp"
+    remedy = "Install it: pip install 'dcp-deploy[video]'; or write a .gif or a .webp."
     try:
         import imageio_ffmpeg
     except ImportError as error:

@@ -51,9 +51,9 @@ class Runner:
         z = as_floats("z", z, (None, self.z_dim))
         psi = as_floats("psi", np.full(len(z), float(psi)) if np.ndim(psi) == 0 else psi, (len(z),))
         if c is None and self.c_dim:
-            raise UsageError(f"{self.name} is class-conditional", f"give c, one row of {self.c_dim} numbers per image")
+            raise UsageError(f"{self.name} is class-conditional", f"Give c, one row of {self.c_dim} numbers per image.")
         if c is not None and not self.c_dim:
-            raise UsageError(f"{self.name} is not class-conditional, but c was given", "leave c out")
+            raise UsageError(f"{self.name} is not class-conditional, but c was given", "Leave c out.")
         labels = None if c is None else as_floats("c", c, (len(z), self.c_dim))
         return self.draw(z, psi, labels) if len(z) else no_images(self.image, self.image_size)
 

@@ -42,7 +42,7 @@ def as_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
     if images.dtype == np.uint8:
         return images
     if not np.isfinite(images).all():
-        raise QualityError("the model generated NaN or infinity", "check its weights, or the file it came from")
+        raise QualityError("the model generated NaN or infinity", "Check its weights, or the file it came from.")
     return np.clip(images * 127.5 + 128.0, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 

@@ -53,5 +53,5 @@ class Session:
             problems = [*problems, wrong]
         if problems:
             message = f"{self.path} is not a generator of ours: {'; '.join(problems)}"
-            raise InputError(message, "make it with: dcp-deploy export")
+            raise InputError(message, "Make it with: dcp-deploy export")
         return (size[0], size[1]), image

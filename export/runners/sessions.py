@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...errors import CorruptFileError, MissingCapabilityError, UsageError
+from ...errors import CorruptFileError, MissingCapabilityError, UsageError, choose
 from ..graph.bfloat16 import widened
 from .session import Session
 
@@ -28,7 +28,7 @@ def open_session(path: Path, backend: str = "auto", threads: int | None = None) 
     CorruptFileError for a file that cannot be loaded.
     """
     if backend not in ("auto", *ONNX_BACKENDS):
-        raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", f"use {', '.join(ONNX_BACKENDS)}")
+        raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", choose(backend, ONNX_BACKENDS))
     if backend.startswith("openvino"):
         from .openvino import openvino_session
 
@@ -51,7 +51,7 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
     except ImportError as error:
         raise MissingCapabilityError(
             f"running {path} needs onnxruntime, which is not installed",
-            "pip install 'dcp-deploy[cpu]' (or [gpu] on a machine with one; the two exclude each other)",
+            "Install it: pip install 'dcp-deploy[cpu]' (or [gpu] on a machine with one; the two exclude each other).",
         ) from error
     providers = _providers(onnxruntime, backend)
     options = onnxruntime.SessionOptions()
@@ -73,11 +73,11 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
         session = _start(onnxruntime, source, options, providers)
     except Exception as error:  # its exception types have no common base class
         reason = str(error).splitlines()[0]
-        raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "export it again") from error
+        raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "Export it again.") from error
     if len(session.get_providers()) < len(providers):  # it falls back to the CPU without an error
         raise MissingCapabilityError(
             f"backend {backend!r}: onnxruntime could not start its CUDA provider",
-            "run dcp-deploy doctor to see what is missing",
+            "Run dcp-deploy doctor to see what is missing.",
         )
     return session
 
@@ -89,7 +89,7 @@ def _with_cpu_operators(path: Path, threads: int | None) -> bytes:
     except ImportError as error:
         raise MissingCapabilityError(
             f"backend 'onnxruntime{WINOGRAD}' changes the graph of {path}, which needs onnx",
-            "pip install onnx; or use backend onnxruntime",
+            "Install it: pip install onnx; or use backend onnxruntime.",
         ) from error
     from ...kernels.cpu.library import cpu_operators
     from ..graph.file import read_whole_onnx
@@ -135,7 +135,7 @@ def _providers(onnxruntime: Any, backend: str) -> list[Any]:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not torch.cuda.is_available():
         raise MissingCapabilityError(
             f"backend {backend!r} needs a GPU and onnxruntime-gpu; this machine lacks one of them",
-            "pip uninstall onnxruntime; pip install 'dcp-deploy[gpu]'; or use backend onnxruntime on the CPU",
+            "Use backend onnxruntime, or change the package: pip uninstall onnxruntime; pip install 'dcp-deploy[gpu]'",
         )
     # TF32 keeps 10 bits of a float32, which is less than the precision that the file declares.
     return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]

@@ -73,7 +73,7 @@ class SynthesisRunner:
         try:
             return GeneratorConfig.from_dict(json.loads(self.facts["config"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.name} does not record its architecture", "export it again") from error
+            raise InputError(f"{self.name} does not record its architecture", "Export it again.") from error
 
 
 def load_synthesis(
@@ -102,7 +102,7 @@ def load_synthesis(
         return _form_synthesis(load_form(path, backend=backend, threads=threads))
     if kind == "engine":
         if backend != "auto":
-            raise UsageError(f"backend {backend!r} cannot run the TensorRT engine {path}", "leave it at auto")
+            raise UsageError(f"backend {backend!r} cannot run the TensorRT engine {path}", "Leave it at auto.")
         return _engine_synthesis(path)
     from ...checkpoints import load_generator
 
@@ -135,7 +135,7 @@ def _engine_synthesis(path: Path) -> SynthesisRunner:
 
 def _network_synthesis(generator: Generator, name: str, backend: str, threads: int | None) -> SynthesisRunner:
     if backend not in ("auto", "torch"):
-        raise UsageError(f"backend {backend!r} cannot draw codes with {name}", "use torch, or export with --inputs ws")
+        raise UsageError(f"backend {backend!r} cannot draw codes with {name}", "Use torch, or export with --inputs ws.")
     import torch
 
     device = next(generator.parameters()).device
@@ -155,7 +155,7 @@ def _check_inputs(name: str, inputs: Mapping[str, Any]) -> None:
     if "ws" not in inputs:
         raise UsageError(
             f"{name} takes {', '.join(inputs)}, not codes",
-            "give the checkpoint that it was exported from, or export that with: dcp-deploy export --inputs ws",
+            "Give the checkpoint that it was exported from, or export that with: dcp-deploy export --inputs ws",
         )
     if any(one.startswith(NOISE_INPUT) for one in inputs):
-        raise UsageError(f"{name} takes noise beside codes", "load it with load_form, or export without --noise input")
+        raise UsageError(f"{name} takes noise beside codes", "Load it with load_form, or export without --noise input.")

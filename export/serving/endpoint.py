@@ -55,13 +55,13 @@ class _Client:
         parts = urlsplit(address)
         if parts.scheme not in CLIENTS or not parts.netloc or parts.path not in ("", "/"):
             raise UsageError(
-                f"{address!r} is not the address of a server", "write http://HOST:PORT or grpc://HOST:PORT"
+                f"{address!r} is not the address of a server", "Write http://HOST:PORT or grpc://HOST:PORT."
             )
         try:
             self.module: Any = import_module(CLIENTS[parts.scheme])
         except ImportError as error:
             message = f"connecting to {address} needs tritonclient, which is not installed"
-            raise MissingCapabilityError(message, "pip install 'dcp-deploy[serve]'") from error
+            raise MissingCapabilityError(message, "Install it: pip install 'dcp-deploy[serve]'") from error
         self.address, self.over_http = address, parts.scheme == "http"
         limits = {"network_timeout": TIMEOUT, "connection_timeout": TIMEOUT} if self.over_http else {}
         self.client = self.module.InferenceServerClient(parts.netloc, **limits)
@@ -98,9 +98,9 @@ class _Client:
         try:
             yield
         except InferenceServerException as error:
-            raise DcpDeployError(f"{self.address} refused: {error.message()}", "see its log") from error
+            raise DcpDeployError(f"{self.address} refused: {error.message()}", "Read its log.") from error
         except Exception as error:  # errors of sockets and of the HTTP client have no common base class
-            raise DcpDeployError(f"{self.address} does not answer: {error}", "check that it is running") from error
+            raise DcpDeployError(f"{self.address} does not answer: {error}", "Check that it is running.") from error
 
 
 def _sizes(metadata: Mapping[str, Any], name: str) -> tuple[int, int, tuple[int, int], ImageForm]:
@@ -115,4 +115,4 @@ def _sizes(metadata: Mapping[str, Any], name: str) -> tuple[int, int, tuple[int,
         height, width = shapes["image"][1:3] if image == "uint8" else shapes["image"][2:]
         return shapes["z"][1], shapes["c"][1] if "c" in shapes else 0, (height, width), image
     except (KeyError, IndexError, ValueError) as error:
-        raise InputError(f"{name} is not a generator of ours: {error}", "name the model: --model") from error
+        raise InputError(f"{name} is not a generator of ours: {error}", "Name the model: --model.") from error

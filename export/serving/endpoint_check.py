@@ -106,7 +106,7 @@ def check_endpoint(
     """
     if clients < 1 or requests < 0:
         raise UsageError(
-            f"{clients} clients cannot send {requests} requests", "use 1 client or more, 0 requests or more"
+            f"{clients} clients cannot send {requests} requests", "Use 1 client or more, 0 requests or more."
         )
     largest = largest_batch(address, model)
     samples = [(kept["seed"] + index, float(psi)) for psi in kept["psis"] for index in range(kept["latents"])]

@@ -38,10 +38,10 @@ STOP_SECONDS = 10  # for requests in flight; Triton also waits that long for idl
 LOCAL = "127.0.0.1"
 LOAD_SECONDS = 120.0  # more than the largest models need to warm up on two cores
 INSTALL = (
-    "python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime pillow, then --server triton; "
-    f"or the full server, which has all backends: docker run {TRITON_IMAGE}"
+    "Make an environment: python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime pillow, then "
+    f"--server triton; or run the full server, which has all backends: docker run {TRITON_IMAGE}"
 )
-FILTER_INSTALL = "pip install 'dcp-deploy[serve]'"
+FILTER_INSTALL = "Install it: pip install 'dcp-deploy[serve]'"
 
 # Run by the environment's own Python: find the server and the packages that its models need.
 _PROBE = """
@@ -165,7 +165,7 @@ def running_server(
     """
     manifest = check_bundle(bundle)
     if not bundle.is_dir():
-        raise UsageError(f"{bundle} is packed", f"unpack it first: tar --zstd -xf {bundle.name}")
+        raise UsageError(f"{bundle} is packed", f"Unpack it first: tar --zstd -xf {bundle.name}")
     for package in ("aiohttp", "grpc"):
         if importlib.util.find_spec(package) is None:
             raise MissingCapabilityError(f"serving needs {package}, which is not installed", FILTER_INSTALL)
@@ -244,10 +244,10 @@ def _wait_until_ready(server: Server) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy on the way to this machine
     while time.monotonic() < end:
         if ended := server.ended():
-            raise DcpDeployError(f"{ended[0]} ended with code {ended[1]} before it was ready", "its log says why")
+            raise DcpDeployError(f"{ended[0]} ended with code {ended[1]} before it was ready", "Read its log.")
         try:
             with opener.open(f"{server.http}/v2/health/ready", timeout=5):
                 return
         except OSError:  # URLError too
             time.sleep(0.05)
-    raise DcpDeployError(f"tritonserver was not ready after {LOAD_SECONDS:.0f} s", "its log says why")
+    raise DcpDeployError(f"tritonserver was not ready after {LOAD_SECONDS:.0f} s", "Read its log.")

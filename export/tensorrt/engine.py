@@ -89,9 +89,9 @@ def build_engine(
     targets = parse_targets(target)
     chosen = choose_flavour(flavour, targets)
     if len(batch) != 3 or not 1 <= batch[0] <= batch[1] <= batch[2]:
-        raise UsageError(f"batch is {tuple(batch)}", "give smallest, optimal and largest batch, for instance 1,8,64")
+        raise UsageError(f"batch is {tuple(batch)}", "Give smallest, optimal and largest batch, for instance 1,8,64.")
     if path.suffix == ".json":
-        raise UsageError(f"{path} is the name of the manifest", "name the engine *.engine")
+        raise UsageError(f"{path} is the name of the manifest", "Name the engine *.engine.")
     profile = _profile(onnx, model, batch)
     command = ["dcp-deploy", "engine", str(onnx), "--target", ",".join(targets), "--flavour", chosen]
     command += ["--batch", ",".join(map(str, batch)), *options.flags(), "--out", str(path)]
@@ -215,15 +215,15 @@ def _refuse_for_rtx(options: EngineOptions) -> None:
         "--timing-cache": bool(options.timing_cache),  # it measures nothing: kernels are chosen on the target
     }
     for flag in (flag for flag, is_set in unsupported.items() if is_set):
-        raise UsageError(f"TensorRT for RTX has nothing like {flag}", f"leave {flag} out, or add --flavour tensorrt")
+        raise UsageError(f"TensorRT for RTX has nothing like {flag}", f"Leave {flag} out, or add --flavour tensorrt.")
 
 
 def _rtx_remedy(targets: Sequence[str], options: EngineOptions) -> str:
     """Return the remedy for what version 1.7 is known to refuse, or ""."""
     if options.refit and gpus.present_gpu() is None:
-        return "build it on a machine with an NVIDIA GPU, where TensorRT for RTX compiles refittable engines"
+        return "Build it on a machine with an NVIDIA GPU, where TensorRT for RTX compiles refittable engines."
     if "sm75" in targets:
-        return "leave sm75 out: TensorRT for RTX 1.7 has no float32 matrix product for it"
+        return "Leave sm75 out: TensorRT for RTX 1.7 has no float32 matrix product for it."
     return ""
 
 
@@ -238,7 +238,7 @@ def _build_tensorrt(
     if gpu is None or tuple(targets) != (gpu,):
         raise MissingCapabilityError(
             f"TensorRT builds on the GPU it builds for, {', '.join(targets)}; this machine has {gpu or 'none'}",
-            f"on that machine: pip install 'dcp-deploy[gpu]' && {command}",
+            f"Run on that machine: pip install 'dcp-deploy[gpu]' && {command}",
         )
     trt = import_flavour("tensorrt")
     try:
@@ -246,7 +246,7 @@ def _build_tensorrt(
         from polygraphy.exception import PolygraphyException
     except ImportError as error:
         message = "building with TensorRT needs the package polygraphy, which is not installed"
-        raise MissingCapabilityError(message, "pip install 'dcp-deploy[gpu]'") from error
+        raise MissingCapabilityError(message, "Install it: pip install 'dcp-deploy[gpu]'") from error
     shapes = Profile()
     for name, limits in profile.items():
         shapes.add(name, limits["min"], limits["opt"], limits["max"])
@@ -264,7 +264,7 @@ def _build_tensorrt(
     try:
         plan = EngineBytesFromNetwork(network, config=config, save_timing_cache=options.timing_cache)()
     except PolygraphyException as error:
-        remedy = "add --no-plugins, which uses the function bodies in the file instead" if plugins else ""
+        remedy = "Add --no-plugins, which uses the function bodies in the file instead." if plugins else ""
         raise InputError(f"TensorRT cannot build {path}: {error}", remedy) from error
     chosen = {"REFIT": options.refit, "TF32": True, "VERSION_COMPATIBLE": options.version_compatible}
     return BuiltEngine(bytes(plan), tuple(name for name, on in chosen.items() if on), plugins)
@@ -282,7 +282,7 @@ def _use_plugins(model: Any, gpu: str, options: EngineOptions) -> dict[str, Any]
         return None
     if not options.plugins:
         if plugins.is_registered():
-            raise UsageError("this process has registered the plugins for an earlier engine", "use a new process")
+            raise UsageError("this process has registered the plugins for an earlier engine", "Use a new process.")
         return None
     return plugins.register(80 if options.hardware_compatible else int(gpu.removeprefix("sm")))
 

@@ -42,15 +42,15 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the manifest of an engine. StaleArtifactError if it is missing, CorruptFileError if it is not one."""
     file = manifest_path(Path(path))
     if not file.is_file():
-        raise StaleArtifactError(f"{path} has no manifest {file.name}, so it cannot be checked", "build it again")
+        raise StaleArtifactError(f"{path} has no manifest {file.name}, so it cannot be checked", "Build it again.")
     try:
         manifest: Any = read_json(file)
     except ValueError as error:
-        raise CorruptFileError(f"{file} is not JSON: {error}", "build the engine again") from error
+        raise CorruptFileError(f"{file} is not JSON: {error}", "Build the engine again.") from error
     if not isinstance(manifest, dict) or not manifest.keys() >= _NEEDED:
-        raise CorruptFileError(f"{file} is not an engine manifest", "build the engine again")
+        raise CorruptFileError(f"{file} is not an engine manifest", "Build the engine again.")
     if manifest["flavour"] not in targets.FLAVOURS:
-        raise CorruptFileError(f"{file} names an unknown flavour {manifest['flavour']!r}", "build the engine again")
+        raise CorruptFileError(f"{file} names an unknown flavour {manifest['flavour']!r}", "Build the engine again.")
     return manifest
 
 
@@ -65,7 +65,7 @@ def image_size(manifest: Mapping[str, Any]) -> tuple[int, int]:
     try:
         return GeneratorConfig.from_dict(config).image_size
     except ValueError as error:
-        raise CorruptFileError(f"the config in an engine's manifest is invalid: {error}", "build it again") from error
+        raise CorruptFileError(f"the config in an engine's manifest is invalid: {error}", "Build it again.") from error
 
 
 def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | None = None) -> dict[str, Any]:
@@ -78,12 +78,12 @@ def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | No
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"the engine {path} does not exist", "build it with: dcp-deploy engine")
+        raise InputError(f"the engine {path} does not exist", "Build it with: dcp-deploy engine")
     manifest = read_manifest(path)
     found: dict[str, tuple[object, object]] = {"engine_sha256": (manifest["engine_sha256"], sha256_file(path))}
     if onnx is not None:
         if not Path(onnx).is_file():
-            raise InputError(f"the ONNX file {onnx} to compare {path} with does not exist", "check the path")
+            raise InputError(f"the ONNX file {onnx} to compare {path} with does not exist", "Check the path.")
         found["onnx_sha256"] = (manifest["onnx_sha256"], onnx_sha256(Path(onnx)))
     options = manifest.get("options", {})
     with suppress(MissingCapabilityError):  # without the package no version can be compared
@@ -97,7 +97,7 @@ def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | No
     for name, (recorded, actual) in found.items():
         if recorded != actual:
             message = f"{path} does not fit: {name} is {recorded} in its manifest, but {actual} here"
-            raise StaleArtifactError(message, f"rebuild it: {manifest['rebuild']}")
+            raise StaleArtifactError(message, f"Rebuild it: {manifest['rebuild']}")
     return manifest
 
 
@@ -115,5 +115,5 @@ def external_files(path: Path) -> list[Path]:
     files = [path.parent / name for name in sorted({ExternalDataInfo(tensor).location for tensor in weights})]
     for file in files:
         if file.resolve().parent != path.parent.resolve() or not file.is_file():
-            raise InputError(f"{path} keeps weights in {file}, which is not a file beside it", "export it again")
+            raise InputError(f"{path} keeps weights in {file}, which is not a file beside it", "Export it again.")
     return files

@@ -54,7 +54,7 @@ def register(capability: int) -> dict[str, Any]:
         found, most = (".".join(map(str, pair)) for pair in (version, driver))
         raise MissingCapabilityError(
             f"NVRTC {found} is newer than CUDA {most} of the driver, which would refuse the kernels",
-            f"pip install 'nvidia-cuda-nvrtc=={most}.*'",
+            f"Install it: pip install 'nvidia-cuda-nvrtc=={most}.*'",
         )
     if not _registered:
         for operator in OPERATORS.values():
@@ -74,7 +74,7 @@ def nvrtc_version() -> tuple[int, int]:
         major, minor = compiler_version("nvrtc").split(".")
     except (ImportError, RuntimeError) as error:
         message = "compiling kernels into engines needs NVRTC, which is not installed"
-        raise MissingCapabilityError(message, "pip install 'dcp-deploy[kernels]'") from error
+        raise MissingCapabilityError(message, "Install it: pip install 'dcp-deploy[kernels]'") from error
     return int(major), int(minor)
 
 

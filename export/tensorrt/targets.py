@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Literal
 
-from ...errors import MissingCapabilityError, UsageError
+from ...errors import MissingCapabilityError, UsageError, choose
 
 Flavour = Literal["auto", "tensorrt-rtx", "tensorrt"]
 
@@ -37,14 +37,14 @@ def parse_targets(target: str) -> tuple[str, ...]:
     if target.strip().lower() == "auto":
         gpu = present_gpu()
         if gpu is None:
-            raise UsageError("this machine has no GPU to take as the target", f"name one: {_known_targets()}")
+            raise UsageError("this machine has no GPU to take as the target", f"Name one: {_known_targets()}.")
         return (gpu,)
     by_name = {_plain(product): sm for sm, products in PRODUCTS.items() for product in products}
     found = []
     for name in target.split(","):
         sm = _plain(name) if _plain(name) in PRODUCTS else by_name.get(_plain(name))
         if sm is None:
-            raise UsageError(f"target {name.strip()!r} is not known", f"use: {_known_targets()}")
+            raise UsageError(f"target {name.strip()!r} is not known", f"Name one: {_known_targets()}.")
         found.append(sm)
     return tuple(dict.fromkeys(found))
 
@@ -70,12 +70,12 @@ def choose_flavour(flavour: str, targets: Sequence[str]) -> str:
     Raises UsageError for an unknown flavour, MissingCapabilityError if RTX was chosen and lacks a target.
     """
     if flavour not in ("auto", *FLAVOURS):
-        raise UsageError(f"flavour is {flavour!r}", f"use one of: auto, {', '.join(FLAVOURS)}")
+        raise UsageError(f"flavour is {flavour!r}", choose(flavour, ("auto", *FLAVOURS)))
     beyond = [sm for sm in targets if sm not in RTX_TARGETS]
     if flavour == "tensorrt-rtx" and beyond:
         raise MissingCapabilityError(
             f"TensorRT for RTX does not serve {', '.join(beyond)}; it serves {', '.join(RTX_TARGETS)}",
-            f"on the target GPU: pip install 'dcp-deploy[gpu]', then --flavour tensorrt --target {beyond[0]}",
+            f"Build it on the target GPU: pip install 'dcp-deploy[gpu]', then --flavour tensorrt --target {beyond[0]}.",
         )
     if flavour == "auto":
         return "tensorrt" if beyond else "tensorrt-rtx"
@@ -89,7 +89,7 @@ def import_flavour(flavour: str) -> Any:
         package = import_module(module)
     except ImportError as error:
         message = f"the flavour {flavour} needs the package {module}, which is not installed"
-        raise MissingCapabilityError(message, f"pip install 'dcp-deploy[{extra}]'") from error
+        raise MissingCapabilityError(message, f"Install it: pip install 'dcp-deploy[{extra}]'") from error
     if flavour == "tensorrt":
         refuse_version(str(package.__version__))
     return package
@@ -98,7 +98,7 @@ def import_flavour(flavour: str) -> Any:
 def refuse_version(version: str) -> None:
     """Raise MissingCapabilityError for a TensorRT that cannot build our engines: older than 10.13, or 10.14."""
     release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    remedy = "pip install --upgrade 'dcp-deploy[gpu]'"
+    remedy = "Install it: pip install --upgrade 'dcp-deploy[gpu]'"
     if release < OLDEST_TENSORRT:
         raise MissingCapabilityError(f"TensorRT {version} is installed; engines need 10.13 or later", remedy)
     if release == (10, 14):  # Torch-TensorRT refuses this series for the same reason

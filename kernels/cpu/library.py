@@ -40,7 +40,7 @@ def cpu_library(*, machine: str = NATIVE, cache_folder: Path | None = None) -> P
     if compiler is None:
         raise MissingCapabilityError(
             "our CPU operators are compiled on first use, and this machine has no C++ compiler",
-            "install g++ or clang++, or set CXX to one",
+            "Install g++ or clang++, or set CXX to one.",
         )
     texts = source_texts()
     described = [*FLAGS, _macros(compiler, machine), *(part for name in sorted(texts) for part in (name, texts[name]))]
@@ -72,7 +72,7 @@ def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-        raise MissingCapabilityError(f"{' '.join(command[:3])} ... fails: {reason}", "set CXX to another compiler")
+        raise MissingCapabilityError(f"{' '.join(command[:3])} ... fails: {reason}", "Set CXX to another compiler.")
     return done.stdout
 
 
@@ -185,7 +185,7 @@ def cpu_operators() -> CPUOperators:
     try:
         return CPUOperators(library)
     except OSError as error:
-        raise DcpDeployError(f"cannot open {library}: {error}", "delete it; it is then compiled again") from error
+        raise DcpDeployError(f"cannot open {library}: {error}", "Delete it: it is then compiled again.") from error
 
 
 def _address(array: NDArray[Any] | None) -> ctypes.c_void_p | None:

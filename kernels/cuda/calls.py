@@ -316,4 +316,4 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype
 
 def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise UsageError(message, "see the shapes in dcp_deploy.kernels.reference")
+        raise UsageError(message, "Compare the shapes with dcp_deploy.kernels.reference.")

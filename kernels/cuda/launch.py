@@ -40,7 +40,7 @@ def build_target(capability: tuple[int, int]) -> int:
     if not usable:
         known = ", ".join(f"sm{known}" for known in CAPABILITIES)
         raise MissingCapabilityError(
-            f"the kernels are built for {known}, not for sm{major}{minor}", "use another backend on this GPU"
+            f"the kernels are built for {known}, not for sm{major}{minor}", "Use another backend on this GPU."
         )
     return max(usable)
 
@@ -83,7 +83,9 @@ def _context(device: int) -> Any:
     try:
         import pycuda.driver as cuda
     except ImportError as error:
-        raise MissingCapabilityError(f"pycuda cannot be imported: {error}", "pip install 'dcp-deploy[gpu]'") from error
+        raise MissingCapabilityError(
+            f"pycuda cannot be imported: {error}", "Install it: pip install 'dcp-deploy[gpu]'"
+        ) from error
     cuda.init()
     return cuda.Device(device).retain_primary_context()
 

@@ -22,7 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from ...errors import DcpDeployError, MissingCapabilityError, UsageError
+from ...errors import DcpDeployError, MissingCapabilityError, UsageError, choose
 from ...files import atomic_path, user_cache
 
 Compiler = Literal["nvrtc", "nvcc"]
@@ -66,10 +66,10 @@ def compiled(
     compiled again. Raises UsageError for an unknown name or GPU, MissingCapabilityError without a compiler.
     """
     if source not in SOURCES:
-        raise UsageError(f"no kernel source named {source!r}", f"choose one of: {', '.join(SOURCES)}")
+        raise UsageError(f"no kernel source named {source!r}", choose(source, SOURCES))
     if capability not in CAPABILITIES:
         known = ", ".join(f"sm{known}" for known in CAPABILITIES)
-        raise UsageError(f"kernels are not built for sm{capability}", f"choose one of: {known}")
+        raise UsageError(f"kernels are not built for sm{capability}", f"Choose one of: {known}.")
     chosen = compiler or default_compiler()
     folder = user_cache() if cache_folder is None else cache_folder
     entry = folder / f"{source}-sm{capability}-{cache_key(source, capability, chosen)}.zip"
@@ -87,7 +87,9 @@ def default_compiler() -> Compiler:
         return "nvrtc"
     if shutil.which("nvcc") is not None:
         return "nvcc"
-    raise MissingCapabilityError("no compiler for CUDA kernels is installed", "pip install 'dcp-deploy[kernels]'")
+    raise MissingCapabilityError(
+        "no compiler for CUDA kernels is installed", "Install it: pip install 'dcp-deploy[kernels]'"
+    )
 
 
 @cache
@@ -155,7 +157,9 @@ def ptx_of(name: str, main: str, headers: Mapping[str, str], capability: int) ->
     Raises MissingCapabilityError if NVRTC is not installed, DcpDeployError if it does not compile the source.
     """
     if not _nvrtc_works():
-        raise MissingCapabilityError("compiling kernels into engines needs NVRTC", "pip install 'dcp-deploy[kernels]'")
+        raise MissingCapabilityError(
+            "compiling kernels into engines needs NVRTC", "Install it: pip install 'dcp-deploy[kernels]'"
+        )
     from cuda.bindings import nvrtc
 
     options = [f"--gpu-architecture=compute_{capability}", "--std=c++17"]

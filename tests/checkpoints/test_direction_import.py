@@ -151,7 +151,7 @@ def test_other_files_are_named(tmp_path: Path) -> None:
     for name, expected in words.items():
         with pytest.raises(UnknownFormatError, match=expected) as caught:
             read_foreign_directions(tmp_path / name)
-        assert "What is imported" in caught.value.remedy
+        assert "Give one of these" in caught.value.remedy
 
 
 def test_our_own_file_needs_no_import(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_extreme_lengths_are_normalised() -> None:
 def test_layers_choose_the_slots() -> None:
     assert place(AXIS, (2, 4))[1] == (2, 4)
     for layers in ((0, SLOTS), (4, 3), (-1, 2)):
-        with pytest.raises(UsageError, match="slots 0 to 5"):
+        with pytest.raises(UsageError, match="slots of this generator: 0 to 5"):
             place(AXIS, layers)
 
 

@@ -81,7 +81,7 @@ def test_contradictory_ways_to_ask_for_directions_are_refused(dcp: Command, mode
         ((model, "--layers", "2-3"), 2, "--layers without --import"),
         ((model, "--name", "age"), 2, "--name without --import"),
         ((model, "--import", "age.npy", "--layers", "3-2"), 2, "4-7"),
-        ((model, "--import", "age.npy", "--layers", "2-6"), 2, "slots 0 to 5"),
+        ((model, "--import", "age.npy", "--layers", "2-6"), 2, "slots of this generator: 0 to 5"),
         ((model, "--import", "age.npy", "--count", 2), 2, "has 1 direction"),
         ((model, "--import", "wide.npy"), 3, "9 numbers; this generator has w_dim 8"),
         ((model, "--import", model), 3, "weights of a network"),

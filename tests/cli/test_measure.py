@@ -17,6 +17,8 @@ def test_an_exported_file_passes_verify(dcp: Command, models: Path) -> None:
     ended = dcp("verify", models / "t.safetensors", models / "t.onnx", *words)
     assert ended.code == 0 and ended.json["passed"] is True
     assert json.loads(Path("v.json").read_text())["passed"] is True
+    shown = dcp("verify", models / "t.safetensors", models / "t.onnx", *words[:4]).out
+    assert shown.splitlines()[-1].startswith("passed: t.onnx generates the same images as t.safetensors")
 
 
 def test_verify_fails_with_its_figures_when_images_differ(dcp: Command, tmp_path: Path, models: Path) -> None:

@@ -91,7 +91,7 @@ def distill_until(step: int, *arguments: Any, **options: Any) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        distill(*arguments, progress=interrupt, **options)
+        distill(*arguments, on_step=interrupt, **options)
 
 
 def gradients(folder: Path) -> dict[str, Tensor]:

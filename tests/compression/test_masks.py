@@ -97,7 +97,7 @@ def test_files_that_do_not_hold_a_mask_model_are_refused(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="Give a model of one image"):
         SegmentationMask(brightness(tmp_path / "four.onnx", ("B", 4, "H", "W")))
     flat = model(tmp_path / "flat.onnx", [helper.make_node("Flatten", ["image"], ["out"])])
-    with pytest.raises(UsageError, match="Its first output must be a mask"):
+    with pytest.raises(UsageError, match="whose first output is a mask"):
         SegmentationMask(flat)(halves())
 
 
@@ -114,7 +114,7 @@ def test_l1_and_perceptual_loss_are_masked_and_the_others_are_not(small_teacher:
         found: dict[str, float] = {}
         distill(
             student, small_teacher, config=config, perceptual=features, mask=mask,  # type: ignore[arg-type]
-            progress=lambda step, total, values: found.update(values),
+            on_step=lambda step, total, values: found.update(values),
         )  # fmt: skip
         return found
 

@@ -73,7 +73,7 @@ def test_the_settings_reach_the_training(distil: Distil, tmp_path: Path) -> None
     history = json.loads(out)["history"]
     assert {"gan", "l1", "relation", "discriminator", "r1"} <= history[-1].keys()
     assert re.search(r"distill: 4 steps, about .+ each, by [2-4] steps timed here just now", err)  # fewer where slow
-    assert "without the perceptual loss; --lpips FILE brings it" in err
+    assert "the perceptual loss is off. For the demo's teacher add --dataset demo" in err
     best = min(history, key=lambda entry: entry["l1_to_teacher"])
     assert f"kept the average after {best['step']} steps, l1_to_teacher {best['l1_to_teacher']:.4g}" in err
     assert len(list(Path("logs").iterdir())) == 1
@@ -134,7 +134,7 @@ def test_a_teacher_that_generates_infinity_ends_with_exit_code_1(distil: Distil)
         (("--mask-background", "hair"), 2, "--mask-background hair"),
         (("--accumulate", 3), 2, "cannot be split evenly"),
         (("--devices", 0), 2, "--devices 0"),
-        (("--augment",), 2, "Take a recipe with one (effort paper, or standard except for the demo)"),
+        (("--augment",), 2, "Use --effort paper, or leave out --augment."),
         (("--feature-gan",), 2, "--lpips FILE"),
         (("--guide", "missing.pt"), 3, "missing.pt"),
     ],

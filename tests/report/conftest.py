@@ -175,7 +175,7 @@ def parity_document() -> dict[str, Any]:
                 "passed": True,
                 "detail": "",
             },
-            {"name": "images of b of one colour", "value": 0, "limit": 0, "passed": True, "detail": ""},
+            {"name": "images of b have several colours", "value": 0, "limit": 0, "passed": True, "detail": ""},
         ]
         return {
             "passed": True, "checks": checks, "images": 768, "psis": [0.5, 0.7, 1.0], "max_steps": max_steps,

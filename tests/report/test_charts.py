@@ -29,8 +29,16 @@ def texts(chart):
 
 def test_latencies_of_any_number_of_samples_make_a_picture_of_the_same_size():
     rng = np.random.default_rng(0)
-    few, many = (charts.latency_chart({"student": list(rng.lognormal(1, 0.1, n))}) for n in (20, 20_000))
+    few, many = (charts.latency_chart({"student": list(rng.lognormal(1, 0.1, n))}) for n in (charts.DOTS, 20_000))
     assert abs(len(few.light) - len(many.light)) < 0.1 * len(few.light)
+
+
+def test_only_measured_samples_are_drawn():
+    assert charts.shown_samples([3.0, 1.0, 2.0]).tolist() == [1.0, 2.0, 3.0]
+    many = list(np.random.default_rng(0).lognormal(1, 0.1, 5000))
+    shown = charts.shown_samples(many)
+    assert len(shown) == charts.DOTS and set(shown) <= set(many)
+    assert (shown[0], shown[-1]) == (min(many), max(many))
 
 
 def test_the_median_is_written_beside_its_dots():

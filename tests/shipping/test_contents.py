@@ -280,7 +280,7 @@ def test_a_run_that_did_not_pass_its_gate_is_not_bundled(run_directory: Path, tm
         (["bundle", "{run}/student.onnx", "-o", "b", "--teacher"], 2, "no teacher"),
         (["bundle", "{run}/student.safetensors", "-o", "b"], 3, "student.safetensors"),
         (["bundle", "{run}/student.onnx", "-o", "b", "--max-batch", "0"], 2, "largest batch is 0"),
-        (["bundle", "verify"], 2, "one bundle"),
+        (["bundle", "verify"], 2, "Missing argument"),
         (["bundle", "verify", "{run}"], 3, "a run directory of build"),
         (["serve", "{run}", "--port", "65535"], 2, "65535"),
         (["serve", "{run}", "--server", "{run}"], 2, "neither a tritonserver"),

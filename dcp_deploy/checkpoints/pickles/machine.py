@@ -117,7 +117,7 @@ class Machine:
         if is_hostile(found):
             raise UnsafeFileError(
                 f"{self.load.source}: its pickle asks for {found}, which no checkpoint needs",
-                "the file was not executed; if you do not trust its source, do not open it with other programs either",
+                "Do not open it with other programs either, unless you trust its source. It was not executed.",
             )
         function = self.allowed(found)
         if function is None:

@@ -107,8 +107,8 @@ class Module:
     def unsupported(self, what: str) -> UnknownFormatError:
         return UnknownFormatError(
             f"{self.source}: {self.class_name} {self.path or 'itself'}: {what}",
-            "what is read: the StyleGAN2 (skip connections, RGB) and StyleGAN3 generators of NVIDIA's two "
-            "repositories, and as discriminators their residual, unconditional RGB ones",
+            "Give one of these: the StyleGAN2 (skip connections, RGB) and StyleGAN3 generators of NVIDIA's two "
+            "repositories, and as discriminators their residual, unconditional RGB ones.",
         )
 
 

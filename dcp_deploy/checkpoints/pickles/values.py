@@ -119,12 +119,14 @@ class Load:
         """Return the error for a wanted network that has an inert value at ``path``."""
         return UnsafeFileError(
             f"{self.source}: {printable(path) or 'the network'} is made by {printable(value.name)}, which is not read",
-            "the file was not executed; save the network's state dict, or give a file in a format that is read",
+            "Save the network's state dict, or give a file in a format that is read. It was not executed.",
         )
 
     def damaged(self, what: str) -> CorruptFileError:
         """Return the error for a file that contradicts itself; ``what`` may quote from the file."""
-        return CorruptFileError(f"{self.source}: {what}", "the file is damaged or truncated, or not a checkpoint")
+        return CorruptFileError(
+            f"{self.source}: {what}", "Copy or fetch it again: it is damaged or truncated, or not a checkpoint."
+        )
 
 
 def is_hostile(name: Global) -> bool:

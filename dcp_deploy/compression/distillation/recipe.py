@@ -39,38 +39,61 @@ class DistillConfig:
     """
 
     steps: Count = 450_000
+    """Number of steps."""
     batch: AtLeast2 = 16
-    accumulate: Count = 1  # parts that the batch is split into, one after the other: less memory, the same gradients
+    """Images per step."""
+    accumulate: Count = 1
+    """Parts that the batch is split into, one after the other: less memory, the same gradients."""
     seed: int = 0
+    """Seed of all random numbers."""
     lr: Positive = 0.002
-    beta1: ShareBelow1 = 0.0  # momentum of the student's Adam; 0 with a discriminator, as in StyleGAN
-    lr_end: Share = 1.0  # share of ``lr`` left at the last step, along a half cosine; 1 keeps it constant
-
+    """Learning rate of student and discriminator."""
+    beta1: ShareBelow1 = 0.0
+    """Momentum of the student's Adam; 0 with a discriminator, as in StyleGAN."""
+    lr_end: Share = 1.0
+    """Share of ``lr`` left at the last step, along a half cosine; 1 keeps it constant."""
     gan: Weight = 1.0
+    """Weight of the GAN loss; 0 also leaves out the discriminator."""
     l1: Weight = 3.0
+    """Weight of the L1 distance to the teacher's image."""
     perceptual: Weight = 3.0
+    """Weight of the distance in the features of the perceptual network."""
     relation: Weight = 30.0
+    """Weight of StyleKD's relation loss, which compares how the images of a group differ."""
     r1: Weight = 10.0
+    """Gamma of the R1 penalty on the discriminator, every 16th step."""
     path_length: Weight = 2.0
-    guide: Weight = 0.0  # distance in the features of the teacher's own discriminator; 10 in pix2pixHD
-    feature_gan: Weight = 0.0  # a discriminator of the perceptual loss's features; 1 in Projected GANs
-
-    relation_group: AtLeast2 = 4  # images whose relations are compared: a GPU's share in StyleKD
-    gan_start: ShareBelow1 = 0.0  # share of the steps before discriminators and GAN losses join
-    discriminator_width: Positive = 1.0  # channels, as a share of the full-size discriminator's
-    mixing: Share = 0.9  # probability that a step mixes two latents, at one random slot
-    noise: NoiseMode = "random"  # "const" trains on the stored maps that an export ships
-    mirror: bool = False  # flip half of the real images left to right
-    ema_half_life: Positive = 5000.0  # images after which a weight counts half in the moving average
-
-    augment_target: ShareBelow1 = 0.0  # mean sign of D(real) to which augmentation adapts; 0.6 in ADA, 0: none
-    augment_images: Positive = 500_000.0  # images over which the augmentation probability can rise or fall by 1
-
-    precision: TrainingPrecision = "fp32"  # of the convolutions in training; bf16 and fp16 are for GPUs
-
+    """Weight of the path length penalty on the generator, every 4th step."""
+    guide: Weight = 0.0
+    """Weight of the distance in the features of the teacher's own discriminator; 10 in pix2pixHD."""
+    feature_gan: Weight = 0.0
+    """Weight of a discriminator of the perceptual loss's features; 1 in Projected GANs."""
+    relation_group: AtLeast2 = 4
+    """Images whose relations are compared: a GPU's share in StyleKD."""
+    gan_start: ShareBelow1 = 0.0
+    """Share of the steps before discriminators and GAN losses join."""
+    discriminator_width: Positive = 1.0
+    """Channels, as a share of the full-size discriminator's."""
+    mixing: Share = 0.9
+    """Probability that a step mixes two latents, at one random slot."""
+    noise: NoiseMode = "random"
+    """Noise maps in training; "const" trains on the stored maps that an export ships."""
+    mirror: bool = False
+    """Flip half of the real images left to right."""
+    ema_half_life: Positive = 5000.0
+    """Images after which a weight counts half in the moving average."""
+    augment_target: ShareBelow1 = 0.0
+    """Mean sign of D(real) to which augmentation adapts; 0.6 in ADA, 0: none."""
+    augment_images: Positive = 500_000.0
+    """Images over which the augmentation probability can rise or fall by 1."""
+    precision: TrainingPrecision = "fp32"
+    """Number format of the convolutions in training; bf16 and fp16 are for GPUs."""
     log_every: Count = 100
-    measure_every: int = Field(default=10_000, ge=0)  # quality, where it can be measured; 0: never
+    """Steps between two entries of the history."""
+    measure_every: int = Field(default=10_000, ge=0)
+    """Steps between two measurements of quality, where it can be measured; 0: never."""
     checkpoint_every: Count = 1000
+    """Steps between two checkpoints."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -100,7 +123,7 @@ class DistillConfig:
         if self.augment_target and not self.gan:
             raise UsageError(
                 "augmentation follows the discriminator's overfitting, and this recipe has no discriminator",
-                "Take a recipe with one (effort paper, or standard except for the demo), or set gan to a weight.",
+                'Set gan to a weight, or take RECIPES["paper"].',
             )
 
     def learning_rate(self, step: int) -> float:

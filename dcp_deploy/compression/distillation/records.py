@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import MissingCapabilityError, UsageError
+from ...errors import MissingCapabilityError, UsageError, choose
 from ...generators import Generator
 from . import losses
 from .state import Best, TrainingSetup, TrainingState
@@ -37,7 +37,8 @@ class Records:
         if self._folder is not None:
             if importlib.util.find_spec("tensorboard") is None:
                 raise MissingCapabilityError(
-                    f"writing {self._folder} for TensorBoard needs tensorboard", "pip install 'dcp-deploy[train]'"
+                    f"writing {self._folder} for TensorBoard needs tensorboard",
+                    "Install it: pip install 'dcp-deploy[train]'",
                 )
             from torch.utils.tensorboard import SummaryWriter
 
@@ -84,9 +85,7 @@ class Records:
         if name is None:
             return
         if name not in entry and (self._measure is None or state.step in self._measure_at):
-            raise UsageError(
-                f"keep_best is {name!r}, which no entry of the history has", f"Choose one of: {', '.join(entry)}."
-            )
+            raise UsageError(f"keep_best is {name!r}, which no entry of the history has", choose(name, entry))
         value = entry.get(name, math.nan)
         if not math.isnan(value) and (state.best is None or value < state.best.value):
             weights = {key: tensor.detach().clone() for key, tensor in state.ema.state_dict().items()}

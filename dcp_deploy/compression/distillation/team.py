@@ -111,7 +111,7 @@ def _check(devices: int, device: torch.device) -> None:
         raise UsageError(f"devices must be at least 1, got {devices}", "Give 1 to train in this process alone.")
     if importlib.util.find_spec("lightning_fabric") is None:
         raise MissingCapabilityError(
-            f"training on {devices} devices needs Lightning Fabric", "pip install 'dcp-deploy[train]'"
+            f"training on {devices} devices needs Lightning Fabric", "Install it: pip install 'dcp-deploy[train]'"
         )
     if device.type == "cuda" and (found := torch.cuda.device_count()) < devices:
         raise MissingCapabilityError(f"cannot use {devices} GPUs: this machine has {found}", f"Use at most {found}.")

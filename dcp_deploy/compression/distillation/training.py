@@ -17,10 +17,11 @@ from pathlib import Path
 
 import torch
 
-from ...errors import DcpDeployError
+from ...errors import DcpDeployError, UsageError
 from ...generators import Discriminator, Generator
 from ...generators.latents import draw_latents, stream
 from ...metrics.published import Lpips
+from ...progress import Progress
 from ..masks import Mask
 from . import losses
 from .real_images import ImageSource
@@ -37,7 +38,7 @@ from .timing import Expected, expected_time
 W_AVG_LATENTS = 10_000
 LEAST_SCALE = 2.0**-20  # fp16's loss scale is halved at each overflow; below this nothing is learnt any more
 
-TrainingProgress = Callable[[int, int, dict[str, float]], None]
+OnStep = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def distill(
     discriminator: Discriminator | None = None,
     guide: Discriminator | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
-    progress: TrainingProgress | None = None,
+    progress: Progress | None = None,
+    on_step: OnStep | None = None,
     expect: Callable[[Expected], None] | None = None,
     measure: Measure | None = None,
     measure_at: Collection[int] | None = None,
@@ -94,9 +96,9 @@ def distill(
     ``discriminator`` is the one to start from, such as the teacher's own; by default a new one. ``guide`` is the
     teacher's own discriminator, which stays fixed: the guide loss compares its features.
 
-    ``progress`` is called after each step with (steps done, steps in all, losses). ``expect`` is called once before the
-    first step with the expected time of all, from a few steps timed for it. ``measure`` is called with the moving
-    average after each number of steps in ``measure_at`` (0: before the first; by default every
+    ``progress`` is called after each step with (steps done, steps in all), ``on_step`` also with the losses. ``expect``
+    is called once before the first step with the expected time of all, from a few steps timed for it. ``measure`` is
+    called with the moving average after each number of steps in ``measure_at`` (0: before the first; by default every
     ``config.measure_every`` steps and at the end), and its figures are added to the history. ``keep_best`` names a
     figure of the history, the lower the better: the average is kept where it was lowest. ``tensorboard`` is a folder
     for TensorBoard's files.
@@ -114,6 +116,8 @@ def distill(
     checkpoint, MissingCapabilityError for missing devices or packages, and DcpDeployError (exit code 1) when the
     training diverges to NaN or infinity.
     """
+    if not isinstance(config, DistillConfig):
+        raise UsageError(f"config is {config!r}, not a DistillConfig", "Give a recipe: config=RECIPES['quick'].")
     device = torch.device(device) if device is not None else next(teacher.parameters()).device
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     scheduled = () if measure is None else config.measured_steps
@@ -122,9 +126,9 @@ def distill(
     task.check()
     records = Records(task, measure, None if tensorboard is None else Path(tensorboard))
     if devices == 1:
-        return _train(task, device, ALONE, records, progress, expect)
+        return _train(task, device, ALONE, records, progress, on_step, expect)
     with join_team(devices, device, partial(_train_along, task.on(torch.device("cpu")))) as (team, own_device):
-        return _train(task, own_device, team, records, progress, expect)
+        return _train(task, own_device, team, records, progress, on_step, expect)
 
 
 def _train_along(task: Task, device: torch.device, team: Team) -> None:
@@ -137,7 +141,8 @@ def _train(
     device: torch.device,
     team: Team,
     records: Records | None = None,
-    progress: TrainingProgress | None = None,
+    progress: Progress | None = None,
+    on_step: OnStep | None = None,
     expect: Callable[[Expected], None] | None = None,
 ) -> DistillResult:
     config, setup, state, key = task.config, task.setup(device, team), task.state(device), task.key(device)
@@ -165,7 +170,9 @@ def _train(
                 if checkpoint and (due or stop):
                     _save(state, checkpoint, key)
                 if progress:
-                    progress(state.step, config.steps, values)
+                    progress(state.step, config.steps)
+                if on_step:
+                    on_step(state.step, config.steps, values)
             if stop:
                 kept = f"the checkpoint is {checkpoint}" if checkpoint else "without a checkpoint_dir nothing was kept"
                 raise TrainingInterruptedError(

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...errors import UsageError
 from ...generators import GeneratorConfig
 
 
@@ -64,8 +63,8 @@ def counted_cost(config: GeneratorConfig, count: Callable[[GeneratorConfig], int
 def widths_within(scores: Sequence[Tensor], cost: Cost, target: float, align: int) -> tuple[int, ...]:
     """Return how many of its highest-scored channels each layer keeps, for a cost of at most ``target``.
 
-    Widths are multiples of ``align``, or all channels of a layer. Raises UsageError when one group per layer still
-    costs more.
+    Widths are multiples of ``align``, or all channels of a layer. If one group per layer still costs more, the result
+    is that smallest network.
     """
     log_shares = [_log_shares(layer) for layer in scores]
     widths = [len(layer) for layer in scores]
@@ -80,11 +79,7 @@ def widths_within(scores: Sequence[Tensor], cost: Cost, target: float, align: in
             if price < best_price:
                 best, best_price = (layer, fewer), price
         if best is None:
-            raise UsageError(
-                f"the target cannot be reached: one group of {align} channels in every layer still costs "
-                f"{cost(widths) / target:.2f} times as much",
-                "Raise the target, or give a smaller --align.",
-            )
+            break
         widths[best[0]] = best[1]
     return tuple(widths)
 

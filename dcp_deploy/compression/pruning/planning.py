@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ...errors import UsageError
+from ...errors import UsageError, as_share, choose
 from ...generators import (
     Generator,
     GeneratorConfig,
@@ -22,6 +22,7 @@ from ...generators import (
     count_macs,
     count_parameters,
 )
+from ...progress import Progress
 from ..layers import Layer
 from ..scoring.channel_scores import ChannelScores, check_scores, kept_width
 from .budget import Cost, counted_cost, widths_within
@@ -29,6 +30,7 @@ from .layer_times import latency_cost
 from .refinement import LATENTS as REFINE_LATENTS
 from .refinement import reconstruct, scale_singular_values
 
+FEWEST_LEFT = 0.1  # of all channels, without a caveat
 Refinement = Literal["none", "svs", "reconstruct", "svs+reconstruct"]
 
 
@@ -56,6 +58,23 @@ class PruningPlan:
     def config(self) -> GeneratorConfig:
         """Config of the pruned generator."""
         return replace(self.teacher, widths=self.widths)
+
+    @property
+    def caveats(self) -> list[str]:
+        """Return sentences on what speaks against the plan; none for a usual one."""
+        found = []
+        if self.align % 8 and self.widths != self.teacher.widths:
+            found.append(
+                f"align {self.align} leaves layers whose channels are not multiples of 8, which kernels and TensorRT "
+                "handle best"
+            )
+        left = sum(self.widths) / sum(self.teacher.widths)
+        if left < FEWEST_LEFT:
+            found.append(
+                f"only {left:.1%} of the channels are left, {min(self.widths)} to {max(self.widths)} in a layer; "
+                "published students keep 30 %"
+            )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return widths and costs, ready for JSON, without the indices."""
@@ -102,7 +121,7 @@ def plan(
     """
     config = generator if isinstance(generator, GeneratorConfig) else generator.config
     if not 0 <= ratio < 1:
-        raise UsageError(f"the pruning ratio must be at least 0 and below 1, got {ratio}", "Write 0.7 for 70 percent.")
+        raise UsageError(f"the pruning ratio must be at least 0 and below 1, got {ratio:g}", as_share(ratio))
     if align < 1:
         raise UsageError(f"align must be at least 1, got {align}", "Write 8 to keep multiples of eight channels.")
     if scores.widths != config.widths:
@@ -120,6 +139,8 @@ def plan(
     for name, value in targets.items():
         cost, most = _cost_limit(generator, name, value)
         widths = widths_within(scores.scores, cost, most, align)
+        if cost(widths) > most:
+            raise _out_of_reach(name, value, cost(widths), cost(config.widths), align)
         ratio = 1 - sum(widths) / sum(config.widths)
         target = f"{name} {value:g}" + (" ms" if name == "latency" else "")
     kept = []
@@ -136,10 +157,17 @@ def _cost_limit(generator: Generator | GeneratorConfig, name: str, value: float)
             raise UsageError(f"a latency of {value} ms cannot be planned", "Give a positive time and a generator.")
         return latency_cost(generator), value
     if not 0 < value <= 1:
-        raise UsageError(f"the {name} to keep must be above 0 and at most 1, got {value}", "Write 0.09 for 9 percent.")
+        raise UsageError(f"the {name} to keep must be above 0 and at most 1, got {value:g}", as_share(value))
     config = generator if isinstance(generator, GeneratorConfig) else generator.config
     cost = counted_cost(config, count_macs if name == "macs" else count_parameters)
     return cost, value * cost(config.widths)
+
+
+def _out_of_reach(name: str, value: float, least: float, full: float, align: int) -> UsageError:
+    smallest = f"the smallest network ({align} channels a layer)"
+    found = f"takes about {least:.3g} ms here" if name == "latency" else f"has {least / full:.3g} of the {name}"
+    wanted = f"{value:g} ms" if name == "latency" else f"{value:g} of the {name}"
+    return UsageError(f"{wanted} is out of reach: {smallest} {found}", "Raise the target, or give a smaller --align.")
 
 
 def prune(
@@ -149,6 +177,7 @@ def prune(
     refine: Refinement = "none",
     latents: int = REFINE_LATENTS,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Generator:
     """Return a new generator with only the planned channels; ``generator`` is left untouched.
 
@@ -159,7 +188,7 @@ def prune(
 
     ``refine`` then adjusts the remaining weights (:mod:`.refinement`). "reconstruct" fits them to the teacher's
     features of ``latents`` latents drawn by ``seed``, "svs" scales their singular values, and "svs+reconstruct" does
-    one after the other.
+    one after the other. ``progress`` counts the layers that "reconstruct" has fitted.
 
     Raises UsageError when the plan was made for another generator or ``refine`` is unknown.
     """
@@ -170,7 +199,7 @@ def prune(
             "Make the plan from this generator.",
         )
     if refine not in get_args(Refinement):
-        raise UsageError(f"unknown refinement {refine!r}", f"Choose one of: {', '.join(get_args(Refinement))}.")
+        raise UsageError(f"unknown refinement {refine!r}", choose(refine, get_args(Refinement)))
     device = next(generator.parameters()).device
     kept = [indices.to(device) for indices in plan.kept]
     state = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
@@ -181,7 +210,7 @@ def prune(
     if "svs" in refine:
         scale_singular_values(student)
     if "reconstruct" in refine:
-        reconstruct(student, generator, tuple(kept), latents=latents, seed=seed)
+        reconstruct(student, generator, tuple(kept), latents=latents, seed=seed, progress=progress)
     return student.train(generator.training)
 
 

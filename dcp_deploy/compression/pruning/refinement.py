@@ -28,6 +28,7 @@ from ...errors import InputError
 from ...generators import Generator, StyledConv
 from ...generators.latents import draw_latents, stream
 from ...generators.ops import demodulation
+from ...progress import Progress
 from ..layers import Layer, Step, layer_count, nth_step, tap_responses
 
 LATENTS = 64
@@ -55,17 +56,27 @@ def scale_singular_values(student: Generator) -> None:
 
 @torch.no_grad()
 def reconstruct(
-    student: Generator, teacher: Generator, kept: tuple[Tensor, ...], *, latents: int = LATENTS, seed: int = 0
+    student: Generator,
+    teacher: Generator,
+    kept: tuple[Tensor, ...],
+    *,
+    latents: int = LATENTS,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> None:
     """Fit the student's convolutions and toRGBs, in place, to the features of ``teacher`` (see the module).
 
     ``kept`` are the channels of the teacher that the student has, as indices per entry of the widths. The result
-    depends on the arguments alone. Raises InputError when the teacher produces NaN or infinity.
+    depends on the arguments alone. ``progress`` counts layers. Raises InputError when the teacher produces NaN or
+    infinity.
     """
     device = next(teacher.parameters()).device
     z, c = draw_latents(teacher.config, latents, stream(seed, "reconstruct"), device)
     ws = teacher.mapping(z, c)
-    for index in range(layer_count(teacher)):
+    count = layer_count(teacher)
+    for index in range(count):
+        if progress:
+            progress(index, count)
         layer, channels = _fit(index, student, teacher, kept, ws, seed)
         if channels is not None:
             _match_gains(index, layer, student, teacher, channels, ws)

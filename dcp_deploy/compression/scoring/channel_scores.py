@@ -16,12 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ...checkpoints.native import is_native
 from ...errors import CorruptFileError, InputError
 from ...files import atomic_path
 
 STABLE = 0.9  # mean share of kept channels in common that ends ``latents="auto"``
 RATIO = 0.7  # pruning ratio at which kept channels are compared, whatever is pruned later
 _FORMAT = "dcp-deploy scores 1"
+_EXAMPLE = "scores.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +62,13 @@ def save_scores(scores: ChannelScores, path: str | os.PathLike[str]) -> Path:
 def load_scores(path: str | os.PathLike[str]) -> ChannelScores:
     """Read what :func:`save_scores` wrote.
 
-    Raises InputError for a missing file, CorruptFileError for one that is not a complete and finite file of scores.
+    Raises InputError for a missing file and for one that holds something else, CorruptFileError for one that is not
+    complete and finite.
     """
     if not Path(path).is_file():
-        raise InputError(f"score file {path} not found", "Write one with: dcp-deploy score TEACHER --out FILE")
+        raise InputError(
+            f"score file {path} not found", f"Score the teacher: dcp-deploy score TEACHER --out {_EXAMPLE}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -73,9 +78,9 @@ def load_scores(path: str | os.PathLike[str]) -> ChannelScores:
         raise CorruptFileError(f"{path} is not a readable score file: {error}", "Compute the scores again.") from error
     names = [f"layer{i:02d}" for i in range(len(tensors))]
     if metadata.get("format") != _FORMAT or not isinstance(settings, dict) or sorted(tensors) != names or not names:
-        raise CorruptFileError(
-            f"{path} is a safetensors file, but not one of scores ({_FORMAT!r})",
-            "Make scores with: dcp-deploy score TEACHER --out FILE",
+        what = "a generator" if is_native(path) else "a safetensors file"
+        raise InputError(
+            f"{path} is {what}, not scores", f"Score the teacher: dcp-deploy score TEACHER --out {_EXAMPLE}"
         )
     scores = ChannelScores(tuple(tensors[name] for name in names), settings)
     check_scores(scores, str(path))

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ...errors import InputError, UsageError
+from ...errors import InputError, UsageError, choose
 from ...generators import Generator
 from ...generators.latents import draw_latents, stream
 from ..identity import identity_of, run_key
@@ -92,7 +92,7 @@ def score(
     for settings that cannot work, InputError when the generator produces NaN or infinity.
     """
     if method not in get_args(ScoreMethod):
-        raise UsageError(f"unknown score method {method!r}", f"Choose one of: {', '.join(get_args(ScoreMethod))}.")
+        raise UsageError(f"unknown score method {method!r}", choose(method, get_args(ScoreMethod)))
     if (method == "content") != (mask is not None):
         raise UsageError(
             f"score method {method!r} with{'out' if mask is None else ''} a mask",

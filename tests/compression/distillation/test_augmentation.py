@@ -163,12 +163,12 @@ def test_training_augments_images_and_records_the_probability(
     student = pruned(small_teacher)
     augmented: list[dict[str, float]] = []
     monkeypatch.setattr("torch.Tensor.sign", lambda logits: torch.ones_like(logits))  # all images look real
-    distill(student, small_teacher, config=config, progress=lambda s, t, values: augmented.append(values))
+    distill(student, small_teacher, config=config, on_step=lambda s, t, values: augmented.append(values))
     assert [values["augment"] for values in augmented] == [0.0] * 4 + [0.25] * 4 + [0.5] * 2
     monkeypatch.undo()
     plain: list[dict[str, float]] = []
     without = replace(config, augment_target=0.0)
-    distill(student, small_teacher, config=without, progress=lambda s, t, values: plain.append(values))
+    distill(student, small_teacher, config=without, on_step=lambda s, t, values: plain.append(values))
     same = [ours["discriminator"] == theirs["discriminator"] for ours, theirs in zip(augmented, plain, strict=True)]
     assert same == [True] * 4 + [False] * 6  # the same training while p is 0
 
@@ -194,5 +194,5 @@ def test_gradients_through_augmented_images_reach_the_student(small_teacher: Gen
 
 
 def test_augmentation_without_a_discriminator_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"this recipe has no discriminator\n.*set gan to a weight"):
+    with pytest.raises(UsageError, match=r"this recipe has no discriminator\n.*Set gan to a weight"):
         replace(EVERYTHING, gan=0, augment_target=0.6)

@@ -86,7 +86,7 @@ def test_a_stopped_training_ends_with_the_same_bits(tmp_path: Path, teacher: Gen
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(TrainingInterruptedError, match=f"after step {after} of 7"):
-        distill(student, teacher, config=config, checkpoint_dir=tmp_path / "stopped", progress=stop, **parts)
+        distill(student, teacher, config=config, checkpoint_dir=tmp_path / "stopped", on_step=stop, **parts)
     resumed = distill(student, teacher, config=config, checkpoint_dir=tmp_path / "stopped", **parts)
     straight = distill(student, teacher, config=config, checkpoint_dir=tmp_path / "straight", **parts)
     assert resumed.resumed_at == after

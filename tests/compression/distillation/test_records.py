@@ -70,7 +70,7 @@ def test_an_unknown_figure_for_keep_best_is_refused_before_the_first_step(
     with pytest.raises(UsageError, match=r"keep_best is 'recall', which no entry"):
         distill(
             pruned(small_teacher), small_teacher, config=EVERYTHING, measure=measure, measure_at=measure_at,
-            keep_best="recall", progress=lambda *_: pytest.fail("a step"),
+            keep_best="recall", on_step=lambda *_: pytest.fail("a step"),
         )  # fmt: skip
 
 

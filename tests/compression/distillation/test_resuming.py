@@ -54,7 +54,7 @@ def test_a_finished_run_is_not_trained_again(
 ) -> None:
     first, student = finished_run[0], pruned(teacher)
     again = distill(
-        student, teacher, config=EVERYTHING, checkpoint_dir=finished, progress=lambda *_: pytest.fail("trained")
+        student, teacher, config=EVERYTHING, checkpoint_dir=finished, on_step=lambda *_: pytest.fail("trained")
     )
     assert again.resumed_at == EVERYTHING.steps
     assert_same_weights(first.generator, again.generator)
@@ -122,7 +122,7 @@ def train(moment):
         Path.write_bytes = write_half
     student, teacher = (load_generator(f"{folder}/{name}.safetensors") for name in ("student", "teacher"))
     distill(student, teacher, config=config, checkpoint_dir=f"{folder}/{moment}",
-            progress=lambda step, total, values: die() if step == 5 else None)
+            on_step=lambda step, total, values: die() if step == 5 else None)
 
 for moment in sys.argv[4:]:
     if (child := os.fork()) == 0:
@@ -176,7 +176,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
             signal.raise_signal(number)
 
     with pytest.raises(TrainingInterruptedError, match=rf"stopped by {number.name} after step 3 of 6.*distill-\w+"):
-        distill(student, teacher, config=config, checkpoint_dir=tmp_path, progress=stop)
+        distill(student, teacher, config=config, checkpoint_dir=tmp_path, on_step=stop)
     assert steps == [1, 2, 3]
     assert [signal.getsignal(each) for each in stopping.SIGNALS] == handlers
     resumed = distill(student, teacher, config=config, checkpoint_dir=tmp_path)
@@ -229,4 +229,4 @@ def test_weights_that_explode_stop_the_run_at_its_last_good_checkpoint(tmp_path:
     (checkpoint,) = files_in(tmp_path)
     assert str(checkpoint) in str(error.value)
     with pytest.raises(DcpDeployError, match="at step 2"):  # resumed from that checkpoint, it diverges again
-        distill(student, teacher, config=config, checkpoint_dir=tmp_path, progress=lambda *_: pytest.fail("a step"))
+        distill(student, teacher, config=config, checkpoint_dir=tmp_path, on_step=lambda *_: pytest.fail("a step"))

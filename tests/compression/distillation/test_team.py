@@ -57,7 +57,7 @@ def test_two_processes_train_as_one_and_resume_bit_for_bit(tmp_path: Path, small
 
         return distill(
             student, small_teacher, config=config, data=IMAGES, devices=devices, checkpoint_dir=tmp_path / folder,
-            progress=watch, **parts,
+            on_step=watch, **parts,
         )  # fmt: skip
 
     train("alone", devices=1)
@@ -86,7 +86,7 @@ def test_two_processes_agree_after_real_updates(tmp_path: Path, small_teacher: G
     for devices, values in losses.items():
         distill(
             student, small_teacher, config=config, devices=devices, checkpoint_dir=tmp_path / str(devices),
-            progress=lambda step, total, current, values=values: values.append(current), **parts,
+            on_step=lambda step, total, current, values=values: values.append(current), **parts,
         )  # fmt: skip
     for alone, together in zip(losses[1], losses[2], strict=True):
         assert together == pytest.approx(alone, rel=1e-2, abs=1e-3)  # float32 through five steps of two adversaries
@@ -99,7 +99,7 @@ def test_a_process_that_dies_ends_the_training_with_its_number(tmp_path: Path, s
 
     config = replace(WITHOUT_PATH, gan=0, steps=1000)
     with pytest.raises(DcpDeployError, match=r"the process of device 1 ended \(exit code -9\)"):
-        distill(pruned(small_teacher), small_teacher, config=config, devices=2, progress=kill)
+        distill(pruned(small_teacher), small_teacher, config=config, devices=2, on_step=kill)
     assert not torch.distributed.is_initialized()
 
 
@@ -117,5 +117,7 @@ def test_missing_gpus_and_a_missing_package_are_named(
     ):
         pytest.fail("joined")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingCapabilityError, match=r"needs Lightning Fabric\npip install 'dcp-deploy\[train\]'"):
+    with pytest.raises(
+        MissingCapabilityError, match=r"needs Lightning Fabric\nInstall it: pip install 'dcp-deploy\[train\]'"
+    ):
         distill(pruned(small_teacher), small_teacher, config=WHOLE, devices=2)

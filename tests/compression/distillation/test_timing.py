@@ -65,7 +65,7 @@ def test_the_expected_time_is_reported_once_before_the_first_step_and_changes_no
 
     options = {"config": EVERYTHING, "checkpoint_dir": tmp_path, "expect": expect}
     distill_until(3, student, small_teacher, **options)
-    resumed = distill(student, small_teacher, **options, progress=lambda step, total, values: steps.append(step))
+    resumed = distill(student, small_teacher, **options, on_step=lambda step, total, values: steps.append(step))
     steps.clear()
     distill(student, small_teacher, **options)  # there is nothing left to do
     assert [found.steps for found in expected] == [6, 4]

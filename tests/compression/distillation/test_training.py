@@ -95,7 +95,7 @@ def test_an_unpruned_student_starts_at_the_teacher(teacher: Generator) -> None:
 def test_the_history_has_the_mean_of_every_loss(teacher: Generator) -> None:
     losses: list[dict[str, float]] = []
     result = distill(
-        pruned(teacher), teacher, config=EVERYTHING, progress=lambda step, total, values: losses.append(values)
+        pruned(teacher), teacher, config=EVERYTHING, on_step=lambda step, total, values: losses.append(values)
     )
     assert [entry["step"] for entry in result.history] == [0, 2, 4, 6]
     assert set(losses[0]) == {"l1", "relation", "path_length", "total"}  # before gan_start
@@ -121,9 +121,7 @@ def test_the_average_is_measured_on_a_schedule(teacher: Generator, finished_run:
 def test_the_total_is_the_weighted_sum(teacher: Generator) -> None:
     config = replace(EVERYTHING, steps=1, gan_start=0.0, perceptual=2.0)
     values: dict[str, float] = {}
-    distill(
-        pruned(teacher), teacher, config=config, perceptual=lambda x: [x], progress=lambda s, t, v: values.update(v)
-    )
+    distill(pruned(teacher), teacher, config=config, perceptual=lambda x: [x], on_step=lambda s, t, v: values.update(v))
     expected = values["gan"] + 3 * values["l1"] + 2 * values["perceptual"] + 30 * values["relation"]
     assert values["total"] == pytest.approx(expected, rel=1e-5)
     assert values["r1"] > 0
@@ -143,7 +141,7 @@ class Distance(torch.nn.Module):
 def test_lpips_is_averaged_over_the_batch_and_moves_to_the_device_of_the_training(teacher: Generator) -> None:
     lpips, values = Lpips(Distance(), torch.device("cpu")), dict[str, float]()
     config, student = replace(EVERYTHING, steps=1, gan=0, l1=1.0, perceptual=2.0, path_length=0), pruned(teacher)
-    distill(student, teacher, config=config, perceptual=lpips, progress=lambda step, total, now: values.update(now))
+    distill(student, teacher, config=config, perceptual=lpips, on_step=lambda step, total, now: values.update(now))
     assert values["perceptual"] > 0
     assert values["total"] == pytest.approx(values["l1"] + 2 * values["perceptual"] + 30 * values["relation"], rel=1e-5)
     moved = Task(student, teacher, config, perceptual=lpips).on(torch.device("meta")).perceptual
@@ -321,7 +319,7 @@ def test_a_nan_loss_stops_and_names_the_last_good_checkpoint(tmp_path: Path, tea
     steps: list[int] = []
     result = distill(
         pruned(teacher), teacher, config=config, perceptual=features, checkpoint_dir=tmp_path,
-        progress=lambda step, total, values: steps.append(step),
+        on_step=lambda step, total, values: steps.append(step),
     )  # fmt: skip
     assert result.resumed_at == 2
     assert steps == [3, 4, 5, 6]

@@ -37,6 +37,16 @@ def images(generator: Generator, count: int = 4) -> torch.Tensor:
 # ---- plans ----
 
 
+def test_a_plan_says_what_speaks_against_it() -> None:
+    config = GeneratorConfig(16, (256,) * 6)
+    scores = random_scores(config)
+    assert plan(config, scores, ratio=0.7, align=8).caveats == []
+    assert "align 7 leaves layers whose channels are not multiples of 8" in plan(config, scores, align=7).caveats[0]
+    (thin,) = plan(config, scores, ratio=0.99, align=8).caveats
+    assert thin == "only 3.1% of the channels are left, 8 to 8 in a layer; published students keep 30 %"
+    assert plan(config, scores, ratio=0.0).caveats == []  # align 1, but nothing is removed
+
+
 @pytest.mark.parametrize(
     ("resolution", "parameters", "macs", "widths"),
     [
@@ -108,7 +118,7 @@ def test_kept_width_stays_in_range_and_near_the_ratio(channels: int, ratio: floa
     ("setting", "value"), [("ratio", -0.1), ("ratio", 1.0), ("ratio", 1.2), ("ratio", float("nan")), ("align", 0)]
 )
 def test_settings_outside_their_range_are_refused(teacher: Generator, setting: str, value: float) -> None:
-    with pytest.raises(UsageError, match=f"{setting} must be at least .*got {value}"):
+    with pytest.raises(UsageError, match=f"{setting} must be at least .*got {value:g}"):
         plan(teacher, random_scores(teacher.config), **{setting: value})  # type: ignore[arg-type]
 
 

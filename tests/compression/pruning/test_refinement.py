@@ -56,6 +56,16 @@ def test_the_walk_visits_every_layer_with_its_inputs(any_generator: Generator) -
 # ---- reconstruction ----
 
 
+def test_progress_counts_the_layers(tiny_generator: Generator) -> None:
+    calls: list[tuple[int, int]] = []
+    prune(
+        tiny_generator, random_plan(tiny_generator, 0.5), refine="reconstruct", latents=4,
+        progress=lambda done, total: calls.append((done, total)),
+    )  # fmt: skip
+    count = layer_count(tiny_generator)
+    assert calls == [(index, count) for index in range(count)]
+
+
 @pytest.mark.parametrize("changes", [{}, {"c_dim": 3}])
 def test_reconstruction_comes_closer_to_the_teacher(
     new_generator: Callable[..., Generator], changes: dict[str, int]

@@ -6,8 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.compression import ChannelScores, load_scores, save_scores
 from dcp_deploy.errors import CorruptFileError, InputError
+from dcp_deploy.generators import Generator
 
 
 def some_scores() -> ChannelScores:
@@ -40,7 +42,13 @@ def test_a_truncated_file_is_refused(tmp_path: Path, length: int) -> None:
 def test_other_safetensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"layer00": torch.zeros(3, dtype=torch.float64)}, path)
-    with pytest.raises(CorruptFileError, match="not one of scores"):
+    with pytest.raises(InputError, match="is a safetensors file, not scores"):
+        load_scores(path)
+
+
+def test_a_generator_is_not_scores_and_the_message_says_so(tmp_path: Path, tiny_generator: Generator) -> None:
+    path = save_generator(tiny_generator, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"is a generator, not scores\nScore the teacher: dcp-deploy score"):
         load_scores(path)
 
 

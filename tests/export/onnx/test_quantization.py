@@ -54,7 +54,12 @@ def all_int8(exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels) -> on
 
 @pytest.fixture(scope="module")
 def plan(exact: onnx.ModelProto, ranges: RangeTable, kernels: Kernels) -> Int8Plan:
-    return plan_int8(exact, ranges, kernels, ANYTHING, latents=4)
+    calls: list[tuple[int, int]] = []
+    found = plan_int8(
+        exact, ranges, kernels, ANYTHING, latents=4, progress=lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(index, len(kernels)) for index in range(1, len(kernels) + 1)]
+    return found
 
 
 def draw(model: onnx.ModelProto, z: np.ndarray = LATENTS, psi: np.ndarray = PSI) -> np.ndarray:

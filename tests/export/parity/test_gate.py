@@ -75,7 +75,7 @@ def test_identical_artefacts_have_no_distance(unconditional: Generator) -> None:
 def test_nan_is_counted_and_no_distance_is_invented(unconditional: Generator, float_onnx: Path, tmp_path: Path) -> None:
     path = broken(float_onnx, tmp_path / "nan.onnx", edit("synthesis.b8.conv0.weight", set_nan))
     report = verify(unconditional, path, latents=2)
-    assert "values of b not finite" in failed(report)
+    assert "values of b are finite" in failed(report)
     assert report.max_abs is None
     json.dumps(report.to_dict(), allow_nan=False)
 
@@ -83,12 +83,34 @@ def test_nan_is_counted_and_no_distance_is_invented(unconditional: Generator, fl
 def test_nan_of_a_float_side_is_seen_beside_a_uint8_side(conditional: Generator, uint8_onnx: Path) -> None:
     sick = redraw(load_runner(conditional), lambda images: np.where(images > 0.5, np.float32(np.nan), images))
     report = verify(sick, uint8_onnx, latents=2)
-    assert "values of a not finite" in failed(report)
+    assert "values of a are finite" in failed(report)
 
 
 def test_one_image_for_all_latents_fails(unconditional: Generator) -> None:
     stuck = redraw(load_runner(unconditional), lambda images: np.tile(np.linspace(-1, 1, 32), (len(images), 3, 32, 1)))
-    assert failed(verify(stuck, stuck, latents=2)) == {"psi at which a is constant", "psi at which b is constant"}
+    assert failed(verify(stuck, stuck, latents=2)) == {
+        "images of a change with the latent",
+        "images of b change with the latent",
+    }
+
+
+def test_no_check_passes_beside_words_that_say_the_opposite(unconditional: Generator) -> None:
+    report = verify(unconditional, unconditional, latents=2)
+    details = {check.name: check.detail for check in report.checks}
+    assert details["images of b change with the latent"] == "yes, at every psi"
+    assert details["images of b have several colours"] == "yes, all 6"
+    assert details["shapes agree"] == "yes"
+    assert all(check.detail for check in report.checks)
+    assert (
+        report.verdict.startswith("passed: ")
+        and "within the tolerance of fp32 (6 images, psi 0.5, 0.7, 1)" in report.verdict
+    )
+
+
+def test_progress_counts_pairs_of_images(unconditional: Generator) -> None:
+    calls: list[tuple[int, int]] = []
+    verify(unconditional, unconditional, latents=3, progress=lambda done, total: calls.append((done, total)))
+    assert calls == sorted(calls) and calls[-1] == (9, 9)
 
 
 def test_psi_zero_may_draw_the_mean_only(unconditional: Generator) -> None:
@@ -101,24 +123,27 @@ def test_a_fault_of_the_original_is_not_blamed_on_the_export(unconditional: Gene
 
     report = verify(*(redraw(load_runner(artefact), grey) for artefact in (unconditional, float_onnx)), latents=2)
     details = {check.name: check.detail for check in report.checks}
-    assert "the original: 6 images too; the network is like that" in details["images of b of one colour"]
-    assert "the original" not in details["images of a of one colour"]
+    assert "the original: 6 images too; the network is like that" in details["images of b have several colours"]
+    assert "the original" not in details["images of a have several colours"]
 
 
 def test_flat_images_fail(unconditional: Generator) -> None:
     grey = redraw(load_runner(unconditional), lambda images: images[:, :, :1, :1].repeat(32, 2).repeat(32, 3))
-    assert failed(verify(grey, grey, latents=2)) == {"images of a of one colour", "images of b of one colour"}
+    assert failed(verify(grey, grey, latents=2)) == {
+        "images of a have several colours",
+        "images of b have several colours",
+    }
 
 
 def test_images_in_the_wrong_range_fail(unconditional: Generator) -> None:
     large = redraw(load_runner(unconditional), lambda images: images * 127.5 + 128)
-    assert failed(verify(large, large, latents=2)) == {"values of a out of range", "values of b out of range"}
+    assert failed(verify(large, large, latents=2)) == {"values of a are within range", "values of b are within range"}
 
 
 def test_a_wrong_shape_fails(unconditional: Generator) -> None:
     wrong = redraw(load_runner(unconditional), lambda images: images[:, :, :16])
     report = verify(unconditional, wrong, latents=2)
-    assert failed(report) == {"unlike shapes"}
+    assert failed(report) == {"shapes agree"}
     assert report.worst is None
     with pytest.raises(ParityError, match="returned"):
         report.raise_for_failure()
@@ -126,7 +151,7 @@ def test_a_wrong_shape_fails(unconditional: Generator) -> None:
 
 def test_unlike_models_fail_without_drawing(unconditional: Generator) -> None:
     report = verify(unconditional, random_generator((4, 3, 5, 2)), latents=2)
-    assert failed(report) == {"unlike shapes"}
+    assert failed(report) == {"shapes agree"}
     assert report.images == 0
 
 
@@ -197,7 +222,7 @@ def test_nan_passes_in_no_precision(unconditional: Generator) -> None:
         by_precision = {"largest difference"} if precision == "fp32" else {
             "mean difference", "PSNR of the worst image", "SSIM of the least alike image"
         }  # fmt: skip
-        assert {"values of b not finite"} | by_precision <= failed(report)
+        assert {"values of b are finite"} | by_precision <= failed(report)
         json.dumps(report.to_dict(), allow_nan=False)
 
 

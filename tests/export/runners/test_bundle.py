@@ -84,5 +84,5 @@ def test_another_backend_and_a_packed_bundle_are_refused(bundle: Path, tmp_path:
         load_runner(bundle, backend="torch")
     archive = tmp_path / "b.tar.zst"
     pack(bundle, archive)
-    with pytest.raises(UsageError, match="unpack it first"):
+    with pytest.raises(UsageError, match="Unpack it first"):
         load_runner(archive)

@@ -224,7 +224,7 @@ def engine_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_engine_that_does_not_load_is_stale(engine_file: Path) -> None:
     with pytest.raises(StaleArtifactError, match="cannot load") as caught:
         load_runner(engine_file)
-    assert caught.value.remedy == "rebuild it: dcp-deploy engine x.onnx"
+    assert caught.value.remedy == "Rebuild it: dcp-deploy engine x.onnx"
 
 
 def test_an_engine_for_another_gpu_is_stale(engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

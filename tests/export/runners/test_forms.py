@@ -91,7 +91,7 @@ def test_wrong_inputs_are_refused(generator: Generator, form: FormRunner) -> Non
     ws, noise = ws_of(generator, 2), form.noise(seed=0, batch=2)
     with pytest.raises(UsageError, match=r"takes ws, noise\.b4\.conv1") as caught:
         form({"ws": ws, "z": ws})
-    assert "missing or unknown: noise.b4.conv1, noise.b8.conv0, noise.b8.conv1, z" in str(caught.value.remedy)
+    assert "Missing or unknown: noise.b4.conv1, noise.b8.conv0, noise.b8.conv1, z" in str(caught.value.remedy)
     with pytest.raises(UsageError, match=r"ws has shape \[2, 3, 16\], expected \[2, 4, 16\]"):
         form({"ws": ws[:, :3], **noise})
     with pytest.raises(UsageError, match=r"noise\.b8\.conv1 has shape \[1, 1, 8, 8\]"):

@@ -137,7 +137,7 @@ def test_a_foreign_onnx_file_is_refused_with_every_difference(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("backend", "words"), [("tensorflow", "use one of: auto, torch"), ("onnxruntime", "export it to ONNX first")]
+    ("backend", "words"), [("tensorflow", "Choose one of: auto, torch"), ("onnxruntime", "Export it to ONNX first")]
 )
 def test_a_wrong_backend_for_a_generator_is_refused(backend: str, words: str, unconditional: Generator) -> None:
     with pytest.raises(UsageError, match=words):

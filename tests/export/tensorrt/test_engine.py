@@ -127,7 +127,7 @@ def test_a_target_that_the_builder_refuses_is_explained(float_onnx: Path, tmp_pa
         pytest.skip("known of TensorRT for RTX 1.7 only: no float32 matrix product on Turing")
     with pytest.raises(MissingCapabilityError, match="Turing") as caught:
         build_engine(float_onnx, tmp_path / "x.engine", target="T4")
-    assert "leave sm75 out" in caught.value.remedy
+    assert "Leave sm75 out" in caught.value.remedy
     assert not list(tmp_path.iterdir())
 
 
@@ -166,7 +166,7 @@ def test_rtx_refits_only_where_a_driver_is(float_onnx: Path, tmp_path: Path) -> 
         pytest.skip("known of TensorRT for RTX 1.7 on a machine without a GPU")
     with pytest.raises(MissingCapabilityError, match="cannot build") as caught:
         build_engine(float_onnx, tmp_path / "x.engine", target="sm89", options=EngineOptions(refit=True))
-    assert "build it on a machine with an NVIDIA GPU" in caught.value.remedy
+    assert "Build it on a machine with an NVIDIA GPU" in caught.value.remedy
 
 
 def test_the_options_are_flags_of_the_command() -> None:

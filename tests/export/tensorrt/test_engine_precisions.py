@@ -48,4 +48,4 @@ def test_turing_is_refused_in_every_precision(
     reason = "datatypes: b16" if precision == "bf16" else "FP32 GEMM is not supported"
     with pytest.raises(MissingCapabilityError, match=reason) as caught:
         build_engine(onnx, tmp_path / "x.engine", target="T4")
-    assert "leave sm75 out" in caught.value.remedy
+    assert "Leave sm75 out" in caught.value.remedy

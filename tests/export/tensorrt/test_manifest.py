@@ -25,7 +25,7 @@ def test_a_fresh_engine_fits(engine: Engine, uint8_onnx: Path) -> None:
 def test_another_onnx_file_is_stale(engine: Engine, float_onnx: Path) -> None:
     with pytest.raises(StaleArtifactError, match="onnx_sha256") as caught:
         check_engine(engine.path, float_onnx)
-    assert caught.value.remedy == f"rebuild it: {engine.manifest['rebuild']}"
+    assert caught.value.remedy == f"Rebuild it: {engine.manifest['rebuild']}"
     assert caught.value.exit_code == 6
 
 

@@ -145,4 +145,4 @@ def test_nvrtc_newer_than_the_driver_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(plugins, "driver_version", lambda: (13, 0))
     with pytest.raises(MissingCapabilityError, match=r"NVRTC 13\.5 is newer than CUDA 13\.0") as caught:
         plugins.register(89)
-    assert caught.value.remedy == "pip install 'nvidia-cuda-nvrtc==13.0.*'"
+    assert caught.value.remedy == "Install it: pip install 'nvidia-cuda-nvrtc==13.0.*'"
