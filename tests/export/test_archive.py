@@ -20,6 +20,7 @@ from typer.main import get_command
 from dcp_deploy.cli.app import app
 from dcp_deploy.errors import CorruptFileError, InputError, UnsafeFileError, UsageError
 from dcp_deploy.export import archive as archives
+from dcp_deploy.export.bundle.writer import Contents, write_bundle
 from dcp_deploy.export.integrity import check_bundle, pack, seal
 
 from . import differential
@@ -81,6 +82,11 @@ def test_the_tar_is_the_one_that_tarfile_writes(tmp_path: Path) -> None:
             tar.addfile(info, io.BytesIO((folder / name).read_bytes()))
     raw = (tmp_path / "x.tar.zst").read_bytes()
     assert zstandard.ZstdDecompressor().stream_reader(raw).read() == buffer.getvalue()
+
+
+def test_an_archive_needs_a_name_before_its_suffix(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no name before"):
+        write_bundle(Contents("x", {}, "", {}), tmp_path / ".tar.zst")
 
 
 def test_a_name_or_size_that_ustar_cannot_hold_is_refused_and_the_earlier_archive_stays(
@@ -252,6 +258,15 @@ def test_hidden_entries_and_other_ends_are_refused_with_their_place(place: Path,
 def test_a_name_out_of_the_one_folder_is_refused(place: Path, name: str) -> None:
     with pytest.raises(UnsafeFileError):
         check(place, zstandard.compress(ended([*GOOD, entry(name)])))
+
+
+def test_all_files_must_be_in_one_folder_with_a_plain_name(place: Path) -> None:
+    for odd in ("other/z", "z", "small"):
+        with pytest.raises(UnsafeFileError, match=f"'{odd}' in .* is not in the bundle's one folder"):
+            check(place, zstandard.compress(ended([*GOOD[:-1], entry(odd, FILES["z"])])))
+    for top in ("..", ".", "", "a\nb", "a\\b"):
+        with pytest.raises(UnsafeFileError, match="may lead out of it"):
+            check(place, zstandard.compress(ended(entries_of(FILES, top))))
 
 
 def test_entries_in_another_order_or_below_a_file_are_refused(place: Path) -> None:
