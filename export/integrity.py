@@ -11,23 +11,20 @@ import json
 import os
 import re
 import stat
-import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
-from ..errors import CorruptFileError, InputError, UnsafeFileError
+from ..errors import CorruptFileError, InputError, UnsafeFileError, UsageError
 from ..files import atomic_path, is_run_directory, sha256_file, write_json
+from .archive import AGAIN, TO_A_FOLDER, Entry, read_archive, write_archive
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"  # the seal is a line that sha256sum -c reads
 ARCHIVE = ".tar.zst"
 SCHEMA = 1
-LARGEST_MANIFEST = 16_000_000  # bytes; ours have some kilobytes
-LARGEST_ARCHIVE = 64 * 10**9  # bytes unpacked, so that no zip bomb occupies the machine for hours
-AGAIN = "Make or fetch the bundle again."
+LARGEST_MANIFEST = 1_000_000  # bytes, enough for 9,000 files; ours have some kilobytes
 
-File = tuple[str, int, IO[bytes]]  # name below the bundle, bytes, content
+File = Entry  # whose name is below the bundle
 
 
 def is_bundle(path: Path) -> bool:
@@ -66,8 +63,8 @@ def check_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     if path.is_dir():
         return _check(str(path), _folder_files(path))
     if path.is_file() and path.name.endswith(ARCHIVE):
-        with _archive_files(path) as files:
-            return _check(str(path), files)
+        with read_archive(path, path.name) as entries:
+            return _check(str(path), _archive_files(path.name, entries))
     raise InputError(f"no bundle at {path}", f"Give the folder or the {ARCHIVE} that dcp-deploy bundle made.")
 
 
@@ -85,8 +82,6 @@ def _check(bundle: str, files: Iterator[File]) -> dict[str, Any]:
     manifest = _read_manifest(heads[MANIFEST], heads[SEAL])
     found = set(heads)
     for name, size, stream in files:
-        if name in found:
-            raise UnsafeFileError(f"{name} is twice in {bundle}", AGAIN)
         found.add(name)
         if (recorded := manifest["files"].get(name)) is None:
             raise CorruptFileError(f"in the bundle but not in its {MANIFEST}: {name}", AGAIN)
@@ -160,53 +155,35 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Write a sealed folder as ``.tar.zst``. The same folder gives the same bytes."""
-    import zstandard
+    """Write a sealed folder as ``.tar.zst``, and check it. The same folder gives the same bytes.
 
+    Raises UsageError for files that an archive cannot hold, by name, size or compression.
+    """
     names = (MANIFEST, SEAL, *sorted(_walk(folder)))  # these first, so that one pass can check the rest
-    compressor = zstandard.ZstdCompressor(level=10, write_checksum=True)
-    with (
-        atomic_path(archive) as temporary,
-        temporary.open("wb") as raw,
-        compressor.stream_writer(raw, closefd=False) as packed,
-        tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
-    ):
-        for name in names:
-            entry = tarfile.TarInfo(f"{folder.name}/{name}")
-            entry.size, entry.mode = (folder / name).stat().st_size, 0o644
-            with (folder / name).open("rb") as stream:
-                tar.addfile(entry, stream)
+    with atomic_path(archive) as temporary:
+        write_archive(folder, names, temporary)
+        try:
+            with read_archive(temporary, archive.name) as entries:
+                _check(str(archive), _archive_files(archive.name, entries))
+        except InputError as error:
+            raise UsageError(f"{folder.name} does not fit into an archive: {error.message}", TO_A_FOLDER) from error
 
 
-@contextmanager
-def _archive_files(path: Path) -> Iterator[Iterator[File]]:
-    """Read an archive once, front to back, and write nothing. Names are below its one top folder."""
-    import zstandard
-
-    def plain(tar: tarfile.TarFile) -> Iterator[File]:
-        tops, total = set(), 0
-        for entry in tar:
-            top, _, name = entry.name.partition("/")
-            tops.add(top)
-            total += entry.size
-            if total > LARGEST_ARCHIVE:
-                raise UnsafeFileError(f"{path.name} unpacks to more than {LARGEST_ARCHIVE // 10**9} GB", AGAIN)
-            stream = tar.extractfile(entry) if entry.isreg() else None
-            if stream is None:
-                raise UnsafeFileError(f"{entry.name} in {path.name} is not a plain file; bundles hold no others", AGAIN)
-            if len(tops) > 1 or top in ("", ".", ".."):
-                raise UnsafeFileError(f"{entry.name!r} in {path.name} is not in the bundle's one folder", AGAIN)
-            yield safe_name(name), entry.size, stream
-
-    try:
-        with (
-            path.open("rb") as raw,
-            zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as unpacked,
-            tarfile.open(fileobj=unpacked, mode="r|") as tar,
-        ):
-            yield plain(tar)
-            while rest := unpacked.read(1 << 20):  # to the end, where the checksum of the whole archive is
-                if rest.strip(b"\0"):
-                    raise CorruptFileError(f"{path} has something after its end", AGAIN)
-    except (zstandard.ZstdError, tarfile.TarError, EOFError) as error:
-        raise CorruptFileError(f"{path} is damaged: {error}", AGAIN) from error
+def _archive_files(archive: str, entries: Iterator[File]) -> Iterator[File]:
+    """Take the one top folder from the names of entries, and check that they have the order that pack gives them."""
+    found: set[str] = set()
+    one_folder, last = None, (False, "")
+    for path, size, stream in entries:
+        top, _, name = safe_name(path).partition("/")
+        one_folder = one_folder or top
+        if top != one_folder or not name:
+            raise UnsafeFileError(f"{path!r} in {archive} is not in the bundle's one folder", AGAIN)
+        place = (name not in (MANIFEST, SEAL), name)
+        if place <= last:
+            wrong = "twice" if place == last else "behind its place: names are sorted"
+            raise UnsafeFileError(f"{path!r} in {archive} is {wrong}", AGAIN)
+        last = place
+        if files := found.intersection(map(str, PurePosixPath(name).parents)):
+            raise UnsafeFileError(f"{path!r} in {archive} is below {files.pop()!r}, which is a file", AGAIN)
+        found.add(name)
+        yield name, size, stream

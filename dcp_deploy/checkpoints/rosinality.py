@@ -71,7 +71,7 @@ def read_rosinality(found: Found, state: StateDict, content: Content) -> Checkpo
     filters = {name: tensors.pop(name) for name in list(tensors) if _FIR.fullmatch(name)}
     check_filters(filters, source, gain=4.0, tolerance=1e-3)
     lr, doubt = _mapping_lr(tensors, facts)
-    config = _config(tensors, lr, source, recorded=bool(facts))
+    config = _config(tensors, lr, source, recorded="latent" in facts)
     notes += [*doubt, *drawn_noise(tensors, _noise_maps(config))]
     table = origins(config)
     needed = {origin.name for origin in table.values()}

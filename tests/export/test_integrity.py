@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,8 @@ import zstandard
 from dcp_deploy.errors import CorruptFileError, InputError, UnsafeFileError
 from dcp_deploy.export import load_runner
 from dcp_deploy.export.integrity import MANIFEST, SEAL, check_bundle, pack, safe_name, seal
+
+from .forged_archives import ended, entry
 
 
 def files_of(folder: Path) -> list[str]:
@@ -150,19 +150,14 @@ def test_a_missing_path_and_an_empty_folder_are_not_bundles(tmp_path: Path) -> N
 # ---- archives ----
 
 
-def write_archive(path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for entry, content in entries:
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    path.write_bytes(zstandard.compress(buffer.getvalue()))
+def write_archive(path: Path, files: list[tuple[str, bytes]]) -> Path:
+    path.write_bytes(zstandard.compress(ended(entry(f"small/{name}", content) for name, content in files)))
     return path
 
 
-def entries_of(folder: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
+def contents_of(folder: Path) -> list[tuple[str, bytes]]:
     names = [MANIFEST, SEAL, *(name for name in files_of(folder) if name not in (MANIFEST, SEAL))]
-    return [(tarfile.TarInfo(f"small/{name}"), (folder / name).read_bytes()) for name in names]
+    return [(name, (folder / name).read_bytes()) for name in names]
 
 
 def test_an_archive_passes_and_the_same_folder_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:
@@ -198,19 +193,10 @@ def test_a_truncated_archive_is_refused(small: Path, tmp_path: Path, share: floa
 
 
 def test_an_archive_with_an_altered_missing_extra_or_repeated_file_is_refused(small: Path, tmp_path: Path) -> None:
-    good, path = entries_of(small), tmp_path / "x.tar.zst"
+    good, path = contents_of(small), tmp_path / "x.tar.zst"
     check_bundle(write_archive(path, good))
-    altered = [(entry, b"A" * 1000 if entry.name.endswith("a.txt") else content) for entry, content in good]
-    extra = (tarfile.TarInfo("small/extra"), b"")
-    for entries, named in ((altered, "a.txt was altered"), (good[:-1], "missing"), ([*good, extra], "extra"),
-                           ([*good, good[-1]], "twice"), (good[2:], "before its other files")):  # fmt: skip
+    altered = [(name, b"A" * 1000 if name == "a.txt" else content) for name, content in good]
+    for files, named in ((altered, "a.txt was altered"), (good[:-1], "missing"), ([*good, ("z", b"")], "manifest.*: z"),
+                         ([*good, good[-1]], "twice"), (good[2:], "before its other files")):  # fmt: skip
         with pytest.raises(InputError, match=named):
-            check_bundle(write_archive(path, entries))
-
-
-def test_an_archive_with_paths_out_of_the_bundle_is_refused(small: Path, tmp_path: Path) -> None:
-    link = tarfile.TarInfo("small/link")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    for entry in (link, *map(tarfile.TarInfo, ("small/../x", "/small/x", "other/x", "../x", "x"))):
-        with pytest.raises(UnsafeFileError):
-            check_bundle(write_archive(tmp_path / "x.tar.zst", [*entries_of(small), (entry, b"")]))
+            check_bundle(write_archive(path, files))
