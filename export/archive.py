@@ -20,8 +20,8 @@ from typing import IO, Any, Protocol
 
 from ..errors import CorruptFileError, UnsafeFileError, UsageError
 
-AGAIN = "make or fetch the bundle again"
-TO_A_FOLDER = "use shorter names, or make a folder instead of an archive"
+AGAIN = "Make or fetch the bundle again."
+TO_A_FOLDER = "Use shorter names, or make a folder instead of an archive."
 BLOCK, RECORD = 512, 10240  # bytes
 
 # Bounds on memory and time: about 20 MB, and one second for 100 MB of archive on one core.

@@ -93,7 +93,7 @@ def parse_edits(words: Sequence[str], directions: Mapping[str, Direction]) -> li
         if not name or not math.isfinite(steps):
             raise UsageError(f"--direction {word!r} is not NAME=STRENGTH", "Write a name and a number: age=2.")
         if name not in directions:
-            raise UsageError(f"--direction {word!r}: no direction {name!r}", f"The file has {', '.join(directions)}.")
+            raise UsageError(f"--direction {word!r}: no direction {name!r}", f"Use a name of the file: {', '.join(directions)}.")
         edits.append((directions[name], steps))
     return edits
 

@@ -93,7 +93,7 @@ def write_bundle(contents: Contents, out: str | os.PathLike[str], *, max_batch: 
 def _check_replaceable(out: Path) -> None:
     """Raise UsageError unless ``out`` is new or an earlier bundle."""
     if out.name == ARCHIVE:
-        raise UsageError(f"{out} has no name before {ARCHIVE}", f"write for example faces{ARCHIVE}")
+        raise UsageError(f"{out} has no name before {ARCHIVE}", f"Write for example faces{ARCHIVE}.")
     if out.is_dir() and any(out.iterdir()) and not (out / SEAL).is_file():
         raise UsageError(f"{out} is a folder with other things in it", "Give a new name, or an earlier bundle.")
     packed = out.name.endswith(ARCHIVE)
