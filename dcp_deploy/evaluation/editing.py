@@ -83,7 +83,7 @@ def import_directions(
 
 def parse_edits(words: Sequence[str], directions: Mapping[str, Direction]) -> list[tuple[Direction, float]]:
     """Parse ["pc0=2", "pc3=-1.5"] to directions and standard deviations. Raises UsageError for an unknown name."""
-    edits = []
+    edits, known = [], ", ".join(directions)
     for word in words:
         name, _, number = word.rpartition("=")
         try:
@@ -91,9 +91,11 @@ def parse_edits(words: Sequence[str], directions: Mapping[str, Direction]) -> li
         except ValueError:
             steps = math.nan
         if not name or not math.isfinite(steps):
-            raise UsageError(f"--direction {word!r} is not NAME=STRENGTH", "Write a name and a number: age=2.")
+            raise UsageError(
+                f"--direction {word!r} is not NAME=STRENGTH", f"Write a name of the file ({known}) and a number: age=2."
+            )
         if name not in directions:
-            raise UsageError(f"--direction {word!r}: no direction {name!r}", f"Use a name of the file: {', '.join(directions)}.")
+            raise UsageError(f"--direction {word!r}: no direction {name!r}", f"Use a name of the file: {known}.")
         edits.append((directions[name], steps))
     return edits
 

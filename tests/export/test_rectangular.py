@@ -42,7 +42,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         {"precision": "bf16"},
         {"precision": "int8"},
         {"image": "float", "upsample": "polyphase"},
-        {"upsample": "auto"},
         {"inputs": "ws"},
         {"noise": "none"},
         {"inputs": "ws", "noise": "input"},

@@ -138,7 +138,7 @@ def test_int8_file_from_ws_has_the_integers_of_the_file_from_z(
     """The trials for it run the network from z. Here they return the plan of that file, which takes no time."""
     trials: list[onnx.ModelProto] = []
 
-    def plan(model: onnx.ModelProto, *_: object) -> Int8Plan:
+    def plan(model: onnx.ModelProto, *_: object, **__: object) -> Int8Plan:
         trials.append(model)
         return Int8Plan.from_dict(json.loads(facts(integers)["int8"]))
 
