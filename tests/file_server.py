@@ -106,9 +106,9 @@ class FileServer:
     def _write(self, handler: BaseHTTPRequestHandler, content: bytes) -> None:
         for begin in range(0, len(content), 10_000):
             block = content[begin : begin + 10_000]
+            self.sent += len(block)  # before: who has received a block may ask at once
             handler.wfile.write(block)
             handler.wfile.flush()
-            self.sent += len(block)
 
     def answer(self, handler: BaseHTTPRequestHandler, status: int, body: str = "", **headers: str) -> None:
         """Send something other than the file."""
