@@ -159,7 +159,7 @@ TRITON = Path(__file__).parents[2] / ".venv-triton"  # made by make test
 @pytest.fixture(scope="session")
 def bundle(uint8_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the class-conditional golden generator. Tests must not change it."""
-    folder = tmp_path_factory.mktemp("bundles") / "new" / "tiny"  # folders above it are made too
+    folder = tmp_path_factory.mktemp("bundles") / "new" / "folder" / "tiny"  # both folders above it are made
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sizing, "SECONDS", 0.05)
         write_bundle(contents_of(uint8_onnx, name="tiny"), folder, max_batch=8)
