@@ -226,15 +226,22 @@ def test_a_malformed_message_is_refused(request_: ModelInferRequest, reason: str
         check_message(request_, most=MOST)
 
 
+@pytest.mark.parametrize("parameter", ["shared_memory_region", "classification"])
 @pytest.mark.parametrize("place", ["request", "input", "output"])
-def test_shared_memory_is_refused_anywhere_in_a_message(place: str) -> None:
+def test_parameters_that_are_not_served_are_refused_anywhere_in_a_message(place: str, parameter: str) -> None:
     request = message()
     request.outputs.add(name="image")
     check_message(request, most=MOST)
     holder = {"request": request, "input": request.inputs[0], "output": request.outputs[0]}[place]
-    holder.parameters["shared_memory_region"].string_param = "x"
-    with pytest.raises(Refusal, match="shared_memory_region"):
+    holder.parameters[parameter].string_param = "x"
+    with pytest.raises(Refusal, match=parameter):
         check_message(request, most=MOST)
+
+
+def test_other_parameters_of_a_message_pass() -> None:
+    request = message()
+    request.parameters["sequence_id"].int64_param = 3
+    check_message(request, most=MOST)
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=9), st.sampled_from([*ITEM_BYTES, "BYTES", ""]), st.binary())
