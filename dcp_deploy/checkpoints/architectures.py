@@ -40,7 +40,7 @@ _AROUND = {
     r"(.*\.)?condition_scale\.0\.": "a face restorer (GFPGAN), whose input is an image",
     r"(.*\.)?res\.[0-9]+\.(conv|conv2|norm)\.": "a DualStyleGAN or VToonify, which adds layers to its generator",
 }
-_LONGEST = 300  # characters of a name; longer ones are not names of tensors
+LONGEST_NAME = 300  # characters of a name; longer ones are not names of tensors
 _MOST = 64  # generators in one dictionary
 
 
@@ -57,7 +57,7 @@ def layout_of(names: Iterable[str]) -> dict[str, str]:
 
 def names_of(entries: Mapping[Any, Any]) -> list[str]:
     """Return the keys that can be names of tensors."""
-    return [key for key in entries if type(key) is str and len(key) <= _LONGEST]
+    return [key for key in entries if type(key) is str and len(key) <= LONGEST_NAME]
 
 
 def other_architecture(names: Iterable[str], beside: Iterable[str] = ()) -> str | None:

@@ -7,7 +7,6 @@ matter for the choice only: a moving average comes before the raw weights.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,15 +14,13 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-import torch
-
 from ..errors import InputError, UnknownFormatError, UsageError
-from .architectures import READS, layout_of, names_of, other_architecture, refuse_other_architectures
+from .architectures import LONGEST_NAME, READS, layout_of, names_of, other_architecture, refuse_other_architectures
 from .pickles.content import Content, NetworkRecord
 from .pickles.numpy_values import ArrayRecord
 from .pickles.persistence import PersistentRecord, is_module, module_tree
 from .pickles.python_values import OrderedRecord
-from .pickles.tensors import Storage, TensorView
+from .pickles.tensors import TensorView, as_view
 from .pickles.values import Inert, Load, LongText, printable
 
 _DEPTH = 6  # of containers around a network
@@ -239,7 +236,7 @@ def _state_dicts(entries: Mapping[Any, Any], name: str, load: Load, beside: Mapp
         load.spend(steps=len(plain) + len(below))
         if other_architecture([key[len(prefix) :] for key in below], plain):
             continue
-        inside = {printable(key[len(prefix) :], _NAME): _as_view(entries[plain[key]]) for key in below}
+        inside = {printable(key[len(prefix) :], LONGEST_NAME): as_view(entries[plain[key]]) for key in below}
         views = {key: value for key, value in inside.items() if type(value) is TensorView}
         others = {key: value for key, value in inside.items() if type(value) is not TensorView}
         around = {**beside, "latent_avg": entries["latent_avg"]} if prefix and "latent_avg" in entries else beside
@@ -251,54 +248,45 @@ def _state_dicts(entries: Mapping[Any, Any], name: str, load: Load, beside: Mapp
         yield Found(where, StateDict(layout, views, others, around, known))
 
 
-_NAME = 300  # characters
-
-
-def _as_view(value: Any) -> Any:
-    """Return a numpy array as the view of a tensor, and every other value as it is."""
-    if type(value) is ArrayRecord and value.readable and value.dtype.kind == "f" and value.dtype.isnative:
-        kind = {2: torch.float16, 4: torch.float32, 8: torch.float64}[value.dtype.itemsize]
-        count = math.prod(value.shape)
-        order = value.shape[::-1] if value.fortran else value.shape
-        strides = [math.prod(order[axis + 1 :]) for axis in range(len(order))]
-        data = memoryview(value.data)
-        return TensorView(
-            Storage(kind, count, data), 0, value.shape, tuple(strides[::-1] if value.fortran else strides)
-        )
-    return value
-
-
 # ---- modules that were saved whole ----
 
 
-def whole_module(module: Inert, load: Load, depth: int = 0) -> OrderedRecord:
+def whole_module(module: Inert, load: Load) -> OrderedRecord:
     """Return the state dict of a torch module that was saved whole, from its inert record.
 
-    What its layers record of themselves beside the tensors becomes the attribute "init_kwargs".
+    What its layers record of themselves beside the tensors becomes the attribute "init_kwargs". Unlike
+    :func:`module_tree`, which reads a wanted network, this passes over what is not understood: it only looks.
     """
+    made, facts = OrderedRecord(), dict[str, Any]()
+    _collect(module.state, "", made, facts, load, 0)
+    lr = next((value for name, value in facts.items() if _MAPPING_LR.search(name)), None)
+    clamps = [value for name, value in facts.items() if name.endswith(".conv_clamp")]
+    synthesis = {"conv_clamp": clamps[0]} if clamps and clamps.count(clamps[0]) == len(clamps) else {}
+    made.attributes = {"init_kwargs": {"mapping_kwargs": {"lr_multiplier": lr}, "synthesis_kwargs": synthesis}}
+    return made
+
+
+_FACTS = ("lr_mul", "lr_multiplier", "conv_clamp")  # of rosinality's layers and of ours
+_MAPPING_LR = re.compile(r"(^|\.)(style|style_mlp|mapping)\.[^.]+\.lr_mul")
+
+
+def _collect(
+    state: Mapping[str, Any], path: str, made: OrderedRecord, facts: dict[str, Any], load: Load, depth: int
+) -> None:
+    """Add the tensors and the facts of a module and those below it, by their dotted names."""
     if depth > 12:
         raise load.damaged("modules nest more than 12 deep")
-    state, made = module.state, OrderedRecord()
     load.spend(steps=1 + len(state["_parameters"]) + len(state["_modules"]))
     hidden, buffers = state.get("_non_persistent_buffers_set"), state.get("_buffers")
     for key, value in {**state["_parameters"], **(buffers if isinstance(buffers, dict) else {})}.items():
         if _is_name(key) and value is not None and not (isinstance(hidden, set) and key in hidden):
-            made[key] = value
-    facts = {name: state[name] for name in ("lr_mul", "lr_multiplier") if name in state}
-    clamp = {"conv_clamp": state["conv_clamp"]} if "conv_clamp" in state else {}
+            made[path + key] = value
+    facts |= {path + name: state[name] for name in _FACTS if name in state}
     for key, child in state["_modules"].items():
         if _is_name(key) and type(child) is Inert and is_module(child.state):
-            below = whole_module(child, load, depth + 1)
-            made.update({f"{key}.{name}": value for name, value in below.items() if len(name) < _NAME})
-            if key in ("style", "style_mlp", "mapping", "1", "fc0"):
-                facts |= below.attributes.get("mapping", {})
-            clamp |= below.attributes.get("synthesis", {})
+            _collect(child.state, f"{path}{key}.", made, facts, load, depth + 1)
         elif _is_name(key) and type(child) is PersistentRecord:
-            made[key] = child
-    lr = facts.get("lr_mul", facts.get("lr_multiplier"))
-    arguments = {"mapping_kwargs": {"lr_multiplier": lr}, "synthesis_kwargs": clamp}
-    made.attributes = {"mapping": facts, "synthesis": clamp, "init_kwargs": arguments}
-    return made
+            made[path + key] = child
 
 
 def _is_name(key: Any) -> bool:

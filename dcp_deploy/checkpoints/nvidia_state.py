@@ -29,11 +29,10 @@ from .state_dicts import (
     check_channels,
     check_square_mapping,
     drawn_noise,
-    refuse_changed_weights,
-    refuse_inert,
+    read_tensors,
     set_aside,
     shape_of,
-)  # fmt: skip
+)
 
 _BLOCK = re.compile(r"synthesis\.b([0-9]{1,5})\.conv1\.weight")
 _LAYER = re.compile(r"synthesis\.L([0-9]{1,2})_([0-9]{1,5})_([0-9]{1,5})")
@@ -90,9 +89,7 @@ def read_nvidia_state(found: Found, state: StateDict, content: Content) -> Check
     Raises UnknownFormatError for networks that compute something else, CorruptFileError for tensors that do not fit.
     """
     source, recorded = content.load.source, _Recorded(state.arguments)
-    refuse_changed_weights(state.views, source)
-    refuse_inert(state.others, _KNOWN, content.load)
-    tensors = content.tensors(state.views)
+    tensors = read_tensors(state.views, state.others, _KNOWN, content)
     reader = _stylegan3 if "synthesis.input.freqs" in tensors else _stylegan2
     config, notes = reader(tensors, recorded, source)
     network = empty(Generator, config).eval()

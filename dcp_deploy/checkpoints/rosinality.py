@@ -29,11 +29,10 @@ from .state_dicts import (
     check_channels,
     check_square_mapping,
     drawn_noise,
-    refuse_changed_weights,
-    refuse_inert,
+    read_tensors,
     set_aside,
     shape_of,
-)  # fmt: skip
+)
 
 _FACTS = ("arch", "size", "latent", "n_mlp", "channel_multiplier", "lr_mlp", "iter", "batch")  # of the stored options
 _MODULATED = {
@@ -64,9 +63,7 @@ def read_rosinality(found: Found, state: StateDict, content: Content) -> Checkpo
     views = {_renamed(name): view for name, view in state.views.items()} if renamed else dict(state.views)
     others = {_renamed(name): value for name, value in state.others.items()} if renamed else state.others
     _refuse_other_architectures(views, facts, source)
-    refuse_changed_weights(views, source)
-    refuse_inert(others, _KNOWN, content.load)
-    tensors = content.tensors(views)
+    tensors = read_tensors(views, others, _KNOWN, content)
     mean, notes = _stored_mean(content, state, tensors)
     filters = {name: tensors.pop(name) for name in list(tensors) if _FIR.fullmatch(name)}
     check_filters(filters, source, gain=4.0, tolerance=1e-3)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..errors import CorruptFileError, UnknownFormatError
 from .architectures import READS
+from .pickles.content import Content
+from .pickles.tensors import TensorView
 from .pickles.values import Inert, Load
 
 LR_MLP = 0.01  # the mapping network's published learning rate multiplier, assumed for files that do not record one
@@ -75,21 +77,24 @@ def assumed_lr(weights: Sequence[Tensor], name: str) -> tuple[float, list[str]]:
     return LR_MLP, [f"{note}: if the network was trained with another one, its images will be wrong"]
 
 
-def refuse_inert(others: Mapping[str, Any], known: re.Pattern[str], load: Load) -> None:
-    """Raise UnsafeFileError if a part of the layers, whose names start like ``known``, is an inert value."""
-    for name, value in others.items():
-        if type(value) is Inert and known.match(name):
-            raise load.inert(value, name)
+def read_tensors(
+    views: Mapping[str, TensorView], others: Mapping[str, Any], known: re.Pattern[str], content: Content
+) -> dict[str, Tensor]:
+    """Return the tensors of a state dict.
 
-
-def refuse_changed_weights(names: Collection[str], source: str) -> None:
-    """Refuse weights that torch.nn.utils split up: by pruning, spectral or weight normalisation, parametrisation."""
-    for name in names:
+    Raises UnknownFormatError for weights that torch.nn.utils split up (by pruning, normalisation, parametrisation), and
+    UnsafeFileError if a part of the layers, whose names start like ``known``, is an inert value.
+    """
+    for name in views:
         if _SPLIT.search(name):
             raise UnknownFormatError(
-                f"{source}: {name}: a weight that torch.nn.utils keeps in parts",
+                f"{content.load.source}: {name}: a weight that torch.nn.utils keeps in parts",
                 "Remove the pruning or parametrisation before saving (torch.nn.utils.prune.remove, for example).",
             )
+    for name, value in others.items():
+        if type(value) is Inert and known.match(name):
+            raise content.load.inert(value, name)
+    return content.tensors(views)
 
 
 _SPLIT = re.compile(r"_orig$|_mask$|\.parametrizations\.|\.weight_[gv]$")
@@ -126,7 +131,7 @@ def set_aside(
     if inside:
         shown = ", ".join(f"{name} {list(tensors[name].shape)}" for name in inside[:4])
         raise UnknownFormatError(f"{load.source}: a network with other layers than ours: unexpected {shown}", READS)
-    extra = [name for name in tensors if name not in needed and not known.match(name)]
+    extra = [name for name in tensors if name not in needed]
     for name in extra:
         del tensors[name]
     more = f" and {len(extra) - 4} more" if len(extra) > 4 else ""

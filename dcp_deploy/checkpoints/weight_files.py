@@ -6,7 +6,6 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from .arrays import STORED_FLOATS, StoredArray, read_array_file
@@ -14,7 +13,7 @@ from .containers import format_of, mapped
 from .native import opened_safetensors
 from .pickles.content import Content
 from .pickles.python_values import OrderedRecord
-from .pickles.tensors import Storage, TensorView
+from .pickles.tensors import as_view
 from .pickles.values import Load
 
 FACTS = "dcp-deploy.facts"  # the metadata entry of a .safetensors file in NVIDIA's names
@@ -25,7 +24,7 @@ def read_weights(path: Path) -> Content:
     data = mapped(path)
     tensors, metadata = _safetensors(path) if format_of(data) == "safetensors" else (_npz(path), {})
     views = OrderedRecord()
-    views.update({name: view_of(tensor) for name, tensor in tensors.items()})
+    views.update({name: as_view(tensor) for name, tensor in tensors.items()})
     with suppress(ValueError, RecursionError):  # metadata of other tools, which nothing reads
         views.build(json.loads(metadata.get(FACTS, "null")))
     return Content(views, Load.of(str(path), len(data)), size=len(data))
@@ -45,10 +44,3 @@ def _npz(path: Path) -> dict[str, Tensor]:
         for name, one in arrays.items()
         if isinstance(one, StoredArray) and one.is_float and 0 not in one.shape
     }
-
-
-def view_of(tensor: Tensor) -> TensorView:
-    """Return a tensor as a view of its bytes, like those in a pickle."""
-    flat = tensor.contiguous().reshape(-1)
-    data = flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
-    return TensorView(Storage(tensor.dtype, flat.numel(), data), 0, tuple(tensor.shape), tensor.contiguous().stride())

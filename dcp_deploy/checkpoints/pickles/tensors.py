@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .numpy_values import ArrayRecord
 from .reading import run_pickle
 from .values import Buildable, Global, Inert, Load, Symbol, never_called
 
@@ -82,6 +83,22 @@ class TensorView:
         values = bytearray(stored)
         flat = torch.frombuffer(values, dtype=self.storage.dtype)
         return flat.as_strided(self.shape, self.stride).contiguous()
+
+
+def as_view(value: Any) -> Any:
+    """Return a tensor, or a numpy array of floats, as a view of its bytes, and every other value as it is."""
+    if isinstance(value, Tensor):
+        value = value.contiguous()
+        flat = value.reshape(-1)
+        data = flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+        return TensorView(Storage(value.dtype, flat.numel(), data), 0, tuple(value.shape), value.stride())
+    if type(value) is ArrayRecord and value.readable and value.dtype.kind == "f" and value.dtype.isnative:
+        kind = {2: torch.float16, 4: torch.float32, 8: torch.float64}[value.dtype.itemsize]
+        order = value.shape[::-1] if value.fortran else value.shape
+        strides = torch.empty(order, device="meta").stride()
+        storage = Storage(kind, math.prod(value.shape), memoryview(value.data))
+        return TensorView(storage, 0, value.shape, strides[::-1] if value.fortran else strides)
+    return value
 
 
 def storage_stand_ins() -> Mapping[Global, Callable[..., Any]]:
