@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import CorruptFileError, InputError, UnknownFormatError
-from .containers import mapped, sniff
+from .containers import format_of, mapped
+from .foreign import content_of
 from .native import opened_safetensors
 from .pickles.content import Content, read_pickle_file
 from .pickles.numpy_values import ArrayRecord
@@ -37,7 +38,6 @@ from .pickles.values import Load, printable
 DIRECTIONS = "dcp_deploy.directions"
 """The metadata key of our files of directions: a JSON object, name -> {"layers": [first, last], "sigma": number}."""
 _NPY = b"\x93NUMPY"
-_ZIP = b"PK\x03\x04"
 _HEADER = 1 << 16  # bytes that hold the header of every .npy file that numpy reads without a flag
 _DIRECTORY = 4 << 20  # bytes read at once from an archive: its list of entries is not longer
 _MARGIN, _RATIO = 64 << 20, 4  # an archive may unpack to this many bytes, and this many times its size more
@@ -110,14 +110,10 @@ def read_array_file(path: str | os.PathLike[str]) -> ArrayFile:
     """
     source = Path(path)
     data = mapped(source)
-    head, found = bytes(data[:_HEADER]), sniff(source)
+    head, found = bytes(data[:_HEADER]), format_of(data)
     if head.startswith(_NPY):
         return ArrayFile(str(source), "a numpy array", _npy(head, len(data), lambda: data, str(source)))
-    if (
-        head.startswith(_ZIP)
-        and (names := _names_in_zip(data, source))
-        and not any(name.endswith(".pkl") for name in names)
-    ):
+    if found == "npz":
         return _npz(data, source)
     if found == "safetensors":
         return _safetensors(source)
@@ -129,21 +125,12 @@ def read_array_file(path: str | os.PathLike[str]) -> ArrayFile:
             raise UnknownFormatError(f"{source}: a checkpoint of a network, not a file of arrays", _READ)
         content = read_pickle_file(data, str(source))
         return ArrayFile(str(source), "a pickle", _tree(content.value, content))
-    raise UnknownFormatError(f"{source}: {_other(source)}, not a file of arrays", _READ)
+    raise UnknownFormatError(
+        f"{source}: {(content_of(data) or ('unknown content', ''))[0]}, not a file of arrays", _READ
+    )
 
 
 _READ = "Give one of these: .npy and .npz of numpy, .pt of torch.save, .pkl of arrays, and .safetensors."
-
-
-def _other(path: Path) -> str:
-    """Name other content in words."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return f"an image ({image.format})"
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return "unknown content"
 
 
 def _weights_in(value: Any, depth: int) -> bool:
@@ -218,11 +205,6 @@ def _reading_zip(path: str) -> Iterator[None]:
         yield
     except _BROKEN_ZIP as error:
         raise CorruptFileError(f"{path}: not a readable zip archive: {printable(str(error), 200)}") from error
-
-
-def _names_in_zip(data: memoryview, path: Path) -> list[str]:
-    with _reading_zip(str(path)):
-        return zipfile.ZipFile(MemoryStream(data)).namelist()
 
 
 def _npz(data: memoryview, path: Path) -> ArrayFile:

@@ -30,30 +30,32 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
 
 def described(data: memoryview, source: str) -> tuple[str, str]:
     """Return a message and a remedy for a file that is not a checkpoint, by the start of its content."""
+    found = content_of(data)
+    if found is None:
+        return f"{source}: not a checkpoint of a known format", _READ
+    return f"{source}: {found[0]}, not a checkpoint", found[1]
+
+
+def content_of(data: memoryview) -> tuple[str, str] | None:
+    """Return what a file is instead of a checkpoint, in words, and a remedy; None for content that is not known."""
     head = bytes(data[:4096])
     if bytes(data[257:262]) == b"ustar":
-        return f"{source}: a tar archive, not a checkpoint", _UNPACK
+        return "a tar archive", _UNPACK
     for start, what, remedy in _STARTS:
         if head.startswith(start):
-            return f"{source}: {what}, not a checkpoint", remedy
+            return what, remedy
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")) or (text.startswith(b"<") and b"<html" in text):
-        return f"{source}: a web page, not a checkpoint", "It was saved instead of the file that it offers. Fetch that."
+        return "a web page", "It was saved instead of the file that it offers. Fetch that."
     if text.startswith(b"<"):
         code = text.partition(b"<code>")[2].partition(b"</code>")[0]
         named = f" ({code.decode('ascii', 'replace')[:40]})" if code and code.isalnum() else ""
-        return (
-            f"{source}: an XML answer of a server{named}, not a checkpoint",
-            "It was saved instead of the file. Fetch it again.",
-        )
+        return f"an XML answer of a server{named}", "It was saved instead of the file. Fetch the file again."
     if text.startswith(b"{") or (text.startswith(b"[") and text[1:].lstrip()[:1] in b'{["-0123456789]'):
-        return f"{source}: a JSON text, not a checkpoint", "Was the answer of a server saved instead of the file?"
+        return "a JSON text", "Was the answer of a server saved instead of the file?"
     if is_onnx(data):
-        return (
-            f"{source}: an exported ONNX file, and a checkpoint is needed here",
-            "Give the checkpoint that it was exported from.",
-        )
-    return f"{source}: not a checkpoint of a known format", _READ
+        return "an exported ONNX file", "Give the checkpoint that it was exported from."
+    return None
 
 
 def is_onnx(data: memoryview) -> bool:
