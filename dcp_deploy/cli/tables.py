@@ -65,9 +65,9 @@ def _words(value: Any) -> str:
     return str(value)
 
 
-def summary_lines(facts: dict[str, Any]) -> list[str]:
-    """Write the figures that end a build."""
-    return [f"{name:<12} {words}" for name, words in as_lines(facts)]
+def summary_lines(facts: dict[str, Any], *, omit: str = "") -> list[str]:
+    """Write the figures that end a build, without the one called ``omit``."""
+    return [f"{name:<12} {words}" for name, words in as_lines(facts) if name != omit]
 
 
 def inspected_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -100,9 +100,8 @@ def run_lines(facts: Mapping[str, Any]) -> list[str | Table]:
         (name, stage["status"], "" if stage["seconds"] is None else f"{stage['seconds']:.1f} s", stage["reason"] or "")
         for name, stage in facts["stages"].items()
     ]
-    figures = summary_lines(facts["summary"])
-    if facts["stages"].get("report", {}).get("status") != "done":
-        figures.pop()  # the last line names the report
+    has_report = facts["stages"].get("report", {}).get("status") == "done"
+    figures = summary_lines(facts["summary"], omit="" if has_report else "report")
     return [*facts_lines(head), _table(("stage", "", "took", ""), stages), *figures]
 
 

@@ -17,7 +17,14 @@ from ..checkpoints.codes import read_codes
 from ..checkpoints.directions import Direction, check_directions, read_directions
 from ..errors import UsageError
 from ..export.runners.loading import load_runner
-from ..export.runners.picture_files import check_size, picture_format, save_animation, save_picture
+from ..export.runners.picture_files import (
+    ANIMATIONS,
+    PICTURES,
+    check_size,
+    picture_format,
+    save_animation,
+    save_picture,
+)
 from ..export.runners.runner import classes_of, latents_of
 from ..export.runners.sampling import BATCH, COLUMNS, as_uint8, draw
 from ..export.runners.synthesis import SynthesisRunner, load_synthesis
@@ -111,7 +118,7 @@ def check_out(config: SampleConfig, out: Path) -> None:
     :func:`~.export.runners.picture_files.picture_format`."""
     if not config.each:
         picture_format(out, animated=config.interpolate is not None)
-    elif out.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4"):
+    elif out.suffix.lower() in {*PICTURES, *ANIMATIONS}:
         raise UsageError(f"--each writes a folder of PNG files, {out} is named as a file", f"Name it {out.stem}.")
 
 

@@ -94,8 +94,7 @@ class GeneratorConfig:
 
     def size_at(self, resolution: int) -> tuple[int, int]:
         """Return height and width of the features of a block, by the number in its name: 4 for ``b4``."""
-        height, width = self.base
-        return height * resolution // 4, width * resolution // 4
+        return _size(self.base, resolution)
 
     @property
     def num_widths(self) -> int:
@@ -192,7 +191,7 @@ class DiscriminatorConfig:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images."""
-        return self.base[0] * self.resolution // 4, self.base[1] * self.resolution // 4
+        return _size(self.base, self.resolution)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON. ``base`` is left out where it is (4, 4)."""
@@ -210,6 +209,11 @@ class DiscriminatorConfig:
             at_rate = {spec.in_rate: width for spec, width in zip(specs, generator.widths, strict=True)}
             widths = tuple(at_rate.get(resolution, generator.widths[0]) for resolution in generator.resolutions)
         return cls(generator.resolution, widths[::-1], c_dim=generator.c_dim, base=generator.base)
+
+
+def _size(base: tuple[int, int], resolution: int) -> tuple[int, int]:
+    height, width = base
+    return height * resolution // 4, width * resolution // 4
 
 
 def _plain(config: GeneratorConfig | DiscriminatorConfig) -> dict[str, Any]:

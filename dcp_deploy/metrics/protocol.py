@@ -36,7 +36,7 @@ def psi_caveat(psi: float) -> list[str]:
 
 
 def data_caveats(figures: Mapping[str, Any], formats: Mapping[str, int], width: int) -> list[str]:
-    """Say what a reader of ``fid`` must know: psi, few images, lossy files of real images, evenly drawn classes.
+    """Say what a reader of ``fid`` must know: psi, few images, lossy files of real images.
 
     ``figures`` are those of :class:`~.photographs.DataMetrics`, ``formats`` the numbers of real images by file format,
     and ``width`` is the number of features.

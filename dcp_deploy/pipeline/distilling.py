@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import BuildConfig
 from ..errors import MissingCapabilityError, UsageError
@@ -77,9 +77,11 @@ def distillation_facts(
     facts = asdict(recipe)
     for name in ("log_every", "checkpoint_every"):  # they do not change the student
         del facts[name]
-    if config.lpips is None:
-        facts["features"] = "demo" if demo_measurable else "none"
-        facts["perceptual"] = facts["perceptual"] if demo_measurable else 0.0
+    features = perceptual_features(config, demo_measurable=demo_measurable)
+    if features != "lpips":  # its file is among the settings below
+        facts["features"] = features
+    if features == "none":
+        facts["perceptual"] = 0.0
     if recipe.has_discriminator:
         others = "the demo's portraits" if demo_measurable else "the teacher's own samples"
         facts["real_images"] = others if images is None else images.identity
@@ -196,14 +198,20 @@ def _notes_on_cpu(config: BuildConfig, device: str) -> list[str]:
     return notes
 
 
+def perceptual_features(config: BuildConfig, *, demo_measurable: bool) -> Literal["lpips", "demo", "none"]:
+    """Return the features of the perceptual loss: those of --lpips, else the demo's where they mean something."""
+    return "lpips" if config.lpips is not None else "demo" if demo_measurable else "none"
+
+
 def _perceptual(config: BuildConfig, device: str, *, demo_measurable: bool) -> Any:
     """Return the perceptual loss's feature maps or distance; None without one."""
+    features = perceptual_features(config, demo_measurable=demo_measurable)
+    if features == "none":
+        return None
     if config.lpips is not None:
         from ..metrics.published import load_lpips
 
         return load_lpips(config.lpips, device=device)
-    if not demo_measurable:
-        return None
     from ..metrics import load_avatar_reader
 
     return load_avatar_reader(device).pyramid

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, UsageError
-from ..files import read_json
+from ..files import RUN_FILE, read_json
 from ..report.run_directory import read_run_directory
 from .extra_models import export_extra_models
 from .model_card import card_of_onnx, card_of_run
@@ -17,7 +17,7 @@ from .model_card import card_of_onnx, card_of_run
 if TYPE_CHECKING:
     from ..export.bundle.writer import Contents
 
-DOCUMENTS = ("run.json", "config.toml", "parity.json", "bench.json", "metrics.json", "history.json")
+DOCUMENTS = (RUN_FILE, "config.toml", "parity.json", "bench.json", "metrics.json", "history.json")
 
 
 def contents_of(
@@ -66,7 +66,7 @@ def contents_of(
     models |= export_extra_models(
         student.generator, synthesis=synthesis, directions=directions, scratch=scratch, metadata=as_texts(story)
     )
-    record = read_json(source / "run.json")
+    record = read_json(source / RUN_FILE)
     return Contents(
         name=name,
         models=models,

@@ -235,11 +235,12 @@ def test_classes_have_the_frequencies_of_the_data(unlabelled: Path) -> None:
     given = Against(data=E1 / "E1.zip", inception=Path("given.pth"))
     labelled = evaluate_file(E1 / "E1.pkl", given, samples=400)
     assert checked("eval", labelled.to_dict())
-    # 171.7 with another random stream; over seeds it is 220 +- 40, for 400 samples hold 40 +- 6 of the rare class.
+    # 171.7 in the case's README, with a random stream that it does not name. Over seeds it is 220 +- 40 here, for 400
+    # samples hold 40 +- 6 of the rare class; 150 are more than two of these deviations around both.
     assert labelled.figures["fid"] == pytest.approx(171.7, abs=150)
     assert labelled.figures["classes"] == "data"
     even = evaluate_file(E1 / "E1.pkl", replace(given, data=unlabelled), samples=400)
-    assert even.figures["fid"] > 2000
+    assert even.figures["fid"] > max(2000, 8 * labelled.figures["fid"])
     assert even.figures["classes"] == "even"
     assert "all 2 classes are drawn equally often: the data has no labels" in even.caveats
 

@@ -63,7 +63,7 @@ class PruningPlan:
     def caveats(self) -> list[str]:
         """Return sentences on what speaks against the plan; none for a usual one."""
         found = []
-        if self.align % 8 and self.widths != self.teacher.widths:
+        if self.align % 8 and self.widths != self.teacher.widths and any(width % 8 for width in self.widths):
             found.append(
                 f"align {self.align} leaves layers whose channels are not multiples of 8, which kernels and TensorRT "
                 "handle best"

@@ -74,12 +74,14 @@ def reconstruct(
     z, c = draw_latents(teacher.config, latents, stream(seed, "reconstruct"), device)
     ws = teacher.mapping(z, c)
     count = layer_count(teacher)
+    if progress:
+        progress(0, count)
     for index in range(count):
-        if progress:
-            progress(index, count)
         layer, channels = _fit(index, student, teacher, kept, ws, seed)
         if channels is not None:
             _match_gains(index, layer, student, teacher, channels, ws)
+        if progress:
+            progress(index + 1, count)
 
 
 def _nth_steps(index: int, student: Generator, teacher: Generator, ws: Tensor) -> Iterator[tuple[Step, Step]]:

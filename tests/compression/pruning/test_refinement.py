@@ -63,7 +63,7 @@ def test_progress_counts_the_layers(tiny_generator: Generator) -> None:
         progress=lambda done, total: calls.append((done, total)),
     )  # fmt: skip
     count = layer_count(tiny_generator)
-    assert calls == [(index, count) for index in range(count)]
+    assert calls == [(done, count) for done in range(count + 1)]
 
 
 @pytest.mark.parametrize("changes", [{}, {"c_dim": 3}])
