@@ -240,3 +240,13 @@ def check_dataset(dataset: str, teacher: GeneratorConfig) -> None:
             f"--dataset demo has images of {RESOLUTION} px without classes, the teacher generates {kind}",
             "Leave --dataset out to use the teacher's own samples, or give --data.",
         )
+
+
+def config_keys(command: Any) -> dict[str, str]:
+    """Return the keys of a --config file and the parameters that they set: ``class`` for ``--class``."""
+    keys: dict[str, str] = {}
+    for parameter in command.params:
+        flags = [flag for flag in parameter.opts if flag.startswith("--")] or [str(parameter.name)]
+        keys |= {flag.removeprefix("--").replace("-", "_"): str(parameter.name) for flag in flags}
+    del keys["config"]
+    return keys

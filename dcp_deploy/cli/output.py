@@ -16,6 +16,7 @@ from ..config import to_toml
 from ..files import atomic_path, sha256_file, write_json
 from ..progress import Pace, Progress, Reporter, duration
 from .next_steps import next_command
+from .options import config_keys
 
 PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 WIDE = 160  # columns of a table without a terminal
@@ -79,7 +80,10 @@ class Output(Reporter):
         """Write the verb's flags as ``<result>.toml``, which its own --config reads back."""
         assert self.context is not None
         path = beside.with_name(f"{beside.name}.toml")
-        values = {name: value for name, value in self.context.params.items() if name not in NOT_SETTINGS}
+        given = self.context.params
+        values = {
+            key: given[name] for key, name in config_keys(self.context.command).items() if name not in NOT_SETTINGS
+        }
         with atomic_path(path) as temporary:
             temporary.write_text(f"# dcp-deploy {self.context.info_name}\n{to_toml(values)}", encoding="utf-8")
         return path

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from ..config import read_toml
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError, choose
-from .options import check_suffix, option, setting_parameters
+from .options import check_suffix, config_keys, option, setting_parameters
 from .output import Output
 
 INTERRUPTED = 130
@@ -191,15 +191,15 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
     """Read --config before the other flags and make its values their defaults."""
     if path is None:
         return None
-    known = {str(parameter.name) for parameter in context.command.params if parameter.name != "config"}
+    known = config_keys(context.command)
     with _exit_codes(Output(context.info_name or "", as_json="--json" in sys.argv)):
-        values = read_toml(path)
-        unknown = sorted(set(values) - known)
+        values = {key.replace("-", "_"): value for key, value in read_toml(path).items()}
+        unknown = sorted(set(values) - set(known))
         if unknown:
             raise UsageError(
                 f"{path}: {context.info_name} has no setting {unknown[0]!r}", choose(unknown[0], sorted(known))
             )
-    context.default_map = {**(context.default_map or {}), **values}
+    context.default_map = {**(context.default_map or {}), **{known[key]: value for key, value in values.items()}}
     return path
 
 

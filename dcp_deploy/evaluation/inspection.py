@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CorruptFileError, InputError
-from ..files import sha256_file
+from ..files import is_run_directory, sha256_file
 
 if TYPE_CHECKING:
     from ..generators import Generator
@@ -28,9 +28,12 @@ def inspect_file(path: str | Path, *, network: str | None = None) -> dict[str, A
     unknown = dict.fromkeys(("kind", "format", "resolution", "image_size", "widths", "parameters", "macs"))
     if not (file.is_file() or file.is_dir()):
         raise InputError(f"{file} does not exist", "Check the path.")
+    from ..export.integrity import MANIFEST
     from ..export.kinds import kind_of
 
     kind = kind_of(file, network=network)
+    if file.is_dir() and not (file / MANIFEST).exists():
+        raise _ordinary_folder(file)
     if kind == "bundle":
         return {**unknown, **_bundle(file), "path": str(file)}
     facts = _checkpoint(file, network) if kind == "checkpoint" else _READERS[kind](file)
@@ -135,6 +138,23 @@ def _engine(path: Path) -> dict[str, Any]:
     network = {key: manifest.get(key) for key in ("kind", "resolution", "widths")}
     costs = _costs(manifest.get("config"))
     return {"format": "engine", **network, **costs, "manifest": manifest, **licence_facts(manifest)}
+
+
+_MODELS = (".safetensors", ".onnx", ".engine", ".pkl", ".pt", ".pth", ".ckpt", ".npz", ".tar.zst")
+
+
+def _ordinary_folder(folder: Path) -> InputError:
+    """Return the error for a folder that is neither a bundle nor a run: it names what could be inspected in it."""
+    from ..checkpoints.pickles.values import printable
+
+    inside = sorted(folder.iterdir())
+    known = [path for path in inside if path.is_file() and path.name.endswith(_MODELS)]
+    known += [
+        path for path in inside if is_run_directory(path) or (path.is_dir() and (path / "manifest.json").exists())
+    ]
+    shown = ", ".join(printable(path.name, 80) for path in known[:5]) or "nothing that could be inspected"
+    remedy = f"Give one of them: {known[0]}" if known else "Give a file, a bundle or a run directory of build."
+    return InputError(f"{folder} is a folder, not a bundle or a run directory; it holds {shown}", remedy)
 
 
 def _bundle(path: Path) -> dict[str, Any]:

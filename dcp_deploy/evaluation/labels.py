@@ -25,24 +25,27 @@ class Row:
 def labelled_page(rows: Sequence[Row]) -> NDArray[np.uint8]:
     """Put rows below each other on white, uint8 [H, W, 3]. The images stay as they are, pixel for pixel.
 
-    A text may have several lines. One that is wider than its image is cut off.
+    A text may have several lines. Where a text is larger than its image, white is left around the images.
     """
     height, width = rows[0].images.shape[1:3]
     font = ImageFont.load_default(max(_SMALLEST, width // _SHARE))
     tops = [max((_size(text, font)[1] for text in row.above), default=0) for row in rows]
-    margin = max(_size(row.left, font)[0] for row in rows)
+    margin, tall = (max(sizes) for sizes in zip(*(_size(row.left, font) for row in rows), strict=True))
+    cell = max([width, *(_size(text, font)[0] for row in rows for text in row.above)])
+    tall = max(tall, height)
     columns = max(len(row.images) for row in rows)
-    page = Image.new("RGB", (margin + columns * width, sum(tops) + len(rows) * height), "white")
+    page = Image.new("RGB", (margin + columns * cell, sum(tops) + len(rows) * tall), "white")
     y = 0
     for row, top in zip(rows, tops, strict=True):
         for column, text in enumerate(row.above):
-            page.paste(_label(text, (width, top), font), (margin + column * width, y))
+            page.paste(_label(text, (cell, top), font), (margin + column * cell, y))
         y += top
         if row.left:
-            page.paste(_label(row.left, (margin, height), font), (0, y))
+            page.paste(_label(row.left, (margin, tall), font), (0, y))
         for column, image in enumerate(row.images):
-            page.paste(Image.fromarray(image), (margin + column * width, y))
-        y += height
+            place = (margin + column * cell + (cell - width) // 2, y + (tall - height) // 2)
+            page.paste(Image.fromarray(image), place)
+        y += tall
     return np.asarray(page)
 
 

@@ -155,7 +155,8 @@ def _check_inputs(name: str, inputs: Mapping[str, Any]) -> None:
     if "ws" not in inputs:
         raise UsageError(
             f"{name} takes {', '.join(inputs)}, not codes",
-            "Give the checkpoint that it was exported from, or export that with: dcp-deploy export --inputs ws",
+            "Give the checkpoint that it was exported from. For saved codes, a file made of it with "
+            "dcp-deploy export --inputs ws is enough.",
         )
     if any(one.startswith(NOISE_INPUT) for one in inputs):
         raise UsageError(f"{name} takes noise beside codes", "Load it with load_form, or export without --noise input.")

@@ -44,6 +44,13 @@ def test_mixes_and_an_animation(dcp: Command, model: Path) -> None:
     assert Path("again.gif").read_bytes() == Path("sample.gif").read_bytes()
 
 
+@pytest.mark.parametrize("key", ["class", "psi"])
+def test_a_config_file_has_the_flags_names_as_keys(dcp: Command, model: Path, key: str) -> None:
+    Path("c.toml").write_text(f'{key} = "1"\n')
+    ended, flags = dcp("sample", model, "--config", "c.toml"), dcp("sample", model, f"--{key}", "1")
+    assert (ended.code, ended.err.splitlines()[:1]) == (flags.code, flags.err.splitlines()[:1])
+
+
 def test_each_writes_a_folder_and_its_settings_beside_it(dcp: Command, model: Path) -> None:
     for _ in range(2):  # into the same folder
         assert dcp("sample", model, "--each", "--seeds", "3,5", "-o", "faces").code == 0

@@ -128,6 +128,14 @@ def test_other_files_are_refused_with_the_right_error(
         inspect_file(path)
 
 
+@pytest.mark.parametrize(("names", "shown"), [(["a.txt", "b.onnx"], "it holds b.onnx"), ([], "nothing that could")])
+def test_an_ordinary_folder_is_called_one(tmp_path: Path, names: list[str], shown: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=f"is a folder, not a bundle or a run directory; .*{shown}"):
+        inspect_file(tmp_path)
+
+
 @pytest.mark.parametrize("metadata", [{"widths": "[1, 2"}, {"config": '{"resolution": 32}'}, {"config": "7"}])
 def test_damaged_metadata_is_a_corrupt_file(tmp_path: Path, metadata: dict[str, Any]) -> None:
     with pytest.raises(CorruptFileError, match="metadata"):

@@ -30,9 +30,28 @@ def test_without_words_there_are_no_margins_and_a_short_row_ends_in_white() -> N
     assert (page[64:, 64:] == 255).all()
 
 
-def test_a_text_that_is_too_wide_does_not_reach_the_next_column() -> None:
-    wide = labelled_page([Row(tiles(10, 20, side=16), ["seed 4294967295", ""])])
-    assert dark(wide[:-16, :16]) and not dark(wide[:-16, 16:])
+def test_a_text_that_is_wider_than_its_image_widens_the_columns() -> None:
+    page = labelled_page([Row(tiles(10, 20, side=16), ["seed 4294967295", ""])])
+    cell = page.shape[1] // 2
+    assert cell > 16
+    above, images = page[:-16], page[-16:]
+    assert dark(above[:, :cell]) and not dark(above[:, cell:])
+    assert (above[:, [0, cell - 1]] == 255).all()  # the text is whole
+    start = (cell - 16) // 2
+    np.testing.assert_array_equal(images[:, start : start + 16], 10)
+    np.testing.assert_array_equal(images[:, cell + start : cell + start + 16], 20)
+
+
+def test_a_text_of_two_lines_is_whole_beside_small_images() -> None:
+    page = labelled_page(
+        [Row(tiles(10, side=16), (), "class 3\npsi 0.7"), Row(tiles(20, side=16), (), "class 4\npsi 0.7")]
+    )
+    tall = page.shape[0] // 2
+    assert tall > 20
+    left = page[:, :-16]
+    assert dark(left[:tall]) and dark(left[tall:]) and (left[[0, tall - 1, tall, -1]] == 255).all()
+    start = (tall - 16) // 2
+    np.testing.assert_array_equal(page[start : start + 16, -16:], 10)
 
 
 def test_words_grow_with_the_images() -> None:

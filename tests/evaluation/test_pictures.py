@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.checkpoints.directions import Direction, save_directions
 from dcp_deploy.errors import DcpDeployError, InputError, UsageError
-from dcp_deploy.evaluation import pictures
+from dcp_deploy.evaluation import labels, pictures
 from dcp_deploy.evaluation.pictures import Mix, SampleConfig, between, sample_file
 from dcp_deploy.export import export_onnx, latents_of
 from dcp_deploy.export.runners.sampling import as_uint8
@@ -38,6 +38,12 @@ def network(c_dim: int) -> Generator:
         for _, torgb in generator.synthesis.torgbs():
             torgb.weight.mul_(0.3)
     return generator
+
+
+@pytest.fixture(autouse=True)
+def small_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let words fit the images, so that these lie side by side; what larger words do is tested in test_labels.py."""
+    monkeypatch.setattr(labels, "_size", lambda text, font: (12, 12) if text else (0, 0))
 
 
 @pytest.fixture(scope="module")

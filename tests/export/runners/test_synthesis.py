@@ -106,7 +106,7 @@ def test_wrong_codes_are_refused(generator: Generator, ws: np.ndarray, words: st
 def test_a_file_that_takes_z_names_the_right_export(float_onnx: Path) -> None:
     with pytest.raises(UsageError, match="takes z, psi, not codes") as caught:
         load_synthesis(float_onnx)
-    assert "export --inputs ws" in caught.value.remedy
+    assert "For saved codes, a file made of it with dcp-deploy export --inputs ws" in caught.value.remedy
 
 
 def test_a_file_that_takes_noise_is_refused(monkeypatch: pytest.MonkeyPatch, float_onnx: Path) -> None:
