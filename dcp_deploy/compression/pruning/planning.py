@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ...checkpoints.provenance import tensors_sha256
 from ...errors import UsageError, as_share, choose
 from ...generators import (
     Generator,
@@ -128,6 +129,11 @@ def plan(
         raise UsageError(
             f"the scores are for layers of {list(scores.widths)} channels, the generator has {list(config.widths)}",
             "Score this generator: dcp-deploy score TEACHER",
+        )
+    scored = scores.settings.get("network")
+    if scored is not None and not isinstance(generator, GeneratorConfig) and scored != tensors_sha256(generator):
+        raise UsageError(
+            "the scores are of another network with the same widths", "Score this generator: dcp-deploy score TEACHER"
         )
     check_scores(scores)
     options = {"macs": target_macs, "parameters": target_params, "latency": target_latency}

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ...checkpoints.provenance import tensors_sha256
 from ...errors import InputError, UsageError, choose
 from ...generators import Generator
 from ...generators.latents import draw_latents, stream
@@ -98,7 +99,7 @@ def score(
             f"score method {method!r} with{'out' if mask is None else ''} a mask",
             "Give a mask for content scores, and for no others: dcp-deploy score --method content --mask FILE",
         )
-    settings: dict[str, Any] = {"method": method, "seed": seed}
+    settings: dict[str, Any] = {"method": method, "seed": seed, "network": tensors_sha256(generator)}
     if method == "random":
         return ChannelScores(tuple(random_scores(generator, seed)), settings)
     if method in ("weight-in", "weight-out"):

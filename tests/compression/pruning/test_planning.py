@@ -128,6 +128,16 @@ def test_scores_of_another_generator_are_refused(teacher: Generator) -> None:
         plan(teacher, random_scores(other))
 
 
+def test_scores_of_another_generator_with_the_same_widths_are_refused(teacher: Generator) -> None:
+    other = copy.deepcopy(teacher)
+    scores = score(other, method="weight-out")
+    plan(teacher, scores)  # the same weights
+    with torch.no_grad():
+        other.mapping.w_avg[0] += 1
+    with pytest.raises(UsageError, match="another network with the same widths"):
+        plan(other, scores)
+
+
 def test_scores_that_are_not_finite_are_refused(teacher: Generator) -> None:
     scores = random_scores(teacher.config)
     scores.scores[2][0] = float("nan")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dcp_deploy.checkpoints.provenance import tensors_sha256
 from dcp_deploy.compression import ChannelScores, PruningPlan, merge_scores, prune, score
 from dcp_deploy.compression.scoring import accumulator, diversity
 from dcp_deploy.compression.scoring.channel_scores import kept_in_common
@@ -179,6 +180,7 @@ def test_settings_are_recorded(teacher: Generator) -> None:
     expected = {"method": "diversity", "seed": 0, "alpha": 5.0, "psi": 1.0, "released": False, **FEW}
     settings = score(teacher, **FEW).settings
     assert len(settings.pop("stability")) == len(teacher.widths)
+    assert settings.pop("network") == tensors_sha256(teacher)
     assert settings == expected
 
 
