@@ -26,6 +26,7 @@ __all__ = [
     "open_matrix",
     "plan_matrix",
     "read_run",
+    "wait_until_quiet",
     "within_bound",
 ]
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from .capacity import check_bound, within_bound
     from .comparison import Comparison, compare_runs, read_run
     from .latency import benchmark
-    from .machine.environment import Environment, capture_environment
+    from .machine.environment import Environment, capture_environment, wait_until_quiet
     from .machine.roofline import machine_ceilings
     from .results import BenchReport, BenchRow
 else:
@@ -51,7 +52,7 @@ else:
             "capacity": ("check_bound", "within_bound"),
             "comparison": ("Comparison", "compare_runs", "read_run"),
             "latency": ("benchmark",),
-            "machine.environment": ("Environment", "capture_environment"),
+            "machine.environment": ("Environment", "capture_environment", "wait_until_quiet"),
             "machine.roofline": ("machine_ceilings",),
             "results": ("BenchReport", "BenchRow"),
         },

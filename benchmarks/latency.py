@@ -22,7 +22,7 @@ from statistics import median
 from ..errors import UsageError, choose
 from ..progress import Progress
 from .candidates.candidate import Candidate, Phases, Skipped
-from .caveats import caveats_of
+from .caveats import caveats_of, instability
 from .machine.clocks import ClockMeter
 from .machine.environment import LoadMeter, capture_environment
 from .machine.roofline import Ceiling, Ceilings, measured_ceilings, roofline
@@ -97,10 +97,11 @@ def benchmark(
         _row(name, call, warmed[name], rounds, _batch(call, batch), baseline, limits, seed)
         for name, call in candidates.items()
     )
-    caveats = tuple(caveats_of(rows, environment, others, clocks, skipped, scenario))
+    unstable = tuple(instability(rows, environment, others))
+    caveats = tuple(caveats_of(rows, unstable, clocks, skipped, scenario))
     return BenchReport(
         baseline, batch, rows, method, environment, others, caveats,
-        mode=scenario.name, skipped=tuple(skipped), ceilings=limits, clocks=clocks,
+        unstable_because=unstable, mode=scenario.name, skipped=tuple(skipped), ceilings=limits, clocks=clocks,
     )  # fmt: skip
 
 

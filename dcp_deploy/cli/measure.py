@@ -107,7 +107,8 @@ def bench(
     mode: Annotated[str, option("latency; or as in MLPerf, but not conformant: single-stream, offline.")] = "latency",
     bound: Annotated[float | None, option("Also find the largest batch with a p99 below so many milliseconds.")] = None,
     isolate: Annotated[bool, option("One process per candidate: measures cold start and memory.", "--isolate")] = False,
-    threads: Annotated[int | None, option("CPU threads of each call, by default all.")] = None,
+    threads: Annotated[int | None, option("CPU threads of each call, for all backends alike [all cores].")] = None,
+    wait: Annotated[float, option("First wait up to so many seconds until other processes leave the cores.")] = 0.0,
     rounds: Annotated[int, option("Least number of calls of each candidate.")] = 100,
     seconds: Annotated[float, option("Least time in all.")] = 10.0,
     out: ReportFile = None,
@@ -117,9 +118,10 @@ def bench(
 ) -> None:
     """Time a model, in turns with its teacher if one is given.
 
-    With --backends all, what cannot run on this machine is listed with the reason.
+    With --backends all, what cannot run on this machine is listed with the reason. A run that drifted, or whose cores
+    were shared, shows no speed-up and says why.
 
-    Example: dcp-deploy bench student.onnx --teacher teacher.onnx --batch 8
+    Example: dcp-deploy bench student.onnx --teacher teacher.onnx --batch 8 --wait 60
 
     Example: dcp-deploy bench student.onnx --batch 1,2,4,8,16 --bound 50 --plot growth.svg
 
@@ -138,6 +140,8 @@ def bench(
         files, backends=backends, batches=batches, threads=threads, seed=seed, network=network
     )
     together = nullcontext(benchmarks.open_candidate)
+    with output.task("wait for a quiet machine") if wait > 0 else nullcontext(lambda done, total: None) as waited:
+        benchmarks.wait_until_quiet(wait, progress=waited)
     with output.task("bench") as progress, benchmarks.isolated() if isolate else together as open_one:
         candidates, skipped = benchmarks.open_matrix(specs, open_one, tolerant=backends == "all")
         report = benchmarks.benchmark(

@@ -7,10 +7,10 @@ from typing import Any
 
 from ..evaluation.inspection import licence_facts
 from ..files import RUN_FILE, sha256_file
-from ..report.headline import fastest_student, same_backend_speedup
+from ..report.headline import fastest_student, same_backend_speedup, unstable_because
 from ..report.run_directory import Network, RunDirectory, Stage, read_run_directory
 from ..report.tables import worst_difference
-from ..report.text import amount, size, times
+from ..report.text import UNSTABLE, amount, size, times
 from .inputs import DATA, real_words
 
 NOT_MEASURED = "not measured"
@@ -87,7 +87,11 @@ def _speedup(run: RunDirectory) -> dict[str, Any] | None:
     best = fastest_student(run)
     if best is None or best.speedup is None:
         return None
-    return {**best.speedup.model_dump(), "same_backend": same_backend_speedup(run, best)}
+    return {
+        **best.speedup.model_dump(),
+        "same_backend": same_backend_speedup(run, best),
+        "unstable_because": unstable_because(run),
+    }
 
 
 def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -117,6 +121,8 @@ def _speedup_words(facts: dict[str, Any]) -> str:
     found = facts["speedup"]
     if found is None:
         return NOT_MEASURED
+    if found["unstable_because"]:
+        return f"{UNSTABLE} ({'; '.join(found['unstable_because'])})"
     words = f"{times(found['value'])} ({facts['fastest']} against {facts['baseline']}"
     return f"{words}; {times(found['same_backend'])} on the same backend)" if found["same_backend"] else f"{words})"
 

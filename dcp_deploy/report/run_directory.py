@@ -190,6 +190,7 @@ class Bench(Measurable):
     batch: int = 1
     rows: list[BenchRow] = []
     notes: list[str] = []
+    unstable_because: list[str] = []
     environment: dict[str, JsonValue] = {}
     method: dict[str, JsonValue] = {}
 

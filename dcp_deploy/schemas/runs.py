@@ -13,6 +13,8 @@ class Speedup(Part):
     high: float | None
     same_backend: float | None
     """Teacher over student on the same backend: what compression alone gained."""
+    unstable_because: list[str]
+    """Reasons not to trust the figure; empty for a good run."""
 
 
 class ParitySummary(Part):
