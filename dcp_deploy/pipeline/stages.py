@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MODELS = ("teacher", "pruned", "student")
 GRID_SEEDS = tuple(range(16))
+GRID_PSI = 1.0  # what sample_grid draws with
 PORTABLE = "sm80,sm86,sm89,sm120"  # all GPUs that TensorRT-RTX serves in fp32; it has no fp32 products for sm75
 SOURCE = "teacher file"  # stands for the file given by --teacher, shipped with the preset, or fetched for it
 
@@ -235,7 +236,7 @@ def _verify(job: Job, progress: Progress) -> list[str]:
 
 def _evaluate(job: Job, progress: Progress) -> list[str]:
     from ..export import load_runner
-    from ..export.runners.sampling import sample_grid
+    from ..export.runners.sampling import COLUMNS, sample_grid
     from ..metrics.likeness import collapse, has_collapsed
 
     written = []
@@ -251,7 +252,8 @@ def _evaluate(job: Job, progress: Progress) -> list[str]:
         document: dict[str, Any] = {"schema": 1, "measured": False, "reason": reason}
     else:
         document = {"schema": 1, "measured": True, "models": _quality(job, progress)}
-    write_json(job.path("metrics.json"), document)
+    grids = {"seeds": list(GRID_SEEDS), "psi": GRID_PSI, "columns": COLUMNS}
+    write_json(job.path("metrics.json"), {**document, "grids": grids})
     if has_collapsed(job.load("student"), seed=job.inputs.config.seed):
         raise collapse()
     return [*written, "metrics.json"]

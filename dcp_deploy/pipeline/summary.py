@@ -7,7 +7,8 @@ from typing import Any
 
 from ..evaluation.inspection import licence_facts
 from ..files import RUN_FILE, sha256_file
-from ..report.headline import fastest_student, same_backend_speedup, unstable_because
+from ..report.headline import fastest_student, same_backend_speedup
+from ..report.judgement import unstable_because
 from ..report.run_directory import Network, RunDirectory, Stage, read_run_directory
 from ..report.tables import worst_difference
 from ..report.text import UNSTABLE, amount, size, times
@@ -114,7 +115,7 @@ def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _change(teacher: int | None, student: int | None) -> str:
     """Write "24.6 M -> 2.1 M"; in a run without a student yet, what is known."""
-    return f"{amount(teacher) or 'unknown'} -> {amount(student) or 'unknown'}"
+    return f"{amount(teacher) or 'unknown'} -> {amount(student, teacher) or 'unknown'}"
 
 
 def _speedup_words(facts: dict[str, Any]) -> str:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-WIDTH = 10.4  # inches; at 72 points each, about the page's column in CSS pixels
+WIDTH = 10.4  # inches of 96 CSS pixels: the page's column on a desktop
+NARROW = 3.5  # the same on a phone of 390 pixels
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 DOTS = 160  # most samples drawn as dots for one candidate
 FLOOR = 1e-6  # lowest score drawn, relative to the layer's highest
@@ -48,10 +49,14 @@ DARK = Theme(ink="#e8ebf0", muted="#98a2b2", line="#2c333e", teacher="#6d7889", 
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart in both themes, as data URIs, with its size in CSS pixels and a text for screen readers."""
+    """One chart in both themes and for two widths of page, as data URIs, with its size in CSS pixels and a text for
+    screen readers.
+    """
 
     light: str
     dark: str
+    narrow_light: str
+    narrow_dark: str
     width: int
     height: int
     alt: str
@@ -96,68 +101,55 @@ def latency_chart(samples: Mapping[str, Sequence[float]]) -> Chart:
     :func:`shown_samples`), a bar at the median.
     """
 
-    def draw(figure: Figure, theme: Theme) -> None:
-        draw_latencies(figure.add_subplot(), theme, samples)
+    def draw(figure: Figure, theme: Theme, narrow: bool) -> None:
+        axes = figure.add_subplot()
+        draw_latencies(axes, theme, samples)
+        if narrow:  # the names above their dots
+            axes.set_yticks([])
+            axes.set_ylim(len(samples) - 0.4, -0.95)
+            for row, name in enumerate(samples):
+                axes.text(
+                    0, row - 0.62, literal(name), transform=axes.get_yaxis_transform(),
+                    va="bottom", color=theme.ink, fontsize=10,
+                )  # fmt: skip
 
     alt = "Latency of " + ", ".join(f"{name}: median {np.median(v):.3g} ms" for name, v in samples.items())
-    return _render(draw, (WIDTH, 0.75 + 0.75 * len(samples)), alt)
-
-
-def tradeoff_chart(points: Mapping[str, tuple[float, float]]) -> Chart:
-    """Draw FID against median latency: name -> (milliseconds of a call, FID). Down and to the left is better."""
-
-    def draw(figure: Figure, theme: Theme) -> None:
-        axes = figure.add_subplot()
-        for name, (milliseconds, fid) in points.items():
-            axes.plot(milliseconds, fid, marker="o", markersize=8, color=model_colour(name, theme))
-            under = name.startswith("teacher")  # keeps its label away from a student's of about the same FID
-            axes.annotate(
-                literal(name), (milliseconds, fid), xytext=(0, -9 if under else 9), textcoords="offset points",
-                ha="center", va="top" if under else "bottom", color=theme.ink, fontsize=10,
-            )  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_xlabel("milliseconds per call, logarithmic")
-        axes.set_ylabel("FID, lower is better")
-        axes.set_ylim(0, 1.25 * max(fid for _, fid in points.values()) or 1.0)
-        axes.margins(x=0.25)
-        plain_log_ticks(axes.xaxis)
-        style(axes, theme, grid="y")
-
-    alt = "FID against latency: " + ", ".join(f"{name} {x:.3g} ms, FID {y:.3g}" for name, (x, y) in points.items())
-    return _render(draw, (WIDTH, 3.3), alt)
+    return _render(draw, lambda width: 0.75 + (0.75 if width == WIDTH else 0.95) * len(samples), alt)
 
 
 def widths_chart(layers: Sequence[str], before: Sequence[int], after: Sequence[int]) -> Chart:
     """Draw channels per layer before and after pruning, as bars inside bars."""
 
-    def draw(figure: Figure, theme: Theme) -> None:
+    def draw(figure: Figure, theme: Theme, narrow: bool) -> None:
         axes = figure.add_subplot()
         places = np.arange(len(layers))
+        size = 6.5 if narrow else 9
         axes.bar(places, before, width=0.72, color=theme.line, label="teacher")
         axes.bar(places, after, width=0.72, color=theme.student, label="student")
         for place, old, new in zip(places, before, after, strict=True):
             for count, colour in ((old, theme.muted), (new, theme.ink)):
                 axes.annotate(
                     str(count), (place, count), xytext=(0, 2), textcoords="offset points",
-                    ha="center", va="bottom", color=colour, fontsize=9,
+                    ha="center", va="bottom", color=colour, fontsize=size,
                 )  # fmt: skip
         axes.set_xticks(
-            places, labels=[literal(layer) for layer in layers], rotation=40, ha="right", rotation_mode="anchor"
-        )
+            places, labels=[literal(layer) for layer in layers], rotation=90 if narrow else 40,
+            ha="right", va="center" if narrow else "top", rotation_mode="anchor",
+        )  # fmt: skip
         axes.set_ylabel("channels")
         axes.locator_params(axis="y", integer=True)
         axes.margins(x=0.01, y=0.1)
         axes.legend(frameon=False, labelcolor=theme.ink, fontsize=10, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
         style(axes, theme, grid="y")
 
-    return _render(draw, (WIDTH, 3.3), "Channels per layer of teacher and student")
+    return _render(draw, lambda _: 3.3, "Channels per layer of teacher and student")
 
 
 def scores_chart(layers: Sequence[str], scores: Sequence[NDArray[np.float64]], kept: Sequence[int] | None) -> Chart:
     """Draw each layer's sorted scores relative to its highest, the kept ones filled, with a line at the cut."""
 
-    def draw(figure: Figure, theme: Theme) -> None:
-        for index, axes in enumerate(_panels(figure, len(scores))):
+    def draw(figure: Figure, theme: Theme, narrow: bool) -> None:
+        for index, axes in enumerate(_panels(figure, len(scores), 2 if narrow else 5)):
             ranked = np.sort(scores[index])[::-1]
             top = ranked[0] if ranked[0] > 0 else 1.0
             decades = np.log10(np.clip(ranked / top, FLOOR, None))  # a linear axis of logarithms: quick to lay out
@@ -177,15 +169,16 @@ def scores_chart(layers: Sequence[str], scores: Sequence[NDArray[np.float64]], k
             style(axes, theme, grid="y")
             axes.tick_params(labelsize=8.5)
 
-    rows = _panel_rows(len(scores))
-    return _render(draw, (WIDTH, 1.8 * rows), "Sorted channel scores per layer with the cut between kept and removed")
+    alt = "Sorted channel scores per layer with the cut between kept and removed"
+    return _render(draw, lambda width: 1.8 * _panel_rows(len(scores), 5 if width == WIDTH else 2), alt)
 
 
 def curves_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float | None]], alt: str) -> Chart:
     """Draw one panel per curve over training steps. A dense curve is thin, with a running median on top."""
 
-    def draw(figure: Figure, theme: Theme) -> None:
-        for (name, values), axes in zip(curves.items(), _panels(figure, len(curves), columns=4), strict=True):
+    def draw(figure: Figure, theme: Theme, narrow: bool) -> None:
+        panels = _panels(figure, len(curves), 1 if narrow else 4)
+        for (name, values), axes in zip(curves.items(), panels, strict=True):
             known = [(x, y) for x, y in zip(steps, values, strict=True) if y is not None]
             x, y = np.array(known, dtype=np.float64).T
             dense = len(x) >= 40
@@ -200,15 +193,23 @@ def curves_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float | N
             style(axes, theme, grid="y")
             axes.tick_params(labelsize=8.5)
 
-    return _render(draw, (WIDTH, 1.95 * _panel_rows(len(curves), columns=4)), alt)
+    return _render(draw, lambda width: 1.95 * _panel_rows(len(curves), 4 if width == WIDTH else 1), alt)
 
 
-def _render(draw: Callable[[Figure, Theme], None], inches: tuple[float, float], alt: str) -> Chart:
-    """Draw in the light theme. The dark chart is the same with each colour replaced by its counterpart."""
-    light = _svg(draw, inches)
+def _render(draw: Callable[[Figure, Theme, bool], None], height: Callable[[float], float], alt: str) -> Chart:
+    """Draw in the light theme. The dark chart is the same with each colour replaced by its counterpart.
+
+    ``draw`` learns whether the chart is narrow; ``height`` gives the inches of a chart of some width.
+    """
     exchange = dict(zip(astuple(LIGHT), astuple(DARK), strict=True))
-    dark = re.sub("|".join(exchange), lambda found: exchange[found[0]], light)
-    return Chart(_data_uri(light), _data_uri(dark), round(inches[0] * 96), round(inches[1] * 96), alt)
+    uris: list[str] = []
+    for width in (WIDTH, NARROW):
+        svg = _svg(draw, width, height(width))
+        exchanged = re.sub("|".join(exchange), lambda found: exchange[found[0]], svg)
+        uris += [_data_uri(svg), _data_uri(exchanged)]
+    light, dark, narrow_light, narrow_dark = uris
+    pixels = round(WIDTH * 96), round(height(WIDTH) * 96)
+    return Chart(light, dark, narrow_light, narrow_dark, *pixels, alt)
 
 
 def _data_uri(svg: str) -> str:
@@ -234,23 +235,23 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def _svg(draw: Callable[[Figure, Theme], None], inches: tuple[float, float]) -> str:
+def _svg(draw: Callable[[Figure, Theme, bool], None], width: float, height: float) -> str:
     from matplotlib.figure import Figure
 
     with drawing():
-        figure = Figure(figsize=inches, layout="constrained")
-        draw(figure, LIGHT)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure, LIGHT, width == NARROW)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return stream.getvalue().replace("'DejaVu Sans'", FONTS)
 
 
-def _panels(figure: Figure, count: int, columns: int = 5) -> list[Axes]:
+def _panels(figure: Figure, count: int, columns: int) -> list[Axes]:
     rows = _panel_rows(count, columns)
     return [figure.add_subplot(rows, min(columns, count), index + 1) for index in range(count)]
 
 
-def _panel_rows(count: int, columns: int = 5) -> int:
+def _panel_rows(count: int, columns: int) -> int:
     return math.ceil(count / columns)
 
 

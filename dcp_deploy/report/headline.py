@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import text
+from .judgement import QUALITY, RARE, Tone, change_word, features_words, quality_tone, speed_tone, unstable_because
 from .run_directory import BenchRow, RunDirectory
 from .tables import worst_difference
 
 
 @dataclass(frozen=True)
 class Card:
-    """One large figure; a ``value`` of None is shown as "not measured". ``tone``: "good", "bad" or ""."""
+    """One large figure; a ``value`` of None is shown as "not measured". ``meaning`` says how to read it."""
 
     label: str
     value: str | None
+    meaning: str = ""
     detail: str = ""
-    tone: str = ""
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The verdict on what was required of the student, and one toned line for each requirement."""
+
+    title: str
+    tone: Tone
+    lines: Sequence[tuple[Tone, str]] = ()
+
+
+def gate(run: RunDirectory) -> Gate:
+    """Return whether the student met its requirements, the failed ones first."""
+    if run.gates is None:
+        return Gate("No requirements set", "")
+    found = sorted(run.gates.requirements, key=lambda one: one.passed)
+    failed = sum(not one.passed for one in found)
+    title = f"{failed} of {len(found)} requirements NOT met" if failed else f"Requirements met: {len(found)}"
+    if not run.gates.passed and not failed:
+        title = "Requirements NOT met"
+    lines: list[tuple[Tone, str]] = [("good" if one.passed else "bad", one.text or one.requirement) for one in found]
+    return Gate(title, "good" if run.gates.passed and not failed else "bad", tuple(lines))
 
 
 def verdict(run: RunDirectory) -> str:
@@ -35,14 +60,6 @@ def _speed_phrase(run: RunDirectory) -> str:
     return f"The student is {factor} as fast as its teacher ({best.name} against {run.bench.baseline}{likewise})."
 
 
-def unstable_because(run: RunDirectory) -> list[str]:
-    """Return the reasons not to trust the measured speed; none for a good run, and without a benchmark."""
-    if run.bench is None or run.bench.unstable_because:
-        return run.bench.unstable_because if run.bench else []
-    drifting = [row.name for row in run.bench_rows if row.stability.verdict == "drifting"]  # runs of older versions
-    return [f"the second half of the run differs from the first for {', '.join(drifting)}"] if drifting else []
-
-
 def _parity_phrase(run: RunDirectory) -> str:
     if run.parity is None or run.parity.passed is None:
         return "Parity of the exported file: not measured."
@@ -52,54 +69,78 @@ def _parity_phrase(run: RunDirectory) -> str:
 
 
 def _quality_phrase(run: RunDirectory) -> str:
-    teacher, student = (text.plain(run.quality(name).fid, 2) for name in ("teacher", "student"))
-    if student is None:
+    ours, theirs = run.quality("student"), run.quality("teacher")
+    if ours.fid is None:
         return "Quality: not measured."
-    words = f"FID {student}, its teacher's {teacher or 'not measured'}"
-    features = run.quality("student").features
-    return f"{words} ({features} features)." if features else f"{words}."
+    words = f"FID {ours.fid:.2f}, its teacher's {text.plain(theirs.fid, 2) or 'not measured'}"
+    if theirs.fid is not None:
+        words = f"{words}: {change_word('fid', theirs.fid, ours.fid)}"
+    space = features_words(ours.features)
+    rare = rare_traits(run)
+    lacking = f" Too rare in its images: {', '.join(rare)}." if rare else ""
+    return f"{words}{f' ({space})' if space else ''}.{lacking}"
+
+
+def rare_traits(run: RunDirectory) -> list[str]:
+    """Return the rare traits that the student draws too seldom."""
+    return [trait(name) for name, ratio in run.quality("student").rare.items() if ratio is not None and ratio < RARE]
+
+
+def trait(factor: str) -> str:
+    """Name a rare factor for people: ``hair_style=bald`` -> ``hair style: bald``."""
+    return factor.replace("_", " ").replace("=", ": ")
 
 
 def cards(run: RunDirectory) -> list[Card]:
     """Return the student's large figures."""
     return [
+        _quality_card(run, "fid"),
+        _quality_card(run, "mode_coverage"),
         _speed_card(run),
-        _fewer_card(run, "macs", "fewer operations"),
-        _fewer_card(run, "parameters", "fewer parameters"),
         _parity_card(run),
-        _quality_card(run, "fid", "FID", 2),
-        _quality_card(run, "mode_coverage", "mode coverage", 3),
+        _fewer_card(run, "macs", "fewer operations", "multiplications and additions of one image"),
+        _fewer_card(run, "parameters", "fewer parameters", "stored weights"),
     ]
 
 
 def _speed_card(run: RunDirectory) -> Card:
-    best = fastest_student(run)
+    best, meaning = fastest_student(run), "times as fast as the teacher"
     speedup = best.speedup if best else None
-    if best is None or speedup is None:
-        return Card("speedup", None)
-    known = speedup.low is not None and speedup.high is not None
-    bounds = f"{speedup.low:.2f} to {speedup.high:.2f} (95\u00a0%)" if known else ""
+    if best is None or speedup is None or run.bench is None:
+        return Card("speedup", None, meaning)
     if reasons := unstable_because(run):
-        return Card("speedup", text.UNSTABLE, "; ".join(reasons), "bad")
-    return Card("speedup", text.times(speedup.value), bounds)
+        return Card("speedup", text.UNSTABLE, meaning, "; ".join(reasons), "warn")
+    known = speedup.low is not None and speedup.high is not None
+    bounds = f"{speedup.low:.2f} to {speedup.high:.2f} (95\u00a0%); " if known else ""
+    detail = f"{bounds}{best.name} against {run.bench.baseline}"
+    return Card("speedup", text.times(speedup.value), meaning, detail, speed_tone(speedup.value))
 
 
-def _fewer_card(run: RunDirectory, key: str, label: str) -> Card:
+def _fewer_card(run: RunDirectory, key: str, label: str, meaning: str) -> Card:
     teacher, student = (getattr(run.run.networks.get(name), key, None) for name in ("teacher", "student"))
-    detail = f"{text.amount(teacher)} → {text.amount(student)}" if teacher and student else ""
-    return Card(label, text.times(text.ratio(teacher, student)), detail)
+    factor = text.ratio(teacher, student)
+    if factor is None:
+        return Card(label, None, meaning)
+    detail = f"{text.amount(teacher)} → {text.amount(student, teacher)}"
+    return Card(label, text.times(factor), meaning, detail, speed_tone(factor))
 
 
 def _parity_card(run: RunDirectory) -> Card:
-    passed = run.parity.passed if run.parity else None
+    passed, meaning = run.parity.passed if run.parity else None, "the exported file draws the network's images"
     if passed is None:
-        return Card("parity", None)
-    return Card("parity", "passed" if passed else "FAILED", worst_difference(run), "good" if passed else "bad")
+        return Card("parity", None, meaning)
+    return Card("parity", "passed" if passed else "FAILED", meaning, worst_difference(run), "good" if passed else "bad")
 
 
-def _quality_card(run: RunDirectory, key: str, label: str, digits: int) -> Card:
-    teacher, student = (text.plain(getattr(run.quality(name), key), digits) for name in ("teacher", "student"))
-    return Card(label, student, f"teacher {teacher}" if teacher else "")
+def _quality_card(run: RunDirectory, key: str) -> Card:
+    scale = QUALITY[key]
+    teacher, student = (getattr(run.quality(name), key) for name in ("teacher", "student"))
+    space = features_words(run.quality("student").features) if key == "fid" else ""
+    meaning = f"{scale.meaning}{f' {space}' if space else ''}; {scale.direction}"
+    if teacher is None or student is None:
+        return Card(scale.label, text.plain(student, scale.digits), meaning)
+    detail = f"teacher {teacher:.{scale.digits}f}: {change_word(key, teacher, student)}"
+    return Card(scale.label, text.plain(student, scale.digits), meaning, detail, quality_tone(key, teacher, student))
 
 
 def fastest_student(run: RunDirectory) -> BenchRow | None:

@@ -1,32 +1,30 @@
-"""Write a run directory as one HTML file that needs no network, no scripts and no other file."""
+"""Write a run directory as one HTML file that needs no network and no other file.
+
+Its one script moves the slider between teacher and student; everything else works without it.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
-from collections.abc import Mapping
 from functools import cache
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
-from pydantic import JsonValue
 
 from .. import files
-from . import headline, pictures, tables
-from .run_directory import MODELS, Grid, RunDirectory, read_run_directory
+from . import headline, next_steps, pictures, settings, tables, text
+from .rare import rare_bars
+from .run_directory import RunDirectory, read_run_directory
+from .strips import blocks
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 NOT_MEASURED = Markup('<span class="none">not measured</span>')
-
-_GRID_TITLES = {
-    "teacher": "Teacher",
-    "pruned": "Pruned, before distillation",
-    "student": "Student",
-    "real": "Images of the data set",
-}
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
@@ -60,23 +58,35 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["measured"] = _measured
+    environment.filters["tone"] = lambda cell: getattr(cell, "tone", "")
+    environment.filters["date"] = text.date
     return environment.get_template("report.html.jinja")
 
 
 def _content(run: RunDirectory) -> dict[str, Any]:
     dataset = run.run.config.get("dataset")
+    script = _resource("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {
         "title": f"{dataset} student" if dataset else "Student",
+        "style": Markup(_resource("report.css")),
+        "script": Markup(script),
+        "script_hash": Markup(f"'sha256-{digest}'"),
         "run": run.run,
         "verdict": headline.verdict(run),
+        "gate": headline.gate(run),
         "cards": headline.cards(run),
-        "grids": [(_GRID_TITLES[name], _grid(grid)) for name, grid in _ordered(run.grids)],
+        "steps": next_steps.next_steps(run),
+        "files": next_steps.files_of(run),
+        "blocks": blocks(run),
+        "samples": run.samples,
+        "rare_traits": headline.rare_traits(run),
         "comparison": tables.comparison_table(run),
         "latency": tables.latency_table(run),
         "latency_chart": pictures.latency_picture(run),
-        "tradeoff_chart": pictures.tradeoff_picture(run),
-        "method": tables.mapping_table(run.bench.method if run.bench else {}),
-        "rare": tables.rare_table(run),
+        "method": settings.mapping_table(run.bench.method if run.bench else {}),
+        "rare": rare_bars(run),
+        "modes": tables.modes_table(run),
         "parity": tables.parity_table(run),
         "checks": tables.checks_table(run),
         "widths": tables.widths_table(run),
@@ -84,28 +94,18 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "scores_chart": pictures.scores_picture(run),
         "loss_chart": pictures.loss_picture(run),
         "quality_chart": pictures.quality_picture(run),
-        "engines": {name: tables.mapping_table(manifest) for name, manifest in run.engines.items()},
+        "engines": {name: settings.mapping_table(manifest) for name, manifest in run.engines.items()},
         "no_engine": run.run.stages["engine"].reason if "engine" in run.run.stages else None,
         "stages": tables.stages_table(run),
-        "environment": tables.mapping_table(_environment(run)),
-        "config": tables.mapping_table({**run.run.config, **run.run.effort}),
-        "images": tables.mapping_table(run.run.images),
+        "environment": settings.machine_table(run),
+        "changed": settings.changed_table(run),
+        "config": settings.settings_table(run),
+        "images": settings.mapping_table(run.run.images, "none"),
     }
 
 
-def _environment(run: RunDirectory) -> Mapping[str, JsonValue]:
-    """Return the build's environment, else the benchmark's, without the command, which the page shows elsewhere."""
-    found = run.run.environment or (run.bench.environment if run.bench else {})
-    return {key: value for key, value in found.items() if key != "command"}
-
-
-def _ordered(grids: Mapping[str, Grid]) -> list[tuple[str, Grid]]:
-    return [(name, grids[name]) for name in (*MODELS, "real") if name in grids]
-
-
-def _grid(grid: Grid) -> dict[str, Any]:
-    uri = "data:image/png;base64," + base64.b64encode(grid.png).decode()
-    return {"uri": uri, "width": grid.width, "height": grid.height}
+def _resource(name: str) -> str:
+    return resources(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _measured(cell: str | None) -> str | Markup:

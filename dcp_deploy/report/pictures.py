@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from pydantic import JsonValue
 
-from .charts import Chart, curves_chart, latency_chart, scores_chart, tradeoff_chart, widths_chart
+from .charts import Chart, curves_chart, latency_chart, scores_chart, widths_chart
+from .judgement import QUALITY
 from .run_directory import RunDirectory
-from .tables import QUALITY, flat
+from .settings import flat
 
 _QUALITY_CURVES = {*QUALITY, "kid", "l1_to_teacher"}
 _NOT_CURVES = {"step", "seconds", "images", "images_per_second", "lr", "seed"}
@@ -18,16 +19,6 @@ def latency_picture(run: RunDirectory) -> Chart | None:
     """Draw the distribution of the raw latencies."""
     samples = {row.name: row.samples_ms for row in run.bench_rows if row.samples_ms}
     return latency_chart(samples) if samples else None
-
-
-def tradeoff_picture(run: RunDirectory) -> Chart | None:
-    """Draw quality against latency of the float32 candidates, since quality was measured in float32."""
-    points = {
-        row.name: (row.p50_ms, fid)
-        for row in run.bench_rows
-        if (row.label("precision") or "fp32") == "fp32" and (fid := run.quality(row.label("model")).fid) is not None
-    }
-    return tradeoff_chart(points) if points else None
 
 
 def widths_picture(run: RunDirectory) -> Chart | None:

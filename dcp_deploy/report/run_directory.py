@@ -10,7 +10,7 @@ import io
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from ..errors import CorruptFileError, InputError
 from ..files import RUN_FILE
 
 MODELS = ("teacher", "pruned", "student")
+READABLE = ("*.onnx", "*.safetensors", "engines/*.engine", "*.json", "config.toml", "*.png", "grids/*.png")
 
 
 class Record(BaseModel):
@@ -84,6 +85,16 @@ class Measurable(Record):
     reason: str | None = None
 
 
+class Mode(Record):
+    """How often one value of a factor appears: its share of data and samples, and the samples' over the data's."""
+
+    factor: str
+    value: str
+    data: float | None = None
+    samples: float | None = None
+    ratio: float | None = None
+
+
 class Quality(Record):
     """Quality of one generator's samples. ``rare``: factor -> its frequency over the true one."""
 
@@ -95,16 +106,41 @@ class Quality(Record):
     mode_coverage: float | None = None
     frequency_error: float | None = None
     rare: dict[str, float | None] = {}
+    modes: list[Mode] = []
     samples: int | None = None
     seed: int | None = None
     psi: float | None = None
     features: str | None = None
 
 
+class Samples(Record):
+    """What the pictures in ``grids/`` show, row by row. The defaults are what versions drew that did not note it."""
+
+    seeds: Annotated[list[int], Field(min_length=1)] = list(range(16))
+    psi: float = 1.0
+    columns: Annotated[int, Field(ge=1)] = 8
+
+
 class Metrics(Measurable):
     """``metrics.json``."""
 
     models: dict[str, Quality] = {}
+    grids: Samples = Samples()
+
+
+class Requirement(Record):
+    """One condition that the build had to meet."""
+
+    requirement: str = ""
+    text: str = ""
+    passed: bool
+
+
+class Gates(Record):
+    """``gates.json``: what was required of the student."""
+
+    passed: bool
+    requirements: list[Requirement] = []
 
 
 class Check(Record):
@@ -212,12 +248,20 @@ class RunDirectory:
     metrics: Metrics | None = None
     parity: Parity | None = None
     bench: Bench | None = None
+    gates: Gates | None = None
     history: tuple[dict[str, JsonValue], ...] = ()
     scores: tuple[NDArray[np.float64], ...] = ()
     engines: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
     file_bytes: dict[str, int] = field(default_factory=dict)
     """Sizes of the models in the directory: file name -> bytes."""
+    files: dict[str, int] = field(default_factory=dict)
+    """Sizes of all files that a reader may want to open: path within the directory -> bytes."""
+
+    @property
+    def samples(self) -> Samples:
+        """What the pictures in ``grids/`` show."""
+        return self.metrics.grids if self.metrics else Samples()
 
     @property
     def bench_rows(self) -> list[BenchRow]:
@@ -250,11 +294,18 @@ def read_run_directory(folder: Path) -> RunDirectory:
         metrics=_read(folder / "metrics.json", Metrics),
         parity=_read(folder / "parity.json", Parity),
         bench=_read(folder / "bench.json", Bench),
+        gates=_read(folder / "gates.json", Gates),
         history=tuple(_read(folder / "history.json", list[dict[str, JsonValue]]) or ()),
         scores=_read_scores(folder / "scores.safetensors"),
         engines={path.stem: _read(path, dict[str, JsonValue]) or {} for path in manifests},
         grids={path.stem: _read_grid(path) for path in sorted((folder / "grids").glob("*.png"))},
         file_bytes={p.name: p.stat().st_size for p in folder.glob("*") if p.suffix in (".onnx", ".safetensors")},
+        files={
+            path.relative_to(folder).as_posix(): path.stat().st_size
+            for pattern in READABLE
+            for path in sorted(folder.glob(pattern))
+            if path.is_file()
+        },
     )
 
 

@@ -1,6 +1,6 @@
 """The report's tables, made from the files of a run. No HTML here.
 
-Every cell is a text or None. None is printed as "not measured".
+Every cell is a text or None, which is printed as "not measured". A cell that judges has a tone.
 """
 
 from __future__ import annotations
@@ -8,23 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import JsonValue
-
 from . import text
-from .run_directory import MODELS, Pair, RunDirectory
+from .judgement import QUALITY, Toned, change_word, features_words, quality_tone, rarity, speed_tone, unstable_because
+from .run_directory import MODELS, Mode, Pair, RunDirectory, Stage
 
 Cell = str | None
 
-# Field of Quality -> heading, digits, whether a higher value is better.
-QUALITY = {
-    "fid": ("FID", 2, False),
-    "precision": ("precision", 3, True),
-    "recall": ("recall", 3, True),
-    "density": ("density", 3, True),
-    "coverage": ("coverage", 3, True),
-    "mode_coverage": ("mode coverage", 3, True),
-    "frequency_error": ("frequency error of factors", 3, False),
-}
 _BACKENDS = {"torch": "torch eager", "onnxruntime": "ONNX Runtime"}
 
 
@@ -43,7 +32,7 @@ class Table:
 
 
 def comparison_table(run: RunDirectory) -> Table:
-    """Compare teacher, pruned and student, with the student's gain over the teacher."""
+    """Compare the student with its teacher and with itself before distillation; the student and its change first."""
     networks = [run.run.networks.get(name) for name in MODELS]
     onnx = [run.file_bytes.get(f"{name}.onnx") for name in MODELS]
     rows = [
@@ -58,14 +47,27 @@ def comparison_table(run: RunDirectory) -> Table:
     if run.metrics and run.metrics.reason:
         notes.append(f"Quality not measured: {run.metrics.reason}")
     notes += _quality_settings(run)
-    return Table(("", *MODELS, "student against teacher"), tuple(rows), tuple(notes))
+    return Table(("", "student", "change", "teacher", "pruned"), tuple(rows), tuple(notes))
+
+
+def _ordered(label: str, cells: Sequence[Cell], change: Cell) -> tuple[Cell, ...]:
+    """Return a row of the comparison from cells in the order of ``MODELS``."""
+    teacher, pruned, student = cells
+    return (label, student, change, teacher, pruned)
+
+
+def _of_one_shape(cells: Sequence[Cell]) -> list[Cell]:
+    """Fill in what the pruned network shares with the student and is not measured a second time."""
+    teacher, pruned, student = cells
+    return [teacher, pruned if pruned or not student else "as the student", student]
 
 
 def _gain_row(
-    label: str, values: Sequence[int | None], show: Callable[[int | None], Cell], word: str
+    label: str, values: Sequence[int | None], show: Callable[[int | None, float | None], Cell], word: str
 ) -> tuple[Cell, ...]:
-    gain = text.times(text.ratio(values[0], values[-1]))
-    return (label, *(show(value) for value in values), f"{gain} {word}" if gain else None)
+    gain, like = text.ratio(values[0], values[-1]), text.largest(values)
+    change = None if gain is None else Toned(f"{text.times(gain)} {word}", speed_tone(gain))
+    return _ordered(label, _of_one_shape([show(value, like) for value in values]), change)
 
 
 def _measured_backends(run: RunDirectory) -> list[str]:
@@ -75,31 +77,28 @@ def _measured_backends(run: RunDirectory) -> list[str]:
 def _latency_row(run: RunDirectory, backend: str) -> tuple[Cell, ...]:
     medians = {row.label("model"): row.p50_ms for row in run.bench_rows if row.label("backend") == backend}
     label = f"median latency, {_BACKENDS.get(backend, backend)}" if backend else "median latency"
-    teacher, student = medians.get("teacher"), medians.get("student")
-    gain = text.times(text.ratio(teacher, student))
-    return (
-        label,
-        text.milliseconds(teacher),
-        text.milliseconds(medians.get("pruned")),
-        text.milliseconds(student),
-        f"{gain} faster" if gain else None,
-    )
+    gain = text.ratio(medians.get("teacher"), medians.get("student"))
+    change = None if gain is None else Toned(f"{text.times(gain)} as fast", speed_tone(gain))
+    if change is not None and unstable_because(run):
+        change = Toned(text.UNSTABLE, "warn")
+    return _ordered(label, _of_one_shape([text.milliseconds(medians.get(model)) for model in MODELS]), change)
 
 
 def _quality_row(run: RunDirectory, key: str) -> tuple[Cell, ...]:
-    label, digits, more_is_better = QUALITY[key]
+    scale = QUALITY[key]
     values = [getattr(run.quality(name), key) for name in MODELS]
     teacher, student = values[0], values[-1]
     change = None
     if teacher is not None and student is not None:
-        word = "same" if student == teacher else "better" if (student > teacher) == more_is_better else "worse"
-        change = f"{student - teacher:+.{digits}f} ({word})"
-    return (label, *(text.plain(value, digits) for value in values), change)
+        words = f"{student - teacher:+.{scale.digits}f} ({change_word(key, teacher, student)})"
+        change = Toned(words, quality_tone(key, teacher, student))
+    return _ordered(f"{scale.label} ({scale.direction})", [text.plain(value, scale.digits) for value in values], change)
 
 
 def latency_table(run: RunDirectory) -> Table:
     """List every candidate of the benchmark."""
     rows: list[dict[str, Cell]] = []
+    heading = "speedup, unstable" if unstable_because(run) else "speedup"
     for row in run.bench_rows:
         p99, mean, speedup = text.milliseconds(row.p99_ms), row.mean_ms, row.speedup
         rows.append({
@@ -109,7 +108,7 @@ def latency_table(run: RunDirectory) -> Table:
             "p99": f"~{p99}" if p99 and row.p99_indicative else p99,
             "mean ± std": None if mean is None or row.std_ms is None else f"{mean:.2f} ± {row.std_ms:.2f} ms",
             "images/s": text.plain(row.images_per_second, 1),
-            "speedup": "baseline" if speedup is None else _with_bounds(speedup.value, speedup.low, speedup.high),
+            heading: "baseline" if speedup is None else _with_bounds(speedup.value, speedup.low, speedup.high),
             "run": row.stability.verdict,
         })  # fmt: skip
     notes = list(run.bench.notes) if run.bench else []
@@ -123,22 +122,35 @@ def _with_bounds(value: float, low: float | None, high: float | None) -> str:
     return f"{value:.2f}×{bounds}"
 
 
-def rare_table(run: RunDirectory) -> Table:
-    """Give each rare factor's frequency over its true rate: 1 is right, 0 is a lost mode."""
-    rare = {name: run.quality(name).rare for name in MODELS if run.quality(name).rare}
-    factors = dict.fromkeys(factor for found in rare.values() for factor in found)
-    return Table.of([
-        {"rare factor": factor.replace("_", " "), **{name: text.plain(rare[name].get(factor), 2) for name in rare}}
-        for factor in factors
-    ])  # fmt: skip
+def modes_table(run: RunDirectory) -> Table:
+    """List every value of every factor with its share of data, student and teacher; what is most rare first."""
+    ours, theirs = ({(mode.factor, mode.value): mode for mode in run.quality(m).modes} for m in ("student", "teacher"))
+    rows = [_mode_row(mode, theirs.get(key)) for key, mode in sorted(ours.items(), key=lambda item: _rareness(item[1]))]
+    return Table.of(rows)
+
+
+def _rareness(mode: Mode) -> float:
+    return float("inf") if mode.ratio is None else mode.ratio
+
+
+def _mode_row(mode: Mode, teacher: Mode | None) -> dict[str, Cell]:
+    verdict = None if mode.ratio is None else rarity(mode.ratio)
+    return {
+        "value": f"{mode.factor.replace('_', ' ')}: {mode.value.replace('_', ' ')}",
+        "student over data": None if verdict is None else Toned(f"{mode.ratio:.2f} ({verdict})", verdict.tone),
+        "in the data": text.share(mode.data),
+        "student": text.share(mode.samples),
+        "teacher": text.share(teacher.samples) if teacher else None,
+    }
 
 
 def _quality_settings(run: RunDirectory) -> Iterable[str]:
     student = run.quality("student")
     if student.samples is not None:
         yield (
-            f"Quality is measured on {student.samples} samples, seed {student.seed}, ψ {student.psi}, in the feature "
-            f"space “{student.features or 'unnamed'}”. Compare FID and similar scores only within one feature space."
+            f"Quality is measured on {student.samples} samples, seed {student.seed}, ψ {student.psi}, "
+            f"{features_words(student.features) or 'in unnamed features'}. Compare FID and similar scores only with "
+            "runs that use the same features."
         )
 
 
@@ -173,8 +185,8 @@ def parity_table(run: RunDirectory) -> Table:
     return Table.of(rows, notes)
 
 
-def _verdict(passed: bool) -> str:
-    return "passed" if passed else "FAILED"
+def _verdict(passed: bool) -> Toned:
+    return Toned("passed", "good") if passed else Toned("FAILED", "bad")
 
 
 def _psnr(pair: Pair) -> Cell:
@@ -225,36 +237,16 @@ def stages_table(run: RunDirectory) -> Table:
     """List each stage's result and time. The report's own stage is left out: it is still running."""
     stages = {name: stage for name, stage in run.run.stages.items() if name != "report"}
     rows: list[tuple[Cell, ...]] = [
-        (name, "reused" if stage.reused else stage.status, stage.reason or "", text.seconds(stage.seconds))
+        (name, "reused" if stage.reused else stage.status, text.seconds(stage.seconds) or "", _reason(stage))
         for name, stage in stages.items()
     ]
     known = [stage.seconds for stage in stages.values() if stage.seconds is not None]
     if known:
-        rows.append(("total", "", "", text.seconds(sum(known))))
-    return Table(("stage", "status", "", "time"), tuple(rows))
+        rows.append(("total", "", text.seconds(sum(known)), ""))
+    return Table(("stage", "status", "time", "reason"), tuple(rows))
 
 
-def mapping_table(values: Mapping[str, JsonValue]) -> Table:
-    """List a JSON object; entries of nested objects have dotted names."""
-    return Table(("", ""), tuple((key, _scalar(value)) for key, value in flat(values)))
-
-
-def flat(values: Mapping[str, JsonValue], prefix: str = "") -> Iterable[tuple[str, JsonValue]]:
-    """Yield the entries of a nested JSON object under dotted names."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _scalar(value: JsonValue) -> Cell:
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list):
-        return ", ".join(_scalar(item) or "none" for item in value)
-    return str(value)
+def _reason(stage: Stage) -> str:
+    """Return why a stage was reused, skipped or run again; nothing for one that simply ran."""
+    reason = stage.reason or ""
+    return "" if reason.endswith("has not run yet") else reason

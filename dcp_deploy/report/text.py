@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
 UNSTABLE = "unstable, measure again"
 """Stands where the speed-up of an unstable benchmark would stand."""
 
 
-def amount(value: float | None) -> str | None:
-    """Write three or four digits and a decimal prefix: 30034338 -> ``30.03 M``."""
+_PREFIXES = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
+
+
+def amount(value: float | None, like: float | None = None) -> str | None:
+    """Write three or four digits and a decimal prefix: 30034338 -> ``30.03 M``.
+
+    ``like``: a number whose prefix to use, so that numbers of one comparison have one unit: 625340 like 3.1 million ->
+    ``0.63 M``.
+    """
     if value is None:
         return None
-    for limit, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.2f}{prefix}"
+    largest = max(abs(value), abs(like or 0))
+    for limit, prefix in _PREFIXES:
+        if largest >= limit:
+            scaled = value / limit
+            return f"{scaled:.2f}{prefix}" if abs(scaled) >= 0.1 or not value else f"{scaled:.2g}{prefix}"
     return f"{value:g}"
 
 
-def size(count: int | None) -> str | None:
-    """Write bytes with a decimal prefix: 22300000 -> ``22.30 MB``."""
-    text = amount(count)
+def size(count: int | None, like: float | None = None) -> str | None:
+    """Write bytes with a decimal prefix: 22300000 -> ``22.30 MB``; ``like`` as in :func:`amount`."""
+    text = amount(count, like)
     return None if text is None else f"{text}B" if text[-1].isalpha() else f"{text} B"
+
+
+def largest(values: Sequence[float | None]) -> float | None:
+    """Return the largest of the known numbers, None without any."""
+    return max((value for value in values if value is not None), default=None)
+
+
+def date(text: str | None) -> str | None:
+    """Write an ISO time for people, in UTC: ``29 November 2026, 19:49 UTC``. Other text stays as it is."""
+    try:
+        when = datetime.fromisoformat(text or "")
+    except ValueError:
+        return text
+    when = when.astimezone(UTC) if when.tzinfo else when
+    return f"{when.day} {when:%B %Y, %H:%M}{' UTC' if when.tzinfo else ''}"
 
 
 def milliseconds(value: float | None) -> str | None:
@@ -57,6 +84,11 @@ def plain(value: float | None, digits: int = 3) -> str | None:
 def short(value: float | None) -> str | None:
     """Write three significant digits: ``3.1e-05``, ``0.0125``, ``1``."""
     return None if value is None else f"{value:.3g}"
+
+
+def share(value: float | None) -> str | None:
+    """Write a share in per cent: ``24.5 %``."""
+    return None if value is None else f"{100 * value:.1f}\u00a0%"
 
 
 def ratio(over: float | None, under: float | None) -> float | None:

@@ -132,8 +132,15 @@ def metrics_document() -> dict[str, Any]:
         return {
             "fid": fid, "precision": 0.81 - fid / 900, "recall": coverage - 0.1, "density": 0.93, "coverage": coverage,
             "mode_coverage": modes, "frequency_error": 0.02 + fid / 800, "rare": rare, "samples": 5000, "seed": 0,
-            "psi": 1.0, "features": "avatars",
+            "psi": 1.0, "features": "avatars", "modes": shares_of_modes(0.048 if fid < 8 else 0.001),
         }  # fmt: skip
+
+    def shares_of_modes(top_hats: float) -> list[dict[str, Any]]:
+        shares = (("hat", "none", 0.4, 0.8), ("hat", "top_hat", 0.05, top_hats), ("skin", "0 to 0.5", 0.25, 0.26))
+        return [
+            {"factor": factor, "value": value, "data": data, "samples": share, "ratio": share / data}
+            for factor, value, data, share in shares
+        ]
 
     return {
         "schema": 1,

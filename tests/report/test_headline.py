@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from dcp_deploy.report.headline import cards, fastest_student, same_backend_speedup, verdict
-from dcp_deploy.report.run_directory import Bench, BenchRow, Metrics, Run, RunDirectory, Steadiness
+from dcp_deploy.report.headline import cards, fastest_student, gate, same_backend_speedup, trait, verdict
+from dcp_deploy.report.judgement import quality_tone
+from dcp_deploy.report.run_directory import Bench, BenchRow, Gates, Metrics, Run, RunDirectory, Steadiness
 
 
 def rows(*entries):
@@ -21,6 +22,15 @@ def rows(*entries):
         )
         for model, backend, p50, speedup in entries
     ]
+
+
+def card_of(run, label):
+    return next(card for card in cards(run) if card.label == label)
+
+
+def with_quality(teacher, student):
+    models = {"teacher": teacher, "student": {"features": "avatars", **student}}
+    return RunDirectory(run=Run(), metrics=Metrics.model_validate({"models": models}))
 
 
 def run_with(*entries):
@@ -37,7 +47,11 @@ FOUR = (
 
 def test_the_fastest_student_makes_the_headline():
     assert fastest_student(run_with(*FOUR)).name == "student, onnxruntime"
-    assert cards(run_with(*FOUR))[0].value == "10.0×"
+    assert (card_of(run_with(*FOUR), "speedup").value, card_of(run_with(*FOUR), "speedup").tone) == ("10.0×", "good")
+
+
+def test_a_student_slower_than_its_teacher_is_bad():
+    assert card_of(run_with(FOUR[0], ("student", "torch", 100.0, 0.8)), "speedup").tone == "bad"
 
 
 def test_the_verdict_also_says_what_compression_alone_gained():
@@ -55,9 +69,9 @@ def test_an_unstable_run_has_reasons_where_the_speedup_would_stand():
     run = run_with(*FOUR)
     run = replace(run, bench=run.bench.model_copy(update={"unstable_because": ["other processes took 2 of 2 cores"]}))
     assert verdict(run).startswith("Speed: unstable, measure again (other processes took 2 of 2 cores).")
-    card = cards(run)[0]
+    card = card_of(run, "speedup")
     assert (card.value, card.detail, card.tone) == (
-        "unstable, measure again", "other processes took 2 of 2 cores", "bad"
+        "unstable, measure again", "other processes took 2 of 2 cores", "warn"
     )  # fmt: skip
 
 
@@ -78,9 +92,55 @@ def test_a_fast_teacher_is_not_taken_for_a_student():
 
 
 def test_quality_is_named_with_its_feature_space():
-    models = {"teacher": {"fid": 6.31}, "student": {"fid": 9.84, "features": "avatars"}}
-    run = RunDirectory(run=Run(), metrics=Metrics.model_validate({"models": models}))
-    assert verdict(run).endswith("FID 9.84, its teacher's 6.31 (avatars features).")
+    run = with_quality({"fid": 6.31}, {"fid": 9.84})
+    assert verdict(run).endswith("FID 9.84, its teacher's 6.31: worse (in the demo's own features, not Inception's).")
+    assert card_of(run, "FID").meaning == (
+        "distance to the real images in the demo's own features, not Inception's; lower is better"
+    )
+    assert card_of(run, "mode coverage").meaning == "share of modes still drawn; higher is better"
+
+
+def test_the_verdict_names_the_traits_that_the_student_lost():
+    run = with_quality({"fid": 1.0}, {"fid": 2.0, "rare": {"hair_style=bald": 0.5, "hat=top_hat": 0.9, "beard": None}})
+    assert verdict(run).endswith("Too rare in its images: hair style: bald.")
+    assert trait("hair_blue") == "hair blue"
+
+
+@pytest.mark.parametrize(
+    ("key", "teacher", "student", "tone"),
+    [
+        ("fid", 1.0, 1.0, "good"),
+        ("fid", 1.0, 0.9, "good"),
+        ("fid", 0.77, 1.64, "warn"),
+        ("fid", 0.77, 20.0, "bad"),
+        ("mode_coverage", 0.998, 0.987, "warn"),
+        ("mode_coverage", 0.998, 0.5, "bad"),
+        ("recall", 0.5, 0.6, "good"),
+        ("fid", None, 1.0, ""),
+        ("fid", 1.0, None, ""),
+    ],
+)
+def test_worse_quality_is_never_neutral(key, teacher, student, tone):
+    assert quality_tone(key, teacher, student) == tone
+
+
+def test_a_run_without_requirements_says_so():
+    assert (gate(RunDirectory(run=Run())).title, gate(RunDirectory(run=Run())).tone) == ("No requirements set", "")
+
+
+def test_failed_requirements_come_first():
+    requirements = [
+        {"requirement": "fid<2", "passed": True, "text": "fid 1.64, required below 2"},
+        {"requirement": "recall>=0.9", "passed": False},
+    ]
+    found = gate(RunDirectory(run=Run(), gates=Gates(passed=False, requirements=requirements)))
+    assert (found.title, found.tone) == ("1 of 2 requirements NOT met", "bad")
+    assert found.lines == (("bad", "recall>=0.9"), ("good", "fid 1.64, required below 2"))
+
+
+def test_met_requirements_are_good():
+    met = Gates(passed=True, requirements=[{"requirement": "fid<2", "passed": True}])
+    assert gate(RunDirectory(run=Run(), gates=met)).tone == "good"
 
 
 def test_a_run_without_measurements_has_cards_without_values():

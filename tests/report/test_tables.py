@@ -14,10 +14,11 @@ def row(table, name):
 
 def test_gains_and_losses_of_the_student(run_folder):
     table = tables.comparison_table(read_run_directory(run_folder.path))
-    assert row(table, "parameters") == ("parameters", "6.81 M", "1.00 M", "1.00 M", "6.78× fewer")
-    assert row(table, "ONNX file") == ("ONNX file", "27.40 kB", None, "4.09 kB", "6.70× smaller")
-    assert row(table, "FID")[1:] == ("6.31", "148.20", "9.84", "+3.53 (worse)")
-    assert row(table, "mode coverage")[-1] == "-0.023 (worse)"
+    assert table.headings == ("", "student", "change", "teacher", "pruned")
+    assert row(table, "parameters") == ("parameters", "1.00 M", "6.78× fewer", "6.81 M", "1.00 M")
+    assert row(table, "ONNX file") == ("ONNX file", "4.09 kB", "6.70× smaller", "27.40 kB", "as the student")
+    assert row(table, "FID (lower is better)")[1:] == ("9.84", "+3.53 (worse)", "6.31", "148.20")
+    assert row(table, "mode coverage (higher is better)")[2] == "-0.023 (worse)"
 
 
 def test_every_row_has_a_cell_for_every_heading(run_folder):
@@ -25,7 +26,7 @@ def test_every_row_has_a_cell_for_every_heading(run_folder):
     for make in (
         tables.comparison_table,
         tables.latency_table,
-        tables.rare_table,
+        tables.modes_table,
         tables.parity_table,
         tables.checks_table,
         tables.widths_table,
@@ -41,9 +42,26 @@ def test_more_coverage_is_better_and_more_frequency_error_is_not(run_folder):
     metrics["models"]["student"] |= {"coverage": 0.9, "frequency_error": 0.5, "density": 0.93}
     run_folder.write("metrics.json", metrics)
     table = tables.comparison_table(read_run_directory(run_folder.path))
-    assert row(table, "coverage")[-1] == "+0.030 (better)"
-    assert row(table, "frequency error of factors")[-1].endswith("(worse)")
-    assert row(table, "density")[-1] == "+0.000 (same)"
+    changes = {row[0].partition(" (")[0]: row[2] for row in table.rows}
+    assert (changes["coverage"], changes["coverage"].tone) == ("+0.030 (better)", "good")
+    assert changes["frequency error of factors"].endswith("(much worse)")
+    assert changes["frequency error of factors"].tone == "bad"
+    assert changes["density"] == "+0.000 (same)"
+
+
+def test_no_speedup_is_shown_of_an_unstable_run(run_folder):
+    run_folder.change("bench.json", unstable_because=["other processes took 2 of 2 cores"])
+    run = read_run_directory(run_folder.path)
+    cell = row(tables.comparison_table(run), "median latency, ONNX Runtime")[2]
+    assert (cell, cell.tone) == ("unstable, measure again", "warn")
+    assert "speedup, unstable" in tables.latency_table(run).headings
+
+
+def test_modes_come_from_the_rarest_on_and_missing_ones_are_marked(run_folder):
+    found = tables.modes_table(read_run_directory(run_folder.path))
+    assert [row[0] for row in found.rows] == ["hat: top hat", "skin: 0 to 0.5", "hat: none"]
+    assert [row[1].tone for row in found.rows] == ["bad", "good", "warn"]
+    assert found.rows[0] == ("hat: top hat", "0.02 (lost)", "5.0\u00a0%", "0.1\u00a0%", "4.8\u00a0%")
 
 
 def test_a_model_without_figures_is_not_measured_rather_than_zero(run_folder):
@@ -51,8 +69,7 @@ def test_a_model_without_figures_is_not_measured_rather_than_zero(run_folder):
     del metrics["models"]["teacher"]
     run_folder.write("metrics.json", metrics)
     table = tables.comparison_table(read_run_directory(run_folder.path))
-    assert row(table, "recall")[1] is None
-    assert row(table, "recall")[-1] is None
+    assert row(table, "recall (higher is better)")[2:4] == (None, None)
 
 
 def test_failed_checks_come_first(run_folder):
@@ -92,13 +109,18 @@ def test_the_report_stage_itself_is_not_listed(run_folder):
     table = tables.stages_table(read_run_directory(run_folder.path))
     names = [row[0] for row in table.rows]
     assert "report" not in names
-    assert row(table, "teacher")[1:3] == ("reused", "the same teacher")
-    assert row(table, "total")[-1] == "8 min 09 s"
+    assert row(table, "teacher") == ("teacher", "reused", "0.40 s", "the same teacher")
+    assert row(table, "total")[2] == "8 min 09 s"
 
 
-def test_nested_settings_get_dotted_names():
-    table = tables.mapping_table({"a": {"b": [1, None], "c": True}, "d": None})
-    assert table.rows == (("a.b", "1, none"), ("a.c", "yes"), ("d", None))
+def test_a_stage_that_simply_ran_needs_no_reason(run_folder):
+    run = run_folder.read("run.json")
+    run["stages"]["score"]["reason"] = "ran because it has not run yet"
+    run["stages"]["prune"]["reason"] = "ran because ratio changed"
+    run_folder.write("run.json", run)
+    table = tables.stages_table(read_run_directory(run_folder.path))
+    assert row(table, "score")[-1] == ""
+    assert row(table, "prune")[-1] == "ran because ratio changed"
 
 
 @pytest.mark.parametrize(
@@ -109,6 +131,15 @@ def test_nested_settings_get_dotted_names():
         (text.amount(999), "999"),
         (text.size(4_090_000), "4.09 MB"),
         (text.size(12), "12 B"),
+        (text.amount(625_340, 3_130_000), "0.63 M"),
+        (text.amount(4_090, 3_130_000), "0.0041 M"),
+        (text.size(2_690, 13_660_000), "0.0027 MB"),
+        (text.share(0.2454), "24.5\u00a0%"),
+        (text.date("2026-11-29T19:49:01+00:00"), "29 November 2026, 19:49 UTC"),
+        (text.date("2026-11-29T19:49:01+02:00"), "29 November 2026, 17:49 UTC"),
+        (text.date("2026-11-29T19:49:01"), "29 November 2026, 19:49"),
+        (text.date("<b>yesterday"), "<b>yesterday"),
+        (text.largest([None, 2, 1]), 2),
         (text.milliseconds(541.3), "541 ms"),
         (text.milliseconds(56.24), "56.2 ms"),
         (text.milliseconds(0.4312), "0.431 ms"),
