@@ -2,7 +2,7 @@
 
     python -m dcp_deploy.benchmarks.experiments.quality_report DIR --docs docs
 
-writes the tables into quality.md, between its markers, and the curves as images/quality.png.
+writes the tables into quality.md, between its markers, and the final FID as images/quality.png.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ COLUMNS = {
 }
 PLAIN = ("diversity", "none")
 """DCP-GAN's own method, which the others are compared with."""
-COLOURS = {"random": "#8b95a1", "weight-out": "#d98a3d", "gradient": "#4a9d6f", "diversity": "#3558d4"}
-STYLES = {"none": "-", "svs": ":", "reconstruct": "--"}
+MARKERS = {"none": ("#56606b", "o"), "svs": ("#d55e00", "^"), "reconstruct": ("#0072b2", "s")}
+"""Colour and marker by refinement; the colours differ for any colour vision."""
 
 Combination = tuple[str, str]
 Group = dict[Combination, dict[int, list[dict[str, float]]]]
 """Curves of one ratio by (score, refinement), then by seed."""
+Ends = Mapping[float, Mapping[Combination, tuple[float, float]]]
+"""By ratio and combination: mean and standard deviation over seeds."""
 
 
 def load_cells(directory: Path) -> list[dict[str, Any]]:
@@ -147,21 +149,44 @@ def _spread(values: NDArray[np.float64]) -> str:
     return f"{mean} ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
-def draw(found: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw FID over steps, a panel per ratio: colours are scores, lines refinements, bands the range over seeds."""
-    groups = by_ratio(found)
-    figure, axes = panels(len(groups), 5.2, 4.2, sharey=True)
-    for axis, (ratio, group) in zip(axes, groups.items(), strict=True):
-        for (score, refine), curves in group.items():
-            steps = [entry["step"] for entry in next(iter(curves.values()))]
-            fids = np.array([[entry["fid"] for entry in curve] for curve in curves.values()])
-            colour, style = COLOURS.get(score, "#333333"), STYLES.get(refine, "-.")
-            axis.plot(steps, fids.mean(axis=0), style, color=colour, linewidth=1.6, label=f"{score}, {refine}")
-            axis.fill_between(steps, fids.min(axis=0), fids.max(axis=0), color=colour, alpha=0.08, linewidth=0)
-        axis.set(title=f"{ratio:.0%} of the channels removed", xlabel="steps", yscale="log")
-        axis.grid(alpha=0.25, which="both")
-    axes[0].set_ylabel("FID (avatar reader)")
-    axes[-1].legend(fontsize=7, ncols=2)
+def ends(found: Iterable[Mapping[str, Any]]) -> Ends:
+    """Return the FID of every combination after training."""
+    return {
+        ratio: {name: _mean_and_spread(values_at(curves, "fid", -1)) for name, curves in group.items()}
+        for ratio, group in by_ratio(found).items()
+    }
+
+
+def _mean_and_spread(values: NDArray[np.float64]) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def draw(found: Ends, path: Path) -> None:
+    """Draw the FID after training, a panel per ratio: a row per score, a marker per refinement."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = panels(len(found), 5.2, 3.4, sharey=True)
+    for axis, (ratio, group) in zip(axes, found.items(), strict=True):
+        scores = list(dict.fromkeys(score for score, _ in group))
+        refinements = list(dict.fromkeys(refine for _, refine in group))
+        for place, refine in enumerate(refinements):
+            colour, marker = MARKERS.get(refine, ("#333333", "D"))
+            shown = [(row, *group[score, refine]) for row, score in enumerate(scores) if (score, refine) in group]
+            rows, means, spreads = zip(*shown, strict=True)
+            shift = 0.22 * (place - (len(refinements) - 1) / 2)  # keeps markers of one row apart
+            axis.errorbar(
+                means, [row + shift for row in rows], xerr=spreads, label=refine, color=colour, marker=marker,
+                markersize=7, linestyle="", capsize=3, elinewidth=1.4,
+            )  # fmt: skip
+        axis.set_yticks(range(len(scores)), labels=scores)
+        axis.set(title=f"{ratio:.0%} of the channels removed", xlabel="FID after training, lower is better", xlim=0)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_axisbelow(True)
+    axes[0].invert_yaxis()
+    axes[0].set_ylabel("channel score")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="refinement", loc="outside right center", frameon=False)
     save_figure(figure, path)
 
 
@@ -174,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = load_cells(options.directory)
     teacher = read_json(options.directory / "teacher.json")["figures"]
     rewrite(options.docs / "quality.md", "experiment", report(found, teacher))
-    draw(found, options.docs / "images" / "quality.png")
+    draw(ends(found), options.docs / "images" / "quality.png")
     return 0
 
 

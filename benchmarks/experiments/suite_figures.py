@@ -18,19 +18,13 @@ from ...errors import InputError
 from ...files import read_json
 from ..candidates.matrix import BACKENDS
 from ..statistics import ratio_of_medians
-from .pages import panels, rewrite, save_figure, text_table
+from .pages import panels, plain_log_ticks, rewrite, save_figure, text_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {
-    "torch": "#98a3b1",
-    "onnxruntime": "#a9bcff",
-    "onnxruntime-winograd": "#6f8dff",
-    "openvino": "#4767e0",
-    "openvino-winograd": "#1f3fae",
-}
-COMPILED = [name for name in COLOURS if name != "torch"]
+MODELS = {"teacher": ("#56606b", "o"), "student": ("#0072b2", "s")}  # colour and marker in the figure
+COMPILED = ["onnxruntime", "onnxruntime-winograd", "openvino", "openvino-winograd"]
 SHOWN = "student 0.7 by 16"  # the student in the figure
 
 Document = Mapping[str, Any]
@@ -131,26 +125,59 @@ def _bounds(interval: Mapping[str, float] | None) -> str:
 
 def draw(found: Mapping[str, Document], path: Path) -> None:
     """Draw the latency of the teacher and of one student in every backend and precision, a panel per network."""
-    figure, axes = panels(len(found), 5.6, 3.0)
+    precisions = {row["labels"]["precision"]: None for document in found.values() for row in _shown(document)}
+    figure, axes = panels(len(found), 6.2, 4.6)
     for panel, (network, document) in zip(axes, found.items(), strict=True):
-        _panel(panel, network, document)
+        _panel(panel, network, document, list(precisions))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     save_figure(figure, path)
 
 
-def _panel(axes: Axes, network: str, document: Document) -> None:
+def _shown(document: Document) -> list[Row]:
+    """Return the rows of the figure, the slowest first."""
     rows = [row for row in document["rows"] if row["labels"]["model"] in ("teacher", SHOWN)]
-    for y, row in enumerate(rows):
-        p50, backend = row["p50_ms"], row["labels"]["backend"]
-        gain = row["speedup"]["value"] if row["speedup"] else 1.0  # the eager teacher is the baseline
-        axes.barh(y, p50, color=COLOURS[backend])
-        axes.text(p50, y, f" {p50:,.0f} ms, {gain:.1f}x", va="center", fontsize=8)
+    return sorted(rows, key=lambda row: -float(row["p50_ms"]))
+
+
+def _panel(axes: Axes, network: str, document: Document, precisions: Sequence[str]) -> None:
+    rows = _shown(document)
+    for model in MODELS:
+        _marks(axes, model, rows)
     axes.set_yticks(range(len(rows)), [_title(row["labels"]) for row in rows], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.35 * max(row["p50_ms"] for row in rows))
-    axes.set_xticks([])
+    axes.set_xscale("log")
+    axes.margins(x=0.08)
+    axes.set_xlim(right=4.5 * max(row["p50_ms"] for row in rows))  # space for the words
+    plain_log_ticks(axes.xaxis)
+    axes.tick_params(axis="x", labelsize=8)
+    measured = {row["labels"]["precision"] for row in rows}
+    missing = [precision for precision in precisions if precision not in measured]
+    note = f"; {' and '.join(missing)} not measured" if missing else ""
+    axes.set_xlabel(f"milliseconds per image, logarithmic{note}", fontsize=8.5)
     axes.set_title(f"{network}, 70 % of the channels removed", fontsize=9)
-    for side in ("top", "right", "bottom"):
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _marks(axes: Axes, model: str, rows: Sequence[Row]) -> None:
+    """Draw a model's medians with their intervals, and write latency and speed-up beside them."""
+    colour, marker = MODELS[model]
+    places = [y for y, row in enumerate(rows) if row["labels"]["model"].startswith(model)]
+    medians = [rows[y]["p50_ms"] for y in places]
+    ends = [rows[y]["intervals"]["p50"] for y in places]
+    apart = [[p50 - end["low"] for p50, end in zip(medians, ends, strict=True)]]
+    apart += [[end["high"] - p50 for p50, end in zip(medians, ends, strict=True)]]
+    axes.errorbar(
+        medians, places, xerr=apart, label=f"{model}: median with its 95 % interval", color=colour, marker=marker,
+        markersize=4.5, linestyle="", capsize=4,
+    )  # fmt: skip
+    for y, p50 in zip(places, medians, strict=True):
+        gain = rows[y]["speedup"]["value"] if rows[y]["speedup"] else 1.0  # the eager teacher is the baseline
+        words = f"{p50:,.0f} ms, {gain:.1f}x"
+        axes.annotate(words, (p50, y), (12, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def _title(labels: Mapping[str, str]) -> str:

@@ -38,7 +38,7 @@ def save_plot(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None
     check_ending(path)
     from matplotlib.figure import Figure
 
-    rows = document["rows"]
+    rows = [{**row, "name": shown_name(row)} for row in document["rows"]]
     samples = {row["name"]: row["samples_ms"] for row in rows}
     lines = growth(rows)
     heights = [0.75 + 0.6 * len(samples), *([4.2] if lines else [])]
@@ -50,6 +50,15 @@ def save_plot(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None
             draw_growth(axes[1], LIGHT, lines)
         kind = path.suffix.lower().lstrip(".")
         figure.savefig(temporary, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+
+
+def shown_name(row: Mapping[str, Any]) -> str:
+    """Return a candidate's name with its file instead of the word "model"."""
+    name, labels = str(row["name"]), row.get("labels") or {}
+    file, rest = labels.get("file"), name.removeprefix("model,")
+    if not file or rest == name:
+        return name
+    return f"{file},{rest.removesuffix(f', {file}')}"
 
 
 def check_ending(path: Path) -> None:

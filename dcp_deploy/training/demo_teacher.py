@@ -282,18 +282,36 @@ def cosine(progress: float, warm_up: float) -> float:
     return float(rise * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))))
 
 
-def draw_curves(history: list[dict[str, float]], path: Path) -> None:
-    """Plot the losses of each stage on logarithmic axes."""
-    from matplotlib.figure import Figure
+LOSSES = {
+    "l1": "absolute error of the image",
+    "loss": "whole regression loss",
+    "w_error": "mean squared error of w",
+    "d_loss": "discriminator",
+    "g_loss": "generator",
+}
+"""What the curves are called in the plot."""
+LINES = (("#0072b2", "-"), ("#d55e00", "--"), ("#56606b", ":"))
 
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
+
+def draw_curves(history: list[dict[str, float]], path: Path) -> None:
+    """Plot the losses of each stage on logarithmic axes, in colours that differ for any colour vision."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
     for stage, (name, axes) in enumerate(zip(STAGES, figure.subplots(1, len(STAGES)), strict=True)):
         entries = [entry for entry in history if entry["stage"] == stage]
-        for loss in sorted({key for entry in entries for key in entry} - {"step", "stage"}):
-            axes.plot([entry["step"] for entry in entries], [entry[loss] for entry in entries], label=loss)
-        axes.set(title=name, xlabel="step", yscale="log")
+        losses = sorted({key for entry in entries for key in entry} - {"step", "stage"})
+        for loss, (colour, dashes) in zip(losses, LINES, strict=False):
+            steps, values = [entry["step"] for entry in entries], [entry[loss] for entry in entries]
+            axes.plot(steps, values, dashes, color=colour, label=LOSSES.get(loss, loss))
+        axes.set(title=f"{stage + 1}. {name}", xlabel="step", yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(axis="y", alpha=0.3)
         if entries:
-            axes.legend()
+            axes.legend(frameon=False, fontsize=9)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dcp_deploy.errors import UsageError
-from dcp_deploy.report.bench_plot import Point, growth, save_plot
+from dcp_deploy.report.bench_plot import Point, growth, save_plot, shown_name
 
 MEDIANS = {"teacher, torch eager": 60.0, "model, torch eager": 20.0, "model, ONNX Runtime": 6.0}
 
@@ -44,6 +44,28 @@ def test_several_batches_show_the_growth_too_and_the_file_is_the_same_each_time(
     assert {"images per call", "1", "8"} <= set(texts(tmp_path / "a.svg"))
     assert not any("$" in text for text in texts(tmp_path / "a.svg"))  # plain numbers, not markup for powers
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("model, ONNX Runtime", "s.onnx, ONNX Runtime"),
+        ("model, ONNX Runtime, batch 8", "s.onnx, ONNX Runtime, batch 8"),
+        ("model, ONNX Runtime, s.onnx", "s.onnx, ONNX Runtime"),
+        ("teacher, torch eager", "teacher, torch eager"),
+        ("modelling, torch eager", "modelling, torch eager"),
+    ],
+)
+def test_a_plot_names_the_file_instead_of_a_model(name, shown):
+    assert shown_name({"name": name, "labels": {"file": "s.onnx"}}) == shown
+    assert shown_name({"name": name}) == name  # runs of older versions
+
+
+def test_the_plot_shows_the_files_name(tmp_path):
+    run = document([1])
+    rows = [{**row, "labels": {"file": "student.onnx"}} for row in run["rows"]]
+    save_plot(tmp_path / "b.svg", {"rows": rows})
+    assert {"student.onnx, ONNX Runtime", "teacher, torch eager"} <= set(texts(tmp_path / "b.svg"))
 
 
 def test_a_png_file_is_written(tmp_path):

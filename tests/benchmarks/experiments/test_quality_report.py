@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dcp_deploy.benchmarks.experiments.pages import markers
-from dcp_deploy.benchmarks.experiments.quality_report import load_cells, main, reached, report
+from dcp_deploy.benchmarks.experiments.quality_report import ends, load_cells, main, reached, report
 from dcp_deploy.errors import InputError
 
 
@@ -60,6 +60,11 @@ def test_the_steps_to_the_final_fid_of_plain_dcp_are_interpolated() -> None:
     assert "FID is 11.00" in text
     assert "| diversity | reconstruct | 0.432 | 1 of 1 seeds |" in text  # (30 - 11) / (30 - 8) of the first half
     assert "| random | none | - | 0 of 2 seeds |" in text
+
+
+def test_the_picture_shows_the_fid_after_training() -> None:
+    assert ends(CELLS)[0.7]["diversity", "none"] == pytest.approx((11.0, 1.41), abs=0.01)
+    assert ends(CELLS)[0.7]["diversity", "reconstruct"] == (6.0, 0.0)  # one seed has no spread
 
 
 def test_page_and_picture_are_written(tmp_path: Path) -> None:
