@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from .efforts import EFFORTS, Effort, EffortName
 from .errors import CorruptFileError, InputError, UsageError, as_share, choose
+from .gates import QUALITY, SPEED, parse_requirements
 from .teachers.presets import DATASETS, Dataset, find_dataset
 
 __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_toml", "to_toml"]
@@ -116,6 +117,24 @@ class BuildConfig(BaseModel):
 
     None: a portable engine if TensorRT-RTX is installed, else no engine.
     """
+
+    require: list[str] | None = None
+    """A figure that the student must reach, such as "fid<2", "recall>=0.95*teacher" or "speedup>5".
+
+    May be repeated; a requirement that is missed gives exit code 5, after everything was written. By default the demo
+    has some (``pipeline.inputs.DEMO_REQUIREMENTS``), other teachers none; "none" leaves them out.
+    """
+    wait: float = Field(default=0.0, ge=0)
+    """Wait up to so many seconds for a quiet machine before latency is measured."""
+
+    @field_validator("require")
+    @classmethod
+    def _comparisons(cls, texts: list[str] | None) -> list[str] | None:
+        try:
+            parse_requirements(texts or [], (*QUALITY, SPEED))
+        except UsageError as error:
+            raise ValueError(f"{error.message.removeprefix('--require ')}. {error.remedy}".removesuffix(".")) from error
+        return texts or None
 
     @field_validator("dataset")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any, Literal
 from ..config import BuildConfig, to_toml
 from ..errors import MissingCapabilityError
 from ..files import atomic_path, free_space, sha256_file
+from ..gates import Outcome, Verdict
 from ..progress import Reporter
 from ..version import __version__
 from .inputs import BuildInputs, check_target, effort_numbers, real_words, resolve_inputs
 from .plan import disk_needed
 from .record import RunRecord, StageRecord, locked, now, stage_key, why_again
-from .stages import SOURCE, STAGES, Job, SkippedError, Stage
+from .stages import GATES, SOURCE, STAGES, Job, SkippedError, Stage
 
 REUSED = "reused because inputs, settings and version are unchanged"
 
@@ -33,6 +35,14 @@ class Run:
         """The HTML report."""
         return self.directory / "report.html"
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the requirements say about the student, as in ``gates.json``."""
+        if not (self.directory / GATES).is_file():  # no stage has judged
+            return Verdict(True, ())
+        found = json.loads((self.directory / GATES).read_text(encoding="utf-8"))
+        return Verdict(found["passed"], tuple(Outcome(**one) for one in found["requirements"]))
+
     def to_dict(self) -> dict[str, Any]:
         """Return ``run.json`` with the paths of the run directory and the report."""
         return {**self.record.to_dict(), "directory": str(self.directory), "report": str(self.report)}
@@ -48,7 +58,8 @@ def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None
 
     Raises before any work: MissingCapabilityError if a later stage lacks something, UsageError if another build holds
     the directory. Raises ParityError if an exported file generates other images than its network; parity.json says
-    how much they differ.
+    how much they differ. Missed requirements (``config.require``) do not raise: ``run.verdict.raise_for_failure()``
+    does.
     """
     reporter = reporter or Reporter()
     _check_packages(config)

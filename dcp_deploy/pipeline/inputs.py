@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import BuildConfig, Effort
 from ..devices import torch_device
-from ..errors import InputError, MissingCapabilityError
+from ..errors import InputError, MissingCapabilityError, UsageError
+from ..gates import QUALITY, SPEED, Requirement, parse_requirements
 from ..progress import Reporter
 from ..teachers.downloads import cached, cached_path, fetch
 from .distilling import mask_of, recipe_of
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ..generators import GeneratorConfig
 
 DATA = "--data"
+DEMO_REQUIREMENTS = ("fid<3", "recall>=0.85*teacher", "mode_coverage>=0.95")
+"""What a student of the demo must reach by default: `quick` does, a student of 60 steps does not."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class BuildInputs:
     mask: SegmentationMask | None
     images: ImageSet | None
     """The images of --data."""
+    requirements: Sequence[Requirement]
+    """What the student must reach."""
     not_measurable: str | None
     """Why the demo's quality measures do not fit this build; None if they do."""
 
@@ -71,6 +76,7 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
     device, mask = torch_device(config.device), mask_of(config)
     teacher = teacher or given_teacher(config) or fetch_teacher(config, reporter)
     plan = _plan_widths(config, teacher)
+    not_measurable = why_not_measurable(config, plan.teacher)
     return BuildInputs(
         config=config,
         teacher=teacher,
@@ -80,7 +86,8 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
         device=device,
         mask=mask,
         images=open_data(config, plan.teacher),
-        not_measurable=why_not_measurable(config, plan.teacher),
+        requirements=requirements_of(config, not_measurable),
+        not_measurable=not_measurable,
     )
 
 
@@ -204,6 +211,22 @@ def why_not_measurable(config: BuildConfig, teacher: GeneratorConfig) -> str | N
     if teacher.image_size != (RESOLUTION, RESOLUTION) or teacher.c_dim:
         return f"the demo's measures need an unconditional generator at {RESOLUTION} px"
     return None
+
+
+def requirements_of(config: BuildConfig, not_measurable: str | None) -> list[Requirement]:
+    """Return what the student must reach: the given requirements, else for the demo :data:`DEMO_REQUIREMENTS`.
+
+    Raises UsageError for a figure that this build does not measure (``not_measurable``: why).
+    """
+    defaults = DEMO_REQUIREMENTS if config.demo_recipe and not_measurable is None else ()
+    parsed = parse_requirements(config.require or defaults, (*QUALITY, SPEED))
+    for one in parsed:
+        if not_measurable is not None and one.metric != SPEED:
+            raise UsageError(
+                f"--require {one.text!r} cannot be judged: {not_measurable}",
+                "Leave it out, and use dcp-deploy eval --require afterwards.",
+            )
+    return parsed
 
 
 def effort_numbers(effort: Effort, recipe: DistillConfig) -> dict[str, Any]:

@@ -97,6 +97,8 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
         (["build", "--precision", "fp8"], 2, "--precision fp8"),
         (["build", "--refine", "polish"], 2, "--refine polish"),
         (["build", "--data", "photos"], 3, "photos does not exist"),
+        (["build", "--require", "fdi<2"], 2, "Did you mean fid?"),
+        (["build", "--require", "fid"], 2, "not a comparison"),
         (["build", "--mirror"], 2, "--mirror"),
         (["build", "--dataset", "ffhq"], 4, "--teacher FILE"),
         (["build", "--teacher", "gone.st"], 3, "gone.st"),
