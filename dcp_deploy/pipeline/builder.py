@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config import BuildConfig, to_toml
-from ..errors import MissingCapabilityError
-from ..files import atomic_path, free_space, sha256_file
+from ..files import atomic_path, sha256_file
 from ..gates import Outcome, Verdict
 from ..progress import Reporter
 from ..version import __version__
-from .inputs import BuildInputs, check_target, effort_numbers, real_words, resolve_inputs
-from .plan import disk_needed
+from .inputs import BuildInputs, effort_numbers, real_words, resolve_inputs
+from .plan import check_space
 from .record import RunRecord, StageRecord, locked, now, stage_key, why_again
 from .stages import GATES, SOURCE, STAGES, Job, SkippedError, Stage
 
@@ -62,25 +60,9 @@ def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None
     does.
     """
     reporter = reporter or Reporter()
-    _check_packages(config)
     inputs = resolve_inputs(config, reporter)
     with locked(config.directory):
         return _Builder(inputs, force, reporter).run()
-
-
-def _check_packages(config: BuildConfig) -> None:
-    """Fail before any work if a package is missing that a later stage needs."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise MissingCapabilityError(
-            "build compares and measures the exported files with ONNX Runtime, which is not installed",
-            "Install it: pip install 'dcp-deploy[cpu]', or [gpu] in its place.",
-        )
-    check_target(config)
-    if config.target and not any(map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt"))):
-        raise MissingCapabilityError(
-            f"--target {config.target} asks for an engine, and TensorRT is not installed",
-            "Install it: pip install 'dcp-deploy[rtx]', or leave --target out.",
-        )
 
 
 class _Builder:
@@ -181,14 +163,7 @@ class _Builder:
         if self.checked_space:
             return
         self.checked_space = True
-        present = sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
-        needed, free = disk_needed(self.inputs.pruning_plan) - present, free_space(self.directory)
-        if free < needed:
-            raise MissingCapabilityError(
-                f"no space for this build in {self.directory}: it needs about {needed / 1e6:.0f} MB more, "
-                f"{free / 1e6:.0f} MB are free",
-                "Free some space, or give another --out.",
-            )
+        check_space(self.directory, self.inputs.pruning_plan)
 
     def _sha256(self, name: str) -> str:
         path = self.inputs.teacher.path if name == SOURCE else self.directory / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -73,6 +74,7 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
     """
     from ..generators import count_macs
 
+    check_machine(config)
     device, mask = torch_device(config.device), mask_of(config)
     teacher = teacher or given_teacher(config) or fetch_teacher(config, reporter)
     plan = _plan_widths(config, teacher)
@@ -91,12 +93,40 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
     )
 
 
-def check_target(config: BuildConfig) -> None:
-    """Raise UsageError if --target names an unknown GPU."""
-    from ..export.tensorrt.targets import parse_targets
+def check_machine(config: BuildConfig) -> None:
+    """Fail before any work for what a later stage lacks: a package, a GPU for --target, a file that a flag names.
 
+    Raises MissingCapabilityError, UsageError for an unknown GPU, InputError for a file that does not exist.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise MissingCapabilityError(
+            "build compares and measures the exported files with ONNX Runtime, which is not installed",
+            "Install it: pip install 'dcp-deploy[cpu]', or [gpu] in its place.",
+        )
+    for name in ("lpips", "inception", "discriminator", "guide"):
+        path: Path | None = getattr(config, name)
+        if path is not None and not path.is_file():
+            raise InputError(f"--{name} {path} does not exist", "Check the path.")
     if config.target:
-        parse_targets(config.target)
+        _check_target(config.target)
+
+
+def _check_target(target: str) -> None:
+    from ..export.tensorrt.targets import FLAVOURS, choose_flavour, parse_targets, present_gpu
+
+    targets = parse_targets(target)
+    flavour = choose_flavour("auto", targets)
+    package, extra = FLAVOURS[flavour]
+    if importlib.util.find_spec(package) is None:
+        raise MissingCapabilityError(
+            f"--target {target} asks for an engine of {flavour}, and the package {package} is not installed",
+            f"Install it: pip install 'dcp-deploy[{extra}]', or leave --target out.",
+        )
+    if flavour == "tensorrt" and targets != (present_gpu(),):
+        raise MissingCapabilityError(
+            f"--target {target}: TensorRT builds on the GPU it builds for; this machine has {present_gpu() or 'none'}",
+            "Build without --target here, and the engine there: dcp-deploy engine student.onnx.",
+        )
 
 
 # ---- the teacher ----

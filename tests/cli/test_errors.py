@@ -110,7 +110,7 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
         (["inspect", "empty.st"], 3, "empty"),
         (["convert", "text.st", "-o", "x.safetensors"], 3, "text.st"),
         (["convert", "text.st", "-o", "x.pt"], 2, "x.pt"),
-        (["prune", "text.st", "-o", "x.safetensors"], 2, "--scores FILE or --score METHOD"),
+        (["prune", "text.st", "--scores", "a", "--score", "random", "-o", "x.safetensors"], 2, "--scores and --score"),
         (["sample", "text.st", "--seeds", "a-b"], 2, "--seeds 'a-b'"),
         (["sample", "text.st"], 3, "text.st"),
         (["sample", "text.st", "-o", "text.st/a.png"], 2, "text.st is a file, not a folder"),

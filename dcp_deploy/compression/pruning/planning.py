@@ -140,6 +140,8 @@ def plan(
     targets = {name: value for name, value in options.items() if value is not None}
     if len(targets) > 1:
         raise UsageError(f"several targets: {', '.join(targets)}", "Give one of them.")
+    if targets and ratio != RATIO:
+        raise UsageError(f"a ratio of {ratio:g} and a target for {next(iter(targets))}", "Give one of them.")
     target = None
     widths = tuple(kept_width(len(layer), ratio, align) for layer in scores.scores)
     for name, value in targets.items():
