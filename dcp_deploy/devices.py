@@ -50,7 +50,7 @@ def cpu_quota() -> float | None:
 
 
 def default_threads() -> int:
-    """Return the number of threads that every backend gets unless told otherwise.
+    """Return the number of threads that every backend gets by default.
 
     It is torch's own, which follows OMP_NUM_THREADS and the affinity, within the quota of the control group.
     """

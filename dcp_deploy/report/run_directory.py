@@ -101,6 +101,7 @@ class Quality(Record):
     fid: float | None = None
     precision: float | None = None
     recall: float | None = None
+    kid: float | None = None
     density: float | None = None
     coverage: float | None = None
     mode_coverage: float | None = None
@@ -229,6 +230,22 @@ class Bench(Measurable):
     unstable_because: list[str] = []
     environment: dict[str, JsonValue] = {}
     method: dict[str, JsonValue] = {}
+
+
+class GateOutcome(Record):
+    """One requirement, and the outcome as a sentence."""
+
+    requirement: str
+    passed: bool
+    text: str
+
+
+class Gates(Record):
+    """``gates.json``."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    passed: bool
+    requirements: list[GateOutcome] = []
 
 
 @dataclass(frozen=True)
