@@ -33,14 +33,14 @@ class Gate:
 
 def gate(run: RunDirectory) -> Gate:
     """Return whether the student met its requirements, the failed ones first."""
-    if run.gates is None:
+    if run.gates is None or (run.gates.passed and not run.gates.requirements):
         return Gate("No requirements set", "")
     found = sorted(run.gates.requirements, key=lambda one: one.passed)
     failed = sum(not one.passed for one in found)
     title = f"{failed} of {len(found)} requirements NOT met" if failed else f"Requirements met: {len(found)}"
     if not run.gates.passed and not failed:
         title = "Requirements NOT met"
-    lines: list[tuple[Tone, str]] = [("good" if one.passed else "bad", one.text or one.requirement) for one in found]
+    lines: list[tuple[Tone, str]] = [("good" if one.passed else "bad", one.text) for one in found]
     return Gate(title, "good" if run.gates.passed and not failed else "bad", tuple(lines))
 
 

@@ -129,21 +129,6 @@ class Metrics(Measurable):
     grids: Samples = Samples()
 
 
-class Requirement(Record):
-    """One condition that the build had to meet."""
-
-    requirement: str = ""
-    text: str = ""
-    passed: bool
-
-
-class Gates(Record):
-    """``gates.json``: what was required of the student."""
-
-    passed: bool
-    requirements: list[Requirement] = []
-
-
 class Check(Record):
     """One check of the gate: ``value``, None if not finite, must be "at most" or "at least" ``limit``."""
 

@@ -124,22 +124,24 @@ def test_worse_quality_is_never_neutral(key, teacher, student, tone):
     assert quality_tone(key, teacher, student) == tone
 
 
-def test_a_run_without_requirements_says_so():
-    assert (gate(RunDirectory(run=Run())).title, gate(RunDirectory(run=Run())).tone) == ("No requirements set", "")
+@pytest.mark.parametrize("gates", [None, Gates(passed=True)])
+def test_a_run_without_requirements_says_so(gates):
+    found = gate(RunDirectory(run=Run(), gates=gates))
+    assert (found.title, found.tone) == ("No requirements set", "")
 
 
 def test_failed_requirements_come_first():
     requirements = [
         {"requirement": "fid<2", "passed": True, "text": "fid 1.64, required below 2"},
-        {"requirement": "recall>=0.9", "passed": False},
+        {"requirement": "recall>=0.9", "passed": False, "text": "recall 0.7, required at least 0.9"},
     ]
     found = gate(RunDirectory(run=Run(), gates=Gates(passed=False, requirements=requirements)))
     assert (found.title, found.tone) == ("1 of 2 requirements NOT met", "bad")
-    assert found.lines == (("bad", "recall>=0.9"), ("good", "fid 1.64, required below 2"))
+    assert found.lines == (("bad", "recall 0.7, required at least 0.9"), ("good", "fid 1.64, required below 2"))
 
 
 def test_met_requirements_are_good():
-    met = Gates(passed=True, requirements=[{"requirement": "fid<2", "passed": True}])
+    met = Gates(passed=True, requirements=[{"requirement": "fid<2", "passed": True, "text": "fid 1, required below 2"}])
     assert gate(RunDirectory(run=Run(), gates=met)).tone == "good"
 
 
