@@ -323,7 +323,8 @@ def _bench(job: Job, progress: Progress) -> list[str]:
 
 
 def _gates(job: Job, progress: Progress) -> list[str]:
-    from ..report.headline import fastest_student, unstable_because
+    from ..report.headline import fastest_student
+    from ..report.judgement import unstable_because
     from ..report.run_directory import read_run_directory
 
     run = read_run_directory(job.directory)
