@@ -56,8 +56,14 @@ def _speed_phrase(run: RunDirectory) -> str:
     factor, same = text.times(best.speedup.value), text.times(same_backend_speedup(run, best))
     likewise = f"; {same} with both on that backend" if same else ""
     if reasons := unstable_because(run):
-        return f"Speed: {text.UNSTABLE} ({'; '.join(reasons)})."
+        return f"Speed: {text.UNSTABLE} ({_first_reason(reasons)})."
     return f"The student is {factor} as fast as its teacher ({best.name} against {run.bench.baseline}{likewise})."
+
+
+def _first_reason(reasons: Sequence[str]) -> str:
+    """Return the first reason; the notes below the table of latencies have all."""
+    more = f", and {len(reasons) - 1} more below" if len(reasons) > 1 else ""
+    return f"{reasons[0]}{more}"
 
 
 def _parity_phrase(run: RunDirectory) -> str:
@@ -109,7 +115,7 @@ def _speed_card(run: RunDirectory) -> Card:
     if best is None or speedup is None or run.bench is None:
         return Card("speedup", None, meaning)
     if reasons := unstable_because(run):
-        return Card("speedup", text.UNSTABLE, meaning, "; ".join(reasons), "warn")
+        return Card("speedup", text.UNSTABLE, meaning, _first_reason(reasons), "warn")
     known = speedup.low is not None and speedup.high is not None
     bounds = f"{speedup.low:.2f} to {speedup.high:.2f} (95\u00a0%); " if known else ""
     detail = f"{bounds}{best.name} against {run.bench.baseline}"

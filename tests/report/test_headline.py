@@ -75,6 +75,13 @@ def test_an_unstable_run_has_reasons_where_the_speedup_would_stand():
     )  # fmt: skip
 
 
+def test_of_several_reasons_the_headline_has_the_first():
+    run = run_with(*FOUR)
+    run = replace(run, bench=run.bench.model_copy(update={"unstable_because": ["load", "drift", "spread"]}))
+    assert card_of(run, "speedup").detail == "load, and 2 more below"
+    assert verdict(run).startswith("Speed: unstable, measure again (load, and 2 more below).")
+
+
 @pytest.mark.parametrize("drifting", [None, "student, onnxruntime", "teacher, torch"])
 def test_a_drift_in_a_run_of_an_older_version_makes_it_unstable(drifting):
     run = run_with(*FOUR)
