@@ -69,11 +69,17 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def user_cache() -> Path:
-    """Return the user's cache folder for compiled kernels."""
+def cache_folder() -> Path:
+    """Return the folder of fetched, computed and compiled files: ``$DCP_DEPLOY_CACHE``, else the user's own."""
     import platformdirs
 
-    return platformdirs.user_cache_path("dcp-deploy") / "kernels"
+    chosen = os.environ.get("DCP_DEPLOY_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("dcp-deploy")
+
+
+def kernel_cache() -> Path:
+    """Return the folder of compiled kernels."""
+    return cache_folder() / "kernels"
 
 
 def find_compiler() -> str | None:

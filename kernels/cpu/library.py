@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DcpDeployError, MissingCapabilityError
-from ...files import atomic_path, find_compiler, user_cache
+from ...files import atomic_path, find_compiler, kernel_cache
 
 UNITS = ("layers.cpp", "onnxruntime.cpp")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
@@ -45,7 +45,7 @@ def cpu_library(*, machine: str = NATIVE, cache_folder: Path | None = None) -> P
     texts = source_texts()
     described = [*FLAGS, _macros(compiler, machine), *(part for name in sorted(texts) for part in (name, texts[name]))]
     name = hashlib.sha256("\0".join(described).encode()).hexdigest()[:32]
-    library = (user_cache() if cache_folder is None else cache_folder) / f"cpu-{name}.so"
+    library = (kernel_cache() if cache_folder is None else cache_folder) / f"cpu-{name}.so"
     if not library.is_file():
         _compile(compiler, machine, library)
     return library
