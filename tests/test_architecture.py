@@ -33,7 +33,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "export": ("serving", "bundle onnx", "parity", "runners", "fused tensorrt", "graph"),
     "kernels": ("cpu cuda",),
 }  # fmt: skip
-SHARED = {"devices", "efforts", "errors", "files", "lazy", "progress", "sizes", "version"}
+SHARED = {"devices", "efforts", "errors", "files", "lazy", "progress", "sizes", "threads", "version"}
 MOST_LOOSE = {"dcp_deploy": 10, "dcp_deploy/compression": 5, "benchmarks": 8, "export": 3, "kernels": 4}
 """The most modules that may lie beside the folders of a folder."""
 

@@ -78,7 +78,7 @@ def convert(
     output.written(out, layout=to, notes=notes, source=facts)
 
 
-@verb("mask", "mask_background", "mask_inputs", "seed", "device")
+@verb("mask", "mask_background", "mask_inputs", "seed", "device", computes=True)
 def score(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator whose channels to score.")],
@@ -134,7 +134,7 @@ def score(
     output.written(out, scoring=scores.settings)
 
 
-@verb("ratio", "align", "target_macs", "target_params", "seed", "device")
+@verb("ratio", "align", "target_macs", "target_params", "seed", "device", computes=True)
 def prune(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
@@ -200,7 +200,7 @@ def prune(
 DISTILL_SETTINGS = (
     "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard",
     "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs", "inception",
-    "effort", "seed", "device",
+    "effort", "seed", "threads", "device",
 )  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def distill(
     output.written(out, history=result.history, resumed_at=result.resumed_at, images=real)
 
 
-@verb()
+@verb(computes=True)
 def export(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A checkpoint in any format.")],

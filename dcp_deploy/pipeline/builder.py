@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from ..config import BuildConfig, to_toml
 from ..errors import MissingCapabilityError
 from ..files import atomic_path, free_space, sha256_file
 from ..progress import Reporter
+from ..threads import computing
 from ..version import __version__
 from .inputs import BuildInputs, check_target, effort_numbers, real_words, resolve_inputs
 from .plan import disk_needed
@@ -149,7 +151,8 @@ class _Builder:
         job = Job(self.inputs, self.directory, record.key, self.force, self.reporter, self.record.networks)
         begin = time.monotonic()
         try:
-            with self.reporter.task(stage.title) as progress:
+            own = computing(self.inputs.config.threads, self.reporter.message) if stage.computes else nullcontext()
+            with own, self.reporter.task(stage.title) as progress:
                 written = stage.work(job, progress)
         except SkippedError as skip:
             record.status, record.reason = "skipped", str(skip)
