@@ -212,7 +212,7 @@ def computing(threads: int | None = None, say: Callable[[str], None] | None = No
     """Let everything inside the block compute with this number of threads: torch, ONNX Runtime, OpenVINO, children.
 
     ``threads`` of None means ``OMP_NUM_THREADS`` if it is set, else the number that other processes leave free; a lower
-    one than on a quiet machine is told to ``say``. On a quiet machine without a quota nothing is changed. Raises
+    one than on a quiet machine is passed to ``say``. On a quiet machine without a quota nothing is changed. Raises
     UsageError for a number below 1.
     """
     check_threads(threads)

@@ -164,7 +164,7 @@ def test_the_time_of_children_is_our_own() -> None:
 # ---- computing with a number ----
 
 
-def test_a_loaded_machine_is_told_and_leaves_everything_as_it_was(
+def test_a_loaded_machine_is_reported_and_leaves_everything_as_it_was(
     two_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []

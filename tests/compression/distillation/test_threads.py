@@ -1,4 +1,4 @@
-"""The CPU threads of a training: chosen once, told, and kept by a run that continues."""
+"""The CPU threads of a training: chosen once, reported, and kept by a run that continues."""
 
 from __future__ import annotations
 
@@ -53,26 +53,28 @@ def test_a_loaded_machine_gets_fewer_threads_for_the_training_only(
     assert torch.get_num_threads() == 3
 
 
-def test_the_choice_is_told_before_the_first_step(small_teacher: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_is_reported_before_the_first_step(
+    small_teacher: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded(monkeypatch, 1)
-    told: list[Expected] = []
-    threads_of_steps(small_teacher, expect=told.append)
-    assert [str(found.threads) for found in told] == ["1 CPU thread, because it is busy"]
+    heard: list[Expected] = []
+    threads_of_steps(small_teacher, expect=heard.append)
+    assert [str(found.threads) for found in heard] == ["1 CPU thread, because it is busy"]
 
 
 @pytest.mark.parametrize("later", [1, 3])
 def test_a_resumed_run_keeps_its_number_whatever_the_load_is_by_then(
     tmp_path: Path, small_teacher: Generator, monkeypatch: pytest.MonkeyPatch, later: int
 ) -> None:
-    student, told = pruned(small_teacher), list[Expected]()
+    student, heard = pruned(small_teacher), list[Expected]()
     loaded(monkeypatch, 2)
     straight = distill(student, small_teacher, config=EVERYTHING)
     distill_until(3, student, small_teacher, config=EVERYTHING, checkpoint_dir=tmp_path)
     loaded(monkeypatch, later)
     monkeypatch.setenv(threads.VARIABLE, str(later))
-    resumed = distill(student, small_teacher, config=EVERYTHING, checkpoint_dir=tmp_path, expect=told.append)
+    resumed = distill(student, small_teacher, config=EVERYTHING, checkpoint_dir=tmp_path, expect=heard.append)
     assert resumed.resumed_at == 2
-    assert [str(found.threads) for found in told] == ["2 CPU threads, as the run began"]
+    assert [str(found.threads) for found in heard] == ["2 CPU threads, as the run began"]
     assert_same_weights(resumed.generator, straight.generator)
     assert resumed.history == straight.history
 
