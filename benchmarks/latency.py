@@ -20,6 +20,7 @@ from dataclasses import astuple
 from statistics import median
 
 from ..errors import UsageError, choose
+from ..gates import SPEED, Requirement, Verdict, judge
 from ..progress import Progress
 from ..threads import LoadMeter
 from .candidates.candidate import Candidate, Phases, Skipped
@@ -104,6 +105,13 @@ def benchmark(
         baseline, batch, rows, method, environment, others, caveats,
         unstable_because=unstable, mode=scenario.name, skipped=tuple(skipped), ceilings=limits, clocks=clocks,
     )  # fmt: skip
+
+
+def judge_speed(requirements: Sequence[Requirement], report: BenchReport) -> Verdict:
+    """Judge requirements on ``speedup``, the largest of the run; an unstable run fails them with its reasons."""
+    found = [row.speedup.value for row in report.rows if row.speedup is not None]
+    doubt = {SPEED: f"the machine was not quiet ({'; '.join(report.unstable_because)})"} if not report.stable else {}
+    return judge(requirements, {SPEED: max(found, default=None)}, untrusted=doubt)
 
 
 def _check_settings(candidates: Mapping[str, Call], baseline: str, batch: int, rounds: int, pause: float) -> None:

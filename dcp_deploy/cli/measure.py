@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from ..errors import UsageError
 from ..files import atomic_path
+from ..gates import QUALITY, SPEED, judge, parse_requirements
 from .options import (
     Device,
     Lpips,
@@ -30,6 +32,10 @@ from .options import (
 from .output import Output
 from .verb import verb
 
+Require = Annotated[
+    list[str] | None,
+    option('A figure to reach, such as "fid<2": exit code 5 if it is missed. May be repeated.', metavar="COMPARISON"),
+]
 ReportFile = Annotated[Path | None, option("Also write the JSON document to this file.", "--out", "-o")]
 
 
@@ -115,6 +121,7 @@ def bench(
     out: ReportFile = None,
     markdown: Annotated[Path | None, option("Also write the tables as Markdown to this file.")] = None,
     plot: Annotated[Path | None, option("Also plot distribution and growth to this PNG or SVG file.")] = None,
+    require: Require = None,
     seed: Seed = 0,
 ) -> None:
     """Time a model, in turns with its teacher if one is given.
@@ -130,11 +137,13 @@ def bench(
     """
     from .. import benchmarks
     from ..report.bench_plot import check_ending, save_plot
+    from .tables import gate_lines
 
     if bound is not None:
         benchmarks.check_bound(bound)
     if plot is not None:
         check_ending(plot)
+    requirements = parse_requirements(require or [], [SPEED], teacher=False)
     files = {"model": model} if not teacher else {"teacher": teacher, "model": model}
     batches = whole_numbers("--batch", batch)
     specs, missing = benchmarks.plan_matrix(
@@ -164,7 +173,10 @@ def bench(
             temporary.write_text(report.to_markdown(), encoding="utf-8")
     if plot is not None:
         save_plot(plot, report.to_dict())
-    output.report(out, report.to_dict(), *report.to_tables(), *report.notes)
+    verdict = benchmarks.judge_speed(requirements, report)
+    document = {**report.to_dict(), "gates": asdict(verdict)}
+    output.report(out, document, *report.to_tables(), *report.notes, *gate_lines(verdict))
+    verdict.raise_for_failure()
 
 
 @verb()
@@ -215,6 +227,7 @@ def evaluate(
     out: ReportFile = None,
     seed: Seed = 0,
     device: Device = "auto",
+    require: Require = None,
 ) -> None:
     """Measure quality: FID, KID, precision, recall, density, coverage, modes, diversity, likeness to a teacher.
 
@@ -226,7 +239,9 @@ def evaluate(
     """
     from ..devices import torch_device
     from ..evaluation.quality import Against, evaluate_file
-    from .tables import evaluation_lines, modes_table
+    from .tables import evaluation_lines, gate_lines, modes_table
+
+    requirements = parse_requirements(require or [], QUALITY, teacher=False)
 
     against = Against(
         teacher, data, resize, directions, inception, lpips,  # type: ignore[arg-type]  # refused there
@@ -236,10 +251,12 @@ def evaluate(
         model, against, samples=samples, seed=seed, psi=psi, batch=batch, device=torch_device(device),
         backend=backend, reporter=output,  # type: ignore[arg-type]  # refused there
     )  # fmt: skip
-    measured = evaluation.to_dict()
+    verdict = judge(requirements, evaluation.figures)
+    measured = {**evaluation.to_dict(), "gates": asdict(verdict)}
     tables = [modes_table(measured["modes"])] if "modes" in measured else []
-    output.report(out, measured, *evaluation_lines(measured), *tables)
+    output.report(out, measured, *evaluation_lines(measured), *tables, *gate_lines(verdict))
     evaluation.raise_for_failure()
+    verdict.raise_for_failure()
 
 
 @verb(computes=True)
