@@ -19,7 +19,7 @@ CODES = "Changing codes"
 FILES = "What is written"
 
 
-@verb()
+@verb(computes=True)
 def sample(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, an engine or a bundle.")],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..export.serving.endpoint_check import EndpointReport
 
 
-@verb()
+@verb(computes=True)
 def bundle(
     output: Output,
     source: Annotated[Path, typer.Argument(help="A run directory of build or an ONNX file.")],

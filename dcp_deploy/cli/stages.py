@@ -82,7 +82,7 @@ def convert(
     output.written(out, layout=to, notes=notes, source=facts)
 
 
-@verb("mask", "mask_background", "mask_inputs", "effort", "seed", "device")
+@verb("mask", "mask_background", "mask_inputs", "effort", "seed", "device", computes=True)
 def score(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator whose channels to score.")],
@@ -157,7 +157,7 @@ def _counts(effort: str, config: GeneratorConfig, verb: str) -> Effort:
     return BuildConfig.parse({"effort": effort}, verb=verb).counts.for_teacher(count_macs(config))
 
 
-@verb("ratio", "align", "target_macs", "target_params", "effort", "seed", "device")
+@verb("ratio", "align", "target_macs", "target_params", "effort", "seed", "device", computes=True)
 def prune(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
@@ -245,7 +245,7 @@ def _dataset_of(teacher: Generator, given: str | None) -> str | None:
 DISTILL_SETTINGS = (
     "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard",
     "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs", "inception",
-    "effort", "seed", "device",
+    "effort", "seed", "threads", "device",
 )  # fmt: skip
 
 
@@ -313,7 +313,7 @@ def distill(
     output.written(out, history=result.history, resumed_at=result.resumed_at, images=real)
 
 
-@verb()
+@verb(computes=True)
 def export(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A checkpoint in any format.")],

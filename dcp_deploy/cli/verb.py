@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from ..config import read_toml
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError, choose
+from ..threads import computing
 from .options import check_suffix, config_keys, option, setting_parameters
 from .output import Output
 
@@ -42,11 +43,12 @@ def name_of(function: Command) -> str:
     return {"evaluate": "eval"}.get(function.__name__, function.__name__.replace("_", " "))
 
 
-def verb(*settings: str) -> Callable[[Command], Command]:
+def verb(*settings: str, computes: bool = False) -> Callable[[Command], Command]:
     """Make a function a verb: ``function(output, **flags)``.
 
     The flags are the function's parameters, those of the fields ``settings`` of BuildConfig (they arrive in its
-    ``**settings``), and the ones of every verb. Every way it can end becomes an exit code and one message on stderr.
+    ``**settings``), and the ones of every verb. A verb that ``computes`` also has --threads, and runs with that number.
+    Every way it can end becomes an exit code and one message on stderr.
     """
 
     def decorate(function: Command) -> Command:
@@ -68,12 +70,14 @@ def verb(*settings: str) -> Callable[[Command], Command]:
                         check_place(f"--{flag}", place, folder=folder, packed=output.verb == "bundle")
                         if endings:
                             check_suffix(Path(place), *endings, flag=flag)
-                function(output, **flags)
+                with computing(flags.pop("threads"), output.message) if computes else nullcontext():
+                    function(output, **flags)
 
         context, *common, _ = signature(run, eval_str=True).parameters.values()
         _, *own = signature(function, eval_str=True).parameters.values()
         own = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
-        flags = (context, *setting_parameters(settings), *own, *common)
+        shared = (*settings, "threads") if computes else settings
+        flags = (context, *setting_parameters(shared), *own, *common)
         functools.update_wrapper(run, function)
         run.__signature__ = Signature(  # type: ignore[attr-defined]  # what typer reads
             [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in flags]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from ..config import BuildConfig, to_toml
 from ..files import atomic_path, sha256_file
 from ..gates import Outcome, Verdict
 from ..progress import Reporter
+from ..threads import computing
 from ..version import __version__
 from .inputs import BuildInputs, effort_numbers, real_words, resolve_inputs
 from .plan import check_space
@@ -142,7 +144,8 @@ class _Builder:
         job = Job(self.inputs, self.directory, record.key, self.force, self.reporter, self.record.networks)
         begin = time.monotonic()
         try:
-            with self.reporter.task(stage.title) as progress:
+            own = computing(self.inputs.config.threads, self.reporter.message) if stage.computes else nullcontext()
+            with own, self.reporter.task(stage.title) as progress:
                 written = stage.work(job, progress)
         except SkippedError as skip:
             record.status, record.reason = "skipped", str(skip)

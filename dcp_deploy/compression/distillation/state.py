@@ -129,6 +129,7 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
         "format": _FORMAT,
         "key": key,
         "step": str(state.step),
+        "threads": str(torch.get_num_threads()),  # they decide how sums are split
         "history": json.dumps(state.history, allow_nan=False),
         "sums": json.dumps(state.sums, allow_nan=False),
         "scalers": json.dumps([scaler.state_dict() for scaler in state.scalers()]),
@@ -138,6 +139,16 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))  # unlike safetensors' own writer, raises OSError on a full disk
+
+
+def recorded_threads(path: str | os.PathLike[str]) -> int | None:
+    """Return the CPU threads that a checkpoint was trained with; None if it cannot be read or does not say."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            threads = (file.metadata() or {}).get("threads", "")
+    except (SafetensorError, OSError):
+        return None  # load_state says what is wrong
+    return int(threads) if threads.isdecimal() and int(threads) > 0 else None
 
 
 def load_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> None:
