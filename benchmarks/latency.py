@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from statistics import median
 
+from ..devices import LoadMeter
 from ..errors import UsageError, choose
 from ..gates import SPEED, Requirement, Verdict, judge
 from ..progress import Progress
-from ..threads import LoadMeter
 from .candidates.candidate import Candidate, Phases, Skipped
 from .caveats import caveats_of, instability
 from .machine.clocks import ClockMeter

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...devices import default_threads
 from ...errors import DcpDeployError, InputError, UsageError
 from ...export.kinds import Kind, kind_of
-from ...threads import default_threads
 from .candidate import Candidate, Skipped
 
 
@@ -98,7 +98,7 @@ def plan_matrix(
     ``files``: model ("teacher", "student") -> its checkpoints, ONNX files, engines and bundles. ``backends``: "auto",
     the natural backend of each file; "all"; or names of ``BACKENDS`` separated by commas. ``network`` chooses among
     several generators of the first model's checkpoints. ``threads`` are the CPU threads of every candidate alike, by
-    default :func:`~dcp_deploy.threads.default_threads`. Raises UsageError for an unknown backend, a batch below 1, or a
+    default :func:`~dcp_deploy.devices.default_threads`. Raises UsageError for an unknown backend, a batch below 1, or a
     network without a checkpoint, InputError for a file that cannot be read.
     """
     chosen = _chosen(backends)

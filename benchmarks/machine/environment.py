@@ -22,8 +22,8 @@ from typing import TypeVar
 
 import psutil
 
+from ...devices import LoadMeter, cpu_quota, usable_cores
 from ...progress import Progress
-from ...threads import LoadMeter, cpu_quota, usable_cores
 
 PACKAGES = ("dcp-deploy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy")
 

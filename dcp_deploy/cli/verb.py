@@ -18,8 +18,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from ..config import read_toml
+from ..devices import computing
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError, choose
-from ..threads import computing
 from .options import check_suffix, config_keys, option, setting_parameters
 from .output import Output
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config import BuildConfig, to_toml
+from ..devices import computing
 from ..files import atomic_path, sha256_file
 from ..gates import Outcome, Verdict
 from ..progress import Reporter
-from ..threads import computing
 from ..version import __version__
 from .inputs import BuildInputs, effort_numbers, real_words, resolve_inputs
 from .plan import check_space

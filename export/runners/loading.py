@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from ...devices import torch_device
+from ...devices import check_threads, cpu_threads, torch_device
 from ...errors import UsageError, choose
 from ...sizes import pixels
-from ...threads import check_threads, cpu_threads
 from ..kinds import kind_of
 from .onnx import onnx_runner
 from .runner import Array, Runner

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ...devices import default_threads
 from ...errors import CorruptFileError, MissingCapabilityError, UsageError, choose
-from ...threads import default_threads
 from ..graph.bfloat16 import widened
 from .session import Session
 
@@ -24,7 +24,7 @@ ONNX_BACKENDS = ("onnxruntime", "onnxruntime-winograd", "onnxruntime-cuda", "ope
 
 def open_session(path: Path, backend: str = "auto", threads: int | None = None) -> Session:
     """Open ``path`` with one of ``ONNX_BACKENDS``; "auto" is onnxruntime. ``threads`` of a call, by default
-    :func:`~dcp_deploy.threads.default_threads`.
+    :func:`~dcp_deploy.devices.default_threads`.
 
     Raises UsageError for any other backend, MissingCapabilityError for a runtime or a GPU that is not available,
     CorruptFileError for a file that cannot be loaded.

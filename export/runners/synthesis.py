@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ...devices import cpu_threads
 from ...errors import InputError, UsageError
 from ...sizes import pixels
-from ...threads import cpu_threads
 from ..kinds import kind_of
 from .bundle import bundled_model
 from .forms import FormRunner, load_form

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from dcp_deploy.checkpoints import load_generator, save_generator
-from dcp_deploy.threads import default_threads
+from dcp_deploy.devices import default_threads
 
 from .conftest import Command
 

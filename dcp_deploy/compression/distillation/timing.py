@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from ...threads import Choice
+from ...devices import Choice
 from .recipe import Terms, terms_at
 from .state import TrainingSetup, TrainingState
 from .step import train_step

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
+from ...devices import Choice, check_threads, choose_threads, cpu_threads, default_threads, stated_threads
 from ...efforts import EFFORT
 from ...errors import DcpDeployError, UsageError
 from ...generators import Discriminator, Generator
 from ...generators.latents import draw_latents, stream
 from ...metrics.published import Lpips
 from ...progress import Progress
-from ...threads import Choice, check_threads, choose_threads, cpu_threads, default_threads, stated_threads
 from ..masks import Mask
 from . import losses
 from .real_images import ImageSource

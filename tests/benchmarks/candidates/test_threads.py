@@ -11,10 +11,10 @@ import torch
 from dcp_deploy.benchmarks import open_matrix, plan_matrix
 from dcp_deploy.benchmarks.candidates.loading import open_candidate
 from dcp_deploy.checkpoints import save_generator
+from dcp_deploy.devices import VARIABLE
 from dcp_deploy.export.runners import openvino as openvino_runner
 from dcp_deploy.export.runners import sessions
 from dcp_deploy.generators import Generator
-from dcp_deploy.threads import VARIABLE
 
 ON_CPU = ("torch", "torch-compile", "onnxruntime", "onnxruntime-winograd", "openvino", "openvino-winograd")
 

@@ -11,13 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dcp_deploy import threads
+from dcp_deploy import devices as threads
 from dcp_deploy.compression import distill
 from dcp_deploy.compression.distillation import training
 from dcp_deploy.compression.distillation.timing import Expected
+from dcp_deploy.devices import Choice
 from dcp_deploy.errors import UsageError
 from dcp_deploy.generators import Generator
-from dcp_deploy.threads import Choice
 
 from ..conftest import EVERYTHING, assert_same_weights, distill_until, files_in, pruned
 

@@ -14,9 +14,9 @@ from dcp_deploy.compression.distillation.state import TrainingSetup, TrainingSta
 from dcp_deploy.compression.distillation.task import Task
 from dcp_deploy.compression.distillation.team import ALONE
 from dcp_deploy.compression.distillation.timing import Expected, expected_time
+from dcp_deploy.devices import Choice
 from dcp_deploy.generators import Generator
 from dcp_deploy.pipeline.distilling import expected_words
-from dcp_deploy.threads import Choice
 
 from ..conftest import EVERYTHING, assert_same_weights, distill_until, pruned
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from dcp_deploy import threads
+from dcp_deploy import devices as threads
 from dcp_deploy.errors import UsageError
 
 IDLE, BUSY = 0.0, 1.0
