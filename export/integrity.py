@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import CorruptFileError, InputError, UnsafeFileError, UsageError
-from ..files import atomic_path, is_run_directory, sha256_file, write_json
+from ..files import atomic_path, is_run_directory, sha256_file, write_json, write_text
 from .archive import AGAIN, TO_A_FOLDER, Entry, read_archive, write_archive
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"  # the seal is a line that sha256sum -c reads
@@ -41,8 +41,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     manifest = {"schema": SCHEMA, "kind": "dcp-deploy bundle", **facts, "files": files}
     write_json(folder / MANIFEST, manifest)
     digest = sha256_file(folder / MANIFEST)
-    with atomic_path(folder / SEAL) as temporary:
-        temporary.write_text(f"{digest}  {MANIFEST}\n", encoding="ascii")
+    write_text(folder / SEAL, f"{digest}  {MANIFEST}\n")
     return {**manifest, "sha256": digest}
 
 

@@ -5,6 +5,7 @@ A golden set is a folder of PNG files, which are lossless, and ``golden.json``, 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CorruptFileError, UsageError
-from ...files import atomic_path, read_json, write_json
+from ...files import read_json, write_bytes, write_json
 from ...sizes import pixels
 from ..runners.runner import Array, Runner, latents_of
 from ..runners.sampling import draw
@@ -34,8 +35,9 @@ def write_golden(
     for psi in psis:
         for seed, image in enumerate(draw(runner, range(seeds), psi=psi)):
             name = f"seed{seed}_psi{psi:g}.png"
-            with atomic_path(folder / name) as temporary:
-                Image.fromarray(image).save(temporary, format="PNG")
+            stream = io.BytesIO()
+            Image.fromarray(image).save(stream, format="PNG")
+            write_bytes(folder / name, stream.getbuffer())
             images.append({"seed": seed, "psi": psi, "file": name})
     document = {
         "schema": 1,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, UsageError, choose
-from ...files import atomic_path
+from ...files import write_text
 from ...version import __version__
 from ..integrity import ARCHIVE, SEAL, check_bundle, pack, seal
 from ..parity.gate import verify
@@ -252,5 +252,4 @@ def _copy(source: Path, place: Path) -> None:
 
 
 def _write(place: Path, text: str) -> None:
-    with atomic_path(place) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(place, text)

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from ...errors import DcpDeployError, UsageError
+from ...files import remove_scratch
 from ...generators import Discriminator, Generator
 from ...generators.latents import draw_latents, stream
 from ...metrics.published import Lpips
@@ -189,8 +190,7 @@ def _checkpoint(task: Task, key: str, team: Team) -> Path | None:
         return None
     checkpoint = task.checkpoint_dir / f"distill-{key[:12]}.safetensors"
     if team.rank == 0:
-        for remnant in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):
-            remnant.unlink()
+        remove_scratch(checkpoint.parent)
     return checkpoint
 
 
