@@ -7,7 +7,6 @@ the sha256 of ``manifest.json``, with the one that its maker published. Needs ne
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
@@ -18,10 +17,12 @@ from typing import Any
 from ..errors import CorruptFileError, InputError, UnsafeFileError, UsageError
 from ..files import atomic_path, is_run_directory, sha256_file, write_json, write_text
 from .archive import AGAIN, TO_A_FOLDER, Entry, read_archive, write_archive
+from .bundle_manifest import parse_manifest
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"  # the seal is a line that sha256sum -c reads
 ARCHIVE = ".tar.zst"
 SCHEMA = 1
+DEEPEST = 16  # folders in folders; ours are three deep
 LARGEST_MANIFEST = 1_000_000  # bytes, enough for 9,000 files; ours have some kilobytes
 
 File = Entry  # whose name is below the bundle
@@ -101,16 +102,11 @@ def _read_manifest(content: bytes, sealed: bytes) -> dict[str, Any]:
     if hashlib.sha256(content).hexdigest() != match[1].decode():
         raise CorruptFileError(f"{MANIFEST} does not match {SEAL}: one of the two was altered", AGAIN)
     try:
-        manifest = json.loads(content)
-        files = manifest["files"]
-        if manifest["schema"] != SCHEMA or manifest["kind"] != "dcp-deploy bundle" or not isinstance(files, dict):
-            raise ValueError("it has another kind or version")
-        for name, recorded in files.items():
-            safe_name(name)
-            if set(recorded) != {"bytes", "sha256"} or not re.fullmatch("[0-9a-f]{64}", recorded["sha256"]):
-                raise ValueError(f"its entry of {name} is not a size and a sha256")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        manifest = parse_manifest(content)
+    except ValueError as error:
         raise CorruptFileError(f"{MANIFEST} is not the manifest of a bundle: {error}", AGAIN) from error
+    for name in (*manifest["files"], *(model["onnx"] for model in manifest["models"].values())):
+        safe_name(name)
     return {**manifest, "sha256": match[1].decode()}
 
 
@@ -136,8 +132,10 @@ def _folder_files(folder: Path) -> Iterator[File]:
 def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
     """Yield the names of all files below a folder except the manifest and its seal.
 
-    Raises UnsafeFileError for anything but a plain file.
+    Raises UnsafeFileError for anything but a plain file, and for folders deeper than any bundle's.
     """
+    if prefix.count("/") > DEEPEST:
+        raise UnsafeFileError(f"{prefix} in the bundle is deeper than any folder of a bundle", AGAIN)
     for entry in sorted(os.scandir(folder / prefix), key=lambda entry: entry.name):
         name = f"{prefix}{entry.name}"
         mode = entry.stat(follow_symlinks=False).st_mode

@@ -20,7 +20,7 @@ from .streams import answer
 
 STDOUT = Path("-")
 PLACES = ("out", "worst", "markdown", "plot")  # flags that name a result
-CACHES = ("tensorboard", "timing_cache", "config")  # flags with a place that is no input, or one that may be rewritten
+CACHES = ("tensorboard", "timing_cache", "config")  # places that a verb may also write
 ENDINGS = {"worst": (".png",), "markdown": (".md",)}
 OUT_ENDINGS = {
     **dict.fromkeys(("score", "prune", "distill", "directions"), (".safetensors",)),

@@ -110,21 +110,17 @@ def open_streams() -> None:
 
 def ended(program: Callable[[], None]) -> int:
     """Run the program and return its exit code, 1 without a reader of standard output, 4 if it cannot be written."""
+    code = 0
     try:
-        program()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1 if end.code else 0
-    except BrokenPipeError:
-        code = 1
-        drop_stdout()
-    try:
+        try:
+            program()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         sys.stdout.flush()
-    except BrokenPipeError:
-        code = code or 1
+    except OSError as error:  # of a verb's --help; verbs map their own errors
         drop_stdout()
-    except OSError as error:
-        code = code or MissingCapabilityError.exit_code
-        drop_stdout()
+        if isinstance(error, BrokenPipeError):
+            return code or 1
         say(SafeConsole(stderr=True, highlight=False), f"error: standard output cannot be written: {error.strerror}")
+        return code or MissingCapabilityError.exit_code
     return code
