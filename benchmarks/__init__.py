@@ -21,11 +21,13 @@ __all__ = [
     "check_bound",
     "compare_runs",
     "isolated",
+    "judge_speed",
     "machine_ceilings",
     "open_candidate",
     "open_matrix",
     "plan_matrix",
     "read_run",
+    "wait_until_quiet",
     "within_bound",
 ]
 
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
     from .candidates.matrix import open_matrix, plan_matrix
     from .capacity import check_bound, within_bound
     from .comparison import Comparison, compare_runs, read_run
-    from .latency import benchmark
-    from .machine.environment import Environment, capture_environment
+    from .latency import benchmark, judge_speed
+    from .machine.environment import Environment, capture_environment, wait_until_quiet
     from .machine.roofline import machine_ceilings
     from .results import BenchReport, BenchRow
 else:
@@ -50,8 +52,8 @@ else:
             "candidates.matrix": ("open_matrix", "plan_matrix"),
             "capacity": ("check_bound", "within_bound"),
             "comparison": ("Comparison", "compare_runs", "read_run"),
-            "latency": ("benchmark",),
-            "machine.environment": ("Environment", "capture_environment"),
+            "latency": ("benchmark", "judge_speed"),
+            "machine.environment": ("Environment", "capture_environment", "wait_until_quiet"),
             "machine.roofline": ("machine_ceilings",),
             "results": ("BenchReport", "BenchRow"),
         },

@@ -6,36 +6,44 @@ from collections.abc import Iterator, Sequence
 
 from .candidates.candidate import Skipped
 from .machine.clocks import Clocks
-from .machine.environment import Environment
+from .machine.environment import BUSY, Environment
 from .results import BenchRow
 from .scenarios import Scenario
 from .statistics import needed_count
 
-_BUSY = 0.1  # share of the usable cores that other processes may take without a caveat
+_WIDE = 1.25  # ratio of an interval's ends from which on a speed-up is too uncertain to be a headline
+
+
+def instability(rows: Sequence[BenchRow], environment: Environment, others: float | None) -> Iterator[str]:
+    """Yield each reason not to trust the figures of a run. ``others``: cores that other processes took, if known."""
+    drifting = [f"{row.name} ({row.stability.drift:+.1%})" for row in rows if row.stability.verdict == "drifting"]
+    if drifting:
+        yield f"the second half of the run differs from the first for {', '.join(drifting)}"
+    if any(row.stability.verdict == "too few samples" for row in rows):
+        yield "too few rounds to say whether the machine was stable"
+    cores = environment.usable_cores
+    if others is not None and cores is not None and others > BUSY * cores:
+        yield f"other processes took {others:.1f} of {cores} cores"
+    for row in rows:
+        if row.speedup is not None and row.speedup.high > _WIDE * row.speedup.low:
+            yield f"the speed-up of {row.name} is uncertain, {row.speedup.low:.2f} to {row.speedup.high:.2f}"
 
 
 def caveats_of(
     rows: Sequence[BenchRow],
-    environment: Environment,
-    others: float | None,
+    unstable: Sequence[str],
     clocks: Clocks,
     skipped: Sequence[Skipped],
     scenario: Scenario,
 ) -> Iterator[str]:
-    """Yield one sentence per caveat. ``others``: cores that other processes took, None if not known."""
+    """Yield one sentence per caveat. ``unstable``: the reasons of :func:`instability`."""
     if scenario.name != "latency":
         yield f"Mode: {scenario.label}."
-    drifting = [f"{row.name} ({row.stability.drift:+.1%})" for row in rows if row.stability.verdict == "drifting"]
-    if drifting:
-        yield f"Unstable: the second half of the run differs from the first for {', '.join(drifting)}. Measure again."
-    if any(row.stability.verdict == "too few samples" for row in rows):
-        yield "Too few rounds to say whether the machine was stable."
+    if unstable:
+        yield f"Unstable, measure again: {'; '.join(unstable)}."
     if any(row.summary.p99_indicative for row in rows):
         count = rows[0].summary.count
         yield f"p99 is indicative (~): {count} samples, and a bound on it needs {needed_count(0.99)}."
-    cores = environment.usable_cores
-    if others is not None and cores is not None and others > _BUSY * cores:
-        yield f"Other load: other processes took {others:.1f} of {cores} cores during the run."
     yield from clocks.caveats()
     bound = [row.name for row in rows if row.phases is not None and row.phases.enqueue_bound]
     if bound:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NOT_MEASURED = "not measured"
+UNSTABLE = "unstable, measure again"
+"""Stands where the speed-up of an unstable run would stand."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class BenchReport:
     """Cores' worth of time that other processes took while measuring; None when not known."""
     notes: tuple[str, ...] = ()
     """Caveats for the reader: unstable rows, other load, few samples, skipped candidates."""
+    unstable_because: tuple[str, ...] = ()
+    """Reasons not to trust the figures: a drift, other load, too few rounds, a wide interval. Empty for a good run."""
     mode: str = "latency"
     skipped: tuple[Skipped, ...] = ()
     """Candidates that cannot run on this machine."""
@@ -164,8 +168,8 @@ class BenchReport:
 
     @property
     def stable(self) -> bool:
-        """True when both halves of the run agree for every candidate."""
-        return all(row.stability.verdict == "stable" for row in self.rows)
+        """Whether the figures can be trusted: there is no reason against it."""
+        return not self.unstable_because
 
     def row(self, name: str) -> BenchRow:
         """Return the row of one candidate; KeyError for an unknown name."""
@@ -200,8 +204,16 @@ class BenchReport:
         further = [row.further_cells() for row in self.rows]
         measured = [heading for heading in further[0] if any(cells[heading] != NOT_MEASURED for cells in further)]
         second = [{heading: cells[heading] for heading in measured} for cells in further] if len(measured) > 1 else []
-        tables = [row.cells() for row in self.rows], second, [one.cells() for one in self.capacity]
+        tables = self._times(), second, [one.cells() for one in self.capacity]
         return [table for table in tables if table]
+
+    def _times(self) -> list[dict[str, str]]:
+        """Return the first table; without speed-ups if the run was unstable."""
+        times = [row.cells() for row in self.rows]
+        if not self.stable:
+            for row, cells in zip(self.rows, times, strict=True):
+                cells["speedup"] = cells["speedup"] if row.speedup is None else UNSTABLE
+        return times
 
     def _batches(self) -> str:
         return ", ".join(str(batch) for batch in sorted({row.batch for row in self.rows}))

@@ -1,6 +1,10 @@
-"""Torch devices by name."""
+"""Torch devices by name, and the processors that this process may use."""
 
 from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
 
 from .errors import MissingCapabilityError, UsageError
 
@@ -25,3 +29,31 @@ def torch_device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise MissingCapabilityError(f"device {name!r} cannot be used: {reason}", "Use --device cpu.") from error
     return name
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may keep busy: by its affinity and the quota of its control group."""
+    cores, quota = len(os.sched_getaffinity(0)), cpu_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def cpu_quota() -> float | None:
+    """Return the cores' worth of time that the control group allows; None without a limit, or if it is not known.
+
+    Version 2 groups write "max 100000" or "200000 100000", in microseconds.
+    """
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def default_threads() -> int:
+    """Return the number of threads that every backend gets by default.
+
+    It is torch's own, which follows OMP_NUM_THREADS and the affinity, within the quota of the control group.
+    """
+    import torch
+
+    return min(torch.get_num_threads(), usable_cores())

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...devices import default_threads
 from ...errors import DcpDeployError, InputError, UsageError
 from ...export.kinds import Kind, kind_of
 from .candidate import Candidate, Skipped
@@ -96,10 +97,12 @@ def plan_matrix(
 
     ``files``: model ("teacher", "student") -> its checkpoints, ONNX files, engines and bundles. ``backends``: "auto",
     the natural backend of each file; "all"; or names of ``BACKENDS`` separated by commas. ``network`` chooses among
-    several generators of the first model's checkpoints. Raises UsageError for an unknown backend, a batch below 1, or a
+    several generators of the first model's checkpoints. ``threads`` are the CPU threads of every candidate alike, by
+    default :func:`~dcp_deploy.devices.default_threads`. Raises UsageError for an unknown backend, a batch below 1, or a
     network without a checkpoint, InputError for a file that cannot be read.
     """
     chosen = _chosen(backends)
+    threads = default_threads() if threads is None else threads
     if not batches or min(batches) < 1:
         raise UsageError(f"batch is {min(batches, default=0)}", "Give 1 or more.")
     kinds: dict[str, list[tuple[Path, Kind]]] = {

@@ -22,6 +22,9 @@ from typing import TypeVar
 
 import psutil
 
+from ...devices import cpu_quota, usable_cores
+from ...progress import Progress
+
 PACKAGES = ("dcp-deploy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy")
 
 T = TypeVar("T")
@@ -61,7 +64,7 @@ def capture_environment() -> Environment:
         cpu=_or_none(_cpu_model),
         cores=_or_none(lambda: psutil.cpu_count(logical=False)),
         usable_cores=_or_none(lambda: len(os.sched_getaffinity(0))),
-        cpu_quota=_or_none(_cpu_quota),
+        cpu_quota=_or_none(cpu_quota),
         memory_bytes=_or_none(lambda: int(psutil.virtual_memory().total)),
         gpu=_or_none(_gpu),
         os=_or_none(_os_name) or platform.platform(),
@@ -90,6 +93,40 @@ class LoadMeter:
         return max(0.0, (machine - own) / elapsed)
 
 
+BUSY = 0.1
+"""Share of the usable cores that other processes may take while the machine still counts as quiet."""
+
+
+def wait_until_quiet(
+    seconds: float,
+    *,
+    progress: Progress | None = None,
+    others: Callable[[], float | None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> bool:
+    """Wait until other processes take at most ``BUSY`` of the usable cores, and return whether they do.
+
+    ``seconds``: the longest wait; 0 returns at once with True, for nothing was asked. ``progress`` counts seconds.
+    ``others`` observes the cores that others take over a short while, in a call that lasts as long.
+    """
+    begin = clock()
+    while seconds > 0:
+        taken = (others or _observed)()
+        if taken is None or taken <= BUSY * usable_cores():
+            return True
+        if clock() - begin >= seconds:
+            return False
+        if progress is not None:
+            progress(int(clock() - begin), int(seconds))
+    return True
+
+
+def _observed() -> float | None:
+    meter = LoadMeter()
+    time.sleep(2 * LoadMeter.SHORTEST)
+    return meter.others()
+
+
 def _busy_seconds() -> tuple[float, float, float]:
     """Return the clock, the busy seconds of all cores, and the processor seconds of this process and its children.
 
@@ -113,12 +150,6 @@ def _cpu_model() -> str | None:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _cpu_quota() -> float | None:
-    """Return the quota of a version 2 control group, written "max 100000" or "200000 100000" (microseconds)."""
-    quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
-    return None if quota == "max" else int(quota) / int(period)
 
 
 def _os_name() -> str:

@@ -66,7 +66,7 @@ def build(
 
     Stages whose inputs and settings have not changed are reused. A killed run continues where it stopped.
 
-    Example: dcp-deploy build --dataset demo
+    Example: dcp-deploy build --dataset demo --require "fid<2" --require "recall>=0.9*teacher"
 
     Example: dcp-deploy build --dataset ffhq --teacher ffhq.pkl --data ffhq1024.zip --target "RTX 4090"
     """
@@ -86,6 +86,7 @@ def build(
     facts = summarise(run.directory)
     output.result({"summary": facts, "run": run.to_dict()}, *summary_lines(facts))
     output.finished(run.directory)
+    run.verdict.raise_for_failure()
 
 
 @verb()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from ..errors import UsageError
 from ..files import write_text
+from ..gates import QUALITY, SPEED, judge, parse_requirements
 from .options import (
     Device,
     Lpips,
@@ -29,6 +31,10 @@ from .options import (
 from .output import Output
 from .verb import verb
 
+Require = Annotated[
+    list[str] | None,
+    option('A figure to reach, such as "fid<2": exit code 5 if it is missed. May be repeated.', metavar="COMPARISON"),
+]
 ReportFile = Annotated[Path | None, option("Also write the JSON document to this file.", "--out", "-o")]
 
 
@@ -107,19 +113,22 @@ def bench(
     mode: Annotated[str, option("latency; or as in MLPerf, but not conformant: single-stream, offline.")] = "latency",
     bound: Annotated[float | None, option("Also find the largest batch with a p99 below so many milliseconds.")] = None,
     isolate: Annotated[bool, option("One process per candidate: measures cold start and memory.", "--isolate")] = False,
-    threads: Annotated[int | None, option("CPU threads of each call, by default all.")] = None,
+    threads: Annotated[int | None, option("CPU threads of each call, for all backends alike [all cores].")] = None,
+    wait: Annotated[float, option("First wait up to so many seconds until other processes leave the cores.")] = 0.0,
     rounds: Annotated[int, option("Least number of calls of each candidate.")] = 100,
     seconds: Annotated[float, option("Least time in all.")] = 10.0,
     out: ReportFile = None,
     markdown: Annotated[Path | None, option("Also write the tables as Markdown to this file.")] = None,
     plot: Annotated[Path | None, option("Also plot distribution and growth to this PNG or SVG file.")] = None,
+    require: Require = None,
     seed: Seed = 0,
 ) -> None:
     """Time a model, in turns with its teacher if one is given.
 
-    With --backends all, what cannot run on this machine is listed with the reason.
+    With --backends all, what cannot run on this machine is listed with the reason. A run that drifted, or whose cores
+    were shared, shows no speed-up and says why.
 
-    Example: dcp-deploy bench student.onnx --teacher teacher.onnx --batch 8
+    Example: dcp-deploy bench student.onnx --teacher teacher.onnx --batch 8 --wait 60
 
     Example: dcp-deploy bench student.onnx --batch 1,2,4,8,16 --bound 50 --plot growth.svg
 
@@ -127,17 +136,21 @@ def bench(
     """
     from .. import benchmarks
     from ..report.bench_plot import check_ending, save_plot
+    from .tables import gate_lines
 
     if bound is not None:
         benchmarks.check_bound(bound)
     if plot is not None:
         check_ending(plot)
+    requirements = parse_requirements(require or [], [SPEED], teacher=False)
     files = {"model": model} if not teacher else {"teacher": teacher, "model": model}
     batches = whole_numbers("--batch", batch)
     specs, missing = benchmarks.plan_matrix(
         files, backends=backends, batches=batches, threads=threads, seed=seed, network=network
     )
     together = nullcontext(benchmarks.open_candidate)
+    with output.task("wait for a quiet machine") if wait > 0 else nullcontext(lambda done, total: None) as waited:
+        benchmarks.wait_until_quiet(wait, progress=waited)
     with output.task("bench") as progress, benchmarks.isolated() if isolate else together as open_one:
         candidates, skipped = benchmarks.open_matrix(specs, open_one, tolerant=backends == "all")
         report = benchmarks.benchmark(
@@ -158,7 +171,10 @@ def bench(
         write_text(markdown, report.to_markdown())
     if plot is not None:
         save_plot(plot, report.to_dict())
-    output.report(out, report.to_dict(), *report.to_tables(), *report.notes)
+    verdict = benchmarks.judge_speed(requirements, report)
+    document = {**report.to_dict(), "gates": asdict(verdict)}
+    output.report(out, document, *report.to_tables(), *report.notes, *gate_lines(verdict))
+    verdict.raise_for_failure()
 
 
 @verb()
@@ -209,6 +225,7 @@ def evaluate(
     out: ReportFile = None,
     seed: Seed = 0,
     device: Device = "auto",
+    require: Require = None,
 ) -> None:
     """Measure quality: FID, KID, precision, recall, density, coverage, modes, diversity, likeness to a teacher.
 
@@ -220,7 +237,9 @@ def evaluate(
     """
     from ..devices import torch_device
     from ..evaluation.quality import Against, evaluate_file
-    from .tables import evaluation_lines, modes_table
+    from .tables import evaluation_lines, gate_lines, modes_table
+
+    requirements = parse_requirements(require or [], QUALITY, teacher=False)
 
     against = Against(
         teacher, data, resize, directions, inception, lpips,  # type: ignore[arg-type]  # refused there
@@ -230,10 +249,12 @@ def evaluate(
         model, against, samples=samples, seed=seed, psi=psi, batch=batch, device=torch_device(device),
         backend=backend, reporter=output,  # type: ignore[arg-type]  # refused there
     )  # fmt: skip
-    measured = evaluation.to_dict()
+    verdict = judge(requirements, evaluation.figures)
+    measured = {**evaluation.to_dict(), "gates": asdict(verdict)}
     tables = [modes_table(measured["modes"])] if "modes" in measured else []
-    output.report(out, measured, *evaluation_lines(measured), *tables)
+    output.report(out, measured, *evaluation_lines(measured), *tables, *gate_lines(verdict))
     evaluation.raise_for_failure()
+    verdict.raise_for_failure()
 
 
 @verb()

@@ -92,7 +92,7 @@ PANELS = {
         "guide", "feature_gan", "mask", "mask_background", "mask_inputs",
     ),
     "Export": ("precision", "target"),
-    "Measuring": ("inception",),
+    "Measuring": ("inception", "require", "wait"),
     RUNNING: ("out", "effort", "seed", "device"),
 }  # fmt: skip
 """The fields of BuildConfig by the help panel that shows them."""

@@ -139,8 +139,7 @@ def distill_student(
     perceptual = _perceptual(config, device, demo_measurable=demo_measurable)
     if perceptual is None and recipe.perceptual:
         reporter.message(
-            "distill: the perceptual loss is off. For the demo's teacher add --dataset demo; for others "
-            "--lpips vgg16-397923af.pth (torchvision's weights)"
+            "distill: the perceptual loss is off. --lpips vgg16-397923af.pth (torchvision's weights) turns it on"
         )
         recipe = replace(recipe, perceptual=0.0)
     # Read the given files first: to measure may mean to fetch a network and to read real images for half an hour.

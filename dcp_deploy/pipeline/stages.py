@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import MissingCapabilityError
 from ..files import write_json
+from ..gates import QUALITY, SPEED, judge
 from ..progress import Progress, Reporter, shifted
 from .distilling import distill_student, distillation_facts, distilling_settings
 from .inputs import DATA, BuildInputs
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MODELS = ("teacher", "pruned", "student")
 GRID_SEEDS = tuple(range(16))
 PORTABLE = "sm80,sm86,sm89,sm120"  # all GPUs that TensorRT-RTX serves in fp32; it has no fp32 products for sm75
+GATES = "gates.json"
 SOURCE = "teacher file"  # stands for the file given by --teacher, shipped with the preset, or fetched for it
 
 
@@ -286,9 +288,19 @@ def _real_grid(job: Job) -> str:
 
 
 def _bench(job: Job, progress: Progress) -> list[str]:
-    from ..benchmarks import benchmark, machine_ceilings, open_candidate, open_matrix, plan_matrix
+    from ..benchmarks import (
+        benchmark,
+        machine_ceilings,
+        open_candidate,
+        open_matrix,
+        plan_matrix,
+        wait_until_quiet,
+    )
 
     effort = job.inputs.effort
+    if job.inputs.config.wait > 0:
+        job.reporter.message(f"bench: waits up to {job.inputs.config.wait:g} s for a quiet machine")
+        wait_until_quiet(job.inputs.config.wait)
     files = {
         model: [job.path(f"{model}{ending}") for ending in (".safetensors", ".onnx")]
         for model in ("teacher", "student")
@@ -306,6 +318,22 @@ def _bench(job: Job, progress: Progress) -> list[str]:
     )
     write_json(job.path("bench.json"), report.to_dict())
     return ["bench.json"]
+
+
+def _gates(job: Job, progress: Progress) -> list[str]:
+    from ..report.headline import fastest_student, unstable_because
+    from ..report.run_directory import read_run_directory
+
+    run = read_run_directory(job.directory)
+    student, teacher = (
+        {name: getattr(run.quality(model), name) for name in QUALITY} for model in ("student", "teacher")
+    )
+    best, reasons = fastest_student(run), unstable_because(run)
+    student[SPEED] = best.speedup.value if best is not None and best.speedup is not None else None
+    untrusted = {SPEED: f"the machine was not quiet ({'; '.join(reasons)})"} if reasons else {}
+    verdict = judge(job.inputs.requirements, student, teacher, untrusted=untrusted)
+    write_json(job.path(GATES), {"schema": 1, **asdict(verdict)})
+    return [GATES]
 
 
 def _report(job: Job, progress: Progress) -> list[str]:
@@ -354,6 +382,10 @@ def _evaluating(inputs: BuildInputs) -> dict[str, Any]:
     return {**_images(inputs), **_settings("dataset", "evaluation_samples", "seed")(inputs)}
 
 
+def _requirements(inputs: BuildInputs) -> dict[str, Any]:
+    return {"requirements": [one.text for one in inputs.requirements]}
+
+
 def _images(inputs: BuildInputs) -> dict[str, Any]:
     """Return what identifies the images of --data; empty without --data."""
     return {} if inputs.images is None else {DATA: inputs.images.identity}
@@ -378,6 +410,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("verify", "compare exported and original images", _ENDS, _settings("parity_latents", "seed"), _verify),
     Stage("evaluate", "measure quality", _WEIGHTS, _evaluating, _evaluate),
     Stage("bench", "measure latency", _ENDS, _settings("bench_rounds", "bench_seconds"), _bench),
+    Stage("gates", "check the requirements", ("metrics.json", "bench.json"), _requirements, _gates),
     Stage(
         "report",
         "write the report",
@@ -388,6 +421,7 @@ STAGES: tuple[Stage, ...] = (
             "metrics.json",
             "parity.json",
             "bench.json",
+            GATES,
             "engines/student.json",
         ),
         lambda inputs: inputs.config.to_dict(),

@@ -7,10 +7,10 @@ from typing import Any
 
 from ..evaluation.inspection import licence_facts
 from ..files import RUN_FILE, sha256_file
-from ..report.headline import fastest_student, same_backend_speedup
+from ..report.headline import fastest_student, same_backend_speedup, unstable_because
 from ..report.run_directory import Network, RunDirectory, Stage, read_run_directory
 from ..report.tables import worst_difference
-from ..report.text import amount, size, times
+from ..report.text import UNSTABLE, amount, size, times
 from .inputs import DATA, real_words
 
 NOT_MEASURED = "not measured"
@@ -62,6 +62,7 @@ def _summarised(run: RunDirectory, directory: Path) -> dict[str, Any]:
         "speedup": _speedup(run),
         "fastest": best.name if best else None,
         "baseline": run.bench.baseline if run.bench else None,
+        "gates": None if run.gates is None else run.gates.model_dump(exclude={"schema_version"}),
         "parity": {
             "passed": run.parity.passed if run.parity else None,
             "difference": worst_difference(run),
@@ -87,7 +88,11 @@ def _speedup(run: RunDirectory) -> dict[str, Any] | None:
     best = fastest_student(run)
     if best is None or best.speedup is None:
         return None
-    return {**best.speedup.model_dump(), "same_backend": same_backend_speedup(run, best)}
+    return {
+        **best.speedup.model_dump(),
+        "same_backend": same_backend_speedup(run, best),
+        "unstable_because": unstable_because(run),
+    }
 
 
 def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -96,6 +101,7 @@ def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     teacher, student = networks.get("teacher", {}), networks.get("student", {})
     sizes = [f"{name} {size(files[name])}" for name in ("teacher.onnx", "student.onnx") if name in files]
     return [
+        *_gate_lines(facts["gates"]),
         ("speedup", _speedup_words(facts)),
         ("parity", _parity_words(facts["parity"])),
         ("quality", _quality_words(facts)),
@@ -108,6 +114,16 @@ def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _gate_lines(gates: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Write the verdict first, and a line for each requirement that failed."""
+    if gates is None or not gates["requirements"]:
+        return []
+    asked, failed = gates["requirements"], [one["text"] for one in gates["requirements"] if not one["passed"]]
+    if not failed:
+        return [("requirements", f"met: {'; '.join(one['text'] for one in asked)}")]
+    return [("requirements", f"NOT MET: {len(failed)} of {len(asked)}"), *(("  failed", text) for text in failed)]
+
+
 def _change(teacher: int | None, student: int | None) -> str:
     """Write "24.6 M -> 2.1 M"; in a run without a student yet, what is known."""
     return f"{amount(teacher) or 'unknown'} -> {amount(student) or 'unknown'}"
@@ -117,6 +133,8 @@ def _speedup_words(facts: dict[str, Any]) -> str:
     found = facts["speedup"]
     if found is None:
         return NOT_MEASURED
+    if found["unstable_because"]:
+        return f"{UNSTABLE} ({'; '.join(found['unstable_because'])})"
     words = f"{times(found['value'])} ({facts['fastest']} against {facts['baseline']}"
     return f"{words}; {times(found['same_backend'])} on the same backend)" if found["same_backend"] else f"{words})"
 

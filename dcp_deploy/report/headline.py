@@ -30,16 +30,17 @@ def _speed_phrase(run: RunDirectory) -> str:
         return "Speed: not measured."
     factor, same = text.times(best.speedup.value), text.times(same_backend_speedup(run, best))
     likewise = f"; {same} with both on that backend" if same else ""
-    caveat = "" if _steady(run, best) else " The machine was not steady while measuring, so read this as a hint."
-    return (
-        f"The student is {factor} as fast as its teacher ({best.name} against {run.bench.baseline}{likewise}).{caveat}"
-    )
+    if reasons := unstable_because(run):
+        return f"Speed: {text.UNSTABLE} ({'; '.join(reasons)})."
+    return f"The student is {factor} as fast as its teacher ({best.name} against {run.bench.baseline}{likewise})."
 
 
-def _steady(run: RunDirectory, best: BenchRow) -> bool:
-    """Return whether neither the student nor the baseline drifted."""
-    compared = [row for row in run.bench_rows if row is best or row.speedup is None]
-    return all(row.stability.verdict != "drifting" for row in compared)
+def unstable_because(run: RunDirectory) -> list[str]:
+    """Return the reasons not to trust the measured speed; none for a good run, and without a benchmark."""
+    if run.bench is None or run.bench.unstable_because:
+        return run.bench.unstable_because if run.bench else []
+    drifting = [row.name for row in run.bench_rows if row.stability.verdict == "drifting"]  # runs of older versions
+    return [f"the second half of the run differs from the first for {', '.join(drifting)}"] if drifting else []
 
 
 def _parity_phrase(run: RunDirectory) -> str:
@@ -78,10 +79,9 @@ def _speed_card(run: RunDirectory) -> Card:
         return Card("speedup", None)
     known = speedup.low is not None and speedup.high is not None
     bounds = f"{speedup.low:.2f} to {speedup.high:.2f} (95\u00a0%)" if known else ""
-    steady = _steady(run, best)
-    return Card(
-        "speedup", text.times(speedup.value), bounds if steady else f"{bounds}, unsteady", "" if steady else "bad"
-    )
+    if reasons := unstable_because(run):
+        return Card("speedup", text.UNSTABLE, "; ".join(reasons), "bad")
+    return Card("speedup", text.times(speedup.value), bounds)
 
 
 def _fewer_card(run: RunDirectory, key: str, label: str) -> Card:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+UNSTABLE = "unstable, measure again"
+"""Stands where the speed-up of an unstable benchmark would stand."""
+
 
 def amount(value: float | None) -> str | None:
     """Write three or four digits and a decimal prefix: 30034338 -> ``30.03 M``."""

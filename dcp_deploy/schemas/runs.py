@@ -13,6 +13,8 @@ class Speedup(Part):
     high: float | None
     same_backend: float | None
     """Teacher over student on the same backend: what compression alone gained."""
+    unstable_because: list[str]
+    """Reasons not to trust the figure; empty for a good run."""
 
 
 class ParitySummary(Part):
@@ -38,8 +40,26 @@ class NetworkSummary(Part):
     bytes: int | None
 
 
+class GateOutcome(Part):
+    """One requirement."""
+
+    requirement: str
+    passed: bool
+    text: str
+    """The outcome as a sentence."""
+
+
+class GateSummary(Part):
+    """Whether the student meets the requirements; ``gates.json`` has the figures."""
+
+    passed: bool
+    requirements: list[GateOutcome]
+
+
 class Summary(Part):
     """The figures of the run. null: not measured."""
+
+    gates: GateSummary | None
 
     speedup: Speedup | None
     fastest: str | None

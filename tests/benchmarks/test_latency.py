@@ -140,7 +140,20 @@ def test_other_load_is_noted_when_it_is_more_than_a_tenth_of_the_cores(monkeypat
     machine = Machine()
     report = machine.benchmark({"a": machine.candidate("a", 5)}, baseline="a")
     assert report.other_load == others
-    assert ("Other load: other processes took 1.4 of 2 cores during the run." in report.notes) == noted
+    assert ("other processes took 1.4 of 2 cores" in report.unstable_because) == noted
+    assert report.stable != noted
+    assert any("Unstable, measure again: other processes" in note for note in report.notes) == noted
+
+
+def test_an_unstable_run_shows_no_speedup(monkeypatch):
+    machine = Machine()
+    candidates = {"teacher": machine.candidate("teacher", 80), "student": machine.candidate("student", 10)}
+    report = machine.benchmark(candidates, baseline="teacher")
+    assert "8.00" in report.to_markdown()
+    shared = replace(report, unstable_because=("other processes took 1.4 of 2 cores",))
+    assert "8.00" not in shared.to_markdown()
+    assert "unstable, measure again" in shared.to_markdown()
+    assert shared.to_dict()["rows"][1]["speedup"]["value"] == pytest.approx(8)  # the document keeps what was measured
 
 
 def test_an_indicative_p99_is_noted_and_marked():

@@ -11,12 +11,13 @@ import copy
 import math
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from ...efforts import EFFORT
 from ...errors import DcpDeployError, UsageError
 from ...files import remove_scratch
 from ...generators import Discriminator, Generator
@@ -26,7 +27,7 @@ from ...progress import Progress
 from ..masks import Mask
 from . import losses
 from .real_images import ImageSource
-from .recipe import DistillConfig
+from .recipe import RECIPES, DistillConfig
 from .records import Measure, Records
 from .state import TrainingState, load_state, save_state
 from .step import train_step
@@ -70,7 +71,7 @@ def distill(
     student: Generator,
     teacher: Generator,
     *,
-    config: DistillConfig,
+    config: DistillConfig | None = None,
     data: ImageSource | None = None,
     perceptual: losses.FeatureMaps | Lpips | None = None,
     mask: Mask | None = None,
@@ -88,6 +89,9 @@ def distill(
     devices: int = 1,
 ) -> DistillResult:
     """Train a copy of ``student`` to imitate ``teacher``; neither argument is changed.
+
+    ``config`` is a recipe, by default that of ``build``: ``RECIPES["quick"]``, without its perceptual loss unless
+    ``perceptual`` is given.
 
     ``data`` are real images for the discriminator: an ``ImageSet`` (with labels for a class-conditional teacher), a
     sequence of uint8 [H, W, 3], or a function from indices [N] to uint8 [N, H, W, 3]. Without it the teacher's own
@@ -117,6 +121,8 @@ def distill(
     checkpoint, MissingCapabilityError for missing devices or packages, and DcpDeployError (exit code 1) when the
     training diverges to NaN or infinity.
     """
+    if config is None:
+        config = RECIPES[EFFORT] if perceptual is not None else replace(RECIPES[EFFORT], perceptual=0.0)
     if not isinstance(config, DistillConfig):
         raise UsageError(f"config is {config!r}, not a DistillConfig", "Give a recipe: config=RECIPES['quick'].")
     device = torch.device(device) if device is not None else next(teacher.parameters()).device

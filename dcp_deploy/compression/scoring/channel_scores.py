@@ -30,7 +30,8 @@ _EXAMPLE = "scores.safetensors"
 class ChannelScores:
     """One float64 vector per entry of ``GeneratorConfig.widths``, in its order; higher means keep.
 
-    Only the order *within* a layer has a meaning. ``settings`` are those of :func:`score`, ready for JSON.
+    Only the order *within* a layer has a meaning. ``settings`` are those of :func:`score`, ready for JSON;
+    ``settings["network"]`` is the sha256 over the tensors of the generator that was scored.
     """
 
     scores: tuple[Tensor, ...]

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from dataclasses import asdict
 
+import pytest
+
 from dcp_deploy.benchmarks.machine import environment
 
 
@@ -25,7 +27,7 @@ def test_the_record_is_made_when_every_probe_fails(monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("nothing here")
 
-    for name in ("_cpu_model", "_cpu_quota", "_gpu", "_os_name", "_torch_threads", "_git_commit"):
+    for name in ("_cpu_model", "cpu_quota", "usable_cores", "_gpu", "_os_name", "_torch_threads", "_git_commit"):
         monkeypatch.setattr(environment, name, fail)
     monkeypatch.setattr(environment.os, "getloadavg", fail)
     record = environment.capture_environment()
@@ -84,3 +86,21 @@ def test_the_time_of_children_is_our_own():
         child.communicate(b"\n")
     _, _, after = environment._busy_seconds()
     assert during - before > 0.25 and after - before > 0.25  # the kernel counts in steps of 10 ms
+
+
+@pytest.mark.parametrize(
+    ("taken", "quiet", "looks"), [([1.5, 1.2, 0.0], True, 3), ([None], True, 1), ([1.5] * 10, False, 7)]
+)
+def test_a_quiet_machine_is_waited_for(monkeypatch, taken, quiet, looks):
+    monkeypatch.setattr(environment, "usable_cores", lambda: 2)
+    seen, times = iter(taken), iter(range(0, 1000, 10))
+    looked = []
+    found = environment.wait_until_quiet(
+        60, others=lambda: looked.append(1) or next(seen), clock=lambda: next(times), progress=lambda done, total: None
+    )
+    assert found == quiet
+    assert len(looked) <= looks
+
+
+def test_without_a_wait_nothing_is_observed():
+    assert environment.wait_until_quiet(0, others=lambda: pytest.fail("observed"))
