@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from ..version import __version__
 from . import caches, measure, options, sample, serving, stages
 from .options import RUNNING, DryRun, option
 from .output import Output
+from .streams import ended, open_streams
 from .verb import Verbs, name_of, verb
 
 app = typer.Typer(
@@ -32,8 +35,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the ``dcp-deploy`` command. SIGTERM ends it like Ctrl-C: exit code 130, resumable."""
+    open_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app(prog_name="dcp-deploy")
+    sys.exit(ended(partial(app, prog_name="dcp-deploy")))
 
 
 def _show_version(wanted: bool) -> None:
@@ -78,6 +82,7 @@ def build(
         output.result(planned.to_dict(), planned.table, *plan_lines(planned.estimate), *real)
         return
     run = builder.build(config, force=force, reporter=output)
+    output.saved = True
     facts = summarise(run.directory)
     output.result({"summary": facts, "run": run.to_dict()}, *summary_lines(facts))
     output.finished(run.directory)

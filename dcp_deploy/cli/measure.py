@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..files import atomic_path
+from ..files import write_text
 from ..gates import QUALITY, SPEED, judge, parse_requirements
 from .options import (
     Device,
@@ -169,8 +169,7 @@ def bench(
     if bound is not None:
         report = benchmarks.within_bound(report, bound)
     if markdown is not None:
-        with atomic_path(markdown) as temporary:
-            temporary.write_text(report.to_markdown(), encoding="utf-8")
+        write_text(markdown, report.to_markdown())
     if plot is not None:
         save_plot(plot, report.to_dict())
     verdict = benchmarks.judge_speed(requirements, report)

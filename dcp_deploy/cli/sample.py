@@ -10,7 +10,8 @@ import typer
 from ..errors import UsageError
 from .options import Network, numbers, option, whole_numbers
 from .output import Output
-from .verb import check_place, verb
+from .places import check_place
+from .verb import verb
 
 if TYPE_CHECKING:
     from ..evaluation.pictures import Mix

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -63,9 +65,11 @@ def _macros(compiler: str, machine: str) -> str:
 
 
 def _compile(compiler: str, machine: str, library: Path) -> None:
-    with resources.as_file(resources.files(__package__)) as folder, atomic_path(library) as temporary:
-        units = [str(folder / unit) for unit in UNITS]
-        _run([compiler, *FLAGS, f"-march={machine}", *units, "-o", str(temporary)])
+    with resources.as_file(resources.files(__package__)) as folder, tempfile.TemporaryDirectory() as scratch:
+        units, linked = [str(folder / unit) for unit in UNITS], Path(scratch) / library.name
+        _run([compiler, *FLAGS, f"-march={machine}", *units, "-o", str(linked)])
+        with atomic_path(library) as temporary:  # a linker makes a new file in place of the one that is locked
+            shutil.copyfile(linked, temporary)
 
 
 def _run(command: Sequence[str]) -> str:

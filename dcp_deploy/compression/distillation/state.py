@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from ...errors import CorruptFileError
-from ...files import atomic_path
+from ...files import write_bytes
 from ...generators import Discriminator, Generator
 from ...metrics.published import Lpips
 from ..masks import Mask
@@ -137,8 +137,7 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
         "best": json.dumps(state.best and [state.best.step, state.best.value], allow_nan=False),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))  # unlike safetensors' own writer, raises OSError on a full disk
+    write_bytes(path, save(tensors, metadata))
 
 
 def recorded_threads(path: str | os.PathLike[str]) -> int | None:

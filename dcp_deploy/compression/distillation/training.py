@@ -20,6 +20,7 @@ import torch
 from ...devices import Choice, check_threads, choose_threads, cpu_threads, default_threads, stated_threads
 from ...efforts import EFFORT
 from ...errors import DcpDeployError, UsageError
+from ...files import remove_scratch
 from ...generators import Discriminator, Generator
 from ...generators.latents import draw_latents, stream
 from ...metrics.published import Lpips
@@ -219,8 +220,7 @@ def _checkpoint(task: Task, key: str, team: Team) -> Path | None:
         return None
     checkpoint = _checkpoint_file(task.checkpoint_dir, key)
     if team.rank == 0:
-        for remnant in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):
-            remnant.unlink()
+        remove_scratch(checkpoint.parent)
     return checkpoint
 
 
