@@ -63,8 +63,6 @@ def convert(
     if to not in suffixes:
         raise UsageError(f"--to {to!r} is not a layout", choose(to, suffixes))
     check_suffix(out, *suffixes[to])
-    if out.exists() and file.exists() and out.samefile(file):
-        raise UsageError(f"--out {out} is the file to read", "Give another name.")
     checkpoint = read_checkpoint(file, network=network)
     for line in (*checkpoint.notes, checkpoint.licence):
         if line:
