@@ -19,13 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from statistics import median
 
+from ..devices import LoadMeter
 from ..errors import UsageError, choose
 from ..gates import SPEED, Requirement, Verdict, judge
 from ..progress import Progress
 from .candidates.candidate import Candidate, Phases, Skipped
 from .caveats import caveats_of, instability
 from .machine.clocks import ClockMeter
-from .machine.environment import LoadMeter, capture_environment
+from .machine.environment import capture_environment
 from .machine.roofline import Ceiling, Ceilings, measured_ceilings, roofline
 from .results import BenchReport, BenchRow, Method
 from .scenarios import Scenario, find_scenario

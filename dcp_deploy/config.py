@@ -108,6 +108,11 @@ class BuildConfig(BaseModel):
     """Range of the segmentation model's input: ImageNet's normalisation, [0, 1] or [-1, 1]."""
     seed: int = Field(default=0, ge=0, lt=2**32)  # what numpy's RandomState takes
     """Seed of all random numbers."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads to compute with: by default OMP_NUM_THREADS, else what other processes leave free; bench takes all.
+
+    All backends get the same number. A training that continues keeps the number that it began with.
+    """
     device: str = "auto"
     """Where torch computes: "auto", "cpu", "cuda", "cuda:1"."""
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"

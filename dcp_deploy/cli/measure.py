@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..files import atomic_path
+from ..files import write_text
 from ..gates import QUALITY, SPEED, judge, parse_requirements
 from .options import (
     Device,
@@ -19,6 +19,7 @@ from .options import (
     Out,
     Resize,
     Seed,
+    Threads,
     backends,
     count_or_all,
     devices,
@@ -38,7 +39,7 @@ Require = Annotated[
 ReportFile = Annotated[Path | None, option("Also write the JSON document to this file.", "--out", "-o")]
 
 
-@verb()
+@verb(computes=True)
 def verify(
     output: Output,
     a: Annotated[str, typer.Argument(help="The reference: a checkpoint, an ONNX file or a bundle.")],
@@ -113,7 +114,7 @@ def bench(
     mode: Annotated[str, option("latency; or as in MLPerf, but not conformant: single-stream, offline.")] = "latency",
     bound: Annotated[float | None, option("Also find the largest batch with a p99 below so many milliseconds.")] = None,
     isolate: Annotated[bool, option("One process per candidate: measures cold start and memory.", "--isolate")] = False,
-    threads: Annotated[int | None, option("CPU threads of each call, for all backends alike [all cores].")] = None,
+    threads: Threads = None,
     wait: Annotated[float, option("First wait up to so many seconds until other processes leave the cores.")] = 0.0,
     rounds: Annotated[int, option("Least number of calls of each candidate.")] = 100,
     seconds: Annotated[float, option("Least time in all.")] = 10.0,
@@ -168,8 +169,7 @@ def bench(
     if bound is not None:
         report = benchmarks.within_bound(report, bound)
     if markdown is not None:
-        with atomic_path(markdown) as temporary:
-            temporary.write_text(report.to_markdown(), encoding="utf-8")
+        write_text(markdown, report.to_markdown())
     if plot is not None:
         save_plot(plot, report.to_dict())
     verdict = benchmarks.judge_speed(requirements, report)
@@ -206,7 +206,7 @@ def bench_compare(
         comparison.raise_above(fail_above)
 
 
-@verb()
+@verb(computes=True)
 def evaluate(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, an engine or a bundle.")],
@@ -258,7 +258,7 @@ def evaluate(
     verdict.raise_for_failure()
 
 
-@verb()
+@verb(computes=True)
 def directions(
     output: Output,
     out: Out,
@@ -308,7 +308,7 @@ def directions(
     output.finished(out)
 
 
-@verb()
+@verb(computes=True)
 def project(
     output: Output,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],

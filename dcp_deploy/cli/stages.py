@@ -63,8 +63,6 @@ def convert(
     if to not in suffixes:
         raise UsageError(f"--to {to!r} is not a layout", choose(to, suffixes))
     check_suffix(out, *suffixes[to])
-    if out.exists() and file.exists() and out.samefile(file):
-        raise UsageError(f"--out {out} is the file to read", "Give another name.")
     checkpoint = read_checkpoint(file, network=network)
     for line in (*checkpoint.notes, checkpoint.licence):
         if line:
@@ -82,7 +80,7 @@ def convert(
     output.written(out, layout=to, notes=notes, source=facts)
 
 
-@verb("mask", "mask_background", "mask_inputs", "effort", "seed", "device")
+@verb("mask", "mask_background", "mask_inputs", "effort", "seed", "device", computes=True)
 def score(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator whose channels to score.")],
@@ -157,7 +155,7 @@ def _counts(effort: str, config: GeneratorConfig, verb: str) -> Effort:
     return BuildConfig.parse({"effort": effort}, verb=verb).counts.for_teacher(count_macs(config))
 
 
-@verb("ratio", "align", "target_macs", "target_params", "effort", "seed", "device")
+@verb("ratio", "align", "target_macs", "target_params", "effort", "seed", "device", computes=True)
 def prune(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
@@ -245,7 +243,7 @@ def _dataset_of(teacher: Generator, given: str | None) -> str | None:
 DISTILL_SETTINGS = (
     "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard",
     "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs", "inception",
-    "effort", "seed", "device",
+    "effort", "seed", "threads", "device",
 )  # fmt: skip
 
 
@@ -313,7 +311,7 @@ def distill(
     output.written(out, history=result.history, resumed_at=result.resumed_at, images=real)
 
 
-@verb()
+@verb(computes=True)
 def export(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A checkpoint in any format.")],

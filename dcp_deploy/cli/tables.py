@@ -15,6 +15,7 @@ from ..progress import duration
 from ..teachers.presets import Dataset
 
 if TYPE_CHECKING:
+    from ..doctor.caches import Cache
     from ..doctor.diagnosis import Diagnosis
     from ..export import Bisection, ParityReport
     from ..gates import Verdict
@@ -192,6 +193,12 @@ DATASETS_NOTE = """\
 Before build fetches a teacher, it says which file, how large, from where and
 under which licence (NVIDIA's: research only). --teacher FILE uses your own.
 dcp-deploy datasets NAME shows addresses, licences and published figures."""
+
+
+def caches_table(caches: Sequence[Cache]) -> Table:
+    """Show each kind of cached files, and where they lie."""
+    rows = [(one.name, f"{one.files}", f"{one.bytes / 1e6:.1f} MB", one.holds, one.path) for one in caches]
+    return _table(("", "files", "size", "holds", "in"), rows)
 
 
 def doctor_table(diagnosis: Diagnosis) -> Table:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ..config import BuildConfig, to_toml
-from ..files import atomic_path, sha256_file
+from ..devices import computing
+from ..files import remove_scratch, sha256_file, write_text
 from ..gates import Outcome, Verdict
 from ..progress import Reporter
 from ..version import __version__
@@ -87,6 +89,8 @@ class _Builder:
         return Run(self.directory, self.record)
 
     def _open(self) -> None:
+        for folder in (self.directory, *(path for path in self.directory.rglob("*") if path.is_dir())):
+            remove_scratch(folder)  # of a run that was killed; the lock says that no other is at work
         from ..benchmarks import capture_environment
 
         record, inputs = self.record, self.inputs
@@ -101,9 +105,8 @@ class _Builder:
         for caveat in inputs.pruning_plan.caveats:
             self.reporter.message(f"prune: {caveat}")
         record.stages = {stage.name: record.stages.get(stage.name, StageRecord()) for stage in STAGES}
-        with atomic_path(self.directory / "config.toml") as temporary:
-            temporary.write_text(to_toml(record.config), encoding="utf-8")
-        record.save()
+        write_text(self.directory / "config.toml", to_toml(record.config))
+        record.open()
 
     def _close(self, status: Literal["finished", "interrupted", "failed"]) -> None:
         self.record.status = status
@@ -142,7 +145,8 @@ class _Builder:
         job = Job(self.inputs, self.directory, record.key, self.force, self.reporter, self.record.networks)
         begin = time.monotonic()
         try:
-            with self.reporter.task(stage.title) as progress:
+            own = computing(self.inputs.config.threads, self.reporter.message) if stage.computes else nullcontext()
+            with own, self.reporter.task(stage.title) as progress:
                 written = stage.work(job, progress)
         except SkippedError as skip:
             record.status, record.reason = "skipped", str(skip)

@@ -94,10 +94,14 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
 
 
 def check_machine(config: BuildConfig) -> None:
-    """Fail before any work for what a later stage lacks: a package, a GPU for --target, a file that a flag names.
+    """Fail before any work, and before a download, for what a later stage lacks or cannot do.
 
-    Raises MissingCapabilityError, UsageError for an unknown GPU, InputError for a file that does not exist.
+    Raises MissingCapabilityError for a package or a GPU for --target, UsageError for an unknown GPU and for several
+    targets, InputError for a file that does not exist.
     """
+    from ..compression.pruning.planning import given_targets
+
+    given_targets(config.ratio, macs=config.target_macs, parameters=config.target_params)
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingCapabilityError(
             "build compares and measures the exported files with ONNX Runtime, which is not installed",

@@ -13,7 +13,7 @@ from ..errors import MissingCapabilityError
 from ..files import free_space
 from ..progress import Reporter
 from ..teachers.downloads import announcement
-from .distilling import recipe_of
+from .distilling import mask_of, recipe_of
 from .inputs import BuildInputs, cached_teacher, check_machine, effort_numbers, given_teacher, resolve_inputs
 
 if TYPE_CHECKING:
@@ -79,7 +79,15 @@ def plan_build(config: BuildConfig) -> BuildPlan:
 
 
 def _plan_to_fetch(config: BuildConfig) -> BuildPlan:
-    """Plan without the teacher: its widths, and all that follows from them, are not known yet."""
+    """Plan without the teacher: its widths, and all that follows from them, are not known yet.
+
+    Raises what opening the mask and the images raises, as far as that shows without the teacher.
+    """
+    from ..datasets.images import identify_images
+
+    mask_of(config)
+    if config.data is not None:
+        identify_images(config.data)
     teacher = config.preset.teacher
     fetching = {"file": teacher.file, "url": teacher.url, "megabytes": teacher.megabytes, "licence": teacher.licence}
     numbers = effort_numbers(config.counts, recipe_of(config, demo_recipe=config.demo_recipe))

@@ -82,6 +82,8 @@ class Stage:
     inputs: tuple[str, ...]
     settings: Callable[[BuildInputs], dict[str, Any]]
     work: Callable[[Job, Progress], Sequence[str]]
+    computes: bool = False
+    """Whether it takes as many CPU threads as other processes leave free; distill and bench choose theirs."""
 
 
 # ---- compression ----
@@ -307,12 +309,12 @@ def _bench(job: Job, progress: Progress) -> list[str]:
         model: [job.path(f"{model}{ending}") for ending in (".safetensors", ".onnx")]
         for model in ("teacher", "student")
     }
-    specs, _ = plan_matrix(files)
+    specs, _ = plan_matrix(files, threads=job.inputs.config.threads)
     candidates, _ = open_matrix(specs, open_candidate, tolerant=False)
     report = benchmark(
         candidates,
         baseline=next(iter(candidates)),  # the teacher in torch
-        ceilings=machine_ceilings(["cpu"]),
+        ceilings=machine_ceilings(["cpu"], specs[0].threads),
         min_rounds=effort.bench_rounds,
         min_seconds=effort.bench_seconds,
         seed=job.inputs.config.seed,
@@ -385,6 +387,12 @@ def _evaluating(inputs: BuildInputs) -> dict[str, Any]:
     return {**_images(inputs), **_settings("dataset", "evaluation_samples", "seed")(inputs)}
 
 
+def _benching(inputs: BuildInputs) -> dict[str, Any]:
+    # A longer wait measures an unstable run again.
+    names = ("bench_rounds", "bench_seconds", *(name for name in ("threads", "wait") if getattr(inputs.config, name)))
+    return _settings(*names)(inputs)
+
+
 def _requirements(inputs: BuildInputs) -> dict[str, Any]:
     return {"requirements": [one.text for one in inputs.requirements]}
 
@@ -399,20 +407,21 @@ _ENDS = ("student.safetensors", "teacher.safetensors", "student.onnx", "teacher.
 
 STAGES: tuple[Stage, ...] = (
     Stage("teacher", "read the teacher", (SOURCE,), _reading, _teacher),
-    Stage("score", "score the teacher's channels", ("teacher.safetensors",), _scoring, _score),
+    Stage("score", "score the teacher's channels", ("teacher.safetensors",), _scoring, _score, True),
     Stage(
         "prune",
         "prune, layer by layer",
         ("teacher.safetensors", "scores.safetensors"),
         _settings("ratio", "align", "target_macs", "target_params", "refine", "refine_latents", "seed", "device"),
         _prune,
+        True,
     ),
     Stage("distill", "distil the student", ("pruned.safetensors", "teacher.safetensors"), _distilling, _distill),
-    Stage("export", "export to ONNX", ("student.safetensors", "teacher.safetensors"), _settings("precision"), _export),
+    Stage("export", "export to ONNX", _ENDS[:2], _settings("precision"), _export, True),
     Stage("engine", "build the TensorRT engine", ("student.onnx",), _settings("target", "precision"), _engine),
-    Stage("verify", "compare exported and original images", _ENDS, _settings("parity_latents", "seed"), _verify),
-    Stage("evaluate", "measure quality", _WEIGHTS, _evaluating, _evaluate),
-    Stage("bench", "measure latency", _ENDS, _settings("bench_rounds", "bench_seconds"), _bench),
+    Stage("verify", "compare exported and original images", _ENDS, _settings("parity_latents", "seed"), _verify, True),
+    Stage("evaluate", "measure quality", _WEIGHTS, _evaluating, _evaluate, True),
+    Stage("bench", "measure latency", _ENDS, _benching, _bench),
     Stage("gates", "check the requirements", ("metrics.json", "bench.json"), _requirements, _gates),
     Stage(
         "report",

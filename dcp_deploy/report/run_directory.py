@@ -311,6 +311,11 @@ def read_run_directory(folder: Path) -> RunDirectory:
     )
 
 
+def read_run(content: bytes) -> Run:
+    """Return the record in the content of ``run.json``. Raises ValueError for any other content."""
+    return Run.model_validate_json(content)
+
+
 T = TypeVar("T")
 
 

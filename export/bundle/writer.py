@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, UsageError, choose
-from ...files import atomic_path
+from ...files import inputs_in, write_text
 from ...version import __version__
 from ..integrity import ARCHIVE, SEAL, check_bundle, pack, seal
 from ..parity.gate import verify
@@ -65,17 +65,20 @@ class Contents:
     """Files by their names below provenance/."""
 
 
-def write_bundle(contents: Contents, out: str | os.PathLike[str], *, max_batch: int = MAX_BATCH) -> dict[str, Any]:
+def write_bundle(
+    contents: Contents, out: str | os.PathLike[str], *, max_batch: int = MAX_BATCH, force: bool = False
+) -> dict[str, Any]:
     """Write the bundle ``out``, a folder or ``*.tar.zst``, whole or not at all, and return its manifest.
 
     Measures for some seconds how many copies of the generator this machine's CPU should run. Raises ParityError if the
     images of a model differ from its reference's, StaleArtifactError for an engine built from another ONNX file,
-    UsageError for an ``out`` that holds something else, or a batch that is too large for an engine.
+    UsageError for an ``out`` that holds something else (``force`` replaces such a folder), or a batch that is too large
+    for an engine.
     """
-    out = Path(out)
+    out = Path(os.path.realpath(out))  # so that a bundle goes through a link
     if max_batch < 1:
         raise UsageError(f"the largest batch is {max_batch}", "Use 1 or more.")
-    _check_replaceable(out)
+    _check_replaceable(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name.removesuffix(ARCHIVE)
@@ -90,12 +93,25 @@ def write_bundle(contents: Contents, out: str | os.PathLike[str], *, max_batch: 
     return manifest
 
 
-def _check_replaceable(out: Path) -> None:
-    """Raise UsageError unless ``out`` is new or an earlier bundle."""
+def _check_replaceable(out: Path, *, force: bool) -> None:
+    """Raise UsageError unless ``out`` is new, or an earlier bundle as it was made: then no file of the user's is lost.
+
+    ``force`` accepts other folders too, but none with an input of the command, and none that the user works in.
+    """
     if out.name == ARCHIVE:
         raise UsageError(f"{out} has no name before {ARCHIVE}", f"Write for example faces{ARCHIVE}.")
-    if out.is_dir() and any(out.iterdir()) and not (out / SEAL).is_file():
-        raise UsageError(f"{out} is a folder with other things in it", "Give a new name, or an earlier bundle.")
+    if out.is_dir() and (inside := inputs_in(out)):
+        raise UsageError(f"{inside[0]} would be lost: it is in {out}, which is replaced", "Give another place.")
+    if out.is_dir() and any(Path(used).resolve().is_relative_to(out) for used in (Path.cwd(), Path.home())):
+        raise UsageError(f"{out} is the folder that you work in, or one above it", "Give another place.")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        remedy = "Give a new name, or replace the folder and all that is in it with --force."
+        if not (out / SEAL).is_file():
+            raise UsageError(f"{out} is a folder with other things in it", remedy)
+        try:
+            check_bundle(out)
+        except InputError as error:
+            raise UsageError(f"{out} is an earlier bundle with changes: {error.message}", remedy) from error
     packed = out.name.endswith(ARCHIVE)
     if (out.is_dir() and packed) or (out.is_file() and not packed):
         raise UsageError(f"{out} exists and is something else", f"Give a folder's name, or one ending in {ARCHIVE}.")
@@ -252,5 +268,4 @@ def _copy(source: Path, place: Path) -> None:
 
 
 def _write(place: Path, text: str) -> None:
-    with atomic_path(place) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(place, text)

@@ -48,8 +48,8 @@ def test_convert_writes_the_layouts_of_the_original_code(
         (("-o", "c.pt", "--to", "onnx"), "--to 'onnx'"),
         (("-o", "c.safetensors", "--to", "rosinality"), "does not end in .pt or .pth"),
         (("-o", "c.onnx", "--to", "nvidia"), "does not end in .pt or .pth or .safetensors"),
-        (("-o", "t.safetensors"), "--out t.safetensors is the file to read"),
-        (("-o", "t.safetensors", "--to", "nvidia"), "--out t.safetensors is the file to read"),
+        (("-o", "t.safetensors"), "--out t.safetensors is the file that this command reads"),
+        (("-o", "t.safetensors", "--to", "nvidia"), "--out t.safetensors is the file that this command reads"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

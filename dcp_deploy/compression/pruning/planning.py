@@ -136,12 +136,7 @@ def plan(
             "the scores are of another network with the same widths", "Score this generator: dcp-deploy score TEACHER"
         )
     check_scores(scores)
-    options = {"macs": target_macs, "parameters": target_params, "latency": target_latency}
-    targets = {name: value for name, value in options.items() if value is not None}
-    if len(targets) > 1:
-        raise UsageError(f"several targets: {', '.join(targets)}", "Give one of them.")
-    if targets and ratio != RATIO:
-        raise UsageError(f"a ratio of {ratio:g} and a target for {next(iter(targets))}", "Give one of them.")
+    targets = given_targets(ratio, macs=target_macs, parameters=target_params, latency=target_latency)
     target = None
     widths = tuple(kept_width(len(layer), ratio, align) for layer in scores.scores)
     for name, value in targets.items():
@@ -156,6 +151,16 @@ def plan(
         best = torch.argsort(layer, stable=True)[len(layer) - width :]
         kept.append(best.sort().values)
     return PruningPlan(config, tuple(kept), ratio, align, target)
+
+
+def given_targets(ratio: float, **options: float | None) -> dict[str, float]:
+    """Return the target that was given, if any. Raises UsageError for several, and for one beside a ratio."""
+    targets = {name: value for name, value in options.items() if value is not None}
+    if len(targets) > 1:
+        raise UsageError(f"several targets: {', '.join(targets)}", "Give one of them.")
+    if targets and ratio != RATIO:
+        raise UsageError(f"a ratio of {ratio:g} and a target for {next(iter(targets))}", "Give one of them.")
+    return targets
 
 
 def _cost_limit(generator: Generator | GeneratorConfig, name: str, value: float) -> tuple[Cost, float]:
