@@ -12,7 +12,7 @@ import typer
 from ..config import BuildConfig
 from ..files import is_run_directory
 from ..version import __version__
-from . import measure, options, sample, serving, stages
+from . import measure, options, publishing, sample, serving, stages
 from .options import RUNNING, DryRun, option
 from .output import Output
 from .verb import Verbs, name_of, verb
@@ -177,6 +177,6 @@ def schema(
 for command in (
     build, inspect, stages.convert, stages.score, stages.prune, stages.distill, stages.export, stages.engine,
     measure.verify, measure.bench, measure.bench_compare, sample.sample, measure.evaluate, measure.directions,
-    measure.project, serving.bundle, serving.bundle_verify, serving.serve, datasets, doctor, schema,
+    measure.project, serving.bundle, serving.bundle_verify, serving.serve, publishing.push, datasets, doctor, schema,
 ):  # fmt: skip
     app.command(name_of(command))(command)

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from ..config import read_toml
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError, choose
+from ..teachers.hub import fetch_from_hub, is_hub, parse_address
 from .options import check_suffix, config_keys, option, setting_parameters
 from .output import Output
 
@@ -68,7 +69,7 @@ def verb(*settings: str) -> Callable[[Command], Command]:
                         check_place(f"--{flag}", place, folder=folder, packed=output.verb == "bundle")
                         if endings:
                             check_suffix(Path(place), *endings, flag=flag)
-                function(output, **flags)
+                function(output, **_fetched(output, flags))
 
         context, *common, _ = signature(run, eval_str=True).parameters.values()
         _, *own = signature(function, eval_str=True).parameters.values()
@@ -81,6 +82,21 @@ def verb(*settings: str) -> Callable[[Command], Command]:
         return run
 
     return decorate
+
+
+def _fetched(output: Output, flags: dict[str, Any]) -> dict[str, Any]:
+    """Replace places on the Hub by the paths of the files there; build's teacher is left to the pipeline."""
+    left = {"build": ("teacher", "out"), "push": ("repository",)}.get(output.verb, ("out",))
+
+    def local(value: Any) -> Any:
+        if isinstance(value, list):
+            return [local(one) for one in value]
+        if not isinstance(value, str | Path) or not is_hub(value):
+            return value
+        path, _ = fetch_from_hub(parse_address(value), say=output.message)
+        return type(value)(path)
+
+    return {name: value if name in left else local(value) for name, value in flags.items()}
 
 
 @contextmanager
