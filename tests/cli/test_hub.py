@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from safetensors import safe_open
 
 from dcp_deploy.cli import verb as verbs
 from dcp_deploy.config import BuildConfig
