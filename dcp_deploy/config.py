@@ -33,7 +33,7 @@ class BuildConfig(BaseModel):
     dataset: str = "demo"
     """Preset of the teacher and the real images; dcp-deploy datasets lists them."""
     teacher: Path | None = None
-    """A generator file to use instead of the preset's teacher."""
+    """A generator file to use instead of the preset's teacher, or hf://OWNER/NAME/FILE on the Hugging Face Hub."""
     network: str | None = None
     """Which generator of a file that holds several, such as G or G_ema; dcp-deploy inspect lists them.
 

@@ -21,6 +21,7 @@ from ..config import read_toml
 from ..devices import computing
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError, choose
 from ..files import kept
+from ..teachers.hub import fetch_from_hub, is_hub, parse_address
 from .options import config_keys, option, setting_parameters
 from .output import Output
 from .places import check_places, inputs_of, piped
@@ -62,7 +63,7 @@ def verb(*settings: str, computes: bool = False) -> Callable[[Command], Command]
             with _exit_codes(output), kept(inputs_of(context, flags)), piped(output, flags) as given:
                 check_places(output, given)
                 with computing(given.pop("threads"), output.message) if computes else nullcontext():
-                    function(output, **given)
+                    function(output, **_fetched(output, given))
 
         context, *common, _ = signature(run, eval_str=True).parameters.values()
         _, *own = signature(function, eval_str=True).parameters.values()
@@ -76,6 +77,21 @@ def verb(*settings: str, computes: bool = False) -> Callable[[Command], Command]
         return run
 
     return decorate
+
+
+def _fetched(output: Output, flags: dict[str, Any]) -> dict[str, Any]:
+    """Replace places on the Hub by the paths of the files there; build's teacher is left to the pipeline."""
+    left = {"build": ("teacher", "out"), "push": ("repository",)}.get(output.verb, ("out",))
+
+    def local(value: Any) -> Any:
+        if isinstance(value, list):
+            return [local(one) for one in value]
+        if not isinstance(value, str | Path) or not is_hub(value):
+            return value
+        path, _ = fetch_from_hub(parse_address(value), say=output.message)
+        return type(value)(path)
+
+    return {name: value if name in left else local(value) for name, value in flags.items()}
 
 
 @contextmanager

@@ -106,6 +106,7 @@ def diagnose(directory: Path | None = None) -> Diagnosis:
         ("CUDA compiler", "compiling CUDA kernels", _cuda_compiler),
         ("Triton server", "serve", _triton_server),
         ("Triton client", "verify BUNDLE http://HOST:PORT", lambda: _package("tritonclient", "serve")),
+        ("Hub client", "push, and teachers from hf://", lambda: _package("huggingface-hub", "hub")),
         ("published features", "eval --data, distill --data, --lpips", _published_features),
         ("MP4 writer", "sample --interpolate to an MP4 file", lambda: _package("imageio-ffmpeg", "video")),
         ("memory", "distilling", _memory),

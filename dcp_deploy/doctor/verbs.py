@@ -19,6 +19,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "engine": (*_BASE, "TensorRT-RTX or TensorRT"),
     "bundle": (*_BASE, "ONNX Runtime"),
     "bundle verify": ("Python", "base packages"),
+    "push": (*_BASE, "Hub client"),
     "serve": ("Python", "base packages", "Triton server"),
     **dict.fromkeys(("datasets", "doctor", "schema", "cache list", "cache clear"), ("Python", "base packages")),
 }

@@ -15,6 +15,7 @@ from ..errors import InputError, MissingCapabilityError, UsageError
 from ..gates import QUALITY, SPEED, Requirement, parse_requirements
 from ..progress import Reporter
 from ..teachers.downloads import cached, cached_path, fetch
+from ..teachers.hub import cached_from_hub, fetch_from_hub, is_hub, parse_address
 from .distilling import mask_of, recipe_of
 
 if TYPE_CHECKING:
@@ -137,10 +138,12 @@ def _check_target(target: str) -> None:
 
 
 def given_teacher(config: BuildConfig) -> TeacherFile | None:
-    """Return the teacher given by --teacher, or the one that ships for the preset; None if it has to be fetched.
+    """Return the teacher file of --teacher, or the one that ships for the preset; None if it has to be fetched.
 
     Raises InputError if the given file does not exist, MissingCapabilityError if this installation lacks its file.
     """
+    if is_hub(config.teacher):
+        return None
     if config.teacher is not None:
         if not config.teacher.is_file():
             raise InputError(f"the teacher file {config.teacher} does not exist", "Check the path given to --teacher.")
@@ -158,18 +161,23 @@ def given_teacher(config: BuildConfig) -> TeacherFile | None:
 
 
 def cached_teacher(config: BuildConfig) -> TeacherFile | None:
-    """Return the preset's teacher from the cache; None if it is not there."""
+    """Return the teacher from the cache, the Hub's or our own; None if it is not there."""
+    if is_hub(config.teacher):
+        kept = cached_from_hub(parse_address(config.teacher))
+        return None if kept is None else TeacherFile(*kept)
     fetched = cached(config.preset.teacher)
     return None if fetched is None else TeacherFile(fetched.path, fetched.to_dict())
 
 
 def fetch_teacher(config: BuildConfig, reporter: Reporter) -> TeacherFile:
-    """Return the preset's teacher from the cache, or download it.
+    """Return the teacher from the cache, or download it: the preset's, or the one that --teacher names on the Hub.
 
     Raises MissingCapabilityError if it cannot be downloaded, CorruptFileError if its content is not as expected.
     """
     from ..datasets.images import identify_images
 
+    if is_hub(config.teacher):
+        return TeacherFile(*fetch_from_hub(parse_address(config.teacher), say=reporter.message))
     teacher = config.preset.teacher
     if config.data is not None and cached_path(teacher) is None:
         identify_images(config.data)  # fail before the download; whether the images fit shows when the teacher is read

@@ -13,6 +13,7 @@ from ..errors import MissingCapabilityError
 from ..files import free_space
 from ..progress import Reporter
 from ..teachers.downloads import announcement
+from ..teachers.hub import is_hub, parse_address
 from .distilling import mask_of, recipe_of
 from .inputs import BuildInputs, cached_teacher, check_machine, effort_numbers, given_teacher, resolve_inputs
 
@@ -88,11 +89,20 @@ def _plan_to_fetch(config: BuildConfig) -> BuildPlan:
     mask_of(config)
     if config.data is not None:
         identify_images(config.data)
-    teacher = config.preset.teacher
-    fetching = {"file": teacher.file, "url": teacher.url, "megabytes": teacher.megabytes, "licence": teacher.licence}
+    file: str
+    url: str | None
+    megabytes: int | None
+    if is_hub(config.teacher):
+        address = parse_address(config.teacher)
+        what, file, url, megabytes, licence = str(address), address.file, str(address), None, "that of its repository"
+    else:
+        teacher = config.preset.teacher
+        what, file, url = announcement(teacher), teacher.file, teacher.url
+        megabytes, licence = teacher.megabytes, teacher.licence
+    fetching = {"file": file, "url": url, "megabytes": megabytes, "licence": licence}
     numbers = effort_numbers(config.counts, recipe_of(config, demo_recipe=config.demo_recipe))
     return BuildPlan(
-        f"build would fetch {announcement(teacher)}.\nWidths, parameters, time and memory are known once it is "
+        f"build would fetch {what}.\nWidths, parameters, time and memory are known once it is "
         "fetched, or for another teacher with --teacher FILE.",
         {"config": config.to_dict(), "effort": numbers, "fetch": fetching},
         None,

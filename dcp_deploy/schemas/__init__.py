@@ -44,6 +44,7 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "project": ("quality", ("Projected",)),
     "bundle": ("shipping", ("Bundled",)),
     "bundle verify": ("shipping", ("BundleVerified",)),
+    "push": ("shipping", ("Pushed",)),
     "serve": ("shipping", ("Serving",)),
     "datasets": ("machine", ("PresetsListed", "PresetShown")),
     "doctor": ("machine", ("Diagnosed",)),

@@ -52,3 +52,22 @@ class Serving(Document):
     metrics: str
     process: int
     """The server's process number."""
+
+
+class PushedFile(Part):
+    """One file in the repository; the card, README.md, is not listed."""
+
+    name: str
+    bytes: int
+    sha256: Sha256
+
+
+class Pushed(Document):
+    """push RUN hf://OWNER/NAME."""
+
+    repository: str
+    licence: str
+    files: list[PushedFile]
+    commit: str | None
+    """None with --dry-run, as is ``url``."""
+    url: str | None
