@@ -64,9 +64,9 @@ class HubServer:
         if self.refusal is not None:
             status, code, words = self.refusal
             return self._answer(handler, status, b"", {"X-Error-Code": code, "X-Error-Message": words})
-        if handler.command in ("POST", "PUT") and "/lfs-object/" not in path:
-            if handler.headers.get("Authorization") != f"Bearer {TOKEN}":
-                return self._answer(handler, 401, b'{"error": "Invalid credentials"}', {})
+        writes = handler.command in ("POST", "PUT") and "/lfs-object/" not in path
+        if writes and handler.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._answer(handler, 401, b'{"error": "Invalid credentials"}', {})
         if "/resolve/" in path:
             return self._file(handler, *path.partition("/resolve/")[2].split("/", 1))
         if "/lfs-object/" in path:

@@ -81,6 +81,8 @@ def plan_build(config: BuildConfig) -> BuildPlan:
 
 def _plan_to_fetch(config: BuildConfig) -> BuildPlan:
     """Plan without the teacher: its widths, and all that follows from them, are not known yet."""
+    url: str | None
+    megabytes: int | None
     if is_hub(config.teacher):
         address = parse_address(config.teacher)
         what, file, url, megabytes, licence = str(address), address.file, str(address), None, "that of its repository"

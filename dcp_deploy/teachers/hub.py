@@ -151,7 +151,7 @@ def hub_errors(place: str, otherwise: str) -> Iterator[None]:
         raise MissingCapabilityError(words, f"Run the same command again later. {otherwise}") from error
     except errors.HFValidationError as error:
         raise UsageError(f"{place} is not a name that the Hub allows: {error}", f"Write {FORM}.") from error
-    except errors.HfHubHTTPError.__bases__[0] as error:  # the errors of connections; their package differs by release
+    except _http_error() as error:
         words = f"{place}: {endpoint()} cannot be reached: {_reason(error)}"
         raise MissingCapabilityError(words, f"Check the network and HF_ENDPOINT. {otherwise}") from error
 
@@ -182,15 +182,22 @@ def _origin(address: HubAddress, path: Path) -> dict[str, Any]:
 
 def _licence(address: HubAddress) -> str | None:
     """Return the licence that the repository's card states; None without one, or without a network."""
-    from huggingface_hub import errors
-
     try:
         card = hub_api().model_info(address.repository, revision=address.revision).card_data
-    except (errors.HfHubHTTPError.__bases__[0], OSError):
+    except (_http_error(), OSError):
         return None
-    stated = {} if card is None else card.to_dict()
+    stated: dict[str, Any] = {} if card is None else vars(card)
     licence = stated.get("license_name") if stated.get("license") == "other" else stated.get("license")
     return licence if isinstance(licence, str) else None
+
+
+def _http_error() -> type[Exception]:
+    """Return the base of the errors of connections. Its package differs from one release of the client to the next."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base: Any = HfHubHTTPError.__bases__[0]
+    found: type[Exception] = base
+    return found
 
 
 def _status(error: Any) -> str:
