@@ -89,7 +89,6 @@ def _plan_to_fetch(config: BuildConfig) -> BuildPlan:
     mask_of(config)
     if config.data is not None:
         identify_images(config.data)
-    file: str
     url: str | None
     megabytes: int | None
     if is_hub(config.teacher):

@@ -95,12 +95,15 @@ def _front_matter(licence: str) -> str:
     from huggingface_hub import ModelCardData
 
     identifier = licence.lower().replace(" ", "-")
-    terms: dict[str, Any] = (
-        {"license": identifier} if identifier in _KNOWN else {"license": "other", "license_name": licence}
+    known = identifier in _KNOWN
+    data = ModelCardData(
+        library_name="dcp-deploy",
+        pipeline_tag="unconditional-image-generation",
+        tags=["stylegan", "pruning", "distillation", "onnx"],
+        license=identifier if known else "other",
+        license_name=None if known else licence,
     )
-    tags = ["stylegan", "pruning", "distillation", "onnx"]
-    kind = "unconditional-image-generation"
-    return f"{ModelCardData(library_name='dcp-deploy', pipeline_tag=kind, tags=tags, **terms).to_yaml()}\n"
+    return f"{data.to_yaml()}\n"
 
 
 def _usage(repository: HubAddress) -> str:

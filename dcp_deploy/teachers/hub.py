@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingCapabilityError, UsageError
 from ..files import sha256_file
@@ -151,16 +151,9 @@ def hub_errors(place: str, otherwise: str) -> Iterator[None]:
         raise MissingCapabilityError(words, f"Run the same command again later. {otherwise}") from error
     except errors.HFValidationError as error:
         raise UsageError(f"{place} is not a name that the Hub allows: {error}", f"Write {FORM}.") from error
-    except _connection_errors() as error:
+    except _http_error() as error:
         words = f"{place}: {endpoint()} cannot be reached: {_reason(error)}"
         raise MissingCapabilityError(words, f"Check the network and HF_ENDPOINT. {otherwise}") from error
-
-
-def _connection_errors() -> type[Exception]:
-    """Return the class of errors of the HTTP client; its package differs between releases of huggingface_hub."""
-    from huggingface_hub import errors
-
-    return cast("type[Exception]", errors.HfHubHTTPError.__bases__[0])
 
 
 def _parse(place: object) -> HubAddress | None:
@@ -191,11 +184,20 @@ def _licence(address: HubAddress) -> str | None:
     """Return the licence that the repository's card states; None without one, or without a network."""
     try:
         card = hub_api().model_info(address.repository, revision=address.revision).card_data
-    except (_connection_errors(), OSError):
+    except (_http_error(), OSError):
         return None
-    stated = {} if card is None else card.to_dict()  # type: ignore[no-untyped-call]
+    stated: dict[str, Any] = {} if card is None else vars(card)
     licence = stated.get("license_name") if stated.get("license") == "other" else stated.get("license")
     return licence if isinstance(licence, str) else None
+
+
+def _http_error() -> type[Exception]:
+    """Return the base of the errors of connections. Its package differs from one release of the client to the next."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base: Any = HfHubHTTPError.__bases__[0]
+    found: type[Exception] = base
+    return found
 
 
 def _status(error: Any) -> str:
