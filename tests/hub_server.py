@@ -28,6 +28,7 @@ class HubServer:
         """Visibility asked for when the repository was made."""
         self.objects: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.exists = False
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -40,7 +41,17 @@ class HubServer:
                 server.handle(self, b"")
 
             def do_POST(self) -> None:
-                server.handle(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+                server.handle(self, self._body())
+
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                parts = []
+                while size := int(self.rfile.readline(), 16):
+                    parts.append(self.rfile.read(size))
+                    self.rfile.readline()
+                self.rfile.readline()
+                return b"".join(parts)
 
             do_PUT = do_POST
 
@@ -77,7 +88,7 @@ class HubServer:
     def _json(self, handler: BaseHTTPRequestHandler, path: str, body: bytes) -> None:
         answer: dict[str, Any] = {}
         if path == "/api/repos/create":
-            asked = json.loads(body)
+            asked, self.exists = json.loads(body), True
             self.private = asked.get("private", asked.get("visibility") == "private")
             answer = {"url": f"{self.url}/me/net"}
         elif "/preupload/" in path:
@@ -94,6 +105,8 @@ class HubServer:
         elif "/commit/" in path:
             self._commit(body)
             answer = {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/me/net/commit/{COMMIT}"}
+        elif path.startswith("/api/models/") and not (self.files or self.exists):
+            return self._answer(handler, 404, b"", {"X-Error-Code": "RepoNotFound"})
         elif path.startswith("/api/models/"):
             answer = {"id": "me/net", "sha": COMMIT, "cardData": self.card, "siblings": [], "tags": []}
         self._answer(handler, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"})

@@ -79,7 +79,8 @@ def publish(publication: Publication, repository: HubAddress, *, public: bool) -
         card = Path(folder) / CARD
         card.write_text(publication.card, encoding="utf-8")
         files = {CARD: card, **publication.files}
-        api.create_repo(repository.repository, private=not public, exist_ok=True)
+        if not api.repo_exists(repository.repository):
+            api.create_repo(repository.repository, private=not public)
         commit = api.create_commit(
             repository.repository,
             [CommitOperationAdd(name, str(path)) for name, path in files.items()],
