@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...devices import usable_cores
 from ..runners.onnx import onnx_runner
 from ..runners.runner import Runner, classes_of, latents_of
 from .triton import LONGEST_DELAY, SHORTEST_DELAY
@@ -41,7 +41,7 @@ class Sizing:
 
 def measure_sizing(onnx: Path) -> Sizing:
     """Try one copy with all cores, one copy per core, and powers of two between; takes about a second each."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     divisors = sorted({threads for threads in (1, 2, 4, 8, 16, cores) if threads <= cores and cores % threads == 0})
     tried = tuple(_measure(onnx, cores // threads, threads) for threads in divisors)
     best = max(tried, key=lambda split: split.images_per_second)
