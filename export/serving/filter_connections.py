@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
-OWN_DESCRIPTORS = 64  # files, sockets and pipes of the filter itself
-LEAST_DESCRIPTORS = 128
+BACKLOG = 64  # connections that are accepted at once, before any is closed, and that may wait for it
+OWN_DESCRIPTORS = 64 + 3 * BACKLOG  # the files, sockets and pipes of the filter itself, and what it accepts at once
+LEAST_DESCRIPTORS = OWN_DESCRIPTORS + 7
 MOST_SHARE = 512
 HEADER_SECONDS = 10.0  # from the first byte of a request, or from connecting, to the end of its headers
 BLOCK = 1 << 16  # bytes
@@ -174,35 +175,35 @@ class Relay:
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
         self.port = 0  # of the server, which is known when it has started
+        self.clients: dict[int, asyncio.StreamWriter] = {}  # by the port that the server sees
 
     def busy(self, peer: str) -> AbstractContextManager[None]:
         """Keep the connection open that the server sees as ``peer``, "ipv4:127.0.0.1:PORT"."""
-        return self.connections.busy(int(peer.rpartition(":")[2]))
+        return self.connections.busy(self.clients.get(int(peer.rpartition(":")[2])))
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection; a callback of :func:`asyncio.start_server`."""
+        self.connections.opened(writer, writer.transport.abort)
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
+            self.connections.closed(writer)
             writer.transport.abort()
             return
-        key = up_writer.get_extra_info("sockname")[1]
-
-        def close() -> None:
-            writer.transport.abort()
-            up_writer.transport.abort()
-
-        self.connections.opened(key, close)
+        seen = up_writer.get_extra_info("sockname")[1]
+        self.clients[seen] = writer
         try:
             await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
         finally:
-            self.connections.closed(key)
-            close()
+            del self.clients[seen]
+            self.connections.closed(writer)
+            writer.transport.abort()
+            up_writer.transport.abort()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Copy until the end of the stream. The other direction may go on."""
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # one of the two is closed
         while block := await reader.read(BLOCK):
             writer.write(block)
             await writer.drain()

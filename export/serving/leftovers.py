@@ -106,6 +106,6 @@ def kill_group(number: int) -> None:
 def is_alive(process: psutil.Process) -> bool:
     """Return whether a process runs; one that has ended and was not waited for does not."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

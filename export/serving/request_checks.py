@@ -216,13 +216,14 @@ def _flat(name: str, data: Any) -> list[Any]:
     """Return the values of a flat or nested list. No step makes a list longer than the values that were parsed."""
     if not isinstance(data, list):
         raise Refusal(f"the data of input {name!r} is not a list")
+    values: list[Any] = data
     for _ in range(RANK):
-        types = set(map(type, data))
+        types = set(map(type, values))
         if list not in types:
-            return data
-        if types != {list} or len(set(map(len, data))) > 1:
+            return values
+        if types != {list} or len(set(map(len, values))) > 1:
             raise Refusal(f"the data of input {name!r} is ragged")
-        data = list(itertools.chain.from_iterable(data))
+        values = list(itertools.chain.from_iterable(values))
     raise Refusal(f"the data of input {name!r} is nested more than {RANK} times")
 
 

@@ -27,7 +27,6 @@ from .leftovers import end_group, remove
 
 MOST_JSON = 4 << 20  # Triton 2.51 crashes on 8 MB
 IDLE_SECONDS = 75.0  # after which an HTTP connection without requests is closed
-BACKLOG = 1024  # connections that wait to be accepted
 QUIET_SECONDS = 0.5  # without any request in flight, before a filter that received SIGTERM ends
 
 
@@ -127,7 +126,7 @@ async def _listen_http(settings: FilterSettings, limits: Any, traffic: Any) -> t
     """Serve HTTP and metrics. Return what listens, and what serves."""
     from aiohttp import web
 
-    from .filter_connections import Connections, TimedProtocol
+    from .filter_connections import BACKLOG, Connections, TimedProtocol
     from .filter_http import inference_application, metrics_application
     from .hosts import hosts_of
 
@@ -160,7 +159,7 @@ async def _listen_http(settings: FilterSettings, limits: Any, traffic: Any) -> t
 
 async def _listen_grpc(settings: FilterSettings, limits: Any, traffic: Any) -> tuple[asyncio.Server, Any]:
     """Serve gRPC behind a relay, which bounds its connections. Return the relay's server and gRPC's."""
-    from .filter_connections import Connections, Relay
+    from .filter_connections import BACKLOG, Connections, Relay
     from .filter_grpc import grpc_filter
 
     relay = Relay(Connections(limits.grpc))

@@ -221,8 +221,8 @@ def running_server(
     ``log``: where the server writes; by default where this process does. Requests in flight finish before it stops.
     However it ends, its processes, its scratch folder and its shared memory go.
 
-    Raises what :func:`~.integrity.check_bundle` does, MissingCapabilityError for a port in use or if the packages of the request filter are not installed, and
-    DcpDeployError if the server ends or is not ready in time.
+    Raises what :func:`~.integrity.check_bundle` does, MissingCapabilityError for a port in use or if the packages of
+    the request filter are not installed, and DcpDeployError if the server ends or is not ready in time.
     """
     check_ports(host, ports)
     manifest = check_bundle(bundle)
