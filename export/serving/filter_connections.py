@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
-BACKLOG = 64  # connections that are accepted at once, before any is closed, and that may wait for it
+BACKLOG = 64  # connections that are accepted at once, before any is closed
 OWN_DESCRIPTORS = 64 + 3 * BACKLOG  # the files, sockets and pipes of the filter itself, and what it accepts at once
-LEAST_DESCRIPTORS = OWN_DESCRIPTORS + 7
+LEAST_DESCRIPTORS = OWN_DESCRIPTORS + 7 * 8
 MOST_SHARE = 512
 HEADER_SECONDS = 10.0  # from the first byte of a request, or from connecting, to the end of its headers
 BLOCK = 1 << 16  # bytes

@@ -27,6 +27,7 @@ from .leftovers import end_group, remove
 
 MOST_JSON = 4 << 20  # Triton 2.51 crashes on 8 MB
 IDLE_SECONDS = 75.0  # after which an HTTP connection without requests is closed
+QUEUE = 4096  # connections that may wait to be accepted
 QUIET_SECONDS = 0.5  # without any request in flight, before a filter that received SIGTERM ends
 
 
@@ -152,7 +153,7 @@ async def _listen_http(settings: FilterSettings, limits: Any, traffic: Any) -> t
             return TimedProtocol(server(), connections)
 
         loop = asyncio.get_running_loop()
-        listening.append(await loop.create_server(protocol, settings.host, port, backlog=BACKLOG))
+        listening.append(_queueing(await loop.create_server(protocol, settings.host, port, backlog=BACKLOG)))
         runners.append(runner)
     return listening, runners
 
@@ -169,7 +170,16 @@ async def _listen_grpc(settings: FilterSettings, limits: Any, traffic: Any) -> t
     )  # fmt: skip
     await server.start()
     relay.port = port
-    return await asyncio.start_server(relay.accept, settings.host, settings.ports[1], backlog=BACKLOG), server
+    listening = await asyncio.start_server(relay.accept, settings.host, settings.ports[1], backlog=BACKLOG)
+    return _queueing(listening), server
+
+
+def _queueing(server: asyncio.Server) -> asyncio.Server:
+    """Let more connections wait than asyncio accepts at once, which is one number to asyncio."""
+    for one in server.sockets:
+        with socket.socket(fileno=os.dup(one.fileno())) as same:
+            same.listen(QUEUE)
+    return server
 
 
 async def _drain(traffic: Any, listening: list[asyncio.Server], seconds: float) -> None:
