@@ -30,6 +30,7 @@ from ..runners.runner import Runner
 from ..tensorrt.manifest import check_engine
 from .golden import PSIS, SEEDS, read_golden_images, write_golden
 from .kubernetes import TRITON_IMAGE, manifests
+from .probing import write_probe
 from .sizing import Sizing, measure_sizing
 from .triton import Served, TensorRTPlan, Variant, config_pbtxt, interface, largest_request, picture_pbtxt
 
@@ -122,6 +123,11 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
     _copy(scripts / "triton_picture.py", picture / "1" / "model.py")
     _copy(scripts / "example_client.py", folder / "clients" / "client.py")
     _copy(scripts / "example_picture.py", folder / "clients" / "picture.py")
+    for name in ("verify.py", "probe.py"):
+        _copy(scripts / name, folder / "clients" / name)
+    write_probe(
+        folder / "golden" / "generator", "uint8" if models["generator"]["output"]["image"][-1] == 3 else "float"
+    )
     _write(folder / "MODEL_CARD.md", contents.card)
     facts = {
         "name": contents.name,
