@@ -27,9 +27,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...devices import usable_cores
 from ...errors import DcpDeployError, MissingCapabilityError, UsageError
 from ..bundle.kubernetes import TRITON_IMAGE
+from ..bundle.sizing import allowed_cores
 from ..bundle.triton import BYTES_PER_NUMBER, largest_request
 from ..integrity import check_bundle
 from .leftovers import Scratch, scratch_folder
@@ -231,7 +231,7 @@ def running_server(
     for package in ("aiohttp", "grpc"):
         if importlib.util.find_spec(package) is None:
             raise MissingCapabilityError(f"serving needs {package}, which is not installed", FILTER_INSTALL)
-    most, name, cores = largest_request(manifest["models"]), url_host(host), usable_cores()
+    most, name, cores = largest_request(manifest["models"]), url_host(host), allowed_cores()
     size, made_for = size_for(cores, manifest["sizing"]), manifest["sizing"]["cores"]
     upstream = free_ports()
     with ExitStack() as stack:
