@@ -21,6 +21,7 @@ __all__ = [
     "check_bound",
     "compare_runs",
     "isolated",
+    "judge_speed",
     "machine_ceilings",
     "open_candidate",
     "open_matrix",
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from .candidates.matrix import open_matrix, plan_matrix
     from .capacity import check_bound, within_bound
     from .comparison import Comparison, compare_runs, read_run
-    from .latency import benchmark
+    from .latency import benchmark, judge_speed
     from .machine.environment import Environment, capture_environment, wait_until_quiet
     from .machine.roofline import machine_ceilings
     from .results import BenchReport, BenchRow
@@ -51,7 +52,7 @@ else:
             "candidates.matrix": ("open_matrix", "plan_matrix"),
             "capacity": ("check_bound", "within_bound"),
             "comparison": ("Comparison", "compare_runs", "read_run"),
-            "latency": ("benchmark",),
+            "latency": ("benchmark", "judge_speed"),
             "machine.environment": ("Environment", "capture_environment", "wait_until_quiet"),
             "machine.roofline": ("machine_ceilings",),
             "results": ("BenchReport", "BenchRow"),

@@ -19,12 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from statistics import median
 
+from ..devices import LoadMeter
 from ..errors import UsageError, choose
+from ..gates import SPEED, Requirement, Verdict, judge
 from ..progress import Progress
 from .candidates.candidate import Candidate, Phases, Skipped
 from .caveats import caveats_of, instability
 from .machine.clocks import ClockMeter
-from .machine.environment import LoadMeter, capture_environment
+from .machine.environment import capture_environment
 from .machine.roofline import Ceiling, Ceilings, measured_ceilings, roofline
 from .results import BenchReport, BenchRow, Method
 from .scenarios import Scenario, find_scenario
@@ -103,6 +105,13 @@ def benchmark(
         baseline, batch, rows, method, environment, others, caveats,
         unstable_because=unstable, mode=scenario.name, skipped=tuple(skipped), ceilings=limits, clocks=clocks,
     )  # fmt: skip
+
+
+def judge_speed(requirements: Sequence[Requirement], report: BenchReport) -> Verdict:
+    """Judge requirements on ``speedup``, the largest of the run; an unstable run fails them with its reasons."""
+    found = [row.speedup.value for row in report.rows if row.speedup is not None]
+    doubt = {SPEED: f"the machine was not quiet ({'; '.join(report.unstable_because)})"} if not report.stable else {}
+    return judge(requirements, {SPEED: max(found, default=None)}, untrusted=doubt)
 
 
 def _check_settings(candidates: Mapping[str, Call], baseline: str, batch: int, rounds: int, pause: float) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from .efforts import EFFORTS, Effort, EffortName
+from .efforts import ALIGN, EFFORT, EFFORTS, RATIO, REFINE, SCORE, Effort, EffortName
 from .errors import CorruptFileError, InputError, UsageError, as_share, choose
+from .gates import QUALITY, SPEED, parse_requirements
 from .teachers.presets import DATASETS, Dataset, find_dataset
 
 __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_toml", "to_toml"]
@@ -46,25 +47,25 @@ class BuildConfig(BaseModel):
     """Flip half of the images of ``data`` left to right."""
     out: Path | None = None
     """Run directory [``build/<dataset>``]."""
-    ratio: float = Field(default=0.7, ge=0, lt=1)
+    ratio: float = Field(default=RATIO, ge=0, lt=1)
     """Share of the channels of every layer that is removed: 0.7 removes 70 %."""
     target_macs: float | None = Field(default=None, gt=0, le=1)
     """Share of the teacher's MACs to keep, instead of ``ratio``: each layer gets the width that keeps most scores."""
     target_params: float | None = Field(default=None, gt=0, le=1)
     """Share of the teacher's parameters to keep, instead of ``ratio``, in the same way."""
-    align: int = Field(default=8, ge=1)
+    align: int = Field(default=ALIGN, ge=1)
     """Keep multiples of this many channels in each layer."""
     score: Literal["diversity", "gradient", "content", "random", "weight-in", "weight-out", "style", "activation"] = (
-        "weight-out"
+        SCORE
     )
     """How channels are ranked; "diversity" is the published method, "content" scores the region of ``mask``."""
-    refine: Literal["none", "svs", "reconstruct", "svs+reconstruct"] = "reconstruct"
+    refine: Literal["none", "svs", "reconstruct", "svs+reconstruct"] = REFINE
     """How the kept weights are adjusted before training; "none" is the published method.
 
     The defaults of ``score`` and ``refine`` measured best on the demo at 70 % (docs/quality.md): FID 4.9, against 10.4
     with "diversity" and "none" (three seeds, 544 steps); after the whole recipe 2.1 against 3.5 (one seed).
     """
-    effort: EffortName = "quick"
+    effort: EffortName = EFFORT
     """Effort level: how long each stage works."""
     steps: int | None = Field(default=None, ge=1)
     """Distillation steps, instead of the effort's."""
@@ -107,6 +108,11 @@ class BuildConfig(BaseModel):
     """Range of the segmentation model's input: ImageNet's normalisation, [0, 1] or [-1, 1]."""
     seed: int = Field(default=0, ge=0, lt=2**32)  # what numpy's RandomState takes
     """Seed of all random numbers."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads to compute with: by default OMP_NUM_THREADS, else what other processes leave free; bench takes all.
+
+    All backends get the same number. A training that continues keeps the number that it began with.
+    """
     device: str = "auto"
     """Where torch computes: "auto", "cpu", "cuda", "cuda:1"."""
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
@@ -116,6 +122,24 @@ class BuildConfig(BaseModel):
 
     None: a portable engine if TensorRT-RTX is installed, else no engine.
     """
+
+    require: list[str] | None = None
+    """A figure that the student must reach, such as "fid<2", "recall>=0.95*teacher" or "speedup>5".
+
+    May be repeated; a requirement that is missed gives exit code 5, after everything was written. By default the demo
+    has some (``pipeline.inputs.DEMO_REQUIREMENTS``), other teachers none; "none" leaves them out.
+    """
+    wait: float = Field(default=0.0, ge=0)
+    """Wait up to so many seconds for a quiet machine before latency is measured."""
+
+    @field_validator("require")
+    @classmethod
+    def _comparisons(cls, texts: list[str] | None) -> list[str] | None:
+        try:
+            parse_requirements(texts or [], (*QUALITY, SPEED))
+        except UsageError as error:
+            raise ValueError(f"{error.message.removeprefix('--require ')}. {error.remedy}".removesuffix(".")) from error
+        return texts or None
 
     @field_validator("dataset")
     @classmethod

@@ -2,52 +2,174 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from .errors import UsageError
 
 RUN_FILE = "run.json"
 """The record of ``build`` in its run directory."""
 
 
+_inputs: ContextVar[tuple[Path, ...]] = ContextVar("_inputs", default=())
+
+
+@contextmanager
+def kept(inputs: Iterable[Path]) -> Iterator[None]:
+    """Keep files and folders from being overwritten within the block: :func:`destination` refuses them."""
+    before = _inputs.set((*_inputs.get(), *inputs))
+    try:
+        yield
+    finally:
+        _inputs.reset(before)
+
+
+def destination(path: str | os.PathLike[str]) -> Path:
+    """Return where a result is written: ``path``, or what a symbolic link there leads to.
+
+    Raises UsageError for a folder, a device, a pipe, a socket, and for an input of the same command: the same file
+    under any name, or a file in a folder that is an input.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        found = Path(path).stat()
+    except FileNotFoundError:
+        return target
+    except OSError as error:  # links in a circle, a file in place of a folder, a name that is too long
+        raise UsageError(f"{path} cannot be written: {error.strerror}", "Give another place.") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{path} is {_kind(found.st_mode)}, not a file", "Give the name of a file.")
+    for source in _inputs.get():
+        if source.is_dir():
+            taken = target.is_relative_to(source.resolve()) and not is_run_directory(source)
+        else:
+            taken = source.exists() and os.path.samestat(source.stat(), found)
+        if taken:
+            within = f"in {source}, which" if source.is_dir() else "the file that"
+            raise UsageError(f"{path} is {within} this command reads", "Give another name for the result.")
+    return target
+
+
+def inputs_in(folder: Path) -> list[Path]:
+    """Return the inputs of the command that lie in a folder, or are the folder itself."""
+    return [source for source in _inputs.get() if source.resolve().is_relative_to(folder.resolve())]
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((words for matches, words in kinds if matches(mode)), "a device")
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, else delete it.
+    """Yield a temporary file beside ``path``; rename it to ``path`` if the block succeeds, else delete it.
 
     The rename stays within one file system. So a reader sees the old file or the new one, and a kill at any moment
-    leaves no half-written ``path``. The content is flushed to the disk before the rename.
+    leaves no half-written ``path``. The content is flushed to the disk before the rename. A new file has the rights
+    that the umask allows, an overwritten one keeps its own. Scratch of writers that were killed is removed.
+
+    Raises UsageError for a place that :func:`destination` refuses, OSError if the disk is full.
     """
-    target = Path(path)
+    target = destination(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    _remove_scratch_once(target.parent)
+    temporary, lock = _new_scratch(target)
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)  # mkstemp makes the file private, but others should read results
+        with suppress(FileNotFoundError):
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(lock)
+
+
+@cache
+def _remove_scratch_once(folder: Path) -> None:
+    remove_scratch(folder)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove the temporary files of killed writers from a folder, not from those in it.
+
+    A writer holds a lock on its file, which the kernel releases when it ends, however it ends.
+    """
+    for left in folder.glob(".*.tmp"):
+        if not _SCRATCH.search(left.name):
+            continue
+        with suppress(OSError):  # its writer is at work, or it is gone already
+            handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+            finally:
+                os.close(handle)
+
+
+_SCRATCH = re.compile(r"\.[0-9a-f]{16}\.tmp$")
+
+
+def _short(name: str) -> str:
+    """Return a file's name, cut so that a temporary name made of it is not too long for the file system."""
+    return os.fsdecode(os.fsencode(name)[:200])
+
+
+def _new_scratch(target: Path) -> tuple[Path, int]:
+    """Create an empty file beside ``target``. Return its path, and a descriptor that holds a lock on it."""
+    while True:
+        path = target.with_name(f".{_short(target.name)}.{secrets.token_hex(8)}.tmp")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(OSError):  # a file system without locks, or another process took it for left over
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(handle)):
+                return path, handle
+        os.close(handle)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
+    """Write a file atomically.
+
+    Make the content in memory first: most writers of pictures and tensors hide the error of a full disk.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text in UTF-8, atomically."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON, atomically. Raises ValueError for NaN and infinity, which are not JSON."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON document."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON document. Raises ValueError for anything else, also for NaN and for nesting without end."""
+
+    def refuse(word: str) -> NoReturn:
+        raise ValueError(f"{path} holds {word}, which is not JSON")
+
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
@@ -69,11 +191,17 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def user_cache() -> Path:
-    """Return the user's cache folder for compiled kernels."""
+def cache_folder() -> Path:
+    """Return the folder of fetched, computed and compiled files: ``$DCP_DEPLOY_CACHE``, else the user's own."""
     import platformdirs
 
-    return platformdirs.user_cache_path("dcp-deploy") / "kernels"
+    chosen = os.environ.get("DCP_DEPLOY_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("dcp-deploy")
+
+
+def kernel_cache() -> Path:
+    """Return the folder of compiled kernels."""
+    return cache_folder() / "kernels"
 
 
 def find_compiler() -> str | None:

@@ -1,4 +1,4 @@
-"""A bundle's manifest with the sha256 of every file, and the check that no file was altered, lost or added.
+"""A bundle's manifest: its form, the sha256 of every file, and the check that no file was altered, lost or added.
 
 The check detects damage and tampering after the bundle was made. To know who made it, compare the bundle's identity,
 the sha256 of ``manifest.json``, with the one that its maker published. Needs neither torch nor onnx.
@@ -8,23 +8,149 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..errors import CorruptFileError, InputError, UnsafeFileError, UsageError
-from ..files import atomic_path, is_run_directory, sha256_file, write_json
+from ..files import atomic_path, is_run_directory, sha256_file, write_json, write_text
 from .archive import AGAIN, TO_A_FOLDER, Entry, read_archive, write_archive
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"  # the seal is a line that sha256sum -c reads
 ARCHIVE = ".tar.zst"
 SCHEMA = 1
+DEEPEST = 16  # folders in folders; ours are three deep
 LARGEST_MANIFEST = 1_000_000  # bytes, enough for 9,000 files; ours have some kilobytes
 
 File = Entry  # whose name is below the bundle
+
+# ---- the form of the manifest, which the schema of ``bundle verify`` publishes; later versions may add fields ----
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Size = Annotated[int, Field(ge=-1, lt=2**31)]
+
+
+class Record(BaseModel):
+    """Base of the records below: no value is converted, and fields that are not described are kept."""
+
+    model_config = ConfigDict(
+        extra="allow", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class ServedModel(Record):
+    """One model that Triton serves."""
+
+    onnx: str
+    """Its file in the bundle."""
+    max_batch: int = Field(ge=1, lt=2**31)
+    """Largest batch that the server accepts."""
+    inputs: dict[str, list[_Size]]
+    """Dimensions of each input, without the batch."""
+    output: dict[str, list[_Size]]
+    variants: list[str]
+    """Backends that the bundle has a configuration for."""
+    parity: dict[str, JsonValue]
+    """How far its images are from the reference's."""
+
+
+class BundledDirection(Record):
+    """A direction along which ``edit`` moves w."""
+
+    layers: list[int] = Field(min_length=2, max_length=2)
+    """First and last slot of ws that it moves."""
+    sigma: float
+
+
+class BundledEngine(Record):
+    """A TensorRT engine, and the fields of its own manifest."""
+
+    file: str
+
+
+class MeasuredSplit(Record):
+    """Copies of the generator with so many threads each."""
+
+    instances: int = Field(ge=1)
+    threads: int = Field(ge=1)
+
+
+class MeasuredSizing(Record):
+    """How many copies generated the most images per second when measured."""
+
+    best: MeasuredSplit
+
+
+class SealedFile(Record):
+    """Size and hash of a file."""
+
+    bytes: int = Field(ge=0, lt=2**63)
+    sha256: Sha256
+
+
+class Manifest(Record):
+    """``manifest.json``."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    kind: Literal["dcp-deploy bundle"]
+    name: str
+    tool: str
+    models: dict[str, ServedModel]
+    directions: dict[str, BundledDirection]
+    engines: list[BundledEngine]
+    sizing: MeasuredSizing
+    provenance: dict[str, JsonValue]
+    files: dict[str, SealedFile]
+
+
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """Return the fields of ``manifest.json``. Raises ValueError that names the field for anything but a manifest."""
+    try:
+        values: Any = json.loads(content, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    try:
+        Manifest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise ValueError(f"{where}: {first['msg']}") from error
+    found: dict[str, Any] = values
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its fields. ValueError for a field that is there twice, or a number that is not finite."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in values if names.count(name) > 1)
+        raise ValueError(f"{twice}: it is there twice")
+    for name, value in pairs:
+        if any(isinstance(number, float) and not math.isfinite(number) for number in _numbers(value)):
+            raise ValueError(f"{name}: it is not a finite number")
+    return values
+
+
+def _numbers(value: Any) -> list[Any]:
+    """Return the value, or the entries of a list and of the lists in it; objects have been looked at before."""
+    found, waiting = [], [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting += one
+        else:
+            found.append(one)
+    return found
+
+
+# ---- sealing and checking ----
 
 
 def is_bundle(path: Path) -> bool:
@@ -41,8 +167,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     manifest = {"schema": SCHEMA, "kind": "dcp-deploy bundle", **facts, "files": files}
     write_json(folder / MANIFEST, manifest)
     digest = sha256_file(folder / MANIFEST)
-    with atomic_path(folder / SEAL) as temporary:
-        temporary.write_text(f"{digest}  {MANIFEST}\n", encoding="ascii")
+    write_text(folder / SEAL, f"{digest}  {MANIFEST}\n")
     return {**manifest, "sha256": digest}
 
 
@@ -102,16 +227,11 @@ def _read_manifest(content: bytes, sealed: bytes) -> dict[str, Any]:
     if hashlib.sha256(content).hexdigest() != match[1].decode():
         raise CorruptFileError(f"{MANIFEST} does not match {SEAL}: one of the two was altered", AGAIN)
     try:
-        manifest = json.loads(content)
-        files = manifest["files"]
-        if manifest["schema"] != SCHEMA or manifest["kind"] != "dcp-deploy bundle" or not isinstance(files, dict):
-            raise ValueError("it has another kind or version")
-        for name, recorded in files.items():
-            safe_name(name)
-            if set(recorded) != {"bytes", "sha256"} or not re.fullmatch("[0-9a-f]{64}", recorded["sha256"]):
-                raise ValueError(f"its entry of {name} is not a size and a sha256")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        manifest = parse_manifest(content)
+    except ValueError as error:
         raise CorruptFileError(f"{MANIFEST} is not the manifest of a bundle: {error}", AGAIN) from error
+    for name in (*manifest["files"], *(model["onnx"] for model in manifest["models"].values())):
+        safe_name(name)
     return {**manifest, "sha256": match[1].decode()}
 
 
@@ -137,8 +257,10 @@ def _folder_files(folder: Path) -> Iterator[File]:
 def _walk(folder: Path, prefix: str = "") -> Iterator[str]:
     """Yield the names of all files below a folder except the manifest and its seal.
 
-    Raises UnsafeFileError for anything but a plain file.
+    Raises UnsafeFileError for anything but a plain file, and for folders deeper than any bundle's.
     """
+    if prefix.count("/") > DEEPEST:
+        raise UnsafeFileError(f"{prefix} in the bundle is deeper than any folder of a bundle", AGAIN)
     for entry in sorted(os.scandir(folder / prefix), key=lambda entry: entry.name):
         name = f"{prefix}{entry.name}"
         mode = entry.stat(follow_symlinks=False).st_mode

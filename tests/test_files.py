@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcp_deploy.files import atomic_path, read_json, sha256_file, write_json
+from dcp_deploy.errors import UsageError
+from dcp_deploy.files import atomic_path, kept, read_json, remove_scratch, sha256_file, write_bytes, write_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -56,10 +60,100 @@ def test_an_exception_keeps_the_old_file_and_removes_the_temporary_one(target: P
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_a_result_is_readable_by_others(target: Path) -> None:
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_new_result_has_the_rights_that_the_umask_allows(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_bytes(tmp_path / "new", b"new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o666 & ~mask
+
+
+def test_an_overwritten_file_keeps_its_rights(target: Path) -> None:
+    target.chmod(0o640)
+    write_bytes(target, b"new")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_a_result_goes_through_a_link_to_the_file_behind_it(target: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(target)
+    write_bytes(tmp_path / "link", b"new")
+    assert target.read_bytes() == b"new" and (tmp_path / "link").is_symlink()
+
+
+def test_a_link_to_a_file_that_does_not_exist_yet_makes_it(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "later")
+    write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "later").read_bytes() == b"new" and (tmp_path / "link").is_symlink()
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (Path.mkdir, "a folder"),
+        (os.mkfifo, "a pipe"),
+        (make_socket, "a socket"),
+        (lambda path: path.symlink_to("/dev/full"), "a device"),
+        (lambda path: path.symlink_to("a"), "symbolic links"),
+    ],
+)
+def test_a_result_replaces_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket may have 107 characters
+    make(Path("a"))
+    with pytest.raises(UsageError, match=named):
+        write_bytes("a", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["student.onnx", "hard", "link", "./x/../student.onnx"])
+def test_an_input_is_not_overwritten_under_any_name(target: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "hard").hardlink_to(target)
+    (tmp_path / "link").symlink_to(target)
+    with kept([target]), pytest.raises(UsageError, match="this command reads"):
+        write_bytes(tmp_path / name, b"new")
+    assert target.read_bytes() == b"old"
+
+
+def test_a_file_in_an_input_folder_is_not_overwritten_but_a_new_one_is_written(target: Path) -> None:
+    with kept([target.parent]):
+        with pytest.raises(UsageError, match="this command reads"):
+            write_bytes(target, b"new")
+        write_bytes(target.with_name("other"), b"new")
+    assert target.read_bytes() == b"old"
+
+
+def test_a_name_as_long_as_the_file_system_takes_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 127)
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_scratch_of_killed_writers_is_removed_and_that_of_running_ones_kept(target: Path) -> None:
+    left = target.with_name(".a.0123456789abcdef.tmp")
+    other = target.with_name(".a.tmp")  # not one of ours
+    left.touch()
+    other.touch()
     with atomic_path(target) as temporary:
+        remove_scratch(target.parent)
+        assert temporary.is_file()
         temporary.write_bytes(b"new")
-    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+    assert {path.name for path in target.parent.iterdir()} == {target.name, other.name}
+
+
+@pytest.mark.parametrize("text", ["NaN", '{"a": Infinity}', "[" * 100_000, "{", "\x00"])
+def test_what_is_not_json_is_a_value_error(target: Path, text: str) -> None:
+    target.write_text(text)
+    with pytest.raises(ValueError, match=r"JSON|nested|Expecting"):
+        read_json(target)
 
 
 def test_a_kill_during_a_write_keeps_the_old_file(target: Path) -> None:

@@ -20,7 +20,7 @@ VERBS = [
     "Delete", "Distil", "Do", "Draw", "End", "Export", "Finish", "Free", "Give", "Import", "Install", "Keep",
     "Label", "Leave", "Let", "Load", "Look", "Lower", "Make", "Measure", "Name", "Omit", "Open", "Pack", "Pass",
     "Project", "Put", "Raise", "Read", "Rebuild", "Reinstall", "Remove", "Repair", "Report", "Resize", "Run",
-    "Save", "Score", "See", "Set", "Start", "Unpack", "Unzip", "Update", "Use", "Wait", "Write",
+    "Save", "Score", "See", "Send", "Set", "Start", "Unpack", "Unzip", "Update", "Use", "Wait", "Write",
 ]  # fmt: skip
 """What a remedy may begin with. Another verb is welcome; "It", "The" and "What" are not remedies."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
-from ...files import atomic_path
+from ...files import write_bytes, write_text
 from ..results import markdown_table
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def markers(topic: str) -> tuple[str, str]:
 def rewrite(page: Path, topic: str, tables: str) -> None:
     """Replace the tables of a page, atomically; see :func:`insert`."""
     text = insert(page.read_text(encoding="utf-8"), topic, tables)
-    with atomic_path(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(page, text)
 
 
 def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -56,5 +56,6 @@ def panels(count: int, width: float, height: float, **options: Any) -> tuple[Fig
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG, atomically."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=130)
+    write_bytes(path, stream.getbuffer())

@@ -28,7 +28,7 @@ from ...checkpoints import save_generator
 from ...compression.scoring.channel_scores import kept_width
 from ...export import export_onnx
 from ...export.parity.tolerance import Precision
-from ...files import atomic_path, write_json
+from ...files import write_json, write_text
 from ...generators import Generator, GeneratorConfig
 from ..candidates.loading import open_candidate
 from ..candidates.matrix import open_matrix, plan_matrix
@@ -109,8 +109,7 @@ def run(folder: Path, chosen: Sequence[str], *, quick: bool, rounds: int, second
             continue
         report = measure(teacher, rounds=rounds, seconds=seconds, threads=threads)
         text = f"# {name}, `{report.environment.command}`\n\n{report.to_markdown()}"
-        with atomic_path(document.with_suffix(".md")) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(document.with_suffix(".md"), text)
         write_json(document, report.to_dict())  # last, because the document marks the network as done
         print(report.to_markdown(), flush=True)
 

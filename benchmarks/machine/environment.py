@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import psutil
 
-from ...devices import cpu_quota, usable_cores
+from ...devices import LoadMeter, cpu_quota, usable_cores
 from ...progress import Progress
 
 PACKAGES = ("dcp-deploy", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "numpy")
@@ -63,7 +63,7 @@ def capture_environment() -> Environment:
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         cpu=_or_none(_cpu_model),
         cores=_or_none(lambda: psutil.cpu_count(logical=False)),
-        usable_cores=_or_none(lambda: len(os.sched_getaffinity(0))),
+        usable_cores=_or_none(usable_cores),
         cpu_quota=_or_none(cpu_quota),
         memory_bytes=_or_none(lambda: int(psutil.virtual_memory().total)),
         gpu=_or_none(_gpu),
@@ -76,25 +76,9 @@ def capture_environment() -> Environment:
     )
 
 
-class LoadMeter:
-    """Measures the cores' worth of time that other processes and other guests of the host take from now on."""
-
-    SHORTEST = 1.0  # seconds; the kernel counts in steps of 10 ms, which is too coarse for less
-
-    def __init__(self) -> None:
-        self._begin = _or_none(_busy_seconds)
-
-    def others(self) -> float | None:
-        """Return the cores taken since the meter was made; None when that is too recent or not known."""
-        now = _or_none(_busy_seconds)
-        if now is None or self._begin is None or now[0] - self._begin[0] < self.SHORTEST:
-            return None
-        elapsed, machine, own = (after - before for after, before in zip(now, self._begin, strict=True))
-        return max(0.0, (machine - own) / elapsed)
-
-
 BUSY = 0.1
 """Share of the usable cores that other processes may take while the machine still counts as quiet."""
+_OBSERVED = 2.0  # seconds of each look while waiting
 
 
 def wait_until_quiet(
@@ -123,19 +107,8 @@ def wait_until_quiet(
 
 def _observed() -> float | None:
     meter = LoadMeter()
-    time.sleep(2 * LoadMeter.SHORTEST)
+    time.sleep(_OBSERVED)
     return meter.others()
-
-
-def _busy_seconds() -> tuple[float, float, float]:
-    """Return the clock, the busy seconds of all cores, and the processor seconds of this process and its children.
-
-    Time stolen by other guests counts as busy. Isolated candidates run in children.
-    """
-    cpu, this = psutil.cpu_times(), psutil.Process()
-    kinds = ("user", "nice", "system", "irq", "softirq", "steal")  # guest time is part of user
-    own = sum(sum(process.cpu_times()[:4]) for process in (this, *this.children(recursive=True)))  # ended children too
-    return time.monotonic(), sum(getattr(cpu, kind, 0.0) for kind in kinds), own
 
 
 def _or_none(probe: Callable[[], T]) -> T | None:

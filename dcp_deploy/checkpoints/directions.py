@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import CorruptFileError, InputError, UnknownFormatError
-from ..files import atomic_path
+from ..files import write_bytes
 from ..generators import GeneratorConfig
 from .arrays import DIRECTIONS, ArrayFile, read_array_file
 from .direction_import import layout_of, not_directions
@@ -55,8 +55,7 @@ def save_directions(directions: Mapping[str, Direction], path: str | os.PathLike
     """Write directions atomically."""
     about = {name: {"layers": list(one.layers), "sigma": one.sigma} for name, one in directions.items()}
     tensors = {name: one.vector.to("cpu", torch.float32).clone() for name, one in directions.items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={DIRECTIONS: json.dumps(about)})
+    write_bytes(path, save(tensors, {DIRECTIONS: json.dumps(about)}))
     return Path(path)
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..files import atomic_path
+from ..files import write_bytes
 from ..generators import Generator, GeneratorConfig, StyledConv, SynthesisLayer, ToRGB
 from ..generators.ops import fir_kernel
 from .rosinality import origins
@@ -62,8 +62,7 @@ def save_layout(
     facts = {"init_kwargs": nvidia_arguments(generator.config), **about}
     state = nvidia_state(generator)
     if Path(path).suffix == ".safetensors":
-        with atomic_path(path) as temporary:
-            save_file(state, temporary, metadata={FACTS: json.dumps(facts, sort_keys=True)})
+        write_bytes(path, save(state, {FACTS: json.dumps(facts, sort_keys=True)}))
     else:
         _torch_save(_with_attributes(state, facts), path)
     return _nvidia_notes(generator.config)
@@ -282,5 +281,4 @@ def _torch_save(document: Any, path: str | os.PathLike[str]) -> None:
     """Write a file of torch.save atomically. Two files of one document are the same: none holds its own name."""
     stream = io.BytesIO()
     torch.save(document, stream)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(stream.getbuffer())
+    write_bytes(path, stream.getbuffer())

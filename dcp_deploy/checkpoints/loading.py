@@ -15,7 +15,7 @@ from .containers import Format, format_of, mapped
 from .discriminators import find_discriminator
 from .foreign import described
 from .native import is_native, read_native
-from .networks import Found, choose, find_networks, same_weights, shown
+from .networks import Found, choose, find_networks, same_weights, shown, unnamed_averages
 from .nvidia import read_nvidia
 from .nvidia_state import read_nvidia_state
 from .pickles.content import Content, NetworkRecord, read_pickle_file
@@ -53,8 +53,11 @@ def read_network(content: Content, network: str | None = None) -> Checkpoint:
     chosen = choose(networks, network, content.load.source)
     checkpoint = _read(chosen, content)
     listed, notes = _listed(networks, chosen, content, asked=network is not None)
+    unnamed = [] if chosen.average else unnamed_averages(content.value, content.load)
+    notes += unnamed
     if chosen.raw:
-        average = "not of the moving average" if any(one.average for one in networks) else "the file has no average"
+        has_average = unnamed or any(one.average for one in networks)
+        average = "not of the moving average" if has_average else "the file has no average"
         notes.append(f"these are the weights of {shown(chosen)} as trained; {average}")
     if story := story_in(content.value):
         extra = {**checkpoint.extra, "provenance": story}

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ..errors import CorruptFileError, InputError, UnknownFormatError
-from ..files import atomic_path
+from ..files import write_bytes
 from ..generators import Generator, GeneratorConfig
 from .checkpoint import Checkpoint
 from .fitting import empty, fill
@@ -50,8 +50,7 @@ def save_generator(
         "config": generator.config.to_dict(),
         "extra": dict(extra or {}),
     }
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={FORMAT: json.dumps(document, sort_keys=True)})
+    write_bytes(path, save(state, {FORMAT: json.dumps(document, sort_keys=True)}))
     return Path(path)
 
 

@@ -26,6 +26,7 @@ from .pickles.values import Inert, Load, LongText, printable
 _DEPTH = 6  # of containers around a network
 _LONGEST = 1000  # entries of a list that may be networks
 _MOST = 64  # generators of one file
+_FEWEST = 8  # tensors of a network
 _AVERAGE = re.compile(r"ema[0-9]*|shadow|gs|avg|averaged?|running|smooth(ed)?|polyak")
 _NEGATED = ("no", "non", "not", "without", "old", "raw")
 _RAW = ("g", "generator", "netg", "online_model")
@@ -174,6 +175,24 @@ def _variables(network: NetworkRecord) -> Iterator[tuple[str, ArrayRecord]]:
 def _components(network: NetworkRecord) -> list[NetworkRecord]:
     components = network.state.get("components")
     return [one for one in components.values() if type(one) is NetworkRecord] if isinstance(components, dict) else []
+
+
+def unnamed_averages(value: Any, load: Load, name: str = "", depth: int = 0) -> list[str]:
+    """Return a note for each moving average that is a list of tensors without names, as torch_ema saves it."""
+    notes: list[str] = []
+    if depth > _DEPTH or not isinstance(value, Mapping):
+        return notes
+    load.spend(steps=len(value))
+    for key, entry in value.items():
+        if type(key) is not str:
+            continue
+        place = f"{name}.{printable(key, 80)}".removeprefix(".")
+        if type(entry) in (list, tuple) and _FEWEST <= len(entry) <= _LONGEST:
+            load.spend(steps=len(entry))
+            if Found(place, StateDict("", {})).average and all(type(one) is TensorView for one in entry):
+                notes.append(f"{place} is a moving average of {len(entry)} tensors without names; it is not read")
+        notes += unnamed_averages(entry, load, place, depth + 1)
+    return notes[:_MOST]
 
 
 # ---- the walk ----

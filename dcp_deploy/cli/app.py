@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +14,10 @@ import typer
 from ..config import BuildConfig
 from ..files import is_run_directory
 from ..version import __version__
-from . import measure, options, sample, serving, stages
+from . import caches, measure, options, sample, serving, stages
 from .options import RUNNING, DryRun, option
 from .output import Output
+from .streams import ended, open_streams
 from .verb import Verbs, name_of, verb
 
 app = typer.Typer(
@@ -32,8 +35,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the ``dcp-deploy`` command. SIGTERM ends it like Ctrl-C: exit code 130, resumable."""
+    open_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app(prog_name="dcp-deploy")
+    sys.exit(ended(partial(app, prog_name="dcp-deploy")))
 
 
 def _show_version(wanted: bool) -> None:
@@ -62,7 +66,7 @@ def build(
 
     Stages whose inputs and settings have not changed are reused. A killed run continues where it stopped.
 
-    Example: dcp-deploy build --dataset demo
+    Example: dcp-deploy build --dataset demo --require "fid<2" --require "recall>=0.9*teacher"
 
     Example: dcp-deploy build --dataset ffhq --teacher ffhq.pkl --data ffhq1024.zip --target "RTX 4090"
     """
@@ -78,9 +82,11 @@ def build(
         output.result(planned.to_dict(), planned.table, *plan_lines(planned.estimate), *real)
         return
     run = builder.build(config, force=force, reporter=output)
+    output.saved = True
     facts = summarise(run.directory)
     output.result({"summary": facts, "run": run.to_dict()}, *summary_lines(facts))
     output.finished(run.directory)
+    run.verdict.raise_for_failure()
 
 
 @verb()
@@ -176,6 +182,7 @@ def schema(
 for command in (
     build, inspect, stages.convert, stages.score, stages.prune, stages.distill, stages.export, stages.engine,
     measure.verify, measure.bench, measure.bench_compare, sample.sample, measure.evaluate, measure.directions,
-    measure.project, serving.bundle, serving.bundle_verify, serving.serve, datasets, doctor, schema,
+    measure.project, serving.bundle, serving.bundle_verify, serving.serve, datasets, doctor,
+    caches.cache_list, caches.cache_clear, schema,
 ):  # fmt: skip
     app.command(name_of(command))(command)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import UsageError
-from ..files import atomic_path
+from ..files import write_text
+from ..gates import QUALITY, SPEED, judge, parse_requirements
 from .options import (
     Device,
     Lpips,
@@ -17,6 +19,7 @@ from .options import (
     Out,
     Resize,
     Seed,
+    Threads,
     backends,
     count_or_all,
     devices,
@@ -29,10 +32,14 @@ from .options import (
 from .output import Output
 from .verb import verb
 
+Require = Annotated[
+    list[str] | None,
+    option('A figure to reach, such as "fid<2": exit code 5 if it is missed. May be repeated.', metavar="COMPARISON"),
+]
 ReportFile = Annotated[Path | None, option("Also write the JSON document to this file.", "--out", "-o")]
 
 
-@verb()
+@verb(computes=True)
 def verify(
     output: Output,
     a: Annotated[str, typer.Argument(help="The reference: a checkpoint, an ONNX file or a bundle.")],
@@ -107,13 +114,14 @@ def bench(
     mode: Annotated[str, option("latency; or as in MLPerf, but not conformant: single-stream, offline.")] = "latency",
     bound: Annotated[float | None, option("Also find the largest batch with a p99 below so many milliseconds.")] = None,
     isolate: Annotated[bool, option("One process per candidate: measures cold start and memory.", "--isolate")] = False,
-    threads: Annotated[int | None, option("CPU threads of each call, for all backends alike [all cores].")] = None,
+    threads: Threads = None,
     wait: Annotated[float, option("First wait up to so many seconds until other processes leave the cores.")] = 0.0,
     rounds: Annotated[int, option("Least number of calls of each candidate.")] = 100,
     seconds: Annotated[float, option("Least time in all.")] = 10.0,
     out: ReportFile = None,
     markdown: Annotated[Path | None, option("Also write the tables as Markdown to this file.")] = None,
     plot: Annotated[Path | None, option("Also plot distribution and growth to this PNG or SVG file.")] = None,
+    require: Require = None,
     seed: Seed = 0,
 ) -> None:
     """Time a model, in turns with its teacher if one is given.
@@ -129,11 +137,13 @@ def bench(
     """
     from .. import benchmarks
     from ..report.bench_plot import check_ending, save_plot
+    from .tables import gate_lines
 
     if bound is not None:
         benchmarks.check_bound(bound)
     if plot is not None:
         check_ending(plot)
+    requirements = parse_requirements(require or [], [SPEED], teacher=False)
     files = {"model": model} if not teacher else {"teacher": teacher, "model": model}
     batches = whole_numbers("--batch", batch)
     specs, missing = benchmarks.plan_matrix(
@@ -159,11 +169,13 @@ def bench(
     if bound is not None:
         report = benchmarks.within_bound(report, bound)
     if markdown is not None:
-        with atomic_path(markdown) as temporary:
-            temporary.write_text(report.to_markdown(), encoding="utf-8")
+        write_text(markdown, report.to_markdown())
     if plot is not None:
         save_plot(plot, report.to_dict())
-    output.report(out, report.to_dict(), *report.to_tables(), *report.notes)
+    verdict = benchmarks.judge_speed(requirements, report)
+    document = {**report.to_dict(), "gates": asdict(verdict)}
+    output.report(out, document, *report.to_tables(), *report.notes, *gate_lines(verdict))
+    verdict.raise_for_failure()
 
 
 @verb()
@@ -194,7 +206,7 @@ def bench_compare(
         comparison.raise_above(fail_above)
 
 
-@verb()
+@verb(computes=True)
 def evaluate(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, an engine or a bundle.")],
@@ -214,6 +226,7 @@ def evaluate(
     out: ReportFile = None,
     seed: Seed = 0,
     device: Device = "auto",
+    require: Require = None,
 ) -> None:
     """Measure quality: FID, KID, precision, recall, density, coverage, modes, diversity, likeness to a teacher.
 
@@ -225,7 +238,9 @@ def evaluate(
     """
     from ..devices import torch_device
     from ..evaluation.quality import Against, evaluate_file
-    from .tables import evaluation_lines, modes_table
+    from .tables import evaluation_lines, gate_lines, modes_table
+
+    requirements = parse_requirements(require or [], QUALITY, teacher=False)
 
     against = Against(
         teacher, data, resize, directions, inception, lpips,  # type: ignore[arg-type]  # refused there
@@ -235,13 +250,15 @@ def evaluate(
         model, against, samples=samples, seed=seed, psi=psi, batch=batch, device=torch_device(device),
         backend=backend, reporter=output,  # type: ignore[arg-type]  # refused there
     )  # fmt: skip
-    measured = evaluation.to_dict()
+    verdict = judge(requirements, evaluation.figures)
+    measured = {**evaluation.to_dict(), "gates": asdict(verdict)}
     tables = [modes_table(measured["modes"])] if "modes" in measured else []
-    output.report(out, measured, *evaluation_lines(measured), *tables)
+    output.report(out, measured, *evaluation_lines(measured), *tables, *gate_lines(verdict))
     evaluation.raise_for_failure()
+    verdict.raise_for_failure()
 
 
-@verb()
+@verb(computes=True)
 def directions(
     output: Output,
     out: Out,
@@ -291,7 +308,7 @@ def directions(
     output.finished(out)
 
 
-@verb()
+@verb(computes=True)
 def project(
     output: Output,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],

@@ -92,8 +92,8 @@ PANELS = {
         "guide", "feature_gan", "mask", "mask_background", "mask_inputs",
     ),
     "Export": ("precision", "target"),
-    "Measuring": ("inception",),
-    RUNNING: ("out", "effort", "seed", "device"),
+    "Measuring": ("inception", "require", "wait"),
+    RUNNING: ("out", "effort", "seed", "threads", "device"),
 }  # fmt: skip
 """The fields of BuildConfig by the help panel that shows them."""
 
@@ -149,6 +149,7 @@ Refine = Annotated[str, setting("refine")]
 Seed = Annotated[int, setting("seed")]
 Network = Annotated[str | None, setting("network")]
 Device = Annotated[str, setting("device")]
+Threads = Annotated[int | None, setting("threads")]
 DryRun = Annotated[bool, option("Print the plan and write nothing.", "--dry-run", panel=RUNNING)]
 Lpips = Annotated[Path | None, option("Weights of torchvision's VGG16 (vgg16-397923af.pth), for LPIPS.")]
 

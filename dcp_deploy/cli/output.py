@@ -6,17 +6,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from ..config import to_toml
-from ..files import atomic_path, sha256_file, write_json
+from ..files import sha256_file, write_json, write_text
 from ..progress import Pace, Progress, Reporter, duration
 from .next_steps import next_command
 from .options import config_keys
+from .streams import SafeConsole, answer, encodable, escaped, is_closed, say
 
 PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 WIDE = 160  # columns of a table without a terminal
@@ -27,27 +28,39 @@ class Output(Reporter):
     """Where a verb's words go, by its --json and --quiet."""
 
     def __init__(
-        self, verb: str = "", context: typer.Context | None = None, *, as_json: bool = False, quiet: bool = False
+        self,
+        verb: str = "",
+        context: typer.Context | None = None,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        config: Path | None = None,
     ) -> None:
-        self.verb, self.context, self.as_json, self.quiet = verb, context, as_json, quiet
+        self.verb, self.context, self.as_json, self.quiet, self.config = verb, context, as_json, quiet, config
+        self.piping = False  # whether standard output holds the verb's file, and nothing else
+        self.saved = False  # whether the result is in a file: then standard output may be closed
         self.begun = time.monotonic()
         self.answered = False  # whether the JSON document is on stdout already
-        self.stdout = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-        self.stderr = Console(stderr=True, highlight=False)
+        self.stdout = SafeConsole(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+        self.stderr = SafeConsole(stderr=True, highlight=False)
 
     def result(self, document: dict[str, Any], *shown: Any) -> None:
         """Print the verb's answer: ``document`` with --json, else ``shown`` (texts or rich tables).
 
         A document is printed only if it fits its published schema: :func:`~.schemas.checked`.
         """
+        if self.piping or (self.saved and is_closed()):
+            return
         if self.as_json:
             from ..schemas import checked
 
-            print(checked(self.verb, document), flush=True)  # a program that reads from serve's pipe waits for it
+            text = checked(self.verb, encodable(document))
+            answer(lambda: print(text))  # at once: a program that reads from serve's pipe waits for it
             self.answered = True
             return
         for part in shown:
-            self.stdout.print(part, markup=False, soft_wrap=isinstance(part, str))
+            words = escaped(part) if isinstance(part, str) else part
+            answer(partial(self.stdout.print, words, markup=False, soft_wrap=isinstance(part, str)))
 
     def report(self, out: Path | None, document: dict[str, Any], *shown: Any) -> None:
         """Print the answer, and write it with its settings to ``out`` if given."""
@@ -67,7 +80,7 @@ class Output(Reporter):
 
     def finished(self, path: Path) -> None:
         """Say on stderr what was written, how long that took and what to run next; nothing with --json."""
-        if self.as_json or self.context is None:
+        if self.as_json or self.piping or self.context is None:
             return
         from ..report.text import size
 
@@ -77,21 +90,27 @@ class Output(Reporter):
         self.message(f"wrote {path}{bytes_written} in {duration(time.monotonic() - self.begun)}.{words}")
 
     def write_settings(self, beside: Path) -> Path:
-        """Write the verb's flags as ``<result>.toml``, which its own --config reads back."""
+        """Write the verb's flags as ``<result>.toml``, which its own --config reads back; never over that file."""
         assert self.context is not None
-        path = beside.with_name(f"{beside.name}.toml")
+        self.saved = True
+        path = self.settings_of(beside)
+        if self.config is not None and path.exists() and path.samefile(self.config):
+            return path
         given = self.context.params
         values = {
             key: given[name] for key, name in config_keys(self.context.command).items() if name not in NOT_SETTINGS
         }
-        with atomic_path(path) as temporary:
-            temporary.write_text(f"# dcp-deploy {self.context.info_name}\n{to_toml(values)}", encoding="utf-8")
+        write_text(path, f"# dcp-deploy {self.context.info_name}\n{to_toml(values)}")
         return path
+
+    def settings_of(self, result: Path) -> Path:
+        """Return the path of the settings of a result."""
+        return result.with_name(f"{result.name}.toml")
 
     def message(self, text: str) -> None:
         """Print one line on stderr; nothing with --quiet."""
         if not self.quiet:
-            self.stderr.print(text, markup=False, soft_wrap=True)
+            say(self.stderr, text)
 
     @contextmanager
     def task(self, title: str) -> Iterator[Progress]:

@@ -10,7 +10,8 @@ import typer
 from ..errors import UsageError
 from .options import Network, numbers, option, whole_numbers
 from .output import Output
-from .verb import check_place, verb
+from .places import check_place
+from .verb import verb
 
 if TYPE_CHECKING:
     from ..evaluation.pictures import Mix
@@ -19,7 +20,7 @@ CODES = "Changing codes"
 FILES = "What is written"
 
 
-@verb()
+@verb(computes=True)
 def sample(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A checkpoint, an ONNX file, an engine or a bundle.")],

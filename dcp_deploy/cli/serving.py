@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..export.serving.endpoint_check import EndpointReport
 
 
-@verb()
+@verb(computes=True)
 def bundle(
     output: Output,
     source: Annotated[Path, typer.Argument(help="A run directory of build or an ONNX file.")],
@@ -34,6 +34,7 @@ def bundle(
     ] = None,
     engine: Annotated[list[Path] | None, option("TensorRT engine to add, built from the same ONNX file.")] = None,
     max_batch: Annotated[int, option("Largest batch that the server accepts.")] = 8,
+    force: Annotated[bool, option("Replace a folder that holds other files.", "--force")] = False,
 ) -> None:
     """Make a bundle that an inference server loads. dcp-deploy bundle verify checks one.
 
@@ -52,7 +53,7 @@ def bundle(
             engines=engine or (),
             scratch=Path(scratch),
         )
-        manifest = write_bundle(contents, out, max_batch=max_batch)
+        manifest = write_bundle(contents, out, max_batch=max_batch, force=force)
     settings = output.write_settings(out)
     facts = {key: value for key, value in manifest.items() if key not in ("schema", "files", "provenance")}
     output.result({"path": str(out), "settings": str(settings), **facts}, str(out))

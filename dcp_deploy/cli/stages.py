@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..efforts import REFINE, SCORE, Effort
 from ..errors import UsageError, choose
 from .options import (
     DryRun,
@@ -27,6 +28,9 @@ from .options import (
 )
 from .output import Output
 from .verb import verb
+
+if TYPE_CHECKING:
+    from ..generators import Generator, GeneratorConfig
 
 
 @verb()
@@ -59,8 +63,6 @@ def convert(
     if to not in suffixes:
         raise UsageError(f"--to {to!r} is not a layout", choose(to, suffixes))
     check_suffix(out, *suffixes[to])
-    if out.exists() and file.exists() and out.samefile(file):
-        raise UsageError(f"--out {out} is the file to read", "Give another name.")
     checkpoint = read_checkpoint(file, network=network)
     for line in (*checkpoint.notes, checkpoint.licence):
         if line:
@@ -78,13 +80,16 @@ def convert(
     output.written(out, layout=to, notes=notes, source=facts)
 
 
-@verb("mask", "mask_background", "mask_inputs", "seed", "device")
+@verb("mask", "mask_background", "mask_inputs", "effort", "seed", "device", computes=True)
 def score(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator whose channels to score.")],
     out: Out,
-    method: Annotated[str, option(help_of("score"), complete=values_of("score"))] = "diversity",
-    latents: Annotated[str, option("Number of latents; auto: until two halves agree on what to keep.")] = "1000",
+    method: Annotated[str, option(help_of("score"), "--score", "--method", complete=values_of("score"))] = SCORE,
+    latents: Annotated[
+        str | None,
+        option("Number of latents [that of --effort]; auto: until two halves agree on what to keep."),
+    ] = None,
     batch: Annotated[int, option("Latents per batch. The scores depend on it.")] = 5,
     directions: Annotated[int, option("Random directions per batch of latents.")] = 10,
     alpha: Annotated[float, option("How far to move a latent along each direction.")] = 5.0,
@@ -96,9 +101,11 @@ def score(
     network: Network = None,
     **settings: Any,
 ) -> None:
-    """Score every channel of a teacher, by default by what it does for the diversity of the images. Resumable.
+    """Score every channel of a teacher. Resumable.
 
-    Example: dcp-deploy score teacher.pkl -o scores.safetensors --latents 1000
+    Example: dcp-deploy score teacher.pkl -o scores.safetensors
+
+    Example: dcp-deploy score teacher.pkl -o scores.safetensors --score diversity --latents 1000
     """
     from .. import compression
     from ..checkpoints import load_generator
@@ -106,12 +113,12 @@ def score(
     from ..pipeline.distilling import open_mask
 
     generator = load_generator(teacher, network=network)
-    mask = settings["mask"]
+    mask, count = settings["mask"], _score_latents(latents, settings["effort"], generator.config)
     with output.task("score") as progress:
         scores = compression.score(
             generator,
             method=method,  # type: ignore[arg-type]  # score() refuses an unknown one
-            latents="auto" if latents == "auto" else whole_number("--latents", latents),
+            latents=count,
             directions=directions,
             alpha=alpha,
             batch=batch,
@@ -134,20 +141,35 @@ def score(
     output.written(out, scoring=scores.settings)
 
 
-@verb("ratio", "align", "target_macs", "target_params", "seed", "device")
+def _score_latents(given: str | None, effort: str, config: GeneratorConfig) -> int | Literal["auto"]:
+    """Return --latents, by default those of the effort for a generator of this size, as in ``build``."""
+    if given is None:
+        return _counts(effort, config, "score").score_latents
+    return "auto" if given == "auto" else whole_number("--latents", given)
+
+
+def _counts(effort: str, config: GeneratorConfig, verb: str) -> Effort:
+    from ..config import BuildConfig
+    from ..generators import count_macs
+
+    return BuildConfig.parse({"effort": effort}, verb=verb).counts.for_teacher(count_macs(config))
+
+
+@verb("ratio", "align", "target_macs", "target_params", "effort", "seed", "device", computes=True)
 def prune(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
     out: Out,
     scores: Annotated[list[Path] | None, option("File that dcp-deploy score wrote. Repeat it for every shard.")] = None,
     score: Annotated[
-        str | None, option(f"Compute scores now, instead of --scores. {help_of('score')}", complete=values_of("score"))
+        str | None,
+        option(f"Without --scores: compute them now [{SCORE}]. {help_of('score')}", complete=values_of("score")),
     ] = None,
     target_latency: Annotated[
         str | None, option("Time of one image in torch on this device, such as 3ms, instead of --ratio.")
     ] = None,
     network: Network = None,
-    refine: Refine = "none",
+    refine: Refine = REFINE,
     dry_run: DryRun = False,
     **settings: Any,
 ) -> None:
@@ -155,18 +177,19 @@ def prune(
 
     Example: dcp-deploy prune teacher.pkl --scores scores.safetensors --ratio 0.7 -o pruned.safetensors
 
-    Example: dcp-deploy prune teacher.pkl --score weight-out --target-macs 0.1 -o pruned.safetensors --dry-run
+    Example: dcp-deploy prune teacher.pkl --target-macs 0.1 -o pruned.safetensors --dry-run
     """
     from .. import compression
     from ..checkpoints import load_checkpoint, save_generator
     from ..devices import torch_device
     from ..pipeline.pruning import prune_with_story
 
-    if bool(scores) == (score is not None):
-        raise UsageError("prune needs scores from one source", "Give either --scores FILE or --score METHOD.")
+    if scores and score is not None:
+        raise UsageError("--scores and --score", "Give one of them: a file of scores, or how to compute them now.")
     seed, device = settings.pop("seed"), torch_device(settings.pop("device"))
     checkpoint = load_checkpoint(teacher, network=network)
     generator = checkpoint.generator
+    counts = _counts(settings.pop("effort"), generator.config, "prune")
     if scores:
         parts = [compression.load_scores(path) for path in scores]
         sharded = len(parts) > 1 or "shard" in parts[0].settings
@@ -174,7 +197,8 @@ def prune(
     else:
         with output.task("score") as progress:
             found = compression.score(
-                generator, method=score, seed=seed, device=device, progress=progress  # type: ignore[arg-type]
+                generator, method=score or SCORE, latents=counts.score_latents, seed=seed, device=device,  # type: ignore[arg-type]
+                progress=progress,
             )  # fmt: skip
     generator = generator.to(device)
     latency = None if target_latency is None else milliseconds("--target-latency", target_latency)
@@ -190,17 +214,36 @@ def prune(
         return
     with output.task("prune, layer by layer") as progress:
         pruned, story = prune_with_story(
-            checkpoint, teacher, plan, found, refine=refine, seed=seed, progress=progress
+            checkpoint, teacher, plan, found,
+            refine=refine, latents=counts.refine_latents, seed=seed, progress=progress,
         )  # fmt: skip
     save_generator(pruned.cpu(), out, extra=story)
     output.message(str(plan))
     output.written(out, plan=plan.to_dict())
 
 
+def _dataset_of(teacher: Generator, given: str | None) -> str | None:
+    """Return the data set whose images and features the training uses: the given one, else the demo for its teacher."""
+    from importlib import resources
+
+    from ..checkpoints import load_generator
+    from ..checkpoints.provenance import tensors_sha256
+    from ..config import DATASETS
+
+    if given == "none":
+        return None
+    if given is not None:
+        check_dataset(given, teacher.config)
+        return given
+    asset = Path(str(resources.files("dcp_deploy") / "assets" / DATASETS["demo"].teacher.file))
+    of_demo = asset.is_file() and tensors_sha256(teacher) == tensors_sha256(load_generator(asset))
+    return "demo" if of_demo else None
+
+
 DISTILL_SETTINGS = (
     "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard",
     "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs", "inception",
-    "effort", "seed", "device",
+    "effort", "seed", "threads", "device",
 )  # fmt: skip
 
 
@@ -210,7 +253,14 @@ def distill(
     student: Annotated[Path, typer.Argument(help="The pruned generator.")],
     teacher: Annotated[Path, option("The generator that the student was pruned from.")],
     out: Out,
-    dataset: Annotated[str, choice("demo: train with the demo's real images and perceptual features.", "demo")] = "",
+    dataset: Annotated[
+        str | None,
+        choice(
+            "demo: train with its images and perceptual features; none: without [demo for the demo's teacher].",
+            "demo",
+            "none",
+        ),
+    ] = None,
     force_teacher: Annotated[
         bool, option("Accept a teacher that the student was not pruned from.", "--force-teacher")
     ] = False,
@@ -235,7 +285,7 @@ def distill(
     pruned, original = load_checkpoint(student), load_checkpoint(teacher, network=config.network)
     if doubt := check_teacher(pruned, student, original, teacher, force=force_teacher):
         output.message(f"distill: {doubt}")
-    check_dataset(dataset, original.generator.config)
+    dataset = _dataset_of(original.generator, dataset)
     images, mask = open_data(config, original.generator.config), mask_of(config)
     recipe = recipe_of(config, demo_recipe=dataset == "demo" and images is None)
     if images is not None:
@@ -261,7 +311,7 @@ def distill(
     output.written(out, history=result.history, resumed_at=result.resumed_at, images=real)
 
 
-@verb()
+@verb(computes=True)
 def export(
     output: Output,
     model: Annotated[Path, typer.Argument(help="A checkpoint in any format.")],

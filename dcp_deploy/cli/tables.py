@@ -15,8 +15,10 @@ from ..progress import duration
 from ..teachers.presets import Dataset
 
 if TYPE_CHECKING:
+    from ..doctor.caches import Cache
     from ..doctor.diagnosis import Diagnosis
     from ..export import Bisection, ParityReport
+    from ..gates import Verdict
     from ..pipeline.plan import Estimate
 
 _COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "passed": "green", "FAILED": "bold red"}
@@ -68,6 +70,11 @@ def _words(value: Any) -> str:
 def summary_lines(facts: dict[str, Any], *, omit: str = "") -> list[str]:
     """Write the figures that end a build, without the one called ``omit``."""
     return [f"{name:<12} {words}" for name, words in as_lines(facts) if name != omit]
+
+
+def gate_lines(verdict: Verdict) -> list[str]:
+    """Write one line for each requirement; nothing without any."""
+    return [f"{'met    ' if one.passed else 'NOT MET'} {one.text}" for one in verdict.requirements]
 
 
 def inspected_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -149,7 +156,7 @@ def evaluation_lines(measured: Mapping[str, Any]) -> list[str]:
         below["classes"] = {"data": "as frequent as in the data", "even": "all equally frequent"}[below["classes"]]
     facts: dict[str, Any] = {}
     for name, value in measured.items():
-        if name not in ("modes", "not_measured", "caveats", *below):
+        if name not in ("modes", "not_measured", "caveats", "gates", *below):
             facts[name] = value
         if name == "fid":
             facts |= below | {f"caveat {index}": text for index, text in enumerate(measured["caveats"], 1)}
@@ -186,6 +193,12 @@ DATASETS_NOTE = """\
 Before build fetches a teacher, it says which file, how large, from where and
 under which licence (NVIDIA's: research only). --teacher FILE uses your own.
 dcp-deploy datasets NAME shows addresses, licences and published figures."""
+
+
+def caches_table(caches: Sequence[Cache]) -> Table:
+    """Show each kind of cached files, and where they lie."""
+    rows = [(one.name, f"{one.files}", f"{one.bytes / 1e6:.1f} MB", one.holds, one.path) for one in caches]
+    return _table(("", "files", "size", "holds", "in"), rows)
 
 
 def doctor_table(diagnosis: Diagnosis) -> Table:

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from ..config import read_toml
+from ..devices import computing
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError, choose
-from .options import check_suffix, config_keys, option, setting_parameters
+from ..files import kept
+from .options import config_keys, option, setting_parameters
 from .output import Output
+from .places import check_places, inputs_of, piped
+from .streams import answer, encodable, say, visible
 
 INTERRUPTED = 130
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-ENDINGS = {"worst": (".png",), "markdown": (".md",)}
-OUT_ENDINGS = {
-    **dict.fromkeys(("score", "prune", "distill", "directions"), (".safetensors",)),
-    **dict.fromkeys(("verify", "bench", "bench compare", "eval"), (".json",)),
-    "export": (".onnx",),
-    "engine": (".engine",),
-}
-"""Endings of --out; those of ``convert`` and ``sample`` depend on other flags, and they check them."""
-WRITE_FOLDERS = ("build", "bundle", "doctor", "project")  # verbs whose --out is a folder
-
+LIMITS = (
+    (errno.ENOSPC, "no space left on the disk", "Free some space"),
+    (errno.EDQUOT, "no space left on the disk", "Free some space"),
+    (errno.EFBIG, "a file is larger than this machine allows", "Raise the limit (ulimit -f)"),
+)
 Command = Callable[..., None]
 
 
@@ -42,11 +40,12 @@ def name_of(function: Command) -> str:
     return {"evaluate": "eval"}.get(function.__name__, function.__name__.replace("_", " "))
 
 
-def verb(*settings: str) -> Callable[[Command], Command]:
+def verb(*settings: str, computes: bool = False) -> Callable[[Command], Command]:
     """Make a function a verb: ``function(output, **flags)``.
 
     The flags are the function's parameters, those of the fields ``settings`` of BuildConfig (they arrive in its
-    ``**settings``), and the ones of every verb. Every way it can end becomes an exit code and one message on stderr.
+    ``**settings``), and the ones of every verb. A verb that ``computes`` also has --threads, and runs with that number.
+    Every way it can end becomes an exit code and one message on stderr.
     """
 
     def decorate(function: Command) -> Command:
@@ -58,22 +57,18 @@ def verb(*settings: str) -> Callable[[Command], Command]:
             debug: Debug = False,
             **flags: Any,
         ) -> None:
-            del config, debug  # their callbacks have done the work
-            output = Output(name_of(function), context, as_json=as_json, quiet=quiet)
-            with _exit_codes(output):
-                for flag in ("out", "worst", "markdown", "plot"):
-                    if (place := flags.get(flag)) is not None:
-                        folder = output.verb in WRITE_FOLDERS or bool(flags.get("each"))
-                        endings = OUT_ENDINGS.get(output.verb, ()) if flag == "out" else ENDINGS.get(flag, ())
-                        check_place(f"--{flag}", place, folder=folder, packed=output.verb == "bundle")
-                        if endings:
-                            check_suffix(Path(place), *endings, flag=flag)
-                function(output, **flags)
+            del debug  # its callback has done the work
+            output = Output(name_of(function), context, as_json=as_json, quiet=quiet, config=config)
+            with _exit_codes(output), kept(inputs_of(context, flags)), piped(output, flags) as given:
+                check_places(output, given)
+                with computing(given.pop("threads"), output.message) if computes else nullcontext():
+                    function(output, **given)
 
         context, *common, _ = signature(run, eval_str=True).parameters.values()
         _, *own = signature(function, eval_str=True).parameters.values()
         own = [parameter for parameter in own if parameter.kind is not Parameter.VAR_KEYWORD]
-        flags = (context, *setting_parameters(settings), *own, *common)
+        shared = (*settings, "threads") if computes else settings
+        flags = (context, *setting_parameters(shared), *own, *common)
         functools.update_wrapper(run, function)
         run.__signature__ = Signature(  # type: ignore[attr-defined]  # what typer reads
             [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in flags]
@@ -93,43 +88,34 @@ def _exit_codes(output: Output) -> Iterator[None]:
         _end(error.exit_code, error.message, error.remedy, output)
     except KeyboardInterrupt as stop:
         _end(INTERRUPTED, str(stop) or "interrupted", _resume_hint(output.verb), output)
-    except BrokenPipeError:  # the reader closed the pipe, so nothing may be written at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader closed the pipe
         raise typer.Exit(1) from None
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
-        if is_disk_full(error):
-            remedy = "Free some space, then run the same command again."
-            _end(MissingCapabilityError.exit_code, f"no space left on the disk: {error}", remedy, output)
+        if (limit := machine_limit(error)) is not None:
+            _end(MissingCapabilityError.exit_code, *limit, output)
         remedy = "This is a bug. Run it again with --debug and report what it shows."
         _end(1, f"unexpected error: {type(error).__name__}: {error}", remedy, output)
 
 
-def check_place(flag: str, place: str | Path, *, folder: bool = False, packed: bool = False) -> None:
-    """Raise UsageError before the work if its result, a file or a folder (or one ``packed``), could not be written."""
-    path = Path(place)
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise UsageError(f"{flag} {path}: {above} is a file, not a folder", "Give another place.")
-    if folder and path.is_file() and not packed:
-        raise UsageError(f"{flag} {path} is a file", "Give a folder; it need not exist yet.")
-    if not folder and path.is_dir():
-        raise UsageError(f"{flag} {path} is a folder", f"Name a file in it: {path / 'NAME'}.")
-    written = path if path.is_dir() else above
-    if not os.access(written, os.W_OK):
-        raise UsageError(f"{flag} {path}: {written} cannot be written to", "Give another place, or change its rights.")
+def machine_limit(error: BaseException) -> tuple[str, str] | None:
+    """Return what this machine refused and what to do, None for an error of ours. The disk counts, memory and rights.
 
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether an error or its cause is a full disk, also where a library kept only the words."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            return True
-        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    A library may have kept only the words of the system's error.
+    """
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    for one in causes:
+        for code, words, remedy in LIMITS:
+            if (isinstance(one, OSError) and one.errno == code) or os.strerror(code) in str(one):
+                return f"{words}: {error}", f"{remedy}, then run the same command again."
+    if isinstance(error, MemoryError):
+        return "this machine has too little memory for it", "Free some, or use smaller batches."
+    if isinstance(error, OSError):
+        return f"the operating system refused it: {error}", "Check the path, its rights and the limits of this machine."
+    return None
 
 
 class Verbs(TyperGroup):
@@ -149,6 +135,8 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
+            if isinstance(words := getattr(error, "message", None), str):
+                error.message = visible(words)  # type: ignore[attr-defined]  # click prints it
             if hasattr(error, "format_message") and "--json" in sys.argv:
                 called = (" ".join(sys.argv[1:3]), *sys.argv[1:2])
                 known = [name for name in called if name in self.commands][:1]
@@ -159,11 +147,10 @@ class Verbs(TyperGroup):
 
 def _end(code: int, message: str, remedy: str, output: Output) -> NoReturn:
     if os.environ.get("DCP_DEPLOY_DEBUG", "") not in ("", "0"):
-        traceback.print_exc()
-    console = Console(stderr=True, highlight=False)
-    console.print(f"error: {message}", markup=False, soft_wrap=True)
+        say(output.stderr, traceback.format_exc())
+    say(output.stderr, f"error: {message}")
     if remedy:
-        console.print(remedy, markup=False, soft_wrap=True)
+        say(output.stderr, remedy)
     if output.as_json and not output.answered:  # a failed gate has printed its figures: one document is enough
         _print_error(code, message, remedy)
     raise typer.Exit(code)
@@ -172,8 +159,10 @@ def _end(code: int, message: str, remedy: str, output: Output) -> NoReturn:
 def _print_error(code: int, message: str, remedy: str) -> None:
     from ..schemas.base import VERSION, Error, Failure
 
-    error = Error(schema=VERSION, error=Failure(exit_code=code, message=message, remedy=remedy))
-    print(error.model_dump_json(indent=2, by_alias=True))
+    failure = Failure(exit_code=code, message=encodable(message), remedy=encodable(remedy))
+    document = Error(schema=VERSION, error=failure).model_dump(by_alias=True)
+    with suppress(OSError, DcpDeployError):  # the words on stderr remain
+        answer(lambda: print(json.dumps(document, indent=2)))
 
 
 def _resume_hint(verb: str) -> str:

@@ -20,7 +20,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "bundle": (*_BASE, "ONNX Runtime"),
     "bundle verify": ("Python", "base packages"),
     "serve": ("Python", "base packages", "Triton server"),
-    **dict.fromkeys(("datasets", "doctor", "schema"), ("Python", "base packages")),
+    **dict.fromkeys(("datasets", "doctor", "schema", "cache list", "cache clear"), ("Python", "base packages")),
 }
 
 _NO_WINOGRAD = {"C++ compiler": "no backends onnxruntime-winograd and openvino-winograd"}

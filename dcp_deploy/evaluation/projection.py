@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..compression.distillation.losses import FeatureMaps, perceptual_loss
@@ -24,7 +24,7 @@ from ..datasets.decoding import Resize, UnusableImageError, decode
 from ..errors import InputError, QualityError, UsageError
 from ..export.runners.picture_files import save_picture
 from ..export.runners.sampling import grid
-from ..files import atomic_path, write_json
+from ..files import write_bytes, write_json
 from ..generators import Generator, StyleGAN2Synthesis
 from ..generators.latents import draw_latents, stream
 from ..metrics.drawing import to_8_bit, to_bytes
@@ -302,8 +302,7 @@ def project_files(
     for name, generator in generators.items():
         with reporter.task(f"project into the {name}") as progress:
             found[name] = project(generator, targets, config, lpips=distance, features=features, progress=progress)
-    with atomic_path(out / "ws.safetensors") as temporary:
-        save_file({name: one.ws for name, one in found.items()}, temporary)
+    write_bytes(out / "ws.safetensors", save({name: one.ws for name, one in found.items()}))
     for row, name in enumerate(_names(images)):
         pictures = [targets[row], *(one.images[row] for one in found.values())]
         save_picture(grid(np.stack(pictures)), out / f"{name}.png")

@@ -283,8 +283,8 @@ def features_of(
     images: ImageSet, extractor: Inception, count: int | None, reporter: Reporter, *, mirrored: bool = False
 ) -> RealFeatures:
     """Return the features of at most ``count`` images (None: all), from our cache if possible."""
+    from ..files import cache_folder
     from ..metrics.photographs import real_features
-    from ..teachers.downloads import cache_folder
 
     with reporter.task("real images") as progress:
         cache = cache_folder() / "features"

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from ..datasets.images import ImageSet
 from ..datasets.labels import Labels
-from ..errors import InputError, UsageError
-from ..files import atomic_path
+from ..errors import MissingCapabilityError, UsageError
+from ..files import write_bytes
 from ..progress import Progress, shifted
 from .distances import Distances, feature_distances
 from .drawing import Model, draw, latents_for, to_bytes
@@ -122,7 +122,7 @@ def real_features(
 
     ``mirrored`` adds those of the mirror image of each. The cache key covers the content of the set, its resizing, the
     size, the count, mirroring and the extractor. A damaged entry is made again. Raises what the image set raises,
-    and InputError if the cache cannot be written.
+    and MissingCapabilityError if the cache cannot be written.
     """
     count = len(images) if count is None else min(count, len(images))
     order = np.random.default_rng(0).permutation(len(images))[:count].tolist()
@@ -160,10 +160,9 @@ def _features(
             progress(min(stop, len(order)), len(order))
     features = np.concatenate(found)
     try:
-        with atomic_path(path) as temporary:
-            save_file({"features": features}, temporary, metadata={"made_of": json.dumps(made_of)})
+        write_bytes(path, save({"features": features}, {"made_of": json.dumps(made_of)}))
     except OSError as error:
-        raise InputError(
+        raise MissingCapabilityError(
             f"the features of the real images cannot be written to {cache}: {error.strerror or error}",
             "Free some space, or set DCP_DEPLOY_CACHE to another folder.",
         ) from error

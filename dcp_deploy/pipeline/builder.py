@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ..config import BuildConfig, to_toml
-from ..errors import MissingCapabilityError
-from ..files import atomic_path, free_space, sha256_file
+from ..devices import computing
+from ..files import remove_scratch, sha256_file, write_text
+from ..gates import Outcome, Verdict
 from ..progress import Reporter
 from ..version import __version__
-from .inputs import BuildInputs, check_target, effort_numbers, real_words, resolve_inputs
-from .plan import disk_needed
+from .inputs import BuildInputs, effort_numbers, real_words, resolve_inputs
+from .plan import check_space
 from .record import RunRecord, StageRecord, locked, now, stage_key, why_again
-from .stages import SOURCE, STAGES, Job, SkippedError, Stage
+from .stages import GATES, SOURCE, STAGES, Job, SkippedError, Stage
 
 REUSED = "reused because inputs, settings and version are unchanged"
 
@@ -33,6 +35,14 @@ class Run:
         """The HTML report."""
         return self.directory / "report.html"
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the requirements say about the student, as in ``gates.json``."""
+        if not (self.directory / GATES).is_file():  # no stage has judged
+            return Verdict(True, ())
+        found = json.loads((self.directory / GATES).read_text(encoding="utf-8"))
+        return Verdict(found["passed"], tuple(Outcome(**one) for one in found["requirements"]))
+
     def to_dict(self) -> dict[str, Any]:
         """Return ``run.json`` with the paths of the run directory and the report."""
         return {**self.record.to_dict(), "directory": str(self.directory), "report": str(self.report)}
@@ -48,28 +58,13 @@ def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None
 
     Raises before any work: MissingCapabilityError if a later stage lacks something, UsageError if another build holds
     the directory. Raises ParityError if an exported file generates other images than its network; parity.json says
-    how much they differ.
+    how much they differ. Missed requirements (``config.require``) do not raise: ``run.verdict.raise_for_failure()``
+    does.
     """
     reporter = reporter or Reporter()
-    _check_packages(config)
     inputs = resolve_inputs(config, reporter)
     with locked(config.directory):
         return _Builder(inputs, force, reporter).run()
-
-
-def _check_packages(config: BuildConfig) -> None:
-    """Fail before any work if a package is missing that a later stage needs."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise MissingCapabilityError(
-            "build compares and measures the exported files with ONNX Runtime, which is not installed",
-            "Install it: pip install 'dcp-deploy[cpu]', or [gpu] in its place.",
-        )
-    check_target(config)
-    if config.target and not any(map(importlib.util.find_spec, ("tensorrt_rtx", "tensorrt"))):
-        raise MissingCapabilityError(
-            f"--target {config.target} asks for an engine, and TensorRT is not installed",
-            "Install it: pip install 'dcp-deploy[rtx]', or leave --target out.",
-        )
 
 
 class _Builder:
@@ -94,6 +89,8 @@ class _Builder:
         return Run(self.directory, self.record)
 
     def _open(self) -> None:
+        for folder in (self.directory, *(path for path in self.directory.rglob("*") if path.is_dir())):
+            remove_scratch(folder)  # of a run that was killed; the lock says that no other is at work
         from ..benchmarks import capture_environment
 
         record, inputs = self.record, self.inputs
@@ -108,9 +105,8 @@ class _Builder:
         for caveat in inputs.pruning_plan.caveats:
             self.reporter.message(f"prune: {caveat}")
         record.stages = {stage.name: record.stages.get(stage.name, StageRecord()) for stage in STAGES}
-        with atomic_path(self.directory / "config.toml") as temporary:
-            temporary.write_text(to_toml(record.config), encoding="utf-8")
-        record.save()
+        write_text(self.directory / "config.toml", to_toml(record.config))
+        record.open()
 
     def _close(self, status: Literal["finished", "interrupted", "failed"]) -> None:
         self.record.status = status
@@ -149,7 +145,8 @@ class _Builder:
         job = Job(self.inputs, self.directory, record.key, self.force, self.reporter, self.record.networks)
         begin = time.monotonic()
         try:
-            with self.reporter.task(stage.title) as progress:
+            own = computing(self.inputs.config.threads, self.reporter.message) if stage.computes else nullcontext()
+            with own, self.reporter.task(stage.title) as progress:
                 written = stage.work(job, progress)
         except SkippedError as skip:
             record.status, record.reason = "skipped", str(skip)
@@ -170,14 +167,7 @@ class _Builder:
         if self.checked_space:
             return
         self.checked_space = True
-        present = sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
-        needed, free = disk_needed(self.inputs.pruning_plan) - present, free_space(self.directory)
-        if free < needed:
-            raise MissingCapabilityError(
-                f"no space for this build in {self.directory}: it needs about {needed / 1e6:.0f} MB more, "
-                f"{free / 1e6:.0f} MB are free",
-                "Free some space, or give another --out.",
-            )
+        check_space(self.directory, self.inputs.pruning_plan)
 
     def _sha256(self, name: str) -> str:
         path = self.inputs.teacher.path if name == SOURCE else self.directory / name

@@ -139,8 +139,7 @@ def distill_student(
     perceptual = _perceptual(config, device, demo_measurable=demo_measurable)
     if perceptual is None and recipe.perceptual:
         reporter.message(
-            "distill: the perceptual loss is off. For the demo's teacher add --dataset demo; for others "
-            "--lpips vgg16-397923af.pth (torchvision's weights)"
+            "distill: the perceptual loss is off. --lpips vgg16-397923af.pth (torchvision's weights) turns it on"
         )
         recipe = replace(recipe, perceptual=0.0)
     # Read the given files first: to measure may mean to fetch a network and to read real images for half an hour.
@@ -174,6 +173,7 @@ def distill_student(
         keep_best=None if config.keep == "last" else figure,
         tensorboard=config.tensorboard,
         devices=config.devices,
+        threads=config.threads,
     )
     if result.best is None:
         return result
@@ -266,9 +266,10 @@ def _measure_against(
 
 
 def expected_words(expected: Expected) -> str:
-    """Return ``distill: 1800 steps, about 5 min (0.16 s each, by 2 steps timed here just now; ...)``."""
+    """Return ``distill: 1800 steps, about 5 min (0.16 s each, ...), on 2 CPU threads``."""
     each = expected.seconds / max(expected.steps, 1)
+    computed = "" if expected.threads is None else f", on {expected.threads}"
     return (
         f"distill: {expected.steps} steps, about {duration(expected.seconds)} ({each:.2g} s each, by {expected.timed} "
-        "steps timed here just now; measuring comes on top)"
+        f"steps timed here just now; measuring comes on top){computed}"
     )

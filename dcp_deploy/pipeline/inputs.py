@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import BuildConfig, Effort
 from ..devices import torch_device
-from ..errors import InputError, MissingCapabilityError
+from ..errors import InputError, MissingCapabilityError, UsageError
+from ..gates import QUALITY, SPEED, Requirement, parse_requirements
 from ..progress import Reporter
 from ..teachers.downloads import cached, cached_path, fetch
 from .distilling import mask_of, recipe_of
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from ..generators import GeneratorConfig
 
 DATA = "--data"
+DEMO_REQUIREMENTS = ("fid<3", "recall>=0.85*teacher", "mode_coverage>=0.95")
+"""What a student of the demo must reach by default: `quick` does, a student of 60 steps does not."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class BuildInputs:
     mask: SegmentationMask | None
     images: ImageSet | None
     """The images of --data."""
+    requirements: Sequence[Requirement]
+    """What the student must reach."""
     not_measurable: str | None
     """Why the demo's quality measures do not fit this build; None if they do."""
 
@@ -68,9 +74,11 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
     """
     from ..generators import count_macs
 
+    check_machine(config)
     device, mask = torch_device(config.device), mask_of(config)
     teacher = teacher or given_teacher(config) or fetch_teacher(config, reporter)
     plan = _plan_widths(config, teacher)
+    not_measurable = why_not_measurable(config, plan.teacher)
     return BuildInputs(
         config=config,
         teacher=teacher,
@@ -80,16 +88,49 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
         device=device,
         mask=mask,
         images=open_data(config, plan.teacher),
-        not_measurable=why_not_measurable(config, plan.teacher),
+        requirements=requirements_of(config, not_measurable),
+        not_measurable=not_measurable,
     )
 
 
-def check_target(config: BuildConfig) -> None:
-    """Raise UsageError if --target names an unknown GPU."""
-    from ..export.tensorrt.targets import parse_targets
+def check_machine(config: BuildConfig) -> None:
+    """Fail before any work, and before a download, for what a later stage lacks or cannot do.
 
+    Raises MissingCapabilityError for a package or a GPU for --target, UsageError for an unknown GPU and for several
+    targets, InputError for a file that does not exist.
+    """
+    from ..compression.pruning.planning import given_targets
+
+    given_targets(config.ratio, macs=config.target_macs, parameters=config.target_params)
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise MissingCapabilityError(
+            "build compares and measures the exported files with ONNX Runtime, which is not installed",
+            "Install it: pip install 'dcp-deploy[cpu]', or [gpu] in its place.",
+        )
+    for name in ("lpips", "inception", "discriminator", "guide"):
+        path: Path | None = getattr(config, name)
+        if path is not None and not path.is_file():
+            raise InputError(f"--{name} {path} does not exist", "Check the path.")
     if config.target:
-        parse_targets(config.target)
+        _check_target(config.target)
+
+
+def _check_target(target: str) -> None:
+    from ..export.tensorrt.targets import FLAVOURS, choose_flavour, parse_targets, present_gpu
+
+    targets = parse_targets(target)
+    flavour = choose_flavour("auto", targets)
+    package, extra = FLAVOURS[flavour]
+    if importlib.util.find_spec(package) is None:
+        raise MissingCapabilityError(
+            f"--target {target} asks for an engine of {flavour}, and the package {package} is not installed",
+            f"Install it: pip install 'dcp-deploy[{extra}]', or leave --target out.",
+        )
+    if flavour == "tensorrt" and targets != (present_gpu(),):
+        raise MissingCapabilityError(
+            f"--target {target}: TensorRT builds on the GPU it builds for; this machine has {present_gpu() or 'none'}",
+            "Build without --target here, and the engine there: dcp-deploy engine student.onnx.",
+        )
 
 
 # ---- the teacher ----
@@ -204,6 +245,22 @@ def why_not_measurable(config: BuildConfig, teacher: GeneratorConfig) -> str | N
     if teacher.image_size != (RESOLUTION, RESOLUTION) or teacher.c_dim:
         return f"the demo's measures need an unconditional generator at {RESOLUTION} px"
     return None
+
+
+def requirements_of(config: BuildConfig, not_measurable: str | None) -> list[Requirement]:
+    """Return what the student must reach: the given requirements, else for the demo :data:`DEMO_REQUIREMENTS`.
+
+    Raises UsageError for a figure that this build does not measure (``not_measurable``: why).
+    """
+    defaults = DEMO_REQUIREMENTS if config.demo_recipe and not_measurable is None else ()
+    parsed = parse_requirements(config.require or defaults, (*QUALITY, SPEED))
+    for one in parsed:
+        if not_measurable is not None and one.metric != SPEED:
+            raise UsageError(
+                f"--require {one.text!r} cannot be judged: {not_measurable}",
+                "Leave it out, and use dcp-deploy eval --require afterwards.",
+            )
+    return parsed
 
 
 def effort_numbers(effort: Effort, recipe: DistillConfig) -> dict[str, Any]:

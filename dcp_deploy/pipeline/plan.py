@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import BuildConfig
+from ..config import BuildConfig, Effort
+from ..errors import MissingCapabilityError
+from ..files import free_space
 from ..progress import Reporter
 from ..teachers.downloads import announcement
-from .distilling import recipe_of
-from .inputs import BuildInputs, cached_teacher, check_target, effort_numbers, given_teacher, resolve_inputs
+from .distilling import mask_of, recipe_of
+from .inputs import BuildInputs, cached_teacher, check_machine, effort_numbers, given_teacher, resolve_inputs
 
 if TYPE_CHECKING:
     from ..compression import DistillConfig, PruningPlan
@@ -61,21 +64,30 @@ class BuildPlan:
 def plan_build(config: BuildConfig) -> BuildPlan:
     """Plan a build and estimate how long it takes. Writes and fetches nothing.
 
-    Raises the same errors as :func:`build` for inputs that cannot be used, but needs no package that only stages use.
+    Raises the same errors as :func:`build` before its work.
     """
-    check_target(config)
+    check_machine(config)
     file = given_teacher(config) or cached_teacher(config)
     if file is None:
         return _plan_to_fetch(config)
     inputs = resolve_inputs(config, Reporter(), file)
     plan = inputs.pruning_plan
+    check_space(config.directory, plan)
     numbers = effort_numbers(inputs.effort, inputs.recipe)
     facts = {"config": config.to_dict(), "effort": numbers, "images": inputs.image_facts()}
     return BuildPlan(str(plan), {**facts, "fetch": None, **plan.to_dict()}, _estimate(inputs))
 
 
 def _plan_to_fetch(config: BuildConfig) -> BuildPlan:
-    """Plan without the teacher: its widths, and all that follows from them, are not known yet."""
+    """Plan without the teacher: its widths, and all that follows from them, are not known yet.
+
+    Raises what opening the mask and the images raises, as far as that shows without the teacher.
+    """
+    from ..datasets.images import identify_images
+
+    mask_of(config)
+    if config.data is not None:
+        identify_images(config.data)
     teacher = config.preset.teacher
     fetching = {"file": teacher.file, "url": teacher.url, "megabytes": teacher.megabytes, "licence": teacher.licence}
     numbers = effort_numbers(config.counts, recipe_of(config, demo_recipe=config.demo_recipe))
@@ -98,8 +110,7 @@ def _estimate(inputs: BuildInputs) -> Estimate:
     discriminator = recipe.discriminator_width**2 * (1 - recipe.gan_start) if recipe.gan else 0.0
     guide, layers = 1.0 if recipe.guide else 0.0, len(plan.widths)
     seconds = {
-        # Per latent: one image with its graph, then per direction one image and one backward pass (two images' work).
-        "score": counts.score_latents * big * (1 + 3 * counts.score_directions),
+        "score": _score_seconds(inputs.config.score, counts, big),
         # Each layer of both networks runs all layers before it again; covariances take about as long.
         "prune": layers * counts.refine_latents * (big + small) if "reconstruct" in inputs.config.refine else 1.0,
         # Per image: teacher and student with and without offset, the student's backward pass, and a discriminator
@@ -112,6 +123,27 @@ def _estimate(inputs: BuildInputs) -> Estimate:
         "bench": counts.bench_seconds + 10.0,
     }
     return Estimate(rate, seconds, _memory_needed(plan, recipe), disk_needed(plan))
+
+
+def _score_seconds(method: str, counts: Effort, image: float) -> float:
+    """Return the time to score; ``image`` is that of one image of the teacher."""
+    if method in ("weight-in", "weight-out", "random"):
+        return 0.1  # no image is made
+    # Per latent: one image with its graph, then per direction one image and one backward pass (two images' work).
+    passes = {"style": 1, "activation": 1, "content": 3}.get(method, 1 + 3 * counts.score_directions)
+    return counts.score_latents * image * passes
+
+
+def check_space(folder: Path, plan: PruningPlan) -> None:
+    """Raise MissingCapabilityError if the disk cannot hold the run; what the run directory has already counts."""
+    present = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    needed, free = disk_needed(plan) - present, free_space(folder)
+    if free < needed:
+        raise MissingCapabilityError(
+            f"no space for this build in {folder}: it needs about {needed / 1e6:.0f} MB more, {free / 1e6:.0f} MB are "
+            "free",
+            "Free some space, or give another --out.",
+        )
 
 
 def disk_needed(plan: PruningPlan) -> int:

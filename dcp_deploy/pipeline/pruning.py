@@ -19,20 +19,17 @@ def prune_with_story(
     scores: ChannelScores,
     *,
     refine: str,
-    latents: int | None = None,
+    latents: int,
     seed: int,
     progress: Progress | None = None,
 ) -> tuple[Generator, dict[str, Any]]:
     """Return the pruned generator and its story; ``teacher`` was read from ``file``.
 
-    ``latents`` is the number that a reconstruction uses, by default that of the library. Raises what
-    :func:`~dcp_deploy.compression.prune` raises.
+    ``latents`` is the number that a reconstruction uses. Raises what :func:`~dcp_deploy.compression.prune` raises.
     """
     from ..checkpoints.provenance import pruned_story
     from ..compression import prune
-    from ..compression.pruning.refinement import LATENTS
 
-    latents = LATENTS if latents is None else latents
     options: dict[str, Any] = {"refine": refine, "latents": latents, "seed": seed, "progress": progress}
     pruned = prune(teacher.generator, plan, **options)
     refinement: dict[str, Any] = {"method": refine}

@@ -10,20 +10,32 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from ..errors import UsageError
-from ..files import RUN_FILE, read_json, sha256_file, write_json
+from ..files import RUN_FILE, sha256_file, write_json
+from ..report.run_directory import read_run
 from ..version import __version__
 
 SCHEMA = 1
+LARGEST = 64_000_000  # bytes; ours have some hundred kilobytes
 
 Status = Literal["pending", "running", "done", "skipped", "failed", "interrupted"]
+
+
+def _below(name: str) -> str:
+    """Return the name of an output unchanged. ValueError for a path that leads out of the run directory."""
+    if not re.fullmatch(r"\w[\w.-]{0,99}(/\w[\w.-]{0,99})?", name):
+        raise ValueError("not the name of a file in the run directory")
+    return name
 
 
 @dataclass
@@ -37,10 +49,20 @@ class StageRecord:
     version: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
-    outputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[Annotated[str, AfterValidator(_below)], str] = field(default_factory=dict)
     started: str | None = None
     seconds: float | None = None
     """How long the work took; a later run that reuses the result keeps this number."""
+
+
+class _Kept(BaseModel):
+    """What a later run takes from ``run.json``."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    schema_version: Literal[1] = Field(alias="schema")
+    stages: dict[str, StageRecord]
+    networks: dict[str, dict[str, JsonValue]]
 
 
 @dataclass
@@ -69,17 +91,16 @@ class RunRecord:
 
         Returns an empty one if it is missing or cannot be read: then all stages run again.
         """
+        file = directory / RUN_FILE
         try:
-            document = read_json(directory / RUN_FILE)
-            if document["schema"] != SCHEMA:
+            if not file.is_file() or file.stat().st_size > LARGEST:
                 return cls(directory)
-            known = {f.name for f in fields(StageRecord)}
-            stages = {
-                name: StageRecord(**{key: value for key, value in stage.items() if key in known})
-                for name, stage in document["stages"].items()
-            }
-            return cls(directory, stages=stages, networks=dict(document["networks"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            content = file.read_bytes()
+            read_run(content)  # what the report will read again
+            kept = _Kept.model_validate_json(content, strict=True)
+            json.dumps(kept.networks, allow_nan=False)  # a number with too many digits cannot be written again
+            return cls(directory, stages=kept.stages, networks=kept.networks)
+        except (OSError, ValueError):
             return cls(directory)
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +108,13 @@ class RunRecord:
         values = asdict(self)
         del values["directory"]
         return {"schema": SCHEMA, "tool": {"name": "dcp-deploy", "version": __version__}, **values}
+
+    def open(self) -> None:
+        """Write ``run.json`` for the first time. Something else under its name, such as a folder, is set aside."""
+        file = self.directory / RUN_FILE
+        if file.exists() and not file.is_file():
+            file.rename(self.directory / f"{RUN_FILE}.{now().replace(':', '')}.old")
+        self.save()
 
     def save(self) -> None:
         """Write ``run.json``, atomically."""
@@ -109,6 +137,8 @@ def why_again(
         return {"running": "it was killed", "interrupted": "it was interrupted"}.get(record.status, "it failed")
     if record.key != stage_key(name, settings, inputs):
         return _difference(record, settings, inputs)
+    if not record.outputs:
+        return "its record was altered"
     for output, sha256 in record.outputs.items():
         path = directory / output
         if not path.is_file():

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import MissingCapabilityError
 from ..files import write_json
+from ..gates import QUALITY, SPEED, judge
 from ..progress import Progress, Reporter, shifted
 from .distilling import distill_student, distillation_facts, distilling_settings
 from .inputs import DATA, BuildInputs
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MODELS = ("teacher", "pruned", "student")
 GRID_SEEDS = tuple(range(16))
 PORTABLE = "sm80,sm86,sm89,sm120"  # all GPUs that TensorRT-RTX serves in fp32; it has no fp32 products for sm75
+GATES = "gates.json"
 SOURCE = "teacher file"  # stands for the file given by --teacher, shipped with the preset, or fetched for it
 
 
@@ -79,6 +81,8 @@ class Stage:
     inputs: tuple[str, ...]
     settings: Callable[[BuildInputs], dict[str, Any]]
     work: Callable[[Job, Progress], Sequence[str]]
+    computes: bool = False
+    """Whether it takes as many CPU threads as other processes leave free; distill and bench choose theirs."""
 
 
 # ---- compression ----
@@ -286,19 +290,29 @@ def _real_grid(job: Job) -> str:
 
 
 def _bench(job: Job, progress: Progress) -> list[str]:
-    from ..benchmarks import benchmark, machine_ceilings, open_candidate, open_matrix, plan_matrix
+    from ..benchmarks import (
+        benchmark,
+        machine_ceilings,
+        open_candidate,
+        open_matrix,
+        plan_matrix,
+        wait_until_quiet,
+    )
 
     effort = job.inputs.effort
+    if job.inputs.config.wait > 0:
+        job.reporter.message(f"bench: waits up to {job.inputs.config.wait:g} s for a quiet machine")
+        wait_until_quiet(job.inputs.config.wait)
     files = {
         model: [job.path(f"{model}{ending}") for ending in (".safetensors", ".onnx")]
         for model in ("teacher", "student")
     }
-    specs, _ = plan_matrix(files)
+    specs, _ = plan_matrix(files, threads=job.inputs.config.threads)
     candidates, _ = open_matrix(specs, open_candidate, tolerant=False)
     report = benchmark(
         candidates,
         baseline=next(iter(candidates)),  # the teacher in torch
-        ceilings=machine_ceilings(["cpu"]),
+        ceilings=machine_ceilings(["cpu"], specs[0].threads),
         min_rounds=effort.bench_rounds,
         min_seconds=effort.bench_seconds,
         seed=job.inputs.config.seed,
@@ -306,6 +320,22 @@ def _bench(job: Job, progress: Progress) -> list[str]:
     )
     write_json(job.path("bench.json"), report.to_dict())
     return ["bench.json"]
+
+
+def _gates(job: Job, progress: Progress) -> list[str]:
+    from ..report.headline import fastest_student, unstable_because
+    from ..report.run_directory import read_run_directory
+
+    run = read_run_directory(job.directory)
+    student, teacher = (
+        {name: getattr(run.quality(model), name) for name in QUALITY} for model in ("student", "teacher")
+    )
+    best, reasons = fastest_student(run), unstable_because(run)
+    student[SPEED] = best.speedup.value if best is not None and best.speedup is not None else None
+    untrusted = {SPEED: f"the machine was not quiet ({'; '.join(reasons)})"} if reasons else {}
+    verdict = judge(job.inputs.requirements, student, teacher, untrusted=untrusted)
+    write_json(job.path(GATES), {"schema": 1, **asdict(verdict)})
+    return [GATES]
 
 
 def _report(job: Job, progress: Progress) -> list[str]:
@@ -354,6 +384,16 @@ def _evaluating(inputs: BuildInputs) -> dict[str, Any]:
     return {**_images(inputs), **_settings("dataset", "evaluation_samples", "seed")(inputs)}
 
 
+def _benching(inputs: BuildInputs) -> dict[str, Any]:
+    # A longer wait measures an unstable run again.
+    names = ("bench_rounds", "bench_seconds", *(name for name in ("threads", "wait") if getattr(inputs.config, name)))
+    return _settings(*names)(inputs)
+
+
+def _requirements(inputs: BuildInputs) -> dict[str, Any]:
+    return {"requirements": [one.text for one in inputs.requirements]}
+
+
 def _images(inputs: BuildInputs) -> dict[str, Any]:
     """Return what identifies the images of --data; empty without --data."""
     return {} if inputs.images is None else {DATA: inputs.images.identity}
@@ -364,20 +404,22 @@ _ENDS = ("student.safetensors", "teacher.safetensors", "student.onnx", "teacher.
 
 STAGES: tuple[Stage, ...] = (
     Stage("teacher", "read the teacher", (SOURCE,), _reading, _teacher),
-    Stage("score", "score the teacher's channels", ("teacher.safetensors",), _scoring, _score),
+    Stage("score", "score the teacher's channels", ("teacher.safetensors",), _scoring, _score, True),
     Stage(
         "prune",
         "prune, layer by layer",
         ("teacher.safetensors", "scores.safetensors"),
         _settings("ratio", "align", "target_macs", "target_params", "refine", "refine_latents", "seed", "device"),
         _prune,
+        True,
     ),
     Stage("distill", "distil the student", ("pruned.safetensors", "teacher.safetensors"), _distilling, _distill),
-    Stage("export", "export to ONNX", ("student.safetensors", "teacher.safetensors"), _settings("precision"), _export),
+    Stage("export", "export to ONNX", _ENDS[:2], _settings("precision"), _export, True),
     Stage("engine", "build the TensorRT engine", ("student.onnx",), _settings("target", "precision"), _engine),
-    Stage("verify", "compare exported and original images", _ENDS, _settings("parity_latents", "seed"), _verify),
-    Stage("evaluate", "measure quality", _WEIGHTS, _evaluating, _evaluate),
-    Stage("bench", "measure latency", _ENDS, _settings("bench_rounds", "bench_seconds"), _bench),
+    Stage("verify", "compare exported and original images", _ENDS, _settings("parity_latents", "seed"), _verify, True),
+    Stage("evaluate", "measure quality", _WEIGHTS, _evaluating, _evaluate, True),
+    Stage("bench", "measure latency", _ENDS, _benching, _bench),
+    Stage("gates", "check the requirements", ("metrics.json", "bench.json"), _requirements, _gates),
     Stage(
         "report",
         "write the report",
@@ -388,6 +430,7 @@ STAGES: tuple[Stage, ...] = (
             "metrics.json",
             "parity.json",
             "bench.json",
+            GATES,
             "engines/student.json",
         ),
         lambda inputs: inputs.config.to_dict(),

@@ -62,6 +62,7 @@ def _summarised(run: RunDirectory, directory: Path) -> dict[str, Any]:
         "speedup": _speedup(run),
         "fastest": best.name if best else None,
         "baseline": run.bench.baseline if run.bench else None,
+        "gates": None if run.gates is None else run.gates.model_dump(exclude={"schema_version"}),
         "parity": {
             "passed": run.parity.passed if run.parity else None,
             "difference": worst_difference(run),
@@ -100,6 +101,7 @@ def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     teacher, student = networks.get("teacher", {}), networks.get("student", {})
     sizes = [f"{name} {size(files[name])}" for name in ("teacher.onnx", "student.onnx") if name in files]
     return [
+        *_gate_lines(facts["gates"]),
         ("speedup", _speedup_words(facts)),
         ("parity", _parity_words(facts["parity"])),
         ("quality", _quality_words(facts)),
@@ -110,6 +112,16 @@ def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("engine", facts["engine"] or f"none: {facts['no_engine']}"),
         ("report", facts["report"]),
     ]
+
+
+def _gate_lines(gates: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Write the verdict first, and a line for each requirement that failed."""
+    if gates is None or not gates["requirements"]:
+        return []
+    asked, failed = gates["requirements"], [one["text"] for one in gates["requirements"] if not one["passed"]]
+    if not failed:
+        return [("requirements", f"met: {'; '.join(one['text'] for one in asked)}")]
+    return [("requirements", f"NOT MET: {len(failed)} of {len(asked)}"), *(("  failed", text) for text in failed)]
 
 
 def _change(teacher: int | None, student: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..files import atomic_path
+from ..files import write_bytes
 from .charts import LIGHT, WIDTH, Theme, draw_latencies, drawing, literal, model_colour, plain_log_ticks, style
 
 if TYPE_CHECKING:
@@ -42,14 +43,16 @@ def save_plot(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None
     samples = {row["name"]: row["samples_ms"] for row in rows}
     lines = growth(rows)
     heights = [0.75 + 0.6 * len(samples), *([4.2] if lines else [])]
-    with drawing(), atomic_path(path) as temporary:
+    stream = io.BytesIO()
+    with drawing():
         figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained", facecolor="white")
         axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         draw_latencies(axes[0], LIGHT, samples)
         if lines:
             draw_growth(axes[1], LIGHT, lines)
         kind = path.suffix.lower().lstrip(".")
-        figure.savefig(temporary, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(stream, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+    write_bytes(path, stream.getbuffer())
 
 
 def check_ending(path: Path) -> None:

@@ -38,8 +38,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     folder = Path(run_dir)
     page = render(read_run_directory(folder))
     target = folder / "report.html"
-    with files.atomic_path(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    files.write_text(target, page)
     return target
 
 

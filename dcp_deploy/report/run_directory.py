@@ -90,6 +90,7 @@ class Quality(Record):
     fid: float | None = None
     precision: float | None = None
     recall: float | None = None
+    kid: float | None = None
     density: float | None = None
     coverage: float | None = None
     mode_coverage: float | None = None
@@ -195,6 +196,22 @@ class Bench(Measurable):
     method: dict[str, JsonValue] = {}
 
 
+class GateOutcome(Record):
+    """One requirement, and the outcome as a sentence."""
+
+    requirement: str
+    passed: bool
+    text: str
+
+
+class Gates(Record):
+    """``gates.json``."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    passed: bool
+    requirements: list[GateOutcome] = []
+
+
 @dataclass(frozen=True)
 class Grid:
     """A checked PNG and its size in pixels."""
@@ -212,6 +229,7 @@ class RunDirectory:
     metrics: Metrics | None = None
     parity: Parity | None = None
     bench: Bench | None = None
+    gates: Gates | None = None
     history: tuple[dict[str, JsonValue], ...] = ()
     scores: tuple[NDArray[np.float64], ...] = ()
     engines: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
@@ -250,12 +268,18 @@ def read_run_directory(folder: Path) -> RunDirectory:
         metrics=_read(folder / "metrics.json", Metrics),
         parity=_read(folder / "parity.json", Parity),
         bench=_read(folder / "bench.json", Bench),
+        gates=_read(folder / "gates.json", Gates),
         history=tuple(_read(folder / "history.json", list[dict[str, JsonValue]]) or ()),
         scores=_read_scores(folder / "scores.safetensors"),
         engines={path.stem: _read(path, dict[str, JsonValue]) or {} for path in manifests},
         grids={path.stem: _read_grid(path) for path in sorted((folder / "grids").glob("*.png"))},
         file_bytes={p.name: p.stat().st_size for p in folder.glob("*") if p.suffix in (".onnx", ".safetensors")},
     )
+
+
+def read_run(content: bytes) -> Run:
+    """Return the record in the content of ``run.json``. Raises ValueError for any other content."""
+    return Run.model_validate_json(content)
 
 
 T = TypeVar("T")

@@ -47,6 +47,8 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "serve": ("shipping", ("Serving",)),
     "datasets": ("machine", ("PresetsListed", "PresetShown")),
     "doctor": ("machine", ("Diagnosed",)),
+    "cache list": ("machine", ("CachesListed",)),
+    "cache clear": ("machine", ("CachesListed",)),
     "schema": ("machine", ("SchemasListed",)),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..doctor.caches import Cache
 from ..doctor.diagnosis import Diagnosis
 from ..doctor.verbs import VerbStatus
 from ..teachers import presets
@@ -36,6 +37,14 @@ class Diagnosed(Document):
     healthy: bool
     """Whether ``build --dataset demo`` can run on this machine."""
     verbs: list[VerbStatus]
+
+
+class CachesListed(Document):
+    """cache list, cache clear."""
+
+    caches: list[Cache]
+    removed: bool
+    """Whether these files were removed."""
 
 
 class SchemasListed(Document):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..evaluation.editing import EditingReport
 from ..evaluation.projection import ProjectConfig
+from ..gates import Verdict
 from ..metrics.evaluate import Metrics
 from ..metrics.likeness import Likeness, SeedDiversity
 from ..metrics.photographs import DataMetrics
@@ -28,6 +29,8 @@ class Evaluated(Document):
     seed_diversity: SeedDiversity
     teacher: Teacher | None = None
     editing: EditingReport | None = None
+    gates: Verdict | None = None
+    """Outcomes of --require."""
     collapsed: bool
     """Whether the generator makes the same image from all latents: exit code 5."""
     caveats: list[str]

@@ -40,8 +40,26 @@ class NetworkSummary(Part):
     bytes: int | None
 
 
+class GateOutcome(Part):
+    """One requirement."""
+
+    requirement: str
+    passed: bool
+    text: str
+    """The outcome as a sentence."""
+
+
+class GateSummary(Part):
+    """Whether the student meets the requirements; ``gates.json`` has the figures."""
+
+    passed: bool
+    requirements: list[GateOutcome]
+
+
 class Summary(Part):
     """The figures of the run. null: not measured."""
+
+    gates: GateSummary | None
 
     speedup: Speedup | None
     fastest: str | None

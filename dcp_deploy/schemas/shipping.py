@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ..export.integrity import BundledDirection, BundledEngine, MeasuredSizing, ServedModel
 from .base import Document, Facts, Part, Sha256, WithSettings
 
 
@@ -12,13 +13,12 @@ class BundleFacts(Part):
 
     name: str
     tool: str
-    models: dict[str, Facts]
-    """What Triton serves: inputs, output, largest batch, variants, parity."""
-    directions: dict[str, Facts]
-    """Directions along which ``edit`` moves w, by name: layers and sigma."""
-    engines: list[Facts]
-    sizing: Facts
-    """How many copies generated the most images per second when measured."""
+    models: dict[str, ServedModel]
+    """What Triton serves, by name."""
+    directions: dict[str, BundledDirection]
+    """Directions along which ``edit`` moves w, by name."""
+    engines: list[BundledEngine]
+    sizing: MeasuredSizing
     sha256: Sha256
     """The hash of manifest.json, which holds the hashes of all files."""
 

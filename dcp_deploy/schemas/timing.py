@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..benchmarks import comparison, results
 from ..benchmarks.statistics import Summary
+from ..gates import Verdict
 from .base import Document, Facts, Part, described_by
 
 
@@ -20,8 +21,10 @@ class Benched(Document):
     """bench, as in ``bench.json``."""
 
     stable: bool
-    """Whether both halves of the run agree for every candidate."""
+    """Whether the figures can be trusted: ``unstable_because`` is empty."""
     rows: list[BenchRow]
+    gates: Verdict | None = None
+    """Outcomes of --require; null in a file that the build wrote, which has ``gates.json``."""
 
 
 @described_by(comparison.Comparison)

@@ -74,7 +74,7 @@ def contents_of(
         provenance={
             "command": _command(),
             **licence_facts(story),
-            "teacher": record["teacher"],
+            "teacher": record.get("teacher"),
             "origin": story,
             "run": {key: record.get(key) for key in ("command", "started", "finished", "config", "effort", "tool")},
             "environment": record.get("environment"),

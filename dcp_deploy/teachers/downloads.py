@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptFileError, MissingCapabilityError
-from ..files import read_json, sha256_file, write_json
+from ..files import cache_folder, read_json, sha256_file, write_json
 from ..progress import Progress
 from .presets import Teacher
 from .transfer import MB, Patience, Transfer, note_of
@@ -40,14 +40,6 @@ class Fetched:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return {**asdict(self), "path": str(self.path)}
-
-
-def cache_folder() -> Path:
-    """Return the folder of fetched files."""
-    import platformdirs
-
-    chosen = os.environ.get(VARIABLE)
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("dcp-deploy")
 
 
 def direct_url(url: str) -> str:

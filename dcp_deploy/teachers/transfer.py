@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MB = 1_000_000
 LARGEST = 8_000 * MB  # many times any published teacher; an endless answer must not fill the disk
 REDIRECTS = 10
+QUOTE_SECONDS = 5.0  # longest time for reading an answer that is only quoted
+_NUMBER = r"[0-9]{1,15}"  # bytes of a file
 QUOTED = 160  # characters of a server's answer that a message shows
 PAGES = ("text/html", "text/xml", "application/xhtml+xml", "application/xml", "application/json")
 TRANSIENT = (408, 425, 429)  # with 5xx: the statuses after which another attempt may succeed
@@ -41,6 +43,10 @@ class Patience:
     """How long to wait for a server, in seconds, and how many attempts in a row may bring no new byte."""
 
     connect: float = 15.0
+    slowest: int = 60_000
+    """Least bytes in a minute; a server that sends fewer has stalled."""
+    minute: float = 60.0
+    """Seconds over which they are counted."""
     stall: float = 60.0
     """Longest silence of a server once it is connected."""
     attempts: int = 5
@@ -64,6 +70,23 @@ def _repeatable(text: str) -> str:
     Weak ETags do not promise the same bytes, and some servers send characters that a client must not send back.
     """
     return text if text.isascii() and text.isprintable() and not text.startswith("W/") else ""
+
+
+class _Pace:
+    """Watches that an answer arrives at a bearable rate: a server may send one byte just before every time limit."""
+
+    def __init__(self, patience: Patience) -> None:
+        self.patience, self.since, self.count = patience, time.monotonic(), 0
+
+    def __call__(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the chunks. Raises _TransientError if fewer bytes than the least came in a minute."""
+        for chunk in chunks:
+            self.count += len(chunk)
+            if (passed := time.monotonic() - self.since) >= self.patience.minute:
+                if self.count < self.patience.slowest * passed / 60:
+                    raise _TransientError(f"the server sends less than {self.patience.slowest:,} bytes a minute")
+                self.since, self.count = time.monotonic(), 0
+            yield chunk
 
 
 class _Part(BaseModel, frozen=True, strict=True, extra="forbid"):
@@ -148,8 +171,7 @@ class Transfer:
 
         try:
             return httpx.Client(
-                follow_redirects=True,
-                max_redirects=REDIRECTS,
+                follow_redirects=False,  # httpx would read the whole body of each
                 timeout=httpx.Timeout(self.patience.stall, connect=self.patience.connect),
                 # identity: a range of a compressed answer is not a range of the file
                 headers={"User-Agent": f"dcp-deploy/{__version__}", "Accept-Encoding": "identity"},
@@ -169,7 +191,7 @@ class Transfer:
                 headers["If-Range"] = version
         elif self.part.exists():
             self.say("starting over: it is not known whether the bytes kept so far belong to the same file")
-        with self._translated_errors(), client.stream("GET", self.url, headers=headers) as response:
+        with self._translated_errors(), self._answer(client, headers) as response:
             if response.status_code == 416 and begun.size:
                 end = f"bytes */{begun.size}"
                 if response.headers.get("content-range") == end and begun.total in (None, begun.size):
@@ -177,6 +199,21 @@ class Transfer:
                 self._drop()
                 raise _TransientError("the server's file ends before the part kept so far; starting over")
             self._receive(response, self._checked(response, begun))
+
+    @contextmanager
+    def _answer(self, client: httpx.Client, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        """Yield the last answer after all redirects, whose bodies are not read."""
+        request = client.build_request("GET", self.url, headers=headers)
+        for _ in range(REDIRECTS + 1):
+            response = client.send(request, stream=True)
+            try:
+                if response.next_request is None:
+                    yield response
+                    return
+                request = response.next_request
+            finally:
+                response.close()
+        raise self._refusal(f"it was redirected more than {REDIRECTS} times")
 
     def _checked(self, response: httpx.Response, begun: _Part) -> _Part:
         """Return the part that the answer's body continues, ``begun`` or an empty one. Raises if it is not the file."""
@@ -191,8 +228,10 @@ class Transfer:
             raise self._refusal(f"the server encodes it ({encoding}), although no encoding was accepted")
         if headers.get("content-type", "").split(";")[0].strip().lower() in PAGES:
             raise self._page(response, response.iter_raw())
-        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("content-range", ""))
+        span = re.fullmatch(rf"bytes ({_NUMBER})-{_NUMBER}/({_NUMBER}|\*)", headers.get("content-range", ""))
         total = headers.get("content-length", "*") if status == 200 else span[2] if span else "*"
+        if total != "*" and not re.fullmatch(_NUMBER, total):
+            raise self._refusal(f"the server says that it has {total[:QUOTED]} bytes, which is not a size")
         described = _Part(
             total=None if total == "*" else int(total),
             etag=headers.get("etag", ""),
@@ -213,7 +252,7 @@ class Transfer:
 
     def _receive(self, response: httpx.Response, expected: _Part) -> None:
         """Append the body to the part, which is emptied first unless the body continues it."""
-        chunks = response.iter_raw()
+        chunks = _Pace(self.patience)(response.iter_raw())
         first = next(chunks, b"")
         if not expected.size and _is_page(first):
             raise self._page(response, chain([first], chunks))
@@ -232,6 +271,9 @@ class Transfer:
                     self.progress(size // MB, -(-expected.total // MB))
         if size == 0:
             raise _TransientError("the server sent nothing")
+        if expected.total is None and not self.pinned and not _says_its_end(response):
+            self._drop()  # a connection that broke off looks the same
+            raise self._refusal("the server says neither its size nor where it ends, so it may not be whole")
         if expected.total is not None and size != expected.total:
             raise _TransientError(f"the server sent {size:,} of {expected.total:,} bytes")
 
@@ -258,8 +300,6 @@ class Transfer:
 
         try:
             yield
-        except httpx.TooManyRedirects as error:
-            raise self._refusal(f"it was redirected more than {REDIRECTS} times") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise self._refusal(f"the address is not usable: {error}") from error
         except httpx.TimeoutException as error:
@@ -290,18 +330,31 @@ def _is_page(begin: bytes) -> bool:
     return head[:1] in (b"<", b"{") and not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head)
 
 
+def _says_its_end(response: httpx.Response) -> bool:
+    """Return whether the answer's form says where it ends: a length, or chunks with a last one."""
+    return "content-length" in response.headers or "chunked" in response.headers.get("transfer-encoding", "").lower()
+
+
 def _quote(chunks: Iterator[bytes]) -> str:
     """Return the title of a page, or the beginning of another answer, on one line."""
     import httpx
 
-    text = b""
+    text, until = b"", time.monotonic() + QUOTE_SECONDS
     with suppress(httpx.TransportError):  # a page that stalls or breaks off is still a page: do not ask again
-        while len(text) <= 100 * QUOTED and (chunk := next(chunks, b"")):
+        while len(text) <= 100 * QUOTED and time.monotonic() < until and (chunk := next(chunks, b"")):
             text += chunk
-    words = text.decode("utf-8", "replace")
-    title = re.search(r"<title[^>]*>(.*?)</title>", words, re.IGNORECASE | re.DOTALL)
-    words = " ".join(re.sub(r"<[^>]*>", " ", title[1] if title else words).split())
+    words = text[: 100 * QUOTED].decode("utf-8", "replace")
+    lower = words.lower()  # as long as the text, unless it has letters that no title needs
+    begin, end = lower.find("<title"), lower.find("</title>")
+    title = words[words.find(">", begin) + 1 : end] if 0 <= begin < end and len(lower) == len(words) else ""
+    words = " ".join(_without_tags(title or words).split())
     return f": {''.join(filter(str.isprintable, words))[:QUOTED]}" if words else ""
+
+
+def _without_tags(text: str) -> str:
+    """Return the text with a space in place of each tag, in one pass. A tag without an end lasts to the end."""
+    before, *pieces = text.split("<")
+    return " ".join([before, *(piece.partition(">")[2] for piece in pieces)])
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..datasets.factors import FACTORS, Factors, encode, factors_from_uniforms, sample_factors, visible
 from ..datasets.portrait import avatars, render
-from ..files import atomic_path
+from ..files import write_bytes
 from ..metrics.features import ASSET, DEFECTS, AvatarReader, images_to_tensor, reading_errors
 
 _HELD_OUT_SEED = 0x5EED  # portraits neither trained on nor used for evaluation (seed 0)
@@ -124,7 +124,7 @@ def _draw_factors(rng: np.random.Generator, count: int) -> Factors:
 
 def main() -> None:
     """Train, measure, and write the weights in half precision with errors and settings in the metadata."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     parser = argparse.ArgumentParser(prog="python -m dcp_deploy.training.avatar_reader", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "assets" / ASSET)
@@ -136,8 +136,7 @@ def main() -> None:
     errors = held_out_errors(reader)
     state = {name: tensor.half().contiguous() for name, tensor in reader.state_dict().items()}
     settings = {"steps": options.steps, "batch": options.batch, "seed": options.seed}
-    with atomic_path(options.out) as temporary:
-        save_file(state, temporary, metadata={"errors": json.dumps(errors), "settings": json.dumps(settings)})
+    write_bytes(options.out, save(state, {"errors": json.dumps(errors), "settings": json.dumps(settings)}))
     for name, value in errors.items():
         print(f"{name:24s} {value:.4f}")
 

@@ -15,6 +15,7 @@ with recipe and measured quality in the metadata, and ``history.json``, ``curves
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from ..checkpoints import load_generator, save_generator
 from ..compression.distillation import losses
 from ..datasets.factors import ENCODED_WIDTH, encode, factors_from_uniforms
 from ..datasets.portrait import avatars, detail_mask
-from ..files import atomic_path
+from ..files import atomic_path, write_bytes
 from ..generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..generators.mapping import Dense
 from ..metrics.features import images_to_tensor, load_avatar_reader
@@ -294,8 +295,9 @@ def draw_curves(history: list[dict[str, float]], path: Path) -> None:
         axes.set(title=name, xlabel="step", yscale="log")
         if entries:
             axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=100)
+    write_bytes(path, stream.getbuffer())
 
 
 def main() -> None:

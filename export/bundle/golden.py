@@ -5,6 +5,7 @@ A golden set is a folder of PNG files, which are lossless, and ``golden.json``, 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import CorruptFileError, UsageError
-from ...files import atomic_path, read_json, write_json
+from ...files import read_json, write_bytes, write_json
 from ...sizes import pixels
+from ..integrity import safe_name
 from ..runners.runner import Array, Runner, latents_of
 from ..runners.sampling import draw
 
@@ -34,8 +36,9 @@ def write_golden(
     for psi in psis:
         for seed, image in enumerate(draw(runner, range(seeds), psi=psi)):
             name = f"seed{seed}_psi{psi:g}.png"
-            with atomic_path(folder / name) as temporary:
-                Image.fromarray(image).save(temporary, format="PNG")
+            stream = io.BytesIO()
+            Image.fromarray(image).save(stream, format="PNG")
+            write_bytes(folder / name, stream.getbuffer())
             images.append({"seed": seed, "psi": psi, "file": name})
     document = {
         "schema": 1,
@@ -66,7 +69,7 @@ def read_golden_images(folder: Path) -> tuple[Runner, dict[str, Any]]:
         document = read_json(folder / "golden.json")
         size, kept = _image_size(document), {}
         for entry in document["images"]:
-            image = np.asarray(Image.open(folder / entry["file"]))
+            image = np.asarray(Image.open(folder / safe_name(entry["file"])))
             if image.shape != (*size, 3) or image.dtype != np.uint8:
                 raise ValueError(f"{entry['file']} is not an RGB image of {pixels(size)}")
             kept[_key(latents_of([entry["seed"]], document["z_dim"])[0], entry["psi"])] = image
@@ -74,7 +77,7 @@ def read_golden_images(folder: Path) -> tuple[Runner, dict[str, Any]]:
         facts = {"precision": str(document["precision"])}
         sizes = int(document["z_dim"]), int(document["c_dim"]), size
         compared = {"latents": document["seeds"], "psis": tuple(document["psis"]), "seed": 0}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a document in any form, and what Pillow raises for damaged images
         raise CorruptFileError(f"{folder} holds no valid golden images: {error}", "Make the bundle again.") from error
 
     def look_up(z: Array, psi: Array, c: Array | None) -> Array:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, UsageError, choose
-from ...files import atomic_path
+from ...files import inputs_in, write_text
 from ...version import __version__
 from ..integrity import ARCHIVE, SEAL, check_bundle, pack, seal
 from ..parity.gate import verify
@@ -35,6 +35,9 @@ from .sizing import Sizing, measure_sizing
 from .triton import Served, TensorRTPlan, Variant, config_pbtxt, interface, largest_request, picture_pbtxt
 
 MAX_BATCH = 8
+CLIENTS = {  # programs for whoever has the bundle, in clients/
+    "client.py": "example_client.py", "picture.py": "example_picture.py", "verify.py": "verify.py", "probe.py": "probe.py",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,20 @@ class Contents:
     """Files by their names below provenance/."""
 
 
-def write_bundle(contents: Contents, out: str | os.PathLike[str], *, max_batch: int = MAX_BATCH) -> dict[str, Any]:
+def write_bundle(
+    contents: Contents, out: str | os.PathLike[str], *, max_batch: int = MAX_BATCH, force: bool = False
+) -> dict[str, Any]:
     """Write the bundle ``out``, a folder or ``*.tar.zst``, whole or not at all, and return its manifest.
 
     Measures for some seconds how many copies of the generator this machine's CPU should run. Raises ParityError if the
     images of a model differ from its reference's, StaleArtifactError for an engine built from another ONNX file,
-    UsageError for an ``out`` that holds something else, or a batch that is too large for an engine.
+    UsageError for an ``out`` that holds something else (``force`` replaces such a folder), or a batch that is too large
+    for an engine.
     """
-    out = Path(out)
+    out = Path(os.path.realpath(out))  # so that a bundle goes through a link
     if max_batch < 1:
         raise UsageError(f"the largest batch is {max_batch}", "Use 1 or more.")
-    _check_replaceable(out)
+    _check_replaceable(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary) / out.name.removesuffix(ARCHIVE)
@@ -91,12 +97,25 @@ def write_bundle(contents: Contents, out: str | os.PathLike[str], *, max_batch: 
     return manifest
 
 
-def _check_replaceable(out: Path) -> None:
-    """Raise UsageError unless ``out`` is new or an earlier bundle."""
+def _check_replaceable(out: Path, *, force: bool) -> None:
+    """Raise UsageError unless ``out`` is new, or an earlier bundle as it was made: then no file of the user's is lost.
+
+    ``force`` accepts other folders too, but none with an input of the command, and none that the user works in.
+    """
     if out.name == ARCHIVE:
         raise UsageError(f"{out} has no name before {ARCHIVE}", f"Write for example faces{ARCHIVE}.")
-    if out.is_dir() and any(out.iterdir()) and not (out / SEAL).is_file():
-        raise UsageError(f"{out} is a folder with other things in it", "Give a new name, or an earlier bundle.")
+    if out.is_dir() and (inside := inputs_in(out)):
+        raise UsageError(f"{inside[0]} would be lost: it is in {out}, which is replaced", "Give another place.")
+    if out.is_dir() and any(Path(used).resolve().is_relative_to(out) for used in (Path.cwd(), Path.home())):
+        raise UsageError(f"{out} is the folder that you work in, or one above it", "Give another place.")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        remedy = "Give a new name, or replace the folder and all that is in it with --force."
+        if not (out / SEAL).is_file():
+            raise UsageError(f"{out} is a folder with other things in it", remedy)
+        try:
+            check_bundle(out)
+        except InputError as error:
+            raise UsageError(f"{out} is an earlier bundle with changes: {error.message}", remedy) from error
     packed = out.name.endswith(ARCHIVE)
     if (out.is_dir() and packed) or (out.is_file() and not packed):
         raise UsageError(f"{out} exists and is something else", f"Give a folder's name, or one ending in {ARCHIVE}.")
@@ -121,13 +140,9 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
         _copy(source, folder / "provenance" / name)
     scripts = Path(__file__).with_name("scripts")
     _copy(scripts / "triton_picture.py", picture / "1" / "model.py")
-    _copy(scripts / "example_client.py", folder / "clients" / "client.py")
-    _copy(scripts / "example_picture.py", folder / "clients" / "picture.py")
-    for name in ("verify.py", "probe.py"):
-        _copy(scripts / name, folder / "clients" / name)
-    write_probe(
-        folder / "golden" / "generator", "uint8" if models["generator"]["output"]["image"][-1] == 3 else "float"
-    )
+    for name, script in CLIENTS.items():
+        _copy(scripts / script, folder / "clients" / name)
+    write_probe(folder / "golden" / "generator", models["generator"]["output"]["image"])
     _write(folder / "MODEL_CARD.md", contents.card)
     facts = {
         "name": contents.name,
@@ -258,5 +273,4 @@ def _copy(source: Path, place: Path) -> None:
 
 
 def _write(place: Path, text: str) -> None:
-    with atomic_path(place) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(place, text)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UsageError
-from ...files import atomic_path
+from ...files import atomic_path, write_bytes
 from ...kernels.constants import FIR
 from ...kernels.cpu.library import Floats, cpu_operators
 from .file import read_whole_onnx
@@ -59,8 +59,7 @@ def write_winograd(path: str | os.PathLike[str], folder: str | os.PathLike[str],
     operators = cpu_operators()
     model = with_cpu_operators(read_whole_onnx(source), lanes=operators.lanes, threads=threads)
     files = WinogradFiles(folder / f"{source.stem}.winograd.onnx", folder / "dcp_deploy_cpu.so")
-    with atomic_path(files.model) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    write_bytes(files.model, model.SerializeToString(deterministic=True))
     with atomic_path(files.library) as temporary:
         shutil.copyfile(operators.library, temporary)
     return files

@@ -6,6 +6,7 @@ that works only for one sample, or that reads one psi for all samples, does not 
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, ParityError, UsageError
-from ...files import atomic_path
+from ...files import write_bytes
 from ...progress import Progress
 from ..runners.runner import Runner
 from .artifacts import Artifact, load_pair
@@ -106,8 +107,9 @@ class ParityReport:
         """Write the worst sample as a PNG: a, b, and their amplified difference. Return None if there are no images."""
         if self.worst_images is None or self.worst is None:
             return None
-        with atomic_path(path) as temporary:
-            triplet(*self.worst_images, *self.worst).save(temporary, format="PNG")
+        stream = io.BytesIO()
+        triplet(*self.worst_images, *self.worst).save(stream, format="PNG")
+        write_bytes(path, stream.getbuffer())
         return Path(path)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CorruptFileError, UsageError, choose
-from ..integrity import ARCHIVE, MANIFEST, check_bundle, safe_name
+from ..integrity import ARCHIVE, MANIFEST, check_bundle
 from .onnx import onnx_runner
 from .runner import Runner, in_parts
 
@@ -39,13 +39,12 @@ def bundled_model(path: Path, backend: str, model: str) -> tuple[dict[str, Any],
     if path.name.endswith(ARCHIVE):
         raise UsageError(f"{path} is packed", f"Unpack it first: tar --zstd -xf {path.name}")
     manifest = check_bundle(path)
-    try:
-        facts = manifest["models"][model]
-        onnx, largest = path / safe_name(facts["onnx"]), int(facts["max_batch"])
-    except (KeyError, TypeError, ValueError) as error:
-        known = choose(model, sorted(manifest.get("models", {})))
+    facts = manifest["models"].get(model)
+    if facts is None:
+        known = choose(model, sorted(manifest["models"]))
         remedy = "Make the bundle with --synthesis." if model == "synthesis" else known
-        raise UsageError(f"{path} has no model {model!r}", remedy) from error
+        raise UsageError(f"{path} has no model {model!r}", remedy)
+    onnx, largest = path / facts["onnx"], facts["max_batch"]
     if facts["onnx"] not in manifest["files"]:
         raise CorruptFileError(
             f"{MANIFEST} names {facts['onnx']}, which is not in the bundle", "Make the bundle again."

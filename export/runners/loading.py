@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from ...devices import torch_device
+from ...devices import check_threads, cpu_threads, torch_device
 from ...errors import UsageError, choose
 from ...sizes import pixels
 from ..kinds import kind_of
@@ -51,8 +49,7 @@ def load_runner(
     """
     if backend not in BACKENDS:
         raise UsageError(f"backend is {backend!r}", choose(backend, BACKENDS))
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}", "Use 1 or more.")
+    check_threads(threads)
     if not isinstance(source, str | os.PathLike):
         name = f"{source.config.kind} {pixels(source.config.image_size)}"
         return _torch_runner(source, name, backend, threads, device)
@@ -76,21 +73,6 @@ def load_runner(
 
 
 # ---- torch ----
-
-
-@contextmanager
-def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with ``count`` threads inside the block; None leaves the number as it is."""
-    import torch
-
-    before = torch.get_num_threads()  # global: changed for this block only
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if count is not None:
-            torch.set_num_threads(before)
 
 
 def _torch_runner(generator: Generator, name: str, backend: str, threads: int | None, wanted: str | None) -> Runner:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from ...errors import MissingCapabilityError, UsageError
-from ...files import atomic_path
+from ...files import atomic_path, write_bytes
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".mp4": "MP4"}
@@ -70,8 +73,9 @@ def save_picture(image: NDArray[np.uint8], path: str | os.PathLike[str]) -> Path
     path = Path(path)
     kind = picture_format(path)
     check_size(path, image.shape[1], image.shape[0])
-    with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary, format=kind, **_PICTURE_OPTIONS[kind])
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, format=kind, **_PICTURE_OPTIONS[kind])
+    write_bytes(path, stream.getbuffer())
     return path
 
 
@@ -88,11 +92,11 @@ def save_animation(frames: Iterable[NDArray[np.uint8]], path: str | os.PathLike[
     if first is None:
         raise UsageError(f"{path}: an animation needs at least one frame")
     check_size(path, first.shape[1], first.shape[0], animated=True)
-    with atomic_path(path) as temporary:
-        if kind == "MP4":
+    if kind == "MP4":
+        with atomic_path(path) as temporary:
             _write_mp4(temporary, chain([first], queue), first.shape[1], first.shape[0])
-        else:
-            _write_with_pillow(temporary, kind, first, queue)
+    else:
+        _write_with_pillow(path, kind, first, queue)
     return path
 
 
@@ -105,11 +109,12 @@ def _write_with_pillow(path: Path, kind: str, first: NDArray[np.uint8], rest: It
         return image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
     options: dict[str, Any] = {"quality": 90} if kind == "WEBP" else {"optimize": False, "disposal": 1}
-    with path.open("wb") as stream:  # Pillow would leave its own open after an error in ``rest``
-        converted(first).save(
-            stream, format=kind, save_all=True, append_images=map(converted, rest),
-            duration=1000 // FRAMES_PER_SECOND, loop=0, **options,
-        )  # fmt: skip
+    stream = io.BytesIO()
+    converted(first).save(
+        stream, format=kind, save_all=True, append_images=map(converted, rest),
+        duration=1000 // FRAMES_PER_SECOND, loop=0, **options,
+    )  # fmt: skip
+    write_bytes(path, stream.getbuffer())
 
 
 def _write_mp4(path: Path, frames: Iterable[NDArray[np.uint8]], width: int, height: int) -> None:
@@ -128,6 +133,8 @@ def _write_mp4(path: Path, frames: Iterable[NDArray[np.uint8]], width: int, heig
             assert process.stdin is not None
             for frame in frames:
                 process.stdin.write(frame.tobytes())
+        if process.returncode == -signal.SIGXFSZ:  # ended by a limit on the size of files
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), os.fspath(path))
         if process.returncode:
             said.seek(0)
             reason = said.read().decode(errors="replace").strip()

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ...devices import default_threads
 from ...errors import CorruptFileError, MissingCapabilityError, UsageError, choose
 from ..graph.bfloat16 import widened
 from .session import Session
@@ -22,13 +23,15 @@ ONNX_BACKENDS = ("onnxruntime", "onnxruntime-winograd", "onnxruntime-cuda", "ope
 
 
 def open_session(path: Path, backend: str = "auto", threads: int | None = None) -> Session:
-    """Open ``path`` with one of ``ONNX_BACKENDS``; "auto" is onnxruntime. ``threads`` per call, by default all cores.
+    """Open ``path`` with one of ``ONNX_BACKENDS``; "auto" is onnxruntime. ``threads`` of a call, by default
+    :func:`~dcp_deploy.devices.default_threads`.
 
     Raises UsageError for any other backend, MissingCapabilityError for a runtime or a GPU that is not available,
     CorruptFileError for a file that cannot be loaded.
     """
     if backend not in ("auto", *ONNX_BACKENDS):
         raise UsageError(f"backend {backend!r} cannot run the ONNX file {path}", choose(backend, ONNX_BACKENDS))
+    threads = default_threads() if threads is None else threads
     if backend.startswith("openvino"):
         from .openvino import openvino_session
 

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ...devices import cpu_threads
 from ...errors import InputError, UsageError
 from ...sizes import pixels
 from ..kinds import kind_of
 from .bundle import bundled_model
 from .forms import FormRunner, load_form
-from .loading import Backend, cpu_threads
+from .loading import Backend
 from .runner import NOISE_INPUT, Array, as_floats, no_images
 
 if TYPE_CHECKING:  # torch is not needed to run an ONNX file

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DcpDeployError, MissingCapabilityError
-from ...files import atomic_path, find_compiler, user_cache
+from ...files import atomic_path, find_compiler, kernel_cache
 
 UNITS = ("layers.cpp", "onnxruntime.cpp")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
@@ -45,7 +47,7 @@ def cpu_library(*, machine: str = NATIVE, cache_folder: Path | None = None) -> P
     texts = source_texts()
     described = [*FLAGS, _macros(compiler, machine), *(part for name in sorted(texts) for part in (name, texts[name]))]
     name = hashlib.sha256("\0".join(described).encode()).hexdigest()[:32]
-    library = (user_cache() if cache_folder is None else cache_folder) / f"cpu-{name}.so"
+    library = (kernel_cache() if cache_folder is None else cache_folder) / f"cpu-{name}.so"
     if not library.is_file():
         _compile(compiler, machine, library)
     return library
@@ -63,9 +65,11 @@ def _macros(compiler: str, machine: str) -> str:
 
 
 def _compile(compiler: str, machine: str, library: Path) -> None:
-    with resources.as_file(resources.files(__package__)) as folder, atomic_path(library) as temporary:
-        units = [str(folder / unit) for unit in UNITS]
-        _run([compiler, *FLAGS, f"-march={machine}", *units, "-o", str(temporary)])
+    with resources.as_file(resources.files(__package__)) as folder, tempfile.TemporaryDirectory() as scratch:
+        units, linked = [str(folder / unit) for unit in UNITS], Path(scratch) / library.name
+        _run([compiler, *FLAGS, f"-march={machine}", *units, "-o", str(linked)])
+        with atomic_path(library) as temporary:  # a linker makes a new file in place of the one that is locked
+            shutil.copyfile(linked, temporary)
 
 
 def _run(command: Sequence[str]) -> str:

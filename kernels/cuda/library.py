@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import DcpDeployError, MissingCapabilityError, UsageError, choose
-from ...files import atomic_path, user_cache
+from ...files import atomic_path, kernel_cache
 
 Compiler = Literal["nvrtc", "nvcc"]
 
@@ -71,7 +71,7 @@ def compiled(
         known = ", ".join(f"sm{known}" for known in CAPABILITIES)
         raise UsageError(f"kernels are not built for sm{capability}", f"Choose one of: {known}.")
     chosen = compiler or default_compiler()
-    folder = user_cache() if cache_folder is None else cache_folder
+    folder = kernel_cache() if cache_folder is None else cache_folder
     entry = folder / f"{source}-sm{capability}-{cache_key(source, capability, chosen)}.zip"
     kept = _read_entry(entry)
     if kept is not None:

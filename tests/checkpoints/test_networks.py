@@ -44,6 +44,17 @@ def is_first(found: State, generator: Generator) -> bool:
     return torch.equal(found["synthesis.b8.conv1.weight"], generator.state_dict()["synthesis.b8.conv1.weight"])
 
 
+def test_an_average_without_names_is_noted(state: State, tmp_path: Path) -> None:
+    """As torch_ema saves it: the weights that are read are not the averaged ones."""
+    average = {"decay": 0.999, "num_updates": 9, "shadow_params": list(state.values()), "collected_params": None}
+    torch.save({"g": state, "ema": average}, tmp_path / "g.pt")
+    notes = read_checkpoint(tmp_path / "g.pt").notes
+    assert f"ema.shadow_params is a moving average of {len(state)} tensors without names; it is not read" in notes
+    assert any("not of the moving average" in note for note in notes)
+    torch.save({"g_ema": state, "g": state, "betas": list(state.values())}, tmp_path / "g.pt")
+    assert not any("without names" in note for note in read_checkpoint(tmp_path / "g.pt").notes)
+
+
 # ---- the choice ----
 
 

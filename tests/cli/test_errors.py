@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcp_deploy import errors
-from dcp_deploy.cli.verb import is_disk_full
+from dcp_deploy.cli.verb import machine_limit
 from dcp_deploy.pipeline import builder
 
 from .conftest import Command
@@ -36,7 +36,10 @@ def fail_build_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> No
         (RuntimeError("m: No space left on device (os error 28)"), 4),
         (KeyboardInterrupt(), 130),
         (ZeroDivisionError("m"), 1),
-        (OSError(errno.EACCES, "m"), 1),
+        (OSError(errno.EACCES, "m"), 4),
+        (OSError(errno.EFBIG, "m"), 4),
+        (RuntimeError("m: File too large (os error 27)"), 4),
+        (MemoryError(), 4),
     ],
     ids=repr,
 )
@@ -97,6 +100,8 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
         (["build", "--precision", "fp8"], 2, "--precision fp8"),
         (["build", "--refine", "polish"], 2, "--refine polish"),
         (["build", "--data", "photos"], 3, "photos does not exist"),
+        (["build", "--require", "fdi<2"], 2, "Did you mean fid?"),
+        (["build", "--require", "fid"], 2, "not a comparison"),
         (["build", "--mirror"], 2, "--mirror"),
         (["build", "--dataset", "ffhq"], 4, "--teacher FILE"),
         (["build", "--teacher", "gone.st"], 3, "gone.st"),
@@ -108,7 +113,7 @@ def test_with_json_an_error_is_a_document_too(dcp: Command) -> None:
         (["inspect", "empty.st"], 3, "empty"),
         (["convert", "text.st", "-o", "x.safetensors"], 3, "text.st"),
         (["convert", "text.st", "-o", "x.pt"], 2, "x.pt"),
-        (["prune", "text.st", "-o", "x.safetensors"], 2, "--scores FILE or --score METHOD"),
+        (["prune", "text.st", "--scores", "a", "--score", "random", "-o", "x.safetensors"], 2, "--scores and --score"),
         (["sample", "text.st", "--seeds", "a-b"], 2, "--seeds 'a-b'"),
         (["sample", "text.st"], 3, "text.st"),
         (["sample", "text.st", "-o", "text.st/a.png"], 2, "text.st is a file, not a folder"),
@@ -141,20 +146,26 @@ def test_a_mistake_is_one_message_that_names_it_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("error", "full"),
+    ("error", "words"),
     [
-        (OSError(errno.ENOSPC, ""), True),
-        (OSError(errno.ENOENT, ""), False),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), True),
-        (RuntimeError("no space"), False),
+        (OSError(errno.ENOSPC, ""), "no space left on the disk"),
+        (OSError(errno.EFBIG, ""), "larger than this machine allows"),
+        (OSError(errno.ENOENT, ""), "the operating system refused it"),
+        (MemoryError(), "too little memory"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left on the disk"),
+        (RuntimeError("no space"), None),
     ],
     ids=repr,
 )
-def test_a_full_disk_is_recognised_by_error_number_or_message(error: Exception, full: bool) -> None:
-    assert is_disk_full(error) is full
+def test_what_the_machine_refuses_is_recognised_by_number_or_words(error: Exception, words: str | None) -> None:
+    found = machine_limit(error)
+    assert found is None if words is None else found is not None and words in found[0]
+
+
+def test_a_full_disk_is_recognised_behind_a_librarys_own_error() -> None:
     wrapped = ValueError("writing failed")
-    wrapped.__cause__ = error
-    assert is_disk_full(wrapped) is full
+    wrapped.__cause__ = OSError(errno.ENOSPC, "")
+    assert machine_limit(wrapped) is not None
 
 
 def test_a_refused_write_reaches_the_user_as_a_full_disk(

@@ -159,6 +159,19 @@ def test_eval_of_a_collapsed_generator_fails_after_its_figures(
     assert "9.5" in ended.out and json.loads(Path("m.json").read_text())["collapsed"] is True
 
 
+def test_eval_fails_after_its_figures_when_a_requirement_is_missed(
+    dcp: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = quality.Evaluation({"fid": 9.5, "recall": 0.8})
+    monkeypatch.setattr(quality, "evaluate_file", lambda *_, **__: found)
+    ended = dcp("eval", model, "-o", "m.json", "--require", "fid<2", "--require", "recall>0.5")
+    assert ended.code == 5 and "fid 9.5, required below 2, missed by 7.5" in ended.err
+    outcomes = json.loads(Path("m.json").read_text())["gates"]["requirements"]
+    assert [one["passed"] for one in outcomes] == [False, True]
+    assert dcp("eval", model, "--require", "recall>0.5").code == 0
+    assert dcp("eval", model, "--require", "recall>0.5*teacher").code == 2
+
+
 def test_eval_without_data_needs_a_model_like_the_demo(dcp: Command, model: Path) -> None:
     ended = dcp("eval", model)
     assert ended.code == 2 and "16 px" in ended.err and "--data" in ended.err

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from dcp_deploy.checkpoints import load_generator, save_generator
+from dcp_deploy.devices import default_threads
 
 from .conftest import Command
 
@@ -63,6 +64,22 @@ def test_bench_compares_with_the_teacher(dcp: Command, models: Path) -> None:
     teacher, model = document["rows"]
     assert (teacher["labels"]["backend"], model["labels"]["backend"]) == ("torch", "onnxruntime")
     assert document["baseline"] == teacher["name"] and model["speedup"]["value"] > 0
+
+
+def test_bench_fails_after_its_figures_when_a_required_speedup_is_missed(dcp: Command, models: Path) -> None:
+    words = ("--teacher", models / "t.safetensors", "--rounds", 3, "--seconds", 0, "-o", "b.json")
+    ended = dcp("bench", models / "t.onnx", *words, "--require", "speedup>1000")
+    assert ended.code == 5 and "required above 1000" in ended.err
+    assert json.loads(Path("b.json").read_text())["gates"]["passed"] is False
+    unstable = dcp("bench", models / "t.onnx", *words, "--require", "speedup>0")  # too few rounds to be trusted
+    assert unstable.code == 5 and "too few rounds" in unstable.err
+    assert dcp("bench", models / "t.onnx", "--require", "fid<2").code == 2
+
+
+def test_all_candidates_get_the_same_threads(dcp: Command, models: Path) -> None:
+    words = ("--teacher", models / "t.safetensors", "--rounds", 2, "--seconds", 0, "--json")
+    rows = dcp("bench", models / "t.onnx", *words).json["rows"]
+    assert [row["labels"]["threads"] for row in rows] == [default_threads()] * 2
 
 
 def test_bench_lists_skipped_candidates_with_the_reason(dcp: Command, models: Path, tmp_path: Path) -> None:

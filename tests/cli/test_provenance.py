@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dcp_deploy import compression
 from dcp_deploy.checkpoints import read_checkpoint, read_metadata, save_generator
 from dcp_deploy.checkpoints.provenance import UNKNOWN_LICENCE
+from dcp_deploy.compression import RECIPES
 from dcp_deploy.config import BuildConfig
 from dcp_deploy.files import sha256_file
-from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.generators import Generator, GeneratorConfig, count_macs
 from dcp_deploy.pipeline import builder
+from dcp_deploy.pipeline.distilling import recipe_of
 from dcp_deploy.pipeline.summary import describe_run
 from dcp_deploy.report.run_directory import read_run_directory
 from dcp_deploy.shipping.model_card import card_of_onnx, card_of_run
@@ -67,7 +71,7 @@ def test_verbs_one_by_one_tell_the_story_of_a_build(dcp: Command, run: Path, tea
     plan = ("--ratio", 0.7, "--align", 4, "--refine", "reconstruct")
     for words in (
         ("convert", teacher, "-o", "copy.safetensors"),
-        ("score", teacher, "--method", "weight-out", "-o", "scores.safetensors", *common),
+        ("score", teacher, "--score", "weight-out", "-o", "scores.safetensors", *common),
         ("prune", "copy.safetensors", "--scores", "scores.safetensors", "-o", "p.safetensors", *plan, *common),
         ("distill", "p.safetensors", "--teacher", teacher, "-o", "s.safetensors", "--steps", STEPS, *common),
         ("export", "s.safetensors", "--teacher", "copy.safetensors", "-o", "student.onnx"),
@@ -176,3 +180,37 @@ def test_options_for_gpus_are_noted_on_a_cpu(dcp: Command, run: Path, teacher: P
     assert ended.code == 0
     assert "without a GPU, --devices 2 are processes on this CPU" in ended.err
     assert "--train-precision fp16 without a GPU works, but most CPUs compute it more slowly" in ended.err
+
+
+def test_the_verbs_with_their_defaults_make_the_student_of_build_for_the_demo(dcp: Command, tmp_path: Path) -> None:
+    """Scores, plan, refinement, recipe, real images and perceptual features: one set of defaults."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "STAGES", builder.STAGES[: UP_TO_THE_EXPORT - 1])
+        builder.build(BuildConfig(out=tmp_path / "run", steps=STEPS, device="cpu"))
+    teacher = tmp_path / "run" / "teacher.safetensors"
+    for words in (
+        ("score", teacher, "-o", "scores.safetensors"),
+        ("prune", teacher, "--scores", "scores.safetensors", "-o", "p.safetensors"),
+        ("distill", "p.safetensors", "--teacher", teacher, "-o", "s.safetensors", "--steps", STEPS),
+        ("prune", teacher, "-o", "scored.safetensors"),
+    ):
+        ended = dcp(*words, "--device", "cpu")
+        assert ended.code == 0, ended.err
+    for ours, theirs in (("p", "pruned"), ("scored", "pruned"), ("s", "student")):
+        assert story(f"{ours}.safetensors") == story(tmp_path / "run" / f"{theirs}.safetensors")
+        tensors = load_file(tmp_path / "run" / f"{theirs}.safetensors")
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(f"{ours}.safetensors").items())
+
+
+def test_the_library_has_the_defaults_of_build() -> None:
+    """So the calls of README make the student of build too."""
+    config, recipe = BuildConfig(), RECIPES[BuildConfig().effort]
+    assert signature(compression.score).parameters["method"].default == config.score
+    assert signature(compression.prune).parameters["refine"].default == config.refine
+    for name in ("ratio", "align"):
+        assert signature(compression.plan).parameters[name].default == getattr(config, name)
+    generator = network(0)
+    counts = config.counts.for_teacher(count_macs(generator.config))
+    scores = compression.score(generator, method="style")
+    assert scores.settings["latents"] == counts.score_latents
+    assert recipe_of(config, demo_recipe=False) == recipe

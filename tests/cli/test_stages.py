@@ -48,8 +48,8 @@ def test_convert_writes_the_layouts_of_the_original_code(
         (("-o", "c.pt", "--to", "onnx"), "--to 'onnx'"),
         (("-o", "c.safetensors", "--to", "rosinality"), "does not end in .pt or .pth"),
         (("-o", "c.onnx", "--to", "nvidia"), "does not end in .pt or .pth or .safetensors"),
-        (("-o", "t.safetensors"), "--out t.safetensors is the file to read"),
-        (("-o", "t.safetensors", "--to", "nvidia"), "--out t.safetensors is the file to read"),
+        (("-o", "t.safetensors"), "--out t.safetensors is the file that this command reads"),
+        (("-o", "t.safetensors", "--to", "nvidia"), "--out t.safetensors is the file that this command reads"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
@@ -88,7 +88,20 @@ def test_a_latency_is_planned_in_milliseconds(dcp: Command, models: Path) -> Non
 
 def test_prune_puts_shards_together(dcp: Command, models: Path) -> None:
     for i in (0, 1):
-        words = ("--latents", 8, "--directions", 2, "--batch", 2, "--shard", f"{i}/2", "-o", f"{i}.safetensors")
+        words = (
+            "--score",
+            "diversity",
+            "--latents",
+            8,
+            "--directions",
+            2,
+            "--batch",
+            2,
+            "--shard",
+            f"{i}/2",
+            "-o",
+            f"{i}.safetensors",
+        )
         dcp("score", models / "t.safetensors", *words)
     both = ("--scores", "0.safetensors", "--scores", "1.safetensors", "--align", 1, "-o", "p.safetensors")
     assert dcp("prune", models / "t.safetensors", *both, "--dry-run").code == 0
@@ -104,7 +117,19 @@ def test_prune_to_a_target_stays_within_it(dcp: Command, models: Path) -> None:
 
 
 def test_score_says_how_far_two_halves_agree(dcp: Command, models: Path) -> None:
-    words = ("--latents", 12, "--directions", 2, "--batch", 3, "--released", "-o", "s.safetensors")
+    words = (
+        "--score",
+        "diversity",
+        "--latents",
+        12,
+        "--directions",
+        2,
+        "--batch",
+        3,
+        "--released",
+        "-o",
+        "s.safetensors",
+    )
     ended = dcp("score", models / "t.safetensors", *words)
     assert "two halves of the 12 latents keep" in ended.err
 

@@ -9,6 +9,8 @@ from random import Random
 
 import zstandard
 
+from ..bundle_facts import FACTS
+
 BLOCK, RECORD = 512, 10240
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 FIELDS = {
@@ -58,7 +60,7 @@ def ended(entries: Iterable[bytes]) -> bytes:
 def sealed(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """The files of a bundle with their manifest and its seal, in the order of an archive."""
     facts = {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()}
-    manifest = json.dumps({"schema": 1, "kind": "dcp-deploy bundle", "name": "b", "files": facts}).encode()
+    manifest = json.dumps({"schema": 1, "kind": "dcp-deploy bundle", **FACTS, "files": facts}).encode()
     seal = f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
     return {MANIFEST: manifest, SEAL: seal, **dict(sorted(files.items()))}
 

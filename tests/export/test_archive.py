@@ -23,6 +23,7 @@ from dcp_deploy.export import archive as archives
 from dcp_deploy.export.bundle.writer import Contents, write_bundle
 from dcp_deploy.export.integrity import check_bundle, pack, seal
 
+from ..bundle_facts import FACTS
 from . import differential
 from .forged_archives import (
     BLOCK,
@@ -63,7 +64,7 @@ def folder_of(files: dict[str, bytes], folder: Path) -> Path:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    seal(folder, {"name": "b"})
+    seal(folder, FACTS)
     return folder
 
 

@@ -3,17 +3,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dcp_deploy.errors import CorruptFileError, InputError, UnsafeFileError
 from dcp_deploy.export import load_runner
-from dcp_deploy.export.integrity import MANIFEST, SEAL, check_bundle, pack, safe_name, seal
+from dcp_deploy.export.integrity import MANIFEST, SEAL, check_bundle, pack, parse_manifest, safe_name, seal
 
+from ..bundle_facts import FACTS, served
 from .forged_archives import ended, entry
 
 
@@ -43,7 +48,7 @@ def small(tmp_path: Path) -> Path:
     (folder / "sub").mkdir(parents=True)
     (folder / "a.txt").write_text("a" * 1000)
     (folder / "sub" / "b.txt").write_text("b")
-    seal(folder, {"name": "small", "models": {}})
+    seal(folder, FACTS)
     return folder
 
 
@@ -138,6 +143,95 @@ def test_other_documents_are_not_manifests(small: Path, content: str) -> None:
     (small / MANIFEST).write_text(content)
     (small / SEAL).write_text(f"{hashlib.sha256(content.encode()).hexdigest()}  {MANIFEST}\n")
     with pytest.raises(CorruptFileError, match="not the manifest of a bundle"):
+        check_bundle(small)
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    reseal(folder, json.dumps(manifest))
+
+
+def reseal(folder: Path, content: str) -> None:
+    (folder / MANIFEST).write_text(content)
+    (folder / SEAL).write_text(f"{hashlib.sha256(content.encode()).hexdigest()}  {MANIFEST}\n")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("models", None),
+        ("models", []),
+        ("models.generator.max_batch", "8"),
+        ("models.generator.max_batch", True),
+        ("models.generator.max_batch", 0),
+        ("models.generator.max_batch", 10**40),
+        ("models.generator.inputs", {"z": "512"}),
+        ("directions.age.layers", [1]),
+        ("directions.age.sigma", "much"),
+        ("engines", {}),
+        ("sizing.best.threads", None),
+        ("provenance", "here"),
+        ("name", 5),
+        ("kind", "a bundle"),
+    ],
+)
+def test_a_wrong_value_of_a_manifest_is_named(small: Path, field: str, value: object) -> None:
+    *path, last = field.split(".")
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["models"], manifest["directions"] = (
+            {"generator": served("a.txt", 8)},
+            {"age": {"layers": [0, 1], "sigma": 1.0}},
+        )
+        for part in path:
+            manifest = manifest[part]
+        manifest[last] = value
+
+    change_manifest(small, change)
+    with pytest.raises(CorruptFileError, match=re.escape(f"a bundle: {field}")):
+        check_bundle(small)
+
+
+def test_a_field_that_is_there_twice_is_named(small: Path) -> None:
+    text = (small / MANIFEST).read_text()
+    reseal(small, text.replace('"a.txt"', '"sub/b.txt"'))
+    with pytest.raises(CorruptFileError, match=r"sub/b\.txt: it is there twice"):
+        check_bundle(small)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[[NaN]]"])
+def test_a_number_that_is_not_finite_is_named(small: Path, number: str) -> None:
+    reseal(small, (small / MANIFEST).read_text().replace('"provenance": {}', f'"provenance": {{"loss": {number}}}'))
+    with pytest.raises(CorruptFileError, match="loss: it is not a finite number"):
+        check_bundle(small)
+
+
+@given(
+    where=st.sampled_from(["schema", "name", "models", "sizing", "files", "provenance", "new"]),
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=8,
+    ),
+)
+def test_a_manifest_in_any_form_is_read_or_refused(where: str, value: object) -> None:
+    manifest = {"schema": 1, "kind": "dcp-deploy bundle", **FACTS, "files": {}, where: value}
+    try:
+        parse_manifest(json.dumps(manifest).encode())
+    except ValueError as error:
+        assert str(error)
+
+
+@given(content=st.binary(max_size=60))
+def test_bytes_that_are_not_a_manifest_are_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_manifest(content)
+
+
+def test_folders_deeper_than_any_bundle_are_refused(small: Path) -> None:
+    (small / "/".join("d" * 100)).mkdir(parents=True)
+    with pytest.raises(UnsafeFileError, match="deeper than any folder of a bundle"):
         check_bundle(small)
 
 

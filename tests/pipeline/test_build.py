@@ -230,7 +230,7 @@ def test_a_whole_build_leaves_every_file_of_the_run_directory(finished: tuple[Pa
     assert names >= {
         "run.json", "config.toml", "teacher.safetensors", "scores.safetensors", "pruned.safetensors",
         "student.safetensors", "history.json", "student.onnx", "teacher.onnx", "parity.json", "metrics.json",
-        "bench.json", "report.html", "grids/teacher.png", "grids/pruned.png", "grids/student.png",
+        "bench.json", "gates.json", "report.html", "grids/teacher.png", "grids/pruned.png", "grids/student.png",
     }  # fmt: skip
     assert not [name for name in names if name.endswith(".tmp")]
 

@@ -15,7 +15,7 @@ from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.config import BuildConfig
 from dcp_deploy.errors import GateError, InputError, MissingCapabilityError, UsageError
 from dcp_deploy.generators import Generator
-from dcp_deploy.pipeline import builder
+from dcp_deploy.pipeline import builder, plan
 from dcp_deploy.pipeline import record as run_record
 from dcp_deploy.pipeline.builder import REUSED, Run, build
 from dcp_deploy.pipeline.inputs import BuildInputs, fetch_teacher, given_teacher
@@ -323,7 +323,7 @@ def test_a_bad_teacher_fails_before_any_work(config: BuildConfig, content: bytes
 def test_too_little_space_fails_before_the_first_stage(
     toys: Toys, config: BuildConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder, "free_space", lambda folder: 1_000_000)
+    monkeypatch.setattr(plan, "free_space", lambda folder: 1_000_000)
     with pytest.raises(MissingCapabilityError, match="1 MB are free"):
         build(config)
     assert toys.ran == []
@@ -331,7 +331,7 @@ def test_too_little_space_fails_before_the_first_stage(
 
 def test_a_finished_build_needs_no_space(toys: Toys, config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     build(config)
-    monkeypatch.setattr(builder, "free_space", lambda folder: 0)
+    monkeypatch.setattr(plan, "free_space", lambda folder: 0)
     build(config)
 
 
@@ -346,6 +346,48 @@ def test_a_teacher_that_cannot_be_fetched_is_named_with_its_flag() -> None:
 def test_the_teacher_of_the_demo_ships_with_the_package() -> None:
     teacher = given_teacher(BuildConfig())
     assert teacher is not None and teacher.path.is_file() and teacher.origin["origin"] == "package"
+
+
+MISSING = Path("gone.pth")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"lpips": MISSING}, InputError, "--lpips gone.pth does not exist"),
+        ({"discriminator": MISSING}, InputError, "--discriminator gone.pth"),
+        ({"guide": MISSING}, InputError, "--guide gone.pth"),
+        ({"ratio": 0.5, "target_macs": 0.2}, UsageError, "a ratio of 0.5 and a target for macs"),
+        ({"target_params": 0.5, "target_macs": 0.2}, UsageError, "several targets"),
+        ({"target": "sm90"}, MissingCapabilityError, "sm90"),
+        ({"target": "sm1"}, UsageError, "sm1"),
+        ({"require": ["fid<2"], "dataset": "ffhq"}, UsageError, "cannot be judged"),
+    ],
+)
+@pytest.mark.parametrize("start", [build, plan_build])
+@pytest.mark.usefixtures("nothing_written")
+def test_a_build_and_its_dry_run_fail_alike_before_the_work(
+    config: BuildConfig,
+    start: Callable[[BuildConfig], object],
+    changes: dict[str, Any],
+    error: type[Exception],
+    words: str,
+) -> None:
+    with pytest.raises(error, match=words):
+        start(changed(config, **{"target": None, **changes}))
+
+
+@pytest.mark.usefixtures("nothing_written")
+def test_a_dry_run_sees_a_full_disk(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "free_space", lambda folder: 1000)
+    with pytest.raises(MissingCapabilityError, match="no space for this build"):
+        plan_build(config)
+
+
+@pytest.mark.parametrize(("score", "slow"), [("weight-out", False), ("random", False), ("diversity", True)])
+def test_a_plan_knows_how_long_its_score_takes(config: BuildConfig, score: str, slow: bool) -> None:
+    seconds = plan_build(changed(config, score=score)).to_dict()["estimate"]["seconds"]["score"]
+    assert (seconds > 0.1) == slow
 
 
 def test_a_plan_writes_nothing(config: BuildConfig, tmp_path: Path) -> None:

@@ -185,3 +185,21 @@ def test_the_command_resumes_a_broken_download_and_reads_the_teacher(
     assert load_generator("run/teacher.safetensors").widths == tiny_generator.widths
     assert "licence: for tests only" in err and "trying again" in err
     assert dataset.sent == len(dataset.body)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (("--mask", "gone.onnx"), 3),
+        (("--data", "gone"), 3),
+        (("--ratio", "0.5", "--target-macs", "0.2"), 2),
+        (("--lpips", "gone.pth"), 3),
+        (("--require", "fdi<2"), 2),
+    ],
+)
+def test_a_dry_run_and_a_build_fail_alike_before_the_download(
+    dcp: Command, dataset: FileServer, flags: tuple[str, ...], code: int
+) -> None:
+    for dry in (("--dry-run",), ()):
+        assert dcp("build", "--dataset", "ffhq", *flags, *dry)[0] == code
+    assert dataset.asked == []

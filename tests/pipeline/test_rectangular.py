@@ -25,8 +25,8 @@ def test_a_rectangular_network_is_pruned_distilled_exported_verified_and_bundled
 ) -> None:
     monkeypatch.setattr(sizing, "SECONDS", 0.05)
     teacher = load_generator(save_generator(make_generator(base=(4, 2)), tmp_path / "teacher.safetensors"))
-    scores = score(teacher, latents=4, directions=2)
-    student = prune(teacher, plan(teacher, scores, ratio=0.4), refine="svs")
+    scores = score(teacher, latents=4, directions=2, method="diversity")
+    student = prune(teacher, plan(teacher, scores, ratio=0.4, align=1), refine="svs")
     config = DistillConfig(steps=2, batch=4, perceptual=0, gan_start=0)
     student = distill(student, teacher, config=config).generator
     exported = export_onnx(student, tmp_path / "student.onnx")

@@ -6,14 +6,17 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dcp_deploy.checkpoints import load_generator, save_generator
 from dcp_deploy.config import BuildConfig, Effort
+from dcp_deploy.errors import UsageError
+from dcp_deploy.files import write_json
 from dcp_deploy.generators import Generator, GeneratorConfig
-from dcp_deploy.pipeline.inputs import resolve_inputs
+from dcp_deploy.pipeline.inputs import DEMO_REQUIREMENTS, resolve_inputs
 from dcp_deploy.pipeline.stages import STAGES, Job
 from dcp_deploy.progress import Reporter
 
@@ -76,3 +79,55 @@ def test_the_teacher_is_the_chosen_network_of_its_file(tmp_path: Path) -> None:
         constants.append(read["synthesis.b4.const"])
     assert settings == [{}, {"network": "G"}]
     assert not torch.equal(*constants)
+
+
+# ---- gates ----
+
+
+def judged(folder: Path, require: list[str] | None, fid: float = 1.6, **bench: Any) -> dict[str, Any]:
+    """Return gates.json of a run of the demo with these measured figures."""
+    quality = {"fid": fid, "recall": 0.79, "mode_coverage": 0.98}
+    models = {"teacher": {**quality, "recall": 0.87}, "student": quality}
+    write_json(folder / "run.json", {"schema": 1})
+    write_json(folder / "metrics.json", {"schema": 1, "models": models})
+    times = {"teacher": 80.0, "student": 10.0}
+    rows = [
+        {
+            "name": name,
+            "labels": {"model": name},
+            "p50_ms": ms,
+            "speedup": {"value": 8.0} if name == "student" else None,
+        }
+        for name, ms in times.items()
+    ]
+    write_json(folder / "bench.json", {"schema": 1, "rows": rows, **bench})
+    inputs = resolve_inputs(BuildConfig(require=require, device="cpu"), Reporter())
+    (stage,) = (stage for stage in STAGES if stage.name == "gates")
+    job = Job(inputs, folder, key="", force=False, reporter=Reporter(), networks={})
+    assert stage.work(job, lambda done, total: None) == ["gates.json"]
+    return json.loads((folder / "gates.json").read_text())
+
+
+@pytest.mark.parametrize(("fid", "passed"), [(1.64, True), (29.6, False)])
+def test_the_demo_has_requirements_that_a_short_training_misses(tmp_path: Path, fid: float, passed: bool) -> None:
+    document = judged(tmp_path, None, fid)
+    assert document["passed"] == passed
+    assert [one["requirement"] for one in document["requirements"]] == list(DEMO_REQUIREMENTS)
+
+
+def test_given_requirements_replace_those_of_the_demo(tmp_path: Path) -> None:
+    document = judged(tmp_path, ["recall>=0.95*teacher", "speedup>5"])
+    assert [one["passed"] for one in document["requirements"]] == [False, True]
+    assert judged(tmp_path, ["none"])["requirements"] == []
+
+
+def test_the_speed_of_an_unstable_run_meets_no_requirement(tmp_path: Path) -> None:
+    document = judged(tmp_path, ["speedup>5"], unstable_because=["other processes took 1.7 of 2 cores"])
+    assert not document["passed"]
+    assert "other processes took 1.7 of 2 cores" in document["requirements"][0]["text"]
+
+
+def test_a_figure_that_the_build_does_not_measure_is_refused_before_the_work() -> None:
+    config = BuildConfig(dataset="ffhq", teacher=TUNED, require=["fid<2"], device="cpu")
+    with pytest.raises(UsageError, match="'fid<2' cannot be judged: there are no real images"):
+        resolve_inputs(config, Reporter())

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from dcp_deploy.errors import CorruptFileError, MissingCapabilityError
+from dcp_deploy.files import cache_folder
 from dcp_deploy.teachers import downloads
-from dcp_deploy.teachers.downloads import announcement, cache_folder, cached, cached_path, direct_url, fetch
+from dcp_deploy.teachers.downloads import announcement, cached, cached_path, direct_url, fetch
 from dcp_deploy.teachers.presets import DATASETS, Teacher
 from dcp_deploy.teachers.transfer import note_of
 

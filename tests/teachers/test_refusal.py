@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcp_deploy.teachers import transfer as transfer_module
-from dcp_deploy.teachers.transfer import Patience
+from dcp_deploy.teachers.transfer import QUOTED, Patience, _quote
 
-from .conftest import CUT, HASTE, Fetching, Server
+from .conftest import CUT, HASTE, Fetching, Handler, Server
 
 # ---- servers that falter, and servers that fail ----
 
@@ -139,6 +141,57 @@ def test_a_safetensors_file_may_begin_with_a_bracket(file_server: Server, fetch:
 def test_a_compressed_answer_is_refused(file_server: Server, fetch: Fetching) -> None:
     file_server.script = [partial(file_server.send, content_encoding="gzip")]
     assert "gzip" in fetch.refused().message
+
+
+def endless(handler: Handler, block: bytes, *, pause: float = 0.0, **headers: str) -> None:
+    """Send an answer that never ends."""
+    handler.send_response(int(headers.pop("status", "200")))
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(block)
+        handler.wfile.flush()
+        time.sleep(pause)
+
+
+def test_the_body_of_a_redirect_is_not_read(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [
+        partial(endless, block=bytes(10_000), status="302", location="/elsewhere"),
+        file_server.send,
+    ]
+    fetch()
+    assert fetch.whole
+
+
+def test_an_error_page_without_an_end_is_quoted(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(endless, block=b"no such file ", status="404")]
+    assert "404" in (message := fetch.refused().message) and "no such file" in message and len(message) < 400
+
+
+def test_a_server_that_sends_too_slowly_is_refused(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(endless, block=b"\x80", pause=0.01)]
+    patience = replace(HASTE, slowest=60_000, minute=0.1)
+    assert "less than 60,000 bytes a minute" in fetch.refused(patience=patience).message
+
+
+def test_a_file_without_an_end_is_not_taken_for_whole(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(file_server.send, send_length=False, stop=CUT)]
+    assert "may not be whole" in fetch.refused().message
+    assert not fetch.part.exists()
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "1" * 17])
+def test_sizes_with_too_many_digits_are_refused(file_server: Server, fetch: Fetching, size: str) -> None:
+    fetch.interrupted()
+    span = f"bytes {CUT}-{CUT + 1}/{size}"
+    file_server.script = [partial(file_server.answer, status=206, body="xx", content_range=span)]
+    fetch.refused()
+
+
+@pytest.mark.parametrize("page", ["<" * 20_000, "<title" * 4000, "<title>" * 4000, "x" * 100_000, "<a><b>text</b>"])
+def test_tags_are_removed_in_one_pass(page: str) -> None:
+    assert len(_quote(iter([page.encode()]))) <= QUOTED + 2
 
 
 def test_a_redirect_loop_is_refused(file_server: Server, fetch: Fetching) -> None:

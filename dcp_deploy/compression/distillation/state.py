@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from ...errors import CorruptFileError
-from ...files import atomic_path
+from ...files import write_bytes
 from ...generators import Discriminator, Generator
 from ...metrics.published import Lpips
 from ..masks import Mask
@@ -129,6 +129,7 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
         "format": _FORMAT,
         "key": key,
         "step": str(state.step),
+        "threads": str(torch.get_num_threads()),  # they decide how sums are split
         "history": json.dumps(state.history, allow_nan=False),
         "sums": json.dumps(state.sums, allow_nan=False),
         "scalers": json.dumps([scaler.state_dict() for scaler in state.scalers()]),
@@ -136,8 +137,17 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
         "best": json.dumps(state.best and [state.best.step, state.best.value], allow_nan=False),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))  # unlike safetensors' own writer, raises OSError on a full disk
+    write_bytes(path, save(tensors, metadata))
+
+
+def recorded_threads(path: str | os.PathLike[str]) -> int | None:
+    """Return the CPU threads that a checkpoint was trained with; None if it cannot be read or does not say."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            threads = (file.metadata() or {}).get("threads", "")
+    except (SafetensorError, OSError):
+        return None  # load_state says what is wrong
+    return int(threads) if threads.isdecimal() and int(threads) > 0 else None
 
 
 def load_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from ...devices import Choice
 from .recipe import Terms, terms_at
 from .state import TrainingSetup, TrainingState
 from .step import train_step
@@ -25,6 +26,8 @@ class Expected:
     steps: int
     timed: int
     """Number of steps that were timed."""
+    threads: Choice | None = None
+    """The CPU threads that the training takes, and why."""
 
 
 def expected_time(task: Task, setup: TrainingSetup, done: int) -> Expected:

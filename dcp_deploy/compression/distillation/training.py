@@ -11,13 +11,16 @@ import copy
 import math
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from ...devices import Choice, check_threads, choose_threads, cpu_threads, default_threads, stated_threads
+from ...efforts import EFFORT
 from ...errors import DcpDeployError, UsageError
+from ...files import remove_scratch
 from ...generators import Discriminator, Generator
 from ...generators.latents import draw_latents, stream
 from ...metrics.published import Lpips
@@ -25,9 +28,9 @@ from ...progress import Progress
 from ..masks import Mask
 from . import losses
 from .real_images import ImageSource
-from .recipe import DistillConfig
+from .recipe import RECIPES, DistillConfig
 from .records import Measure, Records
-from .state import TrainingState, load_state, save_state
+from .state import TrainingState, load_state, recorded_threads, save_state
 from .step import train_step
 from .step_graph import StepGraph, can_be_captured
 from .stopping import TrainingInterruptedError, stop_requests
@@ -69,7 +72,7 @@ def distill(
     student: Generator,
     teacher: Generator,
     *,
-    config: DistillConfig,
+    config: DistillConfig | None = None,
     data: ImageSource | None = None,
     perceptual: losses.FeatureMaps | Lpips | None = None,
     mask: Mask | None = None,
@@ -85,8 +88,12 @@ def distill(
     tensorboard: str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
     devices: int = 1,
+    threads: int | None = None,
 ) -> DistillResult:
     """Train a copy of ``student`` to imitate ``teacher``; neither argument is changed.
+
+    ``config`` is a recipe, by default that of ``build``: ``RECIPES["quick"]``, without its perceptual loss unless
+    ``perceptual`` is given.
 
     ``data`` are real images for the discriminator: an ``ImageSet`` (with labels for a class-conditional teacher), a
     sequence of uint8 [H, W, 3], or a function from indices [N] to uint8 [N, H, W, 3]. Without it the teacher's own
@@ -105,9 +112,13 @@ def distill(
 
     With ``checkpoint_dir`` the whole state is written there every ``config.checkpoint_every`` steps, under a name that
     depends on everything that decides the result. A run killed at any moment and started again with the same arguments
-    ends with the same student bit for bit, on a CPU with the same number of threads and version of torch (another
-    number of threads sums in another order). Runs with other settings have files of their own. SIGTERM and SIGINT end
-    the run after the current step with a checkpoint, as TrainingInterruptedError (a KeyboardInterrupt).
+    ends with the same student bit for bit, on a CPU with the same version of torch. Runs with other settings have files
+    of their own. SIGTERM and SIGINT end the run after the current step with a checkpoint, as TrainingInterruptedError
+    (a KeyboardInterrupt).
+
+    ``threads`` are the CPU threads of each process. By default a checkpoint goes on with those that it began with,
+    because another number sums in another order. A new run takes ``OMP_NUM_THREADS``, else all cores of a quiet
+    machine, and on a loaded one those that other processes leave free.
 
     ``devices`` processes share every batch, the first of them this one: on that many GPUs, from ``cuda:0`` on, or on
     the CPU. Gradients are those of the whole batch, to rounding.
@@ -116,6 +127,8 @@ def distill(
     checkpoint, MissingCapabilityError for missing devices or packages, and DcpDeployError (exit code 1) when the
     training diverges to NaN or infinity.
     """
+    if config is None:
+        config = RECIPES[EFFORT] if perceptual is not None else replace(RECIPES[EFFORT], perceptual=0.0)
     if not isinstance(config, DistillConfig):
         raise UsageError(f"config is {config!r}, not a DistillConfig", "Give a recipe: config=RECIPES['quick'].")
     device = torch.device(device) if device is not None else next(teacher.parameters()).device
@@ -124,22 +137,40 @@ def distill(
     at = frozenset(scheduled if measure_at is None else measure_at)
     task = Task(student, teacher, config, data, perceptual, mask, discriminator, guide, folder, at, keep_best, devices)
     task.check()
+    check_threads(threads)
     records = Records(task, measure, None if tensorboard is None else Path(tensorboard))
-    if devices == 1:
-        return _train(task, device, ALONE, records, progress, on_step, expect)
-    with join_team(devices, device, partial(_train_along, task.on(torch.device("cpu")))) as (team, own_device):
-        return _train(task, own_device, team, records, progress, on_step, expect)
+    choice = _choose_threads(task, device) if threads is None else Choice(threads)
+    with cpu_threads(choice.threads):
+        if devices == 1:
+            return _train(task, device, ALONE, choice, records, progress, on_step, expect)
+        with join_team(devices, device, partial(_train_along, task.on(torch.device("cpu")), choice)) as joined:
+            team, own_device = joined
+            return _train(task, own_device, team, choice, records, progress, on_step, expect)
 
 
-def _train_along(task: Task, device: torch.device, team: Team) -> None:
+def _choose_threads(task: Task, device: torch.device) -> Choice:
+    """Return the threads of the run's checkpoint, else as many as the processes of the run find free."""
+    file = None if task.checkpoint_dir is None else _checkpoint_file(task.checkpoint_dir, task.key(device))
+    if device.type != "cpu":
+        return Choice(torch.get_num_threads())
+    if file is not None and file.exists():
+        recorded = recorded_threads(file)
+        return Choice(torch.get_num_threads()) if recorded is None else Choice(recorded, "as the run began")
+    if stated_threads() is not None:
+        return Choice(torch.get_num_threads())
+    return choose_threads(default_threads())
+
+
+def _train_along(task: Task, choice: Choice, device: torch.device, team: Team) -> None:
     """Take the same steps in another process of the team, without records."""
-    _train(task.on(device), device, team)
+    _train(task.on(device), device, team, choice)
 
 
 def _train(
     task: Task,
     device: torch.device,
     team: Team,
+    choice: Choice,
     records: Records | None = None,
     progress: Progress | None = None,
     on_step: OnStep | None = None,
@@ -152,7 +183,7 @@ def _train(
     team.any(False, device)  # no process continues, and writes, before all have read
     resumed_at = state.step
     if expect and state.step < config.steps:
-        expect(expected_time(task, setup, state.step))
+        expect(replace(expected_time(task, setup, state.step), threads=choice))
     if records:
         records.begin(state, setup)
 
@@ -187,11 +218,14 @@ def _checkpoint(task: Task, key: str, team: Team) -> Path | None:
     """Return the path of the run's checkpoint, after removing what a run that was killed while writing left there."""
     if task.checkpoint_dir is None:
         return None
-    checkpoint = task.checkpoint_dir / f"distill-{key[:12]}.safetensors"
+    checkpoint = _checkpoint_file(task.checkpoint_dir, key)
     if team.rank == 0:
-        for remnant in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):
-            remnant.unlink()
+        remove_scratch(checkpoint.parent)
     return checkpoint
+
+
+def _checkpoint_file(folder: Path, key: str) -> Path:
+    return folder / f"distill-{key[:12]}.safetensors"
 
 
 def _save(state: TrainingState, checkpoint: Path, key: str) -> None:

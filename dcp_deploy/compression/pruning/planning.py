@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.provenance import tensors_sha256
+from ...efforts import ALIGN, RATIO, REFINE
 from ...errors import UsageError, as_share, choose
 from ...generators import (
     Generator,
@@ -24,11 +25,10 @@ from ...generators import (
     count_parameters,
 )
 from ...progress import Progress
-from ..layers import Layer
+from ..layers import Layer, default_counts
 from ..scoring.channel_scores import ChannelScores, check_scores, kept_width
 from .budget import Cost, counted_cost, widths_within
 from .layer_times import latency_cost
-from .refinement import LATENTS as REFINE_LATENTS
 from .refinement import reconstruct, scale_singular_values
 
 FEWEST_LEFT = 0.1  # of all channels, without a caveat
@@ -101,8 +101,8 @@ def plan(
     generator: Generator | GeneratorConfig,
     scores: ChannelScores,
     *,
-    ratio: float = 0.7,
-    align: int = 1,
+    ratio: float = RATIO,
+    align: int = ALIGN,
     target_macs: float | None = None,
     target_params: float | None = None,
     target_latency: float | None = None,
@@ -136,10 +136,7 @@ def plan(
             "the scores are of another network with the same widths", "Score this generator: dcp-deploy score TEACHER"
         )
     check_scores(scores)
-    options = {"macs": target_macs, "parameters": target_params, "latency": target_latency}
-    targets = {name: value for name, value in options.items() if value is not None}
-    if len(targets) > 1:
-        raise UsageError(f"several targets: {', '.join(targets)}", "Give one of them.")
+    targets = given_targets(ratio, macs=target_macs, parameters=target_params, latency=target_latency)
     target = None
     widths = tuple(kept_width(len(layer), ratio, align) for layer in scores.scores)
     for name, value in targets.items():
@@ -154,6 +151,16 @@ def plan(
         best = torch.argsort(layer, stable=True)[len(layer) - width :]
         kept.append(best.sort().values)
     return PruningPlan(config, tuple(kept), ratio, align, target)
+
+
+def given_targets(ratio: float, **options: float | None) -> dict[str, float]:
+    """Return the target that was given, if any. Raises UsageError for several, and for one beside a ratio."""
+    targets = {name: value for name, value in options.items() if value is not None}
+    if len(targets) > 1:
+        raise UsageError(f"several targets: {', '.join(targets)}", "Give one of them.")
+    if targets and ratio != RATIO:
+        raise UsageError(f"a ratio of {ratio:g} and a target for {next(iter(targets))}", "Give one of them.")
+    return targets
 
 
 def _cost_limit(generator: Generator | GeneratorConfig, name: str, value: float) -> tuple[Cost, float]:
@@ -180,8 +187,8 @@ def prune(
     generator: Generator,
     plan: PruningPlan,
     *,
-    refine: Refinement = "none",
-    latents: int = REFINE_LATENTS,
+    refine: Refinement = REFINE,
+    latents: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Generator:
@@ -193,7 +200,8 @@ def prune(
     everything returns the teacher bit for bit.
 
     ``refine`` then adjusts the remaining weights (:mod:`.refinement`). "reconstruct" fits them to the teacher's
-    features of ``latents`` latents drawn by ``seed``, "svs" scales their singular values, and "svs+reconstruct" does
+    features of ``latents`` latents drawn by ``seed`` (by default as many as ``build`` takes for a generator of this
+    size, 64 at most), "svs" scales their singular values, and "svs+reconstruct" does
     one after the other. ``progress`` counts the layers that "reconstruct" has fitted.
 
     Raises UsageError when the plan was made for another generator or ``refine`` is unknown.
@@ -206,6 +214,7 @@ def prune(
         )
     if refine not in get_args(Refinement):
         raise UsageError(f"unknown refinement {refine!r}", choose(refine, get_args(Refinement)))
+    latents = default_counts(generator.config).refine_latents if latents is None else latents
     device = next(generator.parameters()).device
     kept = [indices.to(device) for indices in plan.kept]
     state = {name: tensor.clone() for name, tensor in generator.state_dict().items()}

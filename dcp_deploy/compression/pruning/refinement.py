@@ -31,7 +31,6 @@ from ...generators.ops import demodulation
 from ...progress import Progress
 from ..layers import Layer, Step, layer_count, nth_step, tap_responses
 
-LATENTS = 64
 RIDGE = 0.1  # of the mean variance of a patch's entries
 POSITIONS = 4096  # most positions of an image that enter the covariances
 _BATCH = 4
@@ -60,7 +59,7 @@ def reconstruct(
     teacher: Generator,
     kept: tuple[Tensor, ...],
     *,
-    latents: int = LATENTS,
+    latents: int,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...errors import CorruptFileError
-from ...files import atomic_path
+from ...files import write_bytes
 
 _SECONDS = 30.0  # between two writes
 
@@ -45,8 +45,7 @@ class ScoreAccumulator:
             return
         tensors = {f"{half}.{i:02d}": layer for half in (0, 1) for i, layer in enumerate(self.halves[half])}
         facts = {"key": self._key, "done": self.done, "latents": self.latents}
-        with atomic_path(self._path) as temporary:
-            temporary.write_bytes(save(tensors, {"progress": json.dumps(facts)}))
+        write_bytes(self._path, save(tensors, {"progress": json.dumps(facts)}))
         self._saved = time.monotonic()
 
     def discard(self) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...checkpoints.native import is_native
 from ...errors import CorruptFileError, InputError
-from ...files import atomic_path
+from ...files import write_bytes
 
 STABLE = 0.9  # mean share of kept channels in common that ends ``latents="auto"``
 RATIO = 0.7  # pruning ratio at which kept channels are compared, whatever is pruned later
@@ -55,8 +55,7 @@ def save_scores(scores: ChannelScores, path: str | os.PathLike[str]) -> Path:
     """Write the scores as safetensors, the settings as JSON in its metadata. Atomic."""
     tensors = {f"layer{i:02d}": layer.contiguous() for i, layer in enumerate(scores.scores)}
     metadata = {"format": _FORMAT, "settings": json.dumps(scores.settings, sort_keys=True, allow_nan=False)}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))  # unlike safetensors' own writer, raises OSError on a full disk
+    write_bytes(path, save(tensors, metadata))
     return Path(path)
 
 

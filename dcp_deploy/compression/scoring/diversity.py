@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.provenance import tensors_sha256
+from ...efforts import SCORE
 from ...errors import InputError, UsageError, choose
 from ...generators import Generator
 from ...generators.latents import draw_latents, stream
 from ..identity import identity_of, run_key
-from ..layers import copy_to
+from ..layers import copy_to, default_counts
 from ..masks import Mask
 from .accumulator import ScoreAccumulator
 from .baselines import (
@@ -41,6 +42,7 @@ ScoreMethod = Literal["diversity", "gradient", "content", BaselineMethod]
 
 PCA_LATENTS = 10_000
 MOST_LATENTS = 5000
+_SAMPLED = ("diversity", "gradient", "content")  # scores that add up over batches of latents
 """Most latents that ``latents="auto"`` uses: the published number."""
 _FIRST_CHECK = 200  # latents after which "auto" first compares the halves
 
@@ -48,8 +50,8 @@ _FIRST_CHECK = 200  # latents after which "auto" first compares the halves
 def score(
     generator: Generator,
     *,
-    method: ScoreMethod = "diversity",
-    latents: int | Literal["auto"] = MOST_LATENTS,
+    method: ScoreMethod = SCORE,
+    latents: int | Literal["auto"] | None = None,
     directions: int = 10,
     alpha: float = 5.0,
     batch: int = 5,
@@ -64,12 +66,15 @@ def score(
 ) -> ChannelScores:
     """Score every channel of ``generator``, which is left untouched.
 
-    For each mini-batch of ``batch`` latents, ``directions`` principal components of the latent space are drawn, each
-    with probability equal to its share of the variance. For each, the loss ``sum |G(w + alpha v) - G(w)|`` over the
-    whole batch is derived by the weights of every scored layer. The mean absolute gradient of each input channel is
-    taken. The score is its variance over the directions times their count, summed over the batches.
-    ``batch`` is part of the definition, since the absolute value follows the sum over the batch. The defaults are the
-    published settings; DCP-GAN's README says that 1000 latents give about the same order.
+    "weight-out", the default, is the norm of a channel's outgoing weights (:mod:`.baselines`).
+
+    "diversity" is the published method (DCP-GAN, CVPR 2024). For each mini-batch of ``batch`` latents, ``directions``
+    principal components of the latent space are drawn, each with probability equal to its share of the variance. For
+    each, the loss ``sum |G(w + alpha v) - G(w)|`` over the whole batch is derived by the weights of every scored layer.
+    The mean absolute gradient of each input channel is taken. The score is its variance over the directions times their
+    count, summed over the batches. ``batch`` is part of the definition, since the absolute value follows the sum over
+    the batch. The defaults are the published settings, except ``latents``: 5000 were published, and DCP-GAN's README
+    says that 1000 give about the same order. By default it is what ``build`` takes for this size, at most 120.
 
     ``latents`` "auto" doubles from 200 until both halves of the sample keep 90 % of the same channels at a ratio of
     70 %, at most to 5000. That agreement is in ``settings["stability"]`` of every diversity, gradient or content score
@@ -97,7 +102,12 @@ def score(
     if (method == "content") != (mask is not None):
         raise UsageError(
             f"score method {method!r} with{'out' if mask is None else ''} a mask",
-            "Give a mask for content scores, and for no others: dcp-deploy score --method content --mask FILE",
+            "Give a mask for content scores, and for no others: dcp-deploy score --score content --mask FILE",
+        )
+    if method not in _SAMPLED and (shard is not None or released):
+        given = "shard" if shard is not None else "released"
+        raise UsageError(
+            f"{given} does not apply to the score {method!r}", f"Use --score diversity, or omit --{given}."
         )
     settings: dict[str, Any] = {"method": method, "seed": seed, "network": tensors_sha256(generator)}
     if method == "random":
@@ -105,6 +115,7 @@ def score(
     if method in ("weight-in", "weight-out"):
         weight_scores = weight_in_scores if method == "weight-in" else weight_out_scores
         return ChannelScores(tuple(weight_scores(generator)), settings)
+    latents = default_counts(generator.config).score_latents if latents is None else latents
     most = MOST_LATENTS if latents == "auto" else latents
     _check_settings(most, directions, alpha, batch, psi)
     device = torch.device(device) if device is not None else next(generator.parameters()).device

@@ -6,6 +6,8 @@ from dcp_deploy.benchmarks.experiments.serving import without_batching
 from dcp_deploy.export.bundle.triton import Served, Tensor, config_pbtxt
 from dcp_deploy.export.integrity import check_bundle, seal
 
+from ...bundle_facts import FACTS
+
 
 def test_a_bundle_without_batching_is_otherwise_the_same(tmp_path: Path) -> None:
     tensors = (Tensor("z", "TYPE_FP32", (4,)), Tensor("psi", "TYPE_FP32", ()))
@@ -14,7 +16,7 @@ def test_a_bundle_without_batching_is_otherwise_the_same(tmp_path: Path) -> None
     config.parent.mkdir(parents=True)
     config.write_text(config_pbtxt(model, "python"))
     (tmp_path / "b" / "README.md").write_text("about")
-    before = seal(tmp_path / "b", {"name": "b", "models": {}})
+    before = seal(tmp_path / "b", FACTS)
     with without_batching(tmp_path / "b") as copy:
         after = check_bundle(copy)
         text = (copy / config.relative_to(tmp_path / "b")).read_text()

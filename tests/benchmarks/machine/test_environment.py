@@ -64,30 +64,6 @@ def test_a_package_installed_inside_another_checkout_has_no_commit(tmp_path, mon
     assert environment.capture_environment().git_commit is None
 
 
-def test_other_load_is_the_busy_time_less_our_own(monkeypatch):
-    readings = iter([(100.0, 50.0, 7.0), (110.0, 68.0, 10.0)])  # (clock, busy seconds of all cores, our own)
-    monkeypatch.setattr(environment, "_busy_seconds", lambda: next(readings))
-    assert environment.LoadMeter().others() == 1.5  # 18 busy, 3 of them ours, in 10 seconds
-
-
-def test_the_load_of_less_than_a_second_is_not_known(monkeypatch):
-    readings = iter([(100.0, 50.0, 7.0), (100.5, 51.0, 7.0)])
-    monkeypatch.setattr(environment, "_busy_seconds", lambda: next(readings))
-    assert environment.LoadMeter().others() is None
-
-
-def test_the_time_of_children_is_our_own():
-    """Isolated candidates run in children, whose time must not count as other load."""
-    code = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nprint(); input()"
-    _, _, before = environment._busy_seconds()
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        child.stdout.readline()
-        _, _, during = environment._busy_seconds()
-        child.communicate(b"\n")
-    _, _, after = environment._busy_seconds()
-    assert during - before > 0.25 and after - before > 0.25  # the kernel counts in steps of 10 ms
-
-
 @pytest.mark.parametrize(
     ("taken", "quiet", "looks"), [([1.5, 1.2, 0.0], True, 3), ([None], True, 1), ([1.5] * 10, False, 7)]
 )

@@ -14,6 +14,7 @@ from dcp_deploy.compression.distillation.state import TrainingSetup, TrainingSta
 from dcp_deploy.compression.distillation.task import Task
 from dcp_deploy.compression.distillation.team import ALONE
 from dcp_deploy.compression.distillation.timing import Expected, expected_time
+from dcp_deploy.devices import Choice
 from dcp_deploy.generators import Generator
 from dcp_deploy.pipeline.distilling import expected_words
 
@@ -76,3 +77,9 @@ def test_the_expected_time_is_reported_once_before_the_first_step_and_changes_no
 def test_the_message_says_how_the_time_was_measured() -> None:
     words = expected_words(Expected(seconds=288.0, steps=1800, timed=2))
     assert words.startswith("distill: 1800 steps, about 5 min (0.16 s each, by 2 steps timed here just now")
+
+
+def test_the_message_says_on_how_many_threads() -> None:
+    threads = Choice(1, "because other processes take 1.9 of 2 cores")
+    words = expected_words(Expected(seconds=288.0, steps=1800, timed=2, threads=threads))
+    assert words.endswith("), on 1 CPU thread, because other processes take 1.9 of 2 cores")

@@ -57,7 +57,7 @@ def test_a_target_is_met_and_nearly_used_up(config: GeneratorConfig, name: str, 
 
 def test_the_highest_scores_of_each_layer_stay() -> None:
     scores = random_scores(SG2)
-    for layer, kept in zip(scores.scores, plan(SG2, scores, target_macs=0.2).kept, strict=True):
+    for layer, kept in zip(scores.scores, plan(SG2, scores, target_macs=0.2, align=1).kept, strict=True):
         lost = torch.ones(len(layer), dtype=torch.bool)
         lost[kept] = False
         assert not lost.any() or layer[kept].min() >= layer[lost].max()
@@ -66,7 +66,7 @@ def test_the_highest_scores_of_each_layer_stay() -> None:
 def test_scaling_the_scores_of_a_layer_changes_nothing() -> None:
     scores = random_scores(SG2)
     scaled = ChannelScores(tuple(layer * 10.0**i for i, layer in enumerate(scores.scores)), {})
-    assert plan(SG2, scores, target_macs=0.3).widths == plan(SG2, scaled, target_macs=0.3).widths
+    assert plan(SG2, scores, target_macs=0.3, align=1).widths == plan(SG2, scaled, target_macs=0.3, align=1).widths
 
 
 def test_a_layer_of_few_strong_channels_loses_more_than_an_even_one() -> None:
@@ -92,8 +92,8 @@ def test_the_greedy_plan_is_the_best_of_all_plans_of_a_small_network() -> None:
 
 def test_a_budget_keeps_more_of_the_scores_than_the_same_share_everywhere() -> None:
     scores = random_scores(SG2)
-    uniform = plan(SG2, scores, ratio=0.5)
-    budget = plan(SG2, scores, target_macs=count_macs(uniform.config) / count_macs(SG2))
+    uniform = plan(SG2, scores, ratio=0.5, align=1)
+    budget = plan(SG2, scores, target_macs=count_macs(uniform.config) / count_macs(SG2), align=1)
     kept = [
         sum(float((s[k].sum() / s.sum()).log()) for s, k in zip(scores.scores, planned.kept, strict=True))
         for planned in (uniform, budget)
@@ -110,19 +110,19 @@ def test_a_target_out_of_reach_is_refused_with_what_can_be_reached() -> None:
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.1, float("nan")])
 def test_a_target_outside_its_range_is_refused(share: float) -> None:
     with pytest.raises(UsageError, match="above 0 and at most 1"):
-        plan(SG2, random_scores(SG2), target_params=share)
+        plan(SG2, random_scores(SG2), target_params=share, align=1)
 
 
 def test_two_targets_are_refused() -> None:
     with pytest.raises(UsageError, match="several targets: macs, parameters"):
-        plan(SG2, random_scores(SG2), target_params=0.5, target_macs=0.5)
+        plan(SG2, random_scores(SG2), target_params=0.5, target_macs=0.5, align=1)
 
 
 def test_a_planned_budget_can_be_pruned(teacher: Generator) -> None:
-    planned = plan(teacher, random_scores(teacher.config), target_macs=0.5)
-    assert count_macs(prune(teacher, planned)) == count_macs(planned.config)
+    planned = plan(teacher, random_scores(teacher.config), target_macs=0.5, align=1)
+    assert count_macs(prune(teacher, planned, refine="none")) == count_macs(planned.config)
 
 
 def test_layers_without_any_score_can_be_planned() -> None:
     zeros = ChannelScores(tuple(torch.zeros(width, dtype=torch.float64) for width in SG2.widths), {})
-    assert count_macs(plan(SG2, zeros, target_macs=0.5).config) <= 0.5 * count_macs(SG2)
+    assert count_macs(plan(SG2, zeros, target_macs=0.5, align=1).config) <= 0.5 * count_macs(SG2)

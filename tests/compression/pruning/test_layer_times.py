@@ -56,7 +56,7 @@ def test_the_fit_is_exact_where_three_times_allow_it_and_never_negative() -> Non
 def test_a_plan_stays_within_the_predicted_time(teacher: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = 10 * layer_times.ROUNDS
     set_clock(monkeypatch, *(f for f in FRACTIONS for _ in range(readings)))
-    planned = plan(teacher, ones(teacher), target_latency=5.0)
+    planned = plan(teacher, ones(teacher), target_latency=5.0, align=1)
     assert 4.0 < latency_cost(teacher)(planned.widths) <= 5.0
     assert planned.target == "latency 5 ms"
 
@@ -71,9 +71,9 @@ def test_real_times_are_positive_and_leave_the_global_random_state(teacher: Gene
 @pytest.mark.parametrize("wanted", [0.0, -1.0, float("nan")])
 def test_a_target_time_that_is_not_positive_is_refused(teacher: Generator, wanted: float) -> None:
     with pytest.raises(UsageError, match="cannot be planned"):
-        plan(teacher, ones(teacher), target_latency=wanted)
+        plan(teacher, ones(teacher), target_latency=wanted, align=1)
 
 
 def test_a_config_alone_cannot_be_timed(teacher: Generator) -> None:
     with pytest.raises(UsageError, match="generator"):
-        plan(teacher.config, ones(teacher), target_latency=1.0)
+        plan(teacher.config, ones(teacher), target_latency=1.0, align=1)

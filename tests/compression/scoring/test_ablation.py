@@ -25,7 +25,7 @@ def test_losing_the_best_channels_costs_more_diversity_than_losing_the_worst() -
     """
     with as_file(files("dcp_deploy") / "assets" / "demo_teacher.safetensors") as path:
         teacher = load_generator(path).eval().requires_grad_(False)
-    scores = score(teacher, latents=5, directions=4, seed=0).scores
+    scores = score(teacher, latents=5, directions=4, seed=0, method="diversity").scores
     layers = ("b32.conv0", "b32.conv1", "b64.conv0")
     whole = seed_diversity(teacher, seeds=4, neighbours=4).l1
     lost = {"best": 0.0, "worst": 0.0}

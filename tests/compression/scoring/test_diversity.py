@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def assert_same(a: ChannelScores, b: ChannelScores) -> None:
 
 def test_scores_follow_the_definition(any_generator: Generator) -> None:
     expected = score_by_definition(any_generator, latents=7, directions=3, batch=3, alpha=2.0)
-    actual = score(any_generator, alpha=2.0, **FEW)
+    actual = score(any_generator, alpha=2.0, method="diversity", **FEW)
     assert actual.widths == any_generator.widths
     for layer, reference in zip(actual.scores, expected, strict=True):
         # The same operations on the same numbers, but for the order of sums.
@@ -61,23 +62,23 @@ def test_scores_follow_the_definition(any_generator: Generator) -> None:
 def test_a_direction_drawn_twice_counts_twice(teacher: Generator) -> None:
     directions = 2 * teacher.config.w_dim + 1  # more than exist, so some must be drawn again
     expected = score_by_definition(teacher, latents=2, directions=directions, batch=2, alpha=2.0)
-    actual = score(teacher, latents=2, batch=2, directions=directions, alpha=2.0)
+    actual = score(teacher, latents=2, batch=2, directions=directions, alpha=2.0, method="diversity")
     for layer, reference in zip(actual.scores, expected, strict=True):
         torch.testing.assert_close(layer, reference, rtol=1e-5, atol=0)  # but for the order of sums
 
 
 def test_scores_depend_on_the_seed_and_not_on_the_global_random_state(teacher: Generator) -> None:
     torch.manual_seed(1)
-    before, first = torch.get_rng_state(), score(teacher, **FEW)
+    before, first = torch.get_rng_state(), score(teacher, method="diversity", **FEW)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert_same(first, score(teacher, **FEW))
-    assert not torch.equal(first.scores[0], score(teacher, seed=1, **FEW).scores[0])
+    assert_same(first, score(teacher, method="diversity", **FEW))
+    assert not torch.equal(first.scores[0], score(teacher, seed=1, method="diversity", **FEW).scores[0])
 
 
 def test_scoring_leaves_the_generator_untouched(teacher: Generator) -> None:
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    score(teacher, **FEW)
+    score(teacher, method="diversity", **FEW)
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
 
@@ -89,15 +90,20 @@ def test_an_unused_channel_scores_zero(teacher: Generator, layer: int) -> None:
     with torch.no_grad():
         affine.weight[3] = 0
         affine.bias[3] = 0
-    scores = score(teacher, **FEW).scores
+    scores = score(teacher, method="diversity", **FEW).scores
     assert scores[layer][3] == 0
     assert sum(int((s == 0).sum()) for s in scores) == 1
 
 
 def test_permuting_channels_permutes_the_scores(teacher: Generator) -> None:
     orders = tuple(torch.randperm(width, generator=stream(5, width)) for width in teacher.widths)
-    permuted = prune(teacher, PruningPlan(teacher.config, orders, ratio=0.0, align=1))
-    for before, after, order in zip(score(teacher, **FEW).scores, score(permuted, **FEW).scores, orders, strict=True):
+    permuted = prune(teacher, PruningPlan(teacher.config, orders, ratio=0.0, align=1), refine="none")
+    for before, after, order in zip(
+        score(teacher, method="diversity", **FEW).scores,
+        score(permuted, method="diversity", **FEW).scores,
+        orders,
+        strict=True,
+    ):
         # Convolutions sum their channels in another order, in float32.
         torch.testing.assert_close(after, before[order], rtol=1e-3, atol=0)
 
@@ -124,17 +130,20 @@ def test_the_last_batch_takes_the_remainder(latents: int, batch: int, sizes: lis
 
 
 def test_class_conditional_generators_can_be_scored(new_generator: Callable[..., Generator]) -> None:
-    scores = score(new_generator(c_dim=3), **FEW)
+    scores = score(new_generator(c_dim=3), method="diversity", **FEW)
     assert all((layer > 0).any() for layer in scores.scores)
 
 
 def test_truncation_changes_the_scores(teacher: Generator) -> None:
-    assert not torch.equal(score(teacher, **FEW).scores[0], score(teacher, psi=0.5, **FEW).scores[0])
+    assert not torch.equal(
+        score(teacher, method="diversity", **FEW).scores[0],
+        score(teacher, psi=0.5, method="diversity", **FEW).scores[0],
+    )
 
 
 def test_progress_counts_latents(teacher: Generator) -> None:
     calls: list[tuple[int, int]] = []
-    score(teacher, progress=lambda done, total: calls.append((done, total)), **FEW)
+    score(teacher, progress=lambda done, total: calls.append((done, total)), method="diversity", **FEW)
     assert calls == [(3, 7), (7, 7)]
 
 
@@ -159,26 +168,32 @@ def test_random_scores_depend_on_the_seed_alone(teacher: Generator) -> None:
 )
 def test_settings_that_cannot_work_are_refused(teacher: Generator, settings: dict[str, object], named: str) -> None:
     with pytest.raises(UsageError, match=named):
-        score(teacher, **settings)  # type: ignore[arg-type]
+        score(teacher, **{"method": "diversity", **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [{"shard": (0, 2)}, {"released": True}])
+def test_what_a_score_of_weights_has_no_use_for_is_refused(teacher: Generator, given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(given))} does not apply to the score 'weight-out'"):
+        score(teacher, **given)
 
 
 def test_a_teacher_that_produces_nan_is_refused(teacher: Generator) -> None:
     with torch.no_grad():
         teacher.synthesis.convs()[1][1].bias[0] = float("nan")
     with pytest.raises(InputError, match="NaN"):
-        score(teacher, **FEW)
+        score(teacher, method="diversity", **FEW)
 
 
 def test_a_teacher_that_maps_to_nan_is_refused(teacher: Generator) -> None:
     with torch.no_grad():
         teacher.mapping.get_parameter("fc0.bias")[0] = float("inf")
     with pytest.raises(InputError, match="infinity"):
-        score(teacher, **FEW)
+        score(teacher, method="diversity", **FEW)
 
 
 def test_settings_are_recorded(teacher: Generator) -> None:
     expected = {"method": "diversity", "seed": 0, "alpha": 5.0, "psi": 1.0, "released": False, **FEW}
-    settings = score(teacher, **FEW).settings
+    settings = score(teacher, method="diversity", **FEW).settings
     assert len(settings.pop("stability")) == len(teacher.widths)
     assert settings.pop("network") == tensors_sha256(teacher)
     assert settings == expected
@@ -202,7 +217,7 @@ def test_released_scores_follow_the_published_code(teacher: Generator) -> None:
         (teacher.synthesis(ws + 2 * component, noise="random", generator=source) - image).abs().sum().backward()
         for profile, weight in zip(profiles, weights, strict=True):
             profile.append(weight.grad.abs().double().mean(dim=(0, 2, 3)))
-    actual = score(teacher, latents=4, batch=4, directions=3, alpha=2.0, released=True)
+    actual = score(teacher, latents=4, batch=4, directions=3, alpha=2.0, released=True, method="diversity")
     for layer, profile in zip(actual.scores, profiles, strict=True):
         expected = torch.stack(profile).var(dim=0, unbiased=False) * 3
         torch.testing.assert_close(layer, expected, rtol=1e-4, atol=0)  # float32 sums in another order
@@ -230,18 +245,18 @@ def test_auto_stops_when_the_halves_agree_and_records_the_number_of_latents(
     monkeypatch.setattr(diversity, "MOST_LATENTS", 24)
     settings = {"directions": 2, "batch": 2}
     monkeypatch.setattr(diversity, "STABLE", 0.0)
-    eager = score(teacher, latents="auto", **settings)
+    eager = score(teacher, latents="auto", method="diversity", **settings)
     monkeypatch.setattr(diversity, "STABLE", 1.1)
-    never = score(teacher, latents="auto", **settings)
+    never = score(teacher, latents="auto", method="diversity", **settings)
     assert (eager.settings["latents"], never.settings["latents"]) == (6, 24)
-    assert_same(never, score(teacher, latents=24, **settings))
+    assert_same(never, score(teacher, latents=24, method="diversity", **settings))
 
 
 def test_a_killed_run_resumes_to_the_same_scores(
     teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accumulator, "_SECONDS", 0.0)
-    state, whole = tmp_path / "state", score(teacher, latents=8, directions=2, batch=2)
+    state, whole = tmp_path / "state", score(teacher, latents=8, directions=2, batch=2, method="diversity")
     calls: list[int] = []
 
     def killed(done: int, total: int) -> None:
@@ -250,9 +265,9 @@ def test_a_killed_run_resumes_to_the_same_scores(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(teacher, latents=8, directions=2, batch=2, state=state, progress=killed)
+        score(teacher, latents=8, directions=2, batch=2, state=state, progress=killed, method="diversity")
     assert state.exists()
-    resumed = score(teacher, latents=8, directions=2, batch=2, state=state, progress=killed)
+    resumed = score(teacher, latents=8, directions=2, batch=2, state=state, progress=killed, method="diversity")
     assert calls == [2, 4, 6, 8]  # nothing twice
     assert_same(resumed, whole)
     assert resumed.settings == whole.settings
@@ -265,16 +280,16 @@ def test_other_settings_do_not_resume_from_the_file(
     monkeypatch.setattr(accumulator, "_SECONDS", 0.0)
     monkeypatch.setattr(accumulator.ScoreAccumulator, "discard", lambda self: None)
     state = tmp_path / "state"
-    score(teacher, latents=8, directions=2, batch=2, state=state)
+    score(teacher, latents=8, directions=2, batch=2, state=state, method="diversity")
     other = {"latents": 8, "directions": 2, "batch": 2, "alpha": 4.0}
-    assert_same(score(teacher, state=state, **other), score(teacher, **other))
+    assert_same(score(teacher, state=state, method="diversity", **other), score(teacher, method="diversity", **other))
 
 
 def test_a_damaged_state_is_refused(teacher: Generator, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.write_bytes(b"nothing")
     with pytest.raises(CorruptFileError, match="Delete it"):
-        score(teacher, state=state, **FEW)
+        score(teacher, state=state, method="diversity", **FEW)
 
 
 # ---- shards ----
@@ -282,8 +297,8 @@ def test_a_damaged_state_is_refused(teacher: Generator, tmp_path: Path) -> None:
 
 def test_shards_add_up_to_the_whole(teacher: Generator) -> None:
     settings = {"latents": 11, "directions": 2, "batch": 2}
-    parts = [score(teacher, shard=(i, 3), **settings) for i in range(3)]
-    merged, whole = merge_scores(parts[::-1]), score(teacher, **settings)
+    parts = [score(teacher, shard=(i, 3), method="diversity", **settings) for i in range(3)]
+    merged, whole = merge_scores(parts[::-1]), score(teacher, method="diversity", **settings)
     for a, b in zip(merged.scores, whole.scores, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=0)  # float64 sums in another order
     assert merged.settings.keys() == whole.settings.keys()
@@ -291,8 +306,8 @@ def test_shards_add_up_to_the_whole(teacher: Generator) -> None:
 
 
 def test_shards_that_do_not_belong_together_are_refused(teacher: Generator) -> None:
-    first, second = (score(teacher, shard=(i, 2), **FEW) for i in (0, 1))
-    other = score(teacher, shard=(1, 2), **{**FEW, "alpha": 3.0})
+    first, second = (score(teacher, shard=(i, 2), method="diversity", **FEW) for i in (0, 1))
+    other = score(teacher, shard=(1, 2), method="diversity", **{**FEW, "alpha": 3.0})
     with pytest.raises(UsageError, match="not the 2 shards of one run"):
         merge_scores([first, first])
     with pytest.raises(UsageError, match="not the 1 shards"):
@@ -304,7 +319,7 @@ def test_shards_that_do_not_belong_together_are_refused(teacher: Generator) -> N
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0)])
 def test_a_shard_that_does_not_exist_is_refused(teacher: Generator, shard: tuple[int, int]) -> None:
     with pytest.raises(UsageError, match="does not exist"):
-        score(teacher, shard=shard, **FEW)
+        score(teacher, shard=shard, method="diversity", **FEW)
 
 
 def test_kept_in_common_counts_the_channels_that_both_keep() -> None:
@@ -316,4 +331,4 @@ def test_kept_in_common_counts_the_channels_that_both_keep() -> None:
 
 def test_widths_come_from_the_scored_generator(new_generator: Callable[..., Generator]) -> None:
     config = replace(new_generator().config, widths=(5, 4, 3, 6, 7, 2))
-    assert score(Generator(config), **FEW).widths == config.widths
+    assert score(Generator(config), method="diversity", **FEW).widths == config.widths

@@ -18,6 +18,7 @@ from dcp_deploy.export.integrity import seal
 from dcp_deploy.export.runners import engine, synthesis
 from dcp_deploy.generators import Generator
 
+from ...bundle_facts import FACTS, served
 from ..conftest import random_generator
 
 TOLERANCE = 1e-5  # of the image's magnitude where that is above 1: float32, another order of summation
@@ -51,7 +52,7 @@ def bundle(ws_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place.parent.mkdir(parents=True)
     place.write_bytes(ws_onnx.read_bytes())
     onnx = place.relative_to(folder).as_posix()
-    seal(folder, {"name": "b", "models": {"synthesis": {"onnx": onnx, "max_batch": 2}}})
+    seal(folder, {**FACTS, "models": {"synthesis": served(onnx, 2)}})
     return folder
 
 
@@ -119,7 +120,7 @@ def test_a_file_that_takes_noise_is_refused(monkeypatch: pytest.MonkeyPatch, flo
 
 def test_a_bundle_without_the_synthesis_form_names_the_flag(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    seal(tmp_path / "b", {"name": "b", "models": {"generator": {"onnx": "a", "max_batch": 2}}})
+    seal(tmp_path / "b", {**FACTS, "models": {"generator": served("a", 2)}})
     with pytest.raises(UsageError, match="no model 'synthesis'") as caught:
         load_synthesis(tmp_path / "b")
     assert "--synthesis" in caught.value.remedy
