@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import resource
 import signal
 import socket
@@ -22,7 +23,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 
-from ...errors import DcpDeployError
+from ...errors import DcpDeployError, MissingCapabilityError
 from ...export.bundle.writer import read_golden
 from ...export.runners.runner import Runner, classes_of, latents_of
 from ...export.serving.endpoint import endpoint_runner
 from ...export.serving.leftovers import SHARED_MEMORY, is_alive
-from ...export.serving.ports import free_ports
+from ...export.serving.ports import LOCAL, check_ports
 
 CLIENTS, REQUESTS, CONNECTIONS, DESCRIPTORS = 16, 2000, 2000, 1024
 TOLERANCE = 1  # steps of 255 by which a right image may differ from the golden one
@@ -65,10 +66,19 @@ class Served:
         return [*left, *map(str, places)]
 
 
+def first_port() -> int:
+    """Return the first of three unused ports in a row, below those that the system gives to outgoing connections."""
+    while True:
+        port = random.randrange(10_000, 30_000, 3)
+        with suppress(MissingCapabilityError):
+            check_ports(LOCAL, (port, port + 1, port + 2))
+            return port
+
+
 @contextmanager
 def serving(bundle: Path, environment: Path, descriptors: int | None = None) -> Iterator[Served]:
     """Run ``dcp-deploy serve`` with at most ``descriptors`` open files; stop it with SIGTERM."""
-    words = ["serve", str(bundle), "--port", str(free_ports()[0]), "--server", str(environment), "--json"]
+    words = ["serve", str(bundle), "--port", str(first_port()), "--server", str(environment), "--json"]
 
     def limit() -> None:
         if descriptors is not None:

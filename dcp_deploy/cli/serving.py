@@ -19,6 +19,7 @@ from .verb import verb
 
 if TYPE_CHECKING:
     from ..export.serving.endpoint_check import EndpointReport
+    from ..export.serving.server import Program, Server
 
 
 @verb(computes=True)
@@ -111,24 +112,29 @@ def serve(
             running_server(path, program, host=host, ports=ports, hosts=allow_host or ()) as running,
         ):
             begun = True
-            if running.resized_from is not None:
-                size = running.size
-                output.message(
-                    f"made for {running.resized_from} cores; with the cores allowed here, a model runs "
-                    f"{size.instances} times with {size.threads} threads each"
-                )
-            if program.config == "python":
-                output.message(f"on the CPU, by {program.path}; the full server, with or without GPU: {_docker(path)}")
-            if not program.pictures:
-                output.message("pictures of seeds are not served: the server's Python lacks Pillow; pip install pillow")
-            addresses = {"http": running.http, "grpc": f"grpc://{running.grpc}", "metrics": running.metrics}
-            shown = ", ".join(addresses.values())
-            output.result({**addresses, "process": running.process.pid}, f"serving {path} at {shown}; Ctrl-C ends it")
+            _announce(output, running, program, path)
             raise DcpDeployError(running.wait(output.message), "Read the server's log.")
     except KeyboardInterrupt:
         if not begun:
             raise
         output.message("stopped")
+
+
+def _announce(output: Output, running: Server, program: Program, path: Path) -> None:
+    """Say where the server listens, and what is special about it."""
+    if running.resized_from is not None:
+        size = running.size
+        output.message(
+            f"made for {running.resized_from} cores; with the cores allowed here, a model runs "
+            f"{size.instances} times with {size.threads} threads each"
+        )
+    if program.config == "python":
+        output.message(f"on the CPU, by {program.path}; the full server, with or without GPU: {_docker(path)}")
+    if not program.pictures:
+        output.message("pictures of seeds are not served: the server's Python lacks Pillow; pip install pillow")
+    addresses = {"http": running.http, "grpc": f"grpc://{running.grpc}", "metrics": running.metrics}
+    shown = ", ".join(addresses.values())
+    output.result({**addresses, "process": running.process.pid}, f"serving {path} at {shown}; Ctrl-C ends it")
 
 
 @contextmanager

@@ -36,7 +36,8 @@ from .triton import Served, TensorRTPlan, Variant, config_pbtxt, interface, larg
 
 MAX_BATCH = 8
 CLIENTS = {  # programs for whoever has the bundle, in clients/
-    "client.py": "example_client.py", "picture.py": "example_picture.py", "verify.py": "verify.py", "probe.py": "probe.py",
+    "client.py": "example_client.py", "picture.py": "example_picture.py", "probe.py": "probe.py",
+    "verify.py": "verify.py",
 }  # fmt: skip
 
 

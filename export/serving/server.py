@@ -237,10 +237,7 @@ def running_server(
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
         output = None if log is None else stack.enter_context(log.open("ab"))
-        settings = FilterSettings(
-            host, ports, upstream, most, min(most, MOST_JSON), min(most, MOST_JSON) // BYTES_PER_NUMBER,
-            tuple(hosts), STOP_SECONDS, str(scratch.folder),
-        )  # fmt: skip
+        settings = _filter_settings(host, ports, upstream, most, hosts, scratch)
         command = [str(program.path), *_arguments(bundle.absolute(), program, upstream, scratch, size)]
         triton = Triton(command, {**os.environ, **program.environment}, output, scratch.lock, upstream[0])
         stack.callback(triton.stop, STOP_SECONDS + 10)
@@ -255,6 +252,17 @@ def running_server(
         server = Server(triton, request_filter, *addresses, size, None if made_for == cores else made_for)
         server.wait_until_ready()
         yield server
+
+
+def _filter_settings(
+    host: str, ports: tuple[int, int, int], upstream: tuple[int, int, int], most: int, hosts: Sequence[str],
+    scratch: Scratch,
+) -> FilterSettings:  # fmt: skip
+    most_json = min(most, MOST_JSON)
+    return FilterSettings(
+        host, ports, upstream, most_body=most, most_json=most_json, most_values=most_json // BYTES_PER_NUMBER,
+        hosts=tuple(hosts), grace_seconds=STOP_SECONDS, scratch=str(scratch.folder),
+    )  # fmt: skip
 
 
 def _arguments(bundle: Path, program: Program, ports: tuple[int, int, int], scratch: Scratch, size: Size) -> list[str]:

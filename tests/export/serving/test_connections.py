@@ -1,4 +1,4 @@
-"""The bound on connections: whoever waits longest makes room; a half request ends in time."""
+"""The bound on connections: the one that waits longest is closed; a half request ends in time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Closing:
         self.connections.opened(name, lambda: self.closed.append(name))
 
 
-def test_the_connection_that_has_waited_longest_makes_room() -> None:
+def test_the_connection_that_has_waited_longest_is_closed_for_a_new_one() -> None:
     closing = Closing(2)
     for name in "abcd":
         closing.open(name)
@@ -66,7 +66,7 @@ def test_all_connections_fit_into_the_descriptors() -> None:
         assert min(limits.http, limits.grpc, limits.metrics, limits.in_flight) >= 1
         used = limits.http + 3 * limits.grpc + limits.metrics + limits.in_flight
         assert used + filter_connections.OWN_DESCRIPTORS <= descriptors + 1
-        assert limits.in_flight < limits.http  # so a health check has room
+        assert limits.in_flight < limits.http  # so a health check is always answered
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /v2/health/ready HTTP/1.1\r\nHost: "])

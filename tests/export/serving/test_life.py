@@ -14,6 +14,7 @@ import pytest
 
 from dcp_deploy.benchmarks.experiments.serving_faults import (
     Served,
+    first_port,
     hold_idle_connections,
     is_ready,
     kill_a_model,
@@ -21,7 +22,6 @@ from dcp_deploy.benchmarks.experiments.serving_faults import (
 )
 from dcp_deploy.export.serving import server
 from dcp_deploy.export.serving.leftovers import SHARED_MEMORY, is_alive
-from dcp_deploy.export.serving.ports import free_ports as unused_ports
 from dcp_deploy.export.serving.server import Program, running_server
 
 from ..conftest import TRITON
@@ -77,7 +77,7 @@ def test_a_signal_to_serve_leaves_nothing(bundle: Path, number: signal.Signals) 
 
 
 def test_a_kill_of_serve_while_it_starts_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dcp_deploy", "serve", str(bundle), "--port", str(unused_ports()[0])]
+    command = [sys.executable, "-m", "dcp_deploy", "serve", str(bundle), "--port", str(first_port())]
     with (tmp_path / "log").open("wb") as log:
         process = psutil.Popen([*command, "--server", str(TRITON)], stderr=log)
     until(lambda: any(child.name() == "tritonserver" for child in process.children()))

@@ -23,6 +23,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from dcp_deploy.benchmarks.experiments.serving import server_memory
+from dcp_deploy.benchmarks.experiments.serving_faults import first_port
 from dcp_deploy.errors import (
     CorruptFileError,
     DcpDeployError,
@@ -166,10 +167,8 @@ def serving(bundle: Path, server: Path, port: int, log: Path) -> Iterator[tuple[
         process.communicate()
 
 
-def test_if_serve_is_killed_its_server_and_request_filter_end_too(
-    bundle: Path, stand_in: Path, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path
-) -> None:
-    with serving(bundle, stand_in, free_ports()[0], tmp_path / "log") as (process, document):
+def test_if_serve_is_killed_its_server_and_request_filter_end_too(bundle: Path, stand_in: Path, tmp_path: Path) -> None:
+    with serving(bundle, stand_in, first_port(), tmp_path / "log") as (process, document):
         children = psutil.Process(process.pid).children()
         assert {document["process"]} < {child.pid for child in children} and len(children) == 2
         process.kill()
@@ -179,7 +178,7 @@ def test_if_serve_is_killed_its_server_and_request_filter_end_too(
 
 
 def test_sigterm_under_load_finishes_the_requests_in_flight_and_every_answer_is_correct(
-    bundle: Path, triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path
+    bundle: Path, triton: Program, tmp_path: Path
 ) -> None:
     golden, _ = read_golden(bundle, "generator")
     log = tmp_path / "log"
@@ -201,7 +200,7 @@ def test_sigterm_under_load_finishes_the_requests_in_flight_and_every_answer_is_
                 answered[protocol].append((begin, time.monotonic()))
                 images.setdefault(seed, set()).update(image.tobytes() for image in answer)
 
-    with serving(bundle, TRITON, free_ports()[0], log) as (process, document), ThreadPoolExecutor(32) as pool:
+    with serving(bundle, TRITON, first_port(), log) as (process, document), ThreadPoolExecutor(32) as pool:
         clients = [
             pool.submit(client, protocol, document[protocol], number % 4)
             for protocol in answered
