@@ -42,6 +42,10 @@ from ...export.serving.ports import LOCAL, check_ports
 CLIENTS, REQUESTS, CONNECTIONS, DESCRIPTORS = 16, 2000, 2000, 1024
 TOLERANCE = 1  # steps of 255 by which a right image may differ from the golden one
 PSI = 0.7
+BEGINNINGS = {  # of a request that never comes
+    "http": b"POST /v2/models/generator/infer HTTP/1.1\r\nHost: ",
+    "grpc": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+}
 
 
 @dataclass
@@ -212,7 +216,7 @@ def hold_idle_connections(
             for number in range(connections):
                 one = stack.enter_context(socket.create_connection((place.hostname, place.port), timeout=10))
                 if number % 2:
-                    one.sendall(b"POST /v2/models/generator/infer HTTP/1.1\r\nHost: ")
+                    one.sendall(BEGINNINGS[protocol])
         begin = time.monotonic()
         assert is_ready(served.addresses["http"])
         times["health_ms"] = round((time.monotonic() - begin) * 1e3, 1)

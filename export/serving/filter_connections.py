@@ -20,6 +20,8 @@ LEAST_DESCRIPTORS = OWN_DESCRIPTORS + 7 * 8
 MOST_SHARE = 512
 HEADER_SECONDS = 10.0  # from the first byte of a request, or from connecting, to the end of its headers
 BLOCK = 1 << 16  # bytes
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # with which every client of HTTP/2 begins
+CLOSING_SECONDS = 5.0  # in which the other side of a relayed connection ends, too
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class Relay:
         self.connections = connections
         self.port = 0  # of the server, which is known when it has started
         self.clients: dict[int, asyncio.StreamWriter] = {}  # by the port that the server sees
+        self.places = asyncio.Semaphore(connections.most)
 
     def busy(self, peer: str) -> AbstractContextManager[None]:
         """Keep the connection open that the server sees as ``peer``, "ipv4:127.0.0.1:PORT"."""
@@ -185,19 +188,31 @@ class Relay:
         """Serve one connection; a callback of :func:`asyncio.start_server`."""
         self.connections.opened(writer, writer.transport.abort)
         try:
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.port)
-        except OSError:
+            async with asyncio.timeout(HEADER_SECONDS):
+                preface = await reader.readexactly(len(PREFACE))
+            # The server closes its side some time after the client's. Until then the place is taken.
+            async with self.places:
+                if preface == PREFACE and not writer.transport.is_closing():
+                    await self._relay(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):  # TimeoutError is an OSError
+            pass
+        finally:
             self.connections.closed(writer)
             writer.transport.abort()
-            return
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.port)
         seen = up_writer.get_extra_info("sockname")[1]
         self.clients[seen] = writer
+        up_writer.write(PREFACE)
+        tasks = [asyncio.ensure_future(_copy(*pair)) for pair in ((reader, up_writer), (up_reader, writer))]
         try:
-            await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=CLOSING_SECONDS)
         finally:
+            for task in tasks:
+                task.cancel()
             del self.clients[seen]
-            self.connections.closed(writer)
-            writer.transport.abort()
             up_writer.transport.abort()
 
 
