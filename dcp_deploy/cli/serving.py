@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +19,7 @@ from .verb import verb
 
 if TYPE_CHECKING:
     from ..export.serving.endpoint_check import EndpointReport
+    from ..export.serving.server import Program, Server
 
 
 @verb(computes=True)
@@ -84,8 +88,12 @@ def serve(
         Path | None,
         option("A tritonserver program, or an environment that has nvidia-pytriton.", envvar=TRITON_VARIABLE),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        option("Name by which clients call this server; * for any. Addresses and localhost always work."),
+    ] = None,
 ) -> None:
-    """Run a bundle on this machine with NVIDIA's Triton server until Ctrl-C or SIGTERM.
+    """Run a bundle on this machine with NVIDIA's Triton server until Ctrl-C, SIGTERM or SIGHUP.
 
     Running requests are finished first. Without a server on this machine, the error says how to get one.
 
@@ -97,21 +105,61 @@ def serve(
         raise UsageError(f"port {port} does not leave three ports", "Give one from 1 to 65533.")
     program = find_program(server)
     begun = False
+    ports = (port, port + 1, port + 2)
     try:
-        with running_server(path, program, host=host, ports=(port, port + 1, port + 2)) as running:
+        with (
+            first_signal_stops(),
+            running_server(path, program, host=host, ports=ports, hosts=allow_host or ()) as running,
+        ):
             begun = True
-            if program.config == "python":
-                output.message(f"on the CPU, by {program.path}; the full server, with or without GPU: {_docker(path)}")
-            if not program.pictures:
-                output.message("pictures of seeds are not served: the server's Python lacks Pillow; pip install pillow")
-            addresses = {"http": running.http, "grpc": f"grpc://{running.grpc}", "metrics": running.metrics}
-            shown = ", ".join(addresses.values())
-            output.result({**addresses, "process": running.process.pid}, f"serving {path} at {shown}; Ctrl-C ends it")
-            raise DcpDeployError(running.wait(), "Read the server's log.")
+            _announce(output, running, program, path)
+            raise DcpDeployError(running.wait(output.message), "Read the server's log.")
     except KeyboardInterrupt:
         if not begun:
             raise
         output.message("stopped")
+
+
+def _announce(output: Output, running: Server, program: Program, path: Path) -> None:
+    """Say where the server listens, and what is special about it."""
+    if running.resized_from is not None:
+        size = running.size
+        output.message(
+            f"made for {running.resized_from} cores; with the cores allowed here, a model runs "
+            f"{size.instances} times with {size.threads} threads each"
+        )
+    if program.config == "python":
+        output.message(f"on the CPU, by {program.path}; the full server, with or without GPU: {_docker(path)}")
+    if not program.pictures:
+        output.message("pictures of seeds are not served: the server's Python lacks Pillow; pip install pillow")
+    addresses = {"http": running.http, "grpc": f"grpc://{running.grpc}", "metrics": running.metrics}
+    shown = ", ".join(addresses.values())
+    output.result({**addresses, "process": running.process.pid}, f"serving {path} at {shown}; Ctrl-C ends it")
+
+
+@contextmanager
+def first_signal_stops() -> Iterator[None]:
+    """Within the block, the first SIGINT, SIGTERM or SIGHUP interrupts. Later ones do nothing.
+
+    Stopping takes some seconds, in which requests in flight finish; another signal must not cut it short. A SIGHUP that
+    is ignored from the start, as nohup does, stays ignored.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _docker(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 
 # Triton 2.74. Older ones have known security holes: 2.51, which the tests run, crashes on 8 MB of JSON.
 TRITON_RELEASE = "26.10-py3"
@@ -38,7 +39,7 @@ def kubernetes_name(name: str) -> str:
 def kserve_manifest(deployment: Deployment) -> str:
     """Return an InferenceService on KServe's Triton runtime, of our release. KServe adds health checks and scaling."""
     return f"""\
-# KServe: put the bundle's folder models/ on the volume, then: kubectl apply -f {file_name("kserve", deployment)}
+# KServe: put the bundle on the volume as {deployment.name}/, then: kubectl apply -f {file_name("kserve", deployment)}
 apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
@@ -46,6 +47,11 @@ metadata:
 spec:
   predictor:
     minReplicas: 1
+    initContainers:
+{_verifying(deployment, 6)}
+    volumes:
+      - name: bundle
+        persistentVolumeClaim: {{claimName: models, readOnly: true}}
     model:
       modelFormat:
         name: triton
@@ -55,6 +61,9 @@ spec:
       storageUri: pvc://models/{deployment.name}/models
       args:
 {_items(deployment.arguments, 8)}
+      volumeMounts:
+        - {{name: bundle, mountPath: /bundle, readOnly: true}}
+{_probes(deployment, 8080, 6)}
       resources:
 {_resources(deployment, 8)}
 """
@@ -82,6 +91,8 @@ spec:
       terminationGracePeriodSeconds: {GRACE_SECONDS + 15}
       automountServiceAccountToken: false
       securityContext: {{runAsNonRoot: true, runAsUser: 1000}}
+      initContainers:
+{_verifying(deployment, 8)}
       containers:
         - name: triton
           image: {TRITON_IMAGE}
@@ -91,15 +102,7 @@ spec:
             - {{name: http, containerPort: 8000}}
             - {{name: grpc, containerPort: 8001}}
             - {{name: metrics, containerPort: 8002}}
-          startupProbe:
-            httpGet: {{path: /v2/health/ready, port: http}}
-            periodSeconds: 2
-            failureThreshold: 150
-          readinessProbe:
-            httpGet: {{path: /v2/health/ready, port: http}}
-          livenessProbe:
-            httpGet: {{path: /v2/health/live, port: http}}
-            failureThreshold: 6
+{_probes(deployment, 8000, 10)}
           securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
           resources:
 {_resources(deployment, 12)}
@@ -169,6 +172,47 @@ def manifests(name: str, *, plans: bool, most_body: int) -> dict[str, str]:
 def file_name(kind: str, deployment: Deployment) -> str:
     """Return ``kserve-gpu.yaml``, ``deployment-cpu.yaml``, and so on."""
     return f"{kind}-{'gpu' if deployment.gpu else 'cpu'}.yaml"
+
+
+def _verifying(deployment: Deployment, spaces: int) -> str:
+    """Return the container that checks the bundle before Triton reads it, by a program that is not from the volume."""
+    program = Path(__file__).with_name("scripts").joinpath("verify.py").read_text(encoding="utf-8")
+    container = f"""\
+- name: verify
+  image: {TRITON_IMAGE}
+  # What "dcp-deploy bundle verify" printed for this bundle. If empty, files are only compared with their manifest.
+  env: [{{name: MANIFEST_SHA256, value: ""}}]
+  command:
+    - python3
+    - -c
+    - |
+{textwrap.indent(program, " " * 6)}
+    - /bundle/{deployment.name}
+    - $(MANIFEST_SHA256)
+  securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+  volumeMounts:
+    - {{name: bundle, mountPath: /bundle, readOnly: true}}"""
+    return textwrap.indent(container, " " * spaces)
+
+
+def _probes(deployment: Deployment, port: int, spaces: int) -> str:
+    """Return probes that draw a golden image: Triton says that it is ready even if its models have died."""
+    draw = f'exec: {{command: [python3, "/bundle/{deployment.name}/clients/probe.py", "127.0.0.1:{port}"]}}'
+    probes = f"""\
+startupProbe:
+  {draw}
+  periodSeconds: 2
+  timeoutSeconds: 12
+  failureThreshold: 150
+readinessProbe:
+  {draw}
+  timeoutSeconds: 12
+livenessProbe:
+  {draw}
+  periodSeconds: 20
+  timeoutSeconds: 12
+  failureThreshold: 3"""
+    return textwrap.indent(probes, " " * spaces)
 
 
 def _items(items: list[str], spaces: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import math
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...devices import cpu_quota, usable_cores
 from ..runners.onnx import onnx_runner
 from ..runners.runner import Runner, classes_of, latents_of
 from .triton import LONGEST_DELAY, SHORTEST_DELAY
@@ -39,9 +40,15 @@ class Sizing:
     """Half the time of one image: a batch of two that waited so long is done no later than two single images."""
 
 
+def allowed_cores() -> int:
+    """Return how many cores this process may keep busy: by its affinity and the quota of its control groups."""
+    cores, quota = usable_cores(), cpu_quota()
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
+
+
 def measure_sizing(onnx: Path) -> Sizing:
     """Try one copy with all cores, one copy per core, and powers of two between; takes about a second each."""
-    cores = len(os.sched_getaffinity(0))
+    cores = allowed_cores()
     divisors = sorted({threads for threads in (1, 2, 4, 8, 16, cores) if threads <= cores and cores % threads == 0})
     tried = tuple(_measure(onnx, cores // threads, threads) for threads in divisors)
     best = max(tried, key=lambda split: split.images_per_second)

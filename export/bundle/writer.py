@@ -30,10 +30,15 @@ from ..runners.runner import Runner
 from ..tensorrt.manifest import check_engine
 from .golden import PSIS, SEEDS, read_golden_images, write_golden
 from .kubernetes import TRITON_IMAGE, manifests
+from .probing import write_probe
 from .sizing import Sizing, measure_sizing
 from .triton import Served, TensorRTPlan, Variant, config_pbtxt, interface, largest_request, picture_pbtxt
 
 MAX_BATCH = 8
+CLIENTS = {  # programs for whoever has the bundle, in clients/
+    "client.py": "example_client.py", "picture.py": "example_picture.py", "probe.py": "probe.py",
+    "verify.py": "verify.py",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,9 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
         _copy(source, folder / "provenance" / name)
     scripts = Path(__file__).with_name("scripts")
     _copy(scripts / "triton_picture.py", picture / "1" / "model.py")
-    _copy(scripts / "example_client.py", folder / "clients" / "client.py")
-    _copy(scripts / "example_picture.py", folder / "clients" / "picture.py")
+    for name, script in CLIENTS.items():
+        _copy(scripts / script, folder / "clients" / name)
+    write_probe(folder / "golden" / "generator", models["generator"]["output"]["image"])
     _write(folder / "MODEL_CARD.md", contents.card)
     facts = {
         "name": contents.name,

@@ -5,54 +5,78 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 
 import aiohttp
 from aiohttp import web
 
+from .filter_connections import TimedProtocol
+from .hosts import is_allowed
 from .request_checks import Refusal, check_body
+from .traffic import Traffic
 
 BODY_SECONDS = 30.0  # in which all of a request's body must arrive
+SEND_SECONDS = 30.0  # in which a client must take each part of its answer
+HEALTH_SECONDS = 2.0  # in which Triton must say that it is ready
 HEADER_LENGTH = "Inference-Header-Content-Length"
 FORWARDED = (HEADER_LENGTH, "Content-Type")
 
 _MODEL = r"/v2/models/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(/versions/[0-9]{1,9})?"
 INFER = re.compile(rf"{_MODEL}/infer")
 # Nothing else: not the server's shared memory, log files, traces, or its model repository.
-READ = re.compile(rf"/v2(/health/(live|ready)|/models/stats)?|{_MODEL}(/ready|/config|/stats)?")
+HEALTH = re.compile(rf"/v2/health/(live|ready)|{_MODEL}/ready")
+READ = re.compile(rf"/v2(/models/stats)?|{_MODEL}(/config|/stats)?")
 INDEX = "/v2/repository/index"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass
-class Traffic:
-    """What the HTTP and the gRPC side share: the requests in flight, and how far the shutdown has come."""
+def inference_application(
+    upstream: str,
+    *,
+    most_body: int,
+    most_json: int,
+    traffic: Traffic,
+    most_values: int | None = None,
+    hosts: frozenset[str] | None = None,
+) -> web.Application:
+    """Forward to Triton's HTTP port ``upstream`` ("http://127.0.0.1:PORT"). Sizes in bytes of unpacked content.
 
-    in_flight: int = 0
-    draining: bool = False
-    """Whether HTTP connections are closed after their answer."""
-    refusing: bool = False
-    """Whether new gRPC requests are refused; gRPC cannot ask clients to close their connection."""
-
-
-def inference_application(upstream: str, *, most_body: int, most_json: int, traffic: Traffic) -> web.Application:
-    """Forward to Triton's HTTP port ``upstream`` ("http://127.0.0.1:PORT"). Sizes in bytes of unpacked content."""
+    ``most_values``: how many values JSON may have. ``hosts``: the names by which clients may call this server, None for
+    any.
+    """
 
     async def handle(request: web.Request) -> web.StreamResponse:
         path = request.rel_url.raw_path
         if request.method == "POST" and INFER.fullmatch(path):
-            body = await _body(request)
-            check_body(body, request.headers.get(HEADER_LENGTH), most_json=most_json)
-            return await _forward(request, upstream, body, _forwarded(request.headers))
+            with traffic.inferring():
+                body, length = await _body(request), request.headers.get(HEADER_LENGTH)
+                await traffic.check(len(body), check_body, body, length, most_json=most_json, most_values=most_values)
+                return await _forward(request, upstream, body, _forwarded(request.headers))
+        if request.method == "GET" and HEALTH.fullmatch(path):
+            return await _health(request, upstream, traffic)
         if (request.method == "GET" and READ.fullmatch(path)) or (request.method, path) == ("POST", INDEX):
+            traffic.check_ready()
             return await _forward(request, upstream)
         raise Refusal(f"{request.method} {path[:100]} is not served", 404)
 
-    return _application(handle, most_body, traffic)
+    return _application(handle, most_body, traffic, hosts)
 
 
-def metrics_application(upstream: str, *, traffic: Traffic) -> web.Application:
+async def _health(request: web.Request, upstream: str, traffic: Traffic) -> web.StreamResponse:
+    """Say whether Triton is ready. A restart of its models does not make this server dead, only not ready."""
+    if not traffic.ready:
+        if request.rel_url.raw_path.endswith("/live"):
+            return web.Response()
+        traffic.check_ready()
+    try:
+        async with asyncio.timeout(HEALTH_SECONDS):
+            return await _forward(request, upstream)
+    except TimeoutError as error:
+        raise Refusal(f"tritonserver did not answer within {HEALTH_SECONDS:.0f} s", 503) from error
+
+
+def metrics_application(upstream: str, *, traffic: Traffic, hosts: frozenset[str] | None = None) -> web.Application:
     """Forward GET /metrics to Triton's metrics port."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -60,23 +84,45 @@ def metrics_application(upstream: str, *, traffic: Traffic) -> web.Application:
             raise Refusal("only GET /metrics is served", 404)
         return await _forward(request, upstream)
 
-    return _application(handle, 1024, traffic)
+    return _application(handle, 1024, traffic, hosts)
+
+
+def _protocol(request: web.Request) -> TimedProtocol | None:
+    protocol = None if request.transport is None else request.transport.get_protocol()
+    return protocol if isinstance(protocol, TimedProtocol) else None
+
+
+def _answering(request: web.Request) -> AbstractContextManager[None]:
+    protocol = _protocol(request)
+    return nullcontext() if protocol is None else protocol.answering()
+
+
+def _check_host(request: web.Request, hosts: frozenset[str] | None) -> None:
+    """Refuse a request for another host: a web page of a foreign name may not reach this server by its address."""
+    given = request.headers.getall("Host", [])
+    if len(given) > 1 or (not given and request.version >= aiohttp.HttpVersion11):
+        raise Refusal(f"the request has {len(given)} Host headers instead of one")
+    if hosts is not None and given and not is_allowed(given[0], hosts):
+        raise Refusal(f"host {given[0][:100]!r} is not served; serve --allow-host NAME adds a name", 403)
 
 
 _SESSION = web.AppKey("session", aiohttp.ClientSession)
 
 
-def _application(handle: Handler, most_body: int, traffic: Traffic) -> web.Application:
+def _application(handle: Handler, most_body: int, traffic: Traffic, hosts: frozenset[str] | None) -> web.Application:
     async def handle_or_refuse(request: web.Request) -> web.StreamResponse:
+        protocol = _protocol(request)
         traffic.in_flight += 1
         try:
-            return await handle(request)
+            with protocol.request() if protocol else nullcontext():
+                _check_host(request, hosts)
+                return await handle(request)
         except Refusal as error:
             return _refused(request, error.status, error.reason)
         except web.HTTPRequestEntityTooLarge:
             return _refused(request, 413, f"more than the {most_body} bytes that a request of this bundle needs")
         except aiohttp.ClientError as error:
-            return _refused(request, 502, f"tritonserver does not answer: {error}")
+            return _refused(request, 503 if not traffic.ready else 502, f"tritonserver does not answer: {error}")
         finally:
             traffic.in_flight -= 1
 
@@ -117,17 +163,21 @@ async def _forward(
     """Send the request to Triton and stream its answer back. The query is dropped: no path that is served has one."""
     path = request.rel_url.raw_path  # it matched one of the patterns above, so it needs no quoting
     all_headers = {"Accept-Encoding": "identity", **(headers or {})}
-    async with request.app[_SESSION].request(request.method, upstream + path, data=body, headers=all_headers) as answer:
-        response = web.StreamResponse(status=answer.status, headers=_forwarded(answer.headers))
-        response.content_length = answer.content_length
-        await response.prepare(request)
-        try:
-            async for chunk in answer.content.iter_any():
-                await response.write(chunk)
-            await response.write_eof()
-        except (aiohttp.ClientError, OSError):  # Triton or the client is gone: an unfinished answer must not look whole
-            if request.transport is not None:
-                request.transport.abort()
+    asked = request.app[_SESSION].request(request.method, upstream + path, data=body, headers=all_headers)
+    with nullcontext() if body is None else _answering(request):
+        async with asked as answer:
+            response = web.StreamResponse(status=answer.status, headers=_forwarded(answer.headers))
+            response.content_length = answer.content_length
+            await response.prepare(request)
+            try:
+                async for chunk in answer.content.iter_any():
+                    async with asyncio.timeout(SEND_SECONDS):
+                        await response.write(chunk)
+                await response.write_eof()
+            except (aiohttp.ClientError, OSError):  # and TimeoutError
+                # Triton or the client is gone, or does not read: an unfinished answer must not look whole.
+                if request.transport is not None:
+                    request.transport.abort()
     return response
 
 
@@ -139,4 +189,6 @@ def _refused(request: web.Request, status: int, reason: str) -> web.Response:
     response = web.json_response({"error": reason}, status=status)
     if not request.content.is_eof():  # the rest of a refused body
         response.force_close()
+    if status == 503:
+        response.headers["Retry-After"] = "1"
     return response

@@ -3,6 +3,10 @@
 These are rules of the v2 inference protocol and its binary encoding that older releases of Triton do not check: a shape
 that overflows, a number in place of a string, or two values under one name. Triton itself checks whether a request
 fits its model: names, types, the largest batch.
+
+Everything is counted before it is converted: the values of JSON and the fields of a protobuf message before they are
+parsed, the types of a list before numpy reads it. So the time and the memory of a check are bounded by the size of the
+body, whatever it holds.
 """
 
 from __future__ import annotations
@@ -10,12 +14,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from .message_fields import TooManyFields, count_fields
 
 if TYPE_CHECKING:
     from tritonclient.grpc.service_pb2 import ModelInferRequest
@@ -25,11 +31,19 @@ ITEM_BYTES = {
     "INT32": 4, "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8,
 }  # fmt: skip
 FLOATS: dict[str, np.dtype[Any]] = {"FP16": np.dtype("<f2"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
-TYPES: dict[str, set[type]] = {"BOOL": {bool}, **{name: {int, float} for name in FLOATS}}  # in JSON; all others: int
+TYPES: dict[str, set[type]] = {  # in JSON; all others: int
+    "BOOL": {bool}, "BYTES": {str}, **{name: {int, float} for name in (*FLOATS, "BF16")},
+}  # fmt: skip
 TENSORS, RANK = 64, 8  # largest number of tensors and of dimensions; our models need 4 and 3
 PREFIX = 4  # bytes of the length before each element of a BYTES tensor
+NAMES = 32  # largest number of names in one JSON object; the protocol's have at most six
+DIGITS = 20  # of the largest integer, of 64 bits, with its sign
+SPARE = 1000  # names, objects and lists of a request beside its values
+PARAMETERS: dict[str, set[type]] = {  # of a request; numbers are 0 to 2**63 - 1
+    "priority": {int}, "timeout": {int}, "sequence_id": {int, str}, "sequence_start": {bool}, "sequence_end": {bool},
+    "binary_data_output": {bool},
+}  # fmt: skip
 
-Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Size = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -39,6 +53,15 @@ class Refusal(Exception):
     def __init__(self, reason: str, status: int = 400) -> None:
         super().__init__(reason)
         self.reason, self.status = reason, status
+
+
+def _without_nul(name: str) -> str:
+    if "\0" in name:
+        raise ValueError("contains a NUL character, where Triton would cut it off")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_without_nul)]
 
 
 class _Part(BaseModel):
@@ -55,7 +78,7 @@ class _OutputParameters(_Part):
 
 
 class _Input(_Part):
-    name: str
+    name: Name
     datatype: str
     shape: list[Size] = Field(max_length=RANK)
     parameters: _InputParameters = _InputParameters()
@@ -63,30 +86,32 @@ class _Input(_Part):
 
 
 class _Output(_Part):
-    name: str
+    name: Name
     parameters: _OutputParameters = _OutputParameters()
 
 
 class _Request(_Part):
-    id: str = ""
+    id: Name = ""
     inputs: list[_Input] = Field(min_length=1, max_length=TENSORS)
     outputs: list[_Output] = Field(default=[], max_length=TENSORS)
-    parameters: dict[str, bool | Number | str] = {}
+    parameters: dict[str, Any] = {}
 
 
 # ---- HTTP ----
 
 
-def check_body(body: bytes, header_length: str | None, *, most_json: int) -> None:
+def check_body(body: bytes, header_length: str | None, *, most_json: int, most_values: int | None = None) -> None:
     """Raise Refusal unless ``body`` is one request of the v2 protocol with at most ``most_json`` bytes of JSON.
 
-    ``header_length`` is given for the binary encoding: the bytes of JSON before the tensors' bytes.
+    ``header_length`` is given for the binary encoding: the bytes of JSON before the tensors' bytes. ``most_values`` is
+    the number of values that the largest request has; by default only ``most_json`` bounds it.
     """
     length = len(body) if header_length is None else _length(header_length, len(body))
     if length > most_json:
         raise Refusal(f"{length} bytes of JSON are more than the {most_json} accepted; send the binary encoding", 413)
-    request = _parsed(body[:length])
+    request = _parsed(body[:length], most_json if most_values is None else most_values)
     _unique_names([tensor.name for tensor in request.inputs])
+    _check_parameters(request.parameters)
     rest = memoryview(body)[length:]
     for tensor in request.inputs:
         elements = _elements(tensor.name, tensor.datatype, tensor.shape, most=len(body))
@@ -110,9 +135,12 @@ def _length(text: str, most: int) -> int:
     return int(text)
 
 
-def _parsed(content: bytes) -> _Request:
+def _parsed(content: bytes, most_values: int) -> _Request:
+    # A value, a name, a list or an object needs one of these characters, so the parser makes at most so many.
+    if (found := sum(map(content.count, (b",", b":", b"[", b"{")))) > 2 * most_values + SPARE:
+        raise Refusal(f"the request has {found} values, names and lists, more than any request of this bundle needs")
     try:
-        document = json.loads(content.decode("utf-8"), object_pairs_hook=_object)
+        document = json.loads(content.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer)
         return _Request.model_validate(document)
     except ValidationError as error:  # a ValueError too
         first = error.errors(include_url=False, include_input=False)[0]
@@ -122,8 +150,15 @@ def _parsed(content: bytes) -> _Request:
         raise Refusal(f"the request is not readable JSON: {error}") from error
 
 
+def _integer(digits: str) -> int | float:
+    """Read an integer. Python's own reading of thousands of digits is slow; no number of a request has so many."""
+    return int(digits) if len(digits) <= DIGITS else float(digits)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a name with two values: some readers take the first, others the last."""
+    if len(pairs) > NAMES:
+        raise ValueError(f"an object contains {len(pairs)} names")
     values = dict(pairs)
     if len(values) < len(pairs):
         raise ValueError("an object contains a name twice")
@@ -132,58 +167,89 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+def _check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Check the parameters of a request, by the names and types that Triton reads. Our models read no others."""
+    for name, value in parameters.items():
+        if name not in PARAMETERS:
+            raise Refusal(f"parameter {name[:40]!r} is not served")
+        if type(value) not in PARAMETERS[name]:
+            kinds = " or ".join(sorted(kind.__name__ for kind in PARAMETERS[name]))
+            raise Refusal(f"parameters.{name} is not of type {kinds}")
+        if type(value) is int and not 0 <= value < 2**63:
+            raise Refusal(f"parameters.{name} is not from 0 to {2**63 - 1}")
+        if isinstance(value, str) and "\0" in value:
+            raise Refusal(f"parameters.{name} contains a NUL character")
+
+
 def _check_list(name: str, datatype: str, elements: int, data: Any) -> None:
     """Check the data of a tensor in JSON: a flat or nested list of the right type and number."""
-    if not isinstance(data, list):
-        raise Refusal(f"the data of input {name!r} is not a list")
+    values = _flat(name, data)
+    types = set(map(type, values))  # before numpy, which would convert true and "1" to numbers
+    fits = types <= TYPES.get(datatype, {int})
     if datatype == "BYTES":
-        if len(data) != elements or not all(isinstance(item, str) for item in data):
+        if not fits or len(values) != elements:
             raise Refusal(f"the data of input {name!r} is not {elements} strings")
         try:
-            "".join(data).encode()
+            "".join(values).encode()
         except UnicodeEncodeError as error:
             raise Refusal(f"the data of input {name!r} is not valid Unicode") from error
         return
-    try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError) as error:
-        raise Refusal(f"the data of input {name!r} is ragged or not numeric") from error
-    if values.size != elements:
-        raise Refusal(f"the data of input {name!r} has {values.size} numbers, its shape needs {elements}")
-    if not _types(data, values.ndim) <= TYPES.get(datatype, {int}):
+    if len(values) != elements:
+        raise Refusal(f"the data of input {name!r} has {len(values)} numbers, its shape needs {elements}")
+    if not fits:
         raise Refusal(f"the data of input {name!r} does not fit {datatype}")
     if datatype in FLOATS:
         try:
             with np.errstate(over="ignore"):  # a number too large for the type becomes infinite
-                _finite(name, values.astype(FLOATS[datatype]))
+                _finite(name, np.array(values, np.float64).astype(FLOATS[datatype]))
         except OverflowError as error:  # an integer beyond any float
             raise Refusal(f"input {name!r} holds values that are not finite") from error
+    elif datatype == "BF16":
+        raise Refusal(f"input {name!r}: JSON cannot carry BF16; send the binary encoding")
     elif elements and datatype != "BOOL":
         bounds = np.iinfo(datatype.lower())
-        if int(values.min()) < bounds.min or int(values.max()) > bounds.max:
+        if min(values) < bounds.min or max(values) > bounds.max:
             raise Refusal(f"the data of input {name!r} does not fit {datatype}")
 
 
-def _types(data: list[Any], rank: int) -> set[type]:
-    """Return the types of all values. numpy would convert true and "1" to numbers."""
-    for _ in range(rank - 1):
-        data = list(itertools.chain.from_iterable(data))
-    return set(map(type, data))
+def _flat(name: str, data: Any) -> list[Any]:
+    """Return the values of a flat or nested list. No step makes a list longer than the values that were parsed."""
+    if not isinstance(data, list):
+        raise Refusal(f"the data of input {name!r} is not a list")
+    values: list[Any] = data
+    for _ in range(RANK):
+        types = set(map(type, values))
+        if list not in types:
+            return values
+        if types != {list} or len(set(map(len, values))) > 1:
+            raise Refusal(f"the data of input {name!r} is ragged")
+        values = list(itertools.chain.from_iterable(values))
+    raise Refusal(f"the data of input {name!r} is nested more than {RANK} times")
 
 
 # ---- gRPC ----
 
 
+def parsed_message(content: bytes, *, most_values: int) -> ModelInferRequest:
+    """Parse a message of at most ``most_values`` fields. Raises Refusal for more, and for another kind of message."""
+    from google.protobuf.message import DecodeError
+    from tritonclient.grpc.service_pb2 import ModelInferRequest
+
+    try:
+        count_fields(content, ModelInferRequest.DESCRIPTOR, most=most_values + SPARE)
+        return ModelInferRequest.FromString(content)
+    except TooManyFields as error:
+        raise Refusal("the message has more fields than any request of this bundle needs") from error
+    except (DecodeError, ValueError) as error:
+        raise Refusal("the message is not a ModelInferRequest") from error
+
+
 def check_message(request: ModelInferRequest, *, most: int) -> None:
     """Raise Refusal unless the tensors are complete and finite, with at most ``most`` elements each."""
     raw = request.raw_input_contents
-    _unique_names([tensor.name for tensor in request.inputs])
+    _check_message_names(request)
     if not request.inputs or len(request.inputs) > TENSORS or (raw and len(raw) != len(request.inputs)):
         raise Refusal(f"{len(request.inputs)} inputs and {len(raw)} raw contents do not match")
-    for entry in (request, *request.inputs, *request.outputs):
-        named = [key for key in entry.parameters if key.startswith("shared_memory") or key == "classification"]
-        if named:
-            raise Refusal(f"parameter {named[0]!r} is not served")
     for index, tensor in enumerate(request.inputs):
         elements = _elements(tensor.name, tensor.datatype, tensor.shape, most=most)
         fields = [field for field, _ in tensor.contents.ListFields()]
@@ -197,6 +263,24 @@ def check_message(request: ModelInferRequest, *, most: int) -> None:
             raise Refusal(f"input {tensor.name!r} has {count} values, its shape needs {elements}")
         for values in (tensor.contents.fp32_contents, tensor.contents.fp64_contents):
             _finite(tensor.name, np.asarray(values, dtype=np.float64))
+
+
+def _check_message_names(request: ModelInferRequest) -> None:
+    """Check every name and parameter of a message."""
+    tensors = (*request.inputs, *request.outputs)
+    _unique_names([tensor.name for tensor in request.inputs])
+    for name in (request.model_name, request.model_version, request.id, *(tensor.name for tensor in tensors)):
+        if "\0" in name:
+            raise Refusal(f"the name {name[:40]!r} contains a NUL character, where Triton would cut it off")
+    for tensor in tensors:
+        for key in tensor.parameters:
+            raise Refusal(f"parameter {key[:40]!r} of a tensor is not served")
+    given = {key: value.WhichOneof("parameter_choice") for key, value in request.parameters.items()}
+    # Triton reads these kinds only: any other number of a timeout is refused there, too.
+    for key, kind in given.items():
+        if kind == "uint64_param" and key != "priority":
+            raise Refusal(f"parameter {key[:40]!r} is not an int64_param")
+    _check_parameters({key: kind and getattr(request.parameters[key], kind) for key, kind in given.items()})
 
 
 # ---- both ----

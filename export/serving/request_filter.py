@@ -10,17 +10,24 @@ crashes on 8 MB of JSON or on a shape whose product overflows. The filter accept
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
+import socket
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import psutil
 from pydantic import TypeAdapter
 
+from .leftovers import end_group, remove
+
 MOST_JSON = 4 << 20  # Triton 2.51 crashes on 8 MB
+IDLE_SECONDS = 75.0  # after which an HTTP connection without requests is closed
+QUEUE = 4096  # connections that may wait to be accepted
 QUIET_SECONDS = 0.5  # without any request in flight, before a filter that received SIGTERM ends
 
 
@@ -37,10 +44,14 @@ class FilterSettings:
     """Bytes of the largest request."""
     most_json: int
     """Bytes of the largest JSON."""
+    most_values: int
+    """The number of values in the largest JSON."""
+    hosts: tuple[str, ...]
+    """Names by which clients may call, beside addresses, localhost, ``host`` and the machine's name; "*" for any."""
     grace_seconds: float
     """How long requests in flight may take after SIGTERM."""
-    triton: int
-    """Triton's process id. The filter sends it SIGTERM if the process that started both is killed."""
+    scratch: str
+    """Triton's scratch folder. If the process that started both is killed, the filter ends Triton and removes it."""
 
     def command(self) -> list[str]:
         """Return the command line that starts the filter."""
@@ -52,57 +63,129 @@ def url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+class Control:
+    """What the starting process writes to standard input, a line at a time: "triton PID", "ready", "starting"."""
+
+    def __init__(self, traffic: Any) -> None:
+        self.traffic = traffic
+        self.ending = asyncio.Event()
+        self.orphaned = False
+        self.triton: psutil.Process | None = None
+        self.rest = b""
+
+    def read(self) -> None:
+        """Read what there is. The end of it means that the starting process has ended."""
+        content = os.read(sys.stdin.fileno(), 1024)
+        if not content:
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self.orphaned = True
+            self.ending.set()
+        *lines, self.rest = (self.rest + content).split(b"\n")
+        for line in lines:
+            word, _, number = line.decode().partition(" ")
+            if word == "triton":
+                with suppress(psutil.NoSuchProcess):
+                    self.triton = psutil.Process(int(number))
+            else:
+                self.traffic.ready = word == "ready"
+
+    def clean_up(self, scratch: Path, seconds: float) -> None:
+        """Do what the starting process would have done: end Triton and its models, and remove what they leave."""
+        if self.triton is not None:
+            end_group(self.triton, seconds)
+        remove(scratch)
+
+
 async def run_filter(settings: FilterSettings) -> None:
     """Listen until SIGTERM, SIGINT or the end of standard input, which the starting process keeps open.
 
     Then accept no new connections, answer the requests in flight, and return.
     """
+    from .filter_connections import limits_of, raise_descriptor_limit
+    from .traffic import Traffic
+
+    loop, limits = asyncio.get_running_loop(), limits_of(raise_descriptor_limit())
+    traffic = Traffic(most=limits.in_flight, ready=False)
+    control = Control(traffic)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, control.ending.set)
+    loop.add_reader(sys.stdin.fileno(), control.read)
+    try:
+        listening, runners = await _listen_http(settings, limits, traffic)
+        relay, grpc_server = await _listen_grpc(settings, limits, traffic)
+        await control.ending.wait()
+        await _drain(traffic, [*listening, relay], settings.grace_seconds)
+        await grpc_server.stop(1.0)
+        for runner in runners:
+            await runner.cleanup()
+    finally:
+        if control.orphaned:
+            control.clean_up(Path(settings.scratch), settings.grace_seconds)
+
+
+async def _listen_http(settings: FilterSettings, limits: Any, traffic: Any) -> tuple[list[Any], list[Any]]:
+    """Serve HTTP and metrics. Return what listens, and what serves."""
     from aiohttp import web
 
-    from .filter_grpc import grpc_filter
-    from .filter_http import Traffic, inference_application, metrics_application
+    from .filter_connections import BACKLOG, Connections, TimedProtocol
+    from .filter_http import inference_application, metrics_application
+    from .hosts import hosts_of
 
-    loop, ending, orphaned, traffic = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event(), Traffic()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
-
-    def read() -> None:
-        if not os.read(sys.stdin.fileno(), 1024):
-            loop.remove_reader(sys.stdin.fileno())
-            orphaned.set()
-            ending.set()
-
-    loop.add_reader(sys.stdin.fileno(), read)
-    http, grpc_address, metrics = (f"127.0.0.1:{port}" for port in settings.upstream)
-    sizes = {"most_body": settings.most_body, "most_json": settings.most_json}
-    applications = {
-        settings.ports[0]: inference_application(f"http://{http}", **sizes, traffic=traffic),
-        settings.ports[2]: metrics_application(f"http://{metrics}", traffic=traffic),
-    }
-    runners, sites = [], []
-    for port, application in applications.items():
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=settings.grace_seconds)
+    http, _, metrics = (f"http://127.0.0.1:{port}" for port in settings.upstream)
+    hosts = hosts_of(settings.host, socket.gethostname(), settings.hosts)
+    inference = inference_application(
+        http, most_body=settings.most_body, most_json=settings.most_json, most_values=settings.most_values,
+        traffic=traffic, hosts=hosts,
+    )  # fmt: skip
+    listening, runners = [], []
+    for port, application, most in (
+        (settings.ports[0], inference, limits.http),
+        (settings.ports[2], metrics_application(metrics, traffic=traffic, hosts=hosts), limits.metrics),
+    ):
+        runner = web.AppRunner(
+            application, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=IDLE_SECONDS
+        )
         await runner.setup()
-        sites.append(web.TCPSite(runner, settings.host, port))
-        await sites[-1].start()
+        server, connections = runner.server, Connections(most)
+        assert server is not None
+
+        def protocol(server: Any = server, connections: Connections = connections) -> TimedProtocol:
+            return TimedProtocol(server(), connections)
+
+        loop = asyncio.get_running_loop()
+        listening.append(_queueing(await loop.create_server(protocol, settings.host, port, backlog=BACKLOG)))
         runners.append(runner)
-    own_grpc = f"{url_host(settings.host)}:{settings.ports[1]}"
-    grpc_server = grpc_filter(own_grpc, grpc_address, most_body=settings.most_body, traffic=traffic)
-    await grpc_server.start()
-    await ending.wait()
-    await _drain(traffic, sites, settings.grace_seconds)
-    await grpc_server.stop(1.0)
-    for runner in runners:
-        await runner.cleanup()
-    if orphaned.is_set():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(settings.triton, signal.SIGTERM)
+    return listening, runners
 
 
-async def _drain(traffic: Any, sites: list[Any], seconds: float) -> None:
+async def _listen_grpc(settings: FilterSettings, limits: Any, traffic: Any) -> tuple[asyncio.Server, Any]:
+    """Serve gRPC behind a relay, which bounds its connections. Return the relay's server and gRPC's."""
+    from .filter_connections import BACKLOG, Connections, Relay
+    from .filter_grpc import grpc_filter
+
+    relay = Relay(Connections(limits.grpc))
+    server, port = grpc_filter(
+        "127.0.0.1:0", f"127.0.0.1:{settings.upstream[1]}", most_body=settings.most_body,
+        most_values=settings.most_values, traffic=traffic, busy=relay.busy,
+    )  # fmt: skip
+    await server.start()
+    relay.port = port
+    listening = await asyncio.start_server(relay.accept, settings.host, settings.ports[1], backlog=BACKLOG)
+    return _queueing(listening), server
+
+
+def _queueing(server: asyncio.Server) -> asyncio.Server:
+    """Let more connections wait than asyncio accepts at once, which is one number to asyncio."""
+    for one in server.sockets:
+        with socket.socket(fileno=os.dup(one.fileno())) as same:
+            same.listen(QUEUE)
+    return server
+
+
+async def _drain(traffic: Any, listening: list[asyncio.Server], seconds: float) -> None:
     """Stop listening. Answer what clients have just sent on open connections, then wait for the requests in flight."""
-    for site in sites:
-        await site.stop()
+    for server in listening:
+        server.close()
     traffic.draining = True
     end = asyncio.get_running_loop().time() + seconds
     await asyncio.sleep(QUIET_SECONDS)

@@ -8,6 +8,7 @@ Python backend. That package needs an environment of its own, with numpy 1:
     dcp-deploy serve BUNDLE --server triton
 
 Triton listens on ports that only this machine reaches; the request filter (:mod:`.request_filter`) is in front of it.
+A model's process that has died is noticed, and Triton is started again; meanwhile the filter says that it is not ready.
 """
 
 from __future__ import annotations
@@ -16,27 +17,31 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from ...errors import DcpDeployError, MissingCapabilityError, UsageError
 from ..bundle.kubernetes import TRITON_IMAGE
-from ..bundle.triton import largest_request
+from ..bundle.sizing import allowed_cores
+from ..bundle.triton import BYTES_PER_NUMBER, largest_request
 from ..integrity import check_bundle
+from .leftovers import Scratch, scratch_folder
+from .ports import LOCAL, check_ports, free_ports
+from .processes import Triton, start, stop
+from .repository import MODELS, PICTURES, Size, link_repository, size_for
 from .request_filter import MOST_JSON, FilterSettings, url_host
 
 STOP_SECONDS = 10  # for requests in flight; Triton also waits that long for idle connections of clients
-LOCAL = "127.0.0.1"
 LOAD_SECONDS = 120.0  # more than the largest models need to warm up on two cores
+WATCH_SECONDS = 0.1  # between two looks at the processes
+MOST_RESTARTS, RESTART_SECONDS = 5, 600.0  # of Triton in that time, before serving ends
 INSTALL = (
     "Make an environment: python3 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime pillow, then "
     f"--server triton; or run the full server, which has all backends: docker run {TRITON_IMAGE}"
@@ -124,15 +129,25 @@ def _pytriton(python: Path) -> Program:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     """A running server behind its request filter. ``http`` and ``metrics`` are URLs, ``grpc`` is HOST:PORT."""
 
-    process: subprocess.Popen[bytes]
+    triton: Triton
     request_filter: subprocess.Popen[bytes]
     http: str
     grpc: str
     metrics: str
+    size: Size
+    resized_from: int | None = None
+    """The cores of the machine that the bundle was made for, if this one allows another number."""
+    restarts: deque[float] = field(default_factory=deque)
+    """When Triton was started again, in the last minutes."""
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """Return Triton's process."""
+        return self.triton.process
 
     def ended(self) -> tuple[str, int] | None:
         """Return the name and the exit code of a process that has ended, None while both run."""
@@ -141,11 +156,53 @@ class Server:
                 return name, process.returncode
         return None
 
-    def wait(self) -> str:
-        """Wait until one of the two processes has ended; return which, and its exit code."""
+    def wait(self, say: Callable[[str], None] = lambda text: None) -> str:
+        """Wait until one of the two processes has ended; return which, and its exit code.
+
+        Starts Triton again, and says so, if a model's process has died. Returns which one if that happens too often.
+        """
         while (end := self.ended()) is None:
-            time.sleep(0.1)
+            if (model := self.triton.dead_model()) is not None:
+                now = time.monotonic()
+                while self.restarts and now - self.restarts[0] > RESTART_SECONDS:
+                    self.restarts.popleft()
+                self.tell("starting")
+                if len(self.restarts) >= MOST_RESTARTS:
+                    return f"the process of model {model} has died {MOST_RESTARTS + 1} times in a few minutes"
+                self.restarts.append(now)
+                say(f"the process of model {model} has died; the models are started again")
+                self.start_again()
+                say(f"serving again after {time.monotonic() - now:.1f} s")
+            time.sleep(WATCH_SECONDS)
         return f"{end[0]} ended by itself with code {end[1]}"
+
+    def start_again(self) -> None:
+        """Replace Triton by a new one on the same ports. Its requests in flight get an error."""
+        self.triton.kill()
+        self.triton.start()
+        self.wait_until_ready()
+
+    def tell(self, line: str) -> None:
+        """Send a line to the request filter."""
+        assert self.request_filter.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended, as ended() says
+            self.request_filter.stdin.write(f"{line}\n".encode())
+            self.request_filter.stdin.flush()
+
+    def wait_until_ready(self) -> None:
+        """Wait for Triton, tell the filter, and wait for the filter. Raises DcpDeployError if one ends or is late."""
+        self.tell(f"triton {self.process.pid}")
+        end = time.monotonic() + LOAD_SECONDS
+        for address in (self.triton.http, self.http):
+            while not _is_ready(address):
+                if ended := self.ended():
+                    raise DcpDeployError(f"{ended[0]} ended with code {ended[1]} before it was ready", "Read its log.")
+                if time.monotonic() > end:
+                    raise DcpDeployError(f"tritonserver was not ready after {LOAD_SECONDS:.0f} s", "Read its log.")
+                time.sleep(0.05)
+            if address == self.triton.http:
+                self.triton.loaded()
+                self.tell("ready")
 
 
 @contextmanager
@@ -155,83 +212,72 @@ def running_server(
     *,
     host: str = LOCAL,
     ports: tuple[int, int, int] = (8000, 8001, 8002),
+    hosts: Sequence[str] = (),
     log: Path | None = None,
 ) -> Iterator[Server]:
     """Check the bundle, start the server on ``ports`` (HTTP, gRPC, metrics) and wait for it; stop it at the end.
 
+    ``hosts``: names by which clients may call it, beside addresses, localhost, ``host`` and the machine's name.
     ``log``: where the server writes; by default where this process does. Requests in flight finish before it stops.
-    Raises what :func:`~.integrity.check_bundle` does, MissingCapabilityError if the packages of the request filter are
-    not installed, and DcpDeployError if the server ends or is not ready in time.
+    However it ends, its processes, its scratch folder and its shared memory go.
+
+    Raises what :func:`~.integrity.check_bundle` does, MissingCapabilityError for a port in use or if the packages of
+    the request filter are not installed, and DcpDeployError if the server ends or is not ready in time.
     """
+    check_ports(host, ports)
     manifest = check_bundle(bundle)
     if not bundle.is_dir():
         raise UsageError(f"{bundle} is packed", f"Unpack it first: tar --zstd -xf {bundle.name}")
     for package in ("aiohttp", "grpc"):
         if importlib.util.find_spec(package) is None:
             raise MissingCapabilityError(f"serving needs {package}, which is not installed", FILTER_INSTALL)
-    most, name = largest_request(manifest["models"]), url_host(host)
+    most, name, cores = largest_request(manifest["models"]), url_host(host), allowed_cores()
+    size, made_for = size_for(cores, manifest["sizing"]), manifest["sizing"]["cores"]
     upstream = free_ports()
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dcp-deploy-serve-")))
+        scratch = stack.enter_context(scratch_folder())
         output = None if log is None else stack.enter_context(log.open("ab"))
-        triton = [str(program.path), *_arguments(bundle, program, upstream, scratch)]
-        process = stack.enter_context(_started(triton, {**os.environ, **program.environment}, output))
-        # The request filter is stopped first: it finishes the requests in flight and accepts no new ones.
-        settings = FilterSettings(host, ports, upstream, most, min(most, MOST_JSON), STOP_SECONDS, process.pid)
-        request_filter = stack.enter_context(
-            _started(settings.command(), dict(os.environ), output, stdin=subprocess.PIPE)
+        settings = _filter_settings(host, ports, upstream, most, hosts, scratch)
+        command = [str(program.path), *_arguments(bundle.absolute(), program, upstream, scratch, size)]
+        triton = Triton(command, {**os.environ, **program.environment}, output, scratch.lock, upstream[0])
+        stack.callback(triton.stop, STOP_SECONDS + 10)
+        # The request filter is started first: it cleans up if this process is killed. It is stopped first, too: it
+        # finishes the requests in flight and accepts no new ones.
+        request_filter = start(
+            settings.command(), dict(os.environ), output, lock=scratch.lock, stdin=subprocess.PIPE, orphan=True
         )
+        stack.callback(stop, request_filter, STOP_SECONDS + 10)
+        triton.start()
         addresses = (f"http://{name}:{ports[0]}", f"{name}:{ports[1]}", f"http://{name}:{ports[2]}/metrics")
-        server = Server(process, request_filter, *addresses)
-        _wait_until_ready(server)
+        server = Server(triton, request_filter, *addresses, size, None if made_for == cores else made_for)
+        server.wait_until_ready()
         yield server
 
 
-@contextmanager
-def _started(
-    command: list[str], environment: dict[str, str], output: IO[bytes] | None, stdin: int = subprocess.DEVNULL
-) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdin=stdin,
-        stdout=output or sys.stderr,
-        stderr=subprocess.STDOUT if output else None,
-        start_new_session=True,  # Ctrl-C reaches only this process, which then stops the others in order
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS + 10)
-            finally:  # too slow, or this process was interrupted again
-                process.kill()
+def _filter_settings(
+    host: str, ports: tuple[int, int, int], upstream: tuple[int, int, int], most: int, hosts: Sequence[str],
+    scratch: Scratch,
+) -> FilterSettings:  # fmt: skip
+    most_json = min(most, MOST_JSON)
+    return FilterSettings(
+        host, ports, upstream, most_body=most, most_json=most_json, most_values=most_json // BYTES_PER_NUMBER,
+        hosts=tuple(hosts), grace_seconds=STOP_SECONDS, scratch=str(scratch.folder),
+    )  # fmt: skip
 
 
-def free_ports() -> tuple[int, int, int]:
-    """Return three unused ports of this machine."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for one in sockets:
-            one.bind((LOCAL, 0))
-        first, second, third = (one.getsockname()[1] for one in sockets)
-        return first, second, third
-
-
-def _arguments(bundle: Path, program: Program, ports: tuple[int, int, int], scratch: Path) -> list[str]:
-    repositories = ["models", *(["pictures"] if program.pictures and (bundle / "pictures").is_dir() else [])]
-    files = [path for name in repositories for path in (bundle.absolute() / name).rglob("*") if path.is_file()]
-    # Python writes __pycache__ beside a model.py. Here that is a link, so the bundle itself stays unchanged.
-    links = {scratch / path.relative_to(bundle.absolute()): path for path in files}
-    links |= {scratch / "backends" / "python" / name: target for name, target in program.backends.items()}
-    for link, target in links.items():
+def _arguments(bundle: Path, program: Program, ports: tuple[int, int, int], scratch: Scratch, size: Size) -> list[str]:
+    names = (MODELS, *([PICTURES] if program.pictures and (bundle / PICTURES).is_dir() else []))
+    link_repository(bundle, scratch.folder, names, size)
+    backends = scratch.folder / "backends"
+    for name, target in program.backends.items():
+        link = backends / "python" / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)
     return [
-        *(f"--model-repository={scratch / name}" for name in repositories),
+        *(f"--model-repository={scratch.folder / name}" for name in names),
         *([f"--model-config-name={program.config}"] if program.config else []),
-        *([f"--backend-directory={scratch / 'backends'}"] if program.backends else []),
+        *([f"--backend-directory={backends}"] if program.backends else []),
+        f"--backend-config=python,shm-region-prefix-name={scratch.shared_memory}",
         "--disable-auto-complete-config",
         f"--exit-timeout-secs={STOP_SECONDS}",
         *(f"--{kind}-address={LOCAL}" for kind in ("http", "grpc", "metrics")),
@@ -239,15 +285,10 @@ def _arguments(bundle: Path, program: Program, ports: tuple[int, int, int], scra
     ]
 
 
-def _wait_until_ready(server: Server) -> None:
-    end = time.monotonic() + LOAD_SECONDS
+def _is_ready(address: str) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy on the way to this machine
-    while time.monotonic() < end:
-        if ended := server.ended():
-            raise DcpDeployError(f"{ended[0]} ended with code {ended[1]} before it was ready", "Read its log.")
-        try:
-            with opener.open(f"{server.http}/v2/health/ready", timeout=5):
-                return
-        except OSError:  # URLError too
-            time.sleep(0.05)
-    raise DcpDeployError(f"tritonserver was not ready after {LOAD_SECONDS:.0f} s", "Read its log.")
+    try:
+        with opener.open(f"{address}/v2/health/ready", timeout=5):
+            return True
+    except OSError:  # URLError too
+        return False

@@ -199,7 +199,8 @@ def test_health_metadata_and_statistics_are_served(server: Server) -> None:
 
 def test_clients_that_disconnect_do_not_disturb_others(server: Server, bundle: Path, local: Runner) -> None:
     where, content = urlsplit(server.http), body(local, batch=8)
-    head = f"POST /v2/models/generator/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    path = "/v2/models/generator/infer"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n".encode()
     for number in range(60):
         with socket.create_connection((where.hostname, where.port), timeout=10) as connection:
             connection.sendall((head + content)[: [20, len(head), len(head) + 50, None][number % 4]])

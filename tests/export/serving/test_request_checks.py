@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import hypothesis.strategies as st
@@ -12,7 +13,16 @@ from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from dcp_deploy.export.serving.request_checks import FLOATS, ITEM_BYTES, Refusal, check_body, check_message
+from dcp_deploy.export.serving import request_checks
+from dcp_deploy.export.serving.message_fields import count_fields
+from dcp_deploy.export.serving.request_checks import (
+    FLOATS,
+    ITEM_BYTES,
+    Refusal,
+    check_body,
+    check_message,
+    parsed_message,
+)
 
 MOST = 10_000
 
@@ -253,3 +263,134 @@ def test_any_message_passes_or_is_refused(shape: list[int], datatype: str, conte
 def test_values_of_every_floating_type_of_numpy_are_checked() -> None:
     # numpy has no BF16. None of our models takes it, so Triton refuses it.
     assert set(FLOATS) == {"FP16", "FP32", "FP64"} == {name for name in ITEM_BYTES if name.startswith("FP")}
+
+
+# ---- parameters and names ----
+
+GIVEN: list[tuple[str, Any]] = [
+    ("priority", -1), ("priority", "1"), ("priority", True), ("priority", 1.5), ("priority", 2**63), ("priority", None),
+    ("priority", 10**50), ("timeout", -1), ("timeout", "1"), ("timeout", []), ("binary_data_output", 1),
+    ("binary_data_output", "true"), ("binary_data_output", None), ("sequence_id", True), ("sequence_id", -1),
+    ("sequence_id", "a\0"), ("sequence_start", 1), ("sequence_end", "x"), ("another", 1), ("triton_x", 1), ("", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), GIVEN, ids=str)
+def test_a_parameter_of_the_wrong_type_or_name_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(Refusal, match="parameter"):
+        check(in_json(tensor(), parameters={name: value}))
+
+
+def test_the_parameters_that_triton_reads_pass() -> None:
+    given = {"priority": 1, "timeout": 2**63 - 1, "sequence_id": "a", "sequence_start": True, "sequence_end": False}
+    check(in_json(tensor(), parameters={**given, "binary_data_output": True}))
+    check(in_json(tensor(), parameters={"sequence_id": 0}))
+
+
+@pytest.mark.parametrize("place", ["input", "output", "id"])
+def test_a_name_with_nul_is_refused(place: str) -> None:
+    input_ = tensor(name="z\0x") if place == "input" else tensor()
+    fields: dict[str, Any] = {"outputs": [{"name": "image\0"}]} if place == "output" else {}
+    with pytest.raises(Refusal, match="NUL"):
+        check(in_json(input_, **fields, **({"id": "a\0"} if place == "id" else {})))
+
+
+@pytest.mark.parametrize("place", ["model_name", "model_version", "id", "input", "output", "sequence_id"])
+def test_a_name_with_nul_in_a_message_is_refused(place: str) -> None:
+    request = message(name="z\0x") if place == "input" else message()
+    if place == "output":
+        request.outputs.add(name="image\0")
+    elif place == "sequence_id":
+        request.parameters[place].string_param = "a\0"
+    elif place != "input":
+        setattr(request, place, "1\0")
+    with pytest.raises(Refusal, match="NUL"):
+        check_message(request, most=MOST)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "value"),
+    [
+        ("priority", "int64_param", -1), ("priority", "string_param", "1"), ("priority", "uint64_param", 2**64 - 1),
+        ("timeout", "uint64_param", 1), ("timeout", "bool_param", True), ("timeout", "double_param", 1.0),
+        ("sequence_start", "int64_param", 1), ("another", "string_param", "x"), ("", "bool_param", True),
+    ],
+)  # fmt: skip
+def test_a_parameter_of_the_wrong_type_in_a_message_is_refused(name: str, kind: str, value: Any) -> None:
+    request = message()
+    setattr(request.parameters[name], kind, value)
+    with pytest.raises(Refusal, match="parameter"):
+        check_message(request, most=MOST)
+    request = message()
+    request.parameters[name].Clear()
+    with pytest.raises(Refusal, match="parameter"):
+        check_message(request, most=MOST)
+
+
+# ---- bounded work: counted, not timed ----
+
+LONG = "x" * 40_000
+HOSTILE: dict[str, bytes] = {
+    "one long string among numbers": in_json(tensor(shape=[1, 20_001], data=[*[0] * 20_000, LONG])),
+    "the same in bytes": in_json(tensor(datatype="BYTES", shape=[20_001], data=[*["x"] * 20_000, LONG, 0])),
+    "lists in lists": b'{"inputs": [' + b"[],[" * 40_000,
+    "objects": b'{"inputs": [' + b"{}," * 40_000 + b"{}]}",
+    "names": b"{" + b",".join(b'"%d": 1' % number for number in range(20_000)) + b"}",
+    "digits": b'{"inputs": [' + b",".join([b"9" * 4000] * 40) + b"]}",
+    "one number": b'{"inputs": [' + b"9" * 160_000 + b"]}",
+    "nesting": in_json(tensor(data=json.loads("[" * 800 + "]" * 800))),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_refused_request_costs_memory_of_its_own_size(name: str) -> None:
+    body = HOSTILE[name]
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refusal) as refusal:
+            check_body(body, None, most_json=1 << 20)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert refusal.value.status == 400
+    assert peak < 60 * len(body)  # an object for each few bytes
+
+
+def test_more_values_than_a_request_may_have_are_refused_before_they_are_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(request_checks.json, "loads", lambda *_, **__: pytest.fail("parsed"))
+    for body in (b"," * 5000, b"[" * 5000, b"{" * 5000, b":" * 5000):
+        with pytest.raises(Refusal, match="more than any request"):
+            check_body(body, None, most_json=MOST, most_values=1000)
+
+
+def test_the_largest_request_passes_in_any_nesting() -> None:
+    rows = [[[0.5]] * 10] * 100
+    check_body(in_json(tensor(shape=[100, 10, 1], data=rows)), None, most_json=1 << 20, most_values=1000)
+
+
+# ---- fields of a message ----
+
+
+@given(st.integers(0, 3), st.integers(0, 4), st.booleans())
+def test_fields_are_counted_as_protobuf_writes_them(inputs: int, values: int, raw: bool) -> None:
+    request = ModelInferRequest(model_name="m")
+    for _ in range(inputs):
+        entry = request.inputs.add(name="z")
+        entry.contents.bytes_contents.extend([b"x"] * values)
+    request.raw_input_contents.extend([bytes(5)] * raw)
+    found = count_fields(request.SerializeToString(), ModelInferRequest.DESCRIPTOR, most=1000)
+    assert found == 1 + inputs * (3 + values) + raw  # of each: itself, its name, its contents, and their values
+
+
+@pytest.mark.parametrize("field", [b"\x2a\x00", b"\x2a\x02\x2a\x00", b"\x22\x00", b"\x98\x06\x01"])
+def test_many_small_fields_are_refused_before_they_are_parsed(field: bytes) -> None:
+    with pytest.raises(Refusal, match="more fields"):
+        parsed_message(field * 2000, most_values=10)
+
+
+@given(st.binary())
+def test_any_bytes_are_a_message_or_refused(content: bytes) -> None:
+    with contextlib.suppress(Refusal):
+        parsed_message(content, most_values=MOST)

@@ -23,6 +23,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from dcp_deploy.benchmarks.experiments.serving import server_memory
+from dcp_deploy.benchmarks.experiments.serving_faults import first_port
 from dcp_deploy.errors import (
     CorruptFileError,
     DcpDeployError,
@@ -36,6 +37,7 @@ from dcp_deploy.export.bundle.golden import read_golden_images
 from dcp_deploy.export.bundle.writer import read_golden
 from dcp_deploy.export.serving.endpoint import endpoint_runner
 from dcp_deploy.export.serving.endpoint_check import check_endpoint
+from dcp_deploy.export.serving.ports import check_ports
 from dcp_deploy.export.serving.server import Program, Server, find_program, running_server
 
 from ..conftest import TRITON, kill_triton
@@ -165,10 +167,8 @@ def serving(bundle: Path, server: Path, port: int, log: Path) -> Iterator[tuple[
         process.communicate()
 
 
-def test_if_serve_is_killed_its_server_and_request_filter_end_too(
-    bundle: Path, stand_in: Path, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path
-) -> None:
-    with serving(bundle, stand_in, free_ports()[0], tmp_path / "log") as (process, document):
+def test_if_serve_is_killed_its_server_and_request_filter_end_too(bundle: Path, stand_in: Path, tmp_path: Path) -> None:
+    with serving(bundle, stand_in, first_port(), tmp_path / "log") as (process, document):
         children = psutil.Process(process.pid).children()
         assert {document["process"]} < {child.pid for child in children} and len(children) == 2
         process.kill()
@@ -178,7 +178,7 @@ def test_if_serve_is_killed_its_server_and_request_filter_end_too(
 
 
 def test_sigterm_under_load_finishes_the_requests_in_flight_and_every_answer_is_correct(
-    bundle: Path, triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path
+    bundle: Path, triton: Program, tmp_path: Path
 ) -> None:
     golden, _ = read_golden(bundle, "generator")
     log = tmp_path / "log"
@@ -200,7 +200,7 @@ def test_sigterm_under_load_finishes_the_requests_in_flight_and_every_answer_is_
                 answered[protocol].append((begin, time.monotonic()))
                 images.setdefault(seed, set()).update(image.tobytes() for image in answer)
 
-    with serving(bundle, TRITON, free_ports()[0], log) as (process, document), ThreadPoolExecutor(32) as pool:
+    with serving(bundle, TRITON, first_port(), log) as (process, document), ThreadPoolExecutor(32) as pool:
         clients = [
             pool.submit(client, protocol, document[protocol], number % 4)
             for protocol in answered
@@ -209,6 +209,8 @@ def test_sigterm_under_load_finishes_the_requests_in_flight_and_every_answer_is_
         time.sleep(1.0)
         signalled.append(time.monotonic())
         process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)  # changes nothing
         for one in clients:
             one.result()
         assert process.wait(60) == 0, log.read_text()
@@ -248,17 +250,29 @@ def test_a_server_that_ends_at_once_is_reported(bundle: Path, tmp_path: Path) ->
         pytest.fail("it cannot be ready")
 
 
-def test_a_port_in_use_is_reported(bundle: Path, stand_in: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_port_in_use_is_reported_before_anything_is_started(
+    bundle: Path, stand_in: Path, free_ports: Callable[[], tuple[int, int, int]], place: int
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        used, log = other.getsockname()[1], tmp_path / "log"
+        ports, used = list(free_ports()), other.getsockname()[1]
+        ports[place] = used
+        before = psutil.Process().children()
         with (
-            pytest.raises(DcpDeployError, match="its request filter ended with code 1"),
-            running_server(bundle, find_program(stand_in), ports=(used, used + 1, used + 2), log=log),
+            pytest.raises(MissingCapabilityError, match=rf"port {used} of 127\.0\.0\.1 is in use"),
+            running_server(bundle, find_program(stand_in), ports=(ports[0], ports[1], ports[2])),
         ):
             pytest.fail("it cannot listen")
-    assert f"{used}" in log.read_text() and "the request filter cannot listen" in log.read_text()
+        assert psutil.Process().children() == before
+
+
+def test_a_host_that_is_not_here_is_reported() -> None:
+    with pytest.raises(UsageError, match="not an address of this machine"):
+        check_ports("192.0.2.1", (8000,))
+    with pytest.raises(UsageError, match="unknown"):
+        check_ports("nowhere.invalid", (8000,))
 
 
 @pytest.mark.parametrize("address", ["http://", "http://127.0.0.1:1/path", "ftp://127.0.0.1", "127.0.0.1:8000"])

@@ -37,7 +37,7 @@ def sent(server: Server, head: str, content: Iterator[bytes]) -> tuple[int, byte
     """Send until the server stops reading. Return (status, answer)."""
     where = urlsplit(server.http)
     with socket.create_connection((where.hostname, where.port), timeout=30) as connection:
-        connection.sendall(f"POST /v2/models/generator/infer HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
+        connection.sendall(f"POST /v2/models/generator/infer HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
         try:
             for block in content:
                 connection.sendall(block)
@@ -117,7 +117,7 @@ def test_a_body_that_does_not_arrive_in_time_is_refused(monkeypatch: pytest.Monk
         )
         async with TestServer(application) as filter_server:
             reader, writer = await asyncio.open_connection("127.0.0.1", filter_server.port)
-            writer.write(b"POST /v2/models/generator/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            writer.write(b"POST /v2/models/generator/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
             answer = (await reader.readuntil(b"}")).decode()
             writer.close()
         return int(answer.split()[1]), answer
@@ -139,7 +139,7 @@ def test_an_incomplete_answer_of_triton_does_not_look_complete_to_the_client() -
         application = filter_http.metrics_application(f"http://127.0.0.1:{port}", traffic=filter_http.Traffic())
         async with asyncio.timeout(10), upstream, TestServer(application) as filter_server:
             reader, writer = await asyncio.open_connection("127.0.0.1", filter_server.port)
-            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b""
             with contextlib.suppress(ConnectionResetError):
                 while block := await reader.read(1000):

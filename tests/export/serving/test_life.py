@@ -1,0 +1,121 @@
+"""However a server ends, it leaves no process, no shared memory and no folder; a model that dies is started again."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dcp_deploy.benchmarks.experiments.serving_faults import (
+    Served,
+    first_port,
+    hold_idle_connections,
+    is_ready,
+    kill_a_model,
+    serving,
+)
+from dcp_deploy.export.serving import server
+from dcp_deploy.export.serving.leftovers import SHARED_MEMORY, is_alive
+from dcp_deploy.export.serving.server import Program, running_server
+
+from ..conftest import TRITON
+
+pytestmark = pytest.mark.usefixtures("triton")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that must come; the test's time limit ends it otherwise."""
+    while not condition():
+        time.sleep(0.05)
+
+
+def ends_with_nothing_left(served: Served) -> int:
+    code = served.process.wait()
+    until(lambda: not served.left())
+    return code
+
+
+def test_a_killed_model_is_started_again_and_no_image_is_wrong(bundle: Path) -> None:
+    found = kill_a_model(bundle, TRITON, requests=120, clients=4)
+    assert found["right"] == 120 and found["wrong"] == 0
+    assert found["not_ready_after_s"] is not None and found["ready_again_after_s"] is not None
+    assert found["exit_code"] == 0 and found["left"] == []
+
+
+def test_a_model_that_dies_too_often_ends_the_server(
+    bundle: Path, triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(server, "MOST_RESTARTS", 1)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text.startswith("serving again"):
+            next(iter(running.triton.models)).kill()
+
+    with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
+        next(process for process, name in running.triton.models.items() if name == "picture").kill()
+        assert running.wait(say).endswith("has died 2 times in a few minutes")
+        assert not is_ready(running.http)
+        with urllib.request.urlopen(f"{running.http}/v2/health/live", timeout=10) as answer:
+            assert answer.status == 200
+    assert said[0] == "the process of model picture has died; the models are started again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_a_signal_to_serve_leaves_nothing(bundle: Path, number: signal.Signals) -> None:
+    with serving(bundle, TRITON) as served:
+        served.process.send_signal(number)
+        assert ends_with_nothing_left(served) == (-number if number == signal.SIGKILL else 0)
+
+
+def test_a_kill_of_serve_while_it_starts_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dcp_deploy", "serve", str(bundle), "--port", str(first_port())]
+    with (tmp_path / "log").open("wb") as log:
+        process = psutil.Popen([*command, "--server", str(TRITON)], stderr=log)
+    until(lambda: any(child.name() == "tritonserver" for child in process.children()))
+    children = process.children()  # the request filter, too
+    (scratch,) = {
+        Path(word.partition("=")[2]).parent
+        for child in children
+        for word in child.cmdline()
+        if word.startswith("--model-repository=") and word.endswith("models")
+    }
+    process.kill()
+    process.wait()
+    until(lambda: not scratch.exists() and not any(map(is_alive, children)))
+    assert not list(SHARED_MEMORY.glob(f"{scratch.name}*"))
+
+
+def test_a_killed_triton_ends_serve_with_its_cause(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with serving(bundle, TRITON) as served:
+        psutil.Process(int(served.addresses["process"])).kill()
+        assert ends_with_nothing_left(served) == 1
+    assert "tritonserver ended by itself with code -9" in capfd.readouterr().err
+
+
+def test_a_hung_triton_is_not_ready_and_is_ended_with_its_models(
+    bundle: Path, triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(server, "STOP_SECONDS", -9)  # a second after SIGTERM comes SIGKILL
+    with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
+        processes = [psutil.Process(running.process.pid), *running.triton.models]
+        for process in processes:
+            process.suspend()
+        assert not is_ready(running.http)
+        running.request_filter.kill()
+    assert not any(map(is_alive, processes))
+
+
+def test_idle_connections_keep_out_neither_a_health_check_nor_a_request(bundle: Path) -> None:
+    found = hold_idle_connections(bundle, TRITON, connections=400, descriptors=400)
+    assert {"health_ms", "http_ms", "grpc_ms"} < set(found)  # each was answered
+    assert found["left"] == []
