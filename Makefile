@@ -27,9 +27,11 @@ pythons: $(READY) ## the parts without torch on Python 3.12 and 3.13, where inst
 	$(BIN)/python tests/pythons.py 3.12 3.13
 
 # atheris has wheels for Linux only, so the environment does not include it.
-fuzz: $(READY) ## look for files that break the readers: SECONDS=60 for each format, FORMATS="native tensorflow" for some
+fuzz: $(READY) ## look for files, documents and requests that break their readers: SECONDS=60 for each kind
 	$(BIN)/python -m pip install $(PIP_FLAGS) 'atheris>=3.0'
 	$(BIN)/python tests/fuzz/fuzz_checkpoints.py --seconds $(or $(SECONDS),60) $(FORMATS)
+	$(BIN)/python -m tests.fuzz.fuzz_documents --seconds $(or $(SECONDS),60)
+	$(BIN)/python tests/fuzz/fuzz_archives.py 2000
 
 check: lint types ## everything but the tests: lint, format, types
 
