@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 ERRORS = {name for name, kind in vars(dcp_deploy.errors).items() if isinstance(kind, type)}
 FORM = re.compile(r"[A-Z].*(\. ?\0?|: (dcp-deploy|pip|python3?|tar|docker)\b.*|: ?\0)", re.DOTALL)
 VERBS = [
-    "Add", "Build", "Bundle", "Change", "Check", "Choose", "Compare", "Compute", "Convert", "Copy", "Count",
+    "Accept", "Add", "Build", "Bundle", "Change", "Check", "Choose", "Compare", "Compute", "Convert", "Copy", "Count",
     "Delete", "Distil", "Do", "Draw", "End", "Export", "Finish", "Free", "Give", "Import", "Install", "Keep",
     "Label", "Leave", "Let", "Load", "Look", "Lower", "Make", "Measure", "Name", "Omit", "Open", "Pack", "Pass",
     "Project", "Put", "Raise", "Read", "Rebuild", "Reinstall", "Remove", "Repair", "Report", "Resize", "Run",

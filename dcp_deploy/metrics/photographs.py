@@ -161,9 +161,10 @@ def _features(
     features = np.concatenate(found)
     try:
         write_bytes(path, save({"features": features}, {"made_of": json.dumps(made_of)}))
-    except OSError as error:
+    except (OSError, UsageError) as error:
+        reason = error.message if isinstance(error, UsageError) else error.strerror or error
         raise MissingCapabilityError(
-            f"the features of the real images cannot be written to {cache}: {error.strerror or error}",
+            f"the features of the real images cannot be written to {cache}: {reason}",
             "Free some space, or set DCP_DEPLOY_CACHE to another folder.",
         ) from error
     return features, False

@@ -176,7 +176,7 @@ def test_documents_of_the_harness_are_read_and_compared(tmp_path):
         ("[]", "the whole"),
         ('{"batch": 1, "rows": []}', "rows"),
         ('{"batch": 1, "rows": [{"name": "a", "samples_ms": [0]}]}', r"rows\.0\.samples_ms\.0"),
-        ('{"batch": 1, "rows": [{"name": "a", "samples_ms": [NaN]}]}', r"rows\.0\.samples_ms\.0"),
+        ('{"batch": 1, "rows": [{"name": "a", "samples_ms": [NaN]}]}', "holds NaN"),
     ],
 )
 def test_other_json_than_a_benchmark_is_refused(tmp_path, text, words):

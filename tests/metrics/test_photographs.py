@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dcp_deploy.datasets.images import ImageSet, open_images
-from dcp_deploy.errors import InputError, UsageError
+from dcp_deploy.errors import MissingCapabilityError, UsageError
 from dcp_deploy.generators import Generator
 from dcp_deploy.metrics import feature_distances
 from dcp_deploy.metrics.drawing import draw, latents_for, to_bytes
@@ -116,7 +116,7 @@ def test_an_interrupted_extraction_leaves_no_files(folder: Path, tmp_path: Path)
 
 def test_a_cache_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(MissingCapabilityError, match="cannot be written"):
         real_features(images_of(folder), Colours(), count=COUNT, cache=tmp_path / "cache")
 
 
