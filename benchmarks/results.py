@@ -168,7 +168,7 @@ class BenchReport:
 
     @property
     def stable(self) -> bool:
-        """Whether the figures can be trusted: there is no reason against it."""
+        """Whether ``unstable_because`` names nothing, so that the figures can be trusted."""
         return not self.unstable_because
 
     def row(self, name: str) -> BenchRow:
