@@ -21,7 +21,7 @@ from statistics import median
 
 from ..devices import LoadMeter
 from ..errors import UsageError, choose
-from ..gates import SPEED, Requirement, Verdict, judge
+from ..gates import SPEED, Requirement, Verdict, doubts, judge
 from ..progress import Progress
 from .candidates.candidate import Candidate, Phases, Skipped
 from .caveats import caveats_of, instability
@@ -110,8 +110,7 @@ def benchmark(
 def judge_speed(requirements: Sequence[Requirement], report: BenchReport) -> Verdict:
     """Judge requirements on ``speedup``, the largest of the run; an unstable run fails them with its reasons."""
     found = [row.speedup.value for row in report.rows if row.speedup is not None]
-    doubt = {SPEED: f"the machine was not quiet ({'; '.join(report.unstable_because)})"} if not report.stable else {}
-    return judge(requirements, {SPEED: max(found, default=None)}, untrusted=doubt)
+    return judge(requirements, {SPEED: max(found, default=None)}, untrusted=doubts(report.unstable_because))
 
 
 def _check_settings(candidates: Mapping[str, Call], baseline: str, batch: int, rounds: int, pause: float) -> None:

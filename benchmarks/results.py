@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..gates import UNSTABLE
 from .candidates.candidate import ColdStart, Memory, Phases, Skipped
 from .machine.clocks import Clocks
 from .machine.environment import Environment
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 NOT_MEASURED = "not measured"
-UNSTABLE = "unstable, measure again"
-"""Stands where the speed-up of an unstable run would stand."""
 
 
 @dataclass(frozen=True)

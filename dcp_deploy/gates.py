@@ -15,6 +15,8 @@ NOTHING = "none"
 QUALITY = ("fid", "kid", "precision", "recall", "density", "coverage", "mode_coverage", "frequency_error")
 """Figures of a generator that requirements may name."""
 SPEED = "speedup"
+UNSTABLE = "unstable, measure again"
+"""Stands where the speed-up of an unstable benchmark would stand."""
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 _WORDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
 _FORM = re.compile(r"\s*(?P<metric>[a-z_]+)\s*(?P<operator><=|>=|<|>)\s*(?P<limit>[^*]+?)\s*(\*\s*(?P<of>teacher)\s*)?")
@@ -104,6 +106,11 @@ def judge(
     """
     outcomes = tuple(_judge(one, values, teacher or {}, (untrusted or {}).get(one.metric)) for one in requirements)
     return Verdict(all(one.passed for one in outcomes), outcomes)
+
+
+def doubts(unstable_because: Sequence[str]) -> dict[str, str]:
+    """Return what :func:`judge` takes as ``untrusted`` for a benchmark with these reasons against its figures."""
+    return {SPEED: f"the machine was not quiet ({'; '.join(unstable_because)})"} if unstable_because else {}
 
 
 def _judge(

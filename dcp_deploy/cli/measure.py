@@ -151,7 +151,9 @@ def bench(
     )
     together = nullcontext(benchmarks.open_candidate)
     with output.task("wait for a quiet machine") if wait > 0 else nullcontext(lambda done, total: None) as waited:
-        benchmarks.wait_until_quiet(wait, progress=waited)
+        quiet = benchmarks.wait_until_quiet(wait, progress=waited)
+    if not quiet:
+        output.message("bench: other processes still use the cores")
     with output.task("bench") as progress, benchmarks.isolated() if isolate else together as open_one:
         candidates, skipped = benchmarks.open_matrix(specs, open_one, tolerant=backends == "all")
         report = benchmarks.benchmark(
@@ -241,7 +243,6 @@ def evaluate(
     from .tables import evaluation_lines, gate_lines, modes_table
 
     requirements = parse_requirements(require or [], QUALITY, teacher=False)
-
     against = Against(
         teacher, data, resize, directions, inception, lpips,  # type: ignore[arg-type]  # refused there
         reals=count_or_all("--reals", reals), mirrored=mirror_data, network=network,

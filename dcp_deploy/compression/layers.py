@@ -17,17 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..efforts import EFFORT, EFFORTS, Effort
-from ..generators import (
-    Generator,
-    GeneratorConfig,
-    StyledConv,
-    StyleGAN2Synthesis,
-    StyleGAN3Synthesis,
-    SynthesisLayer,
-    ToRGB,
-    count_macs,
-)
+from ..generators import Generator, StyledConv, StyleGAN2Synthesis, StyleGAN3Synthesis, SynthesisLayer, ToRGB
 from ..generators.ops import modulated_conv2d, upsample_image
 
 Layer = StyledConv | ToRGB | SynthesisLayer
@@ -43,11 +33,6 @@ def copy_to(network: _Network, device: torch.device) -> _Network:
     if device.type == "cpu":
         copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack this overload
     return copied
-
-
-def default_counts(config: GeneratorConfig) -> Effort:
-    """Return the counts that ``build`` uses by default for a generator of this size: those of "quick"."""
-    return EFFORTS[EFFORT].for_teacher(count_macs(config))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import MissingCapabilityError
 from ..files import write_json
-from ..gates import QUALITY, SPEED, judge
+from ..gates import QUALITY, SPEED, doubts, judge
 from ..progress import Progress, Reporter, shifted
 from .distilling import distill_student, distillation_facts, distilling_settings
 from .inputs import DATA, BuildInputs
@@ -304,7 +304,8 @@ def _bench(job: Job, progress: Progress) -> list[str]:
     effort = job.inputs.effort
     if job.inputs.config.wait > 0:
         job.reporter.message(f"bench: waits up to {job.inputs.config.wait:g} s for a quiet machine")
-        wait_until_quiet(job.inputs.config.wait)
+        if not wait_until_quiet(job.inputs.config.wait):
+            job.reporter.message("bench: other processes still use the cores")
     files = {
         model: [job.path(f"{model}{ending}") for ending in (".safetensors", ".onnx")]
         for model in ("teacher", "student")
@@ -333,10 +334,9 @@ def _gates(job: Job, progress: Progress) -> list[str]:
     student, teacher = (
         {name: getattr(run.quality(model), name) for name in QUALITY} for model in ("student", "teacher")
     )
-    best, reasons = fastest_student(run), unstable_because(run)
+    best = fastest_student(run)
     student[SPEED] = best.speedup.value if best is not None and best.speedup is not None else None
-    untrusted = {SPEED: f"the machine was not quiet ({'; '.join(reasons)})"} if reasons else {}
-    verdict = judge(job.inputs.requirements, student, teacher, untrusted=untrusted)
+    verdict = judge(job.inputs.requirements, student, teacher, untrusted=doubts(unstable_because(run)))
     write_json(job.path(GATES), {"schema": 1, **asdict(verdict)})
     return [GATES]
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from ..evaluation.inspection import licence_facts
 from ..files import RUN_FILE, sha256_file
+from ..gates import UNSTABLE
 from ..report.headline import fastest_student, same_backend_speedup
 from ..report.judgement import unstable_because
 from ..report.run_directory import Network, RunDirectory, Stage, read_run_directory
 from ..report.tables import worst_difference
-from ..report.text import UNSTABLE, amount, size, times
+from ..report.text import amount, size, times
 from .inputs import DATA, real_words
 
 NOT_MEASURED = "not measured"

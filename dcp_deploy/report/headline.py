@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..gates import UNSTABLE
 from . import text
 from .judgement import QUALITY, RARE, Tone, change_word, features_words, quality_tone, speed_tone, unstable_because
 from .run_directory import BenchRow, RunDirectory
@@ -56,7 +57,7 @@ def _speed_phrase(run: RunDirectory) -> str:
     factor, same = text.times(best.speedup.value), text.times(same_backend_speedup(run, best))
     likewise = f"; {same} with both on that backend" if same else ""
     if reasons := unstable_because(run):
-        return f"Speed: {text.UNSTABLE} ({_first_reason(reasons)})."
+        return f"Speed: {UNSTABLE} ({_first_reason(reasons)})."
     return f"The student is {factor} as fast as its teacher ({best.name} against {run.bench.baseline}{likewise})."
 
 
@@ -115,7 +116,7 @@ def _speed_card(run: RunDirectory) -> Card:
     if best is None or speedup is None or run.bench is None:
         return Card("speedup", None, meaning)
     if reasons := unstable_because(run):
-        return Card("speedup", text.UNSTABLE, meaning, _first_reason(reasons), "warn")
+        return Card("speedup", UNSTABLE, meaning, _first_reason(reasons), "warn")
     known = speedup.low is not None and speedup.high is not None
     bounds = f"{speedup.low:.2f} to {speedup.high:.2f} (95\u00a0%); " if known else ""
     detail = f"{bounds}{best.name} against {run.bench.baseline}"

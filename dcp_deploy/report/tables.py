@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..gates import UNSTABLE
 from . import text
 from .judgement import QUALITY, Toned, change_word, features_words, quality_tone, rarity, speed_tone, unstable_because
 from .run_directory import MODELS, Mode, Pair, RunDirectory, Stage
@@ -80,7 +81,7 @@ def _latency_row(run: RunDirectory, backend: str) -> tuple[Cell, ...]:
     gain = text.ratio(medians.get("teacher"), medians.get("student"))
     change = None if gain is None else Toned(f"{text.times(gain)} as fast", speed_tone(gain))
     if change is not None and unstable_because(run):
-        change = Toned(text.UNSTABLE, "warn")
+        change = Toned(UNSTABLE, "warn")
     return _ordered(label, _of_one_shape([text.milliseconds(medians.get(model)) for model in MODELS]), change)
 
 

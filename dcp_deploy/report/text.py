@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-UNSTABLE = "unstable, measure again"
-"""Stands where the speed-up of an unstable benchmark would stand."""
-
-
 _PREFIXES = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.provenance import tensors_sha256
-from ...efforts import ALIGN, RATIO, REFINE
+from ...efforts import ALIGN, EFFORT, EFFORTS, RATIO, REFINE
 from ...errors import UsageError, as_share, choose
 from ...generators import (
     Generator,
@@ -25,7 +25,7 @@ from ...generators import (
     count_parameters,
 )
 from ...progress import Progress
-from ..layers import Layer, default_counts
+from ..layers import Layer
 from ..scoring.channel_scores import ChannelScores, check_scores, kept_width
 from .budget import Cost, counted_cost, widths_within
 from .layer_times import latency_cost
@@ -214,7 +214,8 @@ def prune(
         )
     if refine not in get_args(Refinement):
         raise UsageError(f"unknown refinement {refine!r}", choose(refine, get_args(Refinement)))
-    latents = default_counts(generator.config).refine_latents if latents is None else latents
+    if latents is None:
+        latents = EFFORTS[EFFORT].for_teacher(count_macs(generator)).refine_latents
     device = next(generator.parameters()).device
     kept = [indices.to(device) for indices in plan.kept]
     state = {name: tensor.clone() for name, tensor in generator.state_dict().items()}

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.provenance import tensors_sha256
-from ...efforts import SCORE
+from ...efforts import EFFORT, EFFORTS, SCORE
 from ...errors import InputError, UsageError, choose
-from ...generators import Generator
+from ...generators import Generator, count_macs
 from ...generators.latents import draw_latents, stream
 from ..identity import identity_of, run_key
-from ..layers import copy_to, default_counts
+from ..layers import copy_to
 from ..masks import Mask
 from .accumulator import ScoreAccumulator
 from .baselines import (
@@ -115,7 +115,8 @@ def score(
     if method in ("weight-in", "weight-out"):
         weight_scores = weight_in_scores if method == "weight-in" else weight_out_scores
         return ChannelScores(tuple(weight_scores(generator)), settings)
-    latents = default_counts(generator.config).score_latents if latents is None else latents
+    if latents is None:
+        latents = EFFORTS[EFFORT].for_teacher(count_macs(generator)).score_latents
     most = MOST_LATENTS if latents == "auto" else latents
     _check_settings(most, directions, alpha, batch, psi)
     device = torch.device(device) if device is not None else next(generator.parameters()).device
