@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def test_what_the_hub_does_not_give_is_missing(
 
 def test_without_a_network_the_error_says_so(hub: HubServer, dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client waits 23 s between its attempts
     ended = dcp("inspect", "hf://me/net/nets/t.safetensors")
     assert ended.code == 4
     assert "cannot be reached" in ended.err
