@@ -18,12 +18,16 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from pydantic import TypeAdapter
 
 from .leftovers import end_group, remove
+
+if TYPE_CHECKING:  # aiohttp and grpc are imported in the filter's own process only
+    from .filter_connections import Limits
+    from .traffic import Traffic
 
 MOST_JSON = 4 << 20  # Triton 2.51 crashes on 8 MB
 IDLE_SECONDS = 75.0  # after which an HTTP connection without requests is closed
@@ -66,7 +70,7 @@ def url_host(host: str) -> str:
 class Control:
     """What the starting process writes to standard input, a line at a time: "triton PID", "ready", "starting"."""
 
-    def __init__(self, traffic: Any) -> None:
+    def __init__(self, traffic: Traffic) -> None:
         self.traffic = traffic
         self.ending = asyncio.Event()
         self.orphaned = False
@@ -123,7 +127,7 @@ async def run_filter(settings: FilterSettings) -> None:
             control.clean_up(Path(settings.scratch), settings.grace_seconds)
 
 
-async def _listen_http(settings: FilterSettings, limits: Any, traffic: Any) -> tuple[list[Any], list[Any]]:
+async def _listen_http(settings: FilterSettings, limits: Limits, traffic: Traffic) -> tuple[list[Any], list[Any]]:
     """Serve HTTP and metrics. Return what listens, and what serves."""
     from aiohttp import web
 
@@ -158,7 +162,7 @@ async def _listen_http(settings: FilterSettings, limits: Any, traffic: Any) -> t
     return listening, runners
 
 
-async def _listen_grpc(settings: FilterSettings, limits: Any, traffic: Any) -> tuple[asyncio.Server, Any]:
+async def _listen_grpc(settings: FilterSettings, limits: Limits, traffic: Traffic) -> tuple[asyncio.Server, Any]:
     """Serve gRPC behind a relay, which bounds its connections. Return the relay's server and gRPC's."""
     from .filter_connections import BACKLOG, Connections, Relay
     from .filter_grpc import grpc_filter
@@ -182,7 +186,7 @@ def _queueing(server: asyncio.Server) -> asyncio.Server:
     return server
 
 
-async def _drain(traffic: Any, listening: list[asyncio.Server], seconds: float) -> None:
+async def _drain(traffic: Traffic, listening: list[asyncio.Server], seconds: float) -> None:
     """Stop listening. Answer what clients have just sent on open connections, then wait for the requests in flight."""
     for server in listening:
         server.close()
