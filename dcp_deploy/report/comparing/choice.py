@@ -65,7 +65,7 @@ def recommend(candidates: Sequence[Candidate], limits: Limits, *, judged: bool) 
 
 
 def _dominated(candidates: Sequence[Candidate]) -> dict[str, str]:
-    """Return a dominating run for each run off the Pareto front; it costs no more and its FID is no higher."""
+    """Return, for each run off the Pareto front, a run that costs at most as much and has at most its FID."""
     found = {}
     for one in candidates:
         better = [
