@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LARGEST_HEAD = 256_000  # bytes before the body; httpx itself allows 102,400 of one answer's headers
+LONGEST_REASON = 500  # characters
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,16 @@ class Patience:
     """Give up if the server asks for a longer pause than this."""
 
 
+def brief(reason: str) -> str:
+    """Return a reason, cut if it is long: it may quote what a server sent."""
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
+
+
 class TransientError(Exception):
     """Raised when another attempt may succeed; ``wait`` is the pause that the server asked for, in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
+        reason = brief(reason)
         super().__init__(reason if wait is None else f"{reason}; it asks to wait {wait:.0f} s")
         self.wait = wait
 

@@ -25,7 +25,7 @@ from ..errors import MissingCapabilityError
 from ..files import free_space, read_json, write_json
 from ..progress import Progress
 from ..version import __version__
-from .pace import Pace, Patience, TransientError
+from .pace import Pace, Patience, TransientError, brief
 
 if TYPE_CHECKING:
     import httpx
@@ -109,7 +109,7 @@ class Transfer:
                 time.sleep(pause)
 
     def _refusal(self, what: str, more: str = "") -> MissingCapabilityError:
-        return MissingCapabilityError(f"{self.url} could not be fetched: {what}", f"{self.remedy}{more}")
+        return MissingCapabilityError(f"{self.url} could not be fetched: {brief(what)}", f"{self.remedy}{more}")
 
     def _begun(self) -> _Part:
         """Return what an earlier attempt left; an empty part if it is not known to belong to the same file."""

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from dcp_deploy.checkpoints.codes import read_codes
 from dcp_deploy.checkpoints.direction_import import read_foreign_directions
-from dcp_deploy.errors import InputError, UsageError
+from dcp_deploy.errors import InputError, MissingCapabilityError, UsageError
 from dcp_deploy.export.integrity import parse_manifest
 from dcp_deploy.export.serving.request_checks import Refusal, check_body, check_message, parsed_message
 from dcp_deploy.gates import QUALITY, parse_requirements
@@ -25,6 +25,8 @@ from dcp_deploy.pipeline.record import RunRecord
 from dcp_deploy.report.run_directory import read_run_directory
 
 from ..checkpoints.small_files import damaged
+from . import answers
+from .answers import downloader
 
 MOST = 4096  # values of the largest request
 SMALL = GeneratorConfig(16, (8,) * 6, z_dim=8, w_dim=8, mapping_layers=1)
@@ -42,6 +44,7 @@ class Target:
     valid: tuple[bytes, ...]
     read: Callable[[bytes], object]
     refused: tuple[type[Exception], ...] = ()
+    pieces: tuple[bytes, ...] = PIECES
 
     def accepts(self, content: bytes) -> bool:
         try:
@@ -63,6 +66,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "request, gRPC": Target((_message(),), _check_message, (Refusal,)),
         "directions": Target(_arrays(), lambda content: _directions(folder, content), wrong),
         "codes": Target(_arrays(), lambda content: _codes(folder, content), wrong),
+        "download answers": Target(answers.VALID, downloader(folder), (MissingCapabilityError,), answers.PIECES),
         "requirement": Target((b"fid<2", b"recall>=0.95*teacher"), _requirement, wrong),
     }
 
@@ -73,7 +77,7 @@ def mutated(target: Target, random: Random) -> bytes:
     if random.random() < 0.4:
         start = random.randrange(len(content) + 1)
         end = min(len(content), start + random.choice((0, 1, 2, 8, 40)))
-        content = content[:start] + random.choice(PIECES) + content[end:]
+        content = content[:start] + random.choice(target.pieces) + content[end:]
     return damaged(content, list(target.valid), random) if random.random() < 0.7 else content
 
 
