@@ -78,21 +78,42 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The rename stays within one file system. So a reader sees the old file or the new one, and a kill at any moment
     leaves no half-written ``path``. The content is flushed to the disk before the rename. A new file has the rights
-    that the umask allows, an overwritten one keeps its own. Scratch of writers that were killed is removed.
+    that the umask allows, an overwritten one keeps its own. Scratch of writers that were killed is removed. Folders
+    that are missing are made, and removed again if the block fails.
 
     Raises UsageError for a place that :func:`destination` refuses, OSError if the disk is full.
     """
     target = destination(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_scratch_once(target.parent)
-    temporary, lock = _new_scratch(target)
-    try:
+    with _folder(target.parent), _scratch_beside(target) as temporary:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         with suppress(FileNotFoundError):
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         temporary.replace(target)
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Make a folder; if the block fails, remove what was made, unless it is in use by then."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for one in made:
+                one.rmdir()
+        raise
+
+
+@contextmanager
+def _scratch_beside(target: Path) -> Iterator[Path]:
+    """Yield the name of a new, empty file beside ``target``, which is removed at the end, if it is there."""
+    _remove_scratch_once(target.parent)
+    temporary, lock = _new_scratch(target)
+    try:
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
         os.close(lock)
