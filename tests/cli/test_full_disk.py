@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from PIL import Image
 from dcp_deploy.evaluation import quality
 from dcp_deploy.export.bundle import sizing
 
+from ..limits import content_of, fill, limited, mounted
 from .conftest import Command
 
 DISK = 256 * 1024  # bytes
@@ -32,7 +30,6 @@ COMMANDS = {
     "prune": "prune t.safetensors --score random -o OUT.safetensors",
     "distill": "distill p.safetensors --teacher t.safetensors --dataset none --steps 1 -o OUT.safetensors",
     "export": "export t.safetensors -o OUT.onnx",
-    "export --teacher": "export p.safetensors --teacher t.safetensors -o OUT.onnx",
     "engine": "engine t.onnx --target sm89 -o OUT.engine",
     "verify": "verify t.onnx t.onnx --latents 2 -o OUT.json",
     "verify --worst": "verify t.onnx t.onnx --latents 2 --worst OUT.png",
@@ -53,13 +50,8 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A disk of its own, which a test may fill. Only root may mount one."""
-    folder = tmp_path_factory.mktemp("disk")
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a disk cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with mounted(tmp_path_factory.mktemp("disk"), DISK) as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -75,17 +67,6 @@ def inputs(models: Path, dcp: Command, tmp_path: Path, monkeypatch: pytest.Monke
     return tmp_path
 
 
-@contextmanager
-def limited(size: int) -> Iterator[None]:
-    """Let no file grow beyond ``size`` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def prepare(name: str, dcp: Command, folder: Path) -> tuple[list[str], dict[str, bytes]]:
     """Make what only some commands read, and an earlier result. Return the words and what is in the folder."""
     words = COMMANDS[name].split()
@@ -98,19 +79,6 @@ def prepare(name: str, dcp: Command, folder: Path) -> tuple[list[str], dict[str,
     if place != "OUT" and ".tar" not in place:
         out.write_bytes(OLD)
     return [str(out) if word == place else word for word in words], content_of(folder)
-
-
-def content_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
-
-
-def fill(disk: Path) -> None:
-    with (disk / "filler").open("wb", buffering=0) as filler:
-        try:
-            while filler.write(bytes(4096)):
-                pass
-        except OSError:
-            pass
 
 
 @pytest.mark.parametrize("name", COMMANDS)
