@@ -11,7 +11,8 @@ import httpcore
 import httpx
 
 from dcp_deploy.errors import MissingCapabilityError
-from dcp_deploy.teachers.transfer import REDIRECTS, Patience, Transfer, note_of
+from dcp_deploy.teachers.pace import Patience
+from dcp_deploy.teachers.transfer import REDIRECTS, Transfer, note_of
 
 URL = "http://weights.invalid/teacher.pkl"
 NEXT = b"\n=== next connection ===\n"

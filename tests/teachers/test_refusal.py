@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcp_deploy.teachers import transfer as transfer_module
-from dcp_deploy.teachers.transfer import QUOTED, Patience, _quote
+from dcp_deploy.teachers.pace import Patience
+from dcp_deploy.teachers.transfer import QUOTED, _quote
 
 from .conftest import CUT, HASTE, Fetching, Handler, Server
 
