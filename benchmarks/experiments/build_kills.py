@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ...export.serving.leftovers import SHARED_MEMORY, is_alive, kill_group
 from ...files import RUN_FILE, read_json, sha256_file
 
 KILLS, STEPS = 50, 20
+ROUND = 10  # kills of one build
 NETWORKS = ("teacher", "scores", "pruned", "student")
 UNDISTURBED, SCRATCH, CACHE = "undisturbed", "scratch", "cache"  # in the folder, beside the rounds
 START = "start"  # the time before the first stage
@@ -40,12 +42,15 @@ END_SECONDS = 10.0  # in which killed processes must have ended
 # The command line with fewer samples, and with checkpoints every few steps; otherwise as a user starts it.
 PROGRAM = """
 from dataclasses import replace
+from importlib import import_module
 from dcp_deploy.compression.distillation.recipe import RECIPES
 from dcp_deploy.efforts import EFFORTS
 EFFORTS["quick"] = replace(
-    EFFORTS["quick"], score_latents=20, refine_latents=16, evaluation_samples=500, parity_latents=8, bench_rounds=3,
+    EFFORTS["quick"], score_latents=20, refine_latents=16, evaluation_samples=64, parity_latents=2, bench_rounds=3,
     bench_seconds=0.2,
 )
+evaluate = import_module("dcp_deploy.metrics.evaluate")
+evaluate.MIN_SAMPLES = evaluate.REFERENCE_SAMPLES = 64
 RECIPES["quick"] = replace(RECIPES["quick"], checkpoint_every=4)
 from dcp_deploy.cli import main
 main()
@@ -91,8 +96,8 @@ class Builds:
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
     """How long the start and each stage of the undisturbed build took, in order."""
-    cached: set[str] = field(default_factory=set)
-    """What the undisturbed build leaves in the cache."""
+    expected: set[str] = field(default_factory=set)
+    """What the undisturbed build leaves in the folder: its results, the cache, and what libraries leave."""
     alive: list[str] = field(default_factory=list)
     """Processes that outlived a kill of their group."""
 
@@ -130,7 +135,7 @@ class Builds:
         run = read_json(self.folder / UNDISTURBED / RUN_FILE)
         self.seconds = {START: max(0.0, time.monotonic() - began - run["seconds"])}
         self.seconds |= {name: stage["seconds"] for name, stage in run["stages"].items()}
-        self.cached = _names(self.folder / CACHE)
+        self.expected = self._found(UNDISTURBED)
 
     def kill(self, name: str, moment: Moment, share: float) -> Kill | None:
         """Start the build and kill it at the moment, or when its stage is over; return None if it ended before.
@@ -180,9 +185,12 @@ class Builds:
 
     def leftovers(self, name: str) -> list[str]:
         """Return what the killed builds left: processes, and files beyond those of the undisturbed one."""
-        files = _names(self.folder / name) - _names(self.folder / UNDISTURBED)
-        cached = _names(self.folder / CACHE) - self.cached
-        return [*self.alive, *sorted(files | cached | _names(self.folder / SCRATCH))]
+        return [*self.alive, *sorted(self._found(name) - self.expected)]
+
+    def _found(self, name: str) -> set[str]:
+        """Return the names of all files and folders of a run, of the cache and of the scratch folder."""
+        folders = [self.folder / one for one in (name, CACHE, SCRATCH)]
+        return {str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*")}
 
 
 def _stages(directory: Path) -> dict[str, Any]:
@@ -207,10 +215,6 @@ def _scratch(directory: Path) -> list[str]:
     return sorted(one.split(".tmp")[0].rpartition(".")[0][1:] for one in found if not one.startswith(f".{RUN_FILE}."))
 
 
-def _names(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
 def _same_tensors(one: Path, other: Path) -> bool:
     mine, theirs = load_file(one), load_file(other)
     return mine.keys() == theirs.keys() and all(
@@ -219,19 +223,23 @@ def _same_tensors(one: Path, other: Path) -> bool:
     )  # fmt: skip
 
 
-def moments(stages: Sequence[str]) -> list[Moment]:
-    """Return the moments of a full round, in order."""
-    return [Moment(START), *(Moment(stage, writing) for stage in stages for writing in (True, False))]
+def moments(stages: Sequence[str], chance: random.Random) -> Iterator[Moment]:
+    """Yield moments without end, each as often as any other: the start, and writes and random times of the stages."""
+    every = [Moment(START), *(Moment(stage, writing) for stage in stages for writing in (True, False))]
+    while True:
+        yield from chance.sample(every, len(every))
 
 
 def kill_rounds(builds: Builds, kills: int, chance: random.Random) -> Iterator[Round]:
     """Kill ``kills`` builds, in as many rounds as it takes. Each yields what was found when it was over."""
     builds.undisturbed()
-    shared, number, wanted = set(SHARED_MEMORY.glob("*")), 0, moments([*builds.seconds][1:])
+    shared, number, order = set(SHARED_MEMORY.glob("*")), 0, list(builds.seconds)
+    dealt = moments(order[1:], chance)
     while kills > 0:
         number += 1
         name, done = f"round-{number}", list[Kill]()
-        for moment in sorted(chance.sample(wanted, min(kills, len(wanted))), key=wanted.index):
+        hand = islice(dealt, min(kills, ROUND))
+        for moment in sorted(hand, key=lambda one: (order.index(one.stage), not one.writing)):
             kill = builds.kill(name, moment, chance.random())
             if kill is None:  # it was too fast, and has finished
                 break
@@ -279,7 +287,8 @@ def main() -> int:
     builds, rounds = Builds(demo_build(arguments.steps), folder), list[Round]()
     for one in kill_rounds(builds, arguments.kills, random.Random(arguments.seed)):
         rounds.append(one)
-        print(f"round {len(rounds)}: {len(one.kills)} kills; differs: {one.differs}; left: {one.left}", file=sys.stderr)
+        stages = ", ".join(kill.stage for kill in one.kills)
+        print(f"round {len(rounds)}: killed in {stages}; differs: {one.differs}; left: {one.left}", file=sys.stderr)
     print(table(rounds, list(builds.seconds)))
     restarts = sum(len(one.kills) for one in rounds)
     cut = sorted({name for one in rounds for kill in one.kills for name in kill.cut})
