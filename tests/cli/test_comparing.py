@@ -9,6 +9,7 @@ import pytest
 
 from dcp_deploy import config
 
+from ..limits import content_of, limited
 from ..pipeline.test_build import TINY
 from .conftest import PROGRAM, Command
 
@@ -69,6 +70,19 @@ def test_compare_shows_runs_and_writes_document_and_page(dcp: Command, swept: Pa
     assert json.loads(Path("c.json").read_text())["runs"][0]["name"] == "ratio-0.25"
     assert Path("c.html").is_file()
     assert dcp("compare", *runs, "--json").json["recommended"] is None  # FID is not measured here
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flag", "name"), [("--out", "c.json"), ("--html", "c.html")])
+def test_a_limit_on_the_size_of_files_is_exit_4_and_keeps_the_old_file(
+    dcp: Command, swept: Path, tmp_path: Path, flag: str, name: str
+) -> None:
+    (tmp_path / name).write_text("old")
+    before = content_of(tmp_path)
+    with limited(512):
+        ended = dcp("compare", swept / "ratio-0.25", swept / "ratio-0.5", flag, name, "--quiet")
+    assert ended.code == 4 and "larger than this machine allows" in ended.err
+    assert content_of(tmp_path) == before
 
 
 @pytest.mark.slow
