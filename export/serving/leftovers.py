@@ -81,10 +81,15 @@ def _is_left(folder: Path) -> bool:
 
 def remove(folder: Path) -> None:
     """Remove a server's shared memory, and then its folder, whose name is needed to find it."""
+    remove_shared_memory(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_shared_memory(folder: Path) -> None:
+    """Remove the shared memory of the server that has this folder."""
     for path in SHARED_MEMORY.glob(f"{folder.name}_*"):
         with suppress(OSError):
             path.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_group(leader: psutil.Process, seconds: float) -> None:
