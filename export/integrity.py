@@ -75,7 +75,7 @@ class BundledEngine(Record):
 
 
 class MeasuredSplit(Record):
-    """Copies of the generator with so many threads each."""
+    """Copies of the generator with this many threads each."""
 
     instances: int = Field(ge=1)
     threads: int = Field(ge=1)

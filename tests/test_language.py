@@ -9,10 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RIDDLES = re.compile(
     r"(?<!here )\bis n[o] |\bare n[o] [a-z]+ of\b|\btol[d]\b|\bat han[d]\b|\bmen[d](s|ed|ing)?\b"
-    r"|\bof the[n]\b|\bits lik[e]\b|\broom[s]?\b",
+    r"|\bof the[n]\b|\bits lik[e]\b|\broom[s]?\b|\bki[n]\b|\bwhoeve[r]\b|\bso man[y]\b|\bknows? n[o]\b"
+    r"|\bmore the mor[e]\b|\bjudge[s]\b|\bdraws (the network|an? image|images|pictures|what)\b",
     re.IGNORECASE,
 )
-"""Write: "is not a" ("there is no" is plain), "reported", "available", "repair", "older", "similar", "package"."""
+"""Write: "is not a" ("there is no" is plain), "reported", "available", "repair", "older", "similar", "package", "this
+many", "generates" images, "users" or another noun."""
 
 
 def test_no_riddles() -> None:

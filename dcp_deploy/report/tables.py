@@ -1,6 +1,6 @@
 """The report's tables, made from the files of a run. No HTML here.
 
-Every cell is a text or None, which is printed as "not measured". A cell that judges has a tone.
+Every cell is a text or None, which is printed as "not measured". A cell with a good or bad figure has a tone.
 """
 
 from __future__ import annotations

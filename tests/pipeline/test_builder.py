@@ -361,7 +361,7 @@ MISSING = Path("gone.pth")
         ({"target_params": 0.5, "target_macs": 0.2}, UsageError, "several targets"),
         ({"target": "sm90"}, MissingCapabilityError, "sm90"),
         ({"target": "sm1"}, UsageError, "sm1"),
-        ({"require": ["fid<2"], "dataset": "ffhq"}, UsageError, "cannot be judged"),
+        ({"require": ["fid<2"], "dataset": "ffhq"}, UsageError, "cannot be checked"),
     ],
 )
 @pytest.mark.parametrize("start", [build, plan_build])
