@@ -218,7 +218,8 @@ def prune(
             refine=refine, latents=counts.refine_latents, seed=seed, progress=progress,
         )  # fmt: skip
     save_generator(pruned.cpu(), out, extra=story)
-    output.message(str(plan))
+    for line in str(plan).splitlines():
+        output.message(line)
     output.written(out, plan=plan.to_dict())
 
 
