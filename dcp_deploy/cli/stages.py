@@ -218,8 +218,7 @@ def prune(
             refine=refine, latents=counts.refine_latents, seed=seed, progress=progress,
         )  # fmt: skip
     save_generator(pruned.cpu(), out, extra=story)
-    for line in str(plan).splitlines():
-        output.message(line)
+    output.table(str(plan))
     output.written(out, plan=plan.to_dict())
 
 
@@ -362,7 +361,7 @@ def export(
             export_onnx(original.generator, beside, **options, metadata=about, progress=progress)
         export_onnx(checkpoint.generator, out, **options, metadata=facts, progress=progress)
     if report := precision_report(out):
-        output.message(report)
+        output.table(report)
     output.written(out, precision=precision, teacher=None if teacher is None else str(beside))
 
 

@@ -186,6 +186,13 @@ def test_other_json_than_a_benchmark_is_refused(tmp_path, text, words):
         read_run(path)
 
 
+def test_a_file_that_is_not_text_is_refused_in_words(tmp_path):
+    path = tmp_path / "student.onnx"
+    path.write_bytes(b"\xd0\x00\xff")
+    with pytest.raises(CorruptFileError, match=r"student\.onnx is not JSON\n"):
+        read_run(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="cannot read"):
         read_run(tmp_path / "none.json")

@@ -390,6 +390,13 @@ def test_a_plan_knows_how_long_its_score_takes(config: BuildConfig, score: str, 
     assert (seconds > 0.1) == slow
 
 
+def test_a_build_and_its_plan_point_out_unusual_widths(toys: Toys, config: BuildConfig) -> None:
+    for run in (build, plan_build):
+        listener = Listener()
+        run(changed(config, align=7), reporter=listener)
+        assert any("align 7 leaves layers whose channels are not multiples of 8" in text for text in listener.heard)
+
+
 def test_a_plan_writes_nothing(config: BuildConfig, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     plan = plan_build(config)
