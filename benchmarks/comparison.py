@@ -139,7 +139,8 @@ def read_run(path: str | os.PathLike[str]) -> BenchRun:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        message = f"{path} does not hold the timings of bench ({where}: {first['msg']})"
+        fault = "missing" if first["type"] == "missing" else first["msg"].lower()
+        message = f"{path} does not hold the timings of bench ({where}: {fault})"
         raise CorruptFileError(message, remedy) from error
     except ValueError as error:
         reason = "" if isinstance(error, UnicodeDecodeError) else f": {error}"

@@ -174,6 +174,7 @@ def test_documents_of_the_harness_are_read_and_compared(tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "the whole"),
+        ('{"schema": 1, "models": {}}', r"does not hold the timings of bench \(batch: missing\)"),
         ('{"batch": 1, "rows": []}', "rows"),
         ('{"batch": 1, "rows": [{"name": "a", "samples_ms": [0]}]}', r"rows\.0\.samples_ms\.0"),
         ('{"batch": 1, "rows": [{"name": "a", "samples_ms": [NaN]}]}', "holds NaN"),
