@@ -16,9 +16,8 @@ _WIDE = 1.25  # ratio of an interval's ends from which on a speed-up is too unce
 
 def instability(rows: Sequence[BenchRow], environment: Environment, others: float | None) -> Iterator[str]:
     """Yield each reason not to trust the figures of a run. ``others``: cores that other processes took, if known."""
-    cores = environment.usable_cores
-    if others is not None and cores is not None and others > BUSY * cores:  # first: a headline has one reason only
-        yield f"other processes took {others:.1f} of {cores} cores"
+    if cores_are_shared(environment, others):  # first: a headline has one reason only
+        yield f"other processes took {others:.1f} of {environment.usable_cores} cores"
     if any(row.stability.verdict == "too few samples" for row in rows):
         yield "too few rounds to say whether the machine was stable"
     drifting = [f"{row.name} ({row.stability.drift:+.1%})" for row in rows if row.stability.verdict == "drifting"]
@@ -27,6 +26,12 @@ def instability(rows: Sequence[BenchRow], environment: Environment, others: floa
     for row in rows:
         if row.speedup is not None and row.speedup.high > _WIDE * row.speedup.low:
             yield f"the speed-up of {row.name} is uncertain, {row.speedup.low:.2f} to {row.speedup.high:.2f}"
+
+
+def cores_are_shared(environment: Environment, others: float | None) -> bool:
+    """Whether other processes took so much of the cores that latencies cannot be trusted; False if not known."""
+    cores = environment.usable_cores
+    return others is not None and cores is not None and others > BUSY * cores
 
 
 def caveats_of(

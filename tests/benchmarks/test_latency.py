@@ -154,6 +154,18 @@ def test_load_as_the_cause_comes_before_the_drift_that_it_made(monkeypatch):
     assert first == "other processes took 1.4 of 2 cores" and "a (+20.0%)" in second
 
 
+@pytest.mark.parametrize(("others", "patient", "rounds"), [(1.4, False, 4), (1.4, True, 12), (0.1, False, 12)])
+def test_an_impatient_run_on_shared_cores_ends_when_its_seconds_are_over(monkeypatch, others, patient, rounds):
+    monkeypatch.setattr(latency.LoadMeter, "others", lambda meter: others)
+    monkeypatch.setattr(latency, "capture_environment", lambda: replace(capture_environment(), usable_cores=2))
+    machine = Machine()
+    report = machine.benchmark(
+        {"a": machine.candidate("a", 10)}, baseline="a", min_seconds=0.039, pause_seconds=0, patient=patient
+    )
+    assert report.method.rounds == rounds
+    assert report.stable == (others < 1)
+
+
 def test_an_unstable_run_shows_no_speedup(monkeypatch):
     machine = Machine()
     candidates = {"teacher": machine.candidate("teacher", 80), "student": machine.candidate("student", 10)}
