@@ -50,9 +50,9 @@ class BuildConfig(BaseModel):
     ratio: float = Field(default=RATIO, ge=0, lt=1)
     """Share of the channels of every layer that is removed: 0.7 removes 70 %."""
     target_macs: float | None = Field(default=None, gt=0, le=1)
-    """Share of the teacher's MACs to keep, instead of ``ratio``: each layer gets the width that keeps most scores."""
+    """Share of the teacher's MACs to keep, instead of ``ratio``. The widths keep as much of the scores as possible."""
     target_params: float | None = Field(default=None, gt=0, le=1)
-    """Share of the teacher's parameters to keep, instead of ``ratio``, in the same way."""
+    """Share of the teacher's parameters to keep, instead of ``ratio``."""
     align: int = Field(default=ALIGN, ge=1)
     """Keep multiples of this many channels in each layer."""
     score: Literal["diversity", "gradient", "content", "random", "weight-in", "weight-out", "style", "activation"] = (
@@ -95,13 +95,13 @@ class BuildConfig(BaseModel):
     By default a fresh one, as in StyleKD.
     """
     augment: bool = False
-    """Augment the discriminator's images, the more the more it overfits (adaptive discriminator augmentation)."""
+    """Augment the discriminator's images, more strongly if it overfits (adaptive discriminator augmentation)."""
     guide: Path | None = None
     """Also match features of the discriminator in this training file (.pkl, rosinality .pt)."""
     feature_gan: bool = False
     """Train a second discriminator, on features of the perceptual loss."""
     mask: Path | None = Field(default=None, validate_default=True)
-    """A segmentation model as ONNX file: the L1 loss, perceptual loss and content scores use only what it finds."""
+    """A segmentation model as ONNX file: L1, perceptual loss and content scores use only the region that it marks."""
     mask_background: str = Field(default="0,16", pattern=r"^\d+(,\d+)*$")
     """Classes of the segmentation model that do not count, such as "0,16"."""
     mask_inputs: Literal["imagenet", "unit", "signed"] = "imagenet"
@@ -118,7 +118,7 @@ class BuildConfig(BaseModel):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Precision of the exported graphs' convolutions, except layers that measured ranges or the gate keep in fp32."""
     target: str | None = None
-    """GPUs to build the engine for, such as "sm89" or "RTX 4090,L4"; then the build fails without TensorRT.
+    """GPUs to build the engine for, such as "sm89" or "RTX 4090,L4". Without TensorRT the build then fails.
 
     None: a portable engine if TensorRT-RTX is installed, else no engine.
     """
@@ -130,7 +130,7 @@ class BuildConfig(BaseModel):
     has some (``pipeline.inputs.DEMO_REQUIREMENTS``), other teachers none; "none" leaves them out.
     """
     wait: float = Field(default=0.0, ge=0)
-    """Wait up to so many seconds for a quiet machine before latency is measured."""
+    """Wait up to this many seconds for a quiet machine before latency is measured."""
 
     @field_validator("require")
     @classmethod

@@ -163,7 +163,7 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
 
 
 def recipe(steps: int, seed: int) -> DistillConfig:
-    """Return the quick recipe over so many steps."""
+    """Return the quick recipe over this many steps."""
     saved = max(steps // _SAVED, 1)
     return replace(RECIPES["quick"], steps=steps, seed=seed, log_every=steps, checkpoint_every=saved)
 

@@ -218,7 +218,7 @@ def prune(
             refine=refine, latents=counts.refine_latents, seed=seed, progress=progress,
         )  # fmt: skip
     save_generator(pruned.cpu(), out, extra=story)
-    output.message(str(plan))
+    output.table(str(plan))
     output.written(out, plan=plan.to_dict())
 
 
@@ -268,7 +268,7 @@ def distill(
 ) -> None:
     """Train a pruned generator to match its teacher. A killed run continues where it stopped.
 
-    docs/distillation.md says more.
+    docs/distillation.md explains the recipe and its options.
 
     Example: dcp-deploy distill pruned.safetensors --teacher teacher.safetensors -o student.safetensors --data faces.zip
     --effort paper --devices 4 --train-precision bf16 --keep best --tensorboard logs
@@ -326,7 +326,8 @@ def export(
         str, choice("Noise maps: const (in the file), none, or input (given with each call).", "const", "none", "input")
     ] = "const",
     upsample: Annotated[
-        str, choice("How to up-sample, both exact: transposed or polyphase.", "transposed", "polyphase")
+        str,
+        choice("Method of up-sampling, transposed or polyphase. Both give the same images.", "transposed", "polyphase"),
     ] = "transposed",
     batch: Annotated[str, option("Smallest and largest batch that the file accepts: 1,64. By default any.")] = "",
     precision: Annotated[
@@ -360,7 +361,7 @@ def export(
             export_onnx(original.generator, beside, **options, metadata=about, progress=progress)
         export_onnx(checkpoint.generator, out, **options, metadata=facts, progress=progress)
     if report := precision_report(out):
-        output.message(report)
+        output.table(report)
     output.written(out, precision=precision, teacher=None if teacher is None else str(beside))
 
 
@@ -370,7 +371,7 @@ def engine(
     onnx: Annotated[Path, typer.Argument(help="A file that dcp-deploy export wrote.")],
     out: Out,
     target: Annotated[
-        str, option('GPUs to build for, such as sm89 or "RTX 4090,L4"; auto: the one present.', complete=targets)
+        str, option('GPUs to build for, such as sm89 or "RTX 4090,L4"; auto: the GPU here.', complete=targets)
     ] = "auto",
     flavour: Annotated[
         str, choice("tensorrt-rtx (needs no GPU), tensorrt or auto.", "auto", "tensorrt-rtx", "tensorrt")
