@@ -139,6 +139,8 @@ def _score_seconds(method: str, counts: Effort, image: float) -> float:
     if method in ("weight-in", "weight-out", "random"):
         return 0.1  # no image is made
     # Per latent: one image with its graph, then per direction one image and one backward pass (two images' work).
+    if method in ("change", "hybrid"):
+        return counts.change_latents * image * 3  # two images, and their moments
     passes = {"style": 1, "activation": 1, "content": 3}.get(method, 1 + 3 * counts.score_directions)
     return counts.score_latents * image * passes
 
