@@ -61,9 +61,12 @@ def change_settings(
             "Use the default, 3.",
         )
     weight = _CHANGE_WEIGHT[method] if change_weight is None else change_weight
-    for name, value in (("change weight", weight), ("hybrid share", hybrid_share)):
-        if not 0 <= value <= 1:
-            raise UsageError(f"the {name} must be from 0 to 1, got {value:g}", as_share(value))
+    if not 0 <= weight <= 1:
+        raise UsageError(
+            f"the change weight must be from 0 to 1, got {weight:g}", "Give 1 for changes alone, 0.5 for values too."
+        )
+    if not 0 <= hybrid_share <= 1:
+        raise UsageError(f"the hybrid share must be from 0 to 1, got {hybrid_share:g}", as_share(hybrid_share))
     return {"alpha": alpha, "change_weight": weight} | ({"hybrid_share": hybrid_share} if method == "hybrid" else {})
 
 
