@@ -307,7 +307,7 @@ def _scored_generator(generator: Generator | None, settings: dict[str, Any]) -> 
         raise UsageError(
             f"shards of {settings['method']!r} are merged with the generator that was scored, and "
             + ("none was given" if generator is None else "this is another one"),
-            "Call merge_scores(parts, generator) with it.",
+            "Give it as merge_scores(parts, generator).",
         )
     return copy_to(generator, next(generator.parameters()).device).eval().requires_grad_(False)  # as it was scored
 

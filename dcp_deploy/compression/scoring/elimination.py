@@ -22,7 +22,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 
@@ -121,6 +120,8 @@ def scores_along(order: Tensor, costs: Tensor) -> Tensor:
     regression). Sums over the last n channels stay exact wherever a width may sensibly end. Equal scores differ by one
     unit in the last place, so that sorting returns ``order``.
     """
+    from scipy.optimize import isotonic_regression
+
     rising = isotonic_regression(costs.clamp(min=0).cpu().numpy()).x
     for i in range(1, len(rising)):
         rising[i] = max(rising[i], np.nextafter(rising[i - 1], np.inf))

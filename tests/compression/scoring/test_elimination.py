@@ -29,7 +29,9 @@ def error_of(readers: Sequence[Regression], kept: Sequence[int]) -> float:
     return sum(error_without(reader, kept) for reader in readers)
 
 
-@given(channels=st.integers(1, 9), responses=st.lists(st.integers(1, 12), min_size=1, max_size=3), seed=st.integers(0))
+@given(
+    channels=st.integers(1, 9), responses=st.lists(st.integers(1, 12), min_size=1, max_size=3), seed=st.integers(0, 999)
+)
 @settings(max_examples=40, deadline=None)
 def test_downdates_drop_the_channels_that_solving_anew_drops(channels: int, responses: list[int], seed: int) -> None:
     readers = [random_reader(channels, count, seed + index) for index, count in enumerate(responses)]
