@@ -20,7 +20,7 @@ HYBRID_SHARE: Final = 0.5
 EffortName = Literal["quick", "standard", "paper"]
 
 
-_FLOORS = {"score_latents": 10, "refine_latents": 8, "parity_latents": 16, "change_latents": 96}
+_FLOORS = {"score_latents": 10, "refine_latents": 8, "parity_latents": 16, "change_latents": 192}
 
 
 @dataclass(frozen=True)

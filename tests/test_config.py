@@ -139,7 +139,7 @@ def test_scores_without_gradients_get_more_latents_and_choose_their_directions()
     quick = EFFORTS["quick"]
     assert quick.latents_for("hybrid") == quick.latents_for("change") > quick.latents_for("diversity")
     assert (quick.directions_for("change"), quick.directions_for("diversity")) == (None, 10)
-    assert quick.for_teacher(74_266_894_336).latents_for("change") == 96
+    assert quick.for_teacher(74_266_894_336).latents_for("change") == 192
 
 
 def test_the_paper_effort_is_the_same_for_every_teacher() -> None:
