@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from .efforts import ALIGN, EFFORT, EFFORTS, RATIO, REFINE, SCORE, Effort, EffortName
+from .efforts import ALIGN, EFFORT, EFFORTS, HYBRID_SHARE, RATIO, REFINE, SCORE, Effort, EffortName
 from .errors import CorruptFileError, InputError, UsageError, as_share, choose
 from .gates import QUALITY, SPEED, parse_requirements
 from .teachers.presets import DATASETS, Dataset, find_dataset
@@ -19,7 +19,7 @@ from .teachers.presets import DATASETS, Dataset, find_dataset
 __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_toml", "to_toml"]
 
 
-SHARES = ("ratio", "target_macs", "target_params")
+SHARES = ("ratio", "target_macs", "target_params", "hybrid_share")
 
 
 class BuildConfig(BaseModel):
@@ -55,10 +55,16 @@ class BuildConfig(BaseModel):
     """Share of the teacher's parameters to keep, instead of ``ratio``."""
     align: int = Field(default=ALIGN, ge=1)
     """Keep multiples of this many channels in each layer."""
-    score: Literal["diversity", "gradient", "content", "random", "weight-in", "weight-out", "style", "activation"] = (
-        SCORE
-    )
-    """How channels are ranked; "diversity" is the published method, "content" scores the region of ``mask``."""
+    score: Literal[
+        "diversity", "gradient", "content", "change", "hybrid", "random", "weight-in", "weight-out", "style",
+        "activation",
+    ] = SCORE  # fmt: skip
+    """How channels are ranked; "diversity" is the published method, "content" scores the region of ``mask``.
+
+    "change" keeps the channels from which changes of the image can be rebuilt, "hybrid" takes a part of them.
+    """
+    hybrid_share: float = Field(default=HYBRID_SHARE, ge=0, le=1)
+    """Share of the kept channels that "hybrid" takes from "change"; the others come from "weight-out"."""
     refine: Literal["none", "svs", "reconstruct", "svs+reconstruct"] = REFINE
     """How the kept weights are adjusted before training; "none" is the published method.
 

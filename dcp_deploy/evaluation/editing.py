@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checkpoints.direction_import import ForeignDirections, placed
 from ..checkpoints.directions import Direction, check_directions
-from ..compression.scoring.diversity import principal_components
+from ..compression.scoring.directions import principal_components
 from ..datasets.canvas import RESOLUTION
 from ..datasets.factors import FACTORS, Factors
 from ..errors import InputError, UsageError

@@ -384,7 +384,9 @@ def test_a_dry_run_sees_a_full_disk(config: BuildConfig, monkeypatch: pytest.Mon
         plan_build(config)
 
 
-@pytest.mark.parametrize(("score", "slow"), [("weight-out", False), ("random", False), ("diversity", True)])
+@pytest.mark.parametrize(
+    ("score", "slow"), [("weight-out", False), ("random", False), ("diversity", True), ("hybrid", True)]
+)
 def test_a_plan_knows_how_long_its_score_takes(config: BuildConfig, score: str, slow: bool) -> None:
     seconds = plan_build(changed(config, score=score)).to_dict()["estimate"]["seconds"]["score"]
     assert (seconds > 0.1) == slow
