@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -20,6 +21,21 @@ __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_t
 
 
 SHARES = ("ratio", "target_macs", "target_params", "hybrid_share")
+
+
+SIZES = ("ratio", "target_macs", "target_params", "target_latency")
+"""The settings that decide how large a student is."""
+
+
+def milliseconds(text: str) -> float:
+    """Read "3ms" or "3" as 3.0. Raises ValueError for anything else."""
+    try:
+        value = float(text.removesuffix("ms"))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{text!r} is not a time: write for example 3ms or 0.5ms")
+    return value
 
 
 class BuildConfig(BaseModel):
@@ -53,6 +69,11 @@ class BuildConfig(BaseModel):
     """Share of the teacher's MACs to keep, instead of ``ratio``. The widths keep as much of the scores as possible."""
     target_params: float | None = Field(default=None, gt=0, le=1)
     """Share of the teacher's parameters to keep, instead of ``ratio``."""
+    target_latency: str | None = None
+    """Time of one image in torch on this device, such as 3ms, instead of ``ratio``.
+
+    Each layer is measured anew for every plan, so two builds can differ a little.
+    """
     align: int = Field(default=ALIGN, ge=1)
     """Keep multiples of this many channels in each layer."""
     score: Literal[
@@ -147,6 +168,13 @@ class BuildConfig(BaseModel):
             raise ValueError(f"{error.message.removeprefix('--require ')}. {error.remedy}".removesuffix(".")) from error
         return texts or None
 
+    @field_validator("target_latency")
+    @classmethod
+    def _a_time(cls, text: str | None) -> str | None:
+        if text is not None:
+            milliseconds(text)
+        return text
+
     @field_validator("dataset")
     @classmethod
     def _known_dataset(cls, name: str) -> str:
@@ -208,7 +236,9 @@ class BuildConfig(BaseModel):
     @property
     def plan_arguments(self) -> dict[str, Any]:
         """Arguments of ``compression.plan`` besides the scores."""
-        return {name: getattr(self, name) for name in ("ratio", "align", "target_macs", "target_params")}
+        latency = None if self.target_latency is None else milliseconds(self.target_latency)
+        shares = {name: getattr(self, name) for name in ("ratio", "align", "target_macs", "target_params")}
+        return {**shares, "target_latency": latency}
 
     @property
     def counts(self) -> Effort:
