@@ -56,6 +56,7 @@ def sweep(
     values = numbers(flag_of(size), given[size] or DEFAULT)
     config = BuildConfig.parse(settings, verb="sweep")
     from ..pipeline import plan, sweeping
+    from ..report.comparing.table import notes
     from .tables import comparison_table, sweep_table
 
     if dry_run:
@@ -68,7 +69,7 @@ def sweep(
     output.saved = True
     places = {"directory": str(done.directory), "page": str(done.directory / sweeping.PAGE)}
     output.result(
-        {**found.to_dict(), **places}, comparison_table(found), *found.notes, found.reason, f"page: {places['page']}"
+        {**found.to_dict(), **places}, comparison_table(found), *notes(found), found.reason, f"page: {places['page']}"
     )
     output.finished(done.directory, use=None if found.recommended is None else done.directory / found.recommended)
     found.raise_for_failure()
@@ -99,6 +100,7 @@ def compare(
     from ..pipeline.timing import wait_for_quiet
     from ..report.comparing import compare as compare_runs
     from ..report.comparing.page import write_page
+    from ..report.comparing.table import notes
     from .tables import comparison_table
 
     requirements = parse_requirements(require or [], (*QUALITY, SPEED))
@@ -111,7 +113,7 @@ def compare(
     found = compare_runs(runs, requirements=requirements, timing=timing)
     if html is not None:
         write_page(html, found)
-    output.report(out, found.to_dict(), comparison_table(found), *found.notes, found.reason)
+    output.report(out, found.to_dict(), comparison_table(found), *notes(found), found.reason)
     if html is not None:
         output.finished(html)
     if requirements:

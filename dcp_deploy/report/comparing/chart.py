@@ -78,12 +78,12 @@ def _draw_panel(axes: Axes, theme: Theme, comparison: RunComparison, key: str, p
     if teacher is not None:
         axes.axhline(teacher, color=theme.muted, linewidth=1.2, linestyle=(0, (5, 3)), zorder=0)
         axes.annotate(
-            "teacher", (1, teacher), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
-            ha="right", va="bottom", color=theme.muted, fontsize=9,
+            "teacher", (0, teacher), xycoords=("axes fraction", "data"), xytext=(3, -3), textcoords="offset points",
+            ha="left", va="top", color=theme.muted, fontsize=9,
         )  # fmt: skip
     axes.set_xscale("log")
     plain_log_ticks(axes.xaxis)
-    axes.set_xlabel(f"{_cost_words(comparison)}, logarithmic: less is better")
+    axes.set_xlabel(f"{_cost_words(comparison)}, logarithmic")
     axes.set_title(f"{scale.label}: {scale.direction}", fontsize=11, color=theme.ink, loc="left")
     axes.margins(x=0.25, y=0.18)
     style(axes, theme, grid="y")

@@ -31,17 +31,21 @@ def figures_table(comparison: RunComparison) -> Table:
         row("dominated by", lambda run: "" if run.name == TEACHER else run.dominated_by or "none"),
     ]
     headings = ("", *(_heading(run, comparison) for run in runs))
-    return Table(headings, tuple(row for row in rows if any(cell for cell in row[1:])), tuple(_notes(comparison)))
+    return Table(headings, tuple(row for row in rows if any(cell for cell in row[1:])), tuple(notes(comparison)))
 
 
 def _heading(run: ComparedRun, comparison: RunComparison) -> str:
     return f"{run.name} (recommended)" if run.name == comparison.recommended else run.name
 
 
-def _notes(comparison: RunComparison) -> Iterable[str]:
+def notes(comparison: RunComparison) -> Iterable[str]:
+    """Yield what limits the comparison, what each run misses, and why a speed is not to be trusted."""
     yield "A run is dominated by another one that costs no more and has no higher FID."
     yield from comparison.notes
     for run in comparison.runs:
+        failed = [one.text for one in run.gates.requirements if not one.passed] if run.gates else []
+        if failed:
+            yield f"{run.name} misses: {'; '.join(failed)}."
         if run.unstable_because:
             yield f"{run.name}: {UNSTABLE} ({'; '.join(run.unstable_because)})."
 
@@ -53,8 +57,8 @@ def _setting(name: str) -> Callable[[ComparedRun], Cell]:
 def _gates(run: ComparedRun) -> Cell:
     if run.gates is None:
         return "" if run.name == TEACHER else "none set"
-    failed = [one.text for one in run.gates.requirements if not one.passed]
-    return Toned(f"missed: {'; '.join(failed)}", "bad") if failed else Toned("met", "good")
+    failed = sum(not one.passed for one in run.gates.requirements)
+    return Toned(f"{failed} of {len(run.gates.requirements)} missed", "bad") if failed else Toned("met", "good")
 
 
 def _speedup(run: ComparedRun) -> Cell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+from dcp_deploy.gates import parse_requirements
 from dcp_deploy.report.comparing import compare
 from dcp_deploy.report.comparing.chart import front_chart
 from dcp_deploy.report.comparing.page import write_page
@@ -34,6 +35,14 @@ def test_an_unstable_run_shows_no_speedup(make_run: MakeRun) -> None:
     assert re.fullmatch(r"\d+\.\d\d× \[.+\]|\d+\.\d× \[.+\]", str(speedups[1]))
     assert speedups[2] == "unstable, measure again"
     assert "b: unstable, measure again (too few rounds)." in table.notes
+
+
+def test_what_a_run_misses_stands_below_the_table(make_run: MakeRun) -> None:
+    paths = [make_run("a", fid=7.0).path, make_run("b", fid=9.0).path]
+    table = figures_table(compare(paths, requirements=parse_requirements(["fid<8"], ["fid"])))
+    (cells,) = (row[1:3] for row in table.rows if row[0] == "requirements")
+    assert cells == ("met", "1 of 1 missed")
+    assert "b misses: fid 9, required below 8, missed by 1." in table.notes
 
 
 def test_the_picture_names_every_run_and_its_cost(make_run: MakeRun) -> None:
