@@ -79,7 +79,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Making the environment in .venv: a few minutes, about 3 GB$(if $(TORCH_INDEX),,; several more if PyTorch is for CUDA)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 ifneq ($(TORCH_INDEX),)
-	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch \
+	    > .venv/torch.log 2>&1 || { cat .venv/torch.log; exit 1; }
 	@echo $(TORCH_INDEX) > .venv/torch-index
 endif
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[cpu,rtx,dev]'

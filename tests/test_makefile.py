@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,8 +28,9 @@ def recipe(folder: Path, *arguments: str) -> list[str]:
 
 
 def installs(lines: list[str]) -> list[list[str]]:
-    """Return the arguments of each pip install."""
-    return [line.split() for line in lines if "pip install" in line]
+    """Return the arguments of each pip install, without what follows the command."""
+    joined = "\n".join(lines).replace("\\\n", " ").splitlines()
+    return [re.split(r"[|>&]", line)[0].split() for line in joined if "pip install" in line]
 
 
 def test_from_an_index_of_its_own_pip_takes_torch_and_nothing_else(fresh: Path) -> None:
