@@ -12,22 +12,22 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 
-ENV PATH=/opt/dcp-deploy/bin:$PATH
+ENV PATH=/opt/dcp-deploy/bin:$PATH PIP_CACHE_DIR=/var/cache/pip
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 # The sources and pip's cache are mounted, so the layers hold only what is installed. torch has a layer of its own: it is
 # the largest and changes seldom.
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=constraints.txt,target=/constraints.txt \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     python -m venv /opt/dcp-deploy \
     && pip install -c /constraints.txt --no-deps --index-url "$TORCH_INDEX" torch
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,target=/source,rw \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=bind,target=/source,rw \
     pip install -c /source/constraints.txt '/source[cpu,openvino]'
 
 # Another number writes to a mounted folder of another user: --build-arg UID="$(id -u)".
 ARG UID=1000
-RUN useradd --create-home --no-log-init --non-unique --uid "$UID" dcp
+RUN useradd --create-home --home-dir /data --no-log-init --non-unique --uid "$UID" dcp
 USER $UID
-WORKDIR /home/dcp
+WORKDIR /data
 
 ENTRYPOINT ["dcp-deploy"]
 CMD ["--help"]
