@@ -12,15 +12,15 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 
-ENV PATH=/opt/dcp-deploy/bin:$PATH PIP_CACHE_DIR=/var/cache/pip
+ENV PATH=/opt/dcp-deploy/bin:$PATH PIP_NO_CACHE_DIR=1
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-# The sources and pip's cache are mounted, so the layers hold only what is installed. torch has a layer of its own: it is
-# the largest and changes seldom.
-RUN --mount=type=cache,target=/var/cache/pip --mount=type=bind,source=constraints.txt,target=/constraints.txt \
+# The sources are mounted, so the layers hold only what is installed. torch has a layer of its own: it is the largest and
+# changes seldom.
+RUN --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     python -m venv /opt/dcp-deploy \
     && pip install -c /constraints.txt --no-deps --index-url "$TORCH_INDEX" torch
-RUN --mount=type=cache,target=/var/cache/pip --mount=type=bind,target=/source,rw \
+RUN --mount=type=bind,target=/source,rw \
     pip install -c /source/constraints.txt '/source[cpu,openvino]'
 
 # Another number writes to a mounted folder of another user: --build-arg UID="$(id -u)".

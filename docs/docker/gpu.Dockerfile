@@ -13,14 +13,14 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
-ENV PATH=/opt/dcp-deploy/bin:$PATH PIP_CACHE_DIR=/var/cache/pip
+ENV PATH=/opt/dcp-deploy/bin:$PATH PIP_NO_CACHE_DIR=1
 
-# The environment sees the packages of the image, so TensorRT is not installed twice. The sources and pip's cache are
-# mounted, so the layers hold only what is installed. torch has a layer of its own: it is the largest and changes seldom.
-RUN --mount=type=cache,target=/var/cache/pip --mount=type=bind,source=constraints.txt,target=/constraints.txt \
+# The environment sees the packages of the image, so TensorRT is not installed twice. The sources are mounted, so the
+# layers hold only what is installed. torch has a layer of its own: it is the largest and changes seldom.
+RUN --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     python3 -m venv --system-site-packages /opt/dcp-deploy \
     && pip install -c /constraints.txt torch
-RUN --mount=type=cache,target=/var/cache/pip --mount=type=bind,target=/source,rw \
+RUN --mount=type=bind,target=/source,rw \
     pip install -c /source/constraints.txt '/source[gpu]'
 
 # Another number writes to a mounted folder of another user: --build-arg UID="$(id -u)".
