@@ -75,7 +75,7 @@ class BundledEngine(Record):
 
 
 class MeasuredSplit(Record):
-    """Copies of the generator with so many threads each."""
+    """Copies of the generator with this many threads each."""
 
     instances: int = Field(ge=1)
     threads: int = Field(ge=1)
@@ -199,7 +199,8 @@ def check_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     if path.is_file() and path.name.endswith(ARCHIVE):
         with read_archive(path, path.name) as entries:
             return _check(str(path), _archive_files(path.name, entries))
-    raise InputError(f"no bundle at {path}", f"Give the folder or the {ARCHIVE} that dcp-deploy bundle made.")
+    what = "is not a bundle" if path.exists() else "does not exist"
+    raise InputError(f"{path} {what}", f"Give the folder or the {ARCHIVE} that dcp-deploy bundle made.")
 
 
 def _check(bundle: str, files: Iterator[File]) -> dict[str, Any]:

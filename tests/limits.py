@@ -25,7 +25,7 @@ def limited(size: int) -> Iterator[None]:
 
 @contextmanager
 def mounted(folder: Path, size: int) -> Iterator[Path]:
-    """Mount a disk of so many bytes, which a test may fill. Only root may; the test is skipped for others."""
+    """Mount a disk of this many bytes, which a test may fill. Only root may; the test is skipped for others."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("a disk cannot be mounted here")

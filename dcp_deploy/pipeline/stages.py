@@ -118,8 +118,9 @@ def _score(job: Job, progress: Progress) -> list[str]:
     scores = score(
         job.load("teacher"),
         method=config.score,
-        latents=inputs.effort.score_latents,
-        directions=inputs.effort.score_directions,
+        latents=inputs.effort.latents_for(config.score),
+        directions=inputs.effort.directions_for(config.score),
+        hybrid_share=config.hybrid_share,
         mask=inputs.mask if config.score == "content" else None,
         seed=config.seed,
         state=partial,
@@ -349,9 +350,16 @@ def _reading(inputs: BuildInputs) -> dict[str, Any]:
 
 def _scoring(inputs: BuildInputs) -> dict[str, Any]:
     settings = _settings("score", "score_latents", "score_directions", "seed", "device")(inputs)
+    if inputs.config.score in ("change", "hybrid"):
+        settings = _settings("score", "change_latents", "hybrid_share", "seed", "device")(inputs)
     if inputs.mask is not None and inputs.config.score == "content":
         settings["mask"] = inputs.mask.identity
     return settings
+
+
+def _pruning(inputs: BuildInputs) -> dict[str, Any]:
+    names = ("ratio", "align", "target_macs", "target_params", "refine", "refine_latents", "seed", "device")
+    return _settings(*names, *(["target_latency"] if inputs.config.target_latency else []))(inputs)
 
 
 def _distilling(inputs: BuildInputs) -> dict[str, Any]:
@@ -392,7 +400,7 @@ STAGES: tuple[Stage, ...] = (
         "prune",
         "prune, layer by layer",
         ("teacher.safetensors", "scores.safetensors"),
-        _settings("ratio", "align", "target_macs", "target_params", "refine", "refine_latents", "seed", "device"),
+        _pruning,
         _prune,
         True,
     ),

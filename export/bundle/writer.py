@@ -34,7 +34,7 @@ from .sizing import Sizing, measure_sizing
 from .triton import Served, TensorRTPlan, Variant, config_pbtxt, interface, largest_request, picture_pbtxt
 
 MAX_BATCH = 8
-CLIENTS = {  # programs for whoever has the bundle, in clients/
+CLIENTS = {  # programs for users of the bundle, in clients/
     "client.py": "example_client.py", "picture.py": "example_picture.py", "probe.py": "probe.py",
     "verify.py": "verify.py",
 }  # fmt: skip

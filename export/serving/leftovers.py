@@ -1,7 +1,7 @@
 """The scratch folder and the shared memory of a server, and their removal however it ended.
 
 All processes of a server hold a lock in its scratch folder, until the last of them has ended. Its shared memory carries
-the folder's name. So whoever finds a folder that nobody holds may remove both, and nothing of anybody else.
+the folder's name. So a process that finds a folder without a held lock may remove both, and nothing of other users.
 """
 
 from __future__ import annotations
