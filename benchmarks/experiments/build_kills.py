@@ -287,8 +287,8 @@ def main() -> int:
     builds, rounds = Builds(demo_build(arguments.steps), folder), list[Round]()
     for one in kill_rounds(builds, arguments.kills, random.Random(arguments.seed)):
         rounds.append(one)
-        stages = ", ".join(kill.stage for kill in one.kills)
-        print(f"round {len(rounds)}: killed in {stages}; differs: {one.differs}; left: {one.left}", file=sys.stderr)
+        places = ", ".join(" writing ".join((kill.stage, *kill.cut)) for kill in one.kills)
+        print(f"round {len(rounds)}: killed in {places}; differs: {one.differs}; left: {one.left}", file=sys.stderr)
     print(table(rounds, list(builds.seconds)))
     restarts = sum(len(one.kills) for one in rounds)
     cut = sorted({name for one in rounds for kill in one.kills for name in kill.cut})
