@@ -51,6 +51,7 @@ types: $(READY) ## mypy --strict on the whole package
 # The public names (errors among them) and a page for each of these. A warning of the generator is an error, except two
 # about the inside of pydantic's dataclasses, whose annotations exist for type checkers only.
 PAGES := config teachers.presets pipeline generators checkpoints compression compression.distillation.recipe \
+    extensions.signatures extensions.loggers \
     export export.onnx export.parity export.runners export.tensorrt export.bundle kernels metrics benchmarks report schemas
 SITE ?= build/docs
 docs: $(READY) ## the API reference, into build/docs
