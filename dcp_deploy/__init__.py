@@ -19,6 +19,8 @@ __all__ = [
     "DistillConfig",
     "Generator",
     "GeneratorConfig",
+    "LossFunction",
+    "ScoreFunction",
     "__version__",
     "benchmark",
     "build",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from .config import BuildConfig
     from .datasets.images import open_images
     from .export import build_engine, export_onnx, load_runner, load_synthesis, verify
+    from .extensions.signatures import LossFunction, ScoreFunction
     from .generators import Generator, GeneratorConfig, count_macs, count_parameters
     from .metrics import evaluate
     from .pipeline.builder import build
@@ -64,6 +67,7 @@ else:
             "config": ("BuildConfig",),
             "datasets.images": ("open_images",),
             "export": ("build_engine", "export_onnx", "load_runner", "load_synthesis", "verify"),
+            "extensions.signatures": ("LossFunction", "ScoreFunction"),
             "generators": ("Generator", "GeneratorConfig", "count_macs", "count_parameters"),
             "metrics": ("evaluate",),
             "pipeline.builder": ("build",),

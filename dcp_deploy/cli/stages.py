@@ -126,7 +126,7 @@ def score(
     with output.task("score") as progress:
         scores = compression.score(
             generator,
-            method=method,  # type: ignore[arg-type]  # score() refuses an unknown one
+            method=method,
             latents=count,
             directions=directions,
             alpha=alpha,
@@ -205,7 +205,7 @@ def prune(
     else:
         with output.task("score") as progress:
             found = compression.score(
-                generator, method=score or SCORE, latents=counts.latents_for(score or SCORE),  # type: ignore[arg-type]
+                generator, method=score or SCORE, latents=counts.latents_for(score or SCORE),
                 hybrid_share=hybrid_share, seed=seed, device=device, progress=progress,
             )  # fmt: skip
     generator = generator.to(device)
@@ -249,9 +249,9 @@ def _dataset_of(teacher: Generator, given: str | None) -> str | None:
 
 
 DISTILL_SETTINGS = (
-    "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard",
-    "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs", "inception",
-    "effort", "seed", "threads", "device",
+    "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "logger",
+    "tensorboard", "loss", "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background",
+    "mask_inputs", "inception", "effort", "seed", "threads", "device",
 )  # fmt: skip
 
 
@@ -284,11 +284,12 @@ def distill(
     from ..checkpoints import load_checkpoint, save_generator
     from ..checkpoints.provenance import check_teacher, distilled_story
     from ..devices import torch_device
-    from ..pipeline.distilling import distill_student, distillation_facts, mask_of, recipe_of
+    from ..pipeline.distilling import distill_student, distillation_facts, mask_of, open_loggers, recipe_of
     from ..pipeline.inputs import open_data, real_facts, real_words
 
     config = BuildConfig.parse(settings, verb="distill")
     device = torch_device(config.device)
+    loggers = open_loggers(config, out.with_name(f"{out.name}.logs"), output)
     pruned, original = load_checkpoint(student), load_checkpoint(teacher, network=config.network)
     if doubt := check_teacher(pruned, student, original, teacher, force=force_teacher):
         output.message(f"distill: {doubt}")
@@ -307,6 +308,7 @@ def distill(
             mask=mask,
             images=images,
             checkpoints=out.with_name(f"{out.name}.checkpoints"),
+            loggers=loggers,
             progress=progress,
             reporter=output,
         )

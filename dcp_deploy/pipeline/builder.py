@@ -15,6 +15,7 @@ from ..files import remove_scratch, sha256_file, write_text
 from ..gates import Outcome, Verdict
 from ..progress import Reporter
 from ..version import __version__
+from .final_figures import log_final_figures
 from .inputs import BuildInputs, effort_numbers, real_words, resolve_inputs
 from .plan import check_space
 from .record import RunRecord, StageRecord, locked, now, stage_key, why_again
@@ -82,6 +83,7 @@ class _Builder:
         try:
             for stage in STAGES:
                 self._stage(stage)
+            log_final_figures(self.inputs, self.record, self.reporter)
         except BaseException as error:  # record the end of the run whatever ended it
             self._close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
