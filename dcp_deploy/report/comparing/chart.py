@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..charts import WIDTH, Chart, Theme, literal, plain_log_ticks, render, style
 from ..judgement import QUALITY
-from .runs import ComparedRun, RunComparison
+from .runs import RunComparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _KEYS = ("fid", "recall")
 _HEIGHT = 3.4  # inches of one panel
+_LONGEST = 24  # characters of a name in the picture
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,19 @@ def front_chart(comparison: RunComparison) -> Chart | None:
 
 
 def _points(comparison: RunComparison, key: str) -> list[_Point]:
-    def on_front(run: ComparedRun) -> bool:
-        return run.dominated_by is None
-
     return sorted(
         (
-            _Point(run.name, cost, value, on_front(run), run.name == comparison.recommended)
+            _Point(run.name, cost, value, run.name in comparison.front, run.name == comparison.recommended)
             for run in comparison.runs
             if (cost := getattr(run, comparison.cost)) is not None and (value := run.quality[key]) is not None
         ),
         key=lambda point: point.cost,
     )
+
+
+def _short(name: str) -> str:
+    """Return the end of a long name, which tells paths apart."""
+    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
 
 
 def _draw_panel(axes: Axes, theme: Theme, comparison: RunComparison, key: str, points: Sequence[_Point]) -> None:
@@ -71,7 +74,7 @@ def _draw_panel(axes: Axes, theme: Theme, comparison: RunComparison, key: str, p
         if point.recommended:
             axes.scatter([point.cost], [point.value], s=190, facecolors="none", edgecolors=theme.ink, zorder=4)
         axes.annotate(
-            literal(point.name), (point.cost, point.value), xytext=(9, 6), textcoords="offset points",
+            literal(_short(point.name)), (point.cost, point.value), xytext=(9, 6), textcoords="offset points",
             color=theme.ink, fontsize=10,
         )  # fmt: skip
     teacher = comparison.teacher.quality[key] if comparison.teacher else None
