@@ -16,7 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcp_deploy.errors import UsageError
-from dcp_deploy.files import atomic_path, kept, read_json, remove_scratch, sha256_file, write_bytes, write_json
+from dcp_deploy.files import (
+    atomic_path,
+    kept,
+    read_json,
+    remove_scratch,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -215,3 +224,10 @@ def test_sha256_file_hashes_the_content(tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.getbasetemp() / "content.bin"
     path.write_bytes(content)
     assert sha256_file(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_names_in_no_encoding_do_not_stop_a_text_or_a_document(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "a\udcff")
+    write_json(tmp_path / "a.json", {"a\udcff": ["b\udcff"]})
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == r"a\udcff"
+    assert read_json(tmp_path / "a.json") == {r"a\udcff": [r"b\udcff"]}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click.core import ParameterSource
 
 from ..config import EFFORTS, SHARES, BuildConfig
 from ..errors import UsageError
@@ -80,7 +79,8 @@ def _sizes(output: Output, given: Mapping[str, str | None]) -> tuple[str, tuple[
     """Return the setting that makes the sizes, and its values. One on the command line wins over those of --config."""
     named = [name for name in SHARES if given[name] is not None]
     if output.context is not None:
-        said = [name for name in named if output.context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+        sources = {name: output.context.get_parameter_source(name) for name in named}
+        said = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
         named = said or named
     if len(named) > 1:
         raise UsageError(f"{flag_of(named[0])} and {flag_of(named[1])}", "Give one of them.")

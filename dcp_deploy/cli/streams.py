@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from ..errors import MissingCapabilityError
-from ..files import encodable, escaped
+from ..files import escaped
 
 _closed: set[str] = set()  # names of the streams that were closed when the program started
 

@@ -167,10 +167,12 @@ class Verbs(TyperGroup):
 def _sweep_hint(error: Exception) -> str:
     """Return how to give several sizes, if a list of them is what the parser refused; else nothing."""
     name = getattr(getattr(error, "param", None), "name", None)
-    given = re.match(r"'([\d.]+(?:,[\d.]+)+)'", getattr(error, "message", ""))
-    if name not in SHARES or given is None:
+    if name not in SHARES:
         return ""
-    return f" For several students: dcp-deploy sweep {flag_of(name)} {given[1]}."
+    configured = (getattr(getattr(error, "ctx", None), "default_map", None) or {}).get(name)
+    words = f"{' '.join(sys.argv)} {flag_of(name)} {configured}"  # the command line wins
+    given = re.search(rf"{flag_of(name)}[ =]([\d.]+(?:,[\d.]+)+)(?: |$)", words)
+    return f". For several students: dcp-deploy sweep {flag_of(name)} {given[1]}." if given else ""
 
 
 def _end(code: int, message: str, remedy: str, output: Output) -> NoReturn:
