@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -68,15 +69,17 @@ def _draw_panel(axes: Axes, theme: Theme, comparison: RunComparison, key: str, p
     if key == "fid":
         front = [point for point in points if point.on_front]
         axes.plot([p.cost for p in front], [p.value for p in front], color=theme.soft, linewidth=2, zorder=1)
+    middle = math.sqrt(points[0].cost) * math.sqrt(points[-1].cost)  # of the logarithmic axis
     for point in points:
+        side = -1 if point.cost > middle else 1  # towards the middle, so that the names stay inside
         colour = theme.student if point.on_front else theme.teacher
         axes.scatter([point.cost], [point.value], s=46, color=colour, zorder=3)
         if point.recommended:
             axes.scatter([point.cost], [point.value], s=190, facecolors="none", edgecolors=theme.ink, zorder=4)
         axes.annotate(
-            literal(_short(point.name)), (point.cost, point.value), xytext=(9, 6), textcoords="offset points",
-            color=theme.ink, fontsize=10,
-        )  # fmt: skip
+            literal(_short(point.name)), (point.cost, point.value), xytext=(9 * side, 6), textcoords="offset points",
+            ha="left" if side > 0 else "right", color=theme.ink, fontsize=10,
+        ).set_in_layout(False)  # fmt: skip
     teacher = comparison.teacher.quality[key] if comparison.teacher else None
     if teacher is not None:
         axes.axhline(teacher, color=theme.muted, linewidth=1.2, linestyle=(0, (5, 3)), zorder=0)

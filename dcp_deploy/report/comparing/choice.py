@@ -149,7 +149,7 @@ def _reason(best: Candidate, cheapest: Candidate, fitting: Sequence[Candidate], 
         )
     if best is not cheapest:
         return f"{words} It is as fast as {cheapest.name} within the measured intervals, and its FID is lower."
-    words = f"{words} Of the {len(fitting)} runs of which each {enough}, it costs least."
+    words = f"{words} Of the {len(fitting)} runs that {enough}, it costs least."
     same = [one.name for one in fitting if one is not best and (_cost(one), _fid(one)) == (_cost(best), _fid(best))]
     return f"{words[:-1]}, like {', '.join(same)} with the same FID." if same else words
 
@@ -161,9 +161,11 @@ def _speed(one: Candidate) -> str:
 
 
 def _enough(fitting: Sequence[Candidate]) -> str:
-    """Return what makes these runs good enough, in words that follow "the run"."""
+    """Return what makes these runs good enough, in words that follow "the run that" or "the runs that"."""
     judged = {one.passed is not None for one in fitting}
-    words = {True: "meets its requirements", False: "is not much worse than its teacher in any measured figure"}
+    words = {True: "meet their requirements", False: "are not much worse than their teacher in any measured figure"}
+    if len(fitting) == 1:
+        words = {True: "meets its requirements", False: "is not much worse than its teacher in any measured figure"}
     return " or ".join(words[kind] for kind in (True, False) if kind in judged)
 
 

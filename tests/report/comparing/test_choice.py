@@ -23,8 +23,7 @@ def test_the_fastest_of_the_runs_that_meet_their_requirements_is_recommended() -
     choice = recommend(found)
     assert choice.recommended == "fast"
     assert choice.reason == (
-        "fast: FID 1.90, 10.0× as fast as the teacher. "
-        "Of the 2 runs of which each meets its requirements, it costs least."
+        "fast: FID 1.90, 10.0× as fast as the teacher. Of the 2 runs that meet their requirements, it costs least."
     )
 
 
@@ -125,7 +124,7 @@ def test_runs_with_and_without_requirements_are_judged_each_in_its_way() -> None
     assert choice.recommended == "a"
     assert choice.reason.endswith("of 2 runs that is not much worse than its teacher in any measured figure.")
     both = recommend([candidate("a", 20, 2.0), candidate("b", 10, 2.5, True)])
-    assert "each meets its requirements or is not much worse than its teacher" in both.reason
+    assert "the 2 runs that meet their requirements or are not much worse than their teacher" in both.reason
 
 
 def test_equal_runs_are_told_so() -> None:
