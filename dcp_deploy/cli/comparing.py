@@ -98,7 +98,7 @@ def compare(
         bool, option("Time all students in turns now, instead of taking each run's own benchmark.", "--measure")
     ] = False,
     wait: Annotated[
-        float, option("With --measure: first wait up to so many seconds for a quiet machine.", min=0)
+        float, option("With --measure: first wait up to this many seconds for a quiet machine.", min=0)
     ] = 0.0,
     require: Require = None,
     out: ReportFile = None,
