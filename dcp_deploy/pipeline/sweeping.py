@@ -107,12 +107,14 @@ def _check_folder(above: Path, configs: Sequence[BuildConfig]) -> None:
     """Raise UsageError for a folder in which the sweep's files would replace others."""
     file = next((one.directory for one in configs if one.directory.exists() and not one.directory.is_dir()), None)
     if file is not None:
-        raise UsageError(f"{file} is a file, where a student's folder belongs", "Move it, or give another --out.")
+        raise UsageError(
+            f"{file} is a file, where a student's folder belongs", "Give another --out, or move that file."
+        )
     if is_run_directory(above):
         raise UsageError(f"{above} is the run directory of one build", f"Give another --out, such as {above}-sweep.")
     file = above / BENCH
     if file.exists() and "students" not in _document(file):
-        raise UsageError(f"{file} is not of a sweep, which would replace it", "Move it, or give another --out.")
+        raise UsageError(f"{file} is not of a sweep, which would replace it", "Give another --out, or move that file.")
 
 
 def _check_apart(configs: Sequence[BuildConfig], widths: Sequence[Sequence[int]]) -> None:

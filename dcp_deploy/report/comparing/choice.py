@@ -131,7 +131,7 @@ def _none_fits(candidates: Sequence[Candidate], known: Sequence[Candidate]) -> s
 def _why_unknown(candidates: Sequence[Candidate]) -> str:
     usable = [one for one in candidates if one.usable]
     if not usable:
-        return "no build is finished with an exported file that draws the network's images"
+        return "no build is finished with an exported file that generates the same images as the network"
     if all(one.fid is None for one in usable):
         return "FID was not measured"
     if all(one.cost is None for one in usable):

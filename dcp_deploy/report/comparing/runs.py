@@ -161,7 +161,7 @@ def _usable(run: ComparedRun) -> bool:
 
 def _notes_on_requirements(runs: Sequence[ComparedRun]) -> list[str]:
     required = {tuple(sorted(one.requirement for one in run.gates.requirements)) if run.gates else () for run in runs}
-    return ["The runs have different requirements; --require judges all alike."] if len(required) > 1 else []
+    return ["The runs have different requirements; --require gives all the same ones."] if len(required) > 1 else []
 
 
 def _part_of(bench: Bench, name: str) -> Bench:

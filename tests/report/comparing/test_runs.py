@@ -170,7 +170,7 @@ def test_a_run_whose_outcome_contradicts_itself_has_not_passed(make_run: MakeRun
     b.write("gates.json", {"schema": 1, "passed": False, "requirements": []})
     found = compare([a.path, b.path])
     assert [run.gates and run.gates.passed for run in found.runs] == [False, False]
-    assert "The runs have different requirements; --require judges all alike." in found.notes
+    assert "The runs have different requirements; --require gives all the same ones." in found.notes
     with pytest.raises(QualityError, match="none meets its requirements: a: fid 9; b: it is not known which"):
         found.raise_for_failure()
 
