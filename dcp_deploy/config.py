@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -20,6 +21,21 @@ __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_t
 
 
 SHARES = ("ratio", "target_macs", "target_params", "hybrid_share")
+
+
+SIZES = ("ratio", "target_macs", "target_params", "target_latency")
+"""The settings that decide how large a student is."""
+
+
+def milliseconds(text: str) -> float:
+    """Read "3ms" or "3" as 3.0. Raises ValueError for anything else."""
+    try:
+        value = float(text.removesuffix("ms"))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{text!r} is not a time: write for example 3ms or 0.5ms")
+    return value
 
 
 class BuildConfig(BaseModel):
@@ -50,9 +66,14 @@ class BuildConfig(BaseModel):
     ratio: float = Field(default=RATIO, ge=0, lt=1)
     """Share of the channels of every layer that is removed: 0.7 removes 70 %."""
     target_macs: float | None = Field(default=None, gt=0, le=1)
-    """Share of the teacher's MACs to keep, instead of ``ratio``: each layer gets the width that keeps most scores."""
+    """Share of the teacher's MACs to keep, instead of ``ratio``. The widths keep as much of the scores as possible."""
     target_params: float | None = Field(default=None, gt=0, le=1)
-    """Share of the teacher's parameters to keep, instead of ``ratio``, in the same way."""
+    """Share of the teacher's parameters to keep, instead of ``ratio``."""
+    target_latency: str | None = None
+    """Time of one image in torch on this device, such as 3ms, instead of ``ratio``.
+
+    Each layer is measured anew for every plan, so two builds can differ a little.
+    """
     align: int = Field(default=ALIGN, ge=1)
     """Keep multiples of this many channels in each layer."""
     score: Literal[
@@ -101,13 +122,13 @@ class BuildConfig(BaseModel):
     By default a fresh one, as in StyleKD.
     """
     augment: bool = False
-    """Augment the discriminator's images, the more the more it overfits (adaptive discriminator augmentation)."""
+    """Augment the discriminator's images, more strongly if it overfits (adaptive discriminator augmentation)."""
     guide: Path | None = None
     """Also match features of the discriminator in this training file (.pkl, rosinality .pt)."""
     feature_gan: bool = False
     """Train a second discriminator, on features of the perceptual loss."""
     mask: Path | None = Field(default=None, validate_default=True)
-    """A segmentation model as ONNX file: the L1 loss, perceptual loss and content scores use only what it finds."""
+    """A segmentation model as ONNX file: L1, perceptual loss and content scores use only the region that it marks."""
     mask_background: str = Field(default="0,16", pattern=r"^\d+(,\d+)*$")
     """Classes of the segmentation model that do not count, such as "0,16"."""
     mask_inputs: Literal["imagenet", "unit", "signed"] = "imagenet"
@@ -124,7 +145,7 @@ class BuildConfig(BaseModel):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Precision of the exported graphs' convolutions, except layers that measured ranges or the gate keep in fp32."""
     target: str | None = None
-    """GPUs to build the engine for, such as "sm89" or "RTX 4090,L4"; then the build fails without TensorRT.
+    """GPUs to build the engine for, such as "sm89" or "RTX 4090,L4". Without TensorRT the build then fails.
 
     None: a portable engine if TensorRT-RTX is installed, else no engine.
     """
@@ -136,7 +157,7 @@ class BuildConfig(BaseModel):
     has some (``pipeline.inputs.DEMO_REQUIREMENTS``), other teachers none; "none" leaves them out.
     """
     wait: float = Field(default=0.0, ge=0)
-    """Wait up to so many seconds for a quiet machine before latency is measured."""
+    """Wait up to this many seconds for a quiet machine before latency is measured."""
 
     @field_validator("require")
     @classmethod
@@ -146,6 +167,13 @@ class BuildConfig(BaseModel):
         except UsageError as error:
             raise ValueError(f"{error.message.removeprefix('--require ')}. {error.remedy}".removesuffix(".")) from error
         return texts or None
+
+    @field_validator("target_latency")
+    @classmethod
+    def _a_time(cls, text: str | None) -> str | None:
+        if text is not None:
+            milliseconds(text)
+        return text
 
     @field_validator("dataset")
     @classmethod
@@ -208,7 +236,9 @@ class BuildConfig(BaseModel):
     @property
     def plan_arguments(self) -> dict[str, Any]:
         """Arguments of ``compression.plan`` besides the scores."""
-        return {name: getattr(self, name) for name in ("ratio", "align", "target_macs", "target_params")}
+        latency = None if self.target_latency is None else milliseconds(self.target_latency)
+        shares = {name: getattr(self, name) for name in ("ratio", "align", "target_macs", "target_params")}
+        return {**shares, "target_latency": latency}
 
     @property
     def counts(self) -> Effort:

@@ -201,7 +201,7 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
 
 
 def recipe(steps: int, seed: int, effort: EffortName = "quick") -> DistillConfig:
-    """Return an effort's recipe of the demo over so many steps."""
+    """Return an effort's recipe of the demo over this many steps."""
     saved = max(steps // _SAVED, 1)
     return replace(_recipe_of(effort), steps=steps, seed=seed, log_every=steps, checkpoint_every=saved)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import EFFORTS, SHARES, BuildConfig
+from ..config import EFFORTS, SIZES, BuildConfig
 from ..errors import UsageError
 from ..gates import QUALITY, SPEED, parse_requirements
 from .measure import ReportFile, Require
@@ -17,7 +17,7 @@ from .verb import verb
 
 DEFAULT = "0.5,0.7,0.85"
 _PANEL = "Pruning"
-_SETTINGS = tuple(name for name in BuildConfig.model_fields if name not in SHARES)
+_SETTINGS = tuple(name for name in BuildConfig.model_fields if name not in SIZES)
 
 
 @verb(*_SETTINGS)
@@ -49,7 +49,7 @@ def sweep(
     Example: dcp-deploy sweep --teacher ffhq.pkl --target-macs 0.05,0.1,0.2 --require "fid<8" --dry-run
     """
     given = {"ratio": ratio, "target_macs": target_macs, "target_params": target_params}
-    named = [name for name in SHARES if given[name] is not None]
+    named = [name for name, values in given.items() if values is not None]
     if len(named) > 1:
         raise UsageError(f"{flag_of(named[0])} and {flag_of(named[1])}", "Give one of them.")
     size = named[0] if named else "ratio"
@@ -83,7 +83,7 @@ def compare(
     measure: Annotated[
         bool, option("Time all students in turns now, instead of taking each run's own benchmark.", "--measure")
     ] = False,
-    wait: Annotated[float, option("With --measure: first wait up to so many seconds for a quiet machine.")] = 0.0,
+    wait: Annotated[float, option("With --measure: first wait up to this many seconds for a quiet machine.")] = 0.0,
     require: Require = None,
     out: ReportFile = None,
 ) -> None:

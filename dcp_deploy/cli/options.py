@@ -86,7 +86,7 @@ devices = one_of("auto", "cpu", "cuda")
 RUNNING = "Running"
 PANELS = {
     "Teacher and data": ("dataset", "teacher", "network", "data", "resize", "mirror"),
-    "Pruning": ("score", "hybrid_share", "ratio", "align", "target_macs", "target_params", "refine"),
+    "Pruning": ("score", "hybrid_share", "ratio", "align", "target_macs", "target_params", "target_latency", "refine"),
     "Distillation": (
         "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard", "lpips", "discriminator", "augment",
         "guide", "feature_gan", "mask", "mask_background", "mask_inputs",
@@ -205,11 +205,6 @@ def count_or_all(flag: str, text: str) -> int | None:
 def numbers(flag: str, text: str) -> tuple[float, ...]:
     """Parse a list: "0.5,0.7,1" -> (0.5, 0.7, 1.0). UsageError names the flag."""
     return _parsed(lambda text: tuple(map(float, text.split(","))), flag, text, "a list of numbers", "0.5,0.7,1")
-
-
-def milliseconds(flag: str, text: str) -> float:
-    """Parse a time: "3ms" or "3" -> 3.0. UsageError names the flag."""
-    return _parsed(lambda text: float(text.removesuffix("ms")), flag, text, "a time", "3ms or 0.5ms")
 
 
 def shard_of(flag: str, text: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..config import SIZES, BuildConfig
 from ..efforts import REFINE, SCORE, Effort
 from ..errors import UsageError, choose
 from .options import (
@@ -18,7 +19,6 @@ from .options import (
     check_suffix,
     choice,
     help_of,
-    milliseconds,
     option,
     shard_of,
     targets,
@@ -160,13 +160,12 @@ def _score_latents(given: str | None, effort: str, config: GeneratorConfig, meth
 
 
 def _counts(effort: str, config: GeneratorConfig, verb: str) -> Effort:
-    from ..config import BuildConfig
     from ..generators import count_macs
 
     return BuildConfig.parse({"effort": effort}, verb=verb).counts.for_teacher(count_macs(config))
 
 
-@verb("hybrid_share", "ratio", "align", "target_macs", "target_params", "effort", "seed", "device", computes=True)
+@verb("hybrid_share", *SIZES, "align", "effort", "seed", "device", computes=True)
 def prune(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
@@ -175,9 +174,6 @@ def prune(
     score: Annotated[
         str | None,
         option(f"Without --scores: compute them now [{SCORE}]. {help_of('score')}", complete=values_of("score")),
-    ] = None,
-    target_latency: Annotated[
-        str | None, option("Time of one image in torch on this device, such as 3ms, instead of --ratio.")
     ] = None,
     network: Network = None,
     refine: Refine = REFINE,
@@ -213,9 +209,9 @@ def prune(
                 hybrid_share=hybrid_share, seed=seed, device=device, progress=progress,
             )  # fmt: skip
     generator = generator.to(device)
-    latency = None if target_latency is None else milliseconds("--target-latency", target_latency)
+    config = BuildConfig.parse(settings, verb="prune")
     with output.task("plan"):
-        plan = compression.plan(generator, found, target_latency=latency, **settings)
+        plan = compression.plan(generator, found, **config.plan_arguments)
     for caveat in plan.caveats:
         output.message(f"prune: {caveat}")
     if dry_run:
@@ -230,7 +226,7 @@ def prune(
             refine=refine, latents=counts.refine_latents, seed=seed, progress=progress,
         )  # fmt: skip
     save_generator(pruned.cpu(), out, extra=story)
-    output.message(str(plan))
+    output.table(str(plan))
     output.written(out, plan=plan.to_dict())
 
 
@@ -280,14 +276,13 @@ def distill(
 ) -> None:
     """Train a pruned generator to match its teacher. A killed run continues where it stopped.
 
-    docs/distillation.md says more.
+    docs/distillation.md explains the recipe and its options.
 
     Example: dcp-deploy distill pruned.safetensors --teacher teacher.safetensors -o student.safetensors --data faces.zip
     --effort paper --devices 4 --train-precision bf16 --keep best --tensorboard logs
     """
     from ..checkpoints import load_checkpoint, save_generator
     from ..checkpoints.provenance import check_teacher, distilled_story
-    from ..config import BuildConfig
     from ..devices import torch_device
     from ..pipeline.distilling import distill_student, distillation_facts, mask_of, recipe_of
     from ..pipeline.inputs import open_data, real_facts, real_words
@@ -338,7 +333,8 @@ def export(
         str, choice("Noise maps: const (in the file), none, or input (given with each call).", "const", "none", "input")
     ] = "const",
     upsample: Annotated[
-        str, choice("How to up-sample, both exact: transposed or polyphase.", "transposed", "polyphase")
+        str,
+        choice("Method of up-sampling, transposed or polyphase. Both give the same images.", "transposed", "polyphase"),
     ] = "transposed",
     batch: Annotated[str, option("Smallest and largest batch that the file accepts: 1,64. By default any.")] = "",
     precision: Annotated[
@@ -372,7 +368,7 @@ def export(
             export_onnx(original.generator, beside, **options, metadata=about, progress=progress)
         export_onnx(checkpoint.generator, out, **options, metadata=facts, progress=progress)
     if report := precision_report(out):
-        output.message(report)
+        output.table(report)
     output.written(out, precision=precision, teacher=None if teacher is None else str(beside))
 
 
@@ -382,7 +378,7 @@ def engine(
     onnx: Annotated[Path, typer.Argument(help="A file that dcp-deploy export wrote.")],
     out: Out,
     target: Annotated[
-        str, option('GPUs to build for, such as sm89 or "RTX 4090,L4"; auto: the one present.', complete=targets)
+        str, option('GPUs to build for, such as sm89 or "RTX 4090,L4"; auto: the GPU here.', complete=targets)
     ] = "auto",
     flavour: Annotated[
         str, choice("tensorrt-rtx (needs no GPU), tensorrt or auto.", "auto", "tensorrt-rtx", "tensorrt")

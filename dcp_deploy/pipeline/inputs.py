@@ -102,7 +102,10 @@ def check_machine(config: BuildConfig) -> None:
     """
     from ..compression.pruning.planning import given_targets
 
-    given_targets(config.ratio, macs=config.target_macs, parameters=config.target_params)
+    given = config.plan_arguments
+    given_targets(
+        config.ratio, macs=given["target_macs"], parameters=given["target_params"], latency=given["target_latency"]
+    )
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingCapabilityError(
             "build compares and measures the exported files with ONNX Runtime, which is not installed",
@@ -199,6 +202,8 @@ def _plan_widths(config: BuildConfig, file: TeacherFile) -> PruningPlan:
             raise
         again = f"It came from {file.origin['url']}: delete {file.path.parent} to fetch it again."
         raise type(error)(error.message, f"{error.remedy}\n{again}".strip()) from error
+    if config.target_latency is not None:
+        teacher.to(torch_device(config.device))
     return plan(teacher, score(teacher, method="random"), **config.plan_arguments)
 
 
@@ -265,7 +270,7 @@ def requirements_of(config: BuildConfig, not_measurable: str | None) -> list[Req
     for one in parsed:
         if not_measurable is not None and one.metric != SPEED:
             raise UsageError(
-                f"--require {one.text!r} cannot be judged: {not_measurable}",
+                f"--require {one.text!r} cannot be checked: {not_measurable}",
                 "Leave it out, and use dcp-deploy eval --require afterwards.",
             )
     return parsed

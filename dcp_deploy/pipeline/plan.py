@@ -62,17 +62,20 @@ class BuildPlan:
         return {**self.facts, "estimate": None if self.estimate is None else self.estimate.to_dict()}
 
 
-def plan_build(config: BuildConfig) -> BuildPlan:
+def plan_build(config: BuildConfig, reporter: Reporter | None = None) -> BuildPlan:
     """Plan a build and estimate how long it takes. Writes and fetches nothing.
 
-    Raises the same errors as :func:`build` before its work.
+    ``reporter`` gets what speaks against the widths. Raises the same errors as :func:`build` before its work.
     """
     check_machine(config)
     file = given_teacher(config) or cached_teacher(config)
     if file is None:
         return _plan_to_fetch(config)
-    inputs = resolve_inputs(config, Reporter(), file)
+    reporter = reporter or Reporter()
+    inputs = resolve_inputs(config, reporter, file)
     plan = inputs.pruning_plan
+    for caveat in plan.caveats:
+        reporter.message(f"prune: {caveat}")
     check_space(config.directory, plan)
     numbers = effort_numbers(inputs.effort, inputs.recipe)
     facts = {"config": config.to_dict(), "effort": numbers, "images": inputs.image_facts()}

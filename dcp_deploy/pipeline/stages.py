@@ -357,6 +357,11 @@ def _scoring(inputs: BuildInputs) -> dict[str, Any]:
     return settings
 
 
+def _pruning(inputs: BuildInputs) -> dict[str, Any]:
+    names = ("ratio", "align", "target_macs", "target_params", "refine", "refine_latents", "seed", "device")
+    return _settings(*names, *(["target_latency"] if inputs.config.target_latency else []))(inputs)
+
+
 def _distilling(inputs: BuildInputs) -> dict[str, Any]:
     settings = asdict(inputs.recipe)
     for name in ("checkpoint_every", "measure_every"):  # they do not change the student
@@ -395,7 +400,7 @@ STAGES: tuple[Stage, ...] = (
         "prune",
         "prune, layer by layer",
         ("teacher.safetensors", "scores.safetensors"),
-        _settings("ratio", "align", "target_macs", "target_params", "refine", "refine_latents", "seed", "device"),
+        _pruning,
         _prune,
         True,
     ),

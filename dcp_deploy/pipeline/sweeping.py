@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..config import SHARES, BuildConfig, Effort
+from ..config import SIZES, BuildConfig, Effort
 from ..errors import UsageError
 from ..files import sha256_file, write_json
 from ..progress import Progress, Reporter
@@ -79,7 +79,7 @@ def sweep_configs(config: BuildConfig, values: Sequence[float], size: Size) -> l
     if twice is not None:
         raise UsageError(f"{flag} names {twice:g} twice", "Give each size once.")
     above = config.out if config.out is not None else Path("build") / f"{config.dataset}-sweep"
-    plain = config.model_dump(exclude={*SHARES, "out"})
+    plain = config.model_dump(exclude={*SIZES, "out"})
     return [
         BuildConfig.parse({**plain, size: value, "out": above / f"{flag[2:]}-{value:g}"}, verb="sweep")
         for value in values
