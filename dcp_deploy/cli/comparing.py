@@ -77,7 +77,7 @@ def sweep(
 
 def _sizes(output: Output, given: Mapping[str, str | None]) -> tuple[str, tuple[float, ...]]:
     """Return the setting that makes the sizes, and its values. One on the command line wins over those of --config."""
-    named = [name for name in SHARES if given[name] is not None]
+    named = [name for name, values in given.items() if values is not None]
     if output.context is not None:
         sources = {name: output.context.get_parameter_source(name) for name in named}
         said = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
