@@ -29,6 +29,7 @@ __all__ = [
     "errors",
     "evaluate",
     "export_onnx",
+    "fused",
     "load_generator",
     "load_runner",
     "load_synthesis",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .config import BuildConfig
     from .datasets.images import open_images
     from .export import build_engine, export_onnx, load_runner, load_synthesis, verify
+    from .export.fused.generator import fused
     from .generators import Generator, GeneratorConfig, count_macs, count_parameters
     from .metrics import evaluate
     from .pipeline.builder import build
@@ -60,6 +62,7 @@ else:
             "config": ("BuildConfig",),
             "datasets.images": ("open_images",),
             "export": ("build_engine", "export_onnx", "load_runner", "load_synthesis", "verify"),
+            "export.fused.generator": ("fused",),
             "generators": ("Generator", "GeneratorConfig", "count_macs", "count_parameters"),
             "metrics": ("evaluate",),
             "pipeline.builder": ("build",),
