@@ -44,7 +44,7 @@ def networks() -> dict[str, Generator]:
     teacher = load_generator(ROOT / "dcp_deploy" / "assets" / DATASETS["demo"].teacher.file)
     found = score(teacher, method="weight-out")
     return {
-        "demo": prune(teacher, plan(teacher, found, ratio=0.7), found, refine="none"),
+        "demo": prune(teacher, plan(teacher, found, ratio=0.7), refine="none"),
         "conditional": random_generator((8, 8, 8, 8, 8, 8), c_dim=3, conv_clamp=256.0),
         "stylegan3": random_stylegan3((8, 8, 8, 8, 8)),
     }
