@@ -31,6 +31,7 @@ RELEASES = (
     Release("1.21", 10, 22, "25.03"),
     Release("1.23", 11, 23, "25.09"),
     Release("1.24", 13, 25, "26.02"),
+    Release("1.26", 13, 26, "26.07"),
 )
 """Oldest first. Releases that accept no more than the one before are left out."""
 

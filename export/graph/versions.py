@@ -37,8 +37,9 @@ def check_versions(opset: int | None, ir: int | None) -> None:
 
 
 def versions_of(model: onnx.ModelProto) -> tuple[int, int]:
-    """Return the IR version and the opset of a model."""
-    return model.ir_version, next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    """Return the IR version and the opset of a model; opset 1 if it names none."""
+    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return model.ir_version, max(opsets, default=1)
 
 
 def lower_opset(model: onnx.ModelProto) -> list[str]:

@@ -148,7 +148,10 @@ def _profile(path: Path, model: Any, batch: Batch) -> Shapes:
     for value in model.graph.input:
         shape = value.type.tensor_type.shape.dim
         if not shape or shape[0].HasField("dim_value") or not all(dim.HasField("dim_value") for dim in shape[1:]):
-            raise InputError(f"input {value.name!r} of {path} does not have a dynamic batch and other sizes fixed")
+            raise InputError(
+                f"input {value.name!r} of {path} does not have a dynamic batch and other sizes fixed",
+                "Export it without --batch, or with two numbers.",
+            )
         sizes = [dim.dim_value for dim in shape[1:]]
         profile[value.name] = {key: [n, *sizes] for key, n in zip(("min", "opt", "max"), batch, strict=True)}
     return profile
