@@ -8,7 +8,7 @@ METRICS := .venv-metrics/.ready
 PIP_FLAGS := -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pythons runtimes fuzz check lint types docs format clean
+.PHONY: help demo test triton pythons runtimes fuzz check lint types docs format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,8 @@ demo: $(READY) ## build the demo: prune, distil, export, verify and benchmark a 
 # their fixtures once.
 test: $(READY) $(TRITON) $(METRICS) ## all tests
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+
+triton: $(TRITON) ## NVIDIA's Triton server in .venv-triton, for serve --server .venv-triton
 
 # What needs no torch (command line, configuration, downloads, images, reports, bundles), on the other Pythons that
 # pyproject.toml declares and this machine has. Torch itself has no small wheels for them on the package index.
@@ -79,7 +81,7 @@ $(READY): pyproject.toml constraints.txt
 
 # NVIDIA's Triton server with its Python backend, which needs numpy 1, and KServe's models, which pin much else.
 $(TRITON): Makefile
-	@echo "Making .venv-triton for the tests of serving: half a minute, about 0.7 GB."
+	@echo "Making .venv-triton with a Triton server: half a minute, about 0.7 GB."
 	@test -x .venv-triton/bin/python || $(PYTHON) -m venv .venv-triton
 	@(.venv-triton/bin/python -m pip install $(PIP_FLAGS) --no-deps nvidia-pytriton==0.7.0 kserve==0.21.0 \
 	    && .venv-triton/bin/python -m pip install $(PIP_FLAGS) \

@@ -21,12 +21,17 @@ def instability(rows: Sequence[BenchRow], environment: Environment, others: floa
         yield f"the second half of the run differs from the first for {', '.join(drifting)}"
     if any(row.stability.verdict == "too few samples" for row in rows):
         yield "too few rounds to say whether the machine was stable"
-    cores = environment.usable_cores
-    if others is not None and cores is not None and others > BUSY * cores:
-        yield f"other processes took {others:.1f} of {cores} cores"
+    if cores_are_shared(environment, others):
+        yield f"other processes took {others:.1f} of {environment.usable_cores} cores"
     for row in rows:
         if row.speedup is not None and row.speedup.high > _WIDE * row.speedup.low:
             yield f"the speed-up of {row.name} is uncertain, {row.speedup.low:.2f} to {row.speedup.high:.2f}"
+
+
+def cores_are_shared(environment: Environment, others: float | None) -> bool:
+    """Whether other processes took so much of the cores that latencies cannot be trusted; False if not known."""
+    cores = environment.usable_cores
+    return others is not None and cores is not None and others > BUSY * cores
 
 
 def caveats_of(

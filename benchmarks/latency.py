@@ -24,7 +24,7 @@ from ..errors import UsageError, choose
 from ..gates import SPEED, Requirement, Verdict, doubts, judge
 from ..progress import Progress
 from .candidates.candidate import Candidate, Phases, Skipped
-from .caveats import caveats_of, instability
+from .caveats import caveats_of, cores_are_shared, instability
 from .machine.clocks import ClockMeter
 from .machine.environment import capture_environment
 from .machine.roofline import Ceiling, Ceilings, measured_ceilings, roofline
@@ -50,6 +50,7 @@ def benchmark(
     min_rounds: int = 50,
     min_seconds: float = 10.0,
     pause_seconds: float = 0.005,
+    patient: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -67,6 +68,8 @@ def benchmark(
     min_rounds, min_seconds: rounds go on until both are reached; seconds count the rounds of all candidates together.
     pause_seconds: idle time before each timed call, so that the thread pools of the previous candidate stop spinning
         and free the cores.
+    patient: whether rounds go on although other processes share the cores, which makes the figures unstable. Otherwise
+        such a run ends after ``min_seconds``.
     seed: seed of the order within rounds and of the bootstrap.
     progress: called after each round, as progress(percent, 100).
 
@@ -82,7 +85,9 @@ def benchmark(
     }
     rounds = _Rounds(candidates, ceilings, scenario, seed, lambda: sleep(pause_seconds), clock)
     meter, begin, elapsed = LoadMeter(), clock(), 0.0
-    while rounds.done < min_rounds or elapsed < min_seconds:
+    while elapsed < min_seconds or (
+        rounds.done < min_rounds and (patient or not cores_are_shared(environment, meter.others()))
+    ):
         rounds.measure()
         elapsed = clock() - begin
         if progress is not None:

@@ -23,6 +23,7 @@ __all__ = [
     "benchmark",
     "build",
     "build_engine",
+    "compare",
     "count_macs",
     "count_parameters",
     "distill",
@@ -38,6 +39,7 @@ __all__ = [
     "prune",
     "save_generator",
     "score",
+    "sweep",
     "verify",
 ]
 
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from .generators import Generator, GeneratorConfig, count_macs, count_parameters
     from .metrics import evaluate
     from .pipeline.builder import build
+    from .pipeline.sweeping import sweep
+    from .report.comparing import compare
 else:
     __getattr__, __dir__ = import_on_use(
         __name__,
@@ -66,5 +70,7 @@ else:
             "generators": ("Generator", "GeneratorConfig", "count_macs", "count_parameters"),
             "metrics": ("evaluate",),
             "pipeline.builder": ("build",),
+            "pipeline.sweeping": ("sweep",),
+            "report.comparing": ("compare",),
         },
     )

@@ -32,6 +32,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "compression": ("distillation pruning", "scoring"),
     "export": ("serving", "bundle onnx", "parity", "runners", "fused tensorrt", "graph"),
     "kernels": ("cpu cuda",),
+    "report": ("comparing",),
 }  # fmt: skip
 SHARED = {"devices", "efforts", "errors", "files", "lazy", "progress", "sizes", "version"}
 MOST_LOOSE = {"dcp_deploy": 10, "dcp_deploy/compression": 5, "benchmarks": 8, "export": 3, "kernels": 4}

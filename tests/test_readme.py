@@ -65,7 +65,7 @@ def test_every_test_that_the_documents_name_exists() -> None:
 
 def test_the_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    assert {arguments[0] for arguments in commands("make")} == {"demo", "test", "check", "docs", "format"}
+    assert {arguments[0] for arguments in commands("make")} == {"demo", "test", "triton", "check", "docs", "format"}
     assert {arguments[0] for arguments in commands("make")} <= targets
 
 

@@ -14,7 +14,7 @@ import typer
 from ..config import BuildConfig
 from ..files import is_run_directory
 from ..version import __version__
-from . import caches, measure, options, publishing, sample, serving, stages
+from . import caches, comparing, measure, options, publishing, sample, serving, stages
 from .options import RUNNING, DryRun, option
 from .output import Output
 from .streams import ended, open_streams
@@ -180,9 +180,9 @@ def schema(
 
 
 for command in (
-    build, inspect, stages.convert, stages.score, stages.prune, stages.distill, stages.export, stages.engine,
-    measure.verify, measure.bench, measure.bench_compare, sample.sample, measure.evaluate, measure.directions,
-    measure.project, serving.bundle, serving.bundle_verify, serving.serve, publishing.push, datasets, doctor,
-    caches.cache_list, caches.cache_clear, schema,
+    build, comparing.sweep, comparing.compare, inspect, stages.convert, stages.score, stages.prune, stages.distill,
+    stages.export, stages.engine, measure.verify, measure.bench, measure.bench_compare, sample.sample, measure.evaluate,
+    measure.directions, measure.project, serving.bundle, serving.bundle_verify, serving.serve, publishing.push,
+    datasets, doctor, caches.cache_list, caches.cache_clear, schema,
 ):  # fmt: skip
     app.command(name_of(command))(command)

@@ -10,6 +10,7 @@ from typing import Any
 # By verb, with the verb's own flags by name; ``path`` is what it wrote.
 _NEXT = {
     "build": "bundle {path} --out {name}-bundle",
+    "sweep": "bundle {path} --out {name}-bundle",
     "convert": "score {path} --out scores.safetensors",
     "score": "prune {teacher} --scores {path} --out pruned.safetensors",
     "prune": "distill {path} --teacher {teacher} --out student.safetensors",

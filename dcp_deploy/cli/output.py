@@ -78,14 +78,17 @@ class Output(Reporter):
         self.result({"path": str(path), **size, "settings": str(settings), **facts}, str(path))
         self.finished(path)
 
-    def finished(self, path: Path) -> None:
-        """Say on stderr what was written, how long that took and what to run next; nothing with --json."""
+    def finished(self, path: Path, *, use: Path | None = None) -> None:
+        """Say on stderr what was written, how long that took and what to run next; nothing with --json.
+
+        ``use``: what the next verb takes, if it is not all of ``path``.
+        """
         if self.as_json or self.piping or self.context is None:
             return
         from ..report.text import size
 
         bytes_written = f" ({size(path.stat().st_size)})" if path.is_file() else ""
-        following = next_command(self.verb, self.context.params, path)
+        following = next_command(self.verb, self.context.params, use or path)
         words = f" Next: {following}" if following else ""
         self.message(f"wrote {path}{bytes_written} in {duration(time.monotonic() - self.begun)}.{words}")
 

@@ -19,21 +19,24 @@ from .output import Output
 from .streams import answer
 
 STDOUT = Path("-")
-PLACES = ("out", "worst", "markdown", "plot")  # flags that name a result
+PLACES = ("out", "worst", "markdown", "plot", "html")  # flags that name a result
 CACHES = ("tensorboard", "timing_cache", "config")  # places that a verb may also write
-ENDINGS = {"worst": (".png",), "markdown": (".md",)}
+ENDINGS = {"worst": (".png",), "markdown": (".md",), "html": (".html",)}
 OUT_ENDINGS = {
     **dict.fromkeys(("score", "prune", "distill", "directions"), (".safetensors",)),
-    **dict.fromkeys(("verify", "bench", "bench compare", "eval"), (".json",)),
+    **dict.fromkeys(("verify", "bench", "bench compare", "compare", "eval"), (".json",)),
     "export": (".onnx",),
     "engine": (".engine",),
 }
 """Endings of --out; those of ``convert`` and ``sample`` depend on other flags, and they check them."""
-WRITE_FOLDERS = ("build", "bundle", "doctor", "project")  # verbs whose --out is a folder
+WRITE_FOLDERS = ("build", "sweep", "bundle", "doctor", "project")  # verbs whose --out is a folder
 _PIPED = {
-    **dict.fromkeys((("verify", "out"), ("bench", "out"), ("bench compare", "out"), ("eval", "out")), ".json"),
+    **dict.fromkeys(
+        (("verify", "out"), ("bench", "out"), ("bench compare", "out"), ("compare", "out"), ("eval", "out")), ".json"
+    ),
     **dict.fromkeys((("verify", "worst"), ("bench", "plot"), ("sample", "out")), ".png"),
     ("bench", "markdown"): ".md",
+    ("compare", "html"): ".html",
     ("export", "out"): ".onnx",
 }
 """The flags that take ``-``, by verb, and the ending of what they write then."""
@@ -131,7 +134,7 @@ def _check_piped(output: Output, names: list[str], flags: Mapping[str, Any]) -> 
     if len(names) > 1 or output.as_json:
         other = f"--{names[1]} -" if len(names) > 1 else "--json"
         raise UsageError(f"--{flag} - and {other} both write to standard output", "Leave one of them out.")
-    if ending not in (".json", ".md") and sys.stdout.isatty():
+    if ending not in (".json", ".md", ".html") and sys.stdout.isatty():
         raise UsageError(f"--{flag} - would write {ending} data to the terminal", "Send it to a file or a program.")
     return ".gif" if flags.get("interpolate") is not None else ending
 

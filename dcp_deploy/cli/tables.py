@@ -12,6 +12,7 @@ from rich.text import Text
 from ..config import BuildConfig
 from ..pipeline.summary import as_lines
 from ..progress import duration
+from ..report.text import amount
 from ..teachers.presets import Dataset
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from ..doctor.diagnosis import Diagnosis
     from ..export import Bisection, ParityReport
     from ..gates import Verdict
-    from ..pipeline.plan import Estimate
+    from ..pipeline.plan import BuildPlan, Estimate
+    from ..report.comparing import RunComparison
 
 _COLOURS = {"ok": "green", "limited": "yellow", "missing": "red", "passed": "green", "FAILED": "bold red"}
 
@@ -216,3 +218,35 @@ def verbs_table(diagnosis: Diagnosis) -> Table:
     """Show whether each verb works on this machine, and what it lacks."""
     rows = [(status.verb, _verdict(status.verdict), status.words) for status in diagnosis.verbs]
     return _table(("verb", "works", "lacking"), rows)
+
+
+def comparison_table(comparison: RunComparison) -> Table:
+    """Show a column for each run and a row for each figure, in the colours of the page."""
+    from ..report.comparing.table import figures_table
+
+    found = figures_table(comparison)
+    rows = ([_toned(cell) for cell in row] for row in found.rows)
+    return _table(found.headings, rows)
+
+
+def _toned(cell: str | None) -> Text:
+    colours = {"good": "green", "warn": "yellow", "bad": "red"}
+    return Text("not measured", "dim") if cell is None else Text(cell, colours.get(getattr(cell, "tone", ""), ""))
+
+
+def sweep_table(configs: Sequence[BuildConfig], plans: Sequence[BuildPlan]) -> Table:
+    """Show what each student of a sweep would cost, and the time of all."""
+    rows: list[tuple[str, ...]] = []
+    for config, planned in zip(configs, plans, strict=True):
+        student, estimate = planned.facts.get("student", {}), planned.estimate
+        rows.append((
+            config.directory.name,
+            amount(student.get("parameters")) or "-",
+            amount(student.get("macs")) or "-",
+            "-" if estimate is None else f"about {duration(estimate.total_seconds)}",
+            str(config.directory),
+        ))  # fmt: skip
+    known = [planned.estimate.total_seconds for planned in plans if planned.estimate is not None]
+    if known:
+        rows.append(("all", "", "", f"about {duration(sum(known))}", ""))
+    return _table(("student", "parameters", "MACs", "time", "folder"), rows)

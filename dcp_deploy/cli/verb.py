@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -80,8 +81,10 @@ def verb(*settings: str, computes: bool = False) -> Callable[[Command], Command]
 
 
 def _fetched(output: Output, flags: dict[str, Any]) -> dict[str, Any]:
-    """Replace places on the Hub by the paths of the files there; build's teacher is left to the pipeline."""
-    left = {"build": ("teacher", "out"), "push": ("repository",)}.get(output.verb, ("out",))
+    """Replace places on the Hub by the paths of the files there; the teacher of a build is left to the pipeline."""
+    left = {"build": ("teacher", "out"), "sweep": ("teacher", "out"), "push": ("repository",)}.get(
+        output.verb, ("out",)
+    )
 
     def local(value: Any) -> Any:
         if isinstance(value, list):
@@ -152,13 +155,20 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except Exception as error:
             if isinstance(words := getattr(error, "message", None), str):
-                error.message = visible(words)  # type: ignore[attr-defined]  # click prints it
+                error.message = visible(f"{words}{_sweep_hint(error)}")  # type: ignore[attr-defined]  # click prints it
             if hasattr(error, "format_message") and "--json" in sys.argv:
                 called = (" ".join(sys.argv[1:3]), *sys.argv[1:2])
                 known = [name for name in called if name in self.commands][:1]
                 remedy = f"See {' '.join(['dcp-deploy', *known, '--help'])}."
                 _print_error(getattr(error, "exit_code", UsageError.exit_code), error.format_message(), remedy)
             raise
+
+
+def _sweep_hint(error: Exception) -> str:
+    """Return how to give several sizes, if a list of them is what the parser refused; else nothing."""
+    name = getattr(getattr(error, "param", None), "name", None)
+    given = re.search(rf"--{name}[ =]([\d.]+(?:,[\d.]+)+)(?: |$)".replace("_", "-"), " ".join(sys.argv))
+    return f". For several students: dcp-deploy sweep --{name}".replace("_", "-") + f" {given[1]}." if given else ""
 
 
 def _end(code: int, message: str, remedy: str, output: Output) -> NoReturn:
@@ -182,9 +192,9 @@ def _print_error(code: int, message: str, remedy: str) -> None:
 
 
 def _resume_hint(verb: str) -> str:
-    if verb == "build" and "--force" in sys.argv:
+    if verb in ("build", "sweep") and "--force" in sys.argv:
         return "Run the same command again without --force to resume."
-    if verb in ("build", "distill", "score"):
+    if verb in ("build", "sweep", "distill", "score"):
         return "Run the same command again to resume."
     return "Nothing was written. Run the same command again."
 

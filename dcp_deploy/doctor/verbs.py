@@ -13,8 +13,8 @@ _NO_ONNX = {"ONNX Runtime": "no ONNX files and bundles"}
 
 # Capabilities that a verb cannot work without; "A or B" needs one of the two.
 NEEDS: dict[str, tuple[str, ...]] = {
-    "build": (*_BASE, "ONNX Runtime"),
-    **dict.fromkeys(("inspect", "convert", "score", "prune", "distill", "export", "verify"), _BASE),
+    **dict.fromkeys(("build", "sweep"), (*_BASE, "ONNX Runtime")),
+    **dict.fromkeys(("inspect", "convert", "score", "prune", "distill", "export", "verify", "compare"), _BASE),
     **dict.fromkeys(("bench", "bench compare", "sample", "eval", "directions", "project"), _BASE),
     "engine": (*_BASE, "TensorRT-RTX or TensorRT"),
     "bundle": (*_BASE, "ONNX Runtime"),
@@ -27,12 +27,14 @@ NEEDS: dict[str, tuple[str, ...]] = {
 _NO_WINOGRAD = {"C++ compiler": "no backends onnxruntime-winograd and openvino-winograd"}
 _NO_FID = "no --lpips and no FID against --data"
 
+_OF_BUILD = {
+    "demo teacher": "no demo", "TensorRT-RTX or TensorRT": "no engine", "memory": "may run out of memory",
+    "disk": "may run out of disk", "published features": _NO_FID,
+}  # fmt: skip
+
 # Capabilities that a verb can work without, and what it then cannot do.
 LIMITS: dict[str, dict[str, str]] = {
-    "build": {
-        "demo teacher": "no demo", "TensorRT-RTX or TensorRT": "no engine", "memory": "may run out of memory",
-        "disk": "may run out of disk", "published features": _NO_FID,
-    },
+    **dict.fromkeys(("build", "sweep"), _OF_BUILD),
     "score": {"ONNX Runtime": "no --mask"},
     "distill": {"memory": "may run out of memory", "ONNX Runtime": "no --mask", "published features": _NO_FID},
     "export": {"ONNX Runtime": "no --precision int8"},

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from ..errors import UsageError
-from ..files import RUN_FILE, sha256_file, write_json
+from ..files import RUN_FILE, atomic_path, sha256_file, write_json
 from ..report.run_directory import read_run
 from ..version import __version__
 
@@ -119,6 +120,26 @@ class RunRecord:
     def save(self) -> None:
         """Write ``run.json``, atomically."""
         write_json(self.directory / RUN_FILE, self.to_dict())
+
+
+def adopt(source: Path, directory: Path, stages: Sequence[str]) -> None:
+    """Copy the results of finished stages from one run directory to another, with their records.
+
+    A stage that is done there already is left alone. The cache keys decide later whether the results are of use.
+    """
+    theirs = RunRecord.load(source)
+    with locked(directory):
+        ours = RunRecord.load(directory)
+        for name in stages:
+            record = theirs.stages.get(name)
+            if record is None or record.status != "done" or ours.stages.get(name, StageRecord()).status == "done":
+                continue
+            for output in record.outputs:
+                with atomic_path(directory / output) as copy:
+                    shutil.copyfile(source / output, copy)
+            ours.stages[name] = record
+            ours.networks |= {name: theirs.networks[name]} if name in theirs.networks else {}
+        ours.open()
 
 
 def stage_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from ..gates import QUALITY, SPEED, doubts, judge
 from ..progress import Progress, Reporter, shifted
 from .distilling import distill_student, distillation_facts, distilling_settings
 from .inputs import DATA, BuildInputs
+from .timing import time_in_turns, wait_for_quiet
 
 if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
@@ -292,36 +293,15 @@ def _real_grid(job: Job) -> str:
 
 
 def _bench(job: Job, progress: Progress) -> list[str]:
-    from ..benchmarks import (
-        benchmark,
-        machine_ceilings,
-        open_candidate,
-        open_matrix,
-        plan_matrix,
-        wait_until_quiet,
-    )
-
-    effort = job.inputs.effort
-    if job.inputs.config.wait > 0:
-        job.reporter.message(f"bench: waits up to {job.inputs.config.wait:g} s for a quiet machine")
-        if not wait_until_quiet(job.inputs.config.wait):
-            job.reporter.message("bench: other processes still use the cores")
+    config = job.inputs.config
+    wait_for_quiet(config.wait, job.reporter)
     files = {
         model: [job.path(f"{model}{ending}") for ending in (".safetensors", ".onnx")]
         for model in ("teacher", "student")
     }
-    specs, _ = plan_matrix(files, threads=job.inputs.config.threads)
-    candidates, _ = open_matrix(specs, open_candidate, tolerant=False)
-    report = benchmark(
-        candidates,
-        baseline=next(iter(candidates)),  # the teacher in torch
-        ceilings=machine_ceilings(["cpu"], specs[0].threads),
-        min_rounds=effort.bench_rounds,
-        min_seconds=effort.bench_seconds,
-        seed=job.inputs.config.seed,
-        progress=progress,
-    )
-    write_json(job.path("bench.json"), report.to_dict())
+    # The baseline is the teacher in torch.
+    timing = time_in_turns(files, job.inputs.effort, threads=config.threads, seed=config.seed, progress=progress)
+    write_json(job.path("bench.json"), timing)
     return ["bench.json"]
 
 

@@ -114,7 +114,7 @@ def latency_chart(samples: Mapping[str, Sequence[float]]) -> Chart:
                 )  # fmt: skip
 
     alt = "Latency of " + ", ".join(f"{name}: median {np.median(v):.3g} ms" for name, v in samples.items())
-    return _render(draw, lambda width: 0.75 + (0.75 if width == WIDTH else 0.95) * len(samples), alt)
+    return render(draw, lambda width: 0.75 + (0.75 if width == WIDTH else 0.95) * len(samples), alt)
 
 
 def widths_chart(layers: Sequence[str], before: Sequence[int], after: Sequence[int]) -> Chart:
@@ -142,7 +142,7 @@ def widths_chart(layers: Sequence[str], before: Sequence[int], after: Sequence[i
         axes.legend(frameon=False, labelcolor=theme.ink, fontsize=10, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
         style(axes, theme, grid="y")
 
-    return _render(draw, lambda _: 3.3, "Channels per layer of teacher and student")
+    return render(draw, lambda _: 3.3, "Channels per layer of teacher and student")
 
 
 def scores_chart(layers: Sequence[str], scores: Sequence[NDArray[np.float64]], kept: Sequence[int] | None) -> Chart:
@@ -170,7 +170,7 @@ def scores_chart(layers: Sequence[str], scores: Sequence[NDArray[np.float64]], k
             axes.tick_params(labelsize=8.5)
 
     alt = "Sorted channel scores per layer with the cut between kept and removed"
-    return _render(draw, lambda width: 1.8 * _panel_rows(len(scores), 5 if width == WIDTH else 2), alt)
+    return render(draw, lambda width: 1.8 * _panel_rows(len(scores), 5 if width == WIDTH else 2), alt)
 
 
 def curves_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float | None]], alt: str) -> Chart:
@@ -193,11 +193,11 @@ def curves_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float | N
             style(axes, theme, grid="y")
             axes.tick_params(labelsize=8.5)
 
-    return _render(draw, lambda width: 1.95 * _panel_rows(len(curves), 4 if width == WIDTH else 1), alt)
+    return render(draw, lambda width: 1.95 * _panel_rows(len(curves), 4 if width == WIDTH else 1), alt)
 
 
-def _render(draw: Callable[[Figure, Theme, bool], None], height: Callable[[float], float], alt: str) -> Chart:
-    """Draw in the light theme. The dark chart is the same with each colour replaced by its counterpart.
+def render(draw: Callable[[Figure, Theme, bool], None], height: Callable[[float], float], alt: str) -> Chart:
+    """Return a chart, drawn in the light theme. The dark one is the same with each colour replaced by its counterpart.
 
     ``draw`` learns whether the chart is narrow; ``height`` gives the inches of a chart of some width.
     """

@@ -34,19 +34,19 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     the name of the file if one is malformed.
     """
     folder = Path(run_dir)
-    page = render(read_run_directory(folder))
     target = folder / "report.html"
-    files.write_text(target, page)
+    files.write_text(target, render(read_run_directory(folder)))
     return target
 
 
 def render(run: RunDirectory) -> str:
     """Return the page. The same run gives the same text."""
-    return _template().render(_content(run))
+    return template("report.html.jinja").render(_content(run))
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Return a page's template. Its text is escaped, and a name that it does not get is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -59,16 +59,16 @@ def _template() -> Template:
     environment.filters["measured"] = _measured
     environment.filters["tone"] = lambda cell: getattr(cell, "tone", "")
     environment.filters["date"] = text.date
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
 def _content(run: RunDirectory) -> dict[str, Any]:
     dataset = run.run.config.get("dataset")
-    script = _resource("report.js")
+    script = resource("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return {
         "title": f"{dataset} student" if dataset else "Student",
-        "style": Markup(_resource("report.css")),
+        "style": Markup(resource("report.css")),
         "script": Markup(script),
         "script_hash": Markup(f"'sha256-{digest}'"),
         "run": run.run,
@@ -103,7 +103,8 @@ def _content(run: RunDirectory) -> dict[str, Any]:
     }
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """Return the text of a file beside the templates."""
     return resources(__package__).joinpath(name).read_text(encoding="utf-8")
 
 

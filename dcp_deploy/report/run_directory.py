@@ -221,6 +221,9 @@ class GateOutcome(Record):
     """One requirement, and the outcome as a sentence."""
 
     requirement: str
+    metric: str | None = None
+    value: float | None = None
+    limit: float | None = None
     passed: bool
     text: str
 

@@ -16,13 +16,13 @@ _DEFAULTS: dict[str, JsonValue] = BuildConfig().model_dump(mode="json")
 
 def mapping_table(values: Mapping[str, JsonValue], missing: str = NOT_SET) -> Table:
     """List a JSON object; entries of nested objects have dotted names. ``missing`` stands for null."""
-    return Table(("", ""), tuple((key, _scalar(value, missing)) for key, value in flat(values)))
+    return Table(("", ""), tuple((key, scalar(value, missing)) for key, value in flat(values)))
 
 
 def changed_table(run: RunDirectory) -> Table:
     """List the settings of a build that differ from today's defaults, without its folder."""
     rows = [
-        (key, _scalar(value), _scalar(_DEFAULTS[key]))
+        (key, scalar(value), scalar(_DEFAULTS[key]))
         for key, value in run.run.config.items()
         if key != "out" and key in _DEFAULTS and value != _DEFAULTS[key]
     ]
@@ -50,7 +50,8 @@ def flat(values: Mapping[str, JsonValue], prefix: str = "") -> Iterable[tuple[st
             yield f"{prefix}{key}", value
 
 
-def _scalar(value: JsonValue, missing: str = NOT_SET) -> str:
+def scalar(value: JsonValue, missing: str = NOT_SET) -> str:
+    """Write one value for people; ``missing`` stands for null."""
     if value is None:
         return missing
     if isinstance(value, bool):
@@ -58,5 +59,5 @@ def _scalar(value: JsonValue, missing: str = NOT_SET) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        return ", ".join(_scalar(item, "none") for item in value)
+        return ", ".join(scalar(item, "none") for item in value)
     return str(value)

@@ -61,6 +61,31 @@ def blocks(run: RunDirectory) -> list[Block]:
     return made
 
 
+def side_by_side(runs: Mapping[str, RunDirectory]) -> list[Block]:
+    """Return the images of several students, and of every different teacher, by rows of the same seeds.
+
+    Only images that were drawn with the first run's seeds and psi, and have its size, are shown.
+    """
+    first = next(iter(runs.values()))
+    pictures: dict[str, Image.Image] = {}
+    titles: dict[str, str] = {}
+    teachers: dict[bytes, str] = {}
+    for name, run in runs.items():
+        if run.samples != first.samples:
+            continue
+        teacher = run.grids.get("teacher")
+        if teacher is not None and teacher.png not in teachers:
+            teachers[teacher.png] = key = f"teacher of {name}"
+            pictures[key], titles[key] = _open(teacher), key.capitalize()
+        if "student" in run.grids:
+            pictures[name], titles[name] = _open(run.grids["student"]), name
+    if len(teachers) == 1:
+        titles[next(iter(teachers.values()))] = _TITLES["teacher"]
+    sizes = [picture.size for picture in pictures.values()]
+    pictures = {name: picture for name, picture in pictures.items() if picture.size == sizes[0]}
+    return _cut(pictures, first.samples, titles)
+
+
 def _cut(pictures: Mapping[str, Image.Image], samples: Samples, titles: Mapping[str, str]) -> list[Block]:
     if not pictures:
         return []

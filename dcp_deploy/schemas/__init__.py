@@ -25,6 +25,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # Verb -> module and models. A module is imported when it is needed: some import torch.
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "build": ("building", ("Built", "Planned", "PlannedFetch")),
+    "sweep": ("comparing", ("Swept", "SweepPlanned")),
+    "compare": ("comparing", ("Compared",)),
     "inspect": (
         "networks",
         ("InspectedCheckpoint", "InspectedOnnx", "InspectedEngine", "InspectedBundle", "InspectedRun"),

@@ -145,6 +145,18 @@ def test_other_load_is_noted_when_it_is_more_than_a_tenth_of_the_cores(monkeypat
     assert any("Unstable, measure again: other processes" in note for note in report.notes) == noted
 
 
+@pytest.mark.parametrize(("others", "patient", "rounds"), [(1.4, False, 4), (1.4, True, 12), (0.1, False, 12)])
+def test_an_impatient_run_on_shared_cores_ends_when_its_seconds_are_over(monkeypatch, others, patient, rounds):
+    monkeypatch.setattr(latency.LoadMeter, "others", lambda meter: others)
+    monkeypatch.setattr(latency, "capture_environment", lambda: replace(capture_environment(), usable_cores=2))
+    machine = Machine()
+    report = machine.benchmark(
+        {"a": machine.candidate("a", 10)}, baseline="a", min_seconds=0.039, pause_seconds=0, patient=patient
+    )
+    assert report.method.rounds == rounds
+    assert report.stable == (others < 1)
+
+
 def test_an_unstable_run_shows_no_speedup(monkeypatch):
     machine = Machine()
     candidates = {"teacher": machine.candidate("teacher", 80), "student": machine.candidate("student", 10)}

@@ -25,17 +25,23 @@ FILES = {
     "bench --markdown": (["bench", "IN", "--markdown", "OUT"], ".md"),
     "bench --plot": (["bench", "IN", "--plot", "OUT"], ".png"),
     "bench compare": (["bench", "compare", "IN", "IN", "-o", "OUT"], ".json"),
+    "compare": (["compare", "IN", "IN", "-o", "OUT"], ".json"),
+    "compare --html": (["compare", "IN", "IN", "--html", "OUT"], ".html"),
     "eval": (["eval", "IN", "-o", "OUT"], ".json"),
     "sample": (["sample", "IN", "-o", "OUT"], ".png"),
     "directions": (["directions", "IN", "-o", "OUT"], ".safetensors"),
 }
 FOLDERS = {
     "build": ["build", "--teacher", "IN", "-o", "OUT"],
+    "sweep": ["sweep", "--teacher", "IN", "-o", "OUT"],
     "bundle": ["bundle", "IN", "-o", "OUT"],
     "project": ["project", "IN", "--model", "IN", "-o", "OUT"],
     "sample --each": ["sample", "IN", "--each", "-o", "OUT"],
 }
-PIPED = ("export", "verify", "verify --worst", "bench", "bench --markdown", "bench --plot", "bench compare", "eval")
+PIPED = (
+    "export", "verify", "verify --worst", "bench", "bench --markdown", "bench --plot", "bench compare", "compare",
+    "compare --html", "eval",
+)  # fmt: skip
 
 
 def words(template: list[str], source: Path, out: object) -> list[str]:

@@ -1,0 +1,92 @@
+"""The comparison as a table: a row for each figure, a column for each run. No HTML here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ...gates import UNSTABLE
+from .. import text
+from ..judgement import QUALITY, Toned, quality_tone
+from ..settings import scalar
+from ..tables import Cell, Table
+from .runs import TEACHER, ComparedRun, RunComparison
+
+
+def figures_table(comparison: RunComparison) -> Table:
+    """Return settings that differ, requirements, speed, quality and size of each run; the teacher's figures last."""
+    runs = [*comparison.runs, *([comparison.teacher] if comparison.teacher else [])]
+
+    def row(label: str, show: Callable[[ComparedRun], Cell]) -> tuple[Cell, ...]:
+        return (label, *(show(run) for run in runs))
+
+    rows = [
+        *(row(name.replace("_", " "), _setting(name)) for name in comparison.runs[0].settings),
+        row("requirements", _gates),
+        row("speedup", _speedup),
+        row("median latency", lambda run: text.milliseconds(run.latency_ms)),
+        *(row(f"{scale.label} ({scale.direction})", _quality(comparison, key)) for key, scale in QUALITY.items()),
+        row("parameters", _amount(runs, "parameters", text.amount)),
+        row("MACs per image", _amount(runs, "macs", text.amount)),
+        row("ONNX file", _amount(runs, "onnx_bytes", text.size)),
+        row("dominated by", lambda run: "" if run.name == TEACHER else run.dominated_by or "none"),
+    ]
+    headings = ("", *(_heading(run, comparison) for run in runs))
+    return Table(headings, tuple(row for row in rows if any(cell for cell in row[1:])), tuple(notes(comparison)))
+
+
+def _heading(run: ComparedRun, comparison: RunComparison) -> str:
+    return f"{run.name} (recommended)" if run.name == comparison.recommended else run.name
+
+
+def notes(comparison: RunComparison) -> Iterable[str]:
+    """Yield what limits the comparison, what each run misses, and why a speed is not to be trusted."""
+    yield "A run is dominated by another one that costs no more and has no higher FID."
+    yield from comparison.notes
+    for run in comparison.runs:
+        failed = [one.text for one in run.gates.requirements if not one.passed] if run.gates else []
+        if failed:
+            yield f"{run.name} misses: {'; '.join(failed)}."
+        if run.unstable_because:
+            yield f"{run.name}: {UNSTABLE} ({'; '.join(run.unstable_because)})."
+
+
+def _setting(name: str) -> Callable[[ComparedRun], Cell]:
+    return lambda run: "" if run.name == TEACHER else scalar(run.settings[name])
+
+
+def _gates(run: ComparedRun) -> Cell:
+    if run.gates is None:
+        return "" if run.name == TEACHER else "none set"
+    failed = sum(not one.passed for one in run.gates.requirements)
+    return Toned(f"{failed} of {len(run.gates.requirements)} missed", "bad") if failed else Toned("met", "good")
+
+
+def _speedup(run: ComparedRun) -> Cell:
+    if run.name == TEACHER:
+        return "" if run.latency_ms is None else "baseline"
+    if run.unstable_because:
+        return Toned(UNSTABLE, "warn")
+    if run.speedup is None:
+        return None
+    known = run.speedup.low is not None and run.speedup.high is not None
+    bounds = f" [{run.speedup.low:.2f}, {run.speedup.high:.2f}]" if known else ""
+    return f"{text.times(run.speedup.value)}{bounds}"
+
+
+def _quality(comparison: RunComparison, key: str) -> Callable[[ComparedRun], Cell]:
+    def show(run: ComparedRun) -> Cell:
+        words = text.plain(run.quality[key], QUALITY[key].digits)
+        teacher = comparison.teacher.quality[key] if comparison.teacher else None
+        if words is None or run.name == TEACHER:
+            return words
+        return Toned(words, quality_tone(key, teacher, run.quality[key]))
+
+    return show
+
+
+def _amount(
+    runs: list[ComparedRun], name: str, show: Callable[[int | None, float | None], Cell]
+) -> Callable[[ComparedRun], Cell]:
+    """Write every run's amount with the unit of the largest."""
+    like = text.largest([getattr(run, name) for run in runs])
+    return lambda run: show(getattr(run, name), like)

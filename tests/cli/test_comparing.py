@@ -1,0 +1,105 @@
+"""The verbs sweep and compare, on small real builds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dcp_deploy import config
+
+from ..pipeline.test_build import TINY
+from .conftest import PROGRAM, Command
+
+
+def settings(models: Path) -> list[str]:
+    return [
+        "--dataset", "ffhq", "--teacher", str(models / "t.safetensors"), "--ratio", "0.25,0.5", "--align", "2",
+        "--steps", "2", "--device", "cpu",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a sweep with two students, made by the verb."""
+    folder = tmp_path_factory.mktemp("swept") / "sweep"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(config.EFFORTS, "quick", TINY)
+        words = ["sweep", *settings(models), "--out", str(folder), "--quiet"]
+        with pytest.raises(SystemExit) as end:
+            PROGRAM(words, prog_name="dcp-deploy")
+    assert not end.value.code
+    return folder
+
+
+@pytest.mark.slow
+def test_a_sweep_scores_once_and_leaves_a_run_directory_for_each_student(swept: Path) -> None:
+    runs = [json.loads((swept / name / "run.json").read_text()) for name in ("ratio-0.25", "ratio-0.5")]
+    assert [run["stages"]["score"]["reused"] for run in runs] == [False, True]
+    assert [run["status"] for run in runs] == ["finished"] * 2
+    assert runs[0]["networks"]["student"]["macs"] > runs[1]["networks"]["student"]["macs"]
+    document = json.loads((swept / "compare.json").read_text())
+    assert [run["name"] for run in document["runs"]] == ["ratio-0.25", "ratio-0.5"]
+    assert [run["settings"] for run in document["runs"]] == [{"ratio": 0.25}, {"ratio": 0.5}]
+    assert {row["labels"]["model"] for row in json.loads((swept / "bench.json").read_text())["rows"]} == {
+        "teacher", "ratio-0.25", "ratio-0.5",
+    }  # fmt: skip
+    assert "ratio-0.25/report.html" in (swept / "compare.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_second_sweep_reuses_every_student(
+    dcp: Command, swept: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(config.EFFORTS, "quick", TINY)
+    before = (swept / "ratio-0.5" / "student.safetensors").stat().st_mtime_ns
+    ended = dcp("sweep", *settings(models), "--out", swept, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["page"] == str(swept / "compare.html")
+    assert (swept / "ratio-0.5" / "student.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_compare_shows_runs_and_writes_document_and_page(dcp: Command, swept: Path) -> None:
+    runs = swept / "ratio-0.25", swept / "ratio-0.5"
+    ended = dcp("compare", *runs, "--out", "c.json", "--html", "c.html", "--measure")
+    assert ended.code == 0, ended.err
+    assert "MACs per image" in ended.out and "No run is recommended" in ended.out
+    assert json.loads(Path("c.json").read_text())["runs"][0]["name"] == "ratio-0.25"
+    assert Path("c.html").is_file()
+    assert dcp("compare", *runs, "--json").json["recommended"] is None  # FID is not measured here
+
+
+@pytest.mark.slow
+def test_compare_with_a_requirement_that_no_run_meets_ends_with_5(dcp: Command, swept: Path) -> None:
+    ended = dcp("compare", swept / "ratio-0.25", swept / "ratio-0.5", "--require", "fid<1")
+    assert ended.code == 5 and "MACs per image" in ended.out
+
+
+def test_the_plan_of_a_sweep_lists_its_students(dcp: Command, models: Path) -> None:
+    ended = dcp("sweep", *settings(models), "--dry-run", "--json")
+    assert [one["config"]["ratio"] for one in ended.json["students"]] == [0.25, 0.5]
+    assert "ratio-0.25" in dcp("sweep", *settings(models), "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep", "--ratio", "0.5"], "fewer than two sizes"),
+        (["sweep", "--ratio", "0.5,x"], "--ratio '0.5,x' is not a list of numbers"),
+        (["sweep", "--ratio", "0.5,0.7", "--target-macs", "0.1,0.2"], "--ratio and --target-macs"),
+        (["compare", "one"], "at least two runs"),
+        (["compare", "one", "two"], "one holds no run.json"),
+    ],
+)
+def test_what_cannot_be_swept_or_compared_is_named(dcp: Command, words: list[str], message: str) -> None:
+    ended = dcp(*words)
+    assert ended.code in (2, 3) and message in ended.err
+
+
+def test_build_with_several_ratios_leads_to_sweep(dcp: Command) -> None:
+    ended = dcp("build", "--ratio", "0.5,0.7")
+    words = " ".join(ended.err.replace("│", " ").split())  # the message stands in a frame
+    assert ended.code == 2 and "dcp-deploy sweep --ratio 0.5,0.7" in words
+    assert "sweep" not in dcp("build", "--ratio", "0.5x").err

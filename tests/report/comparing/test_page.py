@@ -1,0 +1,87 @@
+"""The comparison as a table, a picture and a page."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+from dcp_deploy.gates import parse_requirements
+from dcp_deploy.report.comparing import compare
+from dcp_deploy.report.comparing.chart import front_chart
+from dcp_deploy.report.comparing.page import write_page
+from dcp_deploy.report.comparing.table import figures_table
+from dcp_deploy.report.judgement import Toned
+
+from .conftest import MakeRun
+
+
+def test_the_table_has_a_row_for_each_figure_and_a_column_for_each_run(make_run: MakeRun) -> None:
+    comparison = compare([make_run("a", fid=7.0, ratio=0.5).path, make_run("b", fid=60.0, ratio=0.9).path])
+    table = figures_table(comparison)
+    assert table.headings == ("", "a (recommended)", "b", "teacher")
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["ratio"] == ("0.5", "0.9", "")
+    assert rows["FID (lower is better)"] == ("7.00", "60.00", "6.31")
+    assert [cell.tone for cell in rows["FID (lower is better)"] if isinstance(cell, Toned)] == ["warn", "bad"]
+    assert rows["dominated by"] == ("none", "a", "")
+    assert rows["requirements"] == ("none set", "none set", "")
+
+
+def test_an_unstable_run_shows_no_speedup(make_run: MakeRun) -> None:
+    a, b = make_run("a"), make_run("b")
+    b.change("bench.json", unstable_because=["too few rounds"])
+    table = figures_table(compare([a.path, b.path]))
+    (speedups,) = (row for row in table.rows if row[0] == "speedup")
+    assert re.fullmatch(r"\d+\.\d\d× \[.+\]|\d+\.\d× \[.+\]", str(speedups[1]))
+    assert speedups[2] == "unstable, measure again"
+    assert "b: unstable, measure again (too few rounds)." in table.notes
+
+
+def test_what_a_run_misses_stands_below_the_table(make_run: MakeRun) -> None:
+    paths = [make_run("a", fid=7.0).path, make_run("b", fid=9.0).path]
+    table = figures_table(compare(paths, requirements=parse_requirements(["fid<8"], ["fid"])))
+    (cells,) = (row[1:3] for row in table.rows if row[0] == "requirements")
+    assert cells == ("met", "1 of 1 missed")
+    assert "b misses: fid 9, required below 8, missed by 1." in table.notes
+
+
+def test_the_picture_names_every_run_and_its_cost(make_run: MakeRun) -> None:
+    comparison = compare([make_run("a", fid=7.0).path, make_run("b", fid=9.0, slower=0.5).path])
+    chart = front_chart(comparison)
+    assert chart is not None
+    assert chart.alt.startswith("FID over milliseconds per image: b 9 at ")
+
+
+def test_there_is_no_picture_of_a_single_point(make_run: MakeRun) -> None:
+    a, b = make_run("a"), make_run("b")
+    (b.path / "metrics.json").unlink()
+    assert front_chart(compare([a.path, b.path])) is None
+
+
+class Page(HTMLParser):
+    """Collects links, images and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.images: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        if tag == "a":
+            self.links.append(values["href"] or "")
+        if tag == "img":
+            self.images.append(values["alt"] or "")
+
+
+def test_the_page_is_one_file_with_the_recommendation_images_and_links_to_the_reports(make_run: MakeRun) -> None:
+    a, b = make_run("a & <b>", fid=7.0), make_run("b")
+    (a.path / "report.html").write_text("report")
+    target = a.path.parent / "pages" / "compare.html"
+    write_page(target, compare([a.path, b.path]))
+    text = target.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "Recommended: a &amp; &lt;b&gt;" in text and "<script" not in text and 'src="http' not in text
+    assert "../a%20%26%20%3Cb%3E/report.html" in page.links
+    assert "Teacher, seeds 0 to 7" in page.images and "b, seeds 8 to 15" in page.images
