@@ -2,7 +2,7 @@
 
 The functions' bodies take the place of their calls, constants are computed once, and what only serves functions
 (CastLike, Identity, the arithmetic of shapes that are known) goes. Every other operator stays as it is, so the images
-are the same bit for bit. With a fixed batch every shape is known, and no shape is computed at run time.
+are the same. With a fixed batch every shape is known, and no shape is computed at run time.
 """
 
 from __future__ import annotations
