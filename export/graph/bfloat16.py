@@ -1,10 +1,10 @@
 """bfloat16 files: convolutions in float32 between casts for every runtime, or in bfloat16 for those that have them.
 
 ONNX Runtime has no arithmetic in bfloat16 on a CPU, only Cast, Sign and operators that move data (tried operator by
-operator in 1.20 and 1.32; its own survey is in issue 28768). A bfloat16 convolution multiplies bfloat16 numbers, sums in float32, and rounds the
-sum once. The products are exact in float32, so a float32 convolution between two casts computes the same, up to the
-order of summation. Files are stored like that: weights in bfloat16, and features rounded to it. TensorRT and OpenVINO
-have the convolutions, and get them in place of the casts (:func:`narrowed`).
+operator in 1.20 and 1.32; its own survey is in issue 28768). A bfloat16 convolution multiplies bfloat16 numbers, sums
+in float32, and rounds the sum once. The products are exact in float32, so a float32 convolution between two casts
+computes the same, up to the order of summation. Files are stored like that: weights in bfloat16, and features rounded
+to it. TensorRT and OpenVINO have the convolutions, and get them in place of the casts (:func:`narrowed`).
 """
 
 from __future__ import annotations
