@@ -1,4 +1,4 @@
-"""Throughput under a latency bound: the largest measured batch whose p99 stays within so many milliseconds."""
+"""Throughput under a latency bound: the largest measured batch whose p99 stays within a limit."""
 
 from __future__ import annotations
 

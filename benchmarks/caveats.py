@@ -16,13 +16,13 @@ _WIDE = 1.25  # ratio of an interval's ends from which on a speed-up is too unce
 
 def instability(rows: Sequence[BenchRow], environment: Environment, others: float | None) -> Iterator[str]:
     """Yield each reason not to trust the figures of a run. ``others``: cores that other processes took, if known."""
+    if cores_are_shared(environment, others):  # first: a headline has one reason only
+        yield f"other processes took {others:.1f} of {environment.usable_cores} cores"
+    if any(row.stability.verdict == "too few samples" for row in rows):
+        yield "too few rounds to say whether the machine was stable"
     drifting = [f"{row.name} ({row.stability.drift:+.1%})" for row in rows if row.stability.verdict == "drifting"]
     if drifting:
         yield f"the second half of the run differs from the first for {', '.join(drifting)}"
-    if any(row.stability.verdict == "too few samples" for row in rows):
-        yield "too few rounds to say whether the machine was stable"
-    if cores_are_shared(environment, others):
-        yield f"other processes took {others:.1f} of {environment.usable_cores} cores"
     for row in rows:
         if row.speedup is not None and row.speedup.high > _WIDE * row.speedup.low:
             yield f"the speed-up of {row.name} is uncertain, {row.speedup.low:.2f} to {row.speedup.high:.2f}"

@@ -131,6 +131,7 @@ class Comparison:
 
 def read_run(path: str | os.PathLike[str]) -> BenchRun:
     """Read a document of ``bench``. InputError for an unreadable file, CorruptFileError for other contents."""
+    remedy = "Give what dcp-deploy bench wrote with --out, or a run's bench.json."
     try:
         return BenchRun.model_validate(read_json(path))
     except OSError as error:
@@ -138,12 +139,12 @@ def read_run(path: str | os.PathLike[str]) -> BenchRun:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        message = f"{path} does not hold the timings of bench ({where}: {first['msg']})"
-        raise CorruptFileError(
-            message, "Give what dcp-deploy bench wrote with --out, or a run's bench.json."
-        ) from error
+        fault = "missing" if first["type"] == "missing" else first["msg"].lower()
+        message = f"{path} does not hold the timings of bench ({where}: {fault})"
+        raise CorruptFileError(message, remedy) from error
     except ValueError as error:
-        raise CorruptFileError(f"{path} is not JSON: {error}", "Make one with dcp-deploy bench --out.") from error
+        reason = "" if isinstance(error, UnicodeDecodeError) else f": {error}"
+        raise CorruptFileError(f"{path} is not JSON{reason}", remedy) from error
 
 
 def compare_runs(a: BenchRun, b: BenchRun, *, seed: int = 0) -> Comparison:

@@ -220,9 +220,9 @@ class BenchReport:
     def _machine(self) -> str:
         e = self.environment
         threads = {str(row.labels["threads"]) for row in self.rows if row.labels.get("threads")}
-        used = f", {'/'.join(sorted(threads))} threads" if threads else ""
+        used = f", CPU threads: {'/'.join(sorted(threads))}" if threads else ""
         return (
-            f"{e.cpu or 'unknown CPU'}, {e.usable_cores or '?'} cores{used}, {e.gpu or 'no GPU'}, "
+            f"{e.cpu or 'unknown CPU'}, CPU cores: {e.usable_cores or '?'}{used}, {e.gpu or 'no GPU'}, "
             f"batch {self._batches()}, {self.method.rounds} rounds, {e.time_utc}"
         )
 

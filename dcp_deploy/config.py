@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from .efforts import ALIGN, EFFORT, EFFORTS, RATIO, REFINE, SCORE, Effort, EffortName
+from .efforts import ALIGN, EFFORT, EFFORTS, HYBRID_SHARE, RATIO, REFINE, SCORE, Effort, EffortName
 from .errors import CorruptFileError, InputError, UsageError, as_share, choose
 from .gates import QUALITY, SPEED, parse_requirements
 from .teachers.presets import DATASETS, Dataset, find_dataset
@@ -19,7 +19,7 @@ from .teachers.presets import DATASETS, Dataset, find_dataset
 __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_toml", "to_toml"]
 
 
-SHARES = ("ratio", "target_macs", "target_params")
+SHARES = ("ratio", "target_macs", "target_params", "hybrid_share")
 
 
 class BuildConfig(BaseModel):
@@ -50,15 +50,21 @@ class BuildConfig(BaseModel):
     ratio: float = Field(default=RATIO, ge=0, lt=1)
     """Share of the channels of every layer that is removed: 0.7 removes 70 %."""
     target_macs: float | None = Field(default=None, gt=0, le=1)
-    """Share of the teacher's MACs to keep, instead of ``ratio``: each layer gets the width that keeps most scores."""
+    """Share of the teacher's MACs to keep, instead of ``ratio``. The widths keep as much of the scores as possible."""
     target_params: float | None = Field(default=None, gt=0, le=1)
-    """Share of the teacher's parameters to keep, instead of ``ratio``, in the same way."""
+    """Share of the teacher's parameters to keep, instead of ``ratio``."""
     align: int = Field(default=ALIGN, ge=1)
     """Keep multiples of this many channels in each layer."""
-    score: Literal["diversity", "gradient", "content", "random", "weight-in", "weight-out", "style", "activation"] = (
-        SCORE
-    )
-    """How channels are ranked; "diversity" is the published method, "content" scores the region of ``mask``."""
+    score: Literal[
+        "diversity", "gradient", "content", "change", "hybrid", "random", "weight-in", "weight-out", "style",
+        "activation",
+    ] = SCORE  # fmt: skip
+    """How channels are ranked; "diversity" is the published method, "content" scores the region of ``mask``.
+
+    "change" keeps the channels from which changes of the image can be rebuilt, "hybrid" takes a part of them.
+    """
+    hybrid_share: float = Field(default=HYBRID_SHARE, ge=0, le=1)
+    """Share of the kept channels that "hybrid" takes from "change"; the others come from "weight-out"."""
     refine: Literal["none", "svs", "reconstruct", "svs+reconstruct"] = REFINE
     """How the kept weights are adjusted before training; "none" is the published method.
 
@@ -95,13 +101,13 @@ class BuildConfig(BaseModel):
     By default a fresh one, as in StyleKD.
     """
     augment: bool = False
-    """Augment the discriminator's images, the more the more it overfits (adaptive discriminator augmentation)."""
+    """Augment the discriminator's images, more strongly if it overfits (adaptive discriminator augmentation)."""
     guide: Path | None = None
     """Also match features of the discriminator in this training file (.pkl, rosinality .pt)."""
     feature_gan: bool = False
     """Train a second discriminator, on features of the perceptual loss."""
     mask: Path | None = Field(default=None, validate_default=True)
-    """A segmentation model as ONNX file: the L1 loss, perceptual loss and content scores use only what it finds."""
+    """A segmentation model as ONNX file: L1, perceptual loss and content scores use only the region that it marks."""
     mask_background: str = Field(default="0,16", pattern=r"^\d+(,\d+)*$")
     """Classes of the segmentation model that do not count, such as "0,16"."""
     mask_inputs: Literal["imagenet", "unit", "signed"] = "imagenet"
@@ -118,7 +124,7 @@ class BuildConfig(BaseModel):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """Precision of the exported graphs' convolutions, except layers that measured ranges or the gate keep in fp32."""
     target: str | None = None
-    """GPUs to build the engine for, such as "sm89" or "RTX 4090,L4"; then the build fails without TensorRT.
+    """GPUs to build the engine for, such as "sm89" or "RTX 4090,L4". Without TensorRT the build then fails.
 
     None: a portable engine if TensorRT-RTX is installed, else no engine.
     """
@@ -130,7 +136,7 @@ class BuildConfig(BaseModel):
     has some (``pipeline.inputs.DEMO_REQUIREMENTS``), other teachers none; "none" leaves them out.
     """
     wait: float = Field(default=0.0, ge=0)
-    """Wait up to so many seconds for a quiet machine before latency is measured."""
+    """Wait up to this many seconds for a quiet machine before latency is measured."""
 
     @field_validator("require")
     @classmethod

@@ -14,9 +14,13 @@ REFINE: Final = "reconstruct"
 ALIGN: Final = 8
 RATIO: Final = 0.7
 EFFORT: Final = "quick"
+HYBRID_SHARE: Final = 0.5
 """The one set of defaults. The first two measured best on the demo at 70 % (docs/quality.md)."""
 
 EffortName = Literal["quick", "standard", "paper"]
+
+
+_FLOORS = {"score_latents": 10, "refine_latents": 8, "parity_latents": 16, "change_latents": 192}
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Effort:
     bench_rounds: int
     bench_seconds: float
     refine_latents: int = 64
+    change_latents: int = 384
     full_up_to: float = math.inf
     """MACs of the largest teacher that gets these counts. A larger one is scored, refined and compared by fewer."""
 
@@ -38,9 +43,17 @@ class Effort:
         share = min(self.full_up_to / macs, 1.0)
         fewer = {
             name: max(round(getattr(self, name) * share), min(getattr(self, name), floor))
-            for name, floor in (("score_latents", 10), ("refine_latents", 8), ("parity_latents", 16))
+            for name, floor in _FLOORS.items()
         }
         return replace(self, **fewer)
+
+    def latents_for(self, score: str) -> int:
+        """Return how many latents a score gets. Those that need no gradients get more: one costs two images."""
+        return self.change_latents if score in ("change", "hybrid") else self.score_latents
+
+    def directions_for(self, score: str) -> int | None:
+        """Return how many directions a latent is moved along; None for as many as the score chooses itself."""
+        return None if score in ("change", "hybrid") else self.score_directions
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, ready for JSON."""
@@ -66,6 +79,7 @@ EFFORTS: dict[EffortName, Effort] = {
         parity_latents=256,
         bench_rounds=200,
         bench_seconds=30.0,
+        change_latents=2000,
     ),
     # The published numbers: 5000 latents, FID of 50,000 samples.
     "paper": Effort(
@@ -75,5 +89,6 @@ EFFORTS: dict[EffortName, Effort] = {
         parity_latents=1024,
         bench_rounds=1000,
         bench_seconds=60.0,
+        change_latents=5000,
     ),
 }

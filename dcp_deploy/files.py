@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -78,24 +79,71 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The rename stays within one file system. So a reader sees the old file or the new one, and a kill at any moment
     leaves no half-written ``path``. The content is flushed to the disk before the rename. A new file has the rights
-    that the umask allows, an overwritten one keeps its own. Scratch of writers that were killed is removed.
+    that the umask allows, an overwritten one keeps its own. Scratch of writers that were killed is removed. Folders
+    that are missing are made, and removed again if the block fails.
 
     Raises UsageError for a place that :func:`destination` refuses, OSError if the disk is full.
     """
     target = destination(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_scratch_once(target.parent)
-    temporary, lock = _new_scratch(target)
-    try:
+    with _folder(target.parent), _scratch_beside(target) as temporary:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         with suppress(FileNotFoundError):
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         temporary.replace(target)
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Make a folder; if the block fails, remove what was made, unless it is in use by then."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for one in made:
+                one.rmdir()
+        raise
+
+
+@contextmanager
+def _scratch_beside(target: Path) -> Iterator[Path]:
+    """Yield the name of a new, empty file beside ``target``, which is removed at the end, if it is there."""
+    _remove_scratch_once(target.parent)
+    temporary, lock = _new_scratch(target)
+    try:
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
         os.close(lock)
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield a new, empty folder beside ``target``, which is removed at the end. What killed writers left goes, too."""
+    with _folder(target.parent):
+        _remove_scratch_once(target.parent)
+        temporary, lock = _new_scratch(target, folder=True)
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.close(lock)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange two folders of one file system, at once where the system can, so that a kill leaves both whole."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None or rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+        aside = one.with_name(f"{one.name}.old")
+        other.replace(aside)
+        one.replace(other)
+        aside.replace(one)
+
+
+_HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, from Linux's headers
 
 
 @cache
@@ -104,9 +152,9 @@ def _remove_scratch_once(folder: Path) -> None:
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove the temporary files of killed writers from a folder, not from those in it.
+    """Remove the temporary files and folders of killed writers from a folder, not from those in it.
 
-    A writer holds a lock on its file, which the kernel releases when it ends, however it ends.
+    A writer holds a lock on what it writes, which the kernel releases when it ends, however it ends.
     """
     for left in folder.glob(".*.tmp"):
         if not _SCRATCH.search(left.name):
@@ -115,7 +163,10 @@ def remove_scratch(folder: Path) -> None:
             handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
+                if stat.S_ISDIR(os.fstat(handle).st_mode):
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
             finally:
                 os.close(handle)
 
@@ -128,17 +179,31 @@ def _short(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:200])
 
 
-def _new_scratch(target: Path) -> tuple[Path, int]:
-    """Create an empty file beside ``target``. Return its path, and a descriptor that holds a lock on it."""
+def _new_scratch(target: Path, *, folder: bool = False) -> tuple[Path, int]:
+    """Create an empty file or folder beside ``target``. Return its path, and a descriptor that holds a lock on it."""
     while True:
+        target.parent.stat()  # FileNotFoundError if it has gone meanwhile
         path = target.with_name(f".{_short(target.name)}.{secrets.token_hex(8)}.tmp")
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        with suppress(OSError):  # a file system without locks, or another process took it for left over
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(handle)):
-                return path, handle
-        os.close(handle)
+        if folder:
+            path.mkdir()
+        with suppress(FileNotFoundError, BlockingIOError):  # another process took it for left over
+            handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                _share(handle)
+                if os.path.samestat(path.stat(), os.fstat(handle)):
+                    return path, os.dup(handle)
+            finally:
+                os.close(handle)
+
+
+def _share(handle: int) -> None:
+    """Hold a lock that others may hold, too, unless the file system has none. BlockingIOError if another holds all."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:

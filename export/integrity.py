@@ -87,7 +87,7 @@ class BundledEngine(Record):
 
 
 class MeasuredSplit(Record):
-    """Copies of the generator with so many threads each."""
+    """Copies of the generator with this many threads each."""
 
     instances: int = Field(ge=1)
     threads: int = Field(ge=1)
@@ -123,18 +123,27 @@ class Manifest(Record):
 
 def parse_manifest(content: bytes) -> dict[str, Any]:
     """Return the fields of ``manifest.json``. Raises ValueError that names the field for anything but a manifest."""
+    return parse_record(content, Manifest)
+
+
+def parse_record(content: bytes, record: type[Record]) -> dict[str, Any]:
+    """Return the fields of a record in JSON. Raises ValueError that names the field for anything else."""
     try:
         values: Any = json.loads(content, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     try:
-        Manifest.model_validate(values)
+        record.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise ValueError(f"{where}: {first['msg']}") from error
+        raise ValueError(first_problem(error)) from error
     found: dict[str, Any] = values
     return found
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first field that is wrong and why, on one line."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'the document'}: {first['msg']}"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -202,7 +211,8 @@ def check_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     if path.is_file() and path.name.endswith(ARCHIVE):
         with read_archive(path, path.name) as entries:
             return _check(str(path), _archive_files(path.name, entries))
-    raise InputError(f"no bundle at {path}", f"Give the folder or the {ARCHIVE} that dcp-deploy bundle made.")
+    what = "is not a bundle" if path.exists() else "does not exist"
+    raise InputError(f"{path} {what}", f"Give the folder or the {ARCHIVE} that dcp-deploy bundle made.")
 
 
 def _check(bundle: str, files: Iterator[File]) -> dict[str, Any]:

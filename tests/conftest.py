@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from dcp_deploy.teachers.transfer import Patience
+from dcp_deploy.teachers.pace import Patience
 
 from .file_server import FileServer
 

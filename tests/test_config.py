@@ -135,5 +135,12 @@ def test_a_large_teacher_gets_fewer_latents_in_proportion_down_to_a_floor() -> N
     assert largest.score_directions == quick.score_directions
 
 
+def test_scores_without_gradients_get_more_latents_and_choose_their_directions() -> None:
+    quick = EFFORTS["quick"]
+    assert quick.latents_for("hybrid") == quick.latents_for("change") > quick.latents_for("diversity")
+    assert (quick.directions_for("change"), quick.directions_for("diversity")) == (None, 10)
+    assert quick.for_teacher(74_266_894_336).latents_for("change") == 192
+
+
 def test_the_paper_effort_is_the_same_for_every_teacher() -> None:
     assert EFFORTS["paper"].for_teacher(74_266_894_336) == EFFORTS["paper"]

@@ -15,8 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcp_deploy import files
 from dcp_deploy.errors import UsageError
-from dcp_deploy.files import atomic_path, kept, read_json, remove_scratch, sha256_file, write_bytes, write_json
+from dcp_deploy.files import (
+    atomic_path,
+    exchange,
+    kept,
+    read_json,
+    remove_scratch,
+    scratch_folder,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -147,6 +158,36 @@ def test_scratch_of_killed_writers_is_removed_and_that_of_running_ones_kept(targ
         assert temporary.is_file()
         temporary.write_bytes(b"new")
     assert {path.name for path in target.parent.iterdir()} == {target.name, other.name}
+
+
+def test_scratch_folders_are_removed_at_the_end_and_those_of_killed_writers_by_the_next(target: Path) -> None:
+    left = target.with_name(".b.0123456789abcdef.tmp")
+    left.mkdir()
+    (left / "half").write_text("written")
+    with scratch_folder(target) as temporary:
+        (temporary / "a").touch()
+        remove_scratch(target.parent)
+        assert (temporary / "a").is_file() and not left.exists()
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_two_folders_are_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool) -> None:
+    if not atomic:
+        monkeypatch.setattr(files.ctypes, "CDLL", lambda name: None)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "is").write_text(name)
+    exchange(tmp_path / "a", tmp_path / "b")
+    assert [(tmp_path / name / "is").read_text() for name in ("a", "b")] == ["b", "a"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["x", "new/x", "new/er/x"])
+def test_folders_that_a_failed_write_had_made_are_removed(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="no"), atomic_path(tmp_path / name):
+        raise ValueError("no")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["NaN", '{"a": Infinity}', "[" * 100_000, "{", "\x00"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -111,3 +112,24 @@ def test_python_dash_m_is_the_command(place: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
     assert "build" in done.stdout
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    named = {
+        (extra, path)
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+        for group in re.findall(r"dcp-deploy\[([a-z,-]+)\]", path.read_text(encoding="utf-8"))
+        for extra in group.split(",")
+    }
+    assert len({extra for extra, _ in named}) >= 6
+    unknown = {(extra, path) for extra, path in named if extra not in PROJECT["project"]["optional-dependencies"]}
+    assert not unknown
+
+
+def test_the_words_of_pip_about_environments_without_dependencies_go_to_a_log() -> None:
+    """Such an install is on purpose, and pip complains about it in dozens of lines."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    installs = [line for line in makefile.splitlines() if "--no-deps" in line and "pip install" in line]
+    assert installs
+    assert all(re.search(r"> \S+\.log 2>&1", line) for line in installs)

@@ -2,10 +2,17 @@
 
     python -m dcp_deploy.benchmarks.experiments.quality --out DIR
 
-A cell is one pruned student of a ratio, score, refinement and seed. It is distilled by the quick recipe and measured on
-a schedule. A finished cell is a JSON file; a stopped cell continues from its last checkpoint. All scores and
-refinements of one seed come before the next seed, and the first ratio before the second, so that an unfinished
+A cell is one pruned student of a ratio, score, refinement and seed. It is distilled by the recipe of an effort and
+measured on a schedule. A finished cell is a JSON file; a stopped cell continues from its last checkpoint. All scores
+and refinements of one seed come before the next seed, and the first ratio before the second, so that an unfinished
 experiment still compares fairly. Cells run in parallel threads; on a GPU each has its own stream.
+
+The same command continues: it computes what has no file yet, for as long as --seconds allows. Keep each length of
+training in its own DIR. Tune on seed 0 and judge on others (quality_report --seeds). The whole table, and the four best
+by the whole recipe:
+
+    python -m dcp_deploy.benchmarks.experiments.quality --out DIR --steps 544 --seconds 3000
+    python -m dcp_deploy.benchmarks.experiments.quality --out LONG --ratios 0.7 --refinements reconstruct
 """
 
 from __future__ import annotations
@@ -22,16 +29,28 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ...checkpoints import load_generator
-from ...compression import RECIPES, ChannelScores, DistillConfig, distill, load_scores, plan, prune, save_scores, score
+from ...compression import (
+    DEMO_RECIPES,
+    RECIPES,
+    ChannelScores,
+    DistillConfig,
+    distill,
+    load_scores,
+    plan,
+    prune,
+    save_scores,
+    score,
+)
 from ...compression.pruning.planning import Refinement
 from ...compression.scoring.diversity import ScoreMethod
+from ...efforts import EffortName
 from ...export.runners.picture_files import save_picture
 from ...export.runners.sampling import as_uint8, grid
 from ...files import read_json, write_json
@@ -40,10 +59,21 @@ from ...metrics import evaluate, load_avatar_reader
 from ..machine.environment import capture_environment
 
 RATIOS = (0.7, 0.85)
-SCORES: tuple[ScoreMethod, ...] = ("random", "weight-out", "gradient", "diversity")
+SCORES = ("random", "weight-out", "gradient", "diversity", "released", "change", "hybrid")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "released": {"method": "diversity", "released": True},
+    "change-1-sigma": {"method": "change", "alpha": 1.0},
+    "change-values": {"method": "change", "change_weight": 0.5},
+    "values": {"method": "change", "change_weight": 0.0},
+    "hybrid-25": {"method": "hybrid", "hybrid_share": 0.25},
+    "hybrid-75": {"method": "hybrid", "hybrid_share": 0.75},
+    "hybrid-changes": {"method": "hybrid", "change_weight": 1.0},
+}
+"""Scores with settings of their own; every other name is a method with its defaults."""
 REFINEMENTS: tuple[Refinement, ...] = ("none", "svs", "reconstruct")
 SEEDS = (0, 1, 2)
 SCORE_LATENTS = 240
+CHANGE_LATENTS = 384  # those of the quick effort: without gradients, half as long as the 240
 SAMPLES = 3000
 MEASURED = (0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # shares of the steps
 PICTURES = 10
@@ -56,7 +86,8 @@ class Cell:
     """One student of the experiment. The seed is used for score, refinement and distillation."""
 
     ratio: float
-    score: ScoreMethod
+    score: str
+    """A method, or one of :data:`VARIANTS`."""
     refine: Refinement
     seed: int
 
@@ -77,11 +108,18 @@ class Experiment:
     samples: int
     deadline: float
     """When to stop, by the monotonic clock."""
+    effort: EffortName = "quick"
+    """Whose recipe of the demo is used, over ``steps`` steps."""
 
     def settings(self) -> dict[str, Any]:
         """Return everything besides the cell that its figures depend on, JSON-ready."""
-        numbers = {"steps": self.steps, "samples": self.samples, "score_latents": SCORE_LATENTS}
-        return {**numbers, "recipe": asdict(recipe(self.steps, 0))}
+        numbers = {
+            "steps": self.steps,
+            "samples": self.samples,
+            "score_latents": SCORE_LATENTS,
+            "change_latents": CHANGE_LATENTS,
+        }
+        return {**numbers, "recipe": asdict(recipe(self.steps, 0, self.effort))}
 
 
 class OutOfTimeError(Exception):
@@ -90,7 +128,7 @@ class OutOfTimeError(Exception):
 
 def cells(
     ratios: Sequence[float] = RATIOS,
-    scores: Sequence[ScoreMethod] = SCORES,
+    scores: Sequence[str] = SCORES,
     refinements: Sequence[Refinement] = REFINEMENTS,
     seeds: Sequence[int] = SEEDS,
 ) -> list[Cell]:
@@ -143,7 +181,7 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     result = distill(
         student,
         teacher,
-        config=recipe(experiment.steps, cell.seed),
+        config=recipe(experiment.steps, cell.seed, experiment.effort),
         perceptual=load_avatar_reader(experiment.device).pyramid,
         checkpoint_dir=_partial(experiment, cell),
         on_step=watch,
@@ -162,10 +200,14 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     }
 
 
-def recipe(steps: int, seed: int) -> DistillConfig:
-    """Return the quick recipe over so many steps."""
+def recipe(steps: int, seed: int, effort: EffortName = "quick") -> DistillConfig:
+    """Return an effort's recipe of the demo over this many steps."""
     saved = max(steps // _SAVED, 1)
-    return replace(RECIPES["quick"], steps=steps, seed=seed, log_every=steps, checkpoint_every=saved)
+    return replace(_recipe_of(effort), steps=steps, seed=seed, log_every=steps, checkpoint_every=saved)
+
+
+def _recipe_of(effort: EffortName) -> DistillConfig:
+    return DEMO_RECIPES.get(effort, RECIPES[effort])
 
 
 def figures(generator: Generator, samples: int, seed: int) -> dict[str, float]:
@@ -191,13 +233,15 @@ def pictures(generator: Generator) -> NDArray[np.uint8]:
 _SCORING = threading.Lock()
 
 
-def scores_of(experiment: Experiment, method: ScoreMethod, seed: int) -> ChannelScores:
-    """Return the scores of the teacher, computed once and kept in a file."""
-    path = experiment.out / "scores" / f"{method}-{seed}.safetensors"
+def scores_of(experiment: Experiment, name: str, seed: int) -> ChannelScores:
+    """Return the scores of the teacher by a method or one of :data:`VARIANTS`, computed once and kept in a file."""
+    settings = VARIANTS.get(name, {"method": name})
+    latents = CHANGE_LATENTS if settings["method"] in ("change", "hybrid") else SCORE_LATENTS
+    path = experiment.out / "scores" / f"{name}-{seed}.safetensors"
     with _SCORING:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_scores(score(experiment.teacher, method=method, latents=SCORE_LATENTS, seed=seed), path)
+            save_scores(score(experiment.teacher, latents=latents, seed=seed, **settings), path)
         return load_scores(path)
 
 
@@ -231,7 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compute the cells; return 0 when every cell is done, 130 when some are left for another run."""
     parser = argparse.ArgumentParser(prog="python -m dcp_deploy.benchmarks.experiments.quality", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for scores, checkpoints and cells")
-    parser.add_argument("--steps", type=int, default=RECIPES["quick"].steps, help="steps of distillation (%(default)s)")
+    parser.add_argument("--effort", choices=[*RECIPES], default="quick", help="recipe of distillation (%(default)s)")
+    parser.add_argument("--steps", type=int, help="steps of distillation (the recipe's)")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="images per measurement (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (%(default)s)")
@@ -241,12 +286,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--refinements", nargs="+", default=REFINEMENTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options = parser.parse_args(arguments)
+    unknown = set(options.scores) - set(get_args(ScoreMethod)) - set(VARIANTS)
+    if unknown:
+        parser.error(f"unknown scores {sorted(unknown)}; known: {', '.join([*get_args(ScoreMethod), *VARIANTS])}")
     deadline = time.monotonic() + options.seconds
     # The reference statistics were computed in full float32, so TensorFloat-32 would bias the comparison.
     torch.backends.cudnn.allow_tf32 = False
     (options.out / "cells").mkdir(parents=True, exist_ok=True)
+    steps = options.steps or _recipe_of(options.effort).steps
     experiment = Experiment(
-        options.out, demo_teacher(options.device), options.device, options.steps, options.samples, deadline
+        options.out, demo_teacher(options.device), options.device, steps, options.samples, deadline, options.effort
     )
     teacher = {"figures": figures(experiment.teacher, options.samples, 0), "settings": {"samples": options.samples}}
     write_json(options.out / "teacher.json", teacher)  # also reads the real images, before the cells share them

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...efforts import REFINE, SCORE
 from ...errors import InputError
 from ...files import read_json
 from .pages import panels, rewrite, save_figure, text_table
@@ -31,6 +32,8 @@ COLUMNS = {
 }
 PLAIN = ("diversity", "none")
 """DCP-GAN's own method, which the others are compared with."""
+DEFAULT = (SCORE, REFINE)
+"""What ``build`` does by default, likewise."""
 MARKERS = {"none": ("#56606b", "o"), "svs": ("#d55e00", "^"), "reconstruct": ("#0072b2", "s")}
 """Colour and marker by refinement; the colours differ for any colour vision."""
 
@@ -41,10 +44,14 @@ Ends = Mapping[float, Mapping[Combination, tuple[float, float]]]
 """By ratio and combination: mean and standard deviation over seeds."""
 
 
-def load_cells(directory: Path) -> list[dict[str, Any]]:
-    """Return all finished cells, ordered by file name. InputError when there are none or their settings differ."""
-    paths = sorted((directory / "cells").glob("*.json"))
-    found = [read_json(path) for path in paths]
+def load_cells(directory: Path, seeds: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    """Return all finished cells, ordered by file name, or those of some seeds alone.
+
+    Raises InputError when there are none or their settings differ.
+    """
+    read = {path: read_json(path) for path in sorted((directory / "cells").glob("*.json"))}
+    read = {path: cell for path, cell in read.items() if seeds is None or cell["cell"]["seed"] in seeds}
+    paths, found = [*read], [*read.values()]
     if not found:
         remedy = "Run: python -m dcp_deploy.benchmarks.experiments.quality --out DIR"
         raise InputError(f"there are no cells in {directory}", remedy)
@@ -94,7 +101,7 @@ def report(found: Sequence[Mapping[str, Any]], teacher: Mapping[str, float]) -> 
     for ratio, group in by_ratio(found).items():
         lines += [f"### {ratio:.0%} of the channels removed", "", "At the end:", ""]
         lines += [*_table(group, -1, teacher), "", "Right after pruning and refinement, before training:", ""]
-        lines += [*_table(group, 0, None), "", *_differences(group), *_speeds(group)]
+        lines += [*_table(group, 0, None), "", *_differences(group), *_against_default(group), *_speeds(group)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -122,6 +129,25 @@ def _differences(group: Group) -> list[str]:
     return [
         "Diversity less another score, paired by seed, at the end (FID: negative is better, else positive):", "",
         *text_table(["against", "refinement", *(COLUMNS[name] for name in names)], rows), "",
+    ]  # fmt: skip
+
+
+def _against_default(group: Group) -> list[str]:
+    """Compare every combination with the default, seed by seed."""
+    names = ("fid", "recall", "mode_coverage", "rare_recall", "l1_to_teacher")
+    rows = []
+    for combination, curves in group.items():
+        seeds = set(curves) & set(group.get(DEFAULT, {}))
+        if combination == DEFAULT or not seeds:
+            continue
+        ours, default = ({seed: part[seed] for seed in seeds} for part in (curves, group[DEFAULT]))
+        differences = [values_at(ours, name, -1) - values_at(default, name, -1) for name in names]
+        rows.append([*combination, *map(_spread, differences), str(len(seeds))])
+    if not rows:
+        return []
+    return [
+        f"Each combination less the default of build, {SCORE} with {REFINE}, paired by seed, at the end:", "",
+        *text_table(["score", "refinement", *(COLUMNS[name] for name in names), "seeds"], rows), "",
     ]  # fmt: skip
 
 
@@ -195,8 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path, help="--out of the experiment")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where quality.md is (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these: those that nothing was tuned on (all)")
     options = parser.parse_args(arguments)
-    found = load_cells(options.directory)
+    found = load_cells(options.directory, options.seeds)
     teacher = read_json(options.directory / "teacher.json")["figures"]
     rewrite(options.docs / "quality.md", "experiment", report(found, teacher))
     draw(ends(found), options.docs / "images" / "quality.png")

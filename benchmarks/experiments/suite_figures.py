@@ -155,7 +155,7 @@ def _panel(axes: Axes, network: str, document: Document, precisions: Sequence[st
     missing = [precision for precision in precisions if precision not in measured]
     note = f"; {' and '.join(missing)} not measured" if missing else ""
     axes.set_xlabel(f"milliseconds per image, logarithmic{note}", fontsize=8.5)
-    axes.set_title(f"{network}, 70 % of the channels removed", fontsize=9)
+    axes.set_title(f"{network_title(network)}, 70 % of the channels removed", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -178,6 +178,12 @@ def _marks(axes: Axes, model: str, rows: Sequence[Row]) -> None:
         gain = rows[y]["speedup"]["value"] if rows[y]["speedup"] else 1.0  # the eager teacher is the baseline
         words = f"{p50:,.0f} ms, {gain:.1f}x"
         axes.annotate(words, (p50, y), (12, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def network_title(name: str) -> str:
+    """Return a network's name for people: "stylegan2-256" is "StyleGAN2, 256 px"."""
+    kind, resolution, *quick = name.split("-")
+    return ", ".join([kind.replace("stylegan", "StyleGAN"), f"{resolution} px", *quick])
 
 
 def _title(labels: Mapping[str, str]) -> str:

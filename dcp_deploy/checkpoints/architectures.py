@@ -35,7 +35,7 @@ _OTHERS = {
     r"(to_rgbs\.[0-9]+\.)?(iwt|dwt)(\.|$)": "a SWAGAN, which generates wavelets instead of pixels",
     r"progression\.[0-9]+\.conv": "a StyleGAN of the first version, which has no demodulation",
 }
-# These lie beside the generator inside them, and change what it draws.
+# These come with the generator inside them, and change its images.
 _AROUND = {
     r"(.*\.)?condition_scale\.0\.": "a face restorer (GFPGAN), whose input is an image",
     r"(.*\.)?res\.[0-9]+\.(conv|conv2|norm)\.": "a DualStyleGAN or VToonify, which adds layers to its generator",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _READ = (
     "Pass a .safetensors of dcp-deploy, a .pkl of NVIDIA's repositories (PyTorch or TensorFlow), or a .pt, .pth or "
     ".ckpt with a StyleGAN2 of rosinality's or NVIDIA's names."
@@ -52,7 +54,9 @@ def content_of(data: memoryview) -> tuple[str, str] | None:
         named = f" ({code.decode('ascii', 'replace')[:40]})" if code and code.isalnum() else ""
         return f"an XML answer of a server{named}", "It was saved instead of the file. Fetch the file again."
     if text.startswith(b"{") or (text.startswith(b"[") and text[1:].lstrip()[:1] in b'{["-0123456789]'):
-        return "a JSON text", "Was the answer of a server saved instead of the file?"
+        if re.match(rb'\{\s*"schema":\s*\d', text):
+            return "a JSON document, as dcp-deploy writes them", "Give the model that it describes."
+        return "a JSON text", "If it was downloaded, it is the answer of a server: fetch the file again."
     if is_onnx(data):
         return "an exported ONNX file", "Give the checkpoint that it was exported from."
     return None

@@ -77,7 +77,7 @@ def build(
     from .tables import plan_lines, summary_lines
 
     if dry_run:
-        planned = plan.plan_build(config)
+        planned = plan.plan_build(config, output)
         real = [f"real images: {real_words(planned.facts['images'])}"] if planned.facts.get("images") else []
         output.result(planned.to_dict(), planned.table, *plan_lines(planned.estimate), *real)
         return

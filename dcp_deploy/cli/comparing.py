@@ -83,7 +83,7 @@ def compare(
     measure: Annotated[
         bool, option("Time all students in turns now, instead of taking each run's own benchmark.", "--measure")
     ] = False,
-    wait: Annotated[float, option("With --measure: first wait up to so many seconds for a quiet machine.")] = 0.0,
+    wait: Annotated[float, option("With --measure: first wait up to this many seconds for a quiet machine.")] = 0.0,
     require: Require = None,
     out: ReportFile = None,
 ) -> None:

@@ -106,18 +106,18 @@ def verify(
 @verb()
 def bench(
     output: Output,
-    model: Annotated[list[Path], typer.Argument(help="Checkpoint, ONNX file, engine or bundle; several of one model.")],
+    model: Annotated[list[Path], typer.Argument(help="Checkpoint, ONNX file, engine or bundle, or several.")],
     teacher: Annotated[list[Path] | None, option("File of the baseline. May be repeated.")] = None,
     network: Network = None,
     backends: Annotated[str, option("auto (one for each file), all, or a list such as torch,onnxruntime.")] = "auto",
     batch: Annotated[str, option("Images per call. Several show how the time grows: 1,8,32.")] = "1",
-    mode: Annotated[str, option("latency; or as in MLPerf, but not conformant: single-stream, offline.")] = "latency",
-    bound: Annotated[float | None, option("Also find the largest batch with a p99 below so many milliseconds.")] = None,
+    mode: Annotated[str, option("latency, or single-stream or offline as in MLPerf (not conformant).")] = "latency",
+    bound: Annotated[float | None, option("Also find the largest batch with a p99 below this many ms.")] = None,
     isolate: Annotated[bool, option("One process per candidate: measures cold start and memory.", "--isolate")] = False,
     threads: Threads = None,
-    wait: Annotated[float, option("First wait up to so many seconds until other processes leave the cores.")] = 0.0,
-    rounds: Annotated[int, option("Least number of calls of each candidate.")] = 100,
-    seconds: Annotated[float, option("Least time in all.")] = 10.0,
+    wait: Annotated[float, option("First wait up to this many seconds for a quiet machine.")] = 0.0,
+    rounds: Annotated[int, option("Minimum number of calls of each candidate.")] = 100,
+    seconds: Annotated[float, option("Minimum seconds of measuring in all.")] = 10.0,
     out: ReportFile = None,
     markdown: Annotated[Path | None, option("Also write the tables as Markdown to this file.")] = None,
     plot: Annotated[Path | None, option("Also plot distribution and growth to this PNG or SVG file.")] = None,
@@ -126,8 +126,8 @@ def bench(
 ) -> None:
     """Time a model, in turns with its teacher if one is given.
 
-    With --backends all, what cannot run on this machine is listed with the reason. A run that drifted, or whose cores
-    were shared, shows no speed-up and says why.
+    With --backends all, backends that cannot run here are listed with the reason. If the run drifted or shared its
+    cores, it shows no speed-up and says why.
 
     Example: dcp-deploy bench student.onnx --teacher teacher.onnx --batch 8 --wait 60
 
@@ -216,7 +216,7 @@ def evaluate(
     network: Network = None,
     data: Annotated[Path | None, option("Real images instead of the demo's: a folder, a zip file or an LMDB.")] = None,
     resize: Resize = "error",
-    reals: Annotated[str, option("Most images of --data to use: a number, or all.")] = "50000",
+    reals: Annotated[str, option("How many images of --data to use at most, or all.")] = "50000",
     mirror_data: Annotated[bool, option("Also use the mirror image of each image of --data.", "--mirror-data")] = False,
     inception: Annotated[Path | None, option("Inception weights of torch-fidelity. Downloaded when not given.")] = None,
     lpips: Lpips = None,
@@ -230,7 +230,7 @@ def evaluate(
     device: Device = "auto",
     require: Require = None,
 ) -> None:
-    """Measure quality: FID, KID, precision, recall, density, coverage, modes, diversity, likeness to a teacher.
+    """Measure quality: FID, KID, precision, recall, density, coverage, modes, diversity, distance to a teacher.
 
     Images are compared with the demo's by the demo's own feature network, and with --data by Inception. Inception's
     weights (96 MB) are downloaded once, unless --inception names them. What was not measured is listed with the reason.
@@ -273,7 +273,7 @@ def directions(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Find editing directions, the principal components of a teacher's w as in GANSpace; or import those of others.
+    """Find editing directions: the principal components of a teacher's w, as in GANSpace. Or import directions.
 
     InterFaceGAN's boundaries, GANSpace's components, rosinality's SeFa factors and vectors of your own are imported.
 

@@ -86,7 +86,7 @@ devices = one_of("auto", "cpu", "cuda")
 RUNNING = "Running"
 PANELS = {
     "Teacher and data": ("dataset", "teacher", "network", "data", "resize", "mirror"),
-    "Pruning": ("score", "ratio", "align", "target_macs", "target_params", "refine"),
+    "Pruning": ("score", "hybrid_share", "ratio", "align", "target_macs", "target_params", "refine"),
     "Distillation": (
         "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard", "lpips", "discriminator", "augment",
         "guide", "feature_gan", "mask", "mask_background", "mask_inputs",

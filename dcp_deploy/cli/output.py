@@ -115,6 +115,11 @@ class Output(Reporter):
         if not self.quiet:
             say(self.stderr, text)
 
+    def table(self, text: str) -> None:
+        """Print a table of our own on stderr, line by line: the later lines of a message would be indented."""
+        for line in text.splitlines():
+            self.message(line)
+
     @contextmanager
     def task(self, title: str) -> Iterator[Progress]:
         """Show a spinner and a bar on a terminal, a line every fifteen seconds elsewhere, nothing with --quiet."""

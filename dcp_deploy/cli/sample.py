@@ -1,4 +1,4 @@
-"""The verb that draws pictures."""
+"""The verb that generates pictures."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def sample(
     ] = None,
     codes: Annotated[
         Path | None,
-        option("Draw the codes of this file, not seeds: from project, NVIDIA's, PTI's or rosinality's projector."),
+        option("File of codes to use instead of seeds, from project, NVIDIA's, PTI's or rosinality's projector."),
     ] = None,
     direction: Annotated[
         list[str] | None,
         option(
-            "Edit along this direction, by so many standard deviations: pc0=2.", metavar="NAME=STRENGTH", panel=CODES
+            "Edit along this direction by this many standard deviations: pc0=2.", metavar="NAME=STRENGTH", panel=CODES
         ),
     ] = None,
     directions: Annotated[
@@ -75,12 +75,12 @@ def sample(
         ),
     ] = None,
 ) -> None:
-    """Draw images of seeds or of saved codes, as one labelled page, one file each, or an animation.
+    """Generate images from seeds or saved codes: one labelled page, one file each, or an animation.
 
     Seeds mean the same as in NVIDIA's scripts. Noise is constant.
 
-    --mix, --interpolate and --direction change codes in w, which takes a checkpoint. With --codes also a file that was
-    exported with --inputs ws is enough, except for --mix.
+    --mix, --interpolate and --direction change codes in w and need a checkpoint. With --codes, a file exported with
+    --inputs ws works too, except for --mix.
 
     Example: dcp-deploy sample student.onnx -o grid.png --seeds 0-7 --psi 0.5,0.7,1
 

@@ -125,8 +125,8 @@ def _announce(output: Output, running: Server, program: Program, path: Path) -> 
     if running.resized_from is not None:
         size = running.size
         output.message(
-            f"made for {running.resized_from} cores; with the cores allowed here, a model runs "
-            f"{size.instances} times with {size.threads} threads each"
+            f"made for another number of cores ({running.resized_from}) than is allowed here; instances of each model: "
+            f"{size.instances}, threads of an instance: {size.threads}"
         )
     if program.config == "python":
         output.message(f"on the CPU, by {program.path}; the full server, with or without GPU: {_docker(path)}")

@@ -80,7 +80,7 @@ def convert(
     output.written(out, layout=to, notes=notes, source=facts)
 
 
-@verb("mask", "mask_background", "mask_inputs", "effort", "seed", "device", computes=True)
+@verb("mask", "mask_background", "mask_inputs", "hybrid_share", "effort", "seed", "device", computes=True)
 def score(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator whose channels to score.")],
@@ -91,8 +91,17 @@ def score(
         option("Number of latents [that of --effort]; auto: until two halves agree on what to keep."),
     ] = None,
     batch: Annotated[int, option("Latents per batch. The scores depend on it.")] = 5,
-    directions: Annotated[int, option("Random directions per batch of latents.")] = 10,
-    alpha: Annotated[float, option("How far to move a latent along each direction.")] = 5.0,
+    directions: Annotated[
+        int | None,
+        option("Random directions per batch of latents [10]; for change, leading ones [99 % of the variance]."),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        option("How far to move a latent along each direction [5]; for change, in standard deviations [3]."),
+    ] = None,
+    change_weight: Annotated[
+        float | None, option("Weight of changes beside values, from 0 to 1 [change: 1, hybrid: 0.5].")
+    ] = None,
     psi: Annotated[float, option("Truncation of the latents.")] = 1.0,
     released: Annotated[
         bool, option("Score as the published code does: gradients through both images, random noise.", "--released")
@@ -113,7 +122,7 @@ def score(
     from ..pipeline.distilling import open_mask
 
     generator = load_generator(teacher, network=network)
-    mask, count = settings["mask"], _score_latents(latents, settings["effort"], generator.config)
+    mask, count = settings["mask"], _score_latents(latents, settings["effort"], generator.config, method)
     with output.task("score") as progress:
         scores = compression.score(
             generator,
@@ -124,6 +133,8 @@ def score(
             batch=batch,
             psi=psi,
             released=released,
+            change_weight=change_weight,
+            hybrid_share=settings["hybrid_share"],
             shard=None if shard is None else shard_of("--shard", shard),
             mask=None if mask is None else open_mask(mask, settings["mask_background"], settings["mask_inputs"]),
             seed=settings["seed"],
@@ -141,10 +152,10 @@ def score(
     output.written(out, scoring=scores.settings)
 
 
-def _score_latents(given: str | None, effort: str, config: GeneratorConfig) -> int | Literal["auto"]:
+def _score_latents(given: str | None, effort: str, config: GeneratorConfig, method: str) -> int | Literal["auto"]:
     """Return --latents, by default those of the effort for a generator of this size, as in ``build``."""
     if given is None:
-        return _counts(effort, config, "score").score_latents
+        return _counts(effort, config, "score").latents_for(method)
     return "auto" if given == "auto" else whole_number("--latents", given)
 
 
@@ -155,7 +166,7 @@ def _counts(effort: str, config: GeneratorConfig, verb: str) -> Effort:
     return BuildConfig.parse({"effort": effort}, verb=verb).counts.for_teacher(count_macs(config))
 
 
-@verb("ratio", "align", "target_macs", "target_params", "effort", "seed", "device", computes=True)
+@verb("hybrid_share", "ratio", "align", "target_macs", "target_params", "effort", "seed", "device", computes=True)
 def prune(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
@@ -187,18 +198,19 @@ def prune(
     if scores and score is not None:
         raise UsageError("--scores and --score", "Give one of them: a file of scores, or how to compute them now.")
     seed, device = settings.pop("seed"), torch_device(settings.pop("device"))
+    hybrid_share = settings.pop("hybrid_share")
     checkpoint = load_checkpoint(teacher, network=network)
     generator = checkpoint.generator
     counts = _counts(settings.pop("effort"), generator.config, "prune")
     if scores:
         parts = [compression.load_scores(path) for path in scores]
         sharded = len(parts) > 1 or "shard" in parts[0].settings
-        found = compression.merge_scores(parts) if sharded else parts[0]
+        found = compression.merge_scores(parts, generator) if sharded else parts[0]
     else:
         with output.task("score") as progress:
             found = compression.score(
-                generator, method=score or SCORE, latents=counts.score_latents, seed=seed, device=device,  # type: ignore[arg-type]
-                progress=progress,
+                generator, method=score or SCORE, latents=counts.latents_for(score or SCORE),  # type: ignore[arg-type]
+                hybrid_share=hybrid_share, seed=seed, device=device, progress=progress,
             )  # fmt: skip
     generator = generator.to(device)
     latency = None if target_latency is None else milliseconds("--target-latency", target_latency)
@@ -218,7 +230,7 @@ def prune(
             refine=refine, latents=counts.refine_latents, seed=seed, progress=progress,
         )  # fmt: skip
     save_generator(pruned.cpu(), out, extra=story)
-    output.message(str(plan))
+    output.table(str(plan))
     output.written(out, plan=plan.to_dict())
 
 
@@ -268,7 +280,7 @@ def distill(
 ) -> None:
     """Train a pruned generator to match its teacher. A killed run continues where it stopped.
 
-    docs/distillation.md says more.
+    docs/distillation.md explains the recipe and its options.
 
     Example: dcp-deploy distill pruned.safetensors --teacher teacher.safetensors -o student.safetensors --data faces.zip
     --effort paper --devices 4 --train-precision bf16 --keep best --tensorboard logs
@@ -326,7 +338,8 @@ def export(
         str, choice("Noise maps: const (in the file), none, or input (given with each call).", "const", "none", "input")
     ] = "const",
     upsample: Annotated[
-        str, choice("How to up-sample, both exact: transposed or polyphase.", "transposed", "polyphase")
+        str,
+        choice("Method of up-sampling, transposed or polyphase. Both give the same images.", "transposed", "polyphase"),
     ] = "transposed",
     batch: Annotated[
         str,
@@ -375,7 +388,7 @@ def export(
             export_onnx(original.generator, beside, **options, metadata=about, progress=progress)
         export_onnx(checkpoint.generator, out, **options, metadata=facts, progress=progress)
     if report := precision_report(out):
-        output.message(report)
+        output.table(report)
     written = read_onnx(out)
     ir_version, opset = versions_of(written)
     words = runtime_words(ir_version, opset)
@@ -398,7 +411,7 @@ def engine(
     onnx: Annotated[Path, typer.Argument(help="A file that dcp-deploy export wrote.")],
     out: Out,
     target: Annotated[
-        str, option('GPUs to build for, such as sm89 or "RTX 4090,L4"; auto: the one present.', complete=targets)
+        str, option('GPUs to build for, such as sm89 or "RTX 4090,L4"; auto: the GPU here.', complete=targets)
     ] = "auto",
     flavour: Annotated[
         str, choice("tensorrt-rtx (needs no GPU), tensorrt or auto.", "auto", "tensorrt-rtx", "tensorrt")

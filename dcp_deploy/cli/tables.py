@@ -12,7 +12,7 @@ from rich.text import Text
 from ..config import BuildConfig
 from ..pipeline.summary import as_lines
 from ..progress import duration
-from ..report.text import amount
+from ..report.text import amount, remark
 from ..teachers.presets import Dataset
 
 if TYPE_CHECKING:
@@ -106,7 +106,12 @@ def run_lines(facts: Mapping[str, Any]) -> list[str | Table]:
         "settings": ", ".join(f"{name} {value}" for name, value in config.items()) or "the defaults",
     }
     stages = [
-        (name, stage["status"], "" if stage["seconds"] is None else f"{stage['seconds']:.1f} s", stage["reason"] or "")
+        (
+            name,
+            stage["status"],
+            "" if stage["seconds"] is None else f"{stage['seconds']:.1f} s",
+            remark(stage["reason"]),
+        )
         for name, stage in facts["stages"].items()
     ]
     has_report = facts["stages"].get("report", {}).get("status") == "done"

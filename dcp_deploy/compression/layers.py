@@ -100,41 +100,56 @@ def tap_responses(layer: Layer, x: Tensor) -> Tensor:
     return responses.reshape(len(x) * kernel**2, -1)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a layer stands: ``code`` is the index of its code among the ``num_ws`` of an image.
+
+    ``inputs`` and ``outputs`` are the indices of its channels in ``GeneratorConfig.widths``; a toRGB has no outputs.
+    """
+
+    layer: Layer
+    code: int
+    inputs: int
+    outputs: int | None
+
+
+def places(generator: Generator) -> list[Place]:
+    """Return all layers in the order of computation."""
+    network = generator.synthesis
+    if isinstance(network, StyleGAN3Synthesis):
+        layers = enumerate((layer for _, layer in network.layers()), start=1)
+        return [Place(layer, slot, slot - 1, None if layer.spec.torgb else slot) for slot, layer in layers]
+    found, torgbs = list[Place](), [layer for _, layer in network.torgbs()]
+    for slot, (_, conv) in enumerate(network.convs()):
+        found.append(Place(conv, slot, slot, slot + 1))
+        if slot % 2 == 0:  # the last convolution of its resolution
+            found.append(Place(torgbs[slot // 2], slot + 1, slot + 1, None))
+    return found
+
+
 def layer_count(generator: Generator) -> int:
     """Return how many layers :func:`walk` visits."""
-    network = generator.synthesis
-    if isinstance(network, StyleGAN2Synthesis):
-        return len(network.convs()) + len(network.torgbs())
-    return len(network.layers())
+    return len(places(generator))
 
 
 def walk(generator: Generator, ws: Tensor) -> Iterator[Step]:
     """Yield every layer in the order of computation, for codes [B, num_ws, w_dim]; its output is computed on demand."""
-    network = generator.synthesis
-    return _stylegan2(network, ws) if isinstance(network, StyleGAN2Synthesis) else _stylegan3(network, ws)
+    network, torgb = generator.synthesis, None
+    if isinstance(network, StyleGAN2Synthesis):
+        x = network.get_parameter("b4.const").expand(len(ws), -1, -1, -1)
+    else:
+        x = network.input(ws[:, 0])
+    for place in places(generator):
+        last = torgb if isinstance(place.layer, ToRGB) else None
+        image = 0.0 if last is None else upsample_image(last.image + last.output)
+        step = Step(place.layer, x, ws[:, place.code], place.outputs, image)
+        yield step
+        if isinstance(place.layer, ToRGB):
+            torgb = step
+        else:
+            x = step.output
 
 
 def nth_step(generator: Generator, ws: Tensor, index: int) -> Step:
     """Return layer ``index`` of the walk, with nothing computed after it."""
     return next(islice(walk(generator, ws), index, None))
-
-
-def _stylegan2(network: StyleGAN2Synthesis, ws: Tensor) -> Iterator[Step]:
-    x, torgb = network.get_parameter("b4.const").expand(len(ws), -1, -1, -1), None
-    torgbs = [layer for _, layer in network.torgbs()]
-    for slot, (_, conv) in enumerate(network.convs()):
-        step = Step(conv, x, ws[:, slot], slot + 1)
-        yield step
-        x = step.output
-        if slot % 2 == 0:  # the last convolution of its resolution
-            image = 0.0 if torgb is None else upsample_image(torgb.image + torgb.output)
-            torgb = Step(torgbs[slot // 2], x, ws[:, slot + 1], None, image)
-            yield torgb
-
-
-def _stylegan3(network: StyleGAN3Synthesis, ws: Tensor) -> Iterator[Step]:
-    x = network.input(ws[:, 0])
-    for slot, (_, layer) in enumerate(network.layers(), start=1):
-        step = Step(layer, x, ws[:, slot], None if layer.spec.torgb else slot)
-        yield step
-        x = step.output

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checkpoints.direction_import import ForeignDirections, placed
 from ..checkpoints.directions import Direction, check_directions
-from ..compression.scoring.diversity import principal_components
+from ..compression.scoring.directions import principal_components
 from ..datasets.canvas import RESOLUTION
 from ..datasets.factors import FACTORS, Factors
 from ..errors import InputError, UsageError
@@ -46,7 +46,7 @@ def find_directions(generator: Generator, *, count: int = COUNT, seed: int = 0) 
     """
     config = generator.config
     if not 1 <= count <= config.w_dim:
-        raise UsageError(f"{count} directions", f"Choose 1 to {config.w_dim}, the width of w.")
+        raise UsageError(f"w has {config.w_dim} directions, not {count}", f"Choose a count of 1 to {config.w_dim}.")
     components, variances = principal_components(generator, seed)
     slots = (0, config.num_ws - 1)
     sigmas = variances[:count].sqrt().tolist()

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _SMALLEST = 10  # pixels of the font; Pillow's own is legible from here on
 _SHARE = 12  # tile's width by font's height
+_GAP = 32  # tile's width by the white between images
 
 
 @dataclass(frozen=True)
@@ -25,27 +26,29 @@ class Row:
 def labelled_page(rows: Sequence[Row]) -> NDArray[np.uint8]:
     """Put rows below each other on white, uint8 [H, W, 3]. The images stay as they are, pixel for pixel.
 
-    A text may have several lines. Where a text is larger than its image, white is left around the images.
+    Images are apart by a white gap. A text may have several lines. Where a text is larger than its image, more white
+    is left around the images.
     """
     height, width = rows[0].images.shape[1:3]
-    font = ImageFont.load_default(max(_SMALLEST, width // _SHARE))
+    font, gap = ImageFont.load_default(max(_SMALLEST, width // _SHARE)), max(2, width // _GAP)
     tops = [max((_size(text, font)[1] for text in row.above), default=0) for row in rows]
     margin, tall = (max(sizes) for sizes in zip(*(_size(row.left, font) for row in rows), strict=True))
     cell = max([width, *(_size(text, font)[0] for row in rows for text in row.above)])
     tall = max(tall, height)
     columns = max(len(row.images) for row in rows)
-    page = Image.new("RGB", (margin + columns * cell, sum(tops) + len(rows) * tall), "white")
+    across, down = cell + gap, tall + gap  # from an image to the next
+    page = Image.new("RGB", (margin + columns * across - gap, sum(tops) + len(rows) * down - gap), "white")
     y = 0
     for row, top in zip(rows, tops, strict=True):
         for column, text in enumerate(row.above):
-            page.paste(_label(text, (cell, top), font), (margin + column * cell, y))
+            page.paste(_label(text, (cell, top), font), (margin + column * across, y))
         y += top
         if row.left:
             page.paste(_label(row.left, (margin, tall), font), (0, y))
         for column, image in enumerate(row.images):
-            place = (margin + column * cell + (cell - width) // 2, y + (tall - height) // 2)
+            place = (margin + column * across + (cell - width) // 2, y + (tall - height) // 2)
             page.paste(Image.fromarray(image), place)
-        y += tall
+        y += down
     return np.asarray(page)
 
 

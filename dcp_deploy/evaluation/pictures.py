@@ -150,9 +150,9 @@ def sample_file(
 
 @dataclass(frozen=True)
 class _Source:
-    """Draws images uint8 [N, H, W, 3] of columns (seeds, or rows of saved codes) at a psi with a class.
+    """Generates images uint8 [N, H, W, 3] of columns (seeds, or rows of saved codes) at a psi with a class.
 
-    ``columns``: all that there are by default. ``codes``: what draws them, if they are drawn from codes.
+    ``columns``: all that there are by default. ``codes``: the synthesis network, if the images come from codes.
     """
 
     name: str

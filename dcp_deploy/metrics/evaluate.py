@@ -90,7 +90,10 @@ def refuse_unreadable(model: Model) -> None:
 def evaluate_images(images: NDArray[np.uint8], *, seed: int = 0, psi: float = 1.0) -> Metrics:
     """Measure finished images, uint8 [N, 64, 64, 3]. Fresh avatars give the noise floor of every figure."""
     if not MIN_SAMPLES <= len(images) <= REFERENCE_SAMPLES:
-        raise UsageError(f"{len(images)} images", f"Give {MIN_SAMPLES} to {REFERENCE_SAMPLES}.")
+        few = "few" if len(images) < MIN_SAMPLES else "many"
+        raise UsageError(
+            f"{len(images)} images are too {few} to measure", f"Give {MIN_SAMPLES} to {REFERENCE_SAMPLES}."
+        )
     batches = (images_to_tensor(images[start : start + 64]) for start in range(0, len(images), 64))
     return _compare(*_read(batches), "cpu", seed=seed, psi=psi)
 

@@ -115,7 +115,7 @@ def seed_diversity(
     """
     if seeds < 1 or neighbours < 2 or not 0.0 < reach <= 1.0:
         raise UsageError(
-            f"{seeds} seeds, {neighbours} neighbours, reach {reach:g}",
+            f"diversity cannot be measured around {seeds} seeds with {neighbours} neighbours and reach {reach:g}",
             "Choose at least 1 seed and 2 neighbours, and a reach above 0 and at most 1.",
         )
     centres = latents_for(model, seeds, seed, labels)

@@ -265,7 +265,7 @@ def requirements_of(config: BuildConfig, not_measurable: str | None) -> list[Req
     for one in parsed:
         if not_measurable is not None and one.metric != SPEED:
             raise UsageError(
-                f"--require {one.text!r} cannot be judged: {not_measurable}",
+                f"--require {one.text!r} cannot be checked: {not_measurable}",
                 "Leave it out, and use dcp-deploy eval --require afterwards.",
             )
     return parsed

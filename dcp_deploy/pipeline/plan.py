@@ -62,17 +62,20 @@ class BuildPlan:
         return {**self.facts, "estimate": None if self.estimate is None else self.estimate.to_dict()}
 
 
-def plan_build(config: BuildConfig) -> BuildPlan:
+def plan_build(config: BuildConfig, reporter: Reporter | None = None) -> BuildPlan:
     """Plan a build and estimate how long it takes. Writes and fetches nothing.
 
-    Raises the same errors as :func:`build` before its work.
+    ``reporter`` gets what speaks against the widths. Raises the same errors as :func:`build` before its work.
     """
     check_machine(config)
     file = given_teacher(config) or cached_teacher(config)
     if file is None:
         return _plan_to_fetch(config)
-    inputs = resolve_inputs(config, Reporter(), file)
+    reporter = reporter or Reporter()
+    inputs = resolve_inputs(config, reporter, file)
     plan = inputs.pruning_plan
+    for caveat in plan.caveats:
+        reporter.message(f"prune: {caveat}")
     check_space(config.directory, plan)
     numbers = effort_numbers(inputs.effort, inputs.recipe)
     facts = {"config": config.to_dict(), "effort": numbers, "images": inputs.image_facts()}
@@ -117,11 +120,11 @@ def _estimate(inputs: BuildInputs) -> Estimate:
     costs = plan.to_dict()
     big, small = 1 / rate, costs["student"]["macs"] / costs["teacher"]["macs"] / rate  # seconds per image
     discriminator = recipe.discriminator_width**2 * (1 - recipe.gan_start) if recipe.gan else 0.0
-    guide, layers = 1.0 if recipe.guide else 0.0, len(plan.widths)
+    guide = 1.0 if recipe.guide else 0.0
     seconds = {
         "score": _score_seconds(inputs.config.score, counts, big),
-        # Each layer of both networks runs all layers before it again; covariances take about as long.
-        "prune": layers * counts.refine_latents * (big + small) if "reconstruct" in inputs.config.refine else 1.0,
+        # Each layer of both networks runs once; covariances take about five times as long.
+        "prune": 6 * counts.refine_latents * (big + small) if "reconstruct" in inputs.config.refine else 1.0,
         # Per image: teacher and student with and without offset, the student's backward pass, and a discriminator
         # that at full width costs about as much as the teacher: on real, on fake, and for the student, both ways.
         # A guide has the same size, does not train, and runs on the teacher's and, both ways, the student's image.
@@ -139,6 +142,8 @@ def _score_seconds(method: str, counts: Effort, image: float) -> float:
     if method in ("weight-in", "weight-out", "random"):
         return 0.1  # no image is made
     # Per latent: one image with its graph, then per direction one image and one backward pass (two images' work).
+    if method in ("change", "hybrid"):
+        return counts.change_latents * image * 3  # two images, and their moments
     passes = {"style": 1, "activation": 1, "content": 3}.get(method, 1 + 3 * counts.score_directions)
     return counts.score_latents * image * passes
 

@@ -118,8 +118,9 @@ def _score(job: Job, progress: Progress) -> list[str]:
     scores = score(
         job.load("teacher"),
         method=config.score,
-        latents=inputs.effort.score_latents,
-        directions=inputs.effort.score_directions,
+        latents=inputs.effort.latents_for(config.score),
+        directions=inputs.effort.directions_for(config.score),
+        hybrid_share=config.hybrid_share,
         mask=inputs.mask if config.score == "content" else None,
         seed=config.seed,
         state=partial,
@@ -349,6 +350,8 @@ def _reading(inputs: BuildInputs) -> dict[str, Any]:
 
 def _scoring(inputs: BuildInputs) -> dict[str, Any]:
     settings = _settings("score", "score_latents", "score_directions", "seed", "device")(inputs)
+    if inputs.config.score in ("change", "hybrid"):
+        settings = _settings("score", "change_latents", "hybrid_share", "seed", "device")(inputs)
     if inputs.mask is not None and inputs.config.score == "content":
         settings["mask"] = inputs.mask.identity
     return settings

@@ -11,7 +11,7 @@ from ..progress import Progress, Reporter
 
 
 def wait_for_quiet(seconds: float, reporter: Reporter) -> None:
-    """Wait up to so many seconds for a quiet machine, and say so if it is not quiet even then."""
+    """Wait up to this many seconds for a quiet machine, and say so if it is not quiet even then."""
     from ..benchmarks import wait_until_quiet
 
     if seconds <= 0:

@@ -89,7 +89,7 @@ def _quality_phrase(run: RunDirectory) -> str:
 
 
 def rare_traits(run: RunDirectory) -> list[str]:
-    """Return the rare traits that the student draws too seldom."""
+    """Return the rare traits that the student generates too rarely."""
     return [trait(name) for name, ratio in run.quality("student").rare.items() if ratio is not None and ratio < RARE]
 
 
@@ -133,7 +133,7 @@ def _fewer_card(run: RunDirectory, key: str, label: str, meaning: str) -> Card:
 
 
 def _parity_card(run: RunDirectory) -> Card:
-    passed, meaning = run.parity.passed if run.parity else None, "the exported file draws the network's images"
+    passed, meaning = run.parity.passed if run.parity else None, "the exported file generates the network's images"
     if passed is None:
         return Card("parity", None, meaning)
     return Card("parity", "passed" if passed else "FAILED", meaning, worst_difference(run), "good" if passed else "bad")

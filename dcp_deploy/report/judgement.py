@@ -52,7 +52,7 @@ QUALITY = {
     "recall": Scale("recall", 3, True),
     "density": Scale("density", 3, True),
     "coverage": Scale("coverage", 3, True),
-    "mode_coverage": Scale("mode coverage", 3, True, "share of modes still drawn"),
+    "mode_coverage": Scale("mode coverage", 3, True, "share of the data's modes that still appear"),
     "frequency_error": Scale("frequency error of factors", 3, False),
 }
 """By field of ``Quality``."""

@@ -1,6 +1,6 @@
 """The report's tables, made from the files of a run. No HTML here.
 
-Every cell is a text or None, which is printed as "not measured". A cell that judges has a tone.
+Every cell is a text or None, which is printed as "not measured". A cell with a good or bad figure has a tone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..gates import UNSTABLE
 from . import text
 from .judgement import QUALITY, Toned, change_word, features_words, quality_tone, rarity, speed_tone, unstable_because
-from .run_directory import MODELS, Mode, Pair, RunDirectory, Stage
+from .run_directory import MODELS, Mode, Pair, RunDirectory
 
 Cell = str | None
 
@@ -238,16 +238,10 @@ def stages_table(run: RunDirectory) -> Table:
     """List each stage's result and time. The report's own stage is left out: it is still running."""
     stages = {name: stage for name, stage in run.run.stages.items() if name != "report"}
     rows: list[tuple[Cell, ...]] = [
-        (name, "reused" if stage.reused else stage.status, text.seconds(stage.seconds) or "", _reason(stage))
+        (name, "reused" if stage.reused else stage.status, text.seconds(stage.seconds) or "", text.remark(stage.reason))
         for name, stage in stages.items()
     ]
     known = [stage.seconds for stage in stages.values() if stage.seconds is not None]
     if known:
         rows.append(("total", "", text.seconds(sum(known)), ""))
     return Table(("stage", "status", "time", "reason"), tuple(rows))
-
-
-def _reason(stage: Stage) -> str:
-    """Return why a stage was reused, skipped or run again; nothing for one that simply ran."""
-    reason = stage.reason or ""
-    return "" if reason.endswith("has not run yet") else reason

@@ -90,3 +90,8 @@ def share(value: float | None) -> str | None:
 def ratio(over: float | None, under: float | None) -> float | None:
     """Return over / under, None if either is missing or ``under`` is 0."""
     return None if over is None or under is None or under == 0 else over / under
+
+
+def remark(reason: str | None) -> str:
+    """Return why a stage was reused, skipped or run again; nothing for one that simply ran."""
+    return "" if reason is None or reason.endswith("has not run yet") else reason

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import JsonValue
-
 from ..checkpoints.checkpoint import NetworkInFile
+from ..export.tensorrt.manifest import EngineManifest
 from ..generators import GeneratorConfig
 from .base import Document, Facts, Part, Sha256, Written, described_by
 from .runs import RunStage, Summary
@@ -91,7 +90,7 @@ class InspectedEngine(Inspected):
 
     format: Literal["engine"]
     bytes: int
-    manifest: Facts
+    manifest: EngineManifest
 
 
 class InspectedRun(Inspected):
@@ -208,43 +207,7 @@ class Exported(Written):
     """The teacher's file, exported the same way."""
 
 
-class Profile(Part):
-    """Shapes of one input."""
-
-    min: list[int]
-    opt: list[int]
-    max: list[int]
-
-
-class Manifest(Document):
-    """The file beside an engine: what it was built from, with what, and for which GPUs."""
-
-    engine_sha256: Sha256
-    size_bytes: int
-    onnx: str
-    onnx_sha256: Sha256
-    kind: str | None
-    licence: str | None
-    licence_source: str | None
-    resolution: int | None
-    widths: list[int] | None
-    config: Facts | None
-    flavour: Literal["tensorrt-rtx", "tensorrt"]
-    flavour_version: str
-    targets: list[str]
-    precision: str
-    profile: dict[str, Profile]
-    options: Facts
-    build_flags: list[str]
-    plugins: JsonValue
-    """What compiled the plugins in it; null without plugins."""
-    build_seconds: float
-    tool: str
-    rebuild: str
-    """The command that builds it again."""
-
-
 class EngineBuilt(Written):
     """An engine."""
 
-    manifest: Manifest
+    manifest: EngineManifest

@@ -19,8 +19,9 @@ from typing import Any
 from ..errors import CorruptFileError, MissingCapabilityError
 from ..files import cache_folder, read_json, sha256_file, write_json
 from ..progress import Progress
+from .pace import Patience
 from .presets import Teacher
-from .transfer import MB, Patience, Transfer, note_of
+from .transfer import MB, Transfer, note_of
 
 VARIABLE = "DCP_DEPLOY_CACHE"
 PATIENCE = Patience()

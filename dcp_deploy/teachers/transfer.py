@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,7 @@ from ..errors import MissingCapabilityError
 from ..files import free_space, read_json, write_json
 from ..progress import Progress
 from ..version import __version__
+from .pace import Pace, Patience, TransientError, brief
 
 if TYPE_CHECKING:
     import httpx
@@ -38,55 +40,12 @@ PAGES = ("text/html", "text/xml", "application/xhtml+xml", "application/xml", "a
 TRANSIENT = (408, 425, 429)  # with 5xx: the statuses after which another attempt may succeed
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for a server, in seconds, and how many attempts in a row may bring no new byte."""
-
-    connect: float = 15.0
-    slowest: int = 60_000
-    """Least bytes in a minute; a server that sends fewer has stalled."""
-    minute: float = 60.0
-    """Seconds over which they are counted."""
-    stall: float = 60.0
-    """Longest silence of a server once it is connected."""
-    attempts: int = 5
-    pause: float = 1.0
-    """Pause before the second attempt; it doubles from one attempt to the next."""
-    longest_pause: float = 120.0
-    """Give up if the server asks for a longer pause than this."""
-
-
-class _TransientError(Exception):
-    """Raised when another attempt may succeed; ``wait`` is the pause that the server asked for, in seconds."""
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason if wait is None else f"{reason}; it asks to wait {wait:.0f} s")
-        self.wait = wait
-
-
 def _repeatable(text: str) -> str:
     """Return an ETag or date if a request can name a version by it, else "".
 
     Weak ETags do not promise the same bytes, and some servers send characters that a client must not send back.
     """
     return text if text.isascii() and text.isprintable() and not text.startswith("W/") else ""
-
-
-class _Pace:
-    """Watches that an answer arrives at a bearable rate: a server may send one byte just before every time limit."""
-
-    def __init__(self, patience: Patience) -> None:
-        self.patience, self.since, self.count = patience, time.monotonic(), 0
-
-    def __call__(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield the chunks. Raises _TransientError if fewer bytes than the least came in a minute."""
-        for chunk in chunks:
-            self.count += len(chunk)
-            if (passed := time.monotonic() - self.since) >= self.patience.minute:
-                if self.count < self.patience.slowest * passed / 60:
-                    raise _TransientError(f"the server sends less than {self.patience.slowest:,} bytes a minute")
-                self.since, self.count = time.monotonic(), 0
-            yield chunk
 
 
 class _Part(BaseModel, frozen=True, strict=True, extra="forbid"):
@@ -122,6 +81,10 @@ class Transfer:
     pinned: bool
     remedy: str
 
+    @cached_property
+    def _pace(self) -> Pace:
+        return Pace(self.patience)
+
     def run(self) -> None:
         """Fill ``part``, over as many connections as it takes, continuing what an earlier run left.
 
@@ -133,10 +96,10 @@ class Transfer:
             while True:
                 try:
                     return self._attempt(client)
-                except _TransientError as error:
+                except TransientError as error:
                     last = error
                 size = self._begun().size
-                failures, most = (1 if size > most else failures + 1), max(size, most)
+                failures, most = (1, size) if size >= most + self.patience.least else (failures + 1, most)
                 pause = self.patience.pause * 2 ** (failures - 1) if last.wait is None else last.wait
                 if failures >= self.patience.attempts or pause > self.patience.longest_pause:
                     often = f", {failures} times in a row" if failures > 1 else ""
@@ -146,7 +109,7 @@ class Transfer:
                 time.sleep(pause)
 
     def _refusal(self, what: str, more: str = "") -> MissingCapabilityError:
-        return MissingCapabilityError(f"{self.url} could not be fetched: {what}", f"{self.remedy}{more}")
+        return MissingCapabilityError(f"{self.url} could not be fetched: {brief(what)}", f"{self.remedy}{more}")
 
     def _begun(self) -> _Part:
         """Return what an earlier attempt left; an empty part if it is not known to belong to the same file."""
@@ -181,7 +144,7 @@ class Transfer:
             raise self._refusal(f"the proxy or certificate settings of this machine do not work: {error}") from error
 
     def _attempt(self, client: httpx.Client) -> None:
-        """Make one connection. Raises _TransientError if another may succeed, MissingCapabilityError if not."""
+        """Make one connection. Raises TransientError if another may succeed, MissingCapabilityError if not."""
         begun, headers = self._begun(), {}
         if begun.complete:
             return
@@ -197,15 +160,17 @@ class Transfer:
                 if response.headers.get("content-range") == end and begun.total in (None, begun.size):
                     return
                 self._drop()
-                raise _TransientError("the server's file ends before the part kept so far; starting over")
+                raise TransientError("the server's file ends before the part kept so far; starting over")
             self._receive(response, self._checked(response, begun))
 
     @contextmanager
     def _answer(self, client: httpx.Client, headers: dict[str, str]) -> Iterator[httpx.Response]:
         """Yield the last answer after all redirects, whose bodies are not read."""
-        request = client.build_request("GET", self.url, headers=headers)
+        request = client.build_request("GET", self.url, headers=headers, extensions={"trace": self._pace.watch})
         for _ in range(REDIRECTS + 1):
+            self._pace.begin()
             response = client.send(request, stream=True)
+            self._pace.answer()
             try:
                 if response.next_request is None:
                     yield response
@@ -220,7 +185,7 @@ class Transfer:
         status, headers = response.status_code, response.headers
         answer = f"the server answered {status} {response.reason_phrase}".strip()
         if status in TRANSIENT or status >= 500:
-            raise _TransientError(answer, _retry_after(response))
+            raise TransientError(answer, _retry_after(response))
         if status not in (200, 206):
             raise self._refusal(answer + _quote(response.iter_raw()))
         encoding = headers.get("content-encoding", "identity")
@@ -243,7 +208,7 @@ class Transfer:
             return described
         if span is None or int(span[1]) != begun.size or not begun.same_file(described):
             self._drop()
-            raise _TransientError("the file changed on the server; starting over")
+            raise TransientError("the file changed on the server; starting over")
         return begun if begun.total else described.model_copy(update={"size": begun.size})
 
     def _page(self, response: httpx.Response, chunks: Iterator[bytes]) -> MissingCapabilityError:
@@ -252,7 +217,7 @@ class Transfer:
 
     def _receive(self, response: httpx.Response, expected: _Part) -> None:
         """Append the body to the part, which is emptied first unless the body continues it."""
-        chunks = _Pace(self.patience)(response.iter_raw())
+        chunks = self._pace.body(response.iter_raw())
         first = next(chunks, b"")
         if not expected.size and _is_page(first):
             raise self._page(response, chain([first], chunks))
@@ -270,12 +235,12 @@ class Transfer:
                 if expected.total:
                     self.progress(size // MB, -(-expected.total // MB))
         if size == 0:
-            raise _TransientError("the server sent nothing")
+            raise TransientError("the server sent nothing")
         if expected.total is None and not self.pinned and not _says_its_end(response):
             self._drop()  # a connection that broke off looks the same
             raise self._refusal("the server says neither its size nor where it ends, so it may not be whole")
         if expected.total is not None and size != expected.total:
-            raise _TransientError(f"the server sent {size:,} of {expected.total:,} bytes")
+            raise TransientError(f"the server sent {size:,} of {expected.total:,} bytes")
 
     def _check_size(self, expected: _Part) -> None:
         """Announce the size. Raises MissingCapabilityError if no teacher is so large, or the disk lacks the space."""
@@ -295,7 +260,7 @@ class Transfer:
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Raise httpx's errors as _TransientError or MissingCapabilityError."""
+        """Raise httpx's errors as TransientError or MissingCapabilityError."""
         import httpx
 
         try:
@@ -304,7 +269,7 @@ class Transfer:
             raise self._refusal(f"the address is not usable: {error}") from error
         except httpx.TimeoutException as error:
             what = "no connection" if isinstance(error, httpx.ConnectTimeout) else "the server stalled"
-            raise _TransientError(f"{what} ({type(error).__name__})") from error
+            raise TransientError(f"{what} ({type(error).__name__})") from error
         except httpx.TransportError as error:
             cause: BaseException = error
             while following := cause.__cause__ or cause.__context__:
@@ -313,7 +278,7 @@ class Transfer:
                 raise self._refusal(f"the host is unknown, or the network is down ({cause})") from error
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise self._refusal(f"the server's certificate cannot be trusted ({cause.verify_message})") from error
-            raise _TransientError(f"the connection failed ({error})") from error
+            raise TransientError(f"the connection failed ({error})") from error
 
 
 def note_of(part: Path) -> Path:

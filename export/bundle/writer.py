@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, UsageError, choose
-from ...files import inputs_in, write_text
+from ...files import exchange, inputs_in, scratch_folder, write_text
 from ...version import __version__
 from ..graph.file import read_onnx
 from ..graph.releases import oldest_release
@@ -47,7 +46,7 @@ from .triton import (
 )
 
 MAX_BATCH = 8
-CLIENTS = {  # programs for whoever has the bundle, in clients/
+CLIENTS = {  # programs for users of the bundle, in clients/
     "client.py": "example_client.py", "picture.py": "example_picture.py", "probe.py": "probe.py",
     "verify.py": "verify.py",
 }  # fmt: skip
@@ -96,16 +95,15 @@ def write_bundle(
     if max_batch < 1:
         raise UsageError(f"the largest batch is {max_batch}", "Use 1 or more.")
     _check_replaceable(out, force=force)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        folder = Path(temporary) / out.name.removesuffix(ARCHIVE)
+    with scratch_folder(out) as temporary:
+        folder = temporary / out.name.removesuffix(ARCHIVE)
         folder.mkdir()
         manifest = _fill(folder, contents, max_batch)
         if out.name.endswith(ARCHIVE):
             pack(folder, out)
+        elif out.exists():
+            exchange(folder, out)
         else:
-            if out.exists():
-                out.replace(Path(temporary) / "old")
             folder.replace(out)
     return manifest
 

@@ -104,11 +104,16 @@ class ParityReport:
             )
 
     def save_worst(self, path: str | os.PathLike[str]) -> Path | None:
-        """Write the worst sample as a PNG: a, b, and their amplified difference. Return None if there are no images."""
+        """Write the worst sample as a PNG: both images with their names, and the amplified difference.
+
+        Return None if there are no images.
+        """
         if self.worst_images is None or self.worst is None:
             return None
         stream = io.BytesIO()
-        triplet(*self.worst_images, *self.worst).save(stream, format="PNG")
+        alike = self.a["name"] == self.b["name"]
+        names = [f"{one['name']}, {one['backend']}" if alike else one["name"] for one in (self.a, self.b)]
+        triplet(*self.worst_images, *self.worst, names).save(stream, format="PNG")
         write_bytes(path, stream.getbuffer())
         return Path(path)
 

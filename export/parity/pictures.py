@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy.typing as npt
 from .distances import STEP, Array
 
 AMPLIFIED_PEAK = 255  # brightness of the largest difference in the picture of the worst sample
+CAPTION = 32  # px above each image of that picture: two lines
+GAP = 8  # px between its images
 
 
 def unit(values: npt.NDArray[np.uint8]) -> Array:
@@ -23,19 +26,37 @@ def to_bytes(images: Array, image: str) -> npt.NDArray[np.uint8]:
     return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
-def triplet(a: Array, b: Array, seed: int, psi: float) -> Any:
-    """Return a | b | amplified difference, each at least 256 px high, with a caption above, as a PIL image."""
-    from PIL import Image, ImageDraw
+def triplet(a: Array, b: Array, seed: int, psi: float, names: Sequence[str] = ("", "")) -> Any:
+    """Return a | b | amplified difference, each at least 256 px high, with captions above, as a PIL image.
+
+    ``names`` are those of the artefacts. A name that is wider than its image is cut in the middle.
+    """
+    from PIL import Image, ImageDraw, ImageFont
 
     difference = np.nan_to_num(np.abs(a - b) / STEP, nan=AMPLIFIED_PEAK, posinf=AMPLIFIED_PEAK)
-    gain = AMPLIFIED_PEAK / max(float(difference.max()), 1e-9)
+    peak = float(difference.max())
+    gain = AMPLIFIED_PEAK / peak if peak > 0 else 1.0
     panels = [to_bytes(a, "float"), to_bytes(b, "float"), np.clip(difference * gain, 0, 255).astype(np.uint8)]
-    captions = (f"a: seed {seed}, psi {psi:g}", "b", f"|a - b| x {gain:.3g}")
     scale = max(1, -(-256 // a.shape[0]))
-    (height, width), top = (side * scale for side in a.shape[:2]), 20
-    picture = Image.new("RGB", (3 * width, height + top), "white")
+    height, width = (side * scale for side in a.shape[:2])
+    font = ImageFont.load_default()
+    shown = [shortened(f"{letter}: {name}", width, font) for letter, name in zip("ab", names, strict=True)]
+    last = f"|a - b| x {gain:.3g}" if peak > 0 else "no difference"
+    captions = (f"{shown[0]}\nseed {seed}, psi {psi:g}", shown[1], last)
+    picture = Image.new("RGB", (3 * width + 2 * GAP, height + CAPTION), "white")
     for index, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
+        left = index * (width + GAP)
         enlarged = Image.fromarray(panel).resize((width, height), Image.Resampling.NEAREST)
-        picture.paste(enlarged, (index * width, top))
-        ImageDraw.Draw(picture).text((index * width + 4, 4), caption, fill="black")
+        picture.paste(enlarged, (left, CAPTION))
+        ImageDraw.Draw(picture).multiline_text((left, 2), caption, "black", font)
     return picture
+
+
+def shortened(name: str, width: int, font: Any) -> str:
+    """Return a name that fits into ``width`` px: "a_long_na...safetensors" if the whole one does not."""
+    name = " ".join(name.encode("utf-8", "replace").decode().split())  # a file's name may be in no encoding
+    for kept in range(len(name), 0, -1):
+        shown = name if kept == len(name) else f"{name[: kept // 2]}...{name[len(name) - (kept - kept // 2) :]}"
+        if font.getlength(shown) <= width:
+            return shown
+    return ""

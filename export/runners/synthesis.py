@@ -84,7 +84,7 @@ def load_synthesis(
     threads: int | None = None,
     network: str | None = None,
 ) -> SynthesisRunner:
-    """Open what draws images from codes: an ONNX file or an engine that takes ``ws``, a bundle, or a checkpoint.
+    """Open a generator of images from codes: an ONNX file or an engine that takes ``ws``, a bundle, or a checkpoint.
 
     A bundle must serve the model "synthesis" (``bundle --synthesis``). ``backend``, ``threads`` and ``network`` are
     those of :func:`~.loading.load_runner`; a checkpoint runs in torch. Errors as there, and UsageError for a file that

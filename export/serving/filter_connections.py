@@ -1,4 +1,4 @@
-"""A bound on the connections of the request filter: whoever only waits is closed first, so new clients get in.
+"""A bound on the connections of the request filter: those that only wait are closed first, so new clients get in.
 
 A connection is *waiting* while its client has nothing to be answered: it is idle, or has sent half of a request. At the
 limit a new connection takes the place of the one that has waited longest. So idle connections, however many, keep out

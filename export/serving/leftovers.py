@@ -1,7 +1,7 @@
 """The scratch folder and the shared memory of a server, and their removal however it ended.
 
 All processes of a server hold a lock in its scratch folder, until the last of them has ended. Its shared memory carries
-the folder's name. So whoever finds a folder that nobody holds may remove both, and nothing of anybody else.
+the folder's name. So a process that finds a folder without a held lock may remove both, and nothing of other users.
 """
 
 from __future__ import annotations
@@ -81,10 +81,15 @@ def _is_left(folder: Path) -> bool:
 
 def remove(folder: Path) -> None:
     """Remove a server's shared memory, and then its folder, whose name is needed to find it."""
+    remove_shared_memory(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_shared_memory(folder: Path) -> None:
+    """Remove the shared memory of the server that has this folder."""
     for path in SHARED_MEMORY.glob(f"{folder.name}_*"):
         with suppress(OSError):
             path.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_group(leader: psutil.Process, seconds: float) -> None:

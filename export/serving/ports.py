@@ -1,9 +1,10 @@
-"""Ports of this machine: unused ones, and a check that those wanted are unused."""
+"""Ports of this machine: unused ones, a check that those wanted are unused, and whether a server answers there."""
 
 from __future__ import annotations
 
 import errno
 import socket
+import urllib.request
 from contextlib import ExitStack
 
 from ...errors import MissingCapabilityError, UsageError
@@ -38,6 +39,16 @@ def check_ports(host: str, ports: tuple[int, ...]) -> None:
                     probe.listen()
                 except OSError as error:
                     raise _problem(host, port, error) from error
+
+
+def is_answered(url: str, seconds: float) -> bool:
+    """Return whether a server on this machine answers a request with success in this time."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy on the way to this machine
+    try:
+        with opener.open(url, timeout=seconds):
+            return True
+    except OSError:  # URLError too
+        return False
 
 
 def _problem(host: str, port: int, error: OSError) -> MissingCapabilityError | UsageError:

@@ -14,7 +14,7 @@ from typing import IO
 
 import psutil
 
-from .leftovers import is_alive, kill_group
+from .leftovers import Scratch, is_alive, kill_group, remove_shared_memory
 from .ports import LOCAL
 
 _PR_SET_PDEATHSIG = 1
@@ -72,9 +72,9 @@ class Triton:
     """NVIDIA's server as a process that can be started again, and the processes of its models."""
 
     def __init__(
-        self, command: Sequence[str], environment: dict[str, str], output: IO[bytes] | None, lock: int, port: int
+        self, command: Sequence[str], environment: dict[str, str], output: IO[bytes] | None, scratch: Scratch, port: int
     ) -> None:
-        self.command, self.environment, self.output, self.lock = command, environment, output, lock
+        self.command, self.environment, self.output, self.scratch = command, environment, output, scratch
         self.http = f"http://{LOCAL}:{port}"
         self.models: dict[psutil.Process, str] = {}
         self.running: subprocess.Popen[bytes] | None = None
@@ -88,7 +88,7 @@ class Triton:
     def start(self) -> None:
         """Start the process."""
         self.models = {}
-        self.running = start(self.command, self.environment, self.output, lock=self.lock)
+        self.running = start(self.command, self.environment, self.output, lock=self.scratch.lock)
 
     def stop(self, seconds: float) -> None:
         """Stop it in order, if it runs; after ``seconds`` kill it."""
@@ -96,9 +96,10 @@ class Triton:
             stop(self.running, seconds)
 
     def kill(self) -> None:
-        """Kill it and its models."""
+        """Kill it and its models, and remove their shared memory."""
         kill_group(self.process.pid)
         self.process.wait()
+        remove_shared_memory(self.scratch.folder)
 
     def loaded(self) -> None:
         """Remember the processes of the models, which Triton has started by now."""

@@ -136,7 +136,7 @@ def _length(text: str, most: int) -> int:
 
 
 def _parsed(content: bytes, most_values: int) -> _Request:
-    # A value, a name, a list or an object needs one of these characters, so the parser makes at most so many.
+    # A value, a name, a list or an object needs one of these characters, so the parser makes at most as many.
     if (found := sum(map(content.count, (b",", b":", b"[", b"{")))) > 2 * most_values + SPARE:
         raise Refusal(f"the request has {found} values, names and lists, more than any request of this bundle needs")
     try:
@@ -151,7 +151,7 @@ def _parsed(content: bytes, most_values: int) -> _Request:
 
 
 def _integer(digits: str) -> int | float:
-    """Read an integer. Python's own reading of thousands of digits is slow; no number of a request has so many."""
+    """Read an integer. Python's own reading of thousands of digits is slow; no number of a request is so long."""
     return int(digits) if len(digits) <= DIGITS else float(digits)
 
 

@@ -2,7 +2,7 @@
 
     client -> request filter: size, JSON, shapes, finite numbers -> tritonserver, on a port of this machine only
 
-It forwards all other requests, generates no images and knows no model. Triton 2.51, which nvidia-pytriton contains,
+It forwards all other requests, generates no images and loads no model. Triton 2.51, which nvidia-pytriton contains,
 crashes on 8 MB of JSON or on a shape whose product overflows. The filter accepts only what a bundle needs.
 :func:`~.server.running_server` starts it: python -m dcp_deploy.export.serving.request_filter '{"host": ..., ...}'
 """

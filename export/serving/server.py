@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -35,12 +34,14 @@ from ..bundle.triton import BYTES_PER_NUMBER, largest_request
 from ..graph.releases import shortfall
 from ..integrity import check_bundle
 from .leftovers import Scratch, scratch_folder
-from .ports import LOCAL, check_ports, free_ports
+from .ports import LOCAL, check_ports, free_ports, is_answered
 from .processes import Triton, start, stop
+from .pulse import FILTER, Pulse
 from .repository import MODELS, PICTURES, Size, link_repository, size_for
 from .request_filter import MOST_JSON, FilterSettings, url_host
 
 STOP_SECONDS = 10  # for requests in flight; Triton also waits that long for idle connections of clients
+READY_SECONDS = 5.0  # for the answer whether it is ready
 LOAD_SECONDS = 120.0  # more than the largest models need to warm up on two cores
 WATCH_SECONDS = 0.1  # between two looks at the processes
 MOST_RESTARTS, RESTART_SECONDS = 5, 600.0  # of Triton in that time, before serving ends
@@ -162,24 +163,42 @@ class Server:
         return None
 
     def wait(self, say: Callable[[str], None] = lambda text: None) -> str:
-        """Wait until one of the two processes has ended; return which, and its exit code.
+        """Wait until one of the two processes has ended, or the filter hangs; return which, and its exit code.
 
-        Starts Triton again, and says so, if a model's process has died. Returns which one if that happens too often.
+        Starts Triton again, and says so, if a model's process has died, or Triton or a model's process hangs. Returns
+        what has happened if that happens too often.
         """
-        while (end := self.ended()) is None:
-            if (model := self.triton.dead_model()) is not None:
-                now = time.monotonic()
-                while self.restarts and now - self.restarts[0] > RESTART_SECONDS:
-                    self.restarts.popleft()
-                self.tell("starting")
-                if len(self.restarts) >= MOST_RESTARTS:
-                    return f"the process of model {model} has died {MOST_RESTARTS + 1} times in a few minutes"
-                self.restarts.append(now)
-                say(f"the process of model {model} has died; the models are started again")
-                self.start_again()
-                say(f"serving again after {time.monotonic() - now:.1f} s")
-            time.sleep(WATCH_SECONDS)
+        pulse = Pulse(self.triton, self.request_filter.pid)
+        with pulse.watching():
+            while (end := self.ended()) is None:
+                hanging, model = pulse.hanging(), self.triton.dead_model()
+                if hanging is not None and FILTER in hanging:
+                    return hanging
+                if model is not None or hanging is not None:
+                    trouble = str(hanging) if model is None else f"the process of model {model} has died"
+                    if not self._may_start_again():
+                        return f"{trouble} {MOST_RESTARTS + 1} times in a few minutes"
+                    self._replace_triton(trouble, say)
+                    pulse.begin()
+                time.sleep(WATCH_SECONDS)
         return f"{end[0]} ended by itself with code {end[1]}"
+
+    def _may_start_again(self) -> bool:
+        """Say that the models are not ready, and return whether they may start again, which is then counted."""
+        self.tell("starting")
+        now = time.monotonic()
+        while self.restarts and now - self.restarts[0] > RESTART_SECONDS:
+            self.restarts.popleft()
+        if len(self.restarts) >= MOST_RESTARTS:
+            return False
+        self.restarts.append(now)
+        return True
+
+    def _replace_triton(self, trouble: str, say: Callable[[str], None]) -> None:
+        say(f"{trouble}; the models are started again")
+        begin = time.monotonic()
+        self.start_again()
+        say(f"serving again after {time.monotonic() - begin:.1f} s")
 
     def start_again(self) -> None:
         """Replace Triton by a new one on the same ports. Its requests in flight get an error."""
@@ -199,7 +218,7 @@ class Server:
         self.tell(f"triton {self.process.pid}")
         end = time.monotonic() + LOAD_SECONDS
         for address in (self.triton.http, self.http):
-            while not _is_ready(address):
+            while not is_answered(f"{address}/v2/health/ready", READY_SECONDS):
                 if ended := self.ended():
                     raise DcpDeployError(f"{ended[0]} ended with code {ended[1]} before it was ready", "Read its log.")
                 if time.monotonic() > end:
@@ -245,7 +264,7 @@ def running_server(
         output = None if log is None else stack.enter_context(log.open("ab"))
         settings = _filter_settings(host, ports, upstream, most, hosts, scratch)
         command = [str(program.path), *_arguments(bundle.absolute(), program, upstream, scratch, size)]
-        triton = Triton(command, {**os.environ, **program.environment}, output, scratch.lock, upstream[0])
+        triton = Triton(command, {**os.environ, **program.environment}, output, scratch, upstream[0])
         stack.callback(triton.stop, STOP_SECONDS + 10)
         # The request filter is started first: it cleans up if this process is killed. It is stopped first, too: it
         # finishes the requests in flight and accepts no new ones.
@@ -299,12 +318,3 @@ def _arguments(bundle: Path, program: Program, ports: tuple[int, int, int], scra
         *(f"--{kind}-address={LOCAL}" for kind in ("http", "grpc", "metrics")),
         *(f"--{kind}-port={port}" for kind, port in zip(("http", "grpc", "metrics"), ports, strict=True)),
     ]
-
-
-def _is_ready(address: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy on the way to this machine
-    try:
-        with opener.open(f"{address}/v2/health/ready", timeout=5):
-            return True
-    except OSError:  # URLError too
-        return False

@@ -19,13 +19,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ...errors import InputError, MissingCapabilityError, UsageError
 from ...files import atomic_path, sha256_file, write_json
 from ...version import __version__
 from ..graph.bfloat16 import CONVOLUTIONS, narrowed
 from ..graph.file import read_onnx, read_whole_onnx
+from ..integrity import first_problem
 from . import targets as gpus
-from .manifest import Engine, manifest_path, onnx_sha256
+from .manifest import Engine, EngineSource, manifest_path, onnx_sha256
 from .targets import Flavour, choose_flavour, import_flavour, parse_targets
 
 Batch = tuple[int, int, int]
@@ -58,6 +61,7 @@ class EngineOptions:
 
 DEFAULTS = EngineOptions()
 LARGEST_INSIDE = 1024  # bytes of a weight in the copy that is parsed; larger ones lie beside it
+EXPORT = "Export it again with dcp-deploy export."
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def build_engine(
         raise UsageError(f"batch is {tuple(batch)}", "Give smallest, optimal and largest batch, for instance 1,8,64.")
     if path.suffix == ".json":
         raise UsageError(f"{path} is the name of the manifest", "Name the engine *.engine.")
-    profile = _profile(onnx, model, batch)
+    profile, source = _profile(onnx, model, batch), _source(onnx, model)
     command = ["dcp-deploy", "engine", str(onnx), "--target", ",".join(targets), "--flavour", chosen]
     command += ["--batch", ",".join(map(str, batch)), *options.flags(), "--out", str(path)]
     start = time.perf_counter()
@@ -114,7 +118,7 @@ def build_engine(
         "schema": 1,
         "engine_sha256": digest,
         "size_bytes": len(built.data),
-        **_source(onnx, model),
+        **source,
         "flavour": chosen,
         "flavour_version": str(import_flavour(chosen).__version__),
         "targets": list(targets),
@@ -132,14 +136,20 @@ def build_engine(
 
 
 def _source(path: Path, model: Any) -> dict[str, Any]:
-    """Return the manifest's entries about the ONNX file."""
+    """Return the manifest's entries about the ONNX file. InputError if its metadata has them in another form."""
     facts = {entry.key: entry.value for entry in model.metadata_props}
-    return {
-        "onnx": path.name,
-        "onnx_sha256": onnx_sha256(path),
-        **{key: facts.get(key) for key in ("kind", "licence", "licence_source")},
-        **{key: json.loads(facts.get(key, "null")) for key in ("resolution", "widths", "config")},
-    }
+    try:
+        source = {
+            "onnx": path.name,
+            "onnx_sha256": onnx_sha256(path),
+            **{key: facts.get(key) for key in ("kind", "licence", "licence_source")},
+            **{key: json.loads(facts.get(key, "null")) for key in ("resolution", "widths", "config")},
+        }
+        EngineSource.model_validate(source)
+    except (ValueError, RecursionError) as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise InputError(f"the metadata of {path} is not that of an exported generator: {problem}", EXPORT) from error
+    return source
 
 
 def _profile(path: Path, model: Any, batch: Batch) -> Shapes:

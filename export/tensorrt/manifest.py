@@ -8,15 +8,91 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from ...errors import CorruptFileError, InputError, MissingCapabilityError, StaleArtifactError
-from ...files import read_json, sha256_file
+from ...files import sha256_file
 from ...generators import GeneratorConfig
 from ..graph.file import read_onnx
+from ..integrity import Record, Sha256, parse_record
 from . import targets
 
-_NEEDED = {"engine_sha256", "onnx_sha256", "flavour", "flavour_version", "targets", "rebuild"}  # by check_engine
+LARGEST = 1_000_000  # bytes of a manifest; ours have some kilobytes
+_RANKS = {"z": 2, "c": 2, "ws": 3}  # dimensions of these inputs
+
+# ---- the form of the manifest, which the schemas of ``engine`` and ``inspect`` publish ----
+
+_Shape = Annotated[list[Annotated[int, Field(ge=1, lt=2**31)]], Field(min_length=1)]
+
+
+def _of_a_generator(config: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+    """Return a config unchanged. ValueError unless it describes a generator."""
+    if config is not None:
+        try:
+            GeneratorConfig.from_dict(config)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not the config of a generator ({error})") from error
+    return config
+
+
+class Profile(Record):
+    """Shapes of one input: the smallest, those that were tuned for, and the largest."""
+
+    min: _Shape
+    opt: _Shape
+    max: _Shape
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Profile:
+        sizes = list(zip(self.min, self.opt, self.max, strict=False))
+        if len({len(self.min), len(self.opt), len(self.max)}) != 1 or any(list(row) != sorted(row) for row in sizes):
+            raise ValueError("min, opt and max are not shapes of one input in this order")
+        return self
+
+
+class EngineSource(Record):
+    """The ONNX file that an engine was built from; null where its metadata does not say it."""
+
+    onnx: str
+    onnx_sha256: Sha256
+    kind: str | None
+    licence: str | None
+    licence_source: str | None
+    resolution: Annotated[int, Field(ge=1, lt=2**31)] | None
+    widths: list[int] | None
+    config: Annotated[dict[str, JsonValue] | None, AfterValidator(_of_a_generator)]
+
+
+class EngineManifest(EngineSource):
+    """The file beside an engine: what it was built from, with what, and for which GPUs."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    engine_sha256: Sha256
+    size_bytes: int = Field(ge=0, lt=2**63)
+    flavour: Literal["tensorrt-rtx", "tensorrt"]
+    flavour_version: str
+    targets: list[Annotated[str, Field(pattern="^sm[0-9]{2,3}$")]] = Field(min_length=1)
+    precision: str
+    profile: dict[str, Profile] = Field(min_length=1)
+    options: dict[str, JsonValue]
+    build_flags: list[str]
+    plugins: JsonValue
+    """What compiled the plugins in it; null without plugins."""
+    build_seconds: float = Field(ge=0)
+    tool: str
+    rebuild: str
+    """The command that builds it again."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> EngineManifest:
+        if self.flavour == "tensorrt" and len(self.targets) != 1:
+            raise ValueError(f"targets: an engine of TensorRT has one, not {len(self.targets)}")
+        for name, shapes in self.profile.items():
+            if len(shapes.min) != _RANKS.get(name, len(shapes.min)):
+                raise ValueError(f"profile.{name}: {len(shapes.min)} dimensions, not {_RANKS[name]}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -44,28 +120,25 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not file.is_file():
         raise StaleArtifactError(f"{path} has no manifest {file.name}, so it cannot be checked", "Build it again.")
     try:
-        manifest: Any = read_json(file)
+        if (size := file.stat().st_size) > LARGEST:
+            raise ValueError(f"it has {size} bytes")
+        return parse_record(file.read_bytes(), EngineManifest)
     except ValueError as error:
-        raise CorruptFileError(f"{file} is not JSON: {error}", "Build the engine again.") from error
-    if not isinstance(manifest, dict) or not manifest.keys() >= _NEEDED:
-        raise CorruptFileError(f"{file} is not an engine manifest", "Build the engine again.")
-    if manifest["flavour"] not in targets.FLAVOURS:
-        raise CorruptFileError(f"{file} names an unknown flavour {manifest['flavour']!r}", "Build the engine again.")
-    return manifest
+        raise CorruptFileError(f"{file} is not an engine manifest: {error}", "Build the engine again.") from error
 
 
 def image_size(manifest: Mapping[str, Any]) -> tuple[int, int]:
     """Return (height, width) of an engine's images by its manifest: from the config, else the side of a square.
 
-    Raises CorruptFileError for a config that is not one.
+    Raises CorruptFileError if it has neither.
     """
-    config = manifest.get("config")
-    if config is None:
-        return manifest["resolution"], manifest["resolution"]
-    try:
+    if (config := manifest.get("config")) is not None:
         return GeneratorConfig.from_dict(config).image_size
-    except ValueError as error:
-        raise CorruptFileError(f"the config in an engine's manifest is invalid: {error}", "Build it again.") from error
+    if manifest["resolution"] is None:
+        raise CorruptFileError(
+            "the engine's manifest does not say how large its images are", "Build it from a file of dcp-deploy export."
+        )
+    return manifest["resolution"], manifest["resolution"]
 
 
 def check_engine(path: str | os.PathLike[str], onnx: str | os.PathLike[str] | None = None) -> dict[str, Any]:

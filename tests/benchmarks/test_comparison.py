@@ -174,6 +174,7 @@ def test_documents_of_the_harness_are_read_and_compared(tmp_path):
     [
         ("{", "is not JSON"),
         ("[]", "the whole"),
+        ('{"schema": 1, "models": {}}', r"does not hold the timings of bench \(batch: missing\)"),
         ('{"batch": 1, "rows": []}', "rows"),
         ('{"batch": 1, "rows": [{"name": "a", "samples_ms": [0]}]}', r"rows\.0\.samples_ms\.0"),
         ('{"batch": 1, "rows": [{"name": "a", "samples_ms": [NaN]}]}', "holds NaN"),
@@ -183,6 +184,13 @@ def test_other_json_than_a_benchmark_is_refused(tmp_path, text, words):
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(CorruptFileError, match=words):
+        read_run(path)
+
+
+def test_a_file_that_is_not_text_is_refused_in_words(tmp_path):
+    path = tmp_path / "student.onnx"
+    path.write_bytes(b"\xd0\x00\xff")
+    with pytest.raises(CorruptFileError, match=r"student\.onnx is not JSON\n"):
         read_run(path)
 
 

@@ -145,6 +145,15 @@ def test_other_load_is_noted_when_it_is_more_than_a_tenth_of_the_cores(monkeypat
     assert any("Unstable, measure again: other processes" in note for note in report.notes) == noted
 
 
+def test_load_as_the_cause_comes_before_the_drift_that_it_made(monkeypatch):
+    monkeypatch.setattr(latency.LoadMeter, "others", lambda meter: 1.4)
+    monkeypatch.setattr(latency, "capture_environment", lambda: replace(capture_environment(), usable_cores=2))
+    machine = Machine()
+    drifting = machine.candidate("a", [1, 1] + [10] * 10 + [12] * 10)
+    first, second = machine.benchmark({"a": drifting}, baseline="a", min_rounds=20).unstable_because
+    assert first == "other processes took 1.4 of 2 cores" and "a (+20.0%)" in second
+
+
 @pytest.mark.parametrize(("others", "patient", "rounds"), [(1.4, False, 4), (1.4, True, 12), (0.1, False, 12)])
 def test_an_impatient_run_on_shared_cores_ends_when_its_seconds_are_over(monkeypatch, others, patient, rounds):
     monkeypatch.setattr(latency.LoadMeter, "others", lambda meter: others)

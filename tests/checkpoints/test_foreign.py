@@ -63,6 +63,7 @@ def npy() -> bytes:
         (b"\n  <html><body>Quota exceeded</body></html>", "a web page"),
         (b'<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>', "XML answer of a server"),
         (b'{"error": "not found"}', "JSON text"),
+        (b'{\n  "schema": 1,\n  "rows": []\n}', "JSON document, as dcp-deploy writes them"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (npy(), "a single numpy array"),
         (zipped(["stylegan2-ffhq.pkl"]), "(?i)zip.*unzip"),

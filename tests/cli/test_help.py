@@ -82,6 +82,16 @@ def test_every_option_of_every_verb_has_a_help_text() -> None:
             assert parameter.help or parameter.name == "help", f"{name} {parameter.name}"
 
 
+def test_a_help_text_stands_alone_and_is_short() -> None:
+    """It begins with a noun, a verb or a value, not with "Of the convolutions in training"."""
+    for name in VERBS:
+        for parameter in PROGRAM.commands[name].params:
+            text = str(parameter.help or "")
+            assert not re.match(r"(?:Of|By|Whose) ", text), f"{name} {parameter.name}"
+            longest = max(len(part.split()) for part in re.split(r"(?<=[.:;]) ", text))
+            assert longest <= 25, f"{name} {parameter.name}"
+
+
 def test_brackets_in_a_help_text_are_shown() -> None:
     assert "Run directory [build/<dataset>]." in words_of(help_screens()["build"])
     for name in VERBS:

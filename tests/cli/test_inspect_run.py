@@ -25,7 +25,7 @@ def run(tmp_path: Path, tiny_generator: Generator) -> Path:
     record.seconds, record.config = 150.0, BuildConfig(ratio=0.5, out=record.directory).to_dict()
     record.networks = {name: {**describe(tiny_generator), "bytes": 5000} for name in ("teacher", "student")}
     record.stages = {
-        "distill": StageRecord("done", reused=True, seconds=140.25),
+        "distill": StageRecord("done", reused=True, reason="ran because it has not run yet", seconds=140.25),
         "export": StageRecord("failed", reason="ValueError: a [b]", seconds=1.5),
         "engine": StageRecord(),
     }
@@ -55,6 +55,7 @@ def test_the_text_says_how_far_it_is_and_what_differs_from_the_defaults(dcp: Com
     assert "status               failed, 2 min" in lines
     assert "settings             ratio 0.5" in lines
     assert any(line.split() == ["export", "failed", "1.5", "s", "ValueError:", "a", "[b]"] for line in lines)
+    assert any(line.split() == ["distill", "done", "140.2", "s"] for line in lines)  # it simply ran
     assert any(line.startswith("quality") and "student FID 3.50" in line for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""The flags of ``sample``; what it draws is tested in tests/evaluation/test_pictures.py."""
+"""The flags of ``sample``; its images are tested in tests/evaluation/test_pictures.py."""
 
 from __future__ import annotations
 

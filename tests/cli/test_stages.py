@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,6 +108,46 @@ def test_prune_puts_shards_together(dcp: Command, models: Path) -> None:
     assert dcp("prune", models / "t.safetensors", *both, "--dry-run").code == 0
     ended = dcp("prune", models / "t.safetensors", *both[2:], "--dry-run")
     assert ended.code == 2 and "not the 1 shards" in ended.err
+
+
+def test_prune_puts_moments_of_shards_together(dcp: Command, models: Path) -> None:
+    teacher, words = models / "t.safetensors", ("--score", "hybrid", "--latents", 4, "--directions", 2)
+    for i in range(2):
+        dcp("score", teacher, *words, "--shard", f"{i}/2", "-o", f"{i}.safetensors")
+    whole = dcp("score", teacher, *words, "-o", "whole.safetensors", "--json").json["scoring"]
+    assert (whole["method"], whole["hybrid_share"], whole["alpha"]) == ("hybrid", 0.5, 3.0)
+    parts = ("--scores", "0.safetensors", "--scores", "1.safetensors")
+    dcp("prune", teacher, *parts, "--align", 1, "-o", "p.safetensors")
+    dcp("prune", teacher, "--scores", "whole.safetensors", "--align", 1, "-o", "q.safetensors")
+    pruned, other = (load_file(f"{name}.safetensors") for name in "pq")
+    assert all(torch.equal(tensor, other[name]) for name, tensor in pruned.items())
+
+
+def test_a_share_of_the_hybrid_changes_what_prune_keeps(dcp: Command, models: Path) -> None:
+    words = ("--score", "hybrid", "--align", 1, "--refine", "none", "-o")
+    for share in (0, 1):
+        dcp("prune", models / "t.safetensors", *words, f"{share}.safetensors", "--hybrid-share", share)
+    dcp("prune", models / "t.safetensors", *("--score", "weight-out", *words[2:], "weights.safetensors"))
+    none, whole, weights = (load_file(f"{name}.safetensors") for name in ("0", "1", "weights"))
+    assert all(torch.equal(tensor, none[name]) for name, tensor in weights.items())
+    assert not all(torch.equal(tensor, whole[name]) for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (("--hybrid-share", 50), "for 50 % write 0.5"),
+        (("--change-weight", 2), "Give 1 for changes alone"),
+        (("--directions", 9, "--latents", 5), "no more than latents"),
+        (("--latents", "auto"), "Give a number of latents."),
+        (("--released",), "omit --released"),
+    ],
+)
+def test_settings_of_the_hybrid_that_cannot_work_are_refused(
+    dcp: Command, models: Path, words: tuple[Any, ...], remedy: str
+) -> None:
+    ended = dcp("score", models / "t.safetensors", "--score", "hybrid", *words, "-o", "s.safetensors")
+    assert ended.code == 2 and remedy in " ".join(ended.err.split()) and not Path("s.safetensors").exists()
 
 
 def test_prune_to_a_target_stays_within_it(dcp: Command, models: Path) -> None:

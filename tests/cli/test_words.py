@@ -28,6 +28,8 @@ from .conftest import Command
         (("prune", "{t}", "--score", "random", "--ratio", "70", "-o", "x.safetensors"), "for 70 % write 0.7."),
         (("eval", "{t}", "--samples", "10"), "10 samples are too few to meet each mode of the demo's images"),
         (("eval", "{t}", "--samples", "20000"), "more than the 10,000 images of the demo"),
+        (("verify", "{t}", "http://127.0.0.1:9"), "a server is compared with the bundle that it serves"),
+        (("verify", "{t}", "http://127.0.0.1:9"), "Pack the run first: dcp-deploy bundle RUN --out FOLDER"),
         (("distill", "{t}", "--teacher", "{t}", "--augment", "-o", "x.safetensors"), "Use --effort paper"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

@@ -55,6 +55,17 @@ def test_the_message_names_the_kind_and_the_way(dcp: Command, words: tuple[str, 
     assert not [path for path in Path().iterdir() if path.name.startswith("x")]
 
 
+def test_scores_and_directions_are_named_where_a_checkpoint_is_needed(dcp: Command, models: Path) -> None:
+    assert dcp("score", models / "t.safetensors", "-o", "s.safetensors").code == 0
+    assert dcp("directions", models / "t.safetensors", "--count", 2, "-o", "d.safetensors").code == 0
+    for words in (("inspect", "s.safetensors"), ("prune", "s.safetensors", "-o", "x.safetensors")):
+        ended = dcp(*words)
+        assert ended.code == 3 and "s.safetensors: channel scores, not a checkpoint" in ended.err
+        assert "Give them to prune as --scores." in ended.err
+    ended = dcp("inspect", "d.safetensors")
+    assert ended.code == 3 and "d.safetensors: editing directions, not a checkpoint" in ended.err
+
+
 def test_content_of_an_unknown_kind_is_not_an_onnx_file(dcp: Command) -> None:
     Path("a.txt").write_text("not a model")
     for words in (("engine", "a.txt", "-o", "x.engine"), ("bundle", "a.txt", "-o", "x")):

@@ -18,6 +18,8 @@ from dcp_deploy.evaluation.inspection import inspect_file
 from dcp_deploy.files import sha256_file, write_json
 from dcp_deploy.generators import Generator, GeneratorConfig, count_macs, count_parameters
 
+from ..engine_facts import ENGINE
+
 DATA = Path(__file__).parents[1] / "data"
 ALWAYS = {"kind", "format", "resolution", "image_size", "widths", "parameters", "macs", "sha256"}
 
@@ -91,9 +93,7 @@ def test_unknown_facts_of_a_foreign_onnx_file_are_none(tmp_path: Path) -> None:
 def test_an_engine_is_described_by_its_manifest(tiny_generator: Generator, tmp_path: Path) -> None:
     engine = tmp_path / "g.engine"
     engine.write_bytes(b"vtrt" + bytes(100))
-    manifest = {"kind": "stylegan2", "resolution": 32, "widths": [1, 2], "config": tiny_generator.config.to_dict(),
-                "targets": ["sm89"], "rebuild": "dcp-deploy engine", "flavour": "tensorrt-rtx", "flavour_version": "1",
-                "engine_sha256": sha256_file(engine), "onnx_sha256": "0"}  # fmt: skip
+    manifest = {**ENGINE, "kind": "stylegan2", "resolution": 32, "config": tiny_generator.config.to_dict()}
     write_json(tmp_path / "g.json", manifest)
     facts = inspect_file(engine)
     assert (facts["format"], facts["kind"], facts["resolution"]) == ("engine", "stylegan2", 32)

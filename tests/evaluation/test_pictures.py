@@ -88,8 +88,10 @@ def tiles(page: Path, *, rows: int, columns: int) -> NDArray[np.uint8]:
     """Return the images [rows, columns, H, W, 3] of a page with one line of words above and one column of them left."""
     with Image.open(page) as picture:
         seen = np.asarray(picture.convert("RGB"))
-    seen = seen[seen.shape[0] - rows * SIDE :, seen.shape[1] - columns * SIDE :]
-    return seen.reshape(rows, SIDE, columns, SIDE, 3).swapaxes(1, 2)
+    pitch = SIDE + 2  # with the gap
+    top, left = seen.shape[0] - rows * pitch + 2, seen.shape[1] - columns * pitch + 2
+    seen = np.pad(seen[top:, left:], ((0, 2), (0, 2), (0, 0)))
+    return seen.reshape(rows, pitch, columns, pitch, 3).swapaxes(1, 2)[:, :, :SIDE, :SIDE]
 
 
 def near(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from dcp_deploy.export import export_onnx, load_runner, verify
 from dcp_deploy.export.parity.bisect import bisect_layers
-from dcp_deploy.export.parity.pictures import triplet
+from dcp_deploy.export.parity.pictures import CAPTION, GAP, triplet
 from dcp_deploy.files import find_compiler
 from dcp_deploy.generators import Generator
 
@@ -82,4 +82,4 @@ def test_layers_are_compared_and_pictures_keep_their_shape(exported: Callable[..
     found = bisect_layers(load_runner(HUMAN), load_runner(exported(image="float")), [(0, 1.0), (1, 0.5)], 1e-3)
     assert found.first is None
     images = load_runner(HUMAN)(z=np.ones((2, 12), np.float32)).transpose(0, 2, 3, 1)
-    assert triplet(images[0], images[1], 0, 1.0).size == (3 * 8 * 16, 16 * 16 + 20)
+    assert triplet(images[0], images[1], 0, 1.0).size == (3 * 8 * 16 + 2 * GAP, 16 * 16 + CAPTION)

@@ -16,15 +16,19 @@ from safetensors.numpy import save
 
 from dcp_deploy.checkpoints.codes import read_codes
 from dcp_deploy.checkpoints.direction_import import read_foreign_directions
-from dcp_deploy.errors import InputError, UsageError
-from dcp_deploy.export.integrity import parse_manifest
+from dcp_deploy.errors import InputError, MissingCapabilityError, UsageError
+from dcp_deploy.export.integrity import parse_manifest, parse_record
 from dcp_deploy.export.serving.request_checks import Refusal, check_body, check_message, parsed_message
+from dcp_deploy.export.tensorrt.manifest import EngineManifest, image_size
 from dcp_deploy.gates import QUALITY, parse_requirements
 from dcp_deploy.generators import GeneratorConfig
 from dcp_deploy.pipeline.record import RunRecord
 from dcp_deploy.report.run_directory import read_run_directory
 
 from ..checkpoints.small_files import damaged
+from ..engine_facts import ENGINE
+from . import answers
+from .answers import downloader
 
 MOST = 4096  # values of the largest request
 SMALL = GeneratorConfig(16, (8,) * 6, z_dim=8, w_dim=8, mapping_layers=1)
@@ -42,6 +46,7 @@ class Target:
     valid: tuple[bytes, ...]
     read: Callable[[bytes], object]
     refused: tuple[type[Exception], ...] = ()
+    pieces: tuple[bytes, ...] = PIECES
 
     def accepts(self, content: bytes) -> bool:
         try:
@@ -58,11 +63,13 @@ def targets(folder: Path) -> dict[str, Target]:
         "run record": Target(_records(), lambda content: _load_record(folder, content)),
         "files of a run": Target(_figures(), lambda content: _read_run(folder, content), wrong),
         "bundle manifest": Target((json.dumps(_manifest()).encode(),), parse_manifest, (ValueError,)),
+        "engine manifest": Target((json.dumps(_engine()).encode(),), _read_engine, (ValueError,)),
         "request, JSON": Target((_request(),), lambda body: check_body(body, None, most_json=MOST * 8), (Refusal,)),
         "request, binary": Target((_request(binary=True),), _check_binary, (Refusal,)),
         "request, gRPC": Target((_message(),), _check_message, (Refusal,)),
         "directions": Target(_arrays(), lambda content: _directions(folder, content), wrong),
         "codes": Target(_arrays(), lambda content: _codes(folder, content), wrong),
+        "download answers": Target(answers.VALID, downloader(folder), (MissingCapabilityError,), answers.PIECES),
         "requirement": Target((b"fid<2", b"recall>=0.95*teacher"), _requirement, wrong),
     }
 
@@ -73,7 +80,7 @@ def mutated(target: Target, random: Random) -> bytes:
     if random.random() < 0.4:
         start = random.randrange(len(content) + 1)
         end = min(len(content), start + random.choice((0, 1, 2, 8, 40)))
-        content = content[:start] + random.choice(PIECES) + content[end:]
+        content = content[:start] + random.choice(target.pieces) + content[end:]
     return damaged(content, list(target.valid), random) if random.random() < 0.7 else content
 
 
@@ -94,6 +101,10 @@ def _read_run(folder: Path, content: bytes) -> None:
     finally:
         for name in ("metrics.json", "bench.json", "parity.json", "gates.json"):
             (folder / name).unlink()
+
+
+def _read_engine(content: bytes) -> None:
+    image_size(parse_record(content, EngineManifest))
 
 
 def _check_binary(body: bytes) -> None:
@@ -150,6 +161,10 @@ def _manifest() -> dict[str, object]:
         "sizing": {"best": {"instances": 1, "threads": 2}}, "provenance": {},
         "files": {"a.onnx": {"bytes": 9, "sha256": "0" * 64}},
     }  # fmt: skip
+
+
+def _engine() -> dict[str, object]:
+    return {**ENGINE, "kind": "stylegan2", "resolution": 16, "widths": [8] * 6, "config": SMALL.to_dict()}
 
 
 def _request(*, binary: bool = False) -> bytes:

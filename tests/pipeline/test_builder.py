@@ -361,7 +361,7 @@ MISSING = Path("gone.pth")
         ({"target_params": 0.5, "target_macs": 0.2}, UsageError, "several targets"),
         ({"target": "sm90"}, MissingCapabilityError, "sm90"),
         ({"target": "sm1"}, UsageError, "sm1"),
-        ({"require": ["fid<2"], "dataset": "ffhq"}, UsageError, "cannot be judged"),
+        ({"require": ["fid<2"], "dataset": "ffhq"}, UsageError, "cannot be checked"),
     ],
 )
 @pytest.mark.parametrize("start", [build, plan_build])
@@ -384,10 +384,19 @@ def test_a_dry_run_sees_a_full_disk(config: BuildConfig, monkeypatch: pytest.Mon
         plan_build(config)
 
 
-@pytest.mark.parametrize(("score", "slow"), [("weight-out", False), ("random", False), ("diversity", True)])
+@pytest.mark.parametrize(
+    ("score", "slow"), [("weight-out", False), ("random", False), ("diversity", True), ("hybrid", True)]
+)
 def test_a_plan_knows_how_long_its_score_takes(config: BuildConfig, score: str, slow: bool) -> None:
     seconds = plan_build(changed(config, score=score)).to_dict()["estimate"]["seconds"]["score"]
     assert (seconds > 0.1) == slow
+
+
+def test_a_build_and_its_plan_point_out_unusual_widths(toys: Toys, config: BuildConfig) -> None:
+    for run in (build, plan_build):
+        listener = Listener()
+        run(changed(config, align=7), reporter=listener)
+        assert any("align 7 leaves layers whose channels are not multiples of 8" in text for text in listener.heard)
 
 
 def test_a_plan_writes_nothing(config: BuildConfig, tmp_path: Path) -> None:

@@ -129,5 +129,5 @@ def test_the_speed_of_an_unstable_run_meets_no_requirement(tmp_path: Path) -> No
 
 def test_a_figure_that_the_build_does_not_measure_is_refused_before_the_work() -> None:
     config = BuildConfig(dataset="ffhq", teacher=TUNED, require=["fid<2"], device="cpu")
-    with pytest.raises(UsageError, match="'fid<2' cannot be judged: there are no real images"):
+    with pytest.raises(UsageError, match="'fid<2' cannot be checked: there are no real images"):
         resolve_inputs(config, Reporter())

@@ -104,7 +104,7 @@ def test_quality_is_named_with_its_feature_space():
     assert card_of(run, "FID").meaning == (
         "distance to the real images in the demo's own features, not Inception's; lower is better"
     )
-    assert card_of(run, "mode coverage").meaning == "share of modes still drawn; higher is better"
+    assert card_of(run, "mode coverage").meaning == "share of the data's modes that still appear; higher is better"
 
 
 def test_the_verdict_names_the_traits_that_the_student_lost():

@@ -120,7 +120,7 @@ def test_images_of_one_seed_stand_below_each_other_with_seed_and_psi(finished_ru
     images = [image for image in page.all("img") if image["src"].startswith("data:image/png")]
     assert [image["data-model"] for image in images] == 2 * ["teacher", "student", "difference", "pruned"]
     assert images[1]["alt"] == "Student, seeds 0 to 7"
-    assert "at ψ 1:" in page.text
+    assert "images of one seed, at ψ 1." in page.text
     assert all(f"seed {seed}" in page.text for seed in range(16))
 
 

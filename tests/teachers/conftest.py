@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import pytest
 
 from dcp_deploy.errors import MissingCapabilityError
-from dcp_deploy.teachers.transfer import Patience, Transfer
+from dcp_deploy.teachers.pace import Patience
+from dcp_deploy.teachers.transfer import Transfer
 
 HASTE = Patience(connect=1, stall=0.15, attempts=3, pause=0.01, longest_pause=5)
 CUT = 120_000  # where answers break off, of 300,000 bytes

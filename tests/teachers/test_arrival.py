@@ -252,7 +252,8 @@ def test_a_file_larger_than_any_teacher_is_refused(
 COMMAND = """
 import sys
 from pathlib import Path
-from dcp_deploy.teachers.transfer import Patience, Transfer
+from dcp_deploy.teachers.pace import Patience
+from dcp_deploy.teachers.transfer import Transfer
 Transfer(url=sys.argv[1], part=Path(sys.argv[2]), say=print, progress=lambda done, total: None, patience=Patience(),
          pinned=False, remedy="").run()
 """

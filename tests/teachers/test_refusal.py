@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcp_deploy.teachers import transfer as transfer_module
-from dcp_deploy.teachers.transfer import QUOTED, Patience, _quote
+from dcp_deploy.teachers.pace import Patience
+from dcp_deploy.teachers.transfer import QUOTED, _quote
 
 from .conftest import CUT, HASTE, Fetching, Handler, Server
 
@@ -175,6 +178,64 @@ def test_a_server_that_sends_too_slowly_is_refused(file_server: Server, fetch: F
     assert "less than 60,000 bytes a minute" in fetch.refused(patience=patience).message
 
 
+def drip(handler: Handler, begin: bytes, piece: bytes, *, pause: float = 0.01) -> None:
+    """Send bytes as they are, then a piece again and again."""
+    handler.close_connection = True
+    handler.wfile.write(begin)
+    while True:
+        handler.wfile.write(piece)
+        handler.wfile.flush()
+        time.sleep(pause)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece", "words"),
+    [
+        (b"", b"H", "headers take longer"),
+        (OK, b"a: b\r\n", "headers take longer"),
+        (OK + b"a: ", b"b", "headers take longer"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", "headers take longer"),
+        (OK + b"transfer-encoding: chunked\r\n\r\n", b"1", "less than 60,000 bytes a minute"),
+        (OK + b"transfer-encoding: chunked\r\n\r\n5;", b"a", "less than 60,000 bytes a minute"),
+        (OK + b"transfer-encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n", b"a: b\r\n", "less than 60,000"),
+    ],
+    ids=["status", "headers", "a header", "preliminary answers", "chunk size", "chunk extension", "trailers"],
+)
+def test_what_surrounds_a_file_must_not_drip(
+    file_server: Server, fetch: Fetching, begin: bytes, piece: bytes, words: str
+) -> None:
+    file_server.script = [partial(drip, begin=begin, piece=piece)]
+    error = fetch.refused(patience=replace(HASTE, minute=0.1, stall=5.0))
+    assert words in error.message and len(file_server.asked) == HASTE.attempts
+
+
+@pytest.mark.parametrize("piece", [b"HTTP/1.1 100 Continue\r\n\r\n" * 500, b"HTTP/1.1 103 Hints\r\na: b\r\n\r\n" * 500])
+def test_preliminary_answers_without_end_are_refused(file_server: Server, fetch: Fetching, piece: bytes) -> None:
+    file_server.script = [partial(drip, begin=b"", piece=piece, pause=0.0)]
+    assert "more than 256,000 bytes of headers" in fetch.refused().message
+
+
+def test_header_lines_without_end_are_refused(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(drip, begin=OK, piece=b"a: b\r\n" * 500, pause=0.0)]
+    assert "the connection failed" in fetch.refused().message
+
+
+def test_a_server_that_breaks_off_after_each_byte_is_refused(file_server: Server, fetch: Fetching) -> None:
+    file_server.script = [partial(file_server.send, stop=1)]
+    assert "3 times in a row" in fetch.refused().message
+    assert fetch.part.stat().st_size == 3
+
+
+def test_slow_headers_after_a_redirect_are_refused(file_server: Server, fetch: Fetching) -> None:
+    redirect = partial(file_server.answer, status=302, location="/elsewhere")
+    slow = partial(drip, begin=OK, piece=b"a: b\r\n")
+    file_server.script = [redirect, slow, redirect, slow, redirect, slow]
+    assert "headers take longer" in fetch.refused(patience=replace(HASTE, minute=0.1)).message
+
+
 def test_a_file_without_an_end_is_not_taken_for_whole(file_server: Server, fetch: Fetching) -> None:
     file_server.script = [partial(file_server.send, send_length=False, stop=CUT)]
     assert "may not be whole" in fetch.refused().message
@@ -234,6 +295,36 @@ def test_a_redirect_from_https_to_https_is_followed(trusted: Server, tmp_path: P
     fetch = Fetching(trusted, tmp_path)
     fetch()
     assert fetch.whole
+
+
+def test_headers_that_drip_through_tls_are_refused(trusted: Server, tmp_path: Path) -> None:
+    trusted.script = [partial(drip, begin=OK, piece=b"a: b\r\n")]
+    error = Fetching(trusted, tmp_path).refused(patience=replace(HASTE, minute=0.1))
+    assert "headers take longer" in error.message
+
+
+def test_a_handshake_that_drips_is_refused(fetch: Fetching) -> None:
+    def greet() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                client, _ = listening.accept()
+                with client:
+                    client.recv(4096)
+                    client.sendall(b"\x16\x03\x03\x3f\xff")  # a record of 16 kB
+                    while not over.is_set():
+                        client.sendall(b"\x02")
+                        time.sleep(0.01)
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.05)
+        thread = threading.Thread(target=greet)
+        thread.start()
+        port = listening.getsockname()[1]
+        error = fetch.refused(url=f"https://127.0.0.1:{port}/teacher.pkl", patience=replace(HASTE, connect=0.2))
+        over.set()
+        thread.join()
+    assert "no connection" in error.message
 
 
 def test_an_untrusted_certificate_is_refused_without_a_second_attempt(

@@ -1,4 +1,4 @@
-"""Adaptive augmentation: change what a discriminator sees, the more the more it overfits to its images.
+"""Adaptive augmentation: change what a discriminator sees, more strongly if it overfits to its images.
 
 Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data" (ADA). Real and generated images pass
 through random changes, each with probability p, before any discriminator sees them. p follows r = E[sign(D(real))],

@@ -69,6 +69,8 @@ class PruningPlan:
                 f"align {self.align} leaves layers whose channels are not multiples of 8, which kernels and TensorRT "
                 "handle best"
             )
+        if self.widths == self.teacher.widths and (self.ratio > 0 or self.target):
+            found.append(f"no channel is removed: with align {self.align} each layer keeps all that it has")
         left = sum(self.widths) / sum(self.teacher.widths)
         if left < FEWEST_LEFT:
             found.append(

@@ -19,7 +19,7 @@ teacher's pre-activation. Three details:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -29,11 +29,11 @@ from ...generators import Generator, StyledConv
 from ...generators.latents import draw_latents, stream
 from ...generators.ops import demodulation
 from ...progress import Progress
-from ..layers import Layer, Step, layer_count, nth_step, tap_responses
+from ..layers import Layer, Step, layer_count, tap_responses
+from .paired_walks import PairedWalks
 
 RIDGE = 0.1  # of the mean variance of a patch's entries
 POSITIONS = 4096  # most positions of an image that enter the covariances
-_BATCH = 4
 
 
 @torch.no_grad()
@@ -73,31 +73,23 @@ def reconstruct(
     z, c = draw_latents(teacher.config, latents, stream(seed, "reconstruct"), device)
     ws = teacher.mapping(z, c)
     count = layer_count(teacher)
+    fits, gains = PairedWalks(student, teacher, ws), PairedWalks(student, teacher, ws[: len(ws) // 4 + 1])
     if progress:
         progress(0, count)
     for index in range(count):
-        layer, channels = _fit(index, student, teacher, kept, ws, seed)
+        layer, channels = _fit(index, fits.at(index), kept, seed)
         if channels is not None:
-            _match_gains(index, layer, student, teacher, channels, ws)
+            _match_gains(layer, gains.at(index), channels)
         if progress:
             progress(index + 1, count)
 
 
-def _nth_steps(index: int, student: Generator, teacher: Generator, ws: Tensor) -> Iterator[tuple[Step, Step]]:
-    """Yield layer ``index`` of student and teacher, batch by batch.
-
-    The layers before it are computed again each time: storing the features of all latents would take gigabytes.
-    """
-    for part in torch.split(ws, _BATCH):
-        yield nth_step(student, part, index), nth_step(teacher, part, index)
-
-
 def _fit(
-    index: int, student: Generator, teacher: Generator, kept: tuple[Tensor, ...], ws: Tensor, seed: int
+    index: int, steps: Iterable[tuple[Step, Step]], kept: tuple[Tensor, ...], seed: int
 ) -> tuple[Layer, Tensor | None]:
     """Fit one layer, once all before it are final; return it and, if it is demodulated, its channels of the teacher."""
     sums = _Moments()
-    for of_student, of_teacher in _nth_steps(index, student, teacher, ws):
+    for of_student, of_teacher in steps:
         layer, outputs = of_student.layer, of_student.outputs
         target = of_teacher.response()
         norms = torch.ones_like(target[:, :, 0, 0])
@@ -120,12 +112,13 @@ def _fit(
     return layer, None if outputs is None else kept[outputs]
 
 
-def _match_gains(
-    index: int, layer: Layer, student: Generator, teacher: Generator, channels: Tensor, ws: Tensor
-) -> None:
-    """Apply the gain and the offset of a fitted layer's pre-activation to its bias and noise."""
-    totals = torch.zeros(5, len(channels), dtype=torch.float64, device=ws.device)
-    for of_student, of_teacher in _nth_steps(index, student, teacher, ws[: len(ws) // 4 + 1]):  # enough for two numbers
+def _match_gains(layer: Layer, steps: Iterable[tuple[Step, Step]], channels: Tensor) -> None:
+    """Apply the gain and the offset of a fitted layer's pre-activation to its bias and noise.
+
+    A quarter of the latents is enough for two numbers a channel.
+    """
+    totals = torch.zeros(5, len(channels), dtype=torch.float64, device=channels.device)
+    for of_student, of_teacher in steps:
         a, b = of_student.response().to(torch.float64), of_teacher.response()[:, channels].to(torch.float64)
         parts = (torch.ones_like(a), a, b, a.square(), b.square())
         totals += torch.stack([part.sum(dim=(0, 2, 3)) for part in parts])

@@ -20,14 +20,16 @@ _SECONDS = 30.0  # between two writes
 
 
 class ScoreAccumulator:
-    """Sums of channel scores over batches, one float64 vector [C] per layer, kept apart for even and odd batches.
+    """Sums over batches, float64 tensors of the given shapes, kept apart for even and odd batches.
+
+    For most scores they are the scores themselves, one vector [C] per layer. ``shapes`` may give such a C alone.
 
     ``done`` counts the batches, ``latents`` the latents in them. If ``path`` holds sums written under the same ``key``,
     they are continued. Raises CorruptFileError when that file cannot be read.
     """
 
-    def __init__(self, widths: Sequence[int], path: str | os.PathLike[str] | None, key: str) -> None:
-        self.halves = [[torch.zeros(width, dtype=torch.float64) for width in widths] for _ in range(2)]
+    def __init__(self, shapes: Sequence[int | Sequence[int]], path: str | os.PathLike[str] | None, key: str) -> None:
+        self.halves = [[torch.zeros(shape, dtype=torch.float64) for shape in shapes] for _ in range(2)]
         self.done = self.latents = 0
         self._path, self._key, self._saved = None if path is None else Path(path), key, time.monotonic()
         if self._path is not None and self._path.exists():

@@ -30,12 +30,15 @@ _EXAMPLE = "scores.safetensors"
 class ChannelScores:
     """One float64 vector per entry of ``GeneratorConfig.widths``, in its order; higher means keep.
 
-    Only the order *within* a layer has a meaning. ``settings`` are those of :func:`score`, ready for JSON;
-    ``settings["network"]`` is the sha256 over the tensors of the generator that was scored.
+    Only the order *within* a layer has a meaning, except for "change" and "hybrid", whose scores are shares of what a
+    layer's readers respond with. ``settings`` are those of :func:`score`, ready for JSON; ``settings["network"]`` is
+    the sha256 over the tensors of the generator that was scored.
     """
 
     scores: tuple[Tensor, ...]
     settings: dict[str, Any]
+    moments: tuple[Tensor, ...] = ()
+    """Of a shard of "change" or "hybrid": the sums from which :func:`merge_scores` computes the scores of all."""
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -54,6 +57,7 @@ class ChannelScores:
 def save_scores(scores: ChannelScores, path: str | os.PathLike[str]) -> Path:
     """Write the scores as safetensors, the settings as JSON in its metadata. Atomic."""
     tensors = {f"layer{i:02d}": layer.contiguous() for i, layer in enumerate(scores.scores)}
+    tensors |= {f"moment{i:03d}": moment.contiguous() for i, moment in enumerate(scores.moments)}
     metadata = {"format": _FORMAT, "settings": json.dumps(scores.settings, sort_keys=True, allow_nan=False)}
     write_bytes(path, save(tensors, metadata))
     return Path(path)
@@ -76,23 +80,33 @@ def load_scores(path: str | os.PathLike[str]) -> ChannelScores:
         settings = json.loads(metadata.get("settings", "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptFileError(f"{path} is not a readable score file: {error}", "Compute the scores again.") from error
-    names = [f"layer{i:02d}" for i in range(len(tensors))]
-    if metadata.get("format") != _FORMAT or not isinstance(settings, dict) or sorted(tensors) != names or not names:
+    sums = sorted(name for name in tensors if name.startswith("moment"))
+    names = [f"layer{i:02d}" for i in range(len(tensors) - len(sums))]
+    if (
+        metadata.get("format") != _FORMAT
+        or not isinstance(settings, dict)
+        or sorted(tensors) != names + sums
+        or not names
+    ):
         what = "a generator" if is_native(path) else "a safetensors file"
         raise InputError(
             f"{path} is {what}, not scores", f"Score the teacher: dcp-deploy score TEACHER --out {_EXAMPLE}"
         )
-    scores = ChannelScores(tuple(tensors[name] for name in names), settings)
+    scores = ChannelScores(tuple(tensors[name] for name in names), settings, tuple(tensors[name] for name in sums))
     check_scores(scores, str(path))
     return scores
 
 
 def check_scores(scores: ChannelScores, source: str = "the scores") -> None:
-    """Raise CorruptFileError unless every layer is a finite float64 vector."""
-    for index, layer in enumerate(scores.scores):
-        if layer.ndim != 1 or layer.dtype != torch.float64 or not layer.isfinite().all():
+    """Raise CorruptFileError unless every layer is a finite float64 vector, and every moment such a square matrix."""
+    checked = [("layer", 1, layers) for layers in enumerate(scores.scores)]
+    checked += [("moment", 2, moments) for moments in enumerate(scores.moments)]
+    for kind, dimensions, (index, tensor) in checked:
+        fits = tensor.ndim == dimensions and len(set(tensor.shape)) == 1 and tensor.dtype == torch.float64
+        if not (fits and tensor.isfinite().all()):
+            shape = "vector" if dimensions == 1 else "square matrix"
             raise CorruptFileError(
-                f"layer {index} of {source} is not a finite float64 vector ({layer.dtype}, {list(layer.shape)})",
+                f"{kind} {index} of {source} is not a finite float64 {shape} ({tensor.dtype}, {list(tensor.shape)})",
                 "Compute the scores again.",
             )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.provenance import tensors_sha256
-from ...efforts import EFFORT, EFFORTS, SCORE
+from ...efforts import EFFORT, EFFORTS, HYBRID_SHARE, SCORE
 from ...errors import InputError, UsageError, choose
 from ...generators import Generator, count_macs
 from ...generators.latents import draw_latents, stream
@@ -35,15 +35,16 @@ from .baselines import (
     weight_in_scores,
     weight_out_scores,
 )
+from .change import CHANGES, change_scores, change_settings, merge_moments
 from .channel_scores import STABLE, ChannelScores, kept_in_common
+from .directions import principal_directions
 from .gradients import content_profiles, gradient_profiles, released_profiles, scored_weights
 
-ScoreMethod = Literal["diversity", "gradient", "content", BaselineMethod]
+ScoreMethod = Literal["diversity", "gradient", "content", "change", "hybrid", BaselineMethod]
 
-PCA_LATENTS = 10_000
 MOST_LATENTS = 5000
-_SAMPLED = ("diversity", "gradient", "content")  # scores that add up over batches of latents
 """Most latents that ``latents="auto"`` uses: the published number."""
+_SAMPLED = ("diversity", "gradient", "content")  # scores that add up over batches of latents
 _FIRST_CHECK = 200  # latents after which "auto" first compares the halves
 
 
@@ -52,11 +53,13 @@ def score(
     *,
     method: ScoreMethod = SCORE,
     latents: int | Literal["auto"] | None = None,
-    directions: int = 10,
-    alpha: float = 5.0,
+    directions: int | None = None,
+    alpha: float | None = None,
     batch: int = 5,
     psi: float = 1.0,
     released: bool = False,
+    change_weight: float | None = None,
+    hybrid_share: float = HYBRID_SHARE,
     shard: tuple[int, int] | None = None,
     mask: Mask | None = None,
     seed: int = 0,
@@ -69,12 +72,19 @@ def score(
     "weight-out", the default, is the norm of a channel's outgoing weights (:mod:`.baselines`).
 
     "diversity" is the published method (DCP-GAN, CVPR 2024). For each mini-batch of ``batch`` latents, ``directions``
-    principal components of the latent space are drawn, each with probability equal to its share of the variance. For
-    each, the loss ``sum |G(w + alpha v) - G(w)|`` over the whole batch is derived by the weights of every scored layer.
-    The mean absolute gradient of each input channel is taken. The score is its variance over the directions times their
-    count, summed over the batches. ``batch`` is part of the definition, since the absolute value follows the sum over
-    the batch. The defaults are the published settings, except ``latents``: 5000 were published, and DCP-GAN's README
-    says that 1000 give about the same order. By default it is what ``build`` takes for this size, at most 120.
+    (10) principal components of the latent space are drawn, each with probability equal to its share of the variance.
+    For each, the loss ``sum |G(w + alpha v) - G(w)|`` over the whole batch is derived by the weights of every scored
+    layer (``alpha`` 5). The mean absolute gradient of each input channel is taken. The score is its variance over the
+    directions times their count, summed over the batches. ``batch`` is part of the definition, since the absolute value
+    follows the sum over the batch. The defaults are the published settings, except ``latents``: 5000 were published,
+    and DCP-GAN's README says that 1000 give about the same order. By default it is what ``build`` takes for this size,
+    at most 120.
+
+    "change" and "hybrid" are its successor (:mod:`.change`). ``latents`` (384 at most by default) are split evenly over
+    ``directions``, the leading principal components: by default as many as hold 99 % of the variance, with at least 4
+    latents each. ``alpha`` (3) is then the length of a move in standard deviations. ``change_weight`` from 0 to 1 is
+    the weight of changes beside values, 1 for "change" and 0.5 for "hybrid" by default. "hybrid" takes a
+    ``hybrid_share`` of the kept channels from that order, the others by "weight-out".
 
     ``latents`` "auto" doubles from 200 until both halves of the sample keep 90 % of the same channels at a ratio of
     70 %, at most to 5000. That agreement is in ``settings["stability"]`` of every diversity, gradient or content score
@@ -84,7 +94,7 @@ def score(
     each has fresh random noise.
 
     ``shard`` (i, n) computes every n-th batch only, from batch i on: for n processes or machines, whose files
-    :func:`merge_scores` combines.
+    :func:`merge_scores` combines. For "change" and "hybrid" a batch is a direction.
 
     The other methods serve as comparison. "gradient" is the mean of that gradient instead of its variance. "content"
     is CAGAN's (Liu et al., CVPR 2021): the gradient of a loss by noise on the part that ``mask`` finds (published with
@@ -97,18 +107,7 @@ def score(
     The result depends on the settings and the weights alone, never on torch's global random state. Raises UsageError
     for settings that cannot work, InputError when the generator produces NaN or infinity.
     """
-    if method not in get_args(ScoreMethod):
-        raise UsageError(f"unknown score method {method!r}", choose(method, get_args(ScoreMethod)))
-    if (method == "content") != (mask is not None):
-        raise UsageError(
-            f"score method {method!r} with{'out' if mask is None else ''} a mask",
-            "Give a mask for content scores, and for no others: dcp-deploy score --score content --mask FILE",
-        )
-    if method not in _SAMPLED and (shard is not None or released):
-        given = "shard" if shard is not None else "released"
-        raise UsageError(
-            f"{given} does not apply to the score {method!r}", f"Use --score diversity, or omit --{given}."
-        )
+    _check_method(method, latents, shard, released, mask)
     settings: dict[str, Any] = {"method": method, "seed": seed, "network": tensors_sha256(generator)}
     if method == "random":
         return ChannelScores(tuple(random_scores(generator, seed)), settings)
@@ -116,25 +115,24 @@ def score(
         weight_scores = weight_in_scores if method == "weight-in" else weight_out_scores
         return ChannelScores(tuple(weight_scores(generator)), settings)
     if latents is None:
-        latents = EFFORTS[EFFORT].for_teacher(count_macs(generator)).score_latents
+        latents = EFFORTS[EFFORT].for_teacher(count_macs(generator)).latents_for(method)
     most = MOST_LATENTS if latents == "auto" else latents
-    _check_settings(most, directions, alpha, batch, psi)
+    settings |= {"latents": latents, "batch": batch, "psi": psi}
+    _check_sample(most, batch, psi)
     device = torch.device(device) if device is not None else next(generator.parameters()).device
     generator = copy_to(generator, device).eval().requires_grad_(False)
     if method in ("style", "activation"):
-        if latents == "auto":
-            raise UsageError(f"method {method!r} does not measure stability", "Give a number of latents.")
+        del settings["batch"]
         steps, widths = scored_steps(generator, most, psi, seed, progress), generator.widths
         layers = style_scores(widths, steps, most) if method == "style" else activation_scores(widths, steps)
-        return _finite(layers, settings | {"latents": latents, "psi": psi})
-    settings |= {"latents": latents, "batch": batch, "psi": psi}
-    if mask is not None:
-        settings["mask"] = identity_of(mask)
-    else:
-        settings |= {"directions": directions, "alpha": alpha, "released": released}
+        return _finite(layers, settings)
     if shard is not None:
         _check_shard(shard, latents)
         settings["shard"] = list(shard)
+    if method in CHANGES:
+        settings |= change_settings(method, alpha, change_weight, hybrid_share)
+        return change_scores(generator, settings, latents=most, directions=directions, state=state, progress=progress)
+    settings |= {"mask": identity_of(mask)} if mask is not None else _move_settings(directions, alpha, released)
     sums = _accumulate(generator, settings, most, mask, state, progress)
     if sums.done > 1:
         settings["stability"] = kept_in_common(*sums.halves)
@@ -143,15 +141,47 @@ def score(
     return _finite([even + odd for even, odd in zip(*sums.halves, strict=True)], settings)
 
 
-def _check_settings(latents: int, directions: int, alpha: float, batch: int, psi: float) -> None:
+def _check_method(
+    method: str,
+    latents: int | Literal["auto"] | None,
+    shard: tuple[int, int] | None,
+    released: bool,
+    mask: Mask | None,
+) -> None:
+    if method not in get_args(ScoreMethod):
+        raise UsageError(f"unknown score method {method!r}", choose(method, get_args(ScoreMethod)))
+    if (method == "content") != (mask is not None):
+        raise UsageError(
+            f"score method {method!r} with{'out' if mask is None else ''} a mask",
+            "Give a mask for content scores, and for no others: dcp-deploy score --score content --mask FILE",
+        )
+    if released and method not in _SAMPLED:
+        raise UsageError(
+            f"released does not apply to the score {method!r}", "Use --score diversity, or omit --released."
+        )
+    if shard is not None and method not in (*_SAMPLED, *CHANGES):
+        raise UsageError(
+            f"shard does not apply to the score {method!r}", "Use --score diversity or change, or omit --shard."
+        )
+    if latents == "auto" and method in ("style", "activation", *CHANGES):
+        raise UsageError(f"method {method!r} does not choose its latents", "Give a number of latents.")
+
+
+def _check_sample(latents: int, batch: int, psi: float) -> None:
     if latents < 1 or batch < 1:
         raise UsageError(f"nothing to score with {latents} latents and batch {batch}", "Give at least 1 of each.")
+    if not (math.isfinite(psi) and psi > 0):
+        raise UsageError(f"psi must be positive, got {psi}", "Give a larger one: psi 0 makes all latents equal.")
+
+
+def _move_settings(directions: int | None, alpha: float | None, released: bool) -> dict[str, Any]:
+    """Return the checked settings of the moves that gradients are taken for."""
+    directions, alpha = 10 if directions is None else directions, 5.0 if alpha is None else alpha
     if directions < 2:
         raise UsageError(f"a variance needs at least 2 directions, got {directions}", "Use the method's default, 10.")
     if not (math.isfinite(alpha) and alpha > 0):
         raise UsageError(f"alpha is the length of the step and must be positive, got {alpha}", "Use the default, 5.")
-    if not (math.isfinite(psi) and psi > 0):
-        raise UsageError(f"psi must be positive, got {psi}", "Give a larger one: psi 0 makes all latents equal.")
+    return {"directions": directions, "alpha": alpha, "released": released}
 
 
 def _check_shard(shard: tuple[int, int], latents: int | Literal["auto"]) -> None:
@@ -238,32 +268,6 @@ def _batch_profiles(
     return [profile[places.to(device)] for profile in profiles]
 
 
-def principal_directions(generator: Generator, seed: int) -> tuple[Tensor, Tensor]:
-    """Return :func:`principal_components` and their shares [w_dim] of the total variance, which sum to one."""
-    components, variances = principal_components(generator, seed)
-    return components, variances / variances.sum()
-
-
-def principal_components(generator: Generator, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the principal components of 10,000 mapped latents and their variances.
-
-    Components are float32 unit rows [w_dim, w_dim] by falling variance, variances float64. A component's sign is
-    arbitrary: its entry of largest magnitude is made positive, so that the result does not depend on the eigensolver.
-    """
-    device = next(generator.parameters()).device
-    z, c = draw_latents(generator.config, PCA_LATENTS, stream(seed, "pca"), device)
-    with torch.no_grad():
-        w = generator.mapping.w(z, c).to("cpu", torch.float64)
-    if not w.isfinite().all():
-        raise InputError("the generator maps latents to NaN or infinity, not to codes", "Check the checkpoint.")
-    variances, vectors = torch.linalg.eigh(torch.cov(w.T).reshape(w.shape[1], w.shape[1]))  # ascending
-    variances, components = variances.flip(0).clamp(min=0), vectors.flip(1).T
-    if variances.sum() <= 0:
-        raise InputError("every latent maps to the same code: no direction", "Check the checkpoint.")
-    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
-    return (components * largest.sign()).to(torch.float32), variances
-
-
 def batch_sizes(latents: int, batch: int) -> list[int]:
     """Split ``latents`` into groups of ``batch``; the last also takes the remainder, as in the published code."""
     if latents < batch:
@@ -271,11 +275,12 @@ def batch_sizes(latents: int, batch: int) -> list[int]:
     return [batch] * (latents // batch - 1) + [batch + latents % batch]
 
 
-def merge_scores(parts: Sequence[ChannelScores]) -> ChannelScores:
+def merge_scores(parts: Sequence[ChannelScores], generator: Generator | None = None) -> ChannelScores:
     """Return the sum of the scores of all shards: the scores of a single run, but for rounding.
 
-    Stability is computed anew, between the even and the odd shards. Raises UsageError unless ``parts`` are all shards
-    of one run, each once.
+    Stability is computed anew, between the even and the odd shards. The shards of "change" and "hybrid" hold moments,
+    from which the scores follow only together: these need the ``generator`` that was scored. Raises UsageError unless
+    ``parts`` are all shards of one run, each once.
     """
     settings, shards = _common_settings(parts[0]), [part.settings.get("shard") for part in parts]
     if sorted(map(str, shards)) != sorted(str([i, len(parts)]) for i in range(len(parts))):
@@ -286,11 +291,25 @@ def merge_scores(parts: Sequence[ChannelScores]) -> ChannelScores:
                 f"these shards were scored with different settings: {settings} and {_common_settings(part)}",
                 "Give the shards of one run.",
             )
-    ordered = [part.scores for part in sorted(parts, key=lambda part: int(part.settings["shard"][0]))]
-    halves = [_sum_of(half) for half in (ordered[::2], ordered[1::2]) if half]
+    ordered = sorted(parts, key=lambda part: int(part.settings["shard"][0]))
+    if settings["method"] in CHANGES:
+        if len({len(part.moments) for part in parts}) > 1 or not parts[0].moments:
+            raise UsageError("some of these shards lack their moments", "Score them again with this version.")
+        return merge_moments(_scored_generator(generator, settings), [part.moments for part in ordered], settings)
+    halves = [_sum_of([part.scores for part in half]) for half in (ordered[::2], ordered[1::2]) if half]
     if len(halves) > 1:
         settings["stability"] = kept_in_common(*halves)
     return ChannelScores(_sum_of(halves), settings)
+
+
+def _scored_generator(generator: Generator | None, settings: dict[str, Any]) -> Generator:
+    if generator is None or tensors_sha256(generator) != settings["network"]:
+        raise UsageError(
+            f"shards of {settings['method']!r} are merged with the generator that was scored, and "
+            + ("none was given" if generator is None else "this is another one"),
+            "Give it as merge_scores(parts, generator).",
+        )
+    return copy_to(generator, next(generator.parameters()).device).eval().requires_grad_(False)  # as it was scored
 
 
 def _common_settings(part: ChannelScores) -> dict[str, Any]:

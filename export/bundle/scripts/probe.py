@@ -1,4 +1,4 @@
-"""Ask a running server for one golden image: a health check that draws. Needs only Python's standard library.
+"""Ask a running server for one golden image: a health check that makes one image. Needs only Python's standard library.
 
     python3 probe.py [HOST:PORT]
 

@@ -11,6 +11,8 @@ from dcp_deploy.benchmarks.candidates.candidate import Candidate
 from dcp_deploy.benchmarks.candidates.matrix import BACKENDS, Spec, open_matrix, plan_matrix
 from dcp_deploy.errors import CorruptFileError, InputError, MissingCapabilityError, UsageError
 
+from ...engine_facts import ENGINE
+
 
 @pytest.fixture
 def files(tmp_path):
@@ -21,8 +23,7 @@ def files(tmp_path):
         made[name].write_bytes(content)
     engine = tmp_path / "s.engine"
     engine.write_bytes(b"ptrt" + b"\x00" * 12)
-    manifest = dict.fromkeys(("engine_sha256", "onnx_sha256", "flavour_version", "rebuild"), "")
-    engine.with_suffix(".json").write_text(json.dumps({**manifest, "flavour": "tensorrt-rtx", "targets": []}))
+    engine.with_suffix(".json").write_text(json.dumps(ENGINE))
     return {**made, "s.engine": engine}
 
 

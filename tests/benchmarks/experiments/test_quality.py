@@ -29,6 +29,7 @@ def cheap_settings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "figures", figures)
         patch.setattr(quality, "SCORE_LATENTS", 5)
+        patch.setattr(quality, "CHANGE_LATENTS", 4)
         yield
 
 
@@ -66,12 +67,30 @@ def weights_of(document: dict) -> list[tuple[float, float]]:
 
 def test_the_order_of_cells_makes_unfinished_experiments_fair() -> None:
     order = cells()
-    assert len(order) == len(set(order)) == 72
-    for start in range(0, 72, 12):  # each dozen: every score with every refinement, of one seed and ratio
-        dozen = order[start : start + 12]
-        assert len({(cell.score, cell.refine) for cell in dozen}) == 12
-        assert len({(cell.ratio, cell.seed) for cell in dozen}) == 1
-    assert {cell.ratio for cell in order[:36]} == {0.7}
+    assert len(order) == len(set(order)) == 126
+    for start in range(0, 126, 21):  # every score with every refinement, of one seed and ratio
+        some = order[start : start + 21]
+        assert len({(cell.score, cell.refine) for cell in some}) == 21
+        assert len({(cell.ratio, cell.seed) for cell in some}) == 1
+    assert {cell.ratio for cell in order[:63]} == {0.7}
+
+
+def test_variants_are_scores_with_settings_of_their_own(finished: Experiment) -> None:
+    found = {name: quality.scores_of(finished, name, 0) for name in ("change", "change-1-sigma", "released")}
+    assert found["change-1-sigma"].settings["alpha"] == 1.0 and found["change"].settings["alpha"] == 3.0
+    assert found["released"].settings["released"] is True
+
+
+def test_an_unknown_score_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        quality.main(["--out", str(tmp_path), "--scores", "hybrid", "hybird"])
+    assert "unknown scores ['hybird']" in capsys.readouterr().err
+
+
+def test_the_recipe_is_that_of_the_effort() -> None:
+    quick, standard = (quality.recipe(40, 3, effort) for effort in ("quick", "standard"))
+    assert (quick.steps, standard.steps, quick.seed) == (40, 40, 3)
+    assert quick != standard
 
 
 def test_a_cell_has_its_curve_and_its_picture(finished: Experiment) -> None:

@@ -52,6 +52,17 @@ def test_scores_are_compared_seed_by_seed() -> None:
     assert "| random | none | -11.00 ± 1.41 | 0.000 ± 0.000 |" in report(CELLS, {})
 
 
+def test_combinations_are_compared_with_the_default_seed_by_seed() -> None:
+    default = [cell("weight-out", "reconstruct", seed, (9.0, 8.0, 4.0 + seed)) for seed in (0, 1)]
+    text = report([*CELLS, *default], {})
+    assert "| random | none | 17.50 ± 2.12 | 0.000 ± 0.000 |" in text  # 20 - 4 and 24 - 5
+    assert "| weight-out | reconstruct |" not in text.split("less the default")[1].split("Steps until")[0]
+
+
+def test_seeds_that_were_tuned_on_can_be_left_out(tmp_path: Path) -> None:
+    assert {found["cell"]["seed"] for found in load_cells(write(tmp_path, CELLS), [1])} == {1}
+
+
 def test_the_steps_to_the_final_fid_of_plain_dcp_are_interpolated() -> None:
     assert reached(CELLS[0]["curve"], 15.0) == 75.0
     assert reached(CELLS[0]["curve"], 45.0) == 0.0

@@ -86,3 +86,8 @@ def test_a_folder_without_documents_names_the_command(tmp_path):
 def test_a_page_without_the_markers_is_refused():
     with pytest.raises(InputError, match="no place for the tables"):
         insert("no markers", "suite", "tables")
+
+
+def test_networks_have_names_for_people():
+    assert suite_figures.network_title("stylegan2-256") == "StyleGAN2, 256 px"
+    assert suite_figures.network_title("stylegan3-64-quick") == "StyleGAN3, 64 px, quick"

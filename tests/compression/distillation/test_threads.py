@@ -33,7 +33,7 @@ def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def loaded(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the load of the machine leave so many cores free."""
+    """Let the load of the machine leave this many cores free."""
     monkeypatch.setattr(training, "choose_threads", lambda most: Choice(number, "because it is busy"))
 
 

@@ -118,6 +118,18 @@ def test_the_average_is_measured_on_a_schedule(teacher: Generator, finished_run:
     assert_same_weights(result.generator, finished_run[0].generator)
 
 
+def test_progress_counts_steps_with_two_numbers_as_everywhere(teacher: Generator) -> None:
+    calls: list[tuple[int, int]] = []
+    config = DistillConfig(steps=3, batch=4, perceptual=0, gan=0, path_length=0)
+    distill(pruned(teacher), teacher, config=config, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-3:] == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_config_of_another_type_is_refused(teacher: Generator) -> None:
+    with pytest.raises(UsageError, match="'quick', not a DistillConfig"):
+        distill(pruned(teacher), teacher, config="quick")  # type: ignore[arg-type]
+
+
 def test_the_total_is_the_weighted_sum(teacher: Generator) -> None:
     config = replace(EVERYTHING, steps=1, gan_start=0.0, perceptual=2.0)
     values: dict[str, float] = {}

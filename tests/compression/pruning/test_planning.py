@@ -47,6 +47,12 @@ def test_a_plan_says_what_speaks_against_it() -> None:
     assert plan(config, scores, ratio=0.0, align=1).caveats == []  # align 1, but nothing is removed
 
 
+def test_a_plan_that_removes_nothing_says_so() -> None:
+    config = GeneratorConfig(16, (8,) * 6)
+    whole = plan(config, random_scores(config), ratio=0.99, align=8)
+    assert whole.caveats == ["no channel is removed: with align 8 each layer keeps all that it has"]
+
+
 @pytest.mark.parametrize(
     ("resolution", "parameters", "macs", "widths"),
     [

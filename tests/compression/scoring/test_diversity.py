@@ -14,7 +14,8 @@ from dcp_deploy.checkpoints.provenance import tensors_sha256
 from dcp_deploy.compression import ChannelScores, PruningPlan, merge_scores, prune, score
 from dcp_deploy.compression.scoring import accumulator, diversity
 from dcp_deploy.compression.scoring.channel_scores import kept_in_common
-from dcp_deploy.compression.scoring.diversity import PCA_LATENTS, batch_sizes, principal_directions
+from dcp_deploy.compression.scoring.directions import PCA_LATENTS, principal_directions
+from dcp_deploy.compression.scoring.diversity import batch_sizes
 from dcp_deploy.compression.scoring.gradients import gradient_profiles, scored_weights
 from dcp_deploy.errors import CorruptFileError, InputError, UsageError
 from dcp_deploy.generators import Generator

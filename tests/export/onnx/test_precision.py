@@ -194,3 +194,12 @@ def test_nothing_drawn_is_refused(generator: Generator) -> None:
 def test_precision_without_a_half_type_is_refused(table: RangeTable) -> None:
     with pytest.raises(UsageError, match="'fp32'"):
         islands(table, "fp32")  # type: ignore[arg-type]
+
+
+def test_the_columns_of_the_table_are_explained_below_it(table: RangeTable) -> None:
+    lines = str(table).splitlines()
+    assert lines[0].split() == ["layer", "input", "output", "result", "fp16", "bf16"]
+    assert lines[-1] == (
+        "input, output, result: largest absolute values. fp16, bf16: change of the result if this layer alone is "
+        "rounded (4 latents, psi 0.5, 0.7, 1)"
+    )

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from dcp_deploy.errors import InputError, ParityError, UsageError
 from dcp_deploy.export import ParityReport, Runner, Tolerance, load_runner, tolerance_for, verify
 from dcp_deploy.export.parity.image_stream import ImageStream
+from dcp_deploy.export.parity.pictures import CAPTION, GAP, shortened
 from dcp_deploy.generators import Generator
 
 from ..conftest import random_generator
@@ -279,11 +280,37 @@ def test_the_worst_sample_becomes_a_picture(unconditional: Generator, float_onnx
     path = broken(float_onnx, tmp_path / "x.onnx", edit("synthesis.b32.conv1.noise", np.zeros_like))
     report = verify(unconditional, path, latents=2)
     picture = np.asarray(Image.open(report.save_worst(tmp_path / "worst.png")))
-    assert picture.shape == (256 + 20, 3 * 256, 3)
-    a, b, difference = np.split(picture[20:], 3, axis=1)
+    assert picture.shape == (256 + CAPTION, 3 * 256 + 2 * GAP, 3)
+    a, b, difference = (picture[CAPTION:, start : start + 256] for start in range(0, 3 * 256, 256 + GAP))
     assert np.array_equal(a[::8, ::8], np.clip(report.worst_images[0] * 127.5 + 128, 0, 255).astype(np.uint8))
     assert not np.array_equal(a, b)
     assert difference.max() == 255  # amplified: a human sees even one step
+
+
+def captions_of(report: ParityReport, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
+    """Return the words above the images of the worst sample."""
+    words: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "multiline_text", lambda self, place, text, *rest: words.append(text))
+    assert report.save_worst(folder / "worst.png") is not None
+    return words
+
+
+def test_the_picture_names_the_files_the_seed_and_a_difference_of_zero(
+    unconditional: Generator, float_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = verify(float_onnx, unconditional, latents=2)
+    seed, psi = report.worst
+    found = captions_of(report, monkeypatch, tmp_path)
+    assert found[0] == f"a: float.onnx\nseed {seed}, psi {psi:g}" and found[1] == f"b: {report.b['name']}"
+    same = captions_of(verify(float_onnx, float_onnx, latents=2), monkeypatch, tmp_path)
+    assert same[1:] == ["b: float.onnx, onnxruntime", "no difference"]
+
+
+@pytest.mark.parametrize("name", ["a_very_long_name_" * 9, "\udcff.onnx", "two\nlines"])
+def test_a_name_of_any_length_and_encoding_fits_above_its_image(name: str) -> None:
+    shown = shortened(name, 100, ImageFont.load_default())
+    assert 0 < ImageFont.load_default().getlength(shown) <= 100
+    assert ("..." in shown) == (len(name) > 100)
 
 
 def test_no_picture_when_nothing_was_drawn(unconditional: Generator, tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ from dcp_deploy.benchmarks.experiments.serving_faults import (
     kill_a_model,
     serving,
 )
-from dcp_deploy.export.serving import server
+from dcp_deploy.export.serving import pulse, server
 from dcp_deploy.export.serving.leftovers import SHARED_MEMORY, is_alive
 from dcp_deploy.export.serving.server import Program, running_server
 
 from ..conftest import TRITON
+from .clients import answers_correctly
 
 pytestmark = pytest.mark.usefixtures("triton")
 
@@ -121,6 +122,67 @@ def test_a_hung_triton_is_not_ready_and_is_ended_with_its_models(
         assert not is_ready(running.http)
         running.request_filter.kill()
     assert not any(map(is_alive, processes))
+
+
+@pytest.mark.parametrize("whose", ["tritonserver", "the process of model generator"])
+def test_what_hangs_is_replaced_and_serves_again(
+    bundle: Path, triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, whose: str,
+) -> None:  # fmt: skip
+    quick_pulse(monkeypatch)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text.startswith("serving again"):
+            assert answers_correctly(running, bundle)
+            running.request_filter.terminate()
+
+    with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
+        before = [psutil.Process(running.process.pid), *running.triton.models]
+        (victim, *_) = before if whose == "tritonserver" else models_named(running, "generator")
+        victim.suspend()
+        assert running.wait(say).startswith("its request filter ended")
+        until(lambda: not any(map(is_alive, before)))
+        folders = [word for word in running.triton.command if "shm-region-prefix-name" in word]
+        kept = list(SHARED_MEMORY.glob(f"{folders[0].rpartition('=')[2]}*"))
+        assert len(kept) == len(running.triton.models)  # those of the first Triton are gone
+    assert said[0] == f"{whose} does not respond; the models are started again"
+
+
+def models_named(running: server.Server, name: str) -> list[psutil.Process]:
+    return [process for process, model in running.triton.models.items() if model == name]
+
+
+def quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "PULSE_SECONDS", 0.1)
+    monkeypatch.setattr(pulse, "ANSWER_SECONDS", 1.0)
+
+
+def test_a_triton_that_hangs_too_often_ends_serve_with_its_cause(
+    bundle: Path, triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    quick_pulse(monkeypatch)
+    monkeypatch.setattr(server, "MOST_RESTARTS", 0)
+    monkeypatch.setattr(server, "STOP_SECONDS", -9)  # a second after SIGTERM comes SIGKILL
+    with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
+        hung = psutil.Process(running.process.pid)
+        hung.suspend()
+        assert running.wait() == "tritonserver does not respond 1 times in a few minutes"
+        assert not is_ready(running.http)
+    assert not is_alive(hung)
+
+
+def test_a_request_filter_that_hangs_ends_serve_with_its_cause(
+    bundle: Path, triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    quick_pulse(monkeypatch)
+    monkeypatch.setattr(server, "STOP_SECONDS", -9)
+    with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
+        psutil.Process(running.request_filter.pid).suspend()
+        assert running.wait() == "the request filter does not respond"
 
 
 def test_idle_connections_keep_out_neither_a_health_check_nor_a_request(bundle: Path) -> None:

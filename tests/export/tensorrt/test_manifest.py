@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from dcp_deploy.errors import CorruptFileError, InputError, StaleArtifactError
-from dcp_deploy.export import Engine, check_engine, read_manifest
-from dcp_deploy.export.tensorrt.manifest import external_files, onnx_sha256, targets
+from dcp_deploy.export import Engine, build_engine, check_engine, read_manifest
+from dcp_deploy.export.tensorrt.manifest import EngineManifest, external_files, image_size, onnx_sha256, targets
 from dcp_deploy.files import sha256_file, write_json
 
 
@@ -65,6 +65,66 @@ def test_a_damaged_manifest_is_corrupt(content: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(CorruptFileError):
         read_manifest(tmp_path / "x.engine")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("schema", 2), ("targets", None), ("targets", []), ("targets", ["89"]), ("targets", "sm89"),
+        ("flavour", "onnx"), ("flavour_version", 1.7), ("engine_sha256", "0"), ("size_bytes", -1),
+        ("rebuild", None), ("options", []), ("build_flags", "TF32"), ("resolution", "32"), ("resolution", 0),
+        ("widths", "8,8"), ("config", {"kind": "stylegan2"}), ("config", {"resolution": 10**400}), ("config", "x"),
+        ("profile", {}), ("profile", {"z": None}), ("profile", {"z": {"min": [1, 12], "opt": [4, 12]}}),
+        ("profile", {"z": {"min": [1], "opt": [4], "max": [16]}}),
+        ("profile", {"z": {"min": [4, 12], "opt": [1, 12], "max": [16, 12]}}), ("build_seconds", float("inf")),
+    ],
+)  # fmt: skip
+def test_a_manifest_with_a_value_of_another_kind_is_corrupt_and_names_it(copy: Path, field: str, value: object) -> None:
+    file = copy.with_suffix(".json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    with pytest.raises(CorruptFileError, match=field) as caught:
+        check_engine(copy)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("field", EngineManifest.model_fields)
+def test_a_manifest_without_a_field_is_corrupt_and_names_it(copy: Path, field: str) -> None:
+    file, name = copy.with_suffix(".json"), "schema" if field == "schema_version" else field
+    facts = json.loads(file.read_text())
+    del facts[name]
+    write_json(file, facts)
+    with pytest.raises(CorruptFileError, match=name):
+        read_manifest(copy)
+
+
+def test_an_engine_of_tensorrt_has_one_target(copy: Path) -> None:
+    file = copy.with_suffix(".json")
+    write_json(file, {**json.loads(file.read_text()), "flavour": "tensorrt"})
+    with pytest.raises(CorruptFileError, match="targets: an engine of TensorRT has one, not 2"):
+        read_manifest(copy)
+
+
+@pytest.mark.parametrize("text", ['{"schema": 1, "schema": 1}', "[" * 5000, " " * 1_000_001, '"\\ud800"'])
+def test_hostile_json_is_corrupt(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(CorruptFileError):
+        read_manifest(tmp_path / "x.engine")
+
+
+@pytest.mark.parametrize(("key", "value"), [("config", "{"), ("widths", '"8"'), ("resolution", "[" * 9999)])
+def test_foreign_metadata_is_named_before_anything_is_built(
+    uint8_onnx: Path, tmp_path: Path, key: str, value: str
+) -> None:
+    model = onnx.load(uint8_onnx)
+    next(entry for entry in model.metadata_props if entry.key == key).value = value
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(InputError, match=r"the metadata of .*x\.onnx"):
+        build_engine(tmp_path / "x.onnx", tmp_path / "x.engine", target="sm89")
+
+
+def test_an_engine_without_sizes_of_images_is_refused() -> None:
+    with pytest.raises(CorruptFileError, match="how large its images are"):
+        image_size({"config": None, "resolution": None})
 
 
 def test_missing_files_are_named(engine: Engine, tmp_path: Path) -> None:
