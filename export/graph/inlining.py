@@ -21,7 +21,6 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The batch of its inputs may be fixed, see :func:`fix_batch`.
     """
-    import onnx
     import onnx_ir as ir
     import onnx_ir.passes.common as common
     from onnx.inliner import inline_local_functions
@@ -41,7 +40,6 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         common.TopologicalSortPass(),
     )(graph)
     result: onnx.ModelProto = ir.to_proto(graph)
-    onnx.helper.set_model_props(result, {})
     for holder in (result.graph, *result.graph.node, *result.graph.initializer):
         del holder.metadata_props[:]
     del result.graph.value_info[:]

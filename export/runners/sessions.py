@@ -120,9 +120,9 @@ def _refusal(path: Path, version: str, reason: str) -> InputError | MissingCapab
     """Return the error for a file that ONNX Runtime does not load, in words where its reason is known."""
     if meaning := too_new(reason):
         return MissingCapabilityError(f"onnxruntime {version} cannot load {path}: {meaning[0]}", meaning[1])
-    if "NOT_IMPLEMENTED" in reason and "bfloat16" in reason:
+    if "Could not find an implementation for Conv" in reason:
         return InputError(
-            f"onnxruntime {version} cannot run {path}: it has convolutions in bfloat16, as earlier versions exported",
+            f"onnxruntime {version} cannot run {path}: it lacks convolutions in bfloat16, which earlier versions exported",
             "Export it again: bf16 files have casts now and run in every ONNX Runtime.",
         )
     first = (reason.splitlines() or ["no reason given"])[0]

@@ -13,9 +13,8 @@ import onnxruntime
 import pytest
 import torch
 
-from dcp_deploy.errors import InputError, UsageError
+from dcp_deploy.errors import UsageError
 from dcp_deploy.export import FusedGenerator, export_onnx, latents_of, load_runner, precision_report, verify
-from dcp_deploy.export.graph.bfloat16 import narrowed
 from dcp_deploy.export.onnx.precision import choose_storage, convolutions, islands, measure_ranges
 from dcp_deploy.export.onnx.quantization import Int8Plan, quantize
 from dcp_deploy.export.onnx.rounding import integer_kernels
@@ -112,14 +111,6 @@ def test_bfloat16_file_runs_in_bare_onnxruntime(brain: Path) -> None:
     session = onnxruntime.InferenceSession(brain, providers=["CPUExecutionProvider"])
     feeds = {"z": latents_of([0], 12), "psi": np.ones(1, np.float32)}
     assert np.array_equal(session.run(["image"], feeds)[0], load_runner(brain)(z=feeds["z"], psi=1.0))
-
-
-def test_bfloat16_file_of_an_earlier_version_is_named(brain: Path, tmp_path: Path) -> None:
-    model = onnx.load(brain)
-    assert narrowed(model)
-    onnx.save(model, tmp_path / "old.onnx")
-    with pytest.raises(InputError, match="it has convolutions in bfloat16, as earlier versions exported"):
-        load_runner(tmp_path / "old.onnx")
 
 
 def test_transposed_convolutions_are_stored_in_bfloat16_too(generator: Generator, tmp_path: Path) -> None:
