@@ -122,7 +122,7 @@ def _refusal(path: Path, version: str, reason: str) -> InputError | MissingCapab
         return MissingCapabilityError(f"onnxruntime {version} cannot load {path}: {meaning[0]}", meaning[1])
     if "Could not find an implementation for Conv" in reason:
         return InputError(
-            f"onnxruntime {version} cannot run {path}: it lacks convolutions in bfloat16, which earlier versions exported",
+            f"onnxruntime {version} cannot run {path}: it lacks convolutions in bfloat16, as earlier versions wrote",
             "Export it again: bf16 files have casts now and run in every ONNX Runtime.",
         )
     first = (reason.splitlines() or ["no reason given"])[0]

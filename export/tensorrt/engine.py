@@ -105,11 +105,11 @@ def build_engine(
     command += ["--batch", ",".join(map(str, batch)), *options.flags(), "--out", str(path)]
     start = time.perf_counter()
     if chosen == "tensorrt-rtx":
-        with _as_parsed(onnx, ("Conv",)) as source:  # it has no transposed convolution in bfloat16
-            built = _build_rtx(onnx, source, targets, profile, options)
+        with _as_parsed(onnx, ("Conv",)) as parsed:  # it has no transposed convolution in bfloat16
+            built = _build_rtx(onnx, parsed, targets, profile, options)
     else:
-        with _as_parsed(onnx, CONVOLUTIONS) as source:
-            built = _build_tensorrt(onnx, source, model, targets, profile, options, shlex.join(command))
+        with _as_parsed(onnx, CONVOLUTIONS) as parsed:
+            built = _build_tensorrt(onnx, parsed, model, targets, profile, options, shlex.join(command))
     seconds = time.perf_counter() - start
     with atomic_path(path) as temporary:
         temporary.write_bytes(built.data)
