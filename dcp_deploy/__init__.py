@@ -32,6 +32,7 @@ __all__ = [
     "errors",
     "evaluate",
     "export_onnx",
+    "fused",
     "load_generator",
     "load_runner",
     "load_synthesis",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from .config import BuildConfig
     from .datasets.images import open_images
     from .export import build_engine, export_onnx, load_runner, load_synthesis, verify
+    from .export.fused.generator import fused
     from .extensions.signatures import LossFunction, ScoreFunction
     from .generators import Generator, GeneratorConfig, count_macs, count_parameters
     from .metrics import evaluate
@@ -67,6 +69,7 @@ else:
             "config": ("BuildConfig",),
             "datasets.images": ("open_images",),
             "export": ("build_engine", "export_onnx", "load_runner", "load_synthesis", "verify"),
+            "export.fused.generator": ("fused",),
             "extensions.signatures": ("LossFunction", "ScoreFunction"),
             "generators": ("Generator", "GeneratorConfig", "count_macs", "count_parameters"),
             "metrics": ("evaluate",),

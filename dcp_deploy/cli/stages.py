@@ -338,10 +338,20 @@ def export(
         str,
         choice("Method of up-sampling, transposed or polyphase. Both give the same images.", "transposed", "polyphase"),
     ] = "transposed",
-    batch: Annotated[str, option("Smallest and largest batch that the file accepts: 1,64. By default any.")] = "",
+    batch: Annotated[
+        str,
+        option(
+            "Batches that the file accepts, smallest and largest: 1,64. One number fixes all shapes. By default any."
+        ),
+    ] = "",
     precision: Annotated[
         str, option("Number format of convolutions: fp32, fp16, bf16 or int8.", complete=values_of("precision"))
     ] = "fp32",
+    opset: Annotated[int | None, option("ONNX opset. [lowest that the network needs]")] = None,
+    ir: Annotated[int | None, option("ONNX IR version. [lowest that the network needs]")] = None,
+    inline: Annotated[
+        bool, option("Write standard operators in place of functions, for converters without them.", "--inline")
+    ] = False,
 ) -> None:
     """Write a generator as one ONNX file: z and psi in, images out.
 
@@ -350,16 +360,21 @@ def export(
     from ..checkpoints import load_checkpoint
     from ..checkpoints.provenance import as_texts, full_story
     from ..export import export_onnx, precision_report
+    from ..export.graph.file import read_onnx
+    from ..export.graph.releases import runtime_words
+    from ..export.graph.versions import versions_of
     from ..export.onnx.exporter import weights_sha256
 
     beside = out.with_name("teacher.onnx")
     if teacher is not None and out == beside:
         raise UsageError(f"--out {out} is where the teacher goes", "Give another name, for example student.onnx.")
-    bounds = whole_numbers("--batch", batch) if batch else None
-    if bounds is not None and len(bounds) != 2:
-        raise UsageError(f"--batch {batch!r} is not two numbers", "Write for example 1,64.")
-    options: dict[str, Any] = {"inputs": inputs, "image": image, "noise": noise, "upsample": upsample, "batch": bounds}
-    options["precision"] = precision
+    sizes = whole_numbers("--batch", batch) if batch else ()
+    if len(sizes) > 2:
+        raise UsageError(f"--batch {batch!r} is more than two numbers", "Write for example 1,64, or 1 to fix it.")
+    options: dict[str, Any] = {
+        "inputs": inputs, "image": image, "noise": noise, "upsample": upsample, "precision": precision,
+        "batch": sizes[0] if len(sizes) == 1 else sizes or None, "opset": opset, "ir": ir, "inline": inline,
+    }  # fmt: skip
     checkpoint = load_checkpoint(model, network=network if teacher is None else None)
     facts = as_texts(full_story(checkpoint, model))
     with output.task("export") as progress:
@@ -371,7 +386,20 @@ def export(
         export_onnx(checkpoint.generator, out, **options, metadata=facts, progress=progress)
     if report := precision_report(out):
         output.table(report)
-    output.written(out, precision=precision, teacher=None if teacher is None else str(beside))
+    written = read_onnx(out)
+    ir_version, opset = versions_of(written)
+    words = runtime_words(ir_version, opset)
+    output.message(f"{out} has IR version {ir_version} and opset {opset}. It runs in {words}.")
+    output.written(
+        out,
+        precision=precision,
+        ir_version=ir_version,
+        opset=opset,
+        runs_in=words,
+        batch=[sizes[0], sizes[-1]] if sizes else None,
+        inlined=not written.functions,
+        teacher=None if teacher is None else str(beside),
+    )
 
 
 @verb()
