@@ -7,8 +7,12 @@ TRITON := .venv-triton/.ready
 METRICS := .venv-metrics/.ready
 PIP_FLAGS := -qq --disable-pip-version-check
 
+# Where PyTorch comes from, such as https://download.pytorch.org/whl/cpu; by default from pip's own index, whose wheels
+# are for CUDA. .venv keeps the answer, so that a later update takes the same kind.
+TORCH_INDEX ?= $(file < .venv/torch-index)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test triton pythons runtimes fuzz check lint types docs format clean
+.PHONY: help demo test triton pythons runtimes fuzz check lint types docs dist format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +45,10 @@ fuzz: $(READY) ## look for files, documents and requests that break their reader
 
 check: lint types ## everything but the tests: lint, format, types
 
-lint: $(READY) ## ruff: lint rules and formatting
+lint: $(READY) ## ruff: lint rules and formatting; hadolint: Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint docs/docker/*.Dockerfile
 
 # mypy does not know setuptools' package-dir: show it the source folders as the one package they install as.
 TREE := .mypy_cache/tree/dcp_deploy
@@ -52,15 +57,17 @@ types: $(READY) ## mypy --strict on the whole package
 	@ln -s $(addprefix $(CURDIR)/,$(wildcard dcp_deploy/*) benchmarks export kernels) $(TREE)/
 	$(BIN)/mypy
 
-# The public names (errors among them) and a page for each of these. A warning of the generator is an error, except two
-# about the inside of pydantic's dataclasses, whose annotations exist for type checkers only.
-PAGES := config teachers.presets pipeline generators checkpoints compression compression.distillation.recipe \
-    export export.onnx export.parity export.runners export.tensorrt export.bundle kernels metrics benchmarks report schemas
+# The guides of docs/, the README and the docstrings as one site, without a network. Warnings, such as those about links
+# that lead nowhere, are errors. Nothing is kept from the last build: Sphinx does not see changes behind lazy imports.
 SITE ?= build/docs
-docs: $(READY) ## the API reference, into build/docs
-	$(BIN)/python -W error -W 'ignore:Failed to run TYPE_CHECKING code while parsing PydanticDataclass' \
-	    -W 'ignore:Error parsing type annotation PydanticDataclass' -m pdoc --docformat restructuredtext \
-	    -o $(SITE) dcp_deploy $(addprefix dcp_deploy.,$(PAGES))
+docs: $(READY) ## the documentation as a site, into build/docs: guides and API
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --doctree-dir $(SITE)/.doctrees docs $(SITE)
+
+# Built without isolation, by the setuptools of the environment; the wheel is made from the sdist, so that is complete.
+dist: $(READY) ## sdist and wheel for a package index, checked, into dist
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 format: $(READY) ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
@@ -70,9 +77,16 @@ clean: ## remove the environment and all caches; results under build/<dataset>/ 
 	rm -rf .venv .venv-triton .venv-metrics .mypy_cache .pytest_cache .ruff_cache .hypothesis build/lib build/bdist.* dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# From TORCH_INDEX pip takes the one wheel of torch, in the version of constraints.txt, and everything else from its own
+# index. With --extra-index-url any name could come from either, whichever has the higher version.
 $(READY): pyproject.toml constraints.txt
-	@echo "Making the environment in .venv: a few minutes, about 2 GB."
+	@echo "Making the environment in .venv: a few minutes, about 3 GB$(if $(TORCH_INDEX),,; several more if PyTorch is for CUDA)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+ifneq ($(TORCH_INDEX),)
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch \
+	    > .venv/torch.log 2>&1 || { cat .venv/torch.log; exit 1; }
+	@echo $(TORCH_INDEX) > .venv/torch-index
+endif
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[cpu,rtx,dev]'
 	@touch $@
 

@@ -58,20 +58,22 @@ def benchmark(
 ) -> BenchReport:
     """Time every candidate in interleaved rounds, and compare each with the baseline.
 
-    candidates: name -> function without arguments that makes ``batch`` images; a ``Candidate`` adds its labels, and may
-        have its own batch and baseline.
-    mode: a name in ``SCENARIOS``: how calls follow each other.
-    ceilings: operations that show the machine's highest rates, timed in every fifth round; rows whose work is known
-        report their distance from these rates.
-    skipped: candidates that cannot run on this machine, and why; they are only reported.
-    warmup_calls, warmup_seconds: every candidate is first called until both are reached; those calls are discarded.
-    min_rounds, min_seconds: rounds go on until both are reached; seconds count the rounds of all candidates together.
-    pause_seconds: idle time before each timed call, so that the thread pools of the previous candidate stop spinning
-        and free the cores.
-    patient: whether rounds go on although other processes share the cores, which makes the figures unstable. Otherwise
-        such a run ends after ``min_seconds``.
-    seed: seed of the order within rounds and of the bootstrap.
-    progress: called after each round, as progress(percent, 100).
+    - ``candidates``: name -> function without arguments that makes ``batch`` images; a ``Candidate`` adds its labels,
+      and may have its own batch and baseline.
+    - ``mode``: a name in ``SCENARIOS``: how calls follow each other.
+    - ``ceilings``: operations that show the machine's highest rates, timed in every fifth round; rows whose work is
+      known report their distance from these rates.
+    - ``skipped``: candidates that cannot run on this machine, and why; they are only reported.
+    - ``warmup_calls``, ``warmup_seconds``: every candidate is first called until both are reached; those calls are
+      discarded.
+    - ``min_rounds``, ``min_seconds``: rounds go on until both are reached; seconds count the rounds of all candidates
+      together.
+    - ``pause_seconds``: idle time before each timed call, so that the thread pools of the previous candidate stop
+      spinning and free the cores.
+    - ``patient``: whether rounds go on although other processes share the cores, which makes the figures unstable.
+      Otherwise such a run ends after ``min_seconds``.
+    - ``seed``: seed of the order within rounds and of the bootstrap.
+    - ``progress``: called after each round, as progress(percent, 100).
 
     Raises UsageError for an unknown baseline or settings that measure nothing, ValueError when a candidate returns
     another number of images than its batch.

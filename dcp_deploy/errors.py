@@ -1,4 +1,4 @@
-"""Every error that a user can cause, with the exit code that the command line returns for it.
+"""Every error that a user can cause, with the exit code that the command line returns for it::
 
     DcpDeployError              1   the common base; by itself: a training that diverged
       UsageError                2   a flag, a value or a combination that cannot work

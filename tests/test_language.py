@@ -20,7 +20,7 @@ many", "generates" images, "users" or another noun."""
 
 
 def test_no_riddles() -> None:
-    kinds = ["*.py", "*.md", "*.cu", "*.cuh", "*.cpp", "*.hpp", "*.jinja", "*.toml", "Makefile"]
+    kinds = ["*.py", "*.md", "*.cu", "*.cuh", "*.cpp", "*.hpp", "*.jinja", "*.rst", "*.toml", "*Dockerfile", "Makefile"]
     listed = subprocess.run(
         ["git", "ls-files", "-z", *kinds], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -1,4 +1,4 @@
-"""The package installs whole, as a wheel and editable, though its source lies in four folders."""
+"""The package installs whole, from sdist, wheel and checkout, though its source lies in four folders."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import trove_classifiers
+from packaging.metadata import Metadata
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -34,35 +38,52 @@ def source_files() -> set[str]:
     return found
 
 
-def origins(find: str, *, cwd: Path, path: Path | None = None) -> dict[str, Path]:
+def origins(find: str, *, cwd: Path, python: Path | str = sys.executable) -> dict[str, Path]:
     """Where a new interpreter, started in ``cwd``, finds each package, by the expression ``find``."""
     script = (
-        "import importlib, importlib.util, json, sys\n"
-        f"sys.path[:0] = {[str(path)] if path else []}\n"
-        f"print(json.dumps({{name: {find} for name in sys.argv[1:]}}))"
+        f"import importlib, importlib.util, json, sys\nprint(json.dumps({{name: {find} for name in sys.argv[1:]}}))"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *PACKAGES], cwd=cwd, capture_output=True, text=True, timeout=120
+        [python, "-W", "error", "-c", script, *PACKAGES], cwd=cwd, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     return {name: Path(file) for name, file in json.loads(done.stdout).items()}
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the sources, so that no earlier build/ leaks into it."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of sdist and wheel, as ``make dist`` makes them, from a copy in which an earlier build/ cannot be.
+
+    Beside the sources lie files that do not belong in a package.
+    """
     tree = tmp_path_factory.mktemp("tree")
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "constraints.txt"):
         shutil.copy(ROOT / name, tree)
+    (tree / "tests").mkdir()
+    for name in (".env", "notes.txt", "tests/test_files.py", "dcp_deploy/.env", "export/notes.txt"):
+        (tree / name).write_text("private\n")
     done = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tree / "dist", tree],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", tree / "dist", tree],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (built,) = (tree / "dist").glob("*.whl")
-    return built
+    return tree / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Metadata:
+    """What a package index reads of the wheel; a field that breaks its rules is an error."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return Metadata.from_email(archive.read(name), validate=True)
 
 
 def test_every_folder_of_modules_is_listed_as_a_package() -> None:
@@ -82,14 +103,60 @@ def test_the_wheel_holds_the_licence_and_the_command(wheel: Path) -> None:
         assert b"dcp-deploy = dcp_deploy.cli:main" in archive.read(entries["entry_points.txt"])
 
 
-def test_an_installed_wheel_imports_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel],
-        check=True, capture_output=True, timeout=120,
+def test_the_sdist_holds_the_sources_their_description_and_nothing_else(built: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
+    folders = {installed: folder for folder, installed in FOLDERS.items() if folder != "dcp_deploy"}
+    sources = set()
+    for file in source_files():
+        home = next((installed for installed in folders if file.startswith(f"{installed}/")), "")
+        sources.add(file.replace(home, folders[home], 1) if home else file)
+    described = {"LICENSE", "README.md", "CHANGELOG.md", "MANIFEST.in", "pyproject.toml", "setup.cfg", "PKG-INFO"}
+    assert {name for name in names if not name.startswith("dcp_deploy.egg-info/")} == sources | described
+
+
+def test_a_package_index_accepts_both_files(built: Path) -> None:
+    checked = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *built.iterdir()],
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    for name, file in origins("importlib.import_module(name).__file__", cwd=tmp_path, path=site).items():
+    assert checked.returncode == 0, checked.stdout
+    assert checked.stdout.count("PASSED") == 2
+
+
+def test_the_metadata_name_licence_pythons_and_known_classifiers(metadata: Metadata) -> None:
+    assert metadata.license_expression == "Apache-2.0"
+    assert metadata.license_files == ["LICENSE"]
+    assert metadata.summary == PROJECT["project"]["description"]
+    assert metadata.classifiers and set(metadata.classifiers) <= set(trove_classifiers.classifiers)
+    assert not [name for name in metadata.classifiers if name.startswith("License ::")]  # the expression replaces them
+    pythons = [name.rpartition(" ")[2] for name in metadata.classifiers if re.search(r":: 3\.\d+$", name)]
+    assert metadata.requires_python and all(metadata.requires_python.contains(version) for version in pythons)
+    assert set(metadata.provides_extra or ()) == set(PROJECT["project"]["optional-dependencies"])
+
+
+def test_the_metadata_have_the_readme_and_no_link_that_is_not_https(metadata: Metadata) -> None:
+    assert metadata.description_content_type == "text/markdown"
+    assert metadata.description == (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [url for url in (metadata.project_urls or {}).values() if not url.startswith("https://")] == []
+
+
+def test_a_wheel_in_a_new_environment_runs_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    python = tmp_path / "new" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "new"], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-compile"]
+    subprocess.run([*pip, "--no-index", wheel], check=True, capture_output=True, timeout=120)
+    (site,) = (tmp_path / "new").glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")  # those of this environment
+    for name, file in origins("importlib.import_module(name).__file__", cwd=tmp_path, python=python).items():
         assert file == site.joinpath(*name.split("."), "__init__.py")
+    command = python.with_name("dcp-deploy")
+    asset = site / "dcp_deploy" / "assets" / "demo_teacher.safetensors"
+    for arguments, expected in ((["--help"], "Usage:"), (["inspect", asset], "stylegan2")):
+        done = subprocess.run([command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
 
 
 @pytest.mark.parametrize("place", ["the root of the checkout", "elsewhere"])

@@ -24,6 +24,7 @@ from dcp_deploy.cli.app import app
 from dcp_deploy.compression import RECIPES
 from dcp_deploy.export.parity import ParityReport
 from dcp_deploy.generators import Generator, GeneratorConfig
+from tests.extra_sizes import EXTRAS, sizes
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,7 +66,8 @@ def test_every_test_that_the_documents_name_exists() -> None:
 
 def test_the_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
-    assert {arguments[0] for arguments in commands("make")} == {"demo", "test", "triton", "check", "docs", "format"}
+    named = {"demo", "test", "triton", "check", "docs", "dist", "format"}
+    assert {arguments[0] for arguments in commands("make")} == named
     assert {arguments[0] for arguments in commands("make")} <= targets
 
 
@@ -155,3 +157,14 @@ def test_every_extra_in_the_documents_exists() -> None:
     groups = [group for _, line in shell_lines() for group in re.findall(r"\.\[([\w,]+)\]", line)]
     assert {"cpu,rtx", "gpu"} <= set(groups)
     assert {extra for group in groups for extra in group.split(",")} <= set(extras)
+
+
+def test_every_extra_has_a_row_with_what_it_adds() -> None:
+    guide = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| .+ \| ([\d.]+ [MG]B|not measured) \|$", guide, flags=re.M))
+    assert set(rows) == set(EXTRAS)
+    for extra, measured in sizes().items():
+        if measured is None:  # a package of it is not installed here
+            continue
+        number, unit = rows[extra].split()
+        assert float(number) * {"MB": 1, "GB": 1000}[unit] == pytest.approx(measured, rel=0.2), extra

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..config import SIZES, BuildConfig
 from ..efforts import REFINE, SCORE, Effort
 from ..errors import UsageError, choose
 from .options import (
@@ -18,7 +19,6 @@ from .options import (
     check_suffix,
     choice,
     help_of,
-    milliseconds,
     option,
     shard_of,
     targets,
@@ -126,7 +126,7 @@ def score(
     with output.task("score") as progress:
         scores = compression.score(
             generator,
-            method=method,  # type: ignore[arg-type]  # score() refuses an unknown one
+            method=method,
             latents=count,
             directions=directions,
             alpha=alpha,
@@ -160,13 +160,12 @@ def _score_latents(given: str | None, effort: str, config: GeneratorConfig, meth
 
 
 def _counts(effort: str, config: GeneratorConfig, verb: str) -> Effort:
-    from ..config import BuildConfig
     from ..generators import count_macs
 
     return BuildConfig.parse({"effort": effort}, verb=verb).counts.for_teacher(count_macs(config))
 
 
-@verb("hybrid_share", "ratio", "align", "target_macs", "target_params", "effort", "seed", "device", computes=True)
+@verb("hybrid_share", *SIZES, "align", "effort", "seed", "device", computes=True)
 def prune(
     output: Output,
     teacher: Annotated[Path, typer.Argument(help="The generator to prune.")],
@@ -175,9 +174,6 @@ def prune(
     score: Annotated[
         str | None,
         option(f"Without --scores: compute them now [{SCORE}]. {help_of('score')}", complete=values_of("score")),
-    ] = None,
-    target_latency: Annotated[
-        str | None, option("Time of one image in torch on this device, such as 3ms, instead of --ratio.")
     ] = None,
     network: Network = None,
     refine: Refine = REFINE,
@@ -209,13 +205,13 @@ def prune(
     else:
         with output.task("score") as progress:
             found = compression.score(
-                generator, method=score or SCORE, latents=counts.latents_for(score or SCORE),  # type: ignore[arg-type]
+                generator, method=score or SCORE, latents=counts.latents_for(score or SCORE),
                 hybrid_share=hybrid_share, seed=seed, device=device, progress=progress,
             )  # fmt: skip
     generator = generator.to(device)
-    latency = None if target_latency is None else milliseconds("--target-latency", target_latency)
+    config = BuildConfig.parse(settings, verb="prune")
     with output.task("plan"):
-        plan = compression.plan(generator, found, target_latency=latency, **settings)
+        plan = compression.plan(generator, found, **config.plan_arguments)
     for caveat in plan.caveats:
         output.message(f"prune: {caveat}")
     if dry_run:
@@ -253,9 +249,9 @@ def _dataset_of(teacher: Generator, given: str | None) -> str | None:
 
 
 DISTILL_SETTINGS = (
-    "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard",
-    "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs", "inception",
-    "effort", "seed", "threads", "device",
+    "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "logger",
+    "tensorboard", "loss", "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background",
+    "mask_inputs", "inception", "effort", "seed", "threads", "device",
 )  # fmt: skip
 
 
@@ -287,13 +283,13 @@ def distill(
     """
     from ..checkpoints import load_checkpoint, save_generator
     from ..checkpoints.provenance import check_teacher, distilled_story
-    from ..config import BuildConfig
     from ..devices import torch_device
-    from ..pipeline.distilling import distill_student, distillation_facts, mask_of, recipe_of
+    from ..pipeline.distilling import distill_student, distillation_facts, mask_of, open_loggers, recipe_of
     from ..pipeline.inputs import open_data, real_facts, real_words
 
     config = BuildConfig.parse(settings, verb="distill")
     device = torch_device(config.device)
+    loggers = open_loggers(config, out.with_name(f"{out.name}.logs"), output)
     pruned, original = load_checkpoint(student), load_checkpoint(teacher, network=config.network)
     if doubt := check_teacher(pruned, student, original, teacher, force=force_teacher):
         output.message(f"distill: {doubt}")
@@ -312,6 +308,7 @@ def distill(
             mask=mask,
             images=images,
             checkpoints=out.with_name(f"{out.name}.checkpoints"),
+            loggers=loggers,
             progress=progress,
             reporter=output,
         )

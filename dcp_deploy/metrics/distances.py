@@ -83,7 +83,7 @@ def _checked_pair(real: Features, fake: Features, more_than: int = 1) -> tuple[T
 def frechet_distance(real: Features, fake: Features) -> float:
     """Squared Fréchet (2-Wasserstein) distance between the normal distributions fitted to features [N, D] and [M, D].
 
-    |m1 - m2|² + tr(C1 + C2 - 2 (C1^½ C2 C1^½)^½)  (Dowson & Landau 1982; Heusel et al. 2017, GANs trained by a two
+    ``|m1 - m2|² + tr(C1 + C2 - 2 (C1^½ C2 C1^½)^½)`` (Dowson & Landau 1982; Heusel et al. 2017, GANs trained by a two
     time-scale update rule), in float64, >= 0. The root of the symmetric product comes from its eigenvalues, which is
     exact for rank-deficient covariances too; the usual sqrtm(C1 C2) becomes complex there.
 

@@ -85,6 +85,7 @@ def test_a_latency_is_planned_in_milliseconds(dcp: Command, models: Path) -> Non
     words = ("prune", models / "t.safetensors", "--score", "random", "--align", "1", "-o", "p.safetensors", "--dry-run")
     assert dcp(*words, "--target-latency", "1000ms", "--json").json["target"] == "latency 1000 ms"
     assert "'soon' is not a time" in dcp(*words, "--target-latency", "soon").err
+    assert "'0ms' is not a time" in dcp("build", "--target-latency", "0ms").err
 
 
 def test_prune_puts_shards_together(dcp: Command, models: Path) -> None:

@@ -305,3 +305,10 @@ def test_the_description_counts_bad_images(
     images = open_data(new_config(data=folder), GeneratorConfig(R, (8,) * 6))
     words = real_words(real_facts(images, recipe.RECIPES["standard"], demo_measurable=False))
     assert words == f"120 of {folder} (folder), 1 of them bad and skipped, other files ignored: 1"
+
+
+def test_a_latency_to_reach_takes_the_place_of_the_ratio(new_config: Callable[..., BuildConfig]) -> None:
+    found = resolve_inputs(new_config(target_latency="1000ms"), Reporter()).pruning_plan
+    assert found.target == "latency 1000 ms" and found.widths == found.teacher.widths  # even the teacher is as fast
+    with pytest.raises(UsageError, match="several targets"):
+        inputs.check_machine(new_config(target_latency="1ms", target_macs=0.5))

@@ -11,12 +11,13 @@ P = M^-1 and refitted weights R, dropping channel c costs |R_c|^2 / P_cc. Both f
 
     R <- R - R_c P_c / P_cc        P <- P - P_c^T P_c / P_cc.
 
-This is exact, so C channels take O(C^3) operations a reader, 4 C^3 at most, and no system is solved after the first
-inverse. Several layers that read the same channels add their costs.
+This is exact: no system is solved after the first inverse, and C channels take O(C^3) operations a reader. Several
+layers that read the same channels add their costs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,21 +46,33 @@ class Regression:
 def elimination_order(readers: Sequence[Regression]) -> Tensor:
     """Return the channels int64 [C] in the order in which they are dropped; of equal ones the lower index goes first.
 
-    Nothing waits for the result of a step, so a GPU works through them without pause.
+    After every quarter of the channels that are left, the matrices shrink to the others: the same result in half the
+    time. Within a quarter nothing waits for the result of a step, so a GPU works through it without pause.
     """
     weights = [reader.weights.clone() for reader in readers]
     inverses = [_inverse(reader.moment) for reader in readers]
-    channels = weights[0].shape[1]
-    dropped = torch.zeros(channels, dtype=torch.bool, device=weights[0].device)
-    order = []
-    for _ in range(channels):
-        costs = [w.square().sum(dim=0) / p.diagonal() for w, p in zip(weights, inverses, strict=True)]
-        channel = torch.stack(costs).sum(dim=0).masked_fill(dropped, torch.inf).argmin().reshape(1)
-        for w, p in zip(weights, inverses, strict=True):
-            _drop(w, p, channel)
-        dropped.index_fill_(0, channel, True)
-        order.append(channel)
+    left, order = torch.arange(weights[0].shape[1], device=weights[0].device), []
+    while len(left):
+        dropped = _drop_several(weights, inverses, math.ceil(len(left) / 4))
+        stay = torch.ones_like(left, dtype=torch.bool).index_fill_(0, dropped, False)
+        order.append(left[dropped])
+        left, weights = left[stay], [w[:, stay] for w in weights]
+        inverses = [p[stay][:, stay] for p in inverses]
     return torch.cat(order)
+
+
+def _drop_several(weights: Sequence[Tensor], inverses: Sequence[Tensor], count: int) -> Tensor:
+    """Drop ``count`` channels in place, one after the other, and return their places [count]."""
+    gone = torch.zeros(len(inverses[0]), dtype=torch.bool, device=inverses[0].device)
+    places = []
+    for _ in range(count):
+        costs = [w.square().sum(dim=0) / p.diagonal() for w, p in zip(weights, inverses, strict=True)]
+        place = torch.stack(costs).sum(dim=0).masked_fill(gone, torch.inf).argmin().reshape(1)
+        for w, p in zip(weights, inverses, strict=True):
+            _drop(w, p, place)
+        gone.index_fill_(0, place, True)
+        places.append(place)
+    return torch.cat(places)
 
 
 def _drop(weights: Tensor, inverse: Tensor, channel: Tensor) -> None:

@@ -20,7 +20,7 @@ from ...generators.latents import draw_latents, stream
 from ...generators.ops import demodulation
 from ..layers import Place, Step, places, walk
 
-POSITIONS = 4096  # most positions of an image that enter the moments; larger images have a random part of theirs
+POSITIONS = 1024  # most positions of an image that enter the moments; larger images have a random part of theirs
 _LEVEL_LATENTS = 1000  # which the size of a demodulation is measured on; they need no images
 
 
