@@ -10,6 +10,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from dcp_deploy.errors import InputError
+from dcp_deploy.export import classes_of, latents_of, load_runner
+from dcp_deploy.export.bundle import sizing
 from dcp_deploy.export.bundle.triton import (
     Served,
     Tensor,
@@ -18,6 +20,9 @@ from dcp_deploy.export.bundle.triton import (
     interface,
     picture_pbtxt,
 )
+from dcp_deploy.export.bundle.writer import write_bundle
+from dcp_deploy.export.graph.inlining import fix_batch, inlined
+from dcp_deploy.shipping.contents import contents_of
 
 CONDITIONAL = Served(
     "generator",
@@ -133,3 +138,21 @@ def test_a_file_with_another_fixed_batch_is_refused(uint8_onnx: Path, tmp_path: 
     onnx.save(model, tmp_path / "fixed.onnx")
     with pytest.raises(InputError, match="takes batches of 4 only"):
         interface(tmp_path / "fixed.onnx")
+
+
+def test_a_file_for_one_image_makes_a_bundle_that_takes_one(
+    uint8_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "SECONDS", 0.05)
+    model = onnx.load(uint8_onnx)
+    fix_batch(model, 1)
+    onnx.save(inlined(model), tmp_path / "one.onnx")
+    manifest = write_bundle(contents_of(tmp_path / "one.onnx"), tmp_path / "bundle")
+    served = manifest["models"]["generator"]
+    assert served["max_batch"] == 1 and served["oldest"] == {"onnxruntime": "1.13", "triton": "22.12"}
+    config = parse((tmp_path / "bundle" / "models" / "generator" / "config.pbtxt").read_text())
+    assert config.max_batch_size == 0
+    readme = (tmp_path / "bundle" / "README.md").read_text()
+    assert "B is 1. The" in readme and "Triton 22.12 or later" in readme
+    z, c = latents_of(range(2), 24), classes_of(range(2), 3)
+    assert len(load_runner(tmp_path / "bundle")(z=z, psi=0.7, c=c)) == 2
