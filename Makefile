@@ -12,10 +12,10 @@ PIP_FLAGS := -qq --disable-pip-version-check
 TORCH_INDEX ?= $(file < .venv/torch-index)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test triton pythons fuzz check lint types docs dist format clean
+.PHONY: help demo test triton pythons runtimes fuzz check lint types docs dist format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## build the demo: prune, distil, export, verify and benchmark a small generator, and report
 	$(BIN)/dcp-deploy build --dataset demo
@@ -31,6 +31,10 @@ triton: $(TRITON) ## NVIDIA's Triton server in .venv-triton, for serve --server 
 # pyproject.toml declares and this machine has. Torch itself has no small wheels for them on the package index.
 pythons: $(READY) ## the parts without torch on Python 3.12 and 3.13, where installed
 	$(BIN)/python tests/pythons.py 3.12 3.13
+
+# Each release of ONNX Runtime in an environment of its own below build/runtimes, without torch.
+runtimes: $(READY) ## exported files in ONNX Runtime 1.13 to the newest, every precision: images compared
+	$(BIN)/python -m tests.runtimes $(RELEASES)
 
 # atheris has wheels for Linux only, so the environment does not include it.
 fuzz: $(READY) ## look for files, documents and requests that break their readers: SECONDS=60 for each kind

@@ -19,6 +19,8 @@ __all__ = [
     "DistillConfig",
     "Generator",
     "GeneratorConfig",
+    "LossFunction",
+    "ScoreFunction",
     "__version__",
     "benchmark",
     "build",
@@ -30,6 +32,7 @@ __all__ = [
     "errors",
     "evaluate",
     "export_onnx",
+    "fused",
     "load_generator",
     "load_runner",
     "load_synthesis",
@@ -49,6 +52,8 @@ if TYPE_CHECKING:
     from .config import BuildConfig
     from .datasets.images import open_images
     from .export import build_engine, export_onnx, load_runner, load_synthesis, verify
+    from .export.fused.generator import fused
+    from .extensions.signatures import LossFunction, ScoreFunction
     from .generators import Generator, GeneratorConfig, count_macs, count_parameters
     from .metrics import evaluate
     from .pipeline.builder import build
@@ -64,6 +69,8 @@ else:
             "config": ("BuildConfig",),
             "datasets.images": ("open_images",),
             "export": ("build_engine", "export_onnx", "load_runner", "load_synthesis", "verify"),
+            "export.fused.generator": ("fused",),
+            "extensions.signatures": ("LossFunction", "ScoreFunction"),
             "generators": ("Generator", "GeneratorConfig", "count_macs", "count_parameters"),
             "metrics": ("evaluate",),
             "pipeline.builder": ("build",),

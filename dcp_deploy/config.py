@@ -6,14 +6,17 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from .efforts import ALIGN, EFFORT, EFFORTS, HYBRID_SHARE, RATIO, REFINE, SCORE, Effort, EffortName
 from .errors import CorruptFileError, InputError, UsageError, as_share, choose
+from .extensions.functions import check_name, parse_loss
+from .extensions.loggers import parse_logger
 from .gates import QUALITY, SPEED, parse_requirements
 from .teachers.presets import DATASETS, Dataset, find_dataset
 
@@ -79,10 +82,11 @@ class BuildConfig(BaseModel):
     score: Literal[
         "diversity", "gradient", "content", "change", "hybrid", "random", "weight-in", "weight-out", "style",
         "activation",
-    ] = SCORE  # fmt: skip
-    """How channels are ranked; "diversity" is the published method, "content" scores the region of ``mask``.
+    ] | str = SCORE  # fmt: skip
+    """How channels are ranked: "diversity" is published, "content" scores the region of ``mask``, or your own function.
 
-    "change" keeps the channels from which changes of the image can be rebuilt, "hybrid" takes a part of them.
+    "change" keeps the channels from which changes of the image can be rebuilt, "hybrid" takes a part of them. Your own
+    function is given as module:function or by the name of an entry point (docs/extending.md).
     """
     hybrid_share: float = Field(default=HYBRID_SHARE, ge=0, le=1)
     """Share of the kept channels that "hybrid" takes from "change"; the others come from "weight-out"."""
@@ -104,8 +108,19 @@ class BuildConfig(BaseModel):
     """Number format of the convolutions during distillation; bf16 and fp16 are for GPUs, and slow on most CPUs."""
     keep: Literal["last", "best"] = "last"
     """Which moving average becomes the student: the last, or the one of lowest FID (else distance to the teacher)."""
+    logger: list[str] | None = None
+    """Record the distillation with csv, tensorboard, wandb or mlflow; =PLACE is a folder, project or address.
+
+    May be repeated, for instance "wandb=faces" and "mlflow=http://host:5000". By default the files lie in ``logs/`` of
+    the run directory.
+    """
     tensorboard: Path | None = None
-    """A folder for TensorBoard's curves and pictures of the distillation."""
+    """The same as ``logger`` tensorboard=FOLDER."""
+    loss: list[str] | None = None
+    """A loss of your own as module:function=WEIGHT, or the name of an entry point. May be repeated.
+
+    docs/extending.md says how to write one. The weight is 1 if it is left out.
+    """
     lpips: Path | None = None
     """Weights of torchvision's VGG16 (vgg16-397923af.pth), to use LPIPS as perceptual loss.
 
@@ -174,6 +189,23 @@ class BuildConfig(BaseModel):
         if text is not None:
             milliseconds(text)
         return text
+
+    @field_validator("score")
+    @classmethod
+    def _known_score(cls, name: str) -> str:
+        try:
+            check_name("score", name, SCORES)
+        except UsageError as error:
+            raise ValueError(f"--score {name} is not a choice. {error.remedy}".removesuffix(".")) from error
+        return name
+
+    @field_validator("loss", "logger")
+    @classmethod
+    def _parsed(cls, texts: list[str] | None, about: ValidationInfo) -> list[str] | None:
+        with _as_value_error():
+            for text in texts or []:
+                (parse_loss if about.field_name == "loss" else parse_logger)(text)
+        return texts or None
 
     @field_validator("dataset")
     @classmethod
@@ -250,16 +282,37 @@ class BuildConfig(BaseModel):
         return {**self.model_dump(mode="json"), "out": str(self.directory)}
 
 
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """Turn a UsageError into the ValueError that pydantic expects of a validator."""
+    try:
+        yield
+    except UsageError as error:
+        raise ValueError(f"{error.message}. {error.remedy}".removesuffix(".")) from error
+
+
+def choices_of(name: str) -> tuple[Any, ...]:
+    """Return the choices of a field of BuildConfig; empty if it is not a choice."""
+    annotation = BuildConfig.model_fields[name].annotation
+    literals = [kind for kind in (annotation, *get_args(annotation)) if get_origin(kind) is Literal]
+    return get_args(literals[0]) if literals else ()
+
+
+SCORES = choices_of("score")
+"""The scores of this package."""
+
+
 def _problem(error: Mapping[str, Any]) -> str:
     flag = "--" + ".".join(str(part) for part in error["loc"][:1]).replace("_", "-")
     if error["type"] == "extra_forbidden":
         return f"unknown setting {flag[2:]!r}; known: {', '.join(BuildConfig.model_fields)}"
     if error["type"] == "value_error":  # raised by the validators above
-        return f"{flag}: {error['ctx']['error']}"
+        words = str(error["ctx"]["error"])
+        return words if words.startswith(flag) else f"{flag}: {words}"
     words = f"{flag} {error['input']}: {error['msg'][0].lower()}{error['msg'][1:]}"
     if error["type"] == "literal_error":
-        choices = get_args(BuildConfig.model_fields[error["loc"][0]].annotation)
-        words = f"{flag} {error['input']} is not a choice. {choose(error['input'], choices)}".removesuffix(".")
+        remedy = choose(error["input"], choices_of(error["loc"][0]))
+        words = f"{flag} {error['input']} is not a choice. {remedy}".removesuffix(".")
     elif error["loc"][0] in SHARES and error["type"].startswith("less_than"):
         words = f"{words}. {as_share(error['input'])}".removesuffix(".")
     return words

@@ -24,6 +24,8 @@ RUN_FILE = "run.json"
 """The record of ``build`` in its run directory."""
 
 
+# All control characters but newline and tab, those that change the direction of text, and halves of characters.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _inputs: ContextVar[tuple[Path, ...]] = ContextVar("_inputs", default=())
 
 
@@ -216,13 +218,13 @@ def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> No
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text in UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    """Write a text in UTF-8, atomically; what UTF-8 cannot hold, of names of files, as escapes."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON, atomically. Raises ValueError for NaN and infinity, which are not JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(encodable(value), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -235,6 +237,20 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply") from error
+
+
+def escaped(text: str) -> str:
+    r"""Write control characters, except newline and tab, as ``\x1b``: names of files may hold them."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def encodable(value: Any) -> Any:
+    """Return a JSON value with every text in a form that UTF-8 can hold; names of files may be in no encoding."""
+    if isinstance(value, str):
+        return value if value.isascii() else re.sub("[\ud800-\udfff]", lambda found: escaped(found[0]), value)
+    if isinstance(value, dict):
+        return {encodable(name): encodable(entry) for name, entry in value.items()}
+    return [encodable(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -19,6 +19,7 @@ UNSTABLE = "unstable, measure again"
 """Stands where the speed-up of an unstable benchmark would stand."""
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 _WORDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
+_LARGEST = 1e100  # of a limit: times a teacher's figure, it is still a number
 _FORM = re.compile(r"\s*(?P<metric>[a-z_]+)\s*(?P<operator><=|>=|<|>)\s*(?P<limit>[^*]+?)\s*(\*\s*(?P<of>teacher)\s*)?")
 
 
@@ -75,6 +76,10 @@ def parse_requirements(texts: Sequence[str], known: Collection[str], *, teacher:
 
 def _parse(text: str, known: Collection[str], teacher: bool) -> Requirement:
     form = _FORM.fullmatch(text)
+    if text.strip() == NOTHING:
+        raise UsageError(
+            f"--require {NOTHING} stands beside others", f"Give --require {NOTHING} alone, or leave it out."
+        )
     if form is None:
         raise UsageError(
             f"--require {text!r} is not a comparison", 'Write for example "fid<2" or "recall>=0.95*teacher".'
@@ -87,6 +92,8 @@ def _parse(text: str, known: Collection[str], teacher: bool) -> Requirement:
         limit = math.nan
     if not math.isfinite(limit):
         raise UsageError(f"--require {text!r}: {form['limit']!r} is not a finite number", "Write for example fid<2.")
+    if abs(limit) > _LARGEST:
+        raise UsageError(f"--require {text!r}: {form['limit']} is too large", f"Give at most {_LARGEST:g}.")
     of_teacher = form["of"] is not None or form["limit"] == "teacher"
     if of_teacher and (not teacher or form["metric"] == SPEED):
         raise UsageError(f"--require {text!r}: the teacher's figure is not measured here", "Give a number as limit.")
@@ -129,7 +136,7 @@ def _judge(
     if doubt is not None:
         return Outcome(one.text, one.metric, value, limit, False, f"{words}, but it cannot be trusted: {doubt}")
     if not passed:
-        words += f", missed by {abs(value - limit):.3g}"
+        words += f", missed by {abs(value - limit):.3g}" if value != limit else ", and it is equal"
     return Outcome(one.text, one.metric, value, limit, passed, words)
 
 

@@ -44,6 +44,13 @@ class Record(BaseModel):
     )
 
 
+class OldestRuntimes(Record):
+    """Releases, such as "1.13" and "22.12"."""
+
+    onnxruntime: str
+    triton: str
+
+
 class ServedModel(Record):
     """One model that Triton serves."""
 
@@ -58,6 +65,11 @@ class ServedModel(Record):
     """Backends that the bundle has a configuration for."""
     parity: dict[str, JsonValue]
     """How far its images are from the reference's."""
+    ir_version: int | None = None
+    """IR version of the ONNX file; null in bundles of earlier versions, like the next two."""
+    opset: int | None = None
+    oldest: OldestRuntimes | None = None
+    """The oldest releases that open the file; null if it is newer than any known."""
 
 
 class BundledDirection(Record):

@@ -21,12 +21,17 @@ TESTS = ["test_config.py", "test_files.py", "test_errors.py", "teachers", "datas
 
 
 def interpreter(version: str) -> str:
-    """The path of a Python of this version, from PATH or from pyenv."""
+    """The path of a Python of this version; ends the program without one."""
+    found = next(interpreters(version), None)
+    return found or sys.exit(f"Python {version} is not installed on this machine: install it, or leave it out")
+
+
+def interpreters(version: str) -> Iterator[str]:
+    """The paths of all Pythons of this version, from PATH and from pyenv."""
     for candidate in _candidates(version):
         answer = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False)
         if answer.returncode == 0 and answer.stdout.startswith(f"Python {version}."):
-            return candidate
-    sys.exit(f"Python {version} is not installed on this machine: install it, or leave it out")
+            yield candidate
 
 
 def _candidates(version: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ MAX_LINES = 450
 LAYERS: dict[str, tuple[str, ...]] = {
     "": (
         "cli training", "schemas", "shipping", "pipeline", "benchmarks doctor evaluation report", "config", "teachers",
-        "compression export", "metrics", "checkpoints datasets kernels", "generators",
+        "compression export", "metrics", "checkpoints datasets extensions kernels", "generators",
     ),
     "benchmarks": ("experiments", "candidates", "machine"),
     "checkpoints": ("pickles",),
@@ -48,6 +48,7 @@ ANYWHERE = {
 AT_THE_TOP = {"markupsafe", "numpy", "PIL", "psutil", "pydantic", "rich", "safetensors", "torch", "typer"}
 DISTRIBUTION = {  # whose name to install is another
     "PIL": "pillow", "cuda": "cuda-bindings", "google": "protobuf", "grpc": "grpcio", "markupsafe": "jinja2",
+    "mlflow": "mlflow-skinny",
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from dcp_deploy.files import (
     sha256_file,
     write_bytes,
     write_json,
+    write_text,
 )
 
 JSON = st.recursive(
@@ -256,3 +257,10 @@ def test_sha256_file_hashes_the_content(tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.getbasetemp() / "content.bin"
     path.write_bytes(content)
     assert sha256_file(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_names_in_no_encoding_do_not_stop_a_text_or_a_document(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "a\udcff")
+    write_json(tmp_path / "a.json", {"a\udcff": ["b\udcff"]})
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == r"a\udcff"
+    assert read_json(tmp_path / "a.json") == {r"a\udcff": [r"b\udcff"]}

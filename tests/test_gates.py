@@ -57,6 +57,7 @@ def test_any_text_is_a_requirement_or_a_usage_error(text: str) -> None:
         ("fdi<2", "fdi is not measured here"),
         ("fid<two", "'two' is not a finite number"),
         ("fid<nan", "not a finite number"),
+        ("fid<1e300*teacher", "1e300 is too large"),
         ("fid<inf", "not a finite number"),
         ("speedup>0.5*teacher", "teacher's figure is not measured"),
     ],
@@ -105,3 +106,14 @@ def test_what_failed_and_by_how_much_is_in_the_error() -> None:
     assert "fid 2.5, required below 2, missed by 0.5" in caught.value.message
     assert "recall 0.7, required at least 0.76 (0.95 x the teacher's 0.8), missed by 0.06" in caught.value.message
     assert "coverage" not in caught.value.message
+
+
+def test_a_figure_that_equals_an_open_limit_is_told_so() -> None:
+    assert judge(parse_requirements(["fid<2"], KNOWN), {"fid": 2.0}).requirements[0].text == (
+        "fid 2, required below 2, and it is equal"
+    )
+
+
+def test_none_stands_alone() -> None:
+    with pytest.raises(UsageError, match="stands beside others"):
+        parse_requirements(["none", "fid<2"], KNOWN)

@@ -71,8 +71,9 @@ def _call(runner: Runner, spec: Spec) -> Callable[[], object]:
     """
     least, most = runner.batch or (1, spec.batch)
     if not least <= spec.batch <= most:
-        message = f"{runner.name} was made for batches of {least} to {most}, not {spec.batch}"
-        raise UsageError(message, "Change --batch.")
+        taken = f"{least} to {most}" if least < most else str(least)
+        message = f"{runner.name} was made for batches of {taken}, not {spec.batch}"
+        raise UsageError(message, f"Use --batch {least}, or export it for other batches.")
     z, psi, c = fixed_inputs(runner.z_dim, runner.c_dim, spec.batch, spec.seed)
     return lambda: runner(z=z, psi=psi, c=c)
 

@@ -75,7 +75,7 @@ def _build(onnx: Path, engine: Path, target: str) -> str:
 
 def _run_current(onnx: Path, engine: Path, generator: Generator) -> str:
     """Let TensorRT for RTX itself choose the target, which bypasses our list of targets."""
-    engine.write_bytes(_build_rtx(onnx, ("current",), _profile(generator), DEFAULTS).data)
+    engine.write_bytes(_build_rtx(onnx, onnx, ("current",), _profile(generator), DEFAULTS).data)
     return _run(engine, generator)
 
 

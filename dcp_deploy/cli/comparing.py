@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,21 +49,20 @@ def sweep(
 
     Example: dcp-deploy sweep --teacher ffhq.pkl --target-macs 0.05,0.1,0.2 --require "fid<8" --dry-run
     """
-    given = {"ratio": ratio, "target_macs": target_macs, "target_params": target_params}
-    named = [name for name, values in given.items() if values is not None]
-    if len(named) > 1:
-        raise UsageError(f"{flag_of(named[0])} and {flag_of(named[1])}", "Give one of them.")
-    size = named[0] if named else "ratio"
-    values = numbers(flag_of(size), given[size] or DEFAULT)
+    size, values = _sizes(output, {"ratio": ratio, "target_macs": target_macs, "target_params": target_params})
     config = BuildConfig.parse(settings, verb="sweep")
-    from ..pipeline import plan, sweeping
+    from ..pipeline import sweeping
     from ..report.comparing.table import notes
     from .tables import comparison_table, sweep_table
 
     if dry_run:
-        configs = sweeping.sweep_configs(config, values, size)  # type: ignore[arg-type]
-        plans = [plan.plan_build(one) for one in configs]
-        output.result({"students": [one.to_dict() for one in plans]}, sweep_table(configs, plans))
+        planned = sweeping.plan_sweep(config, values, size)  # type: ignore[arg-type]
+        fetching = next((one.table for _, one in planned if one.estimate is None), None)
+        output.result(
+            {"students": [one.to_dict() for _, one in planned]},
+            *([] if fetching is None else [fetching]),
+            sweep_table(planned),
+        )
         return
     done = sweeping.sweep(config, values, size=size, force=force, reporter=output)  # type: ignore[arg-type]
     found = done.comparison
@@ -75,6 +75,20 @@ def sweep(
     found.raise_for_failure()
 
 
+def _sizes(output: Output, given: Mapping[str, str | None]) -> tuple[str, tuple[float, ...]]:
+    """Return the setting that makes the sizes, and its values. One on the command line wins over those of --config."""
+    named = [name for name, values in given.items() if values is not None]
+    if output.context is not None:
+        sources = {name: output.context.get_parameter_source(name) for name in named}
+        said = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        named = said or named
+    if len(named) > 1:
+        raise UsageError(f"{flag_of(named[0])} and {flag_of(named[1])}", "Give one of them.")
+    size = named[0] if named else "ratio"
+    text = given[size]
+    return size, numbers(flag_of(size), DEFAULT if text is None else text)
+
+
 @verb()
 def compare(
     output: Output,
@@ -83,7 +97,9 @@ def compare(
     measure: Annotated[
         bool, option("Time all students in turns now, instead of taking each run's own benchmark.", "--measure")
     ] = False,
-    wait: Annotated[float, option("With --measure: first wait up to this many seconds for a quiet machine.")] = 0.0,
+    wait: Annotated[
+        float, option("With --measure: first wait up to this many seconds for a quiet machine.", min=0)
+    ] = 0.0,
     require: Require = None,
     out: ReportFile = None,
 ) -> None:
@@ -103,7 +119,9 @@ def compare(
     from ..report.comparing.table import notes
     from .tables import comparison_table
 
-    requirements = parse_requirements(require or [], (*QUALITY, SPEED))
+    if wait and not measure:
+        raise UsageError(f"--wait {wait:g} does nothing without --measure", "Add --measure, or leave --wait out.")
+    requirements = None if require is None else parse_requirements(require, (*QUALITY, SPEED))
     compare_runs(runs, requirements=requirements)  # a run that cannot be read shows before the measurement
     timing = None
     if measure:
@@ -112,7 +130,7 @@ def compare(
             timing = time_students(runs, EFFORTS["quick"], progress=progress)
     found = compare_runs(runs, requirements=requirements, timing=timing)
     if html is not None:
-        write_page(html, found)
+        write_page(html, found, folder=Path.cwd() if output.piping else None)
     output.report(out, found.to_dict(), comparison_table(found), *notes(found), found.reason)
     if html is not None:
         output.finished(html)

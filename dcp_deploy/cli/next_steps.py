@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import is_run_directory
+
 # By verb, with the verb's own flags by name; ``path`` is what it wrote.
 _NEXT = {
     "build": "bundle {path} --out {name}-bundle",
@@ -25,6 +27,8 @@ _READS_NETWORK = ("score", "prune", "export")  # their next verb reads the same 
 def next_command(verb: str, flags: Mapping[str, Any], path: Path) -> str:
     """Return the command that usually follows; empty where none does, or where other steps come first."""
     if verb not in _NEXT or flags.get("shard") or flags.get("to", "native") != "native":
+        return ""
+    if verb == "sweep" and not is_run_directory(path):  # no student is recommended
         return ""
     words = _NEXT[verb]
     if verb == "bundle" and not path.is_dir():  # a packed one

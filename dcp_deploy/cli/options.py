@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable, Iterable
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
 
-from ..config import DATASETS, BuildConfig
+from ..config import DATASETS, BuildConfig, choices_of
 from ..errors import UsageError
 from ..sizes import pixels
 from ..teachers.presets import find_dataset
@@ -52,7 +52,7 @@ def one_of(*words: str) -> Completion:
 
 def values_of(name: str) -> Completion:
     """Complete the values of a field of BuildConfig."""
-    return one_of(*get_args(BuildConfig.model_fields[name].annotation))
+    return one_of(*choices_of(name))
 
 
 def verbs(incomplete: str) -> list[str]:
@@ -88,8 +88,8 @@ PANELS = {
     "Teacher and data": ("dataset", "teacher", "network", "data", "resize", "mirror"),
     "Pruning": ("score", "hybrid_share", "ratio", "align", "target_macs", "target_params", "target_latency", "refine"),
     "Distillation": (
-        "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard", "lpips", "discriminator", "augment",
-        "guide", "feature_gan", "mask", "mask_background", "mask_inputs",
+        "steps", "accumulate", "devices", "train_precision", "keep", "logger", "tensorboard", "loss", "lpips",
+        "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs",
     ),
     "Export": ("precision", "target"),
     "Measuring": ("inception", "require", "wait"),
@@ -107,12 +107,11 @@ def flag_of(name: str) -> str:
 
 def help_of(name: str) -> str:
     """Return the help of a field: the first paragraph of its docstring, and its choices."""
-    field = BuildConfig.model_fields[name]
-    words = " ".join((field.description or "").split("\n\n")[0].split())
+    words = " ".join((BuildConfig.model_fields[name].description or "").split("\n\n")[0].split())
     words = re.sub(
         "``(.+?)``", lambda code: flag_of(code[1]) if code[1] in BuildConfig.model_fields else code[1], words
     )
-    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    choices = choices_of(name)
     return f"{words} One of {', '.join(choices)}." if choices else words
 
 
@@ -120,8 +119,7 @@ def setting(name: str) -> Any:
     """Declare the option of a field of BuildConfig."""
     panel = next(panel for panel, names in PANELS.items() if name in names)
     flags = [flag_of(name), *(["-o"] if name == "out" else [])]
-    is_choice = get_origin(BuildConfig.model_fields[name].annotation) is Literal
-    complete = values_of(name) if is_choice else _COMPLETIONS.get(name)
+    complete = values_of(name) if choices_of(name) else _COMPLETIONS.get(name)
     return option(help_of(name), *flags, complete=complete, panel=panel)
 
 
@@ -135,7 +133,7 @@ def setting_parameters(names: Iterable[str]) -> list[Parameter]:
     parameters = []
     for name in sorted(names, key=order.index):
         field = BuildConfig.model_fields[name]
-        kind: Any = str if get_origin(field.annotation) is Literal else field.annotation
+        kind: Any = str if choices_of(name) else field.annotation
         annotation = Annotated[kind, setting(name)]
         parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation))
     return parameters

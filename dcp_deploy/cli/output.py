@@ -13,11 +13,11 @@ from typing import Any
 import typer
 
 from ..config import to_toml
-from ..files import sha256_file, write_json, write_text
+from ..files import encodable, escaped, sha256_file, write_json, write_text
 from ..progress import Pace, Progress, Reporter, duration
 from .next_steps import next_command
 from .options import config_keys
-from .streams import SafeConsole, answer, encodable, escaped, is_closed, say
+from .streams import SafeConsole, answer, is_closed, say
 
 PLAIN_SECONDS = 15.0  # between two lines of progress without a terminal
 WIDE = 160  # columns of a table without a terminal

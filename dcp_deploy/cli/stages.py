@@ -126,7 +126,7 @@ def score(
     with output.task("score") as progress:
         scores = compression.score(
             generator,
-            method=method,  # type: ignore[arg-type]  # score() refuses an unknown one
+            method=method,
             latents=count,
             directions=directions,
             alpha=alpha,
@@ -205,7 +205,7 @@ def prune(
     else:
         with output.task("score") as progress:
             found = compression.score(
-                generator, method=score or SCORE, latents=counts.latents_for(score or SCORE),  # type: ignore[arg-type]
+                generator, method=score or SCORE, latents=counts.latents_for(score or SCORE),
                 hybrid_share=hybrid_share, seed=seed, device=device, progress=progress,
             )  # fmt: skip
     generator = generator.to(device)
@@ -249,9 +249,9 @@ def _dataset_of(teacher: Generator, given: str | None) -> str | None:
 
 
 DISTILL_SETTINGS = (
-    "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "tensorboard",
-    "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs", "inception",
-    "effort", "seed", "threads", "device",
+    "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "logger",
+    "tensorboard", "loss", "lpips", "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background",
+    "mask_inputs", "inception", "effort", "seed", "threads", "device",
 )  # fmt: skip
 
 
@@ -284,11 +284,12 @@ def distill(
     from ..checkpoints import load_checkpoint, save_generator
     from ..checkpoints.provenance import check_teacher, distilled_story
     from ..devices import torch_device
-    from ..pipeline.distilling import distill_student, distillation_facts, mask_of, recipe_of
+    from ..pipeline.distilling import distill_student, distillation_facts, mask_of, open_loggers, recipe_of
     from ..pipeline.inputs import open_data, real_facts, real_words
 
     config = BuildConfig.parse(settings, verb="distill")
     device = torch_device(config.device)
+    loggers = open_loggers(config, out.with_name(f"{out.name}.logs"), output)
     pruned, original = load_checkpoint(student), load_checkpoint(teacher, network=config.network)
     if doubt := check_teacher(pruned, student, original, teacher, force=force_teacher):
         output.message(f"distill: {doubt}")
@@ -307,6 +308,7 @@ def distill(
             mask=mask,
             images=images,
             checkpoints=out.with_name(f"{out.name}.checkpoints"),
+            loggers=loggers,
             progress=progress,
             reporter=output,
         )
@@ -336,10 +338,20 @@ def export(
         str,
         choice("Method of up-sampling, transposed or polyphase. Both give the same images.", "transposed", "polyphase"),
     ] = "transposed",
-    batch: Annotated[str, option("Smallest and largest batch that the file accepts: 1,64. By default any.")] = "",
+    batch: Annotated[
+        str,
+        option(
+            "Batches that the file accepts, smallest and largest: 1,64. One number fixes all shapes. By default any."
+        ),
+    ] = "",
     precision: Annotated[
         str, option("Number format of convolutions: fp32, fp16, bf16 or int8.", complete=values_of("precision"))
     ] = "fp32",
+    opset: Annotated[int | None, option("ONNX opset. [lowest that the network needs]")] = None,
+    ir: Annotated[int | None, option("ONNX IR version. [lowest that the network needs]")] = None,
+    inline: Annotated[
+        bool, option("Write standard operators in place of functions, for converters without them.", "--inline")
+    ] = False,
 ) -> None:
     """Write a generator as one ONNX file: z and psi in, images out.
 
@@ -348,16 +360,21 @@ def export(
     from ..checkpoints import load_checkpoint
     from ..checkpoints.provenance import as_texts, full_story
     from ..export import export_onnx, precision_report
+    from ..export.graph.file import read_onnx
+    from ..export.graph.releases import runtime_words
+    from ..export.graph.versions import versions_of
     from ..export.onnx.exporter import weights_sha256
 
     beside = out.with_name("teacher.onnx")
     if teacher is not None and out == beside:
         raise UsageError(f"--out {out} is where the teacher goes", "Give another name, for example student.onnx.")
-    bounds = whole_numbers("--batch", batch) if batch else None
-    if bounds is not None and len(bounds) != 2:
-        raise UsageError(f"--batch {batch!r} is not two numbers", "Write for example 1,64.")
-    options: dict[str, Any] = {"inputs": inputs, "image": image, "noise": noise, "upsample": upsample, "batch": bounds}
-    options["precision"] = precision
+    sizes = whole_numbers("--batch", batch) if batch else ()
+    if len(sizes) > 2:
+        raise UsageError(f"--batch {batch!r} is more than two numbers", "Write for example 1,64, or 1 to fix it.")
+    options: dict[str, Any] = {
+        "inputs": inputs, "image": image, "noise": noise, "upsample": upsample, "precision": precision,
+        "batch": sizes[0] if len(sizes) == 1 else sizes or None, "opset": opset, "ir": ir, "inline": inline,
+    }  # fmt: skip
     checkpoint = load_checkpoint(model, network=network if teacher is None else None)
     facts = as_texts(full_story(checkpoint, model))
     with output.task("export") as progress:
@@ -369,7 +386,20 @@ def export(
         export_onnx(checkpoint.generator, out, **options, metadata=facts, progress=progress)
     if report := precision_report(out):
         output.table(report)
-    output.written(out, precision=precision, teacher=None if teacher is None else str(beside))
+    written = read_onnx(out)
+    ir_version, opset = versions_of(written)
+    words = runtime_words(ir_version, opset)
+    output.message(f"{out} has IR version {ir_version} and opset {opset}. It runs in {words}.")
+    output.written(
+        out,
+        precision=precision,
+        ir_version=ir_version,
+        opset=opset,
+        runs_in=words,
+        batch=[sizes[0], sizes[-1]] if sizes else None,
+        inlined=not written.functions,
+        teacher=None if teacher is None else str(beside),
+    )
 
 
 @verb()

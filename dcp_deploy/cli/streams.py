@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from ..errors import MissingCapabilityError
+from ..files import escaped
 
-# All control characters but newline and tab, those that change the direction of text, and halves of characters.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _closed: set[str] = set()  # names of the streams that were closed when the program started
 
 
@@ -25,20 +23,6 @@ def visible(text: str) -> str:
     A later line of the text is indented, so that it cannot look like a message of its own.
     """
     return escaped(text).replace("\n", "\n    ")
-
-
-def escaped(text: str) -> str:
-    r"""Write control characters, except newline and tab, as ``\x1b``."""
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-def encodable(value: Any) -> Any:
-    """Return a JSON value with every text in a form that UTF-8 can hold; names of files may be in no encoding."""
-    if isinstance(value, str):
-        return value if value.isascii() else re.sub("[\ud800-\udfff]", lambda found: escaped(found[0]), value)
-    if isinstance(value, dict):
-        return {encodable(name): encodable(entry) for name, entry in value.items()}
-    return [encodable(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 class SafeConsole(Console):

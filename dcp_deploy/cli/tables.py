@@ -239,11 +239,11 @@ def _toned(cell: str | None) -> Text:
     return Text("not measured", "dim") if cell is None else Text(cell, colours.get(getattr(cell, "tone", ""), ""))
 
 
-def sweep_table(configs: Sequence[BuildConfig], plans: Sequence[BuildPlan]) -> Table:
+def sweep_table(planned: Sequence[tuple[BuildConfig, BuildPlan]]) -> Table:
     """Show what each student of a sweep would cost, and the time of all."""
     rows: list[tuple[str, ...]] = []
-    for config, planned in zip(configs, plans, strict=True):
-        student, estimate = planned.facts.get("student", {}), planned.estimate
+    for config, one in planned:
+        student, estimate = one.facts.get("student", {}), one.estimate
         rows.append((
             config.directory.name,
             amount(student.get("parameters")) or "-",
@@ -251,7 +251,7 @@ def sweep_table(configs: Sequence[BuildConfig], plans: Sequence[BuildPlan]) -> T
             "-" if estimate is None else f"about {duration(estimate.total_seconds)}",
             str(config.directory),
         ))  # fmt: skip
-    known = [planned.estimate.total_seconds for planned in plans if planned.estimate is not None]
+    known = [one.estimate.total_seconds for _, one in planned if one.estimate is not None]
     if known:
         rows.append(("all", "", "", f"about {duration(sum(known))}", ""))
     return _table(("student", "parameters", "MACs", "time", "folder"), rows)

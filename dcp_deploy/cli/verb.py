@@ -18,15 +18,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ..config import read_toml
+from ..config import SHARES, read_toml
 from ..devices import computing
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError, choose
-from ..files import kept
+from ..files import encodable, kept
 from ..teachers.hub import fetch_from_hub, is_hub, parse_address
-from .options import config_keys, option, setting_parameters
+from .options import config_keys, flag_of, option, setting_parameters
 from .output import Output
 from .places import check_places, inputs_of, piped
-from .streams import answer, encodable, say, visible
+from .streams import answer, say, visible
 
 INTERRUPTED = 130
 LIMITS = (
@@ -167,8 +167,12 @@ class Verbs(TyperGroup):
 def _sweep_hint(error: Exception) -> str:
     """Return how to give several sizes, if a list of them is what the parser refused; else nothing."""
     name = getattr(getattr(error, "param", None), "name", None)
-    given = re.search(rf"--{name}[ =]([\d.]+(?:,[\d.]+)+)(?: |$)".replace("_", "-"), " ".join(sys.argv))
-    return f". For several students: dcp-deploy sweep --{name}".replace("_", "-") + f" {given[1]}." if given else ""
+    if name not in SHARES:
+        return ""
+    configured = (getattr(getattr(error, "ctx", None), "default_map", None) or {}).get(name)
+    words = f"{' '.join(sys.argv)} {flag_of(name)} {configured}"  # the command line wins
+    given = re.search(rf"{flag_of(name)}[ =]([\d.]+(?:,[\d.]+)+)(?: |$)", words)
+    return f". For several students: dcp-deploy sweep {flag_of(name)} {given[1]}." if given else ""
 
 
 def _end(code: int, message: str, remedy: str, output: Output) -> NoReturn:
@@ -214,7 +218,11 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
             raise UsageError(
                 f"{path}: {context.info_name} has no setting {unknown[0]!r}", choose(unknown[0], sorted(known))
             )
-    context.default_map = {**(context.default_map or {}), **{known[key]: value for key, value in values.items()}}
+    repeated = {parameter.name for parameter in context.command.params if getattr(parameter, "multiple", False)}
+    read = {known[key]: value for key, value in values.items()}
+    listed = {name: ",".join(map(str, value)) for name, value in read.items() if isinstance(value, list)
+              and name not in repeated}  # fmt: skip
+    context.default_map = {**(context.default_map or {}), **read, **listed}
     return path
 
 

@@ -198,7 +198,16 @@ def _onnxruntime() -> Answer:
         return "limited", f"onnxruntime {cpu} and onnxruntime-gpu {gpu}", fix
     if not cpu and not gpu:
         return "missing", "not installed", "pip install 'dcp-deploy[cpu]'"
-    return "ok", f"{cpu} (CPU)" if cpu else f"{gpu} (CUDA)", ""
+    return "ok", f"{f'{cpu} (CPU)' if cpu else f'{gpu} (CUDA)'}; {_files_run_in()}", ""
+
+
+def _files_run_in() -> str:
+    """Return where exported files run, also beyond this machine, and how new a file may be to run here."""
+    from ..export.graph.releases import RELEASES, release_of
+
+    here = release_of(version("onnxruntime") or version("onnxruntime-gpu") or "")
+    limit = "" if here is None else f"files here up to IR version {here.ir} and opset {here.opset} at least; "
+    return f"{limit}exported files run in {RELEASES[0].onnxruntime} and Triton {RELEASES[0].triton} or later"
 
 
 def _tensorrt_rtx() -> Answer:

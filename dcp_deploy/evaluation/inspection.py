@@ -83,6 +83,9 @@ def _checkpoint(path: Path, network: str | None) -> dict[str, Any]:
 def _onnx(path: Path) -> dict[str, Any]:
     import onnx
 
+    from ..export.graph.releases import runtime_words
+    from ..export.graph.versions import versions_of
+
     try:
         model = onnx.load(path, load_external_data=False)  # the weights are not needed
         onnx.checker.check_model(os.fspath(path))
@@ -103,6 +106,8 @@ def _onnx(path: Path) -> dict[str, Any]:
         "resolution": resolution,
         "widths": widths,
         **_costs(config),
+        "ir_version": model.ir_version,
+        "runs_in": runtime_words(*versions_of(model)),
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "nodes": len(model.graph.node),
         "inputs": {value.name: _shape(value) for value in model.graph.input},

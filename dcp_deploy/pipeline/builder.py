@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..files import remove_scratch, sha256_file, write_text
 from ..gates import Outcome, Verdict
 from ..progress import Reporter
 from ..version import __version__
+from .final_figures import log_final_figures
 from .inputs import BuildInputs, effort_numbers, real_words, resolve_inputs
 from .plan import check_space
 from .record import RunRecord, StageRecord, locked, now, stage_key, why_again
@@ -48,8 +50,12 @@ class Run:
         return {**self.record.to_dict(), "directory": str(self.directory), "report": str(self.report)}
 
 
-def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None = None) -> Run:
+def build(
+    config: BuildConfig, *, force: bool = False, spared: Collection[str] = (), reporter: Reporter | None = None
+) -> Run:
     """Run every stage whose inputs, settings or outputs changed since the last run; ``force`` runs all of them.
+
+    ``spared`` names stages that ``force`` leaves alone.
 
     Results go to ``config.directory``. A killed or interrupted build (KeyboardInterrupt) continues where it was when
     it is started again with the same config. On a CPU it ends with the same bytes.
@@ -64,14 +70,14 @@ def build(config: BuildConfig, *, force: bool = False, reporter: Reporter | None
     reporter = reporter or Reporter()
     inputs = resolve_inputs(config, reporter)
     with locked(config.directory):
-        return _Builder(inputs, force, reporter).run()
+        return _Builder(inputs, force, spared, reporter).run()
 
 
 class _Builder:
     """One run of the stages, and its record."""
 
-    def __init__(self, inputs: BuildInputs, force: bool, reporter: Reporter) -> None:
-        self.inputs, self.force, self.reporter = inputs, force, reporter
+    def __init__(self, inputs: BuildInputs, force: bool, spared: Collection[str], reporter: Reporter) -> None:
+        self.inputs, self.force, self.spared, self.reporter = inputs, force, spared, reporter
         self.directory = inputs.config.directory
         self.record = RunRecord.load(self.directory)
         self.begin = time.monotonic()
@@ -82,6 +88,7 @@ class _Builder:
         try:
             for stage in STAGES:
                 self._stage(stage)
+            log_final_figures(self.inputs, self.record, self.reporter)
         except BaseException as error:  # record the end of the run whatever ended it
             self._close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
@@ -123,7 +130,8 @@ class _Builder:
         settings = stage.settings(self.inputs)
         hashes = {name: self._sha256(name) for name in stage.inputs}
         old = self.record.stages[stage.name]
-        reason = "--force" if self.force else why_again(old, self.directory, stage.name, settings, hashes)
+        forced = self.force and stage.name not in self.spared
+        reason = "--force" if forced else why_again(old, self.directory, stage.name, settings, hashes)
         if reason is None:
             old.reused, old.reason = True, REUSED
             self.record.save()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import BuildConfig
 from ..errors import MissingCapabilityError, UsageError
+from ..extensions.loggers import TrainingLoggers
 from ..files import sha256_file
 from ..progress import Progress, Reporter, Within, duration
 
@@ -23,6 +24,12 @@ MEASURED_SAMPLES = 2000  # per measurement during training; the final evaluation
 MEASURED_PHOTOGRAPHS = 5000  # at most, of --data, and as many samples: more than Inception's 2048 features need
 DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
 AUGMENT_TARGET, GUIDE, FEATURE_GAN = 0.6, 10.0, 1.0  # published values, used if the option is given
+RUN_IDS = "loggers.json"  # in the folder of the checkpoints
+_LOGGED = (
+    "dataset", "teacher", "data", "ratio", "target_macs", "target_params", "align", "score", "refine", "effort",
+    "lpips", "devices", "keep", "precision",
+)  # fmt: skip
+"""Settings that loggers get beside the recipe."""
 MEASURED = ("fid", "precision", "recall", "density", "coverage", "mode_coverage")
 
 
@@ -41,6 +48,7 @@ def recipe_of(config: BuildConfig, *, demo_recipe: bool) -> DistillConfig:
         seed=config.seed,
         steps=config.steps or recipe.steps,
         mirror=config.mirror,
+        losses=tuple(config.loss or ()),
         accumulate=config.accumulate,
         precision=config.train_precision,
         augment_target=AUGMENT_TARGET if config.augment else recipe.augment_target,
@@ -74,7 +82,7 @@ def distillation_facts(
     images: ImageSet | None,
 ) -> dict[str, Any]:
     """Return what a student's file records of its distillation; the arguments are those of :func:`distill_student`."""
-    facts = asdict(recipe)
+    facts = recipe.to_dict()
     for name in ("log_every", "checkpoint_every"):  # they do not change the student
         del facts[name]
     features = perceptual_features(config, demo_measurable=demo_measurable)
@@ -118,6 +126,7 @@ def distill_student(
     mask: SegmentationMask | None,
     images: ImageSet | None,
     checkpoints: Path,
+    loggers: TrainingLoggers,
     progress: Progress,
     reporter: Reporter,
 ) -> DistillResult:
@@ -171,7 +180,7 @@ def distill_student(
         # meanwhile. With keep="best" it starts again, because another figure decides then.
         measure_at=recipe.measured_steps if demo_measurable or images is not None else (),
         keep_best=None if config.keep == "last" else figure,
-        tensorboard=config.tensorboard,
+        loggers=loggers,
         devices=config.devices,
         threads=config.threads,
     )
@@ -179,6 +188,26 @@ def distill_student(
         return result
     reporter.message(f"distill: kept the average after {result.best.step} steps, {figure} {result.best.value:.4g}")
     return replace(result, generator=result.best.generator)
+
+
+def checkpoints_of(directory: Path, key: str) -> Path:
+    """Return the folder of a build's checkpoints, for the settings and inputs of the stage's key only."""
+    return directory / "checkpoints" / key[:16]
+
+
+def loggers_of(config: BuildConfig) -> list[str]:
+    """Return the loggers that the settings name."""
+    board = [] if config.tensorboard is None else [f"tensorboard={config.tensorboard}"]
+    return [*(config.logger or []), *board]
+
+
+def open_loggers(config: BuildConfig, logs: Path, reporter: Reporter, *, record: Path | None = None) -> TrainingLoggers:
+    """Return the loggers of a training. ``logs`` is the folder of those that need one, ``record`` the file of run ids.
+
+    Without ``record`` the ids are kept beside the checkpoint. Raises MissingCapabilityError for a missing package.
+    """
+    settings = {name: value for name, value in config.to_dict().items() if name in _LOGGED and value is not None}
+    return TrainingLoggers(loggers_of(config), logs, record=record, settings=settings, say=reporter.message)
 
 
 def _notes_on_cpu(config: BuildConfig, device: str) -> list[str]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import BuildConfig, Effort
+from ..config import SCORES, BuildConfig, Effort
 from ..devices import torch_device
 from ..errors import InputError, MissingCapabilityError, UsageError
+from ..extensions.functions import OwnFunction, find_function
+from ..extensions.loggers import check_loggers
 from ..gates import QUALITY, SPEED, Requirement, parse_requirements
 from ..progress import Reporter
 from ..teachers.downloads import cached, cached_path, fetch
 from ..teachers.hub import cached_from_hub, fetch_from_hub, is_hub, parse_address
-from .distilling import mask_of, recipe_of
+from .distilling import loggers_of, mask_of, recipe_of
 
 if TYPE_CHECKING:
     from ..compression import DistillConfig, PruningPlan
@@ -54,6 +56,8 @@ class BuildInputs:
     """The images of --data."""
     requirements: Sequence[Requirement]
     """What the student must reach."""
+    own_score: OwnFunction | None
+    """The user's function that scores the channels; None for a score of this package."""
     not_measurable: str | None
     """Why the demo's quality measures do not fit this build; None if they do."""
 
@@ -90,15 +94,21 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
         mask=mask,
         images=open_data(config, plan.teacher),
         requirements=requirements_of(config, not_measurable),
+        own_score=own_score_of(config),
         not_measurable=not_measurable,
     )
+
+
+def own_score_of(config: BuildConfig) -> OwnFunction | None:
+    """Return the user's function that ``config.score`` names, which imports it; None for a score of this package."""
+    return None if config.score in SCORES else find_function("score", config.score)
 
 
 def check_machine(config: BuildConfig) -> None:
     """Fail before any work, and before a download, for what a later stage lacks or cannot do.
 
-    Raises MissingCapabilityError for a package or a GPU for --target, UsageError for an unknown GPU and for several
-    targets, InputError for a file that does not exist.
+    Raises MissingCapabilityError for a package (also of a logger) or a GPU for --target, UsageError for an unknown GPU,
+    several targets, and a score or loss of the user's that is not found, InputError for a file that does not exist.
     """
     from ..compression.pruning.planning import given_targets
 
@@ -106,6 +116,9 @@ def check_machine(config: BuildConfig) -> None:
     given_targets(
         config.ratio, macs=given["target_macs"], parameters=given["target_params"], latency=given["target_latency"]
     )
+    check_loggers(loggers_of(config))
+    own_score_of(config)
+    recipe_of(config, demo_recipe=config.demo_recipe).to_dict()  # imports the user's losses
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingCapabilityError(
             "build compares and measures the exported files with ONNX Runtime, which is not installed",
@@ -278,4 +291,4 @@ def requirements_of(config: BuildConfig, not_measurable: str | None) -> list[Req
 
 def effort_numbers(effort: Effort, recipe: DistillConfig) -> dict[str, Any]:
     """Return every number of the effort and, with "distill_" before their names, of the recipe."""
-    return {**effort.to_dict(), **{f"distill_{name}": value for name, value in asdict(recipe).items()}}
+    return {**effort.to_dict(), **{f"distill_{name}": value for name, value in recipe.to_dict().items()}}

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import BuildConfig, Effort
+from ..config import SCORES, BuildConfig, Effort
 from ..errors import MissingCapabilityError
 from ..files import free_space
 from ..progress import Reporter
@@ -145,6 +145,8 @@ def _score_seconds(method: str, counts: Effort, image: float) -> float:
     if method in ("change", "hybrid"):
         return counts.change_latents * image * 3  # two images, and their moments
     passes = {"style": 1, "activation": 1, "content": 3}.get(method, 1 + 3 * counts.score_directions)
+    if method not in SCORES:
+        passes = 3  # a guess: nobody knows what a user's function does
     return counts.score_latents * image * passes
 
 

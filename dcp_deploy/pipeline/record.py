@@ -125,14 +125,15 @@ class RunRecord:
 def adopt(source: Path, directory: Path, stages: Sequence[str]) -> None:
     """Copy the results of finished stages from one run directory to another, with their records.
 
-    A stage that is done there already is left alone. The cache keys decide later whether the results are of use.
+    They replace what other settings gave there; the same results are left alone. The cache keys decide later whether
+    they are of use.
     """
     theirs = RunRecord.load(source)
     with locked(directory):
         ours = RunRecord.load(directory)
         for name in stages:
             record = theirs.stages.get(name)
-            if record is None or record.status != "done" or ours.stages.get(name, StageRecord()).status == "done":
+            if record is None or record.status != "done" or _has(directory, ours.stages.get(name), record):
                 continue
             for output in record.outputs:
                 with atomic_path(directory / output) as copy:
@@ -140,6 +141,14 @@ def adopt(source: Path, directory: Path, stages: Sequence[str]) -> None:
             ours.stages[name] = record
             ours.networks |= {name: theirs.networks[name]} if name in theirs.networks else {}
         ours.open()
+
+
+def _has(directory: Path, ours: StageRecord | None, theirs: StageRecord) -> bool:
+    """Return whether a run directory holds the same result of a stage already, whole."""
+    if ours is None or (ours.status, ours.key, ours.outputs) != ("done", theirs.key, theirs.outputs):
+        return False
+    files = ((directory / output, sha256) for output, sha256 in ours.outputs.items())
+    return all(file.is_file() and sha256_file(file) == sha256 for file, sha256 in files)
 
 
 def stage_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

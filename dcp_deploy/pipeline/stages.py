@@ -14,7 +14,7 @@ from ..errors import MissingCapabilityError
 from ..files import write_json
 from ..gates import QUALITY, SPEED, doubts, judge
 from ..progress import Progress, Reporter, shifted
-from .distilling import distill_student, distillation_facts, distilling_settings
+from .distilling import RUN_IDS, checkpoints_of, distill_student, distillation_facts, distilling_settings, open_loggers
 from .inputs import DATA, BuildInputs
 from .timing import time_in_turns, wait_for_quiet
 
@@ -27,6 +27,7 @@ GRID_SEEDS = tuple(range(16))
 GRID_PSI = 1.0  # what sample_grid draws with
 PORTABLE = "sm80,sm86,sm89,sm120"  # all GPUs that TensorRT-RTX serves in fp32; it has no fp32 products for sm75
 GATES = "gates.json"
+LOGS = "logs"
 SOURCE = "teacher file"  # stands for the file given by --teacher, shipped with the preset, or fetched for it
 
 
@@ -152,7 +153,7 @@ def _prune(job: Job, progress: Progress) -> list[str]:
 def _distill(job: Job, progress: Progress) -> list[str]:
     from ..checkpoints.provenance import distilled_story
 
-    checkpoints = job.path("checkpoints") / job.key[:16]  # for these settings and inputs only
+    checkpoints = checkpoints_of(job.directory, job.key)
     for folder in job.path("checkpoints").glob("*"):
         if job.force or folder != checkpoints:
             shutil.rmtree(folder)
@@ -166,6 +167,7 @@ def _distill(job: Job, progress: Progress) -> list[str]:
         mask=inputs.mask,
         images=inputs.images,
         checkpoints=checkpoints,
+        loggers=open_loggers(inputs.config, job.path(LOGS), job.reporter, record=checkpoints / RUN_IDS),
         progress=progress,
         reporter=job.reporter,
     )
@@ -354,6 +356,8 @@ def _scoring(inputs: BuildInputs) -> dict[str, Any]:
         settings = _settings("score", "change_latents", "hybrid_share", "seed", "device")(inputs)
     if inputs.mask is not None and inputs.config.score == "content":
         settings["mask"] = inputs.mask.identity
+    if inputs.own_score is not None:
+        settings["function"] = inputs.own_score.identity
     return settings
 
 
@@ -363,7 +367,7 @@ def _pruning(inputs: BuildInputs) -> dict[str, Any]:
 
 
 def _distilling(inputs: BuildInputs) -> dict[str, Any]:
-    settings = asdict(inputs.recipe)
+    settings = inputs.recipe.to_dict()
     for name in ("checkpoint_every", "measure_every"):  # they do not change the student
         del settings[name]
     images = _images(inputs) if inputs.recipe.has_discriminator else {}  # only a discriminator looks at real images

@@ -53,6 +53,7 @@ def template(name: str) -> Template:
         loader=PackageLoader("dcp_deploy.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -106,6 +107,11 @@ def _content(run: RunDirectory) -> dict[str, Any]:
 def resource(name: str) -> str:
     """Return the text of a file beside the templates."""
     return resources(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _shown(value: Any) -> Any:
+    """Escape control characters, which names of folders and commands may hold and HTML may not."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else files.escaped(value)
 
 
 def _measured(cell: str | None) -> str | Markup:

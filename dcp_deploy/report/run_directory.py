@@ -7,6 +7,7 @@ report can be written at any stage of a build and by an older version. A malform
 from __future__ import annotations
 
 import io
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,26 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from ..errors import CorruptFileError, InputError
 from ..files import RUN_FILE
 
 MODELS = ("teacher", "pruned", "student")
+# What no measurement gives, and what charts and divisions could not take, is read as damage.
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Measure = Annotated[float, Field(gt=-1e12, lt=1e12)]
+Milliseconds = Annotated[float, Field(gt=1e-9, lt=1e12)]
 READABLE = ("*.onnx", "*.safetensors", "engines/*.engine", "*.json", "config.toml", "*.png", "grids/*.png")
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    """Return a JSON value unchanged. ValueError for NaN and infinity in it, which could not be written again."""
+    json.dumps(value, allow_nan=False)
+    return value
+
+
+Json = Annotated[JsonValue, AfterValidator(_finite)]
 
 
 class Record(BaseModel):
@@ -45,9 +59,9 @@ class Network(Record):
     widths: list[int] = []
     layers: list[str] = []
     """Name of each entry of ``widths``."""
-    parameters: int | None = None
-    macs: int | None = None
-    bytes: int | None = None
+    parameters: Count | None = None
+    macs: Annotated[Count, Field(gt=0)] | None = None
+    bytes: Count | None = None
 
 
 class Stage(Record):
@@ -69,11 +83,11 @@ class Run(Record):
     started: str | None = None
     finished: str | None = None
     seconds: float | None = None
-    config: dict[str, JsonValue] = {}
-    effort: dict[str, JsonValue] = {}
-    environment: dict[str, JsonValue] = {}
-    images: dict[str, JsonValue] = {}
-    teacher: dict[str, JsonValue] = {}
+    config: dict[str, Json] = {}
+    effort: dict[str, Json] = {}
+    environment: dict[str, Json] = {}
+    images: dict[str, Json] = {}
+    teacher: dict[str, Json] = {}
     networks: dict[str, Network] = {}
     stages: dict[str, Stage] = {}
 
@@ -98,14 +112,14 @@ class Mode(Record):
 class Quality(Record):
     """Quality of one generator's samples. ``rare``: factor -> its frequency over the true one."""
 
-    fid: float | None = None
-    precision: float | None = None
-    recall: float | None = None
-    kid: float | None = None
-    density: float | None = None
-    coverage: float | None = None
-    mode_coverage: float | None = None
-    frequency_error: float | None = None
+    fid: Measure | None = None
+    precision: Measure | None = None
+    recall: Measure | None = None
+    kid: Measure | None = None
+    density: Measure | None = None
+    coverage: Measure | None = None
+    mode_coverage: Measure | None = None
+    frequency_error: Measure | None = None
     rare: dict[str, float | None] = {}
     modes: list[Mode] = []
     samples: int | None = None
@@ -173,9 +187,9 @@ class Parity(Measurable):
 class Speedup(Record):
     """Ratio of medians with its interval."""
 
-    value: float
-    low: float | None = None
-    high: float | None = None
+    value: Annotated[Measure, Field(gt=0)]
+    low: Measure | None = None
+    high: Measure | None = None
 
 
 class Steadiness(Record):
@@ -188,17 +202,17 @@ class BenchRow(Record):
     """One candidate. Latencies are in milliseconds."""
 
     name: str
-    labels: dict[str, JsonValue] = {}
-    p50_ms: float = Field(gt=0)
-    p90_ms: float | None = None
-    p99_ms: float | None = None
+    labels: dict[str, Json] = {}
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds | None = None
+    p99_ms: Milliseconds | None = None
     p99_indicative: bool = False
     mean_ms: float | None = None
     std_ms: float | None = None
     images_per_second: float | None = None
     speedup: Speedup | None = None
     stability: Steadiness = Steadiness()
-    samples_ms: list[float] = []
+    samples_ms: list[Milliseconds] = []
 
     def label(self, key: str) -> str:
         """Return a label as text, empty if absent."""
@@ -213,8 +227,8 @@ class Bench(Measurable):
     rows: list[BenchRow] = []
     notes: list[str] = []
     unstable_because: list[str] = []
-    environment: dict[str, JsonValue] = {}
-    method: dict[str, JsonValue] = {}
+    environment: dict[str, Json] = {}
+    method: dict[str, Json] = {}
 
 
 class GateOutcome(Record):
@@ -254,9 +268,9 @@ class RunDirectory:
     parity: Parity | None = None
     bench: Bench | None = None
     gates: Gates | None = None
-    history: tuple[dict[str, JsonValue], ...] = ()
+    history: tuple[dict[str, Json], ...] = ()
     scores: tuple[NDArray[np.float64], ...] = ()
-    engines: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
+    engines: dict[str, dict[str, Json]] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
     file_bytes: dict[str, int] = field(default_factory=dict)
     """Sizes of the models in the directory: file name -> bytes."""
@@ -300,9 +314,9 @@ def read_run_directory(folder: Path) -> RunDirectory:
         parity=_read(folder / "parity.json", Parity),
         bench=_read(folder / "bench.json", Bench),
         gates=_read(folder / "gates.json", Gates),
-        history=tuple(_read(folder / "history.json", list[dict[str, JsonValue]]) or ()),
+        history=tuple(_read(folder / "history.json", list[dict[str, Json]]) or ()),
         scores=_read_scores(folder / "scores.safetensors"),
-        engines={path.stem: _read(path, dict[str, JsonValue]) or {} for path in manifests},
+        engines={path.stem: _read(path, dict[str, Json]) or {} for path in manifests},
         grids={path.stem: _read_grid(path) for path in sorted((folder / "grids").glob("*.png"))},
         file_bytes={p.name: p.stat().st_size for p in folder.glob("*") if p.suffix in (".onnx", ".safetensors")},
         files={
@@ -366,7 +380,10 @@ def _read_grid(path: Path) -> Grid:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             size = image.size
             image.verify()
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a damaged PNG chunk
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            image.load()  # checksums may be right and pixels missing
+    # Pillow raises SyntaxError for a damaged PNG chunk.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _corrupt(path, str(error)) from error
     return Grid(png, *size)
 

@@ -61,29 +61,35 @@ def blocks(run: RunDirectory) -> list[Block]:
     return made
 
 
-def side_by_side(runs: Mapping[str, RunDirectory]) -> list[Block]:
+def side_by_side(runs: Mapping[str, RunDirectory]) -> tuple[list[Block], list[str]]:
     """Return the images of several students, and of every different teacher, by rows of the same seeds.
 
-    Only images that were drawn with the first run's seeds and psi, and have its size, are shown.
+    Only images with the seeds, the psi and the size of the first run that has some are shown. The second list names the
+    runs whose student is not.
     """
-    first = next(iter(runs.values()))
-    pictures: dict[str, Image.Image] = {}
-    titles: dict[str, str] = {}
+    first = next((run for run in runs.values() if "student" in run.grids), None)
+    if first is None:
+        return [], list(runs)
+    size = _size(first, "student")
+    shown = {name: run for name, run in runs.items() if run.samples == first.samples}
     teachers: dict[bytes, str] = {}
-    for name, run in runs.items():
-        if run.samples != first.samples:
-            continue
-        teacher = run.grids.get("teacher")
-        if teacher is not None and teacher.png not in teachers:
-            teachers[teacher.png] = key = f"teacher of {name}"
-            pictures[key], titles[key] = _open(teacher), key.capitalize()
-        if "student" in run.grids:
-            pictures[name], titles[name] = _open(run.grids["student"]), name
-    if len(teachers) == 1:
-        titles[next(iter(teachers.values()))] = _TITLES["teacher"]
-    sizes = [picture.size for picture in pictures.values()]
-    pictures = {name: picture for name, picture in pictures.items() if picture.size == sizes[0]}
-    return _cut(pictures, first.samples, titles)
+    for name, run in shown.items():
+        if _size(run, "teacher") == size:
+            teachers.setdefault(run.grids["teacher"].png, name)
+    # A key that no run has as its name.
+    pictures = {f"teacher\0{name}": _open(runs[name].grids["teacher"]) for name in teachers.values()}
+    titles = {key: f"Teacher of {name}" for key, name in zip(pictures, teachers.values(), strict=True)}
+    if len(titles) == 1:
+        titles = dict.fromkeys(titles, _TITLES["teacher"])
+    students = [name for name, run in shown.items() if _size(run, "student") == size]
+    pictures |= {name: _open(runs[name].grids["student"]) for name in students}
+    titles |= {name: name for name in students}
+    return _cut(pictures, first.samples, titles), [name for name in runs if name not in students]
+
+
+def _size(run: RunDirectory, model: str) -> tuple[int, int] | None:
+    grid = run.grids.get(model)
+    return None if grid is None else (grid.width, grid.height)
 
 
 def _cut(pictures: Mapping[str, Image.Image], samples: Samples, titles: Mapping[str, str]) -> list[Block]:

@@ -74,7 +74,10 @@ class InspectedOnnx(Inspected):
 
     format: Literal["onnx"]
     bytes: int
+    ir_version: int
     opset: dict[str, int]
+    runs_in: str
+    """The oldest releases that open the file."""
     nodes: int
     inputs: dict[str, list[int | str]]
     """Dimensions; a dynamic one by its name."""
@@ -192,6 +195,14 @@ class Exported(Written):
     """An ONNX file."""
 
     precision: str
+    ir_version: int
+    opset: int
+    runs_in: str
+    """The oldest releases of ONNX Runtime and Triton that open the file."""
+    batch: list[int] | None
+    """Smallest and largest batch; null for any."""
+    inlined: bool
+    """Whether the file has no functions."""
     teacher: str | None
     """The teacher's file, exported the same way."""
 

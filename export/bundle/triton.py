@@ -58,6 +58,7 @@ class Served:
     inputs: tuple[Tensor, ...]
     output: Tensor
     max_batch: int
+    """1 if ``fixed``."""
     instances: int
     """Copies of the model on a CPU."""
     threads: int
@@ -66,6 +67,8 @@ class Served:
     """Microseconds that a request may wait for others."""
     plans: Mapping[str, TensorRTPlan] = field(default_factory=dict)
     """TensorRT plans by compute capability ("9.0")."""
+    fixed: bool = False
+    """Whether the ONNX file runs one image at a time, with every shape fixed."""
 
     @property
     def preferred_batches(self) -> list[int]:
@@ -74,7 +77,10 @@ class Served:
 
 
 def interface(onnx_file: Path) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return the inputs and the output of an ONNX file. InputError if Triton cannot serve them with a dynamic batch."""
+    """Return the inputs and the output of an ONNX file. InputError if Triton cannot serve them.
+
+    The batch must be dynamic, or fixed to 1.
+    """
     import onnx
 
     graph = onnx.load(onnx_file, load_external_data=False).graph
@@ -84,13 +90,25 @@ def interface(onnx_file: Path) -> tuple[tuple[Tensor, ...], Tensor]:
     return tuple(tensors[:-1]), tensors[-1]
 
 
+def takes_one_image(onnx_file: Path) -> bool:
+    """Return whether a file has a fixed batch of 1."""
+    import onnx
+
+    first = onnx.load(onnx_file, load_external_data=False).graph.input[0].type.tensor_type.shape.dim[0]
+    return bool(first.dim_value == 1)
+
+
 def _tensor(file: Path, value: Any) -> Tensor:
     first, *rest = value.type.tensor_type.shape.dim
     kind = TYPES.get(value.type.tensor_type.elem_type)
-    if kind is None or first.HasField("dim_value") or not all(dim.HasField("dim_value") for dim in rest):
+    if first.HasField("dim_value") and first.dim_value != 1:
         raise InputError(
-            f"{value.name!r} of {file} is not float32 or uint8 with a dynamic batch and a fixed shape otherwise",
-            "Export it again.",
+            f"{file} takes batches of {first.dim_value} only, and a server gets single images",
+            "Export it with --batch 1, or without --batch.",
+        )
+    if kind is None or not all(dim.HasField("dim_value") for dim in rest):
+        raise InputError(
+            f"{value.name!r} of {file} is not float32 or uint8 with a fixed shape for each image", "Export it again."
         )
     return Tensor(value.name, kind, tuple(dim.dim_value for dim in rest))
 
@@ -106,6 +124,8 @@ def largest_request(models: Mapping[str, Mapping[str, Any]]) -> int:
 
 def config_pbtxt(model: Served, variant: Variant) -> str:
     """Return the configuration of one variant, as text."""
+    if model.fixed and variant == "onnxruntime":
+        return "".join(_lines(_unbatched(model), 0))
     config: dict[str, Any] = {
         "name": model.name,
         "backend": variant,
@@ -151,11 +171,33 @@ def picture_pbtxt(z_dim: int, c_dim: int, max_batch: int, delay_us: int, directi
     return "".join(_lines(config, 0))
 
 
-def _io(tensor: Tensor) -> dict[str, Any]:
+def _io(tensor: Tensor, batch: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Return an input or output, with ``batch`` before its dimensions."""
+    entry: dict[str, Any] = {"name": tensor.name, "data_type": Word(tensor.type)}
     if tensor.dims:
-        return {"name": tensor.name, "data_type": Word(tensor.type), "dims": list(tensor.dims)}
+        return {**entry, "dims": [*batch, *tensor.dims]}
     # Triton has no tensors of rank 0 per sample: it accepts [B, 1] and passes on [B].
-    return {"name": tensor.name, "data_type": Word(tensor.type), "dims": [1], "reshape": {"shape": []}}
+    return {**entry, "dims": [*batch, 1], "reshape": {"shape": list(batch)}}
+
+
+def _unbatched(model: Served) -> dict[str, Any]:
+    """Return the configuration of a file with a fixed batch of 1, which the ONNX Runtime backend takes only without
+    batching. Requests look as they do for a batch of one.
+    """
+    tensors = [_io(tensor, (1,)) for tensor in (*model.inputs, model.output)]
+    inputs = [
+        {"key": one["name"], "value": {"data_type": one["data_type"], "dims": one["dims"], "zero_data": True}}
+        for one in tensors[:-1]
+    ]
+    return {
+        "name": model.name,
+        "backend": "onnxruntime",
+        "max_batch_size": 0,
+        "input": tensors[:-1],
+        "output": tensors[-1:],
+        "model_warmup": [{"name": "one image", "batch_size": 1, "inputs": inputs}],
+        **_onnxruntime(model),
+    }
 
 
 def _warmup(model: Served) -> list[dict[str, Any]]:

@@ -22,6 +22,9 @@ from typing import Any
 from ...errors import InputError, UsageError, choose
 from ...files import exchange, inputs_in, scratch_folder, write_text
 from ...version import __version__
+from ..graph.file import read_onnx
+from ..graph.releases import oldest_release
+from ..graph.versions import versions_of
 from ..integrity import ARCHIVE, SEAL, check_bundle, pack, seal
 from ..parity.gate import verify
 from ..runners.onnx import onnx_runner
@@ -31,7 +34,16 @@ from .golden import PSIS, SEEDS, read_golden_images, write_golden
 from .kubernetes import TRITON_IMAGE, manifests
 from .probing import write_probe
 from .sizing import Sizing, measure_sizing
-from .triton import Served, TensorRTPlan, Variant, config_pbtxt, interface, largest_request, picture_pbtxt
+from .triton import (
+    Served,
+    TensorRTPlan,
+    Variant,
+    config_pbtxt,
+    interface,
+    largest_request,
+    picture_pbtxt,
+    takes_one_image,
+)
 
 MAX_BATCH = 8
 CLIENTS = {  # programs for users of the bundle, in clients/
@@ -121,6 +133,8 @@ def _check_replaceable(out: Path, *, force: bool) -> None:
 
 
 def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
+    if any(takes_one_image(model.onnx) for model in contents.models.values() if model.onnx.is_file()):
+        max_batch = 1
     plans, engines = _engines(folder, contents, max_batch)
     sizing = measure_sizing(contents.models["generator"].onnx)
     models = {
@@ -175,7 +189,9 @@ def _model(
     report.raise_for_failure()
     parity = report.to_dict()
     best = sizing.best
-    served = Served(name, inputs, output, max_batch, best.instances, best.threads, sizing.delay_us, plans)
+    served = Served(
+        name, inputs, output, max_batch, best.instances, best.threads, sizing.delay_us, plans, takes_one_image(onnx)
+    )
     _write(place / "config.pbtxt", config_pbtxt(served, "onnxruntime"))
     variants: list[Variant] = ["python", *(["tensorrt"] if plans else [])]  # type: ignore[list-item]
     for variant in variants:
@@ -186,11 +202,20 @@ def _model(
         "inputs": {tensor.name: list(tensor.dims) for tensor in inputs},
         "output": {output.name: list(output.dims)},
         "variants": ["onnxruntime", *variants],
+        **_versions(onnx),
         "parity": {
             "reference": parity["a"],
             **{key: parity[key] for key in ("images", "max_steps", "differing", "tolerance")},
         },
     }
+
+
+def _versions(onnx: Path) -> dict[str, Any]:
+    """Return the IR version and the opset of a file, and the oldest releases that open it."""
+    ir, opset = versions_of(read_onnx(onnx))
+    oldest = oldest_release(ir, opset)
+    known = None if oldest is None else {"onnxruntime": oldest.onnxruntime, "triton": oldest.triton}
+    return {"ir_version": ir, "opset": opset, "oldest": known}
 
 
 def _directions(folder: Path, file: Path | None) -> dict[str, Any]:

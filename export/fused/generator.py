@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import UsageError, choose
 from ...generators import Generator, GeneratorConfig
-from .stylegan2 import FusedStyleGAN2Synthesis, NoiseForm, Upsample, conv_layers
+from .stylegan2 import PLAIN, FusedConv, FusedStyleGAN2Synthesis, FusedToRGB, NoiseForm, Upsample, conv_layers
 from .stylegan3 import FusedStyleGAN3Synthesis
 from .styles import FusedMapping, FusedSlotStyles, FusedStyles, Weights
 
@@ -109,6 +109,28 @@ class FusedSynthesis(_Fused):
     def forward(self, ws: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return one image per row of ws."""
         return self._images(self.styles(ws), noise)
+
+
+def fused(
+    generator: Generator, *, image: ImageForm = "float", upsample: Upsample = "transposed", noise: NoiseForm = "const"
+) -> FusedGenerator:
+    """Return the deployable form of ``generator``: a torch module with constants only, made for ``torch.export``.
+
+    ``fused(generator)(z, psi, c)`` returns the images of ``generator(z, c, psi=psi)``, computed as in an exported ONNX
+    file: all weights are constants, and the styles of all layers are one matrix product. It consists of torch's own
+    operations, so that other compilers take its program::
+
+        network = dcp.fused(dcp.load_generator("student.safetensors"))
+        z, psi = torch.randn(1, network.config.z_dim), torch.ones(1)
+        program = torch.export.export(network, (z, psi))
+
+    The generator is copied and stays as it is. Arguments and errors as :class:`FusedGenerator`.
+    """
+    made = FusedGenerator(generator, image=image, upsample=upsample, noise=noise)
+    for module in made.modules():
+        if isinstance(module, FusedConv | FusedToRGB):
+            module.operators = PLAIN
+    return made
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ holds exactly, eps included: no style, however large, can overflow a half-precis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -27,11 +27,24 @@ from torch import Tensor, nn
 
 from ...generators import GeneratorConfig
 from ...generators.ops import DEMODULATION_EPS, LRELU_GAIN, fir_kernel
-from ...kernels.operators import fir_epilogue, modconv_epilogue, to_rgb
+from ...kernels import operators, reference
 from .styles import Weights
 
 Upsample = Literal["transposed", "polyphase"]
 NoiseForm = Literal["const", "none", "input"]
+
+
+class Operators(NamedTuple):
+    """The operations around the convolutions; their signatures are in :mod:`...kernels.reference`."""
+
+    modconv_epilogue: Callable[..., Tensor]
+    fir_epilogue: Callable[..., Tensor]
+    to_rgb: Callable[..., Tensor]
+
+
+KERNELS = Operators(operators.modconv_epilogue, operators.fir_epilogue, operators.to_rgb)
+PLAIN = Operators(reference.modconv_epilogue, reference.fir_epilogue, reference.to_rgb)
+"""Plain torch: a program of torch.export then has none of our operators."""
 
 SMALLEST_PEAK = 1e-12  # stands in for max|s| of styles that are all zero: t is zero too, noise and bias remain
 
@@ -161,6 +174,7 @@ class FusedConv(nn.Module):
     bias: Tensor
     noise: Tensor | None
     strength: Tensor | None
+    operators = KERNELS
 
     def __init__(
         self,
@@ -200,10 +214,10 @@ class FusedConv(nn.Module):
         scale = torch.rsqrt(styles.directions.square() @ self.energy + (self.root_eps / styles.peak).square())
         if self.upsample == "transposed":
             y = F.conv_transpose2d(x, self.weight, stride=2)  # [B, Co, 2H + 1, 2W + 1]
-            return fir_epilogue(y, scale, added, self.bias, next_scale, self.clamp)
+            return self.operators.fir_epilogue(y, scale, added, self.bias, next_scale, self.clamp)
         y = F.conv2d(x, self.weight, padding=1)
         shuffle = self.upsample == "polyphase"
-        return modconv_epilogue(y, scale, added, self.bias, next_scale, self.clamp, shuffle)
+        return self.operators.modconv_epilogue(y, scale, added, self.bias, next_scale, self.clamp, shuffle)
 
 
 class FusedToRGB(nn.Module):
@@ -211,6 +225,7 @@ class FusedToRGB(nn.Module):
 
     weight: Tensor
     bias: Tensor
+    operators = KERNELS
 
     def __init__(self, weight: Tensor, bias: Tensor, clamp: float | None, *, as_bytes: bool = False) -> None:
         super().__init__()
@@ -219,7 +234,7 @@ class FusedToRGB(nn.Module):
         self.register_buffer("bias", bias.float())
 
     def forward(self, x: Tensor, styles: Tensor, image: Tensor | None = None) -> Tensor:
-        return to_rgb(x, styles, self.weight, self.bias, image, self.clamp, self.as_bytes)
+        return self.operators.to_rgb(x, styles, self.weight, self.bias, image, self.clamp, self.as_bytes)
 
 
 def polyphase_weight(weight: Tensor) -> Tensor:

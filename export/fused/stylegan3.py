@@ -112,7 +112,8 @@ class FusedInput(nn.Module):
         """Return the frequencies along x and y in turns per unit and the phase in turns, each [B, F]."""
         motion = motion / motion[:, :2].abs().amax(dim=1, keepdim=True).clamp_min(TINY)
         motion = motion / motion[:, :2].square().sum(dim=1, keepdim=True).clamp_min(TINY).sqrt()
-        cosine, sine, x, y = motion.chunk(4, dim=1)  # [B, 1] each
+        # Not by chunk: ONNX can split into a number of parts only from opset 18 on.
+        cosine, sine, x, y = (motion[:, i : i + 1] for i in range(4))
         fx, fy = self.frequency.unbind(0)
         shift = x * (cosine * fx + sine * fy) + y * (cosine * fy - sine * fx)
         moved = cosine[..., None] * self.along_cosine + sine[..., None] * self.along_sine

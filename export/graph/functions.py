@@ -5,8 +5,9 @@ the same name defines it. A runtime that has the kernels (TensorRT with our plug
 (ONNX Runtime, TensorRT for RTX) run the function instead. :mod:`.operators` lists the types, :mod:`.nodes` makes nodes.
 
 x is float32, float16 or bfloat16, everything else float32. Arithmetic is float32 too, except for the FIR, which a body
-computes in the type of x. :mod:`...kernels.reference` defines what each operator computes. TensorRT finds plugins by
-operator type and by attributes that every node has for it.
+computes in the type of x, or in float32 if that is bfloat16, for which ONNX Runtime has no convolutions.
+:mod:`...kernels.reference` defines what each operator computes. TensorRT finds plugins by operator type and by
+attributes that every node has for it.
 
 The bodies are written for ONNX Runtime on a CPU, which runs one operator at a time: as few passes over the features as
 possible. Measured there (version 1.32, one thread, x86 with AVX-512, median of interleaved runs): toRGB as a product of
@@ -27,8 +28,6 @@ from .operators import DOMAIN, VERSION, attributes_of, inputs_of, parts_of
 
 if TYPE_CHECKING:
     import onnx
-
-OPSET = 18  # the exporter's default; TensorRT 10 and 11, TensorRT for RTX and ONNX Runtime from 1.14 read it
 
 Colours = Literal["product", "convolution"]
 
@@ -59,22 +58,26 @@ _COLOURS: dict[Colours, list[str]] = {  # computes image_0 [B, 3, H, W] from x, 
 
 def add_functions(model: onnx.ModelProto, colours: Colours = "product") -> None:
     """Add to ``model`` the function of every operator of ours that it uses; ``colours`` as in :func:`function`."""
+    import onnx
+
     used = sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN})
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    model.functions.extend(function(op_type, opset, colours) for op_type in used)
+    wide = any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in model.graph.initializer)
+    model.functions.extend(function(op_type, opset, colours, wide_fir=wide) for op_type in used)
     if used and not any(entry.domain == DOMAIN for entry in model.opset_import):
         model.opset_import.add(domain=DOMAIN, version=VERSION)
 
 
-def function(op_type: str, opset: int, colours: Colours = "product") -> onnx.FunctionProto:
+def function(op_type: str, opset: int, colours: Colours = "product", *, wide_fir: bool = False) -> onnx.FunctionProto:
     """Return an operator's body in standard operators of version ``opset``.
 
     ToRGB is a "product" of (styles x weight) with the features, or a "convolution" of the features times the styles.
+    ``wide_fir``: the FIR is computed in float32, whatever the type of x.
     """
     import onnx
 
     family, parts = parts_of(op_type)
-    lines = _rgb_body(parts, colours) if family == "ToRGB" else _epilogue_body(family, parts)
+    lines = _rgb_body(parts, colours) if family == "ToRGB" else _epilogue_body(family, parts, wide_fir)
     attributes, inputs = ", ".join(attributes_of(op_type)), ", ".join(inputs_of(op_type))
     # TensorRT's parser casts to bytes only for outputs of the graph, which it finds by name, also inside a function.
     result = "image" if "Bytes" in parts else "y"
@@ -82,20 +85,22 @@ def function(op_type: str, opset: int, colours: Colours = "product") -> onnx.Fun
     return onnx.parser.parse_function(head + " {\n" + "\n".join(lines) + "\n}")
 
 
-def _epilogue_body(family: str, parts: frozenset[str]) -> list[str]:
+def _epilogue_body(family: str, parts: frozenset[str], wide_fir: bool) -> list[str]:
     """Return lines for the FIR or depth to space, then lrelu(x scale + noise + bias), the clamp and the next style."""
     lines = ["outer = Constant <value_ints: ints = [2, 3]> ()", "inner = Constant <value_ints: ints = [1, 2]> ()"]
     last, factor = "x", "scale"
     if family == "FirEpilogue":
         # The taps sum to 1 and the scale contains the gain of 4, so half precision cannot overflow in the FIR.
+        source = "stored" if wide_fir else "x"
+        lines += ["stored = Cast <to: int = 1> (x)"] if wide_fir else []
         lines += [
             f"tap = Constant <value = {_taps(1, gain=1.0)}> ()",
             "count = Shape (bias)",
             "ones = Constant <value_ints: ints = [1, 1, 1]> ()",
             "copies = Concat <axis: int = 0> (count, ones)",
             "taps_float = Expand (tap, copies)",
-            "taps = CastLike (taps_float, x)",
-            "filtered = Conv <group: int = @channels, pads: ints = [1, 1, 1, 1]> (x, taps)",
+            f"taps = CastLike (taps_float, {source})",
+            f"filtered = Conv <group: int = @channels, pads: ints = [1, 1, 1, 1]> ({source}, taps)",
             "four = Constant <value = float {4.0}> ()",
             "scale_four = Mul (scale, four)",
         ]

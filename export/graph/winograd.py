@@ -85,7 +85,10 @@ def with_cpu_operators(model: onnx.ModelProto, *, lanes: int, threads: int = 0) 
         else:
             nodes.append(_modulated_conv(graph, node, lanes, threads))
     if not graph.made:
-        raise UsageError("the file has none of StyleGAN2's layers", "Use backend onnxruntime or openvino.")
+        raise UsageError(
+            "the file has none of StyleGAN2's layers: it is a StyleGAN3, or was exported with --inline",
+            "Use backend onnxruntime or openvino, or export a StyleGAN2 without --inline.",
+        )
     del model.graph.node[:], model.graph.value_info[:], model.functions[:]
     model.graph.node.extend(_needed(nodes, {value.name for value in model.graph.output}))
     held = {tensor.name: tensor for tensor in model.graph.initializer}

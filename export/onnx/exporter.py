@@ -10,10 +10,8 @@ import hashlib
 import json
 import logging
 import os
-import re
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +26,14 @@ from ...progress import Progress
 from ...version import __version__
 from ..fused.generator import FusedGenerator, FusedSynthesis, ImageForm, noise_shapes
 from ..fused.stylegan2 import NoiseForm, Upsample
+from ..graph.bfloat16 import widen
 from ..graph.file import write_model
-from ..graph.functions import OPSET, add_functions
+from ..graph.functions import add_functions
+from ..graph.inlining import fix_batch, inlined
+from ..graph.names import module_names, rename, strip_traces
 from ..graph.nodes import translations
+from ..graph.releases import runtime_words
+from ..graph.versions import OLDEST_IR, OLDEST_OPSET, TORCH_OPSET, check_versions, lower_opset, versions_of
 from ..parity.tolerance import Precision, tolerance_for
 from ..runners.runner import NOISE_INPUT
 from .precision import decide, measure_ranges
@@ -43,7 +46,8 @@ if TYPE_CHECKING:
 InputForm = Literal["z", "ws"]
 
 PSI_RANGE = (0.0, 1.3)  # where tests compare the file with the readable generator; any other psi works too
-BFLOAT16_OPSET = 22  # the first version whose convolutions accept bfloat16
+Batch = int | tuple[int, int]
+"""One size that the file runs, or the smallest and the largest that it is for."""
 
 # Warnings that torch and onnxscript raise about themselves, not about our model: (category, start of the message).
 _EXPORTER_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
@@ -62,7 +66,10 @@ def export_onnx(
     upsample: Upsample = "transposed",
     noise: NoiseForm = "const",
     precision: Precision = "fp32",
-    batch: tuple[int, int] | None = None,
+    batch: Batch | None = None,
+    opset: int | None = None,
+    ir: int | None = None,
+    inline: bool = False,
     metadata: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -74,23 +81,62 @@ def export_onnx(
     ..., of standard deviation 1. The output ``image`` is uint8 [batch, H, W, 3], or float32 [batch, 3, H, W] not
     clamped. ``upsample`` is that of :class:`~..fused.generator.FusedGenerator`.
 
-    The batch is dynamic. ``batch`` is the smallest and largest that the file promises to serve; it is recorded for
-    engine builds. ``metadata`` is added to the file's own (see :func:`describe`), for instance ``teacher_sha256`` or
+    The batch is dynamic. ``batch=(1, 64)`` records the smallest and largest that the file promises to serve, for engine
+    builds. ``batch=1`` fixes it, and with it every shape, for compilers that need them; such a file has no functions.
+
+    ``inline`` writes standard operators in place of our functions, for runtimes and converters that have none
+    (:mod:`..graph.inlining`). ``opset`` and ``ir`` are by default the lowest that the content needs, which the oldest
+    runtimes read (:mod:`..graph.versions`). None of the three changes an image.
+
+    ``metadata`` is added to the file's own (see :func:`describe`), for instance ``teacher_sha256`` or
     the licence and story of a checkpoint (:func:`~dcp_deploy.checkpoints.provenance.as_texts`). ``onnx.checker`` checks
     the file with shape inference before it appears under its name. Weights of more than 2 GB are stored beside it in
     ``NAME.data``.
 
     ``precision`` "fp16" and "bf16" store the convolutions in that type, except the layers whose measured ranges need
-    float32. "int8" quantises the layers with which the parity gate still passes (:mod:`.precision`, :mod:`.rounding`,
-    :mod:`.quantization`). The file records what was measured and chosen, see
-    :func:`~.quantization.precision_report`. ``progress`` counts the layers whose int8 error was measured.
+    float32. A bf16 file has casts around convolutions in float32, which every runtime can run; TensorRT and OpenVINO
+    get convolutions in bfloat16 (:mod:`..graph.bfloat16`). "int8" quantises the layers with which the parity gate still
+    passes (:mod:`.precision`, :mod:`.rounding`, :mod:`.quantization`). The file records what was measured and chosen,
+    see :func:`~.quantization.precision_report`. ``progress`` counts the layers whose int8 error was measured.
 
-    Raises UsageError for an unknown option or noise inputs of a network without noise, ParityError if no layer can be
-    int8.
+    Raises UsageError for an unknown option, noise inputs of a network without noise, or versions that the content does
+    not fit, ParityError if no layer can be int8.
     """
     import onnx
 
     tolerance = tolerance_for(precision)
+    _check(generator, inputs, noise, batch)
+    check_versions(opset, ir)
+    form = FusedGenerator if inputs == "z" else FusedSynthesis
+    ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)
+    storage, measured = decide(ranges, precision)
+    fused = form(generator, image=image, upsample=upsample, noise=noise, storage=storage)
+    bounds = batch if isinstance(batch, tuple) else None
+    model = _model(fused, bounds, opset)
+    if ranges is not None and precision == "int8":
+        alone = inputs == "z" and noise != "input"  # int8 layers are chosen on images generated from z alone
+        kernels = integer_kernels(generator, ranges, upsample=upsample)
+        trial = model if alone else _model(FusedGenerator(generator, upsample=upsample), None, opset)
+        plan = plan_int8(trial, ranges, kernels, tolerance, progress=progress)
+        model, measured["int8"] = quantize(model, ranges, kernels, plan.layers), json.dumps(plan.to_dict())
+    if isinstance(batch, int):
+        fix_batch(model, batch)
+    if inline or isinstance(batch, int):
+        model = inlined(model)
+    model.ir_version = ir or OLDEST_IR
+    facts = {"inputs": inputs, **fused.options.facts(), **measured, **version_facts(model)}
+    if inputs == "z":
+        facts["psi_range"] = f"{PSI_RANGE[0]},{PSI_RANGE[1]}"
+    if batch is not None:
+        facts["batch"] = ",".join(map(str, bounds or (batch, batch)))
+    facts = {**describe(generator), **facts, **(metadata or {})}
+    onnx.helper.set_model_props(model, {key: str(value) for key, value in sorted(facts.items())})
+    write_model(model, Path(path))
+    return Path(path)
+
+
+def _check(generator: Generator, inputs: str, noise: str, batch: Batch | None) -> None:
+    """Raise UsageError for options that do not fit the generator, and for an impossible batch."""
     if inputs not in get_args(InputForm):
         raise UsageError(f"inputs is {inputs!r}", choose(inputs, get_args(InputForm)))
     if noise == "input" and not noise_shapes(generator.config):
@@ -98,31 +144,20 @@ def export_onnx(
             f"noise is 'input', but a {generator.config.kind} has no noise: no layer would take the maps",
             "Leave out --noise: the images depend on z alone.",
         )
-    if batch is not None and not (1 <= batch[0] < batch[1]):
+    if isinstance(batch, int):
+        if batch < 1:
+            raise UsageError(f"batch is {batch}", "Give 1 or more.")
+    elif batch is not None and not (1 <= batch[0] < batch[1]):
         raise UsageError(
-            f"batch is {batch[0]} to {batch[1]}", "Give a smallest batch of 1 or more and a larger largest."
+            f"batch is {batch[0]} to {batch[1]}",
+            "Give a smallest batch of 1 or more and a larger largest, or one number to fix it.",
         )
-    form = FusedGenerator if inputs == "z" else FusedSynthesis
-    ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)
-    storage, measured = decide(ranges, precision)
-    fused = form(generator, image=image, upsample=upsample, noise=noise, storage=storage)
-    opset = BFLOAT16_OPSET if precision == "bf16" else OPSET
-    model = _model(fused, batch, opset)
-    if ranges is not None and precision == "int8":
-        alone = inputs == "z" and noise != "input"  # int8 layers are chosen on images generated from z alone
-        kernels = integer_kernels(generator, ranges, upsample=upsample)
-        trial = model if alone else _model(FusedGenerator(generator, upsample=upsample), None, OPSET)
-        plan = plan_int8(trial, ranges, kernels, tolerance, progress=progress)
-        model, measured["int8"] = quantize(model, ranges, kernels, plan.layers), json.dumps(plan.to_dict())
-    facts = {"inputs": inputs, **fused.options.facts(), **measured, "opset": str(opset)}
-    if inputs == "z":
-        facts["psi_range"] = f"{PSI_RANGE[0]},{PSI_RANGE[1]}"
-    if batch is not None:
-        facts["batch"] = f"{batch[0]},{batch[1]}"
-    facts = {**describe(generator), **facts, **(metadata or {})}
-    onnx.helper.set_model_props(model, {key: str(value) for key, value in sorted(facts.items())})
-    write_model(model, Path(path))
-    return Path(path)
+
+
+def version_facts(model: onnx.ModelProto) -> dict[str, str]:
+    """Return what the metadata say about versions: opset, IR version, and the oldest runtimes that open the file."""
+    ir, opset = versions_of(model)
+    return {"opset": str(opset), "ir_version": str(ir), "runs_in": runtime_words(ir, opset)}
 
 
 def describe(generator: Generator) -> dict[str, str]:
@@ -156,22 +191,35 @@ def weights_sha256(generator: Generator) -> str:
 # ---- torch to ONNX ----
 
 
-def _model(fused: FusedGenerator | FusedSynthesis, batch: tuple[int, int] | None, opset: int) -> onnx.ModelProto:
+def _model(
+    fused: FusedGenerator | FusedSynthesis, batch: tuple[int, int] | None, opset: int | None = None
+) -> onnx.ModelProto:
     """Return ``fused`` as a graph with readable names and our functions, without metadata and shapes."""
-    return _tidied(_trace(fused, batch or (1, None), opset))
+    return _tidied(_trace(fused, batch or (1, None), max(opset or 0, TORCH_OPSET)), opset)
 
 
 def graph_of(module: torch.nn.Module, samples: Mapping[str, torch.Tensor], output: str) -> onnx.ModelProto:
     """Return any module with the inputs of ``samples`` as such a graph, with a dynamic batch."""
     batch = torch.export.Dim("batch", min=1)
     shapes = {name: {0: batch} for name in samples}
-    return _tidied(_exported(module, dict(samples), shapes, list(samples), output, OPSET))
+    model = _tidied(_exported(module, dict(samples), shapes, list(samples), output, TORCH_OPSET))
+    model.ir_version = OLDEST_IR
+    return model
 
 
-def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
-    modules = _module_names(model)
-    _strip_traces(model)
-    _rename(model, modules)
+def _tidied(model: onnx.ModelProto, opset: int | None = None) -> onnx.ModelProto:
+    """Name everything, lower the opset as far as the content and ``opset`` allow, and add casts and functions.
+
+    Raises UsageError if the content needs more than ``opset``, with the nodes that do.
+    """
+    modules = module_names(model)
+    strip_traces(model)
+    rename(model, modules)
+    if (opset or OLDEST_OPSET) < TORCH_OPSET:
+        needs = lower_opset(model)
+        if needs and opset is not None:
+            raise UsageError(f"opset {opset} is too low: {'; '.join(needs[:3])}", f"Use --opset {TORCH_OPSET}.")
+    widen(model)
     add_functions(model)
     model.producer_name, model.producer_version = "dcp-deploy", __version__
     return model
@@ -241,56 +289,3 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-# ---- a graph with readable names that is the same on every machine ----
-
-
-def _module_names(model: onnx.ModelProto) -> list[str]:
-    """Return each node's innermost module: b4.conv1, where the exporter recorded ['', 'b4', 'b4.conv1', 'conv2d']."""
-    names = []
-    for node in model.graph.node:
-        scopes = [prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"]
-        names.append(re.findall(r"'([^']*)'", scopes[0])[-2] if scopes else "")
-    return names
-
-
-def _strip_traces(model: onnx.ModelProto) -> None:
-    """Remove the exporter's metadata: stack traces with paths of this machine, the torch graph, its signature."""
-    holders: list[Any] = [model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output]
-    for holder in [*holders, *model.graph.initializer]:
-        del holder.metadata_props[:]
-    del model.graph.value_info[:]
-    model.doc_string = model.graph.doc_string = ""
-
-
-def _rename(model: onnx.ModelProto, modules: Sequence[str]) -> None:
-    """Name nodes after the module that made them (``synthesis.b64.conv0/Conv``) and values after their node.
-
-    Weights already have the name of their module. A constant that the exporter made up is named after its reader, or
-    numbered if it has several.
-    """
-    graph = model.graph
-    kept = {value.name for value in [*graph.input, *graph.output]}
-    # Buffers of our modules have a dot in their names ("synthesis.b4.conv1.bias"), made-up constants ("val_12") do not.
-    made_up = {tensor.name for tensor in graph.initializer if "." not in tensor.name}
-    readers = Counter(value for node in graph.node for value in node.input)
-    taken: Counter[str] = Counter()
-    renamed: dict[str, str] = {}
-    for node, module in zip(graph.node, modules, strict=True):
-        name = f"{module}/{node.op_type}".lstrip("/")
-        taken[name] += 1
-        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
-        for index, value in enumerate(node.input):
-            if value in made_up and value not in renamed:
-                taken["constant"] += readers[value] > 1
-                renamed[value] = f"{node.name}.input{index}" if readers[value] == 1 else f"constant_{taken['constant']}"
-        for index, value in enumerate(node.output):
-            if value not in kept:
-                renamed[value] = node.name if len(node.output) == 1 else f"{node.name}.{index}"
-    for node in graph.node:
-        node.input[:] = [renamed.get(value, value) for value in node.input]
-        node.output[:] = [renamed.get(value, value) for value in node.output]
-        node.attribute.sort(key=lambda attribute: attribute.name)  # the exporter's order varies from run to run
-    for tensor in graph.initializer:
-        tensor.name = renamed.get(tensor.name, tensor.name)

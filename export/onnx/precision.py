@@ -175,8 +175,6 @@ def islands(table: RangeTable, precision: HalfPrecision) -> dict[str, str]:
             reasons[row.layer] = f"reaches {row.largest:.3g}, more than {limits.max:.3g} / {MARGIN:g}"
         elif not moved <= most:
             reasons[row.layer] = f"changes by {moved:.2g} of its size when rounded, more than {most:.2g}"
-        elif precision == "bf16" and row.transposed:
-            reasons[row.layer] = "TensorRT for RTX cannot build a transposed convolution in bfloat16"
     return reasons
 
 

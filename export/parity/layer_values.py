@@ -170,8 +170,8 @@ def _places(model: onnx.ModelProto, config: GeneratorConfig) -> dict[str, tuple[
             places.update({f"styles.{layer}": (value, False) for layer, value in zip(layers, node.output, strict=True)})
         if module and node.output:
             owner = _owner(module, layers)
-            styled = "Next" in node.op_type or (owner in made and made[owner][1])
-            made[owner] = (node.output[0], styled)
+            # An up-sampling layer's result is multiplied by the styles of the one that follows.
+            made[owner] = (node.output[0], owner.endswith(".conv0"))
     places.update(made)
     return {name: places[name] for name in value_names(config)[:-1] if name in places and places[name][0] != "image"}
 

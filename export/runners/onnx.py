@@ -27,8 +27,8 @@ def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = 
             problems.append(f"input {name!r} is not known")
         elif kind != "tensor(float)" or len(shape) != ranks[name] or not all(isinstance(n, int) for n in shape[1:]):
             problems.append(f"input {name!r} is {kind} {shape}, not float with {ranks[name]} dimensions")
-        elif isinstance(shape[0], int):
-            problems.append(f"the batch of input {name!r} is fixed to {shape[0]}")
+        elif session.batch is not None and shape[0] != session.batch:
+            problems.append(f"input {name!r} has a batch of {shape[0]}, another one {session.batch}")
     size, image = session.image(problems)
     z_dim = session.inputs["z"][1][1]
     c_dim = session.inputs["c"][1][1] if "c" in session.inputs else 0
@@ -38,7 +38,8 @@ def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = 
 
     # The other backends run a changed graph, whose layers are not those of the file.
     source = path if session.backend in ("onnxruntime", "onnxruntime-cuda") else None
-    batch = batch_bounds(path, session.facts)
+    fixed = session.batch
+    batch = batch_bounds(path, session.facts) if fixed is None else (fixed, fixed)
     return Runner(path.name, session.backend, z_dim, c_dim, size, image, draw, session.facts, batch, source)
 
 

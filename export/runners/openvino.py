@@ -6,7 +6,8 @@ The graph that OpenVINO compiles differs from the file in three ways, none of wh
   features with the channels last, where that matrix would be a copy of everything: a tenth of the time at 256 px.
 - The outputs of an int8 file's convolutions keep their integer sums. The file rounds them only because ONNX Runtime has
   no integer convolutions otherwise.
-- A file with bfloat16 convolutions is computed in bfloat16, all others in float32 between their integers.
+- A bfloat16 file has its convolutions in bfloat16, without the casts around them, and is computed in bfloat16. All
+  others are computed in float32 between their integers.
 
 With our operators in place of its convolutions (:mod:`~..graph.winograd`) the graph is the one for ONNX Runtime.
 
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from ...errors import CorruptFileError, DcpDeployError, MissingCapabilityError
+from ..graph.bfloat16 import narrowed
 from ..graph.functions import add_functions
 from .session import Session, Values
 
@@ -114,6 +116,7 @@ def _for_openvino(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnx.inliner import inline_local_functions
 
     _keep_sums(model)
+    narrowed(model)
     del model.functions[:]
     add_functions(model, colours="convolution")
     return inline_local_functions(model)

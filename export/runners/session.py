@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
@@ -23,7 +24,7 @@ class Session:
     """An ONNX file ready to run.
 
     ``facts``: the file's metadata. ``run``: from arrays by the inputs' names to the output ``image``; may be called
-    from many threads at once.
+    from many threads at once. ``batch``: the only batch that the file runs, None if any.
     """
 
     path: Path
@@ -32,11 +33,16 @@ class Session:
     outputs: Mapping[str, Values]
     facts: Mapping[str, str]
     run: Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]]
+    batch: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        sizes = {shape[0] for _, shape in self.inputs.values() if shape and isinstance(shape[0], int)}
+        object.__setattr__(self, "batch", max(sizes, default=None))
 
     def draw(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Return the output ``image``. InputError for a batch that the file cannot run."""
+        """Return the output ``image``, of several calls if the file has a fixed batch. InputError if it cannot run."""
         try:
-            return self.run(feeds)
+            return self.run(feeds) if self.batch is None else _in_calls(self.run, feeds, self.batch)
         except Exception as error:  # the exception types of the runtimes have no common base class
             runtime, batch = self.backend.partition("-")[0], len(next(iter(feeds.values())))
             reason = (str(error).splitlines() or [""])[0]
@@ -55,3 +61,18 @@ class Session:
             message = f"{self.path} is not a generator of ours: {'; '.join(problems)}"
             raise InputError(message, "Make it with: dcp-deploy export")
         return (size[0], size[1]), image
+
+
+def _in_calls(
+    run: Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]], feeds: Mapping[str, npt.NDArray[Any]], batch: int
+) -> npt.NDArray[Any]:
+    """Run batches of exactly ``batch`` rows; the last one is filled up with its last row, whose images are dropped."""
+    rows = len(next(iter(feeds.values())))
+    images = []
+    for start in range(0, rows, batch):
+        part = {name: values[start : start + batch] for name, values in feeds.items()}
+        lacking = batch - len(next(iter(part.values())))
+        if lacking:
+            part = {name: np.concatenate([v, np.repeat(v[-1:], lacking, axis=0)]) for name, v in part.items()}
+        images.append(run(part))
+    return images[0][:rows] if len(images) == 1 else np.concatenate(images)[:rows]

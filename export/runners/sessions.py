@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...devices import default_threads
-from ...errors import CorruptFileError, MissingCapabilityError, UsageError, choose
-from ..graph.bfloat16 import widened
+from ...errors import CorruptFileError, InputError, MissingCapabilityError, UsageError, choose
+from ..graph.releases import too_new
 from .session import Session
 
 SPIN_MICROSECONDS = 1000
@@ -73,10 +73,9 @@ def onnx_session(path: Path, model: bytes | None, backend: str, threads: int | N
         options.intra_op_num_threads = threads
     source = os.fspath(path) if model is None else model
     try:
-        session = _start(onnxruntime, source, options, providers)
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # its exception types have no common base class
-        reason = str(error).splitlines()[0]
-        raise CorruptFileError(f"onnxruntime cannot load {path}: {reason}", "Export it again.") from error
+        raise _refusal(path, onnxruntime.__version__, str(error)) from error
     if len(session.get_providers()) < len(providers):  # it falls back to the CPU without an error
         raise MissingCapabilityError(
             f"backend {backend!r}: onnxruntime could not start its CUDA provider",
@@ -117,17 +116,17 @@ def _spin_briefly(options: Any, version: str) -> None:
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
 
 
-def _start(onnxruntime: Any, source: str | bytes, options: Any, providers: list[Any]) -> Any:
-    """Make a session. Convolutions in bfloat16, which ONNX Runtime lacks, are replaced by exact equivalents."""
-    from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
-
-    try:
-        return onnxruntime.InferenceSession(source, options, providers=providers)
-    except NoKernel:
-        wide = widened(source)
-        if wide is None:
-            raise
-        return onnxruntime.InferenceSession(wide, options, providers=providers)
+def _refusal(path: Path, version: str, reason: str) -> InputError | MissingCapabilityError:
+    """Return the error for a file that ONNX Runtime does not load, in words where its reason is known."""
+    if meaning := too_new(reason):
+        return MissingCapabilityError(f"onnxruntime {version} cannot load {path}: {meaning[0]}", meaning[1])
+    if "Could not find an implementation for Conv" in reason:
+        return InputError(
+            f"onnxruntime {version} cannot run {path}: it lacks convolutions in bfloat16, as earlier versions wrote",
+            "Export it again: bf16 files have casts now and run in every ONNX Runtime.",
+        )
+    first = (reason.splitlines() or ["no reason given"])[0]
+    return CorruptFileError(f"onnxruntime cannot load {path}: {first}", "Export it again.")
 
 
 def _providers(onnxruntime: Any, backend: str) -> list[Any]:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ...errors import DcpDeployError, InputError, MissingCapabilityError, UsageError
+from ..graph.releases import too_new
 from ..runners.runner import Array, Runner
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def endpoint_runner(address: str, model: str = "generator", *, binary: bool = Tr
 def largest_batch(address: str, model: str) -> int:
     """Return the largest batch that the server accepts."""
     with closing(_Client(address)) as client:
-        return int(client.describe("config", model)["max_batch_size"])
+        return max(1, int(client.describe("config", model)["max_batch_size"]))  # 0: one image, without batching
 
 
 class _Client:
@@ -98,7 +99,9 @@ class _Client:
         try:
             yield
         except InferenceServerException as error:
-            raise DcpDeployError(f"{self.address} refused: {error.message()}", "Read its log.") from error
+            meaning = too_new(error.message())
+            remedy = "Read its log." if meaning is None else " ".join(meaning)
+            raise DcpDeployError(f"{self.address} refused: {error.message()}", remedy) from error
         except Exception as error:  # errors of sockets and of the HTTP client have no common base class
             raise DcpDeployError(f"{self.address} does not answer: {error}", "Check that it is running.") from error
 

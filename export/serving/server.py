@@ -21,15 +21,17 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...errors import DcpDeployError, MissingCapabilityError, UsageError
 from ..bundle.kubernetes import TRITON_IMAGE
 from ..bundle.sizing import allowed_cores
 from ..bundle.triton import BYTES_PER_NUMBER, largest_request
+from ..graph.releases import shortfall
 from ..integrity import check_bundle
 from .leftovers import Scratch, scratch_folder
 from .ports import LOCAL, check_ports, free_ports, is_answered
@@ -74,6 +76,8 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
     pictures: bool = False
     """Whether its Python backend has Pillow, which a bundle's model ``picture`` needs."""
+    onnxruntime: str | None = None
+    """Version of the ONNX Runtime in its Python backend, where known."""
 
 
 def find_program(where: Path | None = None) -> Program:
@@ -127,6 +131,7 @@ def _pytriton(python: Path) -> Program:
             "LD_LIBRARY_PATH": os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep),
         },
         found["pillow"] is not None,
+        found["onnxruntime"],
     )
 
 
@@ -247,6 +252,7 @@ def running_server(
     manifest = check_bundle(bundle)
     if not bundle.is_dir():
         raise UsageError(f"{bundle} is packed", f"Unpack it first: tar --zstd -xf {bundle.name}")
+    _check_runtime(program, manifest)
     for package in ("aiohttp", "grpc"):
         if importlib.util.find_spec(package) is None:
             raise MissingCapabilityError(f"serving needs {package}, which is not installed", FILTER_INSTALL)
@@ -271,6 +277,16 @@ def running_server(
         server = Server(triton, request_filter, *addresses, size, None if made_for == cores else made_for)
         server.wait_until_ready()
         yield server
+
+
+def _check_runtime(program: Program, manifest: Mapping[str, Any]) -> None:
+    """Raise MissingCapabilityError for a model that is newer than the server's ONNX Runtime; unknown ones pass."""
+    for name, model in manifest["models"].items():
+        versions = model.get("ir_version"), model.get("opset")
+        if program.onnxruntime is None or None in versions:
+            continue
+        if problem := shortfall(program.onnxruntime, *versions):
+            raise MissingCapabilityError(f"the server cannot load {name}: {problem[0]}", problem[1])
 
 
 def _filter_settings(

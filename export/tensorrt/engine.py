@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from pydantic import ValidationError
 from ...errors import InputError, MissingCapabilityError, UsageError
 from ...files import atomic_path, sha256_file, write_json
 from ...version import __version__
-from ..graph.file import read_onnx
+from ..graph.bfloat16 import CONVOLUTIONS, narrowed
+from ..graph.file import read_onnx, read_whole_onnx
 from ..integrity import first_problem
 from . import targets as gpus
 from .manifest import Engine, EngineSource, manifest_path, onnx_sha256
@@ -57,6 +60,7 @@ class EngineOptions:
 
 
 DEFAULTS = EngineOptions()
+LARGEST_INSIDE = 1024  # bytes of a weight in the copy that is parsed; larger ones lie beside it
 EXPORT = "Export it again with dcp-deploy export."
 
 
@@ -101,9 +105,11 @@ def build_engine(
     command += ["--batch", ",".join(map(str, batch)), *options.flags(), "--out", str(path)]
     start = time.perf_counter()
     if chosen == "tensorrt-rtx":
-        built = _build_rtx(onnx, targets, profile, options)
+        with _as_parsed(onnx, ("Conv",)) as parsed:  # it has no transposed convolution in bfloat16
+            built = _build_rtx(onnx, parsed, targets, profile, options)
     else:
-        built = _build_tensorrt(onnx, model, targets, profile, options, shlex.join(command))
+        with _as_parsed(onnx, CONVOLUTIONS) as parsed:
+            built = _build_tensorrt(onnx, parsed, model, targets, profile, options, shlex.join(command))
     seconds = time.perf_counter() - start
     with atomic_path(path) as temporary:
         temporary.write_bytes(built.data)
@@ -152,7 +158,10 @@ def _profile(path: Path, model: Any, batch: Batch) -> Shapes:
     for value in model.graph.input:
         shape = value.type.tensor_type.shape.dim
         if not shape or shape[0].HasField("dim_value") or not all(dim.HasField("dim_value") for dim in shape[1:]):
-            raise InputError(f"input {value.name!r} of {path} does not have a dynamic batch and other sizes fixed")
+            raise InputError(
+                f"input {value.name!r} of {path} does not have a dynamic batch and other sizes fixed",
+                "Export it without --batch, or with two numbers.",
+            )
         sizes = [dim.dim_value for dim in shape[1:]]
         profile[value.name] = {key: [n, *sizes] for key, n in zip(("min", "opt", "max"), batch, strict=True)}
     return profile
@@ -174,10 +183,33 @@ def weight_types(model: Any) -> str:
     return "+".join(sorted(found))
 
 
+@contextmanager
+def _as_parsed(path: Path, kinds: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the file that the parser reads: ``path``, or a copy with bfloat16 convolutions of ``kinds`` without casts.
+
+    By path, because weights may be in a file beside it.
+    """
+    import onnx
+
+    model = read_onnx(path)
+    if not narrowed(model, kinds):
+        yield path
+        return
+    model = read_whole_onnx(path)
+    narrowed(model, kinds)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        onnx.save(model, copy, save_as_external_data=True, size_threshold=LARGEST_INSIDE)
+        yield copy
+
+
 # ---- TensorRT for RTX: ahead of time, no GPU involved ----
 
 
-def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes, options: EngineOptions) -> BuiltEngine:
+def _build_rtx(
+    path: Path, source: Path, targets: Sequence[str], profile: Shapes, options: EngineOptions
+) -> BuiltEngine:
+    """Build from ``source``, the file ``path`` as :func:`_as_parsed` gives it."""
     trt = import_flavour("tensorrt-rtx")
     _refuse_for_rtx(options)
     lines: list[str] = []
@@ -194,7 +226,7 @@ def _build_rtx(path: Path, targets: Sequence[str], profile: Shapes, options: Eng
     builder = trt.Builder(log)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(os.fspath(path)):  # by path, because weights may be in a file beside it
+    if not parser.parse_from_file(os.fspath(source)):  # by path, because weights may be in a file beside it
         lines.extend(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise InputError(f"TensorRT for RTX cannot read {path}: {_joined(lines)}")
     config = builder.create_builder_config()
@@ -241,9 +273,9 @@ def _rtx_remedy(targets: Sequence[str], options: EngineOptions) -> str:
 
 
 def _build_tensorrt(
-    path: Path, model: Any, targets: Sequence[str], profile: Shapes, options: EngineOptions, command: str
+    path: Path, source: Path, model: Any, targets: Sequence[str], profile: Shapes, options: EngineOptions, command: str
 ) -> BuiltEngine:
-    """Build with TensorRT. TF32 is on, as is TensorRT's default (Polygraphy's is off)."""
+    """Build with TensorRT, from ``source``. TF32 is on, as is TensorRT's default (Polygraphy's is off)."""
     gpu = gpus.present_gpu()
     if gpu is None or tuple(targets) != (gpu,):
         raise MissingCapabilityError(
@@ -261,7 +293,7 @@ def _build_tensorrt(
     for name, limits in profile.items():
         shapes.add(name, limits["min"], limits["opt"], limits["max"])
     plugins = _use_plugins(model, gpu, options)
-    network = NetworkFromOnnxPath(os.fspath(path), strongly_typed=True)
+    network = NetworkFromOnnxPath(os.fspath(source), strongly_typed=True)
     level = trt.HardwareCompatibilityLevel
     config = CreateConfig(
         profiles=[shapes],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcp_deploy import config
+from dcp_deploy.cli.next_steps import next_command
 
 from ..pipeline.test_build import TINY
 from .conftest import PROGRAM, Command
@@ -87,6 +88,9 @@ def test_the_plan_of_a_sweep_lists_its_students(dcp: Command, models: Path) -> N
     ("words", "message"),
     [
         (["sweep", "--ratio", "0.5"], "fewer than two sizes"),
+        (["sweep", "--ratio", ""], "--ratio '' is not a list of numbers"),
+        (["sweep", "--ratio", "0.7,0.701", "--dry-run"], "ratio-0.7 and ratio-0.701 are the same student"),
+        (["compare", "one", "two", "--wait", "5"], "--wait 5 does nothing without --measure"),
         (["sweep", "--ratio", "0.5,x"], "--ratio '0.5,x' is not a list of numbers"),
         (["sweep", "--ratio", "0.5,0.7", "--target-macs", "0.1,0.2"], "--ratio and --target-macs"),
         (["compare", "one"], "at least two runs"),
@@ -96,6 +100,31 @@ def test_the_plan_of_a_sweep_lists_its_students(dcp: Command, models: Path) -> N
 def test_what_cannot_be_swept_or_compared_is_named(dcp: Command, words: list[str], message: str) -> None:
     ended = dcp(*words)
     assert ended.code in (2, 3) and message in ended.err
+
+
+def test_a_list_in_the_config_file_is_one_on_the_command_line(dcp: Command, models: Path) -> None:
+    Path("c.toml").write_text("ratio = [0.25, 0.5]\n")
+    words = settings(models)
+    del words[4:6]
+    planned = dcp("sweep", *words, "--config", "c.toml", "--dry-run", "--json").json
+    assert [one["config"]["ratio"] for one in planned["students"]] == [0.25, 0.5]
+    planned = dcp("sweep", *words, "--config", "c.toml", "--target-macs", "0.3,0.6", "--dry-run", "--json").json
+    assert [one["config"]["target_macs"] for one in planned["students"]] == [0.3, 0.6]
+    assert "dcp-deploy sweep --ratio 0.25,0.5" in " ".join(
+        dcp("build", "--config", "c.toml").err.replace("│", "").split()
+    )
+
+
+def test_the_plan_of_a_sweep_says_what_would_be_fetched(dcp: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DCP_DEPLOY_CACHE", "empty")
+    ended = dcp("sweep", "--dataset", "ffhq", "--dry-run")
+    assert ended.code == 0 and "build would fetch" in ended.out and "ratio-0.85" in ended.out
+
+
+def test_a_sweep_without_a_recommended_student_names_no_next_command(tmp_path: Path) -> None:
+    assert next_command("sweep", {}, tmp_path) == ""
+    (tmp_path / "run.json").write_text("{}")
+    assert next_command("sweep", {}, tmp_path).startswith("dcp-deploy bundle ")
 
 
 def test_build_with_several_ratios_leads_to_sweep(dcp: Command) -> None:

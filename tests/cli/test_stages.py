@@ -215,9 +215,11 @@ def test_export_leaves_its_settings_beside_the_file(models: Path) -> None:
 def test_export_also_exports_a_teacher_in_the_chosen_form(dcp: Command) -> None:
     network = Generator(GeneratorConfig(8, (8,) * 4, z_dim=8, w_dim=8, mapping_layers=2))  # each export takes seconds
     teacher = save_generator(network, "t.safetensors")
-    words = ("--inputs", "ws", "--noise", "none", "--upsample", "polyphase", "--batch", "1,8", "--json")
+    words = ("--inputs", "ws", "--noise", "none", "--upsample", "polyphase", "--batch", "1,8", "--inline", "--json")
     ended = dcp("export", teacher, "-o", "s.onnx", "--teacher", teacher, *words)
     assert ended.code == 0 and ended.json["teacher"] == "teacher.onnx"
+    assert (ended.json["ir_version"], ended.json["opset"], ended.json["inlined"]) == (8, 17, True)
+    assert ended.json["batch"] == [1, 8] and ended.json["runs_in"].startswith("ONNX Runtime 1.13 and Triton 22.12")
     student, beside = (dcp("inspect", name, "--json").json for name in ("s.onnx", "teacher.onnx"))
     for facts in (student, beside):
         assert list(facts["inputs"]) == ["ws"] and facts["metadata"]["batch"] == "1,8"
@@ -229,7 +231,9 @@ def test_export_refuses_what_makes_no_sense(dcp: Command, models: Path) -> None:
     teacher = models / "t.safetensors"
     refused = dcp("export", teacher, "-o", "teacher.onnx", "--teacher", teacher)
     assert refused.code == 2 and "where the teacher goes" in refused.err
-    assert dcp("export", teacher, "-o", "s.onnx", "--batch", "8").code == 2
+    assert dcp("export", teacher, "-o", "s.onnx", "--batch", "1,4,8").code == 2
+    assert "opset 16 is not one of 17 to" in dcp("export", teacher, "-o", "s.onnx", "--opset", "16").err
+    assert "IR version 7 is not one of 8 to" in dcp("export", teacher, "-o", "s.onnx", "--ir", "7").err
     assert dcp("export", teacher, "-o", "s.onnx", "--upsample", "auto").code == 2
     assert not Path("s.onnx").exists()
 

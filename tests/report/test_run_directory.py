@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -32,7 +35,12 @@ def test_missing_files_are_read_as_none(run_folder):
         ("run.json", "[]", r"run\.json cannot be read"),
         ("run.json", '{"schema": 2}', "schema"),
         ("run.json", '{"networks": {"teacher": {"parameters": "many"}}}', r"networks\.teacher\.parameters"),
+        ("run.json", '{"config": {"a": [NaN]}}', r"config\.a"),
+        ("run.json", '{"networks": {"student": {"macs": 0}}}', r"networks\.student\.macs"),
+        ("run.json", f'{{"networks": {{"student": {{"bytes": {10**400}}}}}}}', r"networks\.student\.bytes"),
         ("bench.json", "", "Invalid JSON"),
+        ("bench.json", '{"rows": [{"name": "a", "p50_ms": 1e300}]}', r"rows\.0\.p50_ms"),
+        ("metrics.json", '{"models": {"student": {"fid": 1e300}}}', r"models\.student\.fid"),
         ("bench.json", '{"rows": [{"name": "a", "p50_ms": 0}]}', r"rows\.0\.p50_ms"),
         ("bench.json", '{"rows": [{"p50_ms": 1}]}', r"rows\.0\.name"),
         ("metrics.json", '{"models": {"student": {"fid": NaN}}}', r"models\.student\.fid"),
@@ -54,6 +62,18 @@ def test_a_malformed_file_is_named_with_what_is_wrong(run_folder, name, content,
 def test_a_truncated_picture_is_refused(run_folder):
     path = run_folder.path / "grids" / "student.png"
     path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CorruptFileError, match=r"student\.png"):
+        read_run_directory(run_folder.path)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (60_000, 60_000)])
+def test_a_picture_without_its_pixels_or_of_absurd_size_is_refused(run_folder, size):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header, pixels = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0), zlib.compress(b"few")
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    (run_folder.path / "grids" / "student.png").write_bytes(png)
     with pytest.raises(CorruptFileError, match=r"student\.png"):
         read_run_directory(run_folder.path)
 

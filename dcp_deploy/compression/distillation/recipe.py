@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from ...efforts import EffortName
 from ...errors import UsageError
+from ...extensions.functions import find_function, parse_loss
 from ...generators import NoiseMode
 
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
@@ -90,6 +91,11 @@ class DistillConfig:
     """Number format of the convolutions in training; bf16 and fp16 are for GPUs."""
     log_every: Count = 100
     """Steps between two entries of the history."""
+    losses: tuple[str, ...] = ()
+    """Losses of your own, see :class:`LossFunction`: "module:function=2.5", or the name of an entry point and a weight.
+
+    The weight is 1 if it is left out. The names of entry points are those of the group ``dcp_deploy.losses``.
+    """
     measure_every: int = Field(default=10_000, ge=0)
     """Steps between two measurements of quality, where it can be measured; 0: never."""
     checkpoint_every: Count = 1000
@@ -113,7 +119,8 @@ class DistillConfig:
         return value
 
     def __post_init__(self) -> None:
-        compared = self.l1 or self.perceptual or self.relation or self.guide
+        own = self.own_losses
+        compared = self.l1 or self.perceptual or self.relation or self.guide or own
         if not (self.has_discriminator or compared):
             raise UsageError("all loss weights are 0, so there is nothing to train", "Set l1, perceptual or gan.")
         if self.first_gan_step and not compared:
@@ -125,6 +132,29 @@ class DistillConfig:
                 "augmentation follows the discriminator's overfitting, and this recipe has no discriminator",
                 'Set gan to a weight, or take RECIPES["paper"].',
             )
+
+    @property
+    def own_losses(self) -> dict[str, float]:
+        """The losses of ``losses`` with their weights. Raises UsageError for another form, and for one named twice."""
+        parsed = [parse_loss(text) for text in self.losses]
+        found = dict(parsed)
+        if len(found) < len(parsed):
+            twice = next(name for name in found if sum(name == other for other, _ in parsed) > 1)
+            raise UsageError(f"the loss {twice} is given twice", "Give it once, with the sum of the weights.")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers of the recipe, ready for JSON; losses of your own with the hash of their source.
+
+        Without such losses the entry is left out. With them their modules are imported.
+        """
+        values = asdict(self)
+        del values["losses"]
+        own = [
+            {"name": name, "weight": weight, **find_function("loss", name).identity}
+            for name, weight in self.own_losses.items()
+        ]
+        return {**values, "losses": own} if own else values
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, before the correction for lazy regularisation."""

@@ -1,17 +1,17 @@
-"""What a distillation records: the history, the best average so far, and TensorBoard's files."""
+"""What a distillation records: the history, the best average so far, and what its loggers show."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
+import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import MissingCapabilityError, UsageError, choose
+from ...errors import UsageError, choose
+from ...extensions.loggers import TrainingLoggers
 from ...generators import Generator
 from . import losses
 from .state import Best, TrainingSetup, TrainingState
@@ -25,28 +25,33 @@ Measure = Callable[[Generator], Mapping[str, float]]
 
 
 class Records:
-    """The records of one process, kept in the state, so that a resumed run continues them."""
+    """The records of one process, kept in the state, so that a resumed run continues them. Use it in a ``with``."""
 
-    def __init__(self, task: Task, measure: Measure | None, tensorboard: Path | None) -> None:
+    def __init__(self, task: Task, measure: Measure | None, loggers: TrainingLoggers) -> None:
         self._measure, self._measure_at, self._keep_best = measure, task.measure_at, task.keep_best
-        self._config, self._folder = task.config, tensorboard
-        self._board: Any = None
+        self._config, self._loggers = task.config, loggers
+        self._next_grid = self._since = 0
+        self._clock = 0.0
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
+        """End the runs of the loggers, however the training ended."""
+        self._loggers.close(finished=kind is None)
 
     def begin(self, state: TrainingState, setup: TrainingSetup) -> None:
-        """Open TensorBoard's files; for a new run, write the entry before the first step."""
-        if self._folder is not None:
-            if importlib.util.find_spec("tensorboard") is None:
-                raise MissingCapabilityError(
-                    f"writing {self._folder} for TensorBoard needs tensorboard",
-                    "Install it: pip install 'dcp-deploy[train]'",
-                )
-            from torch.utils.tensorboard import SummaryWriter
-
-            # What an earlier run wrote of later steps is hidden.
-            self._board = SummaryWriter(str(self._folder), purge_step=state.step + 1 if state.step else 0)
-            self._next_grid = state.step
+        """Begin to log; for a new run, write the entry before the first step."""
+        networks = {name: sum(p.numel() for p in network.parameters()) for name, network in
+                    (("teacher", setup.teacher), ("student", state.student))}  # fmt: skip
+        sizes = {f"{name}_parameters": count for name, count in networks.items()}
+        self._loggers.begin(state.step, {**self._config.to_dict(), **sizes})
+        for entry in state.history:  # a logger that is new to a training that continues gets what came before
+            self._log(entry)
+        self._next_grid = state.step
         if not state.step:
             self._write(state, setup, {})
+        self._since, self._clock = state.step, time.perf_counter()
 
     def add(self, state: TrainingState, setup: TrainingSetup, values: Mapping[str, float]) -> None:
         """Add the step to the running sums.
@@ -62,12 +67,8 @@ class Records:
             self._write(state, setup, {name: total / count for name, (total, count) in state.sums.items()})
             state.sums = {}
 
-    def close(self) -> None:
-        """Close TensorBoard's files."""
-        if self._board is not None:
-            self._board.close()
-
     def _write(self, state: TrainingState, setup: TrainingSetup, means: Mapping[str, float]) -> None:
+        seconds, steps = time.perf_counter() - self._clock, state.step - self._since
         z, c, images = setup.probe
         with torch.no_grad():
             of_average = state.ema(z, c)
@@ -76,8 +77,9 @@ class Records:
             entry |= self._measure(state.ema)
         state.history.append(entry)
         self._keep_if_best(state, entry)
-        if self._board is not None:
-            self._show(state.step, entry, images, of_average)
+        speed = {"images_per_second": steps * self._config.batch / seconds} if steps else {}
+        self._log(entry, speed, self._pictures(state.step, images, of_average))
+        self._since, self._clock = state.step, time.perf_counter()
 
     def _keep_if_best(self, state: TrainingState, entry: Mapping[str, float]) -> None:
         """Keep the average if it is the best so far; entries without the figure, or with NaN, do not count."""
@@ -91,18 +93,23 @@ class Records:
             weights = {key: tensor.detach().clone() for key, tensor in state.ema.state_dict().items()}
             state.best = Best(state.step, value, weights)
 
-    def _show(self, step: int, entry: Mapping[str, float], of_teacher: Tensor, of_average: Tensor) -> None:
-        """Write the entry to TensorBoard and, now and then, the teacher's images above the average's.
+    def _log(
+        self,
+        entry: Mapping[str, float],
+        speed: Mapping[str, float] | None = None,
+        pictures: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Log an entry of the history, with what is not in it because it decides nothing or varies between runs."""
+        step = int(entry["step"])
+        figures = {name: value for name, value in entry.items() if name != "step"}
+        figures |= {"learning_rate": self._config.learning_rate(step), **(speed or {})}
+        self._loggers.log(step, figures, pictures)
 
-        It is on the disk when this returns: a killed run loses no entry.
-        """
-        for name, value in entry.items():
-            if name != "step":
-                self._board.add_scalar(name, value, step)
-        self._board.add_scalar("learning_rate", self._config.learning_rate(step), step)
-        if step >= self._next_grid or step == self._config.steps:
-            self._next_grid = step + max(self._config.steps // GRIDS, 1)
-            grid = torch.cat([torch.cat(list(row[:COLUMNS]), dim=2) for row in (of_teacher, of_average)], dim=1)
-            pixels = (grid * 127.5 + 128).clamp(0, 255).to(torch.uint8).cpu()  # [3, 2 R, 8 R]
-            self._board.add_image("teacher above student", pixels, step)
-        self._board.flush()
+    def _pictures(self, step: int, of_teacher: Tensor, of_average: Tensor) -> dict[str, np.ndarray]:
+        """Return now and then the teacher's images above the average's, uint8 [2 R, 8 R, 3]."""
+        if step < self._next_grid and step != self._config.steps:
+            return {}
+        self._next_grid = step + max(self._config.steps // GRIDS, 1)
+        grid = torch.cat([torch.cat(list(row[:COLUMNS]), dim=2) for row in (of_teacher, of_average)], dim=1)
+        pixels = (grid * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        return {"teacher above student": pixels}

@@ -23,6 +23,7 @@ from ..masks import Mask
 from . import losses
 from .augmentation import Augmentation
 from .feature_adversary import FeatureDiscriminator
+from .own_losses import OwnLoss
 from .real_images import ImageSource
 from .recipe import DistillConfig
 from .team import ALONE, Team
@@ -44,6 +45,7 @@ class TrainingSetup:
     mask: Mask | None = None
     guide: Discriminator | None = None
     team: Team = ALONE
+    own_losses: tuple[OwnLoss, ...] = ()
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which networks of other projects run in the precision of the training."""

@@ -76,7 +76,7 @@ def _student_losses(state: TrainingState, setup: TrainingSetup, batch: Batch, ou
     """Return every loss of the student, and their weighted sum as "total"."""
     config, image, target = setup.config, outputs.image, outputs.target
     values = student_adversarial_losses(state, setup, batch, image)
-    if setup.mask is not None and (config.l1 or config.perceptual or config.guide):
+    if setup.mask is not None and (config.l1 or config.perceptual or config.guide or setup.own_losses):
         mask = setup.mask(target)
         image, target = image * mask, target * mask
     if config.l1:
@@ -89,7 +89,11 @@ def _student_losses(state: TrainingState, setup: TrainingSetup, batch: Batch, ou
         values["relation"] = losses.relation_loss(
             outputs.features, outputs.moved, outputs.target_features, outputs.target_moved, group=config.relation_group
         )
-    values["total"] = torch.stack([getattr(config, name) * value for name, value in values.items()]).sum()
+    weights = {name: getattr(config, name) for name in values}
+    for own in setup.own_losses:
+        values[own.label] = own(image, target, seed=config.seed, step=state.step)
+        weights[own.label] = own.weight
+    values["total"] = torch.stack([weights[name] * value for name, value in values.items()]).sum()
     return values
 
 

@@ -24,12 +24,12 @@ _ONE_AT_A_TIME = threading.Lock()  # captures in other threads' streams would se
 def can_be_captured(setup: TrainingSetup) -> bool:
     """Return whether every step is the same work on the GPU.
 
-    That excludes a discriminator, path length, noise drawn on the host, a mask computed elsewhere, updates skipped by a
-    loss scale, and several processes.
+    That excludes a discriminator, path length, noise drawn on the host, a mask computed elsewhere, losses of users,
+    updates skipped by a loss scale, and several processes.
     """
     config = setup.config
     alike = not config.has_discriminator and not config.path_length and config.noise != "random"
-    alike = alike and config.precision != "fp16" and setup.mask is None
+    alike = alike and config.precision != "fp16" and setup.mask is None and not setup.own_losses
     return alike and setup.device.type == "cuda" and setup.team.size == 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..masks import Mask
 from . import losses
 from .feature_adversary import FeatureDiscriminator, discriminator_maps
 from .optimizers import adam, lazy_share
+from .own_losses import find_losses
 from .real_images import ImageSequence, ImageSource, check_labels
 from .recipe import PATH_INTERVAL, R1_INTERVAL, DistillConfig
 from .state import TrainingSetup, TrainingState
@@ -32,6 +33,11 @@ from .team import Team
 
 PROBE_LATENTS = 32
 NOT_IN_KEY = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is in the key
+TERMS = (
+    "step", "l1_to_teacher", "total", "gan", "l1", "perceptual", "relation", "guide", "feature_gan", "path_length",
+    "discriminator", "feature_discriminator", "r1", "real_sign", "augment",
+)  # fmt: skip
+"""The figures that a history can have without a measure and without losses of users."""
 FIRST_SCALE = 2.0**10  # of fp16's loss; it doubles after 2000 updates without overflow
 
 
@@ -68,6 +74,7 @@ class Task:
                     f"--lpips FILE, or set {name} to 0.",
                 )
         self._check_discriminators()
+        find_losses(config, TERMS)
         if self.data is not None and config.gan:
             check_labels(self.data, teacher.c_dim)
         discriminator = self.discriminator.config if self.discriminator else DiscriminatorConfig.mirror(teacher)
@@ -113,8 +120,9 @@ class Task:
             probe = (z, c, teacher(z, c))
         directions = losses.offset_directions(teacher)
         guide = None if self.guide is None else copy_to(self.guide, device).eval().requires_grad_(False)
+        own = find_losses(self.config, TERMS)
         return TrainingSetup(
-            self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, guide, team
+            self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, guide, team, own
         )
 
     def state(self, device: torch.device) -> TrainingState:
@@ -156,7 +164,7 @@ class Task:
 
     def key(self, device: torch.device) -> str:
         """Return the hex sha256 of everything that decides the result bit for bit; how often it is saved does not."""
-        settings = {name: value for name, value in asdict(self.config).items() if name not in NOT_IN_KEY}
+        settings = {name: value for name, value in self.config.to_dict().items() if name not in NOT_IN_KEY}
         optional_networks = {"discriminator": self.discriminator, "guide": self.guide}
         discriminators = {name: network for name, network in optional_networks.items() if network is not None}
         optional = {

@@ -10,16 +10,18 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...devices import Choice, check_threads, choose_threads, cpu_threads, default_threads, stated_threads
 from ...efforts import EFFORT
 from ...errors import DcpDeployError, UsageError
+from ...extensions.loggers import TrainingLoggers
 from ...files import remove_scratch
 from ...generators import Discriminator, Generator
 from ...generators.latents import draw_latents, stream
@@ -37,6 +39,9 @@ from .stopping import TrainingInterruptedError, stop_requests
 from .task import Task
 from .team import ALONE, Team, join_team
 from .timing import Expected, expected_time
+
+if TYPE_CHECKING:
+    from lightning_fabric.loggers.logger import Logger
 
 W_AVG_LATENTS = 10_000
 LEAST_SCALE = 2.0**-20  # fp16's loss scale is halved at each overflow; below this nothing is learnt any more
@@ -85,6 +90,7 @@ def distill(
     measure: Measure | None = None,
     measure_at: Collection[int] | None = None,
     keep_best: str | None = None,
+    loggers: Sequence[str | Logger] | TrainingLoggers = (),
     tensorboard: str | os.PathLike[str] | None = None,
     device: torch.device | str | None = None,
     devices: int = 1,
@@ -107,8 +113,12 @@ def distill(
     is called once before the first step with the expected time of all, from a few steps timed for it. ``measure`` is
     called with the moving average after each number of steps in ``measure_at`` (0: before the first; by default every
     ``config.measure_every`` steps and at the end), and its figures are added to the history. ``keep_best`` names a
-    figure of the history, the lower the better: the average is kept where it was lowest. ``tensorboard`` is a folder
-    for TensorBoard's files.
+    figure of the history, the lower the better: the average is kept where it was lowest.
+
+    ``loggers`` record every entry of the history, the learning rate, the speed, sample images and the recipe: "csv",
+    "tensorboard", "wandb", "mlflow", with "=" and a folder, project or address after it, or objects of Lightning's
+    logger classes. Files lie in ``checkpoint_dir``/logs, without it in logs. A logger that fails does not end the
+    training. ``tensorboard`` is a folder, and means the logger "tensorboard=FOLDER".
 
     With ``checkpoint_dir`` the whole state is written there every ``config.checkpoint_every`` steps, under a name that
     depends on everything that decides the result. A run killed at any moment and started again with the same arguments
@@ -138,9 +148,14 @@ def distill(
     task = Task(student, teacher, config, data, perceptual, mask, discriminator, guide, folder, at, keep_best, devices)
     task.check()
     check_threads(threads)
-    records = Records(task, measure, None if tensorboard is None else Path(tensorboard))
+    if not isinstance(loggers, TrainingLoggers):
+        board = () if tensorboard is None else (f"tensorboard={os.fspath(tensorboard)}",)
+        loggers = TrainingLoggers([*loggers, *board], (folder or Path()) / "logs")
+    if folder is not None and loggers.record is None:
+        loggers.record = _checkpoint_file(folder, task.key(device)).with_suffix(".loggers.json")
+    records = Records(task, measure, loggers)
     choice = _choose_threads(task, device) if threads is None else Choice(threads)
-    with cpu_threads(choice.threads):
+    with cpu_threads(choice.threads), records:
         if devices == 1:
             return _train(task, device, ALONE, choice, records, progress, on_step, expect)
         with join_team(devices, device, partial(_train_along, task.on(torch.device("cpu")), choice)) as joined:
@@ -209,8 +224,6 @@ def _train(
                 raise TrainingInterruptedError(
                     f"stopped by {requested()} after step {state.step} of {config.steps}; {kept}"
                 )
-    if records:
-        records.close()
     return DistillResult(_finished(state.ema, config), state.history, resumed_at, _best_student(state, config))
 
 

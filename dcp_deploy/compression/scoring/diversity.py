@@ -19,7 +19,9 @@ from torch import Tensor
 
 from ...checkpoints.provenance import tensors_sha256
 from ...efforts import EFFORT, EFFORTS, HYBRID_SHARE, SCORE
-from ...errors import InputError, UsageError, choose
+from ...errors import InputError, UsageError
+from ...extensions.functions import OwnFunction, check_name, find_function
+from ...extensions.signatures import ScoreFunction
 from ...generators import Generator, count_macs
 from ...generators.latents import draw_latents, stream
 from ..identity import identity_of, run_key
@@ -39,6 +41,7 @@ from .change import CHANGES, change_scores, change_settings, merge_moments
 from .channel_scores import STABLE, ChannelScores, kept_in_common
 from .directions import principal_directions
 from .gradients import content_profiles, gradient_profiles, released_profiles, scored_weights
+from .own import own_scores
 
 ScoreMethod = Literal["diversity", "gradient", "content", "change", "hybrid", BaselineMethod]
 
@@ -51,7 +54,7 @@ _FIRST_CHECK = 200  # latents after which "auto" first compares the halves
 def score(
     generator: Generator,
     *,
-    method: ScoreMethod = SCORE,
+    method: ScoreMethod | str | ScoreFunction = SCORE,
     latents: int | Literal["auto"] | None = None,
     directions: int | None = None,
     alpha: float | None = None,
@@ -101,12 +104,17 @@ def score(
     400 latents and batch 10). The rest is in :mod:`.baselines`. ``psi`` truncates the latents. Class-conditional
     generators are scored over uniformly drawn classes. ``progress`` is called with (latents done, latents in all).
 
+    A method of your own is a :class:`ScoreFunction`: given as it is, as "module:function", or by the name of an entry
+    point in the group ``dcp_deploy.scores`` (docs/extending.md). It gets ``latents`` and ``seed``.
+
     ``state`` is a file for the partial sums, written about every half minute. A killed run continues from it to the
     same scores; other settings or weights start over. It is removed once the scores are complete.
 
     The result depends on the settings and the weights alone, never on torch's global random state. Raises UsageError
     for settings that cannot work, InputError when the generator produces NaN or infinity.
     """
+    own = _own(method)
+    method = str(method) if own is None else own.name
     _check_method(method, latents, shard, released, mask)
     settings: dict[str, Any] = {"method": method, "seed": seed, "network": tensors_sha256(generator)}
     if method == "random":
@@ -117,10 +125,13 @@ def score(
     if latents is None:
         latents = EFFORTS[EFFORT].for_teacher(count_macs(generator)).latents_for(method)
     most = MOST_LATENTS if latents == "auto" else latents
-    settings |= {"latents": latents, "batch": batch, "psi": psi}
     _check_sample(most, batch, psi)
     device = torch.device(device) if device is not None else next(generator.parameters()).device
     generator = copy_to(generator, device).eval().requires_grad_(False)
+    if own is not None:
+        settings |= {"latents": latents, "function": own.identity}
+        return ChannelScores(tuple(own_scores(own, generator, most, seed, progress)), settings)
+    settings |= {"latents": latents, "batch": batch, "psi": psi}
     if method in ("style", "activation"):
         del settings["batch"]
         steps, widths = scored_steps(generator, most, psi, seed, progress), generator.widths
@@ -141,6 +152,15 @@ def score(
     return _finite([even + odd for even, odd in zip(*sums.halves, strict=True)], settings)
 
 
+def _own(method: str | ScoreFunction) -> OwnFunction | None:
+    """Return the user's function that is meant; None for a method of this package. Raises UsageError for neither."""
+    if isinstance(method, str):
+        check_name("score", method, get_args(ScoreMethod))
+        if method in get_args(ScoreMethod):
+            return None
+    return find_function("score", method)
+
+
 def _check_method(
     method: str,
     latents: int | Literal["auto"] | None,
@@ -148,8 +168,6 @@ def _check_method(
     released: bool,
     mask: Mask | None,
 ) -> None:
-    if method not in get_args(ScoreMethod):
-        raise UsageError(f"unknown score method {method!r}", choose(method, get_args(ScoreMethod)))
     if (method == "content") != (mask is not None):
         raise UsageError(
             f"score method {method!r} with{'out' if mask is None else ''} a mask",
@@ -163,7 +181,7 @@ def _check_method(
         raise UsageError(
             f"shard does not apply to the score {method!r}", "Use --score diversity or change, or omit --shard."
         )
-    if latents == "auto" and method in ("style", "activation", *CHANGES):
+    if latents == "auto" and (method in ("style", "activation", *CHANGES) or method not in get_args(ScoreMethod)):
         raise UsageError(f"method {method!r} does not choose its latents", "Give a number of latents.")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..charts import WIDTH, Chart, Theme, literal, plain_log_ticks, render, style
 from ..judgement import QUALITY
-from .runs import ComparedRun, RunComparison
+from .runs import RunComparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _KEYS = ("fid", "recall")
 _HEIGHT = 3.4  # inches of one panel
+_LONGEST = 24  # characters of a name in the picture
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,9 @@ def front_chart(comparison: RunComparison) -> Chart | None:
 
 
 def _points(comparison: RunComparison, key: str) -> list[_Point]:
-    def on_front(run: ComparedRun) -> bool:
-        return run.dominated_by is None
-
     return sorted(
         (
-            _Point(run.name, cost, value, on_front(run), run.name == comparison.recommended)
+            _Point(run.name, cost, value, run.name in comparison.front, run.name == comparison.recommended)
             for run in comparison.runs
             if (cost := getattr(run, comparison.cost)) is not None and (value := run.quality[key]) is not None
         ),
@@ -60,20 +59,27 @@ def _points(comparison: RunComparison, key: str) -> list[_Point]:
     )
 
 
+def _short(name: str) -> str:
+    """Return the end of a long name, which tells paths apart."""
+    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
+
+
 def _draw_panel(axes: Axes, theme: Theme, comparison: RunComparison, key: str, points: Sequence[_Point]) -> None:
     scale = QUALITY[key]
     if key == "fid":
         front = [point for point in points if point.on_front]
         axes.plot([p.cost for p in front], [p.value for p in front], color=theme.soft, linewidth=2, zorder=1)
+    middle = math.sqrt(points[0].cost) * math.sqrt(points[-1].cost)  # of the logarithmic axis
     for point in points:
+        side = -1 if point.cost > middle else 1  # towards the middle, so that the names stay inside
         colour = theme.student if point.on_front else theme.teacher
         axes.scatter([point.cost], [point.value], s=46, color=colour, zorder=3)
         if point.recommended:
             axes.scatter([point.cost], [point.value], s=190, facecolors="none", edgecolors=theme.ink, zorder=4)
         axes.annotate(
-            literal(point.name), (point.cost, point.value), xytext=(9, 6), textcoords="offset points",
-            color=theme.ink, fontsize=10,
-        )  # fmt: skip
+            literal(_short(point.name)), (point.cost, point.value), xytext=(9 * side, 6), textcoords="offset points",
+            ha="left" if side > 0 else "right", color=theme.ink, fontsize=10,
+        ).set_in_layout(False)  # fmt: skip
     teacher = comparison.teacher.quality[key] if comparison.teacher else None
     if teacher is not None:
         axes.axhline(teacher, color=theme.muted, linewidth=1.2, linestyle=(0, (5, 3)), zorder=0)

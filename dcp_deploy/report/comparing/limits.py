@@ -9,7 +9,7 @@ from pathlib import Path
 from ..run_directory import Quality, RunDirectory
 
 _MACHINE = ("cpu", "usable_cores", "cpu_quota", "gpu")
-_MEASURED_WITH = ("features", "samples", "seed", "psi")
+_MEASURED_WITH = ("features", "samples", "psi")
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,9 @@ class Limits:
 
     same_teacher: bool
     same_quality: bool
-    """Whether FID and the like were measured in the same way."""
+    """Whether FID and the like were measured in the same way, where they were measured."""
     same_speed: bool
-    """Whether latencies were measured on one machine with the same threads."""
-    teacher_quality: Quality
-    """That of the first run's teacher."""
+    """Whether latencies were measured on one machine with the same threads, where they were measured."""
     notes: tuple[str, ...]
 
 
@@ -30,18 +28,31 @@ def limits_of(folders: Sequence[Path], runs: Sequence[RunDirectory], *, in_turns
     """Return the limits of a comparison; ``in_turns``: one benchmark timed all students."""
     notes = [f"{folder}: the build is {run.run.status or 'of unknown state'}." for folder, run in
              zip(folders, runs, strict=True) if run.run.status != "finished"]  # fmt: skip
-    same_teacher = len({_teacher_of(folder, run) for folder, run in zip(folders, runs, strict=True)}) == 1
+    teachers = [_teacher_of(folder) for folder in folders]
+    same_teacher = len(set(teachers)) == 1 and None not in teachers
     if not same_teacher:
-        notes.append("The runs have different teachers, so each speedup is over another baseline.")
-    apart = _differing([_protocol(run) for run in runs])
+        notes.append(_teachers_words(teachers, in_turns=in_turns))
+    measured = [run for run in runs if run.quality("student") != Quality()]
+    apart = _differing([_protocol(run) for run in measured])
     if apart:
         notes.append(f"FID and the like are not comparable: the runs differ in {', '.join(apart)}.")
-    machines = [] if in_turns else _differing([_machine(run) for run in runs])
+    elif _differing([{"seed": run.quality("student").seed} for run in measured]):
+        notes.append("FID and the like were measured with different seeds, so small differences mean little.")
+    timed = [run for run in runs if run.bench_rows]
+    machines = [] if in_turns else _differing([_machine(run) for run in timed])
     if machines:
         notes.append(f"Latencies are not comparable: the benchmarks differ in {', '.join(machines)}.")
-    elif not in_turns:
+    elif timed and not in_turns:
         notes.append("Each latency comes from the run's own benchmark; --measure times all students in turns.")
-    return Limits(same_teacher, not apart, not machines, runs[0].quality("teacher"), tuple(notes))
+    return Limits(same_teacher, not apart, not machines, tuple(notes))
+
+
+def _teachers_words(teachers: Sequence[str | None], *, in_turns: bool) -> str:
+    known = {teacher for teacher in teachers if teacher is not None}
+    words = "The runs have different teachers" if len(known) > 1 else "Not every run says which teacher it has"
+    if in_turns:
+        return f"{words}; each speedup is over the teacher of the first run."
+    return f"{words}, so each speedup is over another baseline."
 
 
 def _protocol(run: RunDirectory) -> dict[str, object]:
@@ -58,17 +69,19 @@ def _machine(run: RunDirectory) -> dict[str, object]:
 
 
 def _differing(facts: Sequence[dict[str, object]]) -> list[str]:
-    return [name for name in facts[0] if any(one[name] != facts[0][name] for one in facts)]
+    """Return the names of the entries that are not alike in all; without facts there are none."""
+    return [name for name in (facts[0] if facts else {}) if any(one[name] != facts[0][name] for one in facts)]
 
 
-def _teacher_of(folder: Path, run: RunDirectory) -> str:
-    """Return the identity of a run's teacher: the sha256 of its tensors, as the student's file records it."""
+def _teacher_of(folder: Path) -> str | None:
+    """Return the sha256 of the teacher's tensors, as the student's file records it; None if it is not known."""
     from ...checkpoints import read_metadata
 
     for model in ("student", "pruned"):
         file = folder / f"{model}.safetensors"
         if file.is_file():
-            recorded = read_metadata(file)["extra"].get("teacher")
+            extra = read_metadata(file).get("extra")
+            recorded = extra.get("teacher") if isinstance(extra, dict) else None
             if isinstance(recorded, dict) and isinstance(recorded.get("tensors_sha256"), str):
                 return str(recorded["tensors_sha256"])
-    return str(folder)  # nothing is known, so it counts as one of its own
+    return None

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from ...errors import QualityError, UsageError
 from ...gates import QUALITY as JUDGED
-from ...gates import SPEED, Outcome, Requirement, Verdict, doubts, judge
+from ...gates import SPEED, Outcome, Requirement, Verdict, doubts, judge, parse_requirements
 from ..headline import fastest_student
 from ..judgement import QUALITY, unstable_because
 from ..run_directory import Bench, Network, RunDirectory, Speedup, read_run_directory
@@ -31,7 +31,7 @@ class ComparedRun:
     """The figures of one run. None: not measured."""
 
     name: str
-    """The folder's name; with more of its path where two would have the same."""
+    """The folder's name as given; its whole path where two would have the same."""
     directory: str
     status: str | None
     settings: dict[str, JsonValue]
@@ -55,7 +55,7 @@ class ComparedRun:
     gates: Verdict | None
     """Outcome of the requirements; None without any."""
     dominated_by: str | None = None
-    """A run that is at least as fast and as good, and better in one of them; None on the Pareto front."""
+    """A run that is at least as fast and as good, and better in one of them; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,11 @@ class RunComparison:
     teacher: ComparedRun | None
     """The teacher's figures, if all runs have the same."""
     requirements: tuple[str, ...]
-    """What was required of all runs alike; empty where each run has its own."""
+    """What was required of all runs alike; empty where each run has its own, or none."""
     cost: Cost
     """What the Pareto front takes as cost: "latency_ms", or "macs" where latencies are not comparable."""
+    front: tuple[str, ...]
+    """Names of the runs on the Pareto front: no other run is at least as fast and as good, and better in one."""
     recommended: str | None
     """Name of the run to take."""
     reason: str
@@ -82,14 +84,23 @@ class RunComparison:
         """Return the JSON-ready document."""
         runs = [_run_dict(run) for run in self.runs]
         teacher = None if self.teacher is None else _run_dict(self.teacher)
-        names = ("requirements", "cost", "recommended", "reason", "notes")
+        names = ("requirements", "cost", "front", "recommended", "reason", "notes")
         return {"runs": runs, "teacher": teacher, **{name: getattr(self, name) for name in names}}
 
     def raise_for_failure(self) -> None:
         """Raise QualityError if requirements are known and no run meets them."""
         judged = [run for run in self.runs if run.gates is not None]
         if judged and not any(run.gates.passed for run in judged if run.gates):
-            raise QualityError(self.reason, "Change what limits the students, or change --require.")
+            raise QualityError(
+                f"none meets its requirements: {'; '.join(missed_words(run) for run in judged)}",
+                "Change what limits the students, or change --require.",
+            )
+
+
+def missed_words(run: ComparedRun) -> str:
+    """Return what a run misses of its requirements, after its name."""
+    missed = [one.text for one in run.gates.requirements if not one.passed] if run.gates else []
+    return f"{run.name}: {'; '.join(missed) or 'it is not known which'}"
 
 
 def _run_dict(run: ComparedRun) -> dict[str, Any]:
@@ -101,14 +112,14 @@ def _run_dict(run: ComparedRun) -> dict[str, Any]:
 def compare(
     directories: Sequence[str | os.PathLike[str]],
     *,
-    requirements: Sequence[Requirement] = (),
+    requirements: Sequence[Requirement] | None = None,
     timing: dict[str, Any] | None = None,
 ) -> RunComparison:
     """Compare run directories of ``build`` by quality, size and speed, and recommend one.
 
-    ``requirements`` are judged for every run alike; without them each run has those that it was built with.
-    ``timing`` is a benchmark that timed all students in turns; its models have the names of :func:`names_of`. Without
-    it each run's own benchmark counts.
+    ``requirements`` are judged for every run alike, none of them if empty; with None each run has those that it was
+    built with. ``timing`` is a benchmark that timed all students in turns; its models have the names of
+    :func:`names_of`. Without it each run's own benchmark counts.
 
     Raises UsageError for fewer than two runs and for a run that is given twice, InputError for a folder that is not a
     run, CorruptFileError for a malformed file in one.
@@ -119,25 +130,38 @@ def compare(
     if timing is not None:
         shared = Bench.model_validate(timing)
         found = [replace(run, bench=_part_of(shared, name)) for name, run in zip(names, found, strict=True)]
-    differing = _differing_settings(found)
+    differing, in_turns = _differing_settings(found), timing is not None
     runs = [
-        _facts(name, folder, run, differing, requirements)
+        _facts(name, folder, run, differing, _required(run, requirements, in_turns=in_turns))
         for name, folder, run in zip(names, folders, found, strict=True)
     ]
-    limits = limits_of(folders, found, in_turns=timing is not None)
-    timed = all(run.latency_ms is not None and not run.unstable_because for run in runs)
-    cost: Cost = "latency_ms" if limits.same_speed and timed else "macs"
-    choice = recommend([_candidate(run, cost) for run in runs], limits, judged=any(run.gates for run in runs))
+    limits = limits_of(folders, found, in_turns=in_turns)
+    timed = [run.latency_ms is not None and not run.unstable_because for run in runs if _usable(run)]
+    cost: Cost = "latency_ms" if limits.same_speed and timed and all(timed) else "macs"
+    candidates = [_candidate(facts, run, cost, limits.same_teacher) for facts, run in zip(runs, found, strict=True)]
+    choice = recommend(candidates, same_quality=limits.same_quality)
+    notes = [*limits.notes, *_notes_on_requirements(runs)]
     return RunComparison(
         runs=tuple(replace(run, dominated_by=choice.dominated_by.get(run.name)) for run in runs),
-        teacher=_teacher_facts(folders[0], found[0]) if limits.same_teacher else None,
-        requirements=tuple(one.text for one in requirements),
+        teacher=_teacher_facts(folders, found) if limits.same_teacher else None,
+        requirements=tuple(one.text for one in requirements or ()),
         cost=cost,
+        front=choice.front,
         recommended=choice.recommended,
         reason=choice.reason,
-        notes=(*limits.notes, *([] if cost == "latency_ms" else [MACS_INSTEAD])),
+        notes=tuple(notes if cost == "latency_ms" else [*notes, MACS_INSTEAD]),
         directories=tuple(found),
     )
+
+
+def _usable(run: ComparedRun) -> bool:
+    """Whether the build is finished and its exported file is right."""
+    return run.status == "finished" and run.parity is not False
+
+
+def _notes_on_requirements(runs: Sequence[ComparedRun]) -> list[str]:
+    required = {tuple(sorted(one.requirement for one in run.gates.requirements)) if run.gates else () for run in runs}
+    return ["The runs have different requirements; --require gives all the same ones."] if len(required) > 1 else []
 
 
 def _part_of(bench: Bench, name: str) -> Bench:
@@ -161,13 +185,19 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     twice = next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None)
     if twice is not None:
         raise UsageError(f"{twice} is given twice", "Give each run once.")
-    short = [Path(place).name for place in places]
-    counted = Counter([*short, TEACHER])  # the teacher has a column of its own
-    return [str(folder) if counted[name] > 1 else name for folder, name in zip(folders, short, strict=True)]
+    given = [
+        os.path.normpath(Path.cwd() / folder) for folder in folders
+    ]  # names as given, not those that links lead to
+    counted = Counter([*(Path(path).name for path in given), TEACHER])  # the teacher has a column of its own
+    return [path if counted[Path(path).name] > 1 else Path(path).name for path in given]
 
 
 def _facts(
-    name: str, folder: Path, run: RunDirectory, differing: Sequence[str], requirements: Sequence[Requirement]
+    name: str,
+    folder: Path,
+    run: RunDirectory,
+    differing: Sequence[str],
+    requirements: Sequence[Requirement] | None,
 ) -> ComparedRun:
     network, best = run.run.networks.get("student", Network()), fastest_student(run)
     facts = ComparedRun(
@@ -189,7 +219,13 @@ def _facts(
     return replace(facts, gates=_judged(facts, run, requirements))
 
 
-def _teacher_facts(folder: Path, run: RunDirectory) -> ComparedRun:
+def _teacher_facts(folders: Sequence[Path], runs: Sequence[RunDirectory]) -> ComparedRun:
+    """Return the teacher's figures in the first run that has most of them."""
+
+    def known(run: RunDirectory) -> int:
+        return (run.quality(TEACHER).fid is not None) + bool(run.bench_rows) + (TEACHER in run.run.networks)
+
+    folder, run = max(zip(folders, runs, strict=True), key=lambda one: known(one[1]))
     network = run.run.networks.get("teacher", Network())
     row = next((row for row in run.bench_rows if run.bench and row.name == run.bench.baseline), None)
     return ComparedRun(
@@ -214,34 +250,51 @@ def _figures(run: RunDirectory, model: str) -> dict[str, float | None]:
     return {key: getattr(run.quality(model), key) for key in QUALITY}
 
 
-def _judged(facts: ComparedRun, run: RunDirectory, requirements: Sequence[Requirement]) -> Verdict | None:
-    """Return the outcome of the given requirements; without any, of the run's own; None without either."""
-    if requirements:
-        ours, theirs = ({key: getattr(run.quality(model), key) for key in JUDGED} for model in ("student", "teacher"))
+def _required(
+    run: RunDirectory, requirements: Sequence[Requirement] | None, *, in_turns: bool
+) -> Sequence[Requirement] | None:
+    """Return what to judge a run by; None where the outcome that it has recorded counts.
+
+    A benchmark in turns gives another speed-up than the recorded one, so the run's own requirements are judged again.
+    """
+    if requirements is not None or not in_turns or run.gates is None:
+        return requirements
+    try:
+        return parse_requirements([one.requirement for one in run.gates.requirements], (*JUDGED, SPEED))
+    except UsageError:  # written by another version
+        return None
+
+
+def _judged(facts: ComparedRun, run: RunDirectory, requirements: Sequence[Requirement] | None) -> Verdict | None:
+    """Return the outcome of the requirements, or the recorded one; None without any."""
+    if requirements is not None:
+        ours, theirs = ({key: getattr(run.quality(model), key) for key in JUDGED} for model in ("student", TEACHER))
         ours[SPEED] = None if facts.speedup is None else facts.speedup.value
-        return judge(requirements, ours, theirs, untrusted=doubts(facts.unstable_because))
-    if run.gates is None or not run.gates.requirements:
+        doubted = doubts(facts.unstable_because)
+        return judge(requirements, ours, theirs, untrusted=doubted) if requirements else None
+    if run.gates is None or (run.gates.passed and not run.gates.requirements):
         return None
     outcomes = tuple(
         Outcome(one.requirement, one.metric or "", one.value, one.limit, one.passed, one.text)
         for one in run.gates.requirements
     )
-    return Verdict(run.gates.passed, outcomes)
+    return Verdict(run.gates.passed and all(one.passed for one in outcomes), outcomes)
 
 
-def _candidate(run: ComparedRun, cost: Cost) -> Candidate:
+def _candidate(facts: ComparedRun, run: RunDirectory, cost: Cost, same_teacher: bool) -> Candidate:
     """Return what the choice needs to know of a run."""
-    bounds = None
-    if cost == "latency_ms" and run.speedup is not None and run.speedup.low is not None:
-        bounds = run.speedup.low, run.speedup.high or run.speedup.value
+    bounds, speedup = None, facts.speedup if cost == "latency_ms" else None
+    if same_teacher and speedup is not None and speedup.low is not None:
+        bounds = speedup.low, speedup.high or speedup.value
     return Candidate(
-        name=run.name,
-        cost=getattr(run, cost),
-        speedup=run.speedup.value if run.speedup and cost == "latency_ms" else None,
+        name=facts.name,
+        cost=getattr(facts, cost),
+        speedup=None if speedup is None else speedup.value,
         speedup_bounds=bounds,
-        quality=run.quality,
-        usable=run.status == "finished" and run.parity is not False,
-        passed=None if run.gates is None else run.gates.passed,
+        quality=facts.quality,
+        teacher_quality=_figures(run, TEACHER),
+        usable=_usable(facts),
+        passed=None if facts.gates is None else facts.gates.passed,
     )
 
 

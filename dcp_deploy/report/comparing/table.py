@@ -28,7 +28,7 @@ def figures_table(comparison: RunComparison) -> Table:
         row("parameters", _amount(runs, "parameters", text.amount)),
         row("MACs per image", _amount(runs, "macs", text.amount)),
         row("ONNX file", _amount(runs, "onnx_bytes", text.size)),
-        row("dominated by", lambda run: "" if run.name == TEACHER else run.dominated_by or "none"),
+        row("dominated by", _dominated_by(comparison)),
     ]
     headings = ("", *(_heading(run, comparison) for run in runs))
     return Table(headings, tuple(row for row in rows if any(cell for cell in row[1:])), tuple(notes(comparison)))
@@ -40,12 +40,15 @@ def _heading(run: ComparedRun, comparison: RunComparison) -> str:
 
 def notes(comparison: RunComparison) -> Iterable[str]:
     """Yield what limits the comparison, what each run misses, and why a speed is not to be trusted."""
-    yield "A run is dominated by another one that costs no more and has no higher FID."
+    if comparison.front:
+        yield "A run is dominated by another one that costs no more and has no higher FID."
     yield from comparison.notes
     for run in comparison.runs:
         failed = [one.text for one in run.gates.requirements if not one.passed] if run.gates else []
         if failed:
             yield f"{run.name} misses: {'; '.join(failed)}."
+        if run.parity is False:
+            yield f"{run.name}: the exported file does NOT generate the same images as the network: do not use it."
         if run.unstable_because:
             yield f"{run.name}: {UNSTABLE} ({'; '.join(run.unstable_because)})."
 
@@ -58,7 +61,18 @@ def _gates(run: ComparedRun) -> Cell:
     if run.gates is None:
         return "" if run.name == TEACHER else "none set"
     failed = sum(not one.passed for one in run.gates.requirements)
-    return Toned(f"{failed} of {len(run.gates.requirements)} missed", "bad") if failed else Toned("met", "good")
+    if failed:
+        return Toned(f"{failed} of {len(run.gates.requirements)} missed", "bad")
+    return Toned("met", "good") if run.gates.passed else Toned("missed", "bad")
+
+
+def _dominated_by(comparison: RunComparison) -> Callable[[ComparedRun], Cell]:
+    def show(run: ComparedRun) -> Cell:
+        if not comparison.front or run.name == TEACHER:
+            return ""
+        return run.dominated_by or ("none" if run.name in comparison.front else "not weighed")
+
+    return show
 
 
 def _speedup(run: ComparedRun) -> Cell:

@@ -26,7 +26,16 @@ class TritonPythonModel:
         options.intra_op_num_threads = int(config["parameters"]["threads"]["string_value"])
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other instances need the cores
         file = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exception types have no common base class
+            if "IR version" in str(error) or "under development" in str(error):
+                raise pb_utils.TritonModelException(
+                    f"ONNX Runtime {onnxruntime.__version__} of this server is too old for the model: {error}. "
+                    "The bundle's README names the oldest version. Update onnxruntime, or export the model again with "
+                    "--ir 8 --opset 17."
+                ) from error
+            raise
         self.ranks = {value.name: len(value.shape) for value in self.session.get_inputs()}
         self.output = self.session.get_outputs()[0].name
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -113,9 +114,22 @@ def test_the_interface_is_read_from_the_file(uint8_onnx: Path) -> None:
     assert output == Tensor("image", "TYPE_UINT8", (32, 32, 3))
 
 
-def test_a_file_with_a_fixed_batch_is_refused(uint8_onnx: Path, tmp_path: Path) -> None:
+def test_a_file_for_one_image_is_served_without_batching_and_asked_as_before() -> None:
+    config = parse(config_pbtxt(replace(CONDITIONAL, max_batch=1, fixed=True), "onnxruntime"))
+    assert config.max_batch_size == 0 and not config.HasField("dynamic_batching")
+    assert [(entry.name, list(entry.dims)) for entry in config.input] == [
+        ("z", [1, 512]),
+        ("psi", [1, 1]),
+        ("c", [1, 3]),
+    ]
+    assert list(config.input[1].reshape.shape) == [1]
+    assert list(config.output[0].dims) == [1, 256, 256, 3]
+    assert parse(config_pbtxt(replace(CONDITIONAL, max_batch=1, fixed=True), "python")).max_batch_size == 1
+
+
+def test_a_file_with_another_fixed_batch_is_refused(uint8_onnx: Path, tmp_path: Path) -> None:
     model = onnx.load(uint8_onnx)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(model, tmp_path / "fixed.onnx")
-    with pytest.raises(InputError, match="dynamic batch"):
+    with pytest.raises(InputError, match="takes batches of 4 only"):
         interface(tmp_path / "fixed.onnx")

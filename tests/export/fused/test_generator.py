@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dcp_deploy.errors import UsageError
-from dcp_deploy.export.fused.generator import FusedGenerator, to_uint8
+from dcp_deploy.export.fused.generator import FusedGenerator, fused, to_uint8
 from dcp_deploy.generators import Generator
 
 from ..conftest import random_generator, random_stylegan3
@@ -111,3 +111,18 @@ def test_noise_makes_no_difference_to_stylegan3() -> None:
     z, _ = inputs(generator, 2)
     images = [FusedGenerator(generator, noise=noise)(z, torch.ones(2)) for noise in ("const", "none")]  # type: ignore[arg-type]
     assert torch.equal(*images)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own
+@pytest.mark.parametrize("name", ["sg2ada_32_cond_clamp", "sg3t_32"])
+def test_the_exported_program_returns_the_same_images(name: str, golden_generator: Callable[[str], Generator]) -> None:
+    network = fused(golden_generator(name))
+    z, c = inputs(network, 2)  # type: ignore[arg-type]  # it has the same config
+    arguments = (z, torch.tensor([0.7, 1.0]), c)
+    expected = network(*arguments)
+    program = torch.export.export(network, arguments)
+    assert torch.equal(program.module()(*arguments), expected)
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not any("dcp_deploy" in target for target in called)
+    assert torch.equal(program.run_decompositions().module()(*arguments), expected)
+    assert torch.equal(FusedGenerator(golden_generator(name))(*arguments), expected)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dcp_deploy.errors import UsageError
-from dcp_deploy.export import export_onnx
+from dcp_deploy.export import export_onnx, latents_of, load_runner, verify
 from dcp_deploy.export.onnx.exporter import weights_sha256
 from dcp_deploy.generators import Generator, GeneratorConfig
 
@@ -151,7 +151,9 @@ def test_metadata_describe_a_stylegan2(float_onnx: Path, unconditional: Generato
     assert set(json.loads(recorded["storage"]).values()) == {"float32"}
     assert recorded["tool"].startswith("dcp-deploy ")
     assert (recorded["onnx"], recorded["torch"]) == (onnx.__version__, torch.__version__)
-    assert (recorded["inputs"], recorded["psi_range"], recorded["opset"]) == ("z", "0.0,1.3", "18")
+    assert (recorded["inputs"], recorded["psi_range"], recorded["opset"]) == ("z", "0.0,1.3", "17")
+    assert (recorded["ir_version"], onnx.load(float_onnx).ir_version) == ("8", 8)
+    assert recorded["runs_in"] == "ONNX Runtime 1.13 and Triton 22.12, or later"
     assert "batch" not in recorded  # any
 
 
@@ -209,3 +211,35 @@ def test_weights_sha256_sees_every_weight_and_the_config() -> None:
     assert weights_sha256(random_generator((4, 3, 5, 2), conv_clamp=4.0)) != before
     generator.synthesis.get_parameter("b8.conv1.noise_strength").data += 1e-3
     assert weights_sha256(generator) != before
+
+
+def test_opset_and_ir_version_can_be_chosen(tiny: Generator, float_onnx: Path, tmp_path: Path) -> None:
+    newer = export_onnx(tiny, tmp_path / "newer.onnx", image="float", opset=21, ir=10)
+    oldest = export_onnx(tiny, tmp_path / "oldest.onnx", image="float", opset=17, ir=8)
+    model = onnx.load(newer)
+    assert (model.ir_version, model.opset_import[0].version) == (10, 21)
+    assert {entry.version for function in model.functions for entry in function.opset_import} == {21}
+    assert metadata(newer)["runs_in"] == "ONNX Runtime 1.18 and Triton 24.05, or later"
+    inputs = {"z": np.random.default_rng(0).standard_normal((3, 12)), "psi": np.ones(3)}
+    assert np.array_equal(draw(newer, **inputs), draw(oldest, **inputs))
+
+
+def test_a_fixed_batch_fixes_every_shape_and_needs_no_functions(tiny: Generator, tmp_path: Path) -> None:
+    path = export_onnx(tiny, tmp_path / "one.onnx", image="float", batch=1)
+    model = onnx.load(path)
+    assert not model.functions and metadata(path)["batch"] == "1,1"
+    assert [value.type.tensor_type.shape.dim[0].dim_value for value in (*model.graph.input, *model.graph.output)] == [
+        1, 1, 1,
+    ]  # fmt: skip
+    assert "Shape" not in {node.op_type for node in model.graph.node}
+    runner, whole = load_runner(path), load_runner(export_onnx(tiny, tmp_path / "any.onnx", image="float"))
+    z = latents_of(range(3), 12)
+    assert runner.batch == (1, 1)
+    assert np.array_equal(runner(z=z), np.concatenate([whole(z=row[None]) for row in z]))
+    assert verify(tiny, path, latents=4).passed
+
+
+@pytest.mark.parametrize("batch", [0, -1, (4, 4), (0, 2)])
+def test_an_impossible_batch_is_refused(batch: int | tuple[int, int], tiny: Generator, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="batch is"):
+        export_onnx(tiny, tmp_path / "x.onnx", batch=batch)

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from dcp_deploy.errors import UsageError
-from dcp_deploy.export import FusedGenerator, export_onnx, load_runner, precision_report, verify
-from dcp_deploy.export.graph.bfloat16 import widened
+from dcp_deploy.export import FusedGenerator, export_onnx, latents_of, load_runner, precision_report, verify
 from dcp_deploy.export.onnx.precision import choose_storage, convolutions, islands, measure_ranges
 from dcp_deploy.export.onnx.quantization import Int8Plan, quantize
 from dcp_deploy.export.onnx.rounding import integer_kernels
@@ -102,17 +101,23 @@ def test_bfloat16_file_passes_the_gate_of_its_own_precision(generator: Generator
     assert report.passed, report.checks
 
 
-def test_bfloat16_file_is_valid_though_onnxruntime_has_no_such_convolution(brain: Path) -> None:
-    onnx.checker.check_model(onnx.load(brain), full_check=True)
+def test_bfloat16_file_runs_in_bare_onnxruntime(brain: Path) -> None:
+    model = onnx.load(brain)
+    onnx.checker.check_model(model, full_check=True)
+    assert (model.ir_version, model.opset_import[0].version) == (8, 17)
     assert {kind for name, kind in weight_types(brain).items() if name.endswith(".weight")} == {
         onnx.TensorProto.BFLOAT16
     }
-    with pytest.raises(Exception, match="Could not find an implementation for Conv"):
-        onnxruntime.InferenceSession(brain, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(brain, providers=["CPUExecutionProvider"])
+    feeds = {"z": latents_of([0], 12), "psi": np.ones(1, np.float32)}
+    assert np.array_equal(session.run(["image"], feeds)[0], load_runner(brain)(z=feeds["z"], psi=1.0))
 
 
-def test_widening_does_not_change_other_files(half: Path) -> None:
-    assert widened(str(half)) is None
+def test_transposed_convolutions_are_stored_in_bfloat16_too(generator: Generator, tmp_path: Path) -> None:
+    path = export_onnx(generator, tmp_path / "x.onnx", precision="bf16", image="float")
+    assert weight_types(path)["b8.conv0.weight"] == onnx.TensorProto.BFLOAT16
+    assert verify(generator, path, latents=4).passed
+    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 def test_int8_file_passes_the_gate_of_its_own_precision(generator: Generator, integers: Path) -> None:

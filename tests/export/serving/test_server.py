@@ -38,7 +38,7 @@ from dcp_deploy.export.bundle.writer import read_golden
 from dcp_deploy.export.serving.endpoint import endpoint_runner
 from dcp_deploy.export.serving.endpoint_check import check_endpoint
 from dcp_deploy.export.serving.ports import check_ports
-from dcp_deploy.export.serving.server import Program, Server, find_program, running_server
+from dcp_deploy.export.serving.server import Program, Server, _check_runtime, find_program, running_server
 
 from ..conftest import TRITON, kill_triton
 from .clients import answers_correctly, arrays, ask, body, infer
@@ -295,3 +295,11 @@ def test_an_unknown_model_is_refused(server: Server) -> None:
 def test_an_endpoint_can_be_compared_like_any_runner(server: Server, uint8_onnx: Path) -> None:
     with endpoint_runner(server.http) as endpoint:
         verify(load_runner(uint8_onnx), endpoint, latents=6, psis=(0.5,), batches=(1, 5)).raise_for_failure()
+
+
+def test_a_model_that_is_too_new_for_the_servers_onnxruntime_is_refused_before_the_start() -> None:
+    program = Program(Path("tritonserver"), "python", onnxruntime="1.17.3")
+    with pytest.raises(MissingCapabilityError, match="cannot load generator: it has IR version 10") as caught:
+        _check_runtime(program, {"models": {"generator": {"ir_version": 10, "opset": 18}}})
+    assert "Install onnxruntime 1.18 or later there" in caught.value.remedy
+    _check_runtime(program, {"models": {"generator": {"ir_version": 8, "opset": 17}, "of an earlier version": {}}})

@@ -85,3 +85,40 @@ def test_the_page_is_one_file_with_the_recommendation_images_and_links_to_the_re
     assert "Recommended: a &amp; &lt;b&gt;" in text and "<script" not in text and 'src="http' not in text
     assert "../a%20%26%20%3Cb%3E/report.html" in page.links
     assert "Teacher, seeds 0 to 7" in page.images and "b, seeds 8 to 15" in page.images
+
+
+def test_names_with_control_characters_and_of_any_length_make_a_page(make_run: MakeRun) -> None:
+    a, b = make_run("a", fid=7.0).path, make_run("n" * 200, fid=8.0).path
+    (a / "report.html").write_text("report")
+    target = a.parent / "compare.html"
+    write_page(target, compare([a.rename(a.with_name("a\u202eb\x1b[31m,$x^2$")), b]))
+    text = target.read_text(encoding="utf-8")
+    assert "a\\u202eb\\x1b[31m,$x^2$" in text
+    assert not any(character in text for character in "\u202e\x1b")
+    assert "%24x%5E2%24/report.html" in "".join(Page(text).links)
+
+
+def test_a_run_whose_images_cannot_stand_beside_the_others_is_named(make_run: MakeRun) -> None:
+    a, b, c = make_run("a"), make_run("b"), make_run("c")
+    a.path.joinpath("grids", "student.png").unlink()
+    c.change("metrics.json", grids={"seeds": [1, 2], "psi": 0.5, "columns": 2})
+    write_page(b.path / "page.html", compare([a.path, b.path, c.path]))
+    text = (b.path / "page.html").read_text(encoding="utf-8")
+    assert "Without images of the same seeds, ψ and size: a, c." in text
+    assert "b, seeds 0 to 7" in Page(text).images
+
+
+def test_what_the_picture_does_not_show_is_not_explained(make_run: MakeRun) -> None:
+    a, b = make_run("a", fid=60.0), make_run("b", fid=70.0, teacher="1" * 64)
+    write_page(a.path / "page.html", compare([a.path, b.path]))
+    text = (a.path / "page.html").read_text(encoding="utf-8")
+    assert "The line joins the Pareto front" in text
+    assert not any(words in text for words in ("The ring", "The dashed line", "compares a student with its teacher"))
+
+
+def test_a_run_that_was_not_weighed_is_not_on_the_front(make_run: MakeRun) -> None:
+    a, b, c = make_run("a", fid=7.0), make_run("b", fid=9.0), make_run("c", fid=1.0)
+    c.change("run.json", status="failed")
+    table = figures_table(compare([a.path, b.path, c.path]))
+    (row,) = (row[1:4] for row in table.rows if row[0] == "dominated by")
+    assert row == ("none", "a", "not weighed")

@@ -122,3 +122,83 @@ def test_one_run_the_same_twice_and_other_folders_are_refused(make_run: MakeRun)
         compare([a.path, a.path / ".." / "a"])
     with pytest.raises(InputError, match=r"holds no run\.json"):
         compare([a.path, a.path.parent])
+
+
+def test_a_run_without_figures_does_not_stop_the_comparison_of_the_others(make_run: MakeRun) -> None:
+    a, b, c = make_run("a", fid=7.0), make_run("b", fid=8.0, slower=0.5), make_run("c")
+    c.change("run.json", status="interrupted")
+    for name in ("metrics.json", "bench.json", "student.safetensors"):
+        (c.path / name).unlink()
+    found = compare([c.path, a.path, b.path])
+    assert found.recommended == "b" and found.cost == "latency_ms"
+    assert found.front == ("a", "b") and found.runs[0].dominated_by is None
+    assert not any("not comparable" in note for note in found.notes)
+    assert "Not every run says which teacher it has, so each speedup is over another baseline." in found.notes
+
+
+def test_the_teachers_column_comes_from_a_run_that_measured_it(make_run: MakeRun) -> None:
+    a, b = make_run("a"), make_run("b")
+    (a.path / "metrics.json").unlink()
+    teacher = compare([a.path, b.path]).teacher
+    assert teacher is not None and teacher.quality["fid"] == 6.31
+
+
+def test_other_seeds_are_noted_and_compared(make_run: MakeRun) -> None:
+    a, b = make_run("a"), make_run("b")
+    metrics = b.read("metrics.json")
+    metrics["models"]["student"]["seed"] = 7
+    b.write("metrics.json", metrics)
+    found = compare([a.path, b.path])
+    assert found.recommended is not None
+    assert any("different seeds" in note for note in found.notes)
+
+
+def test_requirements_none_leaves_out_those_of_the_builds(make_run: MakeRun) -> None:
+    a, b = make_run("a", fid=7.0), make_run("b", fid=8.0)
+    for run in (a, b):
+        run.write("gates.json", {"schema": 1, "passed": False, "requirements": [
+            {"requirement": "fid<1", "passed": False, "text": "fid 8, required below 1"}]})  # fmt: skip
+    assert compare([a.path, b.path]).recommended is None
+    found = compare([a.path, b.path], requirements=parse_requirements(["none"], KNOWN))
+    assert found.recommended == "a" and found.runs[0].gates is None
+
+
+def test_a_run_whose_outcome_contradicts_itself_has_not_passed(make_run: MakeRun) -> None:
+    a, b = make_run("a"), make_run("b")
+    failed = {"requirement": "fid<1", "passed": False, "text": "fid 9"}
+    a.write("gates.json", {"schema": 1, "passed": True, "requirements": [failed]})
+    b.write("gates.json", {"schema": 1, "passed": False, "requirements": []})
+    found = compare([a.path, b.path])
+    assert [run.gates and run.gates.passed for run in found.runs] == [False, False]
+    assert "The runs have different requirements; --require gives all the same ones." in found.notes
+    with pytest.raises(QualityError, match="none meets its requirements: a: fid 9; b: it is not known which"):
+        found.raise_for_failure()
+
+
+def test_a_benchmark_in_turns_decides_the_builds_own_requirements_on_speed(make_run: MakeRun) -> None:
+    a, b = make_run("a"), make_run("b")
+    timing = a.read("bench.json")
+    teacher, student = (next(row for row in timing["rows"] if row["name"] == name)
+                        for name in ("teacher, torch eager", "student, ONNX Runtime"))  # fmt: skip
+    timing["rows"] = [teacher] + [
+        {**student, "labels": {**student["labels"], "model": name}, "speedup": {"value": value}}
+        for name, value in (("a", 4.0), ("b", 6.0))
+    ]
+    for run in (a, b):
+        run.write("gates.json", {"schema": 1, "passed": False, "requirements": [
+            {"requirement": "speedup>5", "passed": False, "text": "speedup 6, but it cannot be trusted"}]})  # fmt: skip
+    found = compare([a.path, b.path], timing=timing)
+    assert [run.gates and run.gates.passed for run in found.runs] == [False, True]
+
+
+def test_a_folder_named_teacher_is_not_the_teacher(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_run("teacher").path
+    make_run("b")
+    monkeypatch.chdir(folder.parent)
+    assert [run.name for run in compare(["teacher", "b"]).runs] == [str(folder), "b"]
+
+
+def test_a_run_has_the_name_that_was_given(make_run: MakeRun) -> None:
+    a, b = make_run("a"), make_run("b")
+    (a.path.parent / "latest").symlink_to(a.path)
+    assert [run.name for run in compare([a.path.parent / "latest", b.path / "grids" / ".."]).runs] == ["latest", "b"]

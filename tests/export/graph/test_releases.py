@@ -1,0 +1,76 @@
+"""Which runtimes open which files."""
+
+from __future__ import annotations
+
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper
+
+from dcp_deploy.export.graph.releases import RELEASES, oldest_release, release_of, runtime_words, shortfall, too_new
+
+
+def identity(ir: int, opset: int) -> bytes:
+    value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [_named(value, "y")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _named(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(value)
+    copy.name = name
+    return copy
+
+
+def test_a_newer_release_accepts_all_that_an_older_one_does() -> None:
+    limits = [(one.ir, one.opset) for one in RELEASES]
+    assert limits == sorted(limits) and len(set(limits)) == len(limits)
+    assert [one.triton for one in RELEASES] == sorted(one.triton for one in RELEASES)
+
+
+def test_the_oldest_release_for_a_file_is_found() -> None:
+    assert runtime_words(8, 17) == "ONNX Runtime 1.13 and Triton 22.12, or later"
+    assert runtime_words(10, 18) == "ONNX Runtime 1.18 and Triton 24.05, or later"
+    assert oldest_release(99, 17) is None and "newer than" in runtime_words(99, 17)
+
+
+@pytest.mark.parametrize(("version", "known"), [("1.13.1", "1.13"), ("1.19.2", "1.18"), ("1.32.0", "1.26")])
+def test_a_version_has_the_limits_of_the_last_release_before_it(version: str, known: str) -> None:
+    release = release_of(version)
+    assert release is not None and release.onnxruntime == known
+
+
+def test_a_version_before_the_table_is_unknown() -> None:
+    assert release_of("1.9.0") is None and shortfall("1.9.0", 8, 17) is None
+
+
+def test_an_old_runtime_is_told_from_one_that_opens_the_file() -> None:
+    assert shortfall("1.17.3", 8, 17) is None
+    problem = shortfall("1.17.3", 10, 18)
+    assert problem is not None
+    assert (
+        "onnxruntime 1.17.3 reads at most 9 and 20" in problem[0] and "Install onnxruntime 1.18 or later" in problem[1]
+    )
+
+
+def test_what_onnxruntime_says_of_a_newer_ir_version_becomes_a_sentence() -> None:
+    with pytest.raises(Exception, match="Unsupported model IR version") as caught:
+        onnxruntime.InferenceSession(identity(99, 17), providers=["CPUExecutionProvider"])
+    meaning = too_new(str(caught.value))
+    assert meaning is not None
+    assert meaning[0].startswith("The file has IR version 99, and this ONNX Runtime reads up to ")
+    assert "--ir 8" in meaning[1]
+
+
+def test_what_onnxruntime_says_of_a_newer_opset_becomes_a_sentence() -> None:
+    with pytest.raises(Exception, match="is under development") as caught:
+        onnxruntime.InferenceSession(identity(8, 99), providers=["CPUExecutionProvider"])
+    meaning = too_new(str(caught.value))
+    assert meaning is not None and meaning[0].startswith("The file has opset 99, and this ONNX Runtime knows up to ")
+
+
+def test_other_errors_are_left_alone() -> None:
+    assert too_new("protobuf parsing failed") is None

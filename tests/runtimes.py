@@ -1,0 +1,169 @@
+"""Run exported files in several releases of ONNX Runtime: ``python -m tests.runtimes``, or ``make runtimes``.
+
+Each release gets an environment of its own under build/runtimes, with onnxruntime and numpy. Small networks are
+exported in every precision, with functions; from each file come one without functions, as ``export --inline`` writes
+it, and one with a fixed batch, as ``export --batch 1`` does. The images are compared with those
+of the network in PyTorch by the parity gate, and those of the three forms with each other.
+
+Wheels of releases before 1.15 are for Python 3.10 and older; without such an interpreter they are left out, and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from dcp_deploy import export_onnx, load_generator, plan, prune, score
+from dcp_deploy.config import DATASETS
+from dcp_deploy.export import Runner, classes_of, latents_of, load_runner, tolerance_for, verify
+from dcp_deploy.export.graph.file import read_onnx
+from dcp_deploy.export.graph.inlining import fix_batch, inlined
+from dcp_deploy.export.graph.releases import runtime_words
+from dcp_deploy.export.graph.versions import versions_of
+from dcp_deploy.generators import Generator
+
+from .export.conftest import random_generator, random_stylegan3
+from .pythons import ROOT, interpreters
+
+PLACE = ROOT / "build" / "runtimes"
+RELEASES = {"1.13.1": "3.10", "1.14.1": "3.10", "1.15.1": "", "1.17.3": "", "1.18.1": "", "1.20.1": "", "newest": ""}
+"""Release to the Python that it needs; "" is this one."""
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+FORMS = ("functions", "inlined", "batch 1")
+LATENTS, PSIS = 4, (0.7, 1.0)
+
+
+def networks() -> dict[str, Generator]:
+    """Return the demo's teacher with 70 % of its channels removed, a conditional StyleGAN2 with clamps, a StyleGAN3."""
+    teacher = load_generator(ROOT / "dcp_deploy" / "assets" / DATASETS["demo"].teacher.file)
+    found = score(teacher, method="weight-out")
+    return {
+        "demo": prune(teacher, plan(teacher, found, ratio=0.7), refine="none"),
+        "conditional": random_generator((8, 8, 8, 8, 8, 8), c_dim=3, conv_clamp=256.0),
+        "stylegan3": random_stylegan3((8, 8, 8, 8, 8)),
+    }
+
+
+def export_all(folder: Path) -> dict[str, Runner]:
+    """Write NAME.PRECISION.FORM.onnx and NAME.npz for every network; return the networks as runners by name."""
+    folder.mkdir(parents=True)
+    runners = {}
+    for name, network in networks().items():
+        runner = runners[name] = load_runner(network)
+        seeds = list(range(LATENTS)) * len(PSIS)
+        inputs = {"z": latents_of(seeds, runner.z_dim), "psi": np.repeat(np.float32(PSIS), LATENTS)}
+        classes = classes_of(seeds, runner.c_dim)
+        np.savez(folder / f"{name}.npz", **inputs, **({} if classes is None else {"c": classes}))
+        for precision in PRECISIONS:
+            path = folder / f"{name}.{precision}.functions.onnx"
+            export_onnx(network, path, image="float", precision=precision)  # type: ignore[arg-type]
+            print(f"{path.stem}: {runtime_words(*versions_of(read_onnx(path)))}", file=sys.stderr, flush=True)
+            for form in FORMS[1:]:
+                model = onnx.load(path)
+                if form == "batch 1":
+                    fix_batch(model, 1)
+                onnx.save(inlined(model), folder / f"{name}.{precision}.{form}.onnx")
+    return runners
+
+
+def environment(release: str, python: Path) -> Path:
+    """Return the Python of an environment with this release, made when missing."""
+    folder = PLACE / release
+    found = folder / "bin" / "python"
+    if not found.is_file():
+        subprocess.run([python, "-m", "venv", folder], check=True)
+    wanted = "onnxruntime" if release == "newest" else f"onnxruntime=={release}"
+    packages = [wanted] if release == "newest" else [wanted, "numpy<2"]  # older ones were built for numpy 1
+    subprocess.run([found, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True)
+    return found
+
+
+def kept(reference: Runner, inputs: dict[str, np.ndarray], images: np.ndarray) -> Runner:
+    """Return the images as a Runner that finds them by latent and psi, for the gate."""
+    table = {_key(*row): image for *row, image in zip(inputs["z"], inputs["psi"], images, strict=True)}
+
+    def draw(z: np.ndarray, psi: np.ndarray, c: np.ndarray | None) -> np.ndarray:
+        return np.stack([table[_key(*row)] for row in zip(z, psi, strict=True)])
+
+    return Runner("file", "kept", reference.z_dim, reference.c_dim, reference.image_size, "float", draw)
+
+
+def _key(z: np.ndarray, psi: float) -> bytes:
+    return np.append(z, np.float32(psi)).astype(np.float32).tobytes()
+
+
+def judge(folder: Path, out: Path, runners: dict[str, Runner], precision: str, form: str) -> str:
+    """Return "passed", or the network and the reason of the first failure."""
+    for name, reference in runners.items():
+        stem = f"{name}.{precision}.{form}"
+        if (out / f"{stem}.txt").is_file():
+            return f"{name}: {(out / f'{stem}.txt').read_text(encoding='utf-8').splitlines()[0][-120:]}"
+        images = np.load(out / f"{stem}.npy")
+        inputs = dict(np.load(folder / f"{name}.npz"))
+        report = verify(
+            reference, kept(reference, inputs, images), latents=LATENTS, psis=PSIS, tolerance=tolerance_for(precision)
+        )
+        if not report.passed:
+            return f"{name}: other images, {report.max_abs:.2g}"
+    return "passed"
+
+
+def apart(out: Path, names: Iterable[str], form: str) -> float:
+    """Return the largest difference of an image's value from that of the file with functions."""
+    found = [0.0]
+    for name, precision in product(names, PRECISIONS):
+        files = [out / f"{name}.{precision}.{one}.npy" for one in (form, "functions")]
+        if all(file.is_file() for file in files):
+            images, others = map(np.load, files)
+            found.append(float(np.abs(images - others).max()))
+    return max(found)
+
+
+def images_of(release: str, folder: Path) -> tuple[str, Path] | None:
+    """Run all files in one release. Return its version and the folder of the images; None without its Python."""
+    needed = RELEASES.get(release, "")
+    python = next(interpreters(needed), None) if needed else sys.executable
+    if python is None:
+        print(f"left out: {release} needs Python {needed}, which this machine lacks", file=sys.stderr)
+        return None
+    out = PLACE / f"{release}.images"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    command = [environment(release, Path(python)), ROOT / "tests" / "runtimes_worker.py", folder, out]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip(), out
+
+
+def main() -> int:
+    """Print a Markdown table, a row for each release and form; return 1 unless everything passed the gate.
+
+    The last column is the largest difference from the images of the file with functions, 0 if all bits are the same.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("releases", nargs="*", default=list(RELEASES), help="releases of ONNX Runtime, or newest")
+    releases = parser.parse_args().releases
+    folder = PLACE / "files"
+    shutil.rmtree(folder, ignore_errors=True)
+    runners = export_all(folder)
+    print(f"| ONNX Runtime | form | {' | '.join(PRECISIONS)} | from functions |\n|---|---|{'---|' * 5}")
+    verdicts = set()
+    for version, out in filter(None, (images_of(release, folder) for release in releases)):
+        for form in FORMS:
+            cells = [judge(folder, out, runners, precision, form) for precision in PRECISIONS]
+            verdicts.update(cells)
+            distance = apart(out, runners, form)
+            cells.append(f"{distance:.1g}" if distance else "0")
+            print(f"| {version} | {form} | {' | '.join(cells)} |", flush=True)
+    return int(verdicts != {"passed"})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
