@@ -22,7 +22,7 @@ PROGRAM = Path(sys.executable).with_name("dcp-deploy")
 # Command line -> what Tab offers. Bash is asked for the first few, the program itself for all.
 OFFERED = {
     "dcp-deploy dist": ["distill"],
-    "dcp-deploy build --target": ["--target", "--target-macs", "--target-params"],
+    "dcp-deploy build --target": ["--target", "--target-latency", "--target-macs", "--target-params"],
     "dcp-deploy build --target L4,sm12": ["L4,sm120", "L4,sm121"],
     "dcp-deploy build --dataset ffhq2": ["ffhq256"],
     "dcp-deploy datasets afhqc": ["afhqcat"],
