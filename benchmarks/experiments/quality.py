@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import shutil
 import sys
 import threading
@@ -119,7 +120,8 @@ class Experiment:
             "score_latents": SCORE_LATENTS,
             "change_latents": CHANGE_LATENTS,
         }
-        return {**numbers, "recipe": asdict(recipe(self.steps, 0, self.effort))}
+        settings = {**numbers, "recipe": asdict(recipe(self.steps, 0, self.effort))}
+        return dict(json.loads(json.dumps(settings)))  # as they come back from the file of a cell
 
 
 class OutOfTimeError(Exception):
