@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import SCORES, BuildConfig, Effort
 from ..devices import torch_device
 from ..errors import InputError, MissingCapabilityError, UsageError
-from ..extensions.functions import OwnFunction, find_function
+from ..extensions.functions import OwnFunction, find_function, parse_loss
 from ..extensions.loggers import check_loggers
 from ..gates import QUALITY, SPEED, Requirement, parse_requirements
 from ..progress import Reporter
@@ -118,7 +118,8 @@ def check_machine(config: BuildConfig) -> None:
     )
     check_loggers(loggers_of(config))
     own_score_of(config)
-    recipe_of(config, demo_recipe=config.demo_recipe).to_dict()  # imports the user's losses
+    for text in config.loss or []:
+        find_function("loss", parse_loss(text)[0])
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingCapabilityError(
             "build compares and measures the exported files with ONNX Runtime, which is not installed",

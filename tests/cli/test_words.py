@@ -25,7 +25,7 @@ from .conftest import Command
         (("schema", "inspct"), "Did you mean inspect?"),
         (("build", "--ratio", "70"), "It is a share: for 70 % write 0.7"),
         (("build", "--target-macs", "9"), "It is a share: for 9 % write 0.09"),
-        (("prune", "{t}", "--score", "random", "--ratio", "70", "-o", "x.safetensors"), "for 70 % write 0.7."),
+        (("prune", "{t}", "--score", "random", "--ratio", "70", "-o", "x.safetensors"), "for 70 % write 0.7"),
         (("eval", "{t}", "--samples", "10"), "10 samples are too few to meet each mode of the demo's images"),
         (("eval", "{t}", "--samples", "20000"), "more than the 10,000 images of the demo"),
         (("verify", "{t}", "http://127.0.0.1:9"), "a server is compared with the bundle that it serves"),
