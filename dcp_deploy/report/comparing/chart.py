@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..charts import WIDTH, Chart, Theme, literal, plain_log_ticks, render, style
 from ..judgement import QUALITY
+from ..text import amount
 from .runs import RunComparison
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ def _points(comparison: RunComparison, key: str) -> list[_Point]:
     )
 
 
+def _names_by_place(points: Sequence[_Point]) -> dict[tuple[float, float], list[str]]:
+    """Return the names of the runs at each place, so that names of equal runs are not written over each other."""
+    places: dict[tuple[float, float], list[str]] = {}
+    for point in points:
+        places.setdefault((point.cost, point.value), []).append(point.name)
+    return places
+
+
 def _short(name: str) -> str:
     """Return the end of a long name, which tells paths apart."""
     return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
@@ -71,13 +80,14 @@ def _draw_panel(axes: Axes, theme: Theme, comparison: RunComparison, key: str, p
         axes.plot([p.cost for p in front], [p.value for p in front], color=theme.soft, linewidth=2, zorder=1)
     middle = math.sqrt(points[0].cost) * math.sqrt(points[-1].cost)  # of the logarithmic axis
     for point in points:
-        side = -1 if point.cost > middle else 1  # towards the middle, so that the names stay inside
         colour = theme.student if point.on_front else theme.teacher
         axes.scatter([point.cost], [point.value], s=46, color=colour, zorder=3)
         if point.recommended:
             axes.scatter([point.cost], [point.value], s=190, facecolors="none", edgecolors=theme.ink, zorder=4)
+    for (cost, value), names in _names_by_place(points).items():
+        side = -1 if cost > middle else 1  # towards the middle, so that the names stay inside
         axes.annotate(
-            literal(_short(point.name)), (point.cost, point.value), xytext=(9 * side, 6), textcoords="offset points",
+            literal(_short(", ".join(names))), (cost, value), xytext=(9 * side, 6), textcoords="offset points",
             ha="left" if side > 0 else "right", color=theme.ink, fontsize=10,
         ).set_in_layout(False)  # fmt: skip
     teacher = comparison.teacher.quality[key] if comparison.teacher else None
@@ -89,6 +99,8 @@ def _draw_panel(axes: Axes, theme: Theme, comparison: RunComparison, key: str, p
         )  # fmt: skip
     axes.set_xscale("log")
     plain_log_ticks(axes.xaxis)
+    if comparison.cost == "macs":
+        axes.xaxis.set_major_formatter(lambda value, _: amount(value))
     axes.set_xlabel(f"{_cost_words(comparison)}, logarithmic")
     axes.set_title(f"{scale.label}: {scale.direction}", fontsize=11, color=theme.ink, loc="left")
     axes.margins(x=0.25, y=0.18)

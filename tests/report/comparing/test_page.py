@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
 
 from dcp_deploy.gates import parse_requirements
@@ -122,3 +123,12 @@ def test_a_run_that_was_not_weighed_is_not_on_the_front(make_run: MakeRun) -> No
     table = figures_table(compare([a.path, b.path, c.path]))
     (row,) = (row[1:4] for row in table.rows if row[0] == "dominated by")
     assert row == ("none", "a", "not weighed")
+
+
+def test_the_names_of_equal_runs_stand_side_by_side_and_macs_have_a_prefix(make_run: MakeRun) -> None:
+    a, b = make_run("first"), make_run("second")
+    b.change("bench.json", environment={"cpu": "another"})
+    chart = front_chart(compare([a.path, b.path]))
+    assert chart is not None
+    svg = b64decode(chart.light.partition(",")[2]).decode()
+    assert "first, second" in svg and "200.00 M" in svg and "e+08" not in svg
