@@ -100,7 +100,7 @@ def _draw_panel(axes: Axes, theme: Theme, comparison: RunComparison, key: str, p
     axes.set_xscale("log")
     plain_log_ticks(axes.xaxis)
     if comparison.cost == "macs":
-        axes.xaxis.set_major_formatter(lambda value, _: amount(value))
+        axes.xaxis.set_major_formatter(lambda value, _: amount(value) or "")
     axes.set_xlabel(f"{_cost_words(comparison)}, logarithmic")
     axes.set_title(f"{scale.label}: {scale.direction}", fontsize=11, color=theme.ink, loc="left")
     axes.margins(x=0.25, y=0.18)
