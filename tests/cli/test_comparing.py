@@ -63,7 +63,10 @@ def test_a_second_sweep_reuses_every_student(
 
 
 @pytest.mark.slow
-def test_compare_shows_runs_and_writes_document_and_page(dcp: Command, swept: Path) -> None:
+def test_compare_shows_runs_and_writes_document_and_page(
+    dcp: Command, swept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(config.EFFORTS, "quick", TINY)
     runs = swept / "ratio-0.25", swept / "ratio-0.5"
     ended = dcp("compare", *runs, "--out", "c.json", "--html", "c.html", "--measure")
     assert ended.code == 0, ended.err

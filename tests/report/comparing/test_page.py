@@ -35,6 +35,8 @@ def test_an_unstable_run_shows_no_speedup(make_run: MakeRun) -> None:
     (speedups,) = (row for row in table.rows if row[0] == "speedup")
     assert re.fullmatch(r"\d+\.\d\d× \[.+\]|\d+\.\d× \[.+\]", str(speedups[1]))
     assert speedups[2] == "unstable, measure again"
+    (latencies,) = (row for row in table.rows if row[0] == "median latency")
+    assert [cell.tone for cell in latencies if isinstance(cell, Toned)] == ["warn"]
     assert "b: unstable, measure again (too few rounds)." in table.notes
 
 
