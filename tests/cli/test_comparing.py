@@ -149,3 +149,4 @@ def test_build_with_several_ratios_leads_to_sweep(dcp: Command) -> None:
     words = " ".join(ended.err.replace("│", " ").split())  # the message stands in a frame
     assert ended.code == 2 and "dcp-deploy sweep --ratio 0.5,0.7" in words
     assert "sweep" not in dcp("build", "--ratio", "0.5x").err
+    assert "sweep" not in dcp("build", "--hybrid-share", "0.5,0.7").err
