@@ -13,6 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from ...datasets.images import ImageSet
 from ...errors import UsageError
+from ...gates import QUALITY
 from ...generators import Discriminator, DiscriminatorConfig, Generator
 from ...generators.latents import draw_latents, seeded, stream
 from ...metrics.published import Lpips
@@ -33,9 +34,10 @@ PROBE_LATENTS = 32
 NOT_IN_KEY = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is in the key
 TERMS = (
     "step", "l1_to_teacher", "total", "gan", "l1", "perceptual", "relation", "guide", "feature_gan", "path_length",
-    "discriminator", "feature_discriminator", "r1", "real_sign", "augment",
+    "discriminator", "feature_discriminator", "r1", "real_sign", "augment", "learning_rate", "images_per_second",
+    *QUALITY,
 )  # fmt: skip
-"""The figures that a history can have without a measure and without losses of users."""
+"""The figures that a history or a logger can have without losses of users."""
 FIRST_SCALE = 2.0**10  # of fp16's loss; it doubles after 2000 updates without overflow
 
 
