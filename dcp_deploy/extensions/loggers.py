@@ -7,10 +7,8 @@ tried again now and then. A training that continues goes on with the same runs: 
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
-import re
 import sys
 import time
 import warnings
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from ..errors import MissingCapabilityError, UsageError, choose
-from ..files import write_json
+from ..files import read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -237,7 +235,7 @@ class _Sink:
 def _read(record: Path | None) -> dict[str, Any]:
     """Return what is recorded of the runs; a file that cannot be read costs new runs."""
     try:
-        found = json.loads(record.read_text(encoding="utf-8")) if record is not None else {}
+        found = read_json(record) if record is not None else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) and all(isinstance(one, dict) for one in found.values()) else {}
@@ -368,7 +366,7 @@ def _open_mlflow(place: str, folder: Path, version: str | None, step: int) -> _O
     from pytorch_lightning.loggers import MLFlowLogger
 
     address = place or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute() / 'mlflow.db'}"
-    local = re.match(r"sqlite:", address) is not None
+    local = address.startswith("sqlite:")
     logger = MLFlowLogger(
         experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT),
         run_name=os.environ.get("MLFLOW_RUN_NAME", folder.absolute().parent.name),

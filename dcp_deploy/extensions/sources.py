@@ -24,13 +24,12 @@ def identity_of_source(module: str, function: Any) -> dict[str, str]:
     """
     top = module.split(".")[0]
     root = _root(top)
-    facts: dict[str, str] = {}
     if root is not None and root.name in _INSTALLED:
         installed = _distribution(top)
         record = None if installed is None else installed.read_text("RECORD")
         if installed is not None and record is not None:
-            facts["version"] = f"{installed.name} {installed.version}"
-            return {"sha256": hashlib.sha256(record.encode()).hexdigest(), **facts}
+            version = f"{installed.name} {installed.version}"
+            return {"sha256": hashlib.sha256(record.encode()).hexdigest(), "version": version}
     digest = hashlib.sha256()
     files = {} if root is None else _imported(root, module)
     for name, file in sorted(files.items()):

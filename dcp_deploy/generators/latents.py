@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,6 +21,14 @@ def stream(seed: int, *names: str | int) -> torch.Generator:
     name = "/".join(str(part) for part in (seed, *names))
     digest = hashlib.sha256(name.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@contextmanager
+def seeded(seed: int, *names: str | int) -> Iterator[None]:
+    """Within the block, seed torch's global random state as :func:`stream` does; the CPU's is restored afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, *names).initial_seed())
+        yield
 
 
 def draw_latents(

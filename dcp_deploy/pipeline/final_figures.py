@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from ..files import read_json
 from ..gates import QUALITY, SPEED
 from ..progress import Reporter
 from ..report.headline import fastest_student
@@ -18,18 +18,19 @@ from .stages import LOGS
 
 def log_final_figures(inputs: BuildInputs, record: RunRecord, reporter: Reporter) -> None:
     """Log the figures of a finished build; a logger that is new to it gets the history of its training first."""
+    from ..compression.distillation.records import log_entry
+
     directory = record.directory
     history_file = directory / "history.json"
     if not loggers_of(inputs.config) or not history_file.is_file():
         return
-    history = json.loads(history_file.read_text(encoding="utf-8"))
+    history = read_json(history_file)
     checkpoints = checkpoints_of(directory, record.stages["distill"].key)
     loggers = open_loggers(inputs.config, directory / LOGS, reporter, record=checkpoints / RUN_IDS)
     step = inputs.recipe.steps
     loggers.begin(step, inputs.recipe.to_dict())
     for entry in history:
-        figures = {name: value for name, value in entry.items() if name != "step"}
-        loggers.log(entry["step"], figures | {"learning_rate": inputs.recipe.learning_rate(entry["step"])})
+        log_entry(loggers, inputs.recipe, entry)
     loggers.summarise(step, final_figures(directory))
     loggers.close(finished=True)
 

@@ -147,8 +147,7 @@ def _has(directory: Path, ours: StageRecord | None, theirs: StageRecord) -> bool
     """Return whether a run directory holds the same result of a stage already, whole."""
     if ours is None or (ours.status, ours.key, ours.outputs) != ("done", theirs.key, theirs.outputs):
         return False
-    files = ((directory / output, sha256) for output, sha256 in ours.outputs.items())
-    return all(file.is_file() and sha256_file(file) == sha256 for file, sha256 in files)
+    return _damage(ours, directory) is None
 
 
 def stage_key(name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -169,6 +168,11 @@ def why_again(
         return _difference(record, settings, inputs)
     if not record.outputs:
         return "its record was altered"
+    return _damage(record, directory)
+
+
+def _damage(record: StageRecord, directory: Path) -> str | None:
+    """Return which recorded output is missing or altered; None if all are whole."""
     for output, sha256 in record.outputs.items():
         path = directory / output
         if not path.is_file():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..efforts import CHANGES
 from ..errors import MissingCapabilityError
 from ..files import write_json
 from ..gates import QUALITY, SPEED, doubts, judge
@@ -351,9 +352,9 @@ def _reading(inputs: BuildInputs) -> dict[str, Any]:
 
 
 def _scoring(inputs: BuildInputs) -> dict[str, Any]:
-    settings = _settings("score", "score_latents", "score_directions", "seed", "device")(inputs)
-    if inputs.config.score in ("change", "hybrid"):
-        settings = _settings("score", "change_latents", "hybrid_share", "seed", "device")(inputs)
+    of_changes = inputs.config.score in CHANGES
+    counts = ("change_latents", "hybrid_share") if of_changes else ("score_latents", "score_directions")
+    settings = _settings("score", *counts, "seed", "device")(inputs)
     if inputs.mask is not None and inputs.config.score == "content":
         settings["mask"] = inputs.mask.identity
     if inputs.own_score is not None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ...errors import UsageError
 from ...extensions.functions import OwnFunction, find_function
-from ...generators.latents import stream
+from ...generators.latents import seeded
 from .recipe import DistillConfig
 
 
@@ -32,8 +31,7 @@ class OwnLoss:
         Raises UsageError, which names the function, if it fails or returns something else. A loss that is not finite
         ends the training elsewhere, as every loss does.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream(seed, "own loss", self.label, step).initial_seed() % 2**63)
+        with seeded(seed, "own loss", self.label, step):
             value = self.function(student, teacher)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             what = f"tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ...errors import UsageError, choose
 from ...extensions.loggers import TrainingLoggers
-from ...generators import Generator
+from ...generators import Generator, count_parameters
 from . import losses
+from .recipe import DistillConfig
 from .state import Best, TrainingSetup, TrainingState
 from .task import Task
 
@@ -42,12 +43,13 @@ class Records:
 
     def begin(self, state: TrainingState, setup: TrainingSetup) -> None:
         """Begin to log; for a new run, write the entry before the first step."""
-        networks = {name: sum(p.numel() for p in network.parameters()) for name, network in
-                    (("teacher", setup.teacher), ("student", state.student))}  # fmt: skip
-        sizes = {f"{name}_parameters": count for name, count in networks.items()}
+        sizes = {
+            "teacher_parameters": count_parameters(setup.teacher),
+            "student_parameters": count_parameters(state.student),
+        }
         self._loggers.begin(state.step, {**self._config.to_dict(), **sizes})
         for entry in state.history:  # a logger that is new to a training that continues gets what came before
-            self._log(entry)
+            log_entry(self._loggers, self._config, entry)
         self._next_grid = state.step
         if not state.step:
             self._write(state, setup, {})
@@ -78,7 +80,8 @@ class Records:
         state.history.append(entry)
         self._keep_if_best(state, entry)
         speed = {"images_per_second": steps * self._config.batch / seconds} if steps else {}
-        self._log(entry, speed, self._pictures(state.step, images, of_average))
+        pictures = self._pictures(state.step, images, of_average)
+        log_entry(self._loggers, self._config, entry, speed, pictures)
         self._since, self._clock = state.step, time.perf_counter()
 
     def _keep_if_best(self, state: TrainingState, entry: Mapping[str, float]) -> None:
@@ -93,18 +96,6 @@ class Records:
             weights = {key: tensor.detach().clone() for key, tensor in state.ema.state_dict().items()}
             state.best = Best(state.step, value, weights)
 
-    def _log(
-        self,
-        entry: Mapping[str, float],
-        speed: Mapping[str, float] | None = None,
-        pictures: Mapping[str, np.ndarray] | None = None,
-    ) -> None:
-        """Log an entry of the history, with what is not in it because it decides nothing or varies between runs."""
-        step = int(entry["step"])
-        figures = {name: value for name, value in entry.items() if name != "step"}
-        figures |= {"learning_rate": self._config.learning_rate(step), **(speed or {})}
-        self._loggers.log(step, figures, pictures)
-
     def _pictures(self, step: int, of_teacher: Tensor, of_average: Tensor) -> dict[str, np.ndarray]:
         """Return now and then the teacher's images above the average's, uint8 [2 R, 8 R, 3]."""
         if step < self._next_grid and step != self._config.steps:
@@ -113,3 +104,17 @@ class Records:
         grid = torch.cat([torch.cat(list(row[:COLUMNS]), dim=2) for row in (of_teacher, of_average)], dim=1)
         pixels = (grid * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         return {"teacher above student": pixels}
+
+
+def log_entry(
+    loggers: TrainingLoggers,
+    config: DistillConfig,
+    entry: Mapping[str, float],
+    speed: Mapping[str, float] | None = None,
+    pictures: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Log an entry of the history, with what is not in it because it decides nothing or varies between runs."""
+    step = int(entry["step"])
+    figures = {name: value for name, value in entry.items() if name != "step"}
+    figures |= {"learning_rate": config.learning_rate(step), **(speed or {})}
+    loggers.log(step, figures, pictures)

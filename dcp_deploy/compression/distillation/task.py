@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ from torch.amp.grad_scaler import GradScaler
 
 from ...datasets.images import ImageSet
 from ...errors import UsageError
+from ...gates import QUALITY
 from ...generators import Discriminator, DiscriminatorConfig, Generator
-from ...generators.latents import draw_latents, stream
+from ...generators.latents import draw_latents, seeded, stream
 from ...metrics.published import Lpips
 from ...sizes import pixels
 from ..identity import identity_of, name_of, run_key
@@ -35,9 +34,10 @@ PROBE_LATENTS = 32
 NOT_IN_KEY = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is in the key
 TERMS = (
     "step", "l1_to_teacher", "total", "gan", "l1", "perceptual", "relation", "guide", "feature_gan", "path_length",
-    "discriminator", "feature_discriminator", "r1", "real_sign", "augment",
+    "discriminator", "feature_discriminator", "r1", "real_sign", "augment", "learning_rate", "images_per_second",
+    *QUALITY,
 )  # fmt: skip
-"""The figures that a history can have without a measure and without losses of users."""
+"""The figures that a history or a logger can have without losses of users."""
 FIRST_SCALE = 2.0**10  # of fp16's loss; it doubles after 2000 updates without overflow
 
 
@@ -148,7 +148,7 @@ class Task:
         """Return a discriminator that mirrors the teacher; its random weights depend on the seed alone."""
         mirrored = DiscriminatorConfig.mirror(self.teacher.config)
         widths = tuple(max(1, round(width * self.config.discriminator_width)) for width in mirrored.widths)
-        with _seeded(self.config.seed, "discriminator"):
+        with seeded(self.config.seed, "discriminator"):
             return Discriminator(replace(mirrored, widths=widths))
 
     def _feature_discriminator(self, device: torch.device) -> FeatureDiscriminator | None:
@@ -159,7 +159,7 @@ class Task:
         size = self.teacher.config.image_size
         with torch.no_grad():
             maps = discriminator_maps(self.perceptual, torch.zeros(1, 3, *size, device=device))
-        with _seeded(self.config.seed, "feature discriminator"):
+        with seeded(self.config.seed, "feature discriminator"):
             return FeatureDiscriminator([(x.shape[1], min(x.shape[2:])) for x in maps]).to(device)
 
     def key(self, device: torch.device) -> str:
@@ -186,14 +186,6 @@ class Task:
         if isinstance(self.data, ImageSet):
             return self.data.identity
         return name_of(self.data) + (f"[{len(self.data)}]" if isinstance(self.data, ImageSequence) else "")
-
-
-@contextmanager
-def _seeded(seed: int, name: str) -> Iterator[None]:
-    """Within the block, seed torch's global random state, which new weights use; the caller's is restored."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, name).initial_seed() % 2**63)
-        yield
 
 
 def _network_of(perceptual: losses.FeatureMaps | Lpips | None) -> nn.Module | None:

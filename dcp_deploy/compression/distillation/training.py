@@ -151,21 +151,22 @@ def distill(
     if not isinstance(loggers, TrainingLoggers):
         board = () if tensorboard is None else (f"tensorboard={os.fspath(tensorboard)}",)
         loggers = TrainingLoggers([*loggers, *board], (folder or Path()) / "logs")
+    key = task.key(device)
     if folder is not None and loggers.record is None:
-        loggers.record = _checkpoint_file(folder, task.key(device)).with_suffix(".loggers.json")
+        loggers.record = _checkpoint_file(folder, key).with_suffix(".loggers.json")
     records = Records(task, measure, loggers)
-    choice = _choose_threads(task, device) if threads is None else Choice(threads)
+    choice = _choose_threads(task, key, device) if threads is None else Choice(threads)
     with cpu_threads(choice.threads), records:
         if devices == 1:
-            return _train(task, device, ALONE, choice, records, progress, on_step, expect)
-        with join_team(devices, device, partial(_train_along, task.on(torch.device("cpu")), choice)) as joined:
+            return _train(task, key, device, ALONE, choice, records, progress, on_step, expect)
+        with join_team(devices, device, partial(_train_along, task.on(torch.device("cpu")), key, choice)) as joined:
             team, own_device = joined
-            return _train(task, own_device, team, choice, records, progress, on_step, expect)
+            return _train(task, key, own_device, team, choice, records, progress, on_step, expect)
 
 
-def _choose_threads(task: Task, device: torch.device) -> Choice:
+def _choose_threads(task: Task, key: str, device: torch.device) -> Choice:
     """Return the threads of the run's checkpoint, else as many as the processes of the run find free."""
-    file = None if task.checkpoint_dir is None else _checkpoint_file(task.checkpoint_dir, task.key(device))
+    file = None if task.checkpoint_dir is None else _checkpoint_file(task.checkpoint_dir, key)
     if device.type != "cpu":
         return Choice(torch.get_num_threads())
     if file is not None and file.exists():
@@ -176,13 +177,14 @@ def _choose_threads(task: Task, device: torch.device) -> Choice:
     return choose_threads(default_threads())
 
 
-def _train_along(task: Task, choice: Choice, device: torch.device, team: Team) -> None:
+def _train_along(task: Task, key: str, choice: Choice, device: torch.device, team: Team) -> None:
     """Take the same steps in another process of the team, without records."""
-    _train(task.on(device), device, team, choice)
+    _train(task.on(device), key, device, team, choice)
 
 
 def _train(
     task: Task,
+    key: str,
     device: torch.device,
     team: Team,
     choice: Choice,
@@ -191,7 +193,7 @@ def _train(
     on_step: OnStep | None = None,
     expect: Callable[[Expected], None] | None = None,
 ) -> DistillResult:
-    config, setup, state, key = task.config, task.setup(device, team), task.state(device), task.key(device)
+    config, setup, state = task.config, task.setup(device, team), task.state(device)
     checkpoint = _checkpoint(task, key, team)
     if checkpoint and checkpoint.exists():
         load_state(state, checkpoint, key)

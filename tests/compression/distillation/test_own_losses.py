@@ -124,6 +124,15 @@ def test_a_loss_may_be_the_only_one_and_its_name_must_be_its_own(small_teacher: 
         distill(pruned(small_teacher), small_teacher, config=replace(PLAIN, losses=losses_of_one_name))
 
 
+def fid(student: Tensor, teacher: Tensor) -> Tensor:
+    return distance(student, teacher)
+
+
+def test_a_loss_cannot_take_the_name_of_a_measured_figure(small_teacher: Generator) -> None:
+    with pytest.raises(UsageError, match="has the name of another figure of the history, fid"):
+        distill(pruned(small_teacher), small_teacher, config=replace(PLAIN, losses=(named(fid),)))
+
+
 def test_a_recipe_without_such_losses_describes_itself_as_before() -> None:
     assert "losses" not in PLAIN.to_dict()
     (described,) = replace(PLAIN, losses=(named(crops, 2.0),)).to_dict()["losses"]

@@ -12,14 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dcp_deploy import devices as threads
-from dcp_deploy.compression import distill
+from dcp_deploy.compression import DistillResult, distill
 from dcp_deploy.compression.distillation import training
 from dcp_deploy.compression.distillation.timing import Expected
 from dcp_deploy.devices import Choice
 from dcp_deploy.errors import UsageError
 from dcp_deploy.generators import Generator
 
-from ..conftest import EVERYTHING, assert_same_weights, distill_until, files_in, pruned
+from ..conftest import EVERYTHING, assert_same_weights, distill_until, files_in, make_small_teacher, pruned
 
 
 @pytest.fixture(autouse=True)
@@ -62,13 +62,19 @@ def test_the_choice_is_reported_before_the_first_step(
     assert [str(found.threads) for found in heard] == ["1 CPU thread, because it is busy"]
 
 
+@pytest.fixture(scope="module")
+def straight() -> DistillResult:
+    """A run with two threads that was never stopped."""
+    teacher = make_small_teacher()
+    return distill(pruned(teacher), teacher, config=EVERYTHING, threads=2)
+
+
 @pytest.mark.parametrize("later", [1, 3])
 def test_a_resumed_run_keeps_its_number_whatever_the_load_is_by_then(
-    tmp_path: Path, small_teacher: Generator, monkeypatch: pytest.MonkeyPatch, later: int
+    tmp_path: Path, small_teacher: Generator, straight: DistillResult, monkeypatch: pytest.MonkeyPatch, later: int
 ) -> None:
     student, heard = pruned(small_teacher), list[Expected]()
     loaded(monkeypatch, 2)
-    straight = distill(student, small_teacher, config=EVERYTHING)
     distill_until(3, student, small_teacher, config=EVERYTHING, checkpoint_dir=tmp_path)
     loaded(monkeypatch, later)
     monkeypatch.setenv(threads.VARIABLE, str(later))
