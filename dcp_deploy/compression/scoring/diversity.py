@@ -24,10 +24,10 @@ from ...extensions.functions import OwnFunction, check_name, find_function
 from ...extensions.signatures import ScoreFunction
 from ...generators import Generator, count_macs
 from ...generators.latents import draw_latents, stream
-from ..identity import identity_of, run_key
+from ..identity import identity_of
 from ..layers import copy_to
 from ..masks import Mask
-from .accumulator import ScoreAccumulator
+from .accumulator import ScoreAccumulator, sum_of
 from .baselines import (
     BaselineMethod,
     activation_scores,
@@ -37,10 +37,11 @@ from .baselines import (
     weight_in_scores,
     weight_out_scores,
 )
-from .change import CHANGES, change_scores, change_settings, merge_moments
+from .change import CHANGES, change_scores, change_settings, scores_of_halves
 from .channel_scores import STABLE, ChannelScores, kept_in_common
 from .directions import principal_directions
 from .gradients import content_profiles, gradient_profiles, released_profiles, scored_weights
+from .moments import readers_of
 from .own import own_scores
 
 ScoreMethod = Literal["diversity", "gradient", "content", "change", "hybrid", BaselineMethod]
@@ -149,11 +150,11 @@ def score(
         settings["stability"] = kept_in_common(*sums.halves)
     if shard is None:
         settings["latents"] = sums.latents
-    return _finite([even + odd for even, odd in zip(*sums.halves, strict=True)], settings)
+    return _finite(sum_of(sums.halves), settings)
 
 
 def _own(method: str | ScoreFunction) -> OwnFunction | None:
-    """Return the user's function that is meant; None for a method of this package. Raises UsageError for neither."""
+    """Return the user's function, or None for a method of this package. Raises UsageError if it is neither."""
     if isinstance(method, str):
         check_name("score", method, get_args(ScoreMethod))
         if method in get_args(ScoreMethod):
@@ -225,8 +226,7 @@ def _accumulate(
     progress: Callable[[int, int], None] | None,
 ) -> ScoreAccumulator:
     """Sum the scores of the batches, from where the file ``state`` ends."""
-    key = run_key({"settings": settings, "config": generator.config.to_dict()}, {"generator": generator})
-    sums = ScoreAccumulator(generator.widths, state, key)
+    sums = ScoreAccumulator(generator.widths, generator, settings, state)
     weights = scored_weights(generator)
     for weight in weights:  # the others need no gradients
         weight.requires_grad_(True)
@@ -239,7 +239,6 @@ def _accumulate(
         if count >= sums.done:
             profiles = _batch_profiles(generator, weights, along, mask, index, size, settings)
             sums.add([_channel_score(profile, settings["method"]).cpu() for profile in profiles], size)
-            sums.save_sometimes()
             if progress:
                 progress(sums.latents, total)
         # A check always falls on the same batch, so a resumed run stops where an unbroken one does.
@@ -313,11 +312,18 @@ def merge_scores(parts: Sequence[ChannelScores], generator: Generator | None = N
     if settings["method"] in CHANGES:
         if len({len(part.moments) for part in parts}) > 1 or not parts[0].moments:
             raise UsageError("some of these shards lack their moments", "Score them again with this version.")
-        return merge_moments(_scored_generator(generator, settings), [part.moments for part in ordered], settings)
-    halves = [_sum_of([part.scores for part in half]) for half in (ordered[::2], ordered[1::2]) if half]
+        generator = _scored_generator(generator, settings)
+        readers = readers_of(generator, settings["psi"], settings["seed"])
+        return scores_of_halves(generator, readers, _halves([part.moments for part in ordered]), settings)
+    halves = _halves([part.scores for part in ordered])
     if len(halves) > 1:
         settings["stability"] = kept_in_common(*halves)
-    return ChannelScores(_sum_of(halves), settings)
+    return ChannelScores(tuple(sum_of(halves)), settings)
+
+
+def _halves(parts: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Return the sums over the even and over the odd ``parts``: one sum if there is one part."""
+    return [sum_of(half) for half in (parts[::2], parts[1::2]) if half]
 
 
 def _scored_generator(generator: Generator | None, settings: dict[str, Any]) -> Generator:
@@ -332,7 +338,3 @@ def _scored_generator(generator: Generator | None, settings: dict[str, Any]) -> 
 
 def _common_settings(part: ChannelScores) -> dict[str, Any]:
     return {name: value for name, value in part.settings.items() if name not in ("shard", "stability")}
-
-
-def _sum_of(scores: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
-    return tuple(torch.stack(layers).sum(dim=0) for layers in zip(*scores, strict=True))
