@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,17 @@ import torch
 from torch import Tensor
 
 from dcp_deploy.checkpoints.provenance import tensors_sha256
-from dcp_deploy.compression import ChannelScores, PruningPlan, merge_scores, prune, score
-from dcp_deploy.compression.scoring import accumulator, diversity
+from dcp_deploy.compression import PruningPlan, merge_scores, prune, score
+from dcp_deploy.compression.scoring import diversity
 from dcp_deploy.compression.scoring.channel_scores import kept_in_common
 from dcp_deploy.compression.scoring.directions import PCA_LATENTS, principal_directions
 from dcp_deploy.compression.scoring.diversity import batch_sizes
 from dcp_deploy.compression.scoring.gradients import gradient_profiles, scored_weights
-from dcp_deploy.errors import CorruptFileError, InputError, UsageError
+from dcp_deploy.errors import InputError, UsageError
 from dcp_deploy.generators import Generator
 from dcp_deploy.generators.latents import draw_latents, stream
+
+from ..conftest import assert_same_scores
 
 FEW = {"latents": 7, "directions": 3, "batch": 3}
 
@@ -47,10 +48,6 @@ def score_by_definition(generator: Generator, latents: int, directions: int, bat
     return totals
 
 
-def assert_same(a: ChannelScores, b: ChannelScores) -> None:
-    assert all(torch.equal(x, y) for x, y in zip(a.scores, b.scores, strict=True))
-
-
 def test_scores_follow_the_definition(any_generator: Generator) -> None:
     expected = score_by_definition(any_generator, latents=7, directions=3, batch=3, alpha=2.0)
     actual = score(any_generator, alpha=2.0, method="diversity", **FEW)
@@ -73,7 +70,7 @@ def test_scores_depend_on_the_seed_and_not_on_the_global_random_state(teacher: G
     before, first = torch.get_rng_state(), score(teacher, method="diversity", **FEW)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert_same(first, score(teacher, method="diversity", **FEW))
+    assert_same_scores(first, score(teacher, method="diversity", **FEW))
     assert not torch.equal(first.scores[0], score(teacher, seed=1, method="diversity", **FEW).scores[0])
 
 
@@ -150,7 +147,7 @@ def test_progress_counts_latents(teacher: Generator) -> None:
 
 def test_random_scores_depend_on_the_seed_alone(teacher: Generator) -> None:
     first, second = (score(teacher, method="random", seed=seed) for seed in (0, 1))
-    assert_same(first, score(teacher, method="random", seed=0))
+    assert_same_scores(first, score(teacher, method="random", seed=0))
     assert first.widths == teacher.widths
     assert not torch.equal(first.scores[0], second.scores[0])
 
@@ -236,7 +233,7 @@ def test_the_gradient_score_is_the_sum_over_directions(teacher: Generator) -> No
         torch.testing.assert_close(layer, profile.sum(dim=0), rtol=1e-4, atol=0)
 
 
-# ---- stability, and killed runs ----
+# ---- stability ----
 
 
 def test_auto_stops_when_the_halves_agree_and_records_the_number_of_latents(
@@ -250,47 +247,7 @@ def test_auto_stops_when_the_halves_agree_and_records_the_number_of_latents(
     monkeypatch.setattr(diversity, "STABLE", 1.1)
     never = score(teacher, latents="auto", method="diversity", **settings)
     assert (eager.settings["latents"], never.settings["latents"]) == (6, 24)
-    assert_same(never, score(teacher, latents=24, method="diversity", **settings))
-
-
-def test_a_killed_run_resumes_to_the_same_scores(
-    teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(accumulator, "_SECONDS", 0.0)
-    state, whole = tmp_path / "state", score(teacher, latents=8, directions=2, batch=2, method="diversity")
-    calls: list[int] = []
-
-    def killed(done: int, total: int) -> None:
-        calls.append(done)
-        if done == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        score(teacher, latents=8, directions=2, batch=2, state=state, progress=killed, method="diversity")
-    assert state.exists()
-    resumed = score(teacher, latents=8, directions=2, batch=2, state=state, progress=killed, method="diversity")
-    assert calls == [2, 4, 6, 8]  # nothing twice
-    assert_same(resumed, whole)
-    assert resumed.settings == whole.settings
-    assert not state.exists()
-
-
-def test_other_settings_do_not_resume_from_the_file(
-    teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(accumulator, "_SECONDS", 0.0)
-    monkeypatch.setattr(accumulator.ScoreAccumulator, "discard", lambda self: None)
-    state = tmp_path / "state"
-    score(teacher, latents=8, directions=2, batch=2, state=state, method="diversity")
-    other = {"latents": 8, "directions": 2, "batch": 2, "alpha": 4.0}
-    assert_same(score(teacher, state=state, method="diversity", **other), score(teacher, method="diversity", **other))
-
-
-def test_a_damaged_state_is_refused(teacher: Generator, tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    state.write_bytes(b"nothing")
-    with pytest.raises(CorruptFileError, match="Delete it"):
-        score(teacher, state=state, method="diversity", **FEW)
+    assert_same_scores(never, score(teacher, latents=24, method="diversity", **settings))
 
 
 # ---- shards ----
