@@ -17,6 +17,9 @@ EFFORT: Final = "quick"
 HYBRID_SHARE: Final = 0.5
 """The one set of defaults. The first two measured best on the demo at 70 % (docs/quality.md)."""
 
+CHANGES: Final = ("change", "hybrid")
+"""The scores by how the images change, which need no gradients and choose their directions themselves."""
+
 EffortName = Literal["quick", "standard", "paper"]
 
 
@@ -49,11 +52,11 @@ class Effort:
 
     def latents_for(self, score: str) -> int:
         """Return how many latents a score gets. Those that need no gradients get more: one costs two images."""
-        return self.change_latents if score in ("change", "hybrid") else self.score_latents
+        return self.change_latents if score in CHANGES else self.score_latents
 
     def directions_for(self, score: str) -> int | None:
         """Return how many directions a latent is moved along; None for as many as the score chooses itself."""
-        return None if score in ("change", "hybrid") else self.score_directions
+        return None if score in CHANGES else self.score_directions
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, ready for JSON."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import SCORES, BuildConfig, Effort
+from ..efforts import CHANGES
 from ..errors import MissingCapabilityError
 from ..files import free_space
 from ..progress import Reporter
@@ -142,7 +143,7 @@ def _score_seconds(method: str, counts: Effort, image: float) -> float:
     if method in ("weight-in", "weight-out", "random"):
         return 0.1  # no image is made
     # Per latent: one image with its graph, then per direction one image and one backward pass (two images' work).
-    if method in ("change", "hybrid"):
+    if method in CHANGES:
         return counts.change_latents * image * 3  # two images, and their moments
     passes = {"style": 1, "activation": 1, "content": 3}.get(method, 1 + 3 * counts.score_directions)
     if method not in SCORES:

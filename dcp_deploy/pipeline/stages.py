@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..efforts import CHANGES
 from ..errors import MissingCapabilityError
 from ..files import write_json
 from ..gates import QUALITY, SPEED, doubts, judge
@@ -352,7 +353,7 @@ def _reading(inputs: BuildInputs) -> dict[str, Any]:
 
 def _scoring(inputs: BuildInputs) -> dict[str, Any]:
     settings = _settings("score", "score_latents", "score_directions", "seed", "device")(inputs)
-    if inputs.config.score in ("change", "hybrid"):
+    if inputs.config.score in CHANGES:
         settings = _settings("score", "change_latents", "hybrid_share", "seed", "device")(inputs)
     if inputs.mask is not None and inputs.config.score == "content":
         settings["mask"] = inputs.mask.identity

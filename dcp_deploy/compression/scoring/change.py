@@ -41,8 +41,6 @@ from .directions import principal_components
 from .elimination import Regression, costs_along, elimination_order, scores_along
 from .moments import Reader, direction_moments, empty_moments, folded, readers_of
 
-CHANGES = ("change", "hybrid")
-"""The methods of this module."""
 _CHANGE_WEIGHT = {"change": 1.0, "hybrid": 0.5}
 SIGMAS = 3.0
 SHARE = 0.99  # of the variance of W, held by the directions

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...checkpoints.provenance import tensors_sha256
-from ...efforts import EFFORT, EFFORTS, HYBRID_SHARE, SCORE
+from ...efforts import CHANGES, EFFORT, EFFORTS, HYBRID_SHARE, SCORE
 from ...errors import InputError, UsageError
 from ...extensions.functions import OwnFunction, check_name, find_function
 from ...extensions.signatures import ScoreFunction
@@ -37,7 +37,7 @@ from .baselines import (
     weight_in_scores,
     weight_out_scores,
 )
-from .change import CHANGES, change_scores, change_settings, scores_of_halves
+from .change import change_scores, change_settings, scores_of_halves
 from .channel_scores import STABLE, ChannelScores, kept_in_common
 from .directions import principal_directions
 from .gradients import content_profiles, gradient_profiles, released_profiles, scored_weights
