@@ -50,7 +50,7 @@ from ...compression import (
     score,
 )
 from ...compression.pruning.planning import Refinement
-from ...compression.scoring.diversity import ScoreMethod
+from ...compression.scoring.methods import ScoreMethod
 from ...efforts import CHANGES, EffortName
 from ...export.runners.picture_files import save_picture
 from ...export.runners.sampling import as_uint8, grid

@@ -77,10 +77,10 @@ def change_scores(
     state: str | os.PathLike[str] | None,
     progress: Callable[[int, int], None] | None,
 ) -> ChannelScores:
-    """Return the scores of ``settings["method"]``, "change" or "hybrid"; see :func:`~.diversity.score`.
+    """Return the scores of ``settings["method"]``, "change" or "hybrid"; see :func:`~.methods.score`.
 
     ``settings`` has batch, psi, alpha, seed, change_weight and perhaps hybrid_share and shard. The scores of a shard
-    hold its moments, which :func:`~.diversity.merge_scores` adds.
+    hold its moments, which :func:`~.methods.merge_scores` adds.
     """
     seed, shard = settings["seed"], settings.get("shard")
     components, variances = principal_components(generator, seed)
