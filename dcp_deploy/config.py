@@ -23,10 +23,12 @@ from .teachers.presets import DATASETS, Dataset, find_dataset
 __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_toml", "to_toml"]
 
 
-SHARES = ("ratio", "target_macs", "target_params", "hybrid_share")
+SIZE_SHARES = ("ratio", "target_macs", "target_params")
+"""The settings that give the size of a student as a share; a sweep takes several values of one."""
+SHARES = (*SIZE_SHARES, "hybrid_share")
 
 
-SIZES = ("ratio", "target_macs", "target_params", "target_latency")
+SIZES = (*SIZE_SHARES, "target_latency")
 """The settings that decide how large a student is."""
 
 

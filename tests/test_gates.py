@@ -79,7 +79,7 @@ def test_without_a_teacher_its_figure_is_refused() -> None:
         parse_requirements(["recall>=0.9*teacher"], KNOWN, teacher=False)
 
 
-def test_none_is_no_requirement() -> None:
+def test_none_means_without_requirements() -> None:
     assert judge(parse_requirements(["none"], KNOWN), {}).passed
 
 
@@ -108,7 +108,7 @@ def test_what_failed_and_by_how_much_is_in_the_error() -> None:
     assert "coverage" not in caught.value.message
 
 
-def test_a_figure_that_equals_an_open_limit_is_told_so() -> None:
+def test_the_outcome_says_that_a_figure_equals_an_open_limit() -> None:
     assert judge(parse_requirements(["fid<2"], KNOWN), {"fid": 2.0}).requirements[0].text == (
         "fid 2, required below 2, and it is equal"
     )

@@ -8,14 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RIDDLES = re.compile(
-    r"(?<!here )\bis n[o] |\bare n[o] [a-z]+ of\b|\btol[d]\b|\bat han[d]\b|\bmen[d](s|ed|ing)?\b"
+    r"(\b|_)is[ _]n[o][ _]|\bare n[o] [a-z]+ of\b|(\b|_)tol[d](\b|_)|\bat han[d]\b|\bmen[d](s|ed|ing)?\b"
     r"|\bof the[n]\b|\bits lik[e]\b|\broom[s]?\b|\bki[n]\b|\bwhoeve[r]\b|\bso man[y]\b|\bknows? n[o]\b"
     r"|\bof no[w]\b|\bhabit[s]?\b|\blisten[s]? to\b|\bin a bal[l]\b|\bthe name of wha[t]\b|\bbeside makin[g]\b"
     r"|\bno command kep[t]\b|\bmoves a wal[l]\b|\bmore the mor[e]\b|\bjudge[s]\b"
     r"|\bdraws (the network|an? image|images|pictures|what)\b",
     re.IGNORECASE,
 )
-"""Write: "is not a" ("there is no" is plain), "reported", "available", "repair", "older", "similar", "package", "this
+"""Write: "is not a", "does not exist", "reported", "available", "repair", "older", "similar", "package", "this
 many", "generates" images, "users" or another noun."""
 
 

@@ -28,7 +28,7 @@ Row = NDArray[np.uint8]
 def first_row(path: Path) -> Row:
     """Return the first row of a grid of two. InputError without the file."""
     if not path.is_file():
-        raise InputError(f"there is no {path}", "Run: dcp-deploy build --dataset demo")
+        raise InputError(f"{path} does not exist", "Run: dcp-deploy build --dataset demo")
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     return pixels[: len(pixels) // 2]

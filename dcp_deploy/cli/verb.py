@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ..config import SHARES, read_toml
+from ..config import SIZE_SHARES, read_toml
 from ..devices import computing
 from ..errors import DcpDeployError, MissingCapabilityError, UsageError, choose
 from ..files import encodable, kept
@@ -167,7 +167,7 @@ class Verbs(TyperGroup):
 def _sweep_hint(error: Exception) -> str:
     """Return how to give several sizes, if a list of them is what the parser refused; else nothing."""
     name = getattr(getattr(error, "param", None), "name", None)
-    if name not in SHARES:
+    if name not in SIZE_SHARES:
         return ""
     configured = (getattr(getattr(error, "ctx", None), "default_map", None) or {}).get(name)
     words = f"{' '.join(sys.argv)} {flag_of(name)} {configured}"  # the command line wins

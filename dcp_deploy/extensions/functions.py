@@ -101,8 +101,8 @@ def find_function(kind: Kind, name: str | Callable[..., Any]) -> OwnFunction:
 
     A function itself is taken as it is.
 
-    Modules are also looked for in the current folder, after the installed ones. Raises UsageError if there is no such
-    function.
+    Modules are also looked for in the current folder, after the installed ones. Raises UsageError if none of
+    them has the function.
     """
     if not isinstance(name, str):
         if not callable(name) or not hasattr(name, "__qualname__"):
@@ -120,7 +120,7 @@ def find_function(kind: Kind, name: str | Callable[..., Any]) -> OwnFunction:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise UsageError(f"the {kind} {name}: {module} needs a module: {error}", "Install it.") from error
         remedy = f"Install its package, or run the command in the folder that holds {module.split('.')[0]}."
-        raise UsageError(f"the {kind} {name}: there is no module {error.name!r}{whence}", remedy) from error
+        raise UsageError(f"the {kind} {name}: module {error.name!r} is not found{whence}", remedy) from error
     except Exception as error:
         raise UsageError(
             f"the {kind} {name}: importing {module} failed: {type(error).__name__}: {error}", "Repair that module."

@@ -63,7 +63,10 @@ def test_a_second_sweep_reuses_every_student(
 
 
 @pytest.mark.slow
-def test_compare_shows_runs_and_writes_document_and_page(dcp: Command, swept: Path) -> None:
+def test_compare_shows_runs_and_writes_document_and_page(
+    dcp: Command, swept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(config.EFFORTS, "quick", TINY)
     runs = swept / "ratio-0.25", swept / "ratio-0.5"
     ended = dcp("compare", *runs, "--out", "c.json", "--html", "c.html", "--measure")
     assert ended.code == 0, ended.err
@@ -146,3 +149,4 @@ def test_build_with_several_ratios_leads_to_sweep(dcp: Command) -> None:
     words = " ".join(ended.err.replace("│", " ").split())  # the message stands in a frame
     assert ended.code == 2 and "dcp-deploy sweep --ratio 0.5,0.7" in words
     assert "sweep" not in dcp("build", "--ratio", "0.5x").err
+    assert "sweep" not in dcp("build", "--hybrid-share", "0.5,0.7").err

@@ -107,8 +107,8 @@ def test_names_that_nobody_offers_are_answered_with_the_closest(write: Write, tm
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nowhere:mine", r"there is no module 'nowhere'\nInstall its package, or run the command in the folder"),
-        ("ours.nowhere:mine", "there is no module 'ours.nowhere'"),
+        ("nowhere:mine", r"module 'nowhere' is not found\nInstall its package, or run the command in the folder"),
+        ("ours.nowhere:mine", "module 'ours.nowhere' is not found"),
         ("ours.scores:mien", r"ours\.scores has no 'mien'\nDid you mean mine\?"),
         ("ours.scores:constant", "is 3, not a function"),
         ("ours.broken:mine", "importing ours.broken failed: ZeroDivisionError: division by zero"),

@@ -123,7 +123,7 @@ def test_a_logger_that_fails_does_not_fail_a_build(config: BuildConfig) -> None:
     [
         ({"score": "our_score:lagrest"}, "Did you mean largest"),
         ({"loss": ["our_loss:nothing"]}, "our_loss has no 'nothing'"),
-        ({"loss": ["nowhere:squares"]}, "there is no module 'nowhere'"),
+        ({"loss": ["nowhere:squares"]}, "module 'nowhere' is not found"),
     ],
 )
 def test_a_dry_run_and_a_build_refuse_a_function_that_is_not_there(

@@ -33,7 +33,6 @@ def _content(comparison: RunComparison, folder: Path) -> dict[str, Any]:
     return {
         "title": f"{len(names)} students compared",
         "style": Markup(resource("report.css")),
-        "names": names,
         "tone": tone,
         "verdict": f"Recommended: {comparison.recommended}" if comparison.recommended else "No recommendation",
         "reason": comparison.reason,

@@ -16,7 +16,7 @@ from ...gates import QUALITY as JUDGED
 from ...gates import SPEED, Outcome, Requirement, Verdict, doubts, judge, parse_requirements
 from ..headline import fastest_student
 from ..judgement import QUALITY, unstable_because
-from ..run_directory import Bench, Network, RunDirectory, Speedup, read_run_directory
+from ..run_directory import Bench, BenchRow, Network, RunDirectory, Speedup, read_run_directory
 from .choice import Candidate, Cost, recommend
 from .limits import limits_of
 
@@ -34,8 +34,6 @@ class ComparedRun:
     """The folder's name as given; its whole path where two would have the same."""
     directory: str
     status: str | None
-    settings: dict[str, JsonValue]
-    """Its values of the settings that differ among the runs."""
     parameters: int | None
     macs: int | None
     """Multiplications and additions of one image."""
@@ -46,16 +44,23 @@ class ComparedRun:
     """Name of that candidate of the benchmark."""
     speedup: Speedup | None
     """Times as fast as the teacher, with its 95 % interval."""
-    unstable_because: list[str]
-    """Reasons not to trust the latency; empty for a good benchmark."""
-    parity: bool | None
-    """Whether the exported file generates the network's images."""
     quality: dict[str, float | None]
     """FID, recall and the like by name."""
-    gates: Verdict | None
+    settings: dict[str, JsonValue] = field(default_factory=dict)
+    """Its values of the settings that differ among the runs."""
+    unstable_because: list[str] = field(default_factory=list)
+    """Reasons not to trust the latency; empty for a good benchmark."""
+    parity: bool | None = None
+    """Whether the exported file generates the network's images."""
+    gates: Verdict | None = None
     """Outcome of the requirements; None without any."""
     dominated_by: str | None = None
     """A run that is at least as fast and as good, and better in one of them; None if there is none."""
+
+    @property
+    def missed(self) -> list[str]:
+        """The outcome of each requirement that it misses, as a sentence."""
+        return [one.text for one in self.gates.requirements if not one.passed] if self.gates else []
 
 
 @dataclass(frozen=True)
@@ -91,16 +96,11 @@ class RunComparison:
         """Raise QualityError if requirements are known and no run meets them."""
         judged = [run for run in self.runs if run.gates is not None]
         if judged and not any(run.gates.passed for run in judged if run.gates):
+            words = [f"{run.name}: {'; '.join(run.missed) or 'it is not known which'}" for run in judged]
             raise QualityError(
-                f"none meets its requirements: {'; '.join(missed_words(run) for run in judged)}",
+                f"none meets its requirements: {'; '.join(words)}",
                 "Change what limits the students, or change --require.",
             )
-
-
-def missed_words(run: ComparedRun) -> str:
-    """Return what a run misses of its requirements, after its name."""
-    missed = [one.text for one in run.gates.requirements if not one.passed] if run.gates else []
-    return f"{run.name}: {'; '.join(missed) or 'it is not known which'}"
 
 
 def _run_dict(run: ComparedRun) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def compare(
         found = [replace(run, bench=_part_of(shared, name)) for name, run in zip(names, found, strict=True)]
     differing, in_turns = _differing_settings(found), timing is not None
     runs = [
-        _facts(name, folder, run, differing, _required(run, requirements, in_turns=in_turns))
+        _student_facts(name, folder, run, differing, _required(run, requirements, in_turns=in_turns))
         for name, folder, run in zip(names, folders, found, strict=True)
     ]
     limits = limits_of(folders, found, in_turns=in_turns)
@@ -185,36 +185,40 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     twice = next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None)
     if twice is not None:
         raise UsageError(f"{twice} is given twice", "Give each run once.")
-    given = [
-        os.path.normpath(Path.cwd() / folder) for folder in folders
-    ]  # names as given, not those that links lead to
+    given = [os.path.normpath(Path.cwd() / folder) for folder in folders]  # not the names that links lead to
     counted = Counter([*(Path(path).name for path in given), TEACHER])  # the teacher has a column of its own
     return [path if counted[Path(path).name] > 1 else Path(path).name for path in given]
 
 
-def _facts(
+def _facts(name: str, model: str, folder: Path, run: RunDirectory, row: BenchRow | None) -> ComparedRun:
+    """Return size, latency and quality of one model of a run; ``row`` is its candidate of the benchmark."""
+    network = run.run.networks.get(model, Network())
+    return ComparedRun(
+        name=name,
+        directory=str(folder),
+        status=run.run.status,
+        parameters=network.parameters,
+        macs=network.macs,
+        onnx_bytes=run.file_bytes.get(f"{model}.onnx"),
+        latency_ms=None if row is None else row.p50_ms,
+        fastest=None if row is None else row.name,
+        speedup=None if row is None else row.speedup,
+        quality=_figures(run, model),
+    )
+
+
+def _student_facts(
     name: str,
     folder: Path,
     run: RunDirectory,
     differing: Sequence[str],
     requirements: Sequence[Requirement] | None,
 ) -> ComparedRun:
-    network, best = run.run.networks.get("student", Network()), fastest_student(run)
-    facts = ComparedRun(
-        name=name,
-        directory=str(folder),
-        status=run.run.status,
+    facts = replace(
+        _facts(name, "student", folder, run, fastest_student(run)),
         settings={setting: run.run.config.get(setting) for setting in differing},
-        parameters=network.parameters,
-        macs=network.macs,
-        onnx_bytes=run.file_bytes.get("student.onnx"),
-        latency_ms=None if best is None else best.p50_ms,
-        fastest=None if best is None else best.name,
-        speedup=None if best is None else best.speedup,
         unstable_because=list(unstable_because(run)),
         parity=run.parity.passed if run.parity else None,
-        quality=_figures(run, "student"),
-        gates=None,
     )
     return replace(facts, gates=_judged(facts, run, requirements))
 
@@ -226,24 +230,8 @@ def _teacher_facts(folders: Sequence[Path], runs: Sequence[RunDirectory]) -> Com
         return (run.quality(TEACHER).fid is not None) + bool(run.bench_rows) + (TEACHER in run.run.networks)
 
     folder, run = max(zip(folders, runs, strict=True), key=lambda one: known(one[1]))
-    network = run.run.networks.get("teacher", Network())
     row = next((row for row in run.bench_rows if run.bench and row.name == run.bench.baseline), None)
-    return ComparedRun(
-        name=TEACHER,
-        directory=str(folder),
-        status=run.run.status,
-        settings={},
-        parameters=network.parameters,
-        macs=network.macs,
-        onnx_bytes=run.file_bytes.get("teacher.onnx"),
-        latency_ms=None if row is None else row.p50_ms,
-        fastest=None if row is None else row.name,
-        speedup=None,
-        unstable_because=[],
-        parity=None,
-        quality=_figures(run, "teacher"),
-        gates=None,
-    )
+    return _facts(TEACHER, TEACHER, folder, run, row)
 
 
 def _figures(run: RunDirectory, model: str) -> dict[str, float | None]:

@@ -23,7 +23,7 @@ def figures_table(comparison: RunComparison) -> Table:
         *(row(name.replace("_", " "), _setting(name)) for name in comparison.runs[0].settings),
         row("requirements", _gates),
         row("speedup", _speedup),
-        row("median latency", lambda run: text.milliseconds(run.latency_ms)),
+        row("median latency", _latency),
         *(row(f"{scale.label} ({scale.direction})", _quality(comparison, key)) for key, scale in QUALITY.items()),
         row("parameters", _amount(runs, "parameters", text.amount)),
         row("MACs per image", _amount(runs, "macs", text.amount)),
@@ -44,9 +44,8 @@ def notes(comparison: RunComparison) -> Iterable[str]:
         yield "A run is dominated by another one that costs no more and has no higher FID."
     yield from comparison.notes
     for run in comparison.runs:
-        failed = [one.text for one in run.gates.requirements if not one.passed] if run.gates else []
-        if failed:
-            yield f"{run.name} misses: {'; '.join(failed)}."
+        if run.missed:
+            yield f"{run.name} misses: {'; '.join(run.missed)}."
         if run.parity is False:
             yield f"{run.name}: the exported file does NOT generate the same images as the network: do not use it."
         if run.unstable_because:
@@ -60,9 +59,8 @@ def _setting(name: str) -> Callable[[ComparedRun], Cell]:
 def _gates(run: ComparedRun) -> Cell:
     if run.gates is None:
         return "" if run.name == TEACHER else "none set"
-    failed = sum(not one.passed for one in run.gates.requirements)
-    if failed:
-        return Toned(f"{failed} of {len(run.gates.requirements)} missed", "bad")
+    if run.missed:
+        return Toned(f"{len(run.missed)} of {len(run.gates.requirements)} missed", "bad")
     return Toned("met", "good") if run.gates.passed else Toned("missed", "bad")
 
 
@@ -85,6 +83,11 @@ def _speedup(run: ComparedRun) -> Cell:
     known = run.speedup.low is not None and run.speedup.high is not None
     bounds = f" [{run.speedup.low:.2f}, {run.speedup.high:.2f}]" if known else ""
     return f"{text.times(run.speedup.value)}{bounds}"
+
+
+def _latency(run: ComparedRun) -> Cell:
+    words = text.milliseconds(run.latency_ms)
+    return Toned(words, "warn") if words and run.unstable_because else words
 
 
 def _quality(comparison: RunComparison, key: str) -> Callable[[ComparedRun], Cell]:

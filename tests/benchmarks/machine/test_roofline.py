@@ -32,7 +32,7 @@ def test_a_cpu_computes_half_precisions_in_float32():
 
 
 @pytest.mark.parametrize(("device", "precision"), [("cpu", "int8"), ("cuda", "fp32")])
-def test_without_a_measured_rate_there_is_no_floor(device, precision):
+def test_without_a_measured_rate_nothing_has_a_floor(device, precision):
     assert roofline(Work(10**9, 10, 20), LIMITS, device, precision, 50.0) is None
 
 

@@ -47,7 +47,7 @@ def test_a_version_before_the_table_is_unknown() -> None:
     assert release_of("1.9.0") is None and shortfall("1.9.0", 8, 17) is None
 
 
-def test_an_old_runtime_is_told_from_one_that_opens_the_file() -> None:
+def test_a_runtime_that_is_too_old_for_a_file_is_recognised() -> None:
     assert shortfall("1.17.3", 8, 17) is None
     problem = shortfall("1.17.3", 10, 18)
     assert problem is not None

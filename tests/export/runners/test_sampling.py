@@ -68,7 +68,7 @@ def test_tiles_go_row_by_row() -> None:
     assert page[::2, ::3, 0].tolist() == [[1, 2], [3, 4], [5, 0]]
 
 
-def test_a_grid_is_no_wider_than_its_images() -> None:
+def test_a_grid_is_at_most_as_wide_as_its_images() -> None:
     assert grid(tiles(2), columns=8).shape == (2, 6, 3)
 
 

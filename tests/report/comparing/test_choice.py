@@ -100,7 +100,7 @@ def test_a_better_run_that_misses_its_requirements_is_explained() -> None:
     assert choice.reason.endswith("b costs no more and has no higher FID, but it is not good enough otherwise.")
 
 
-def test_the_macs_of_a_recommended_run_are_told_as_they_are() -> None:
+def test_the_reason_gives_the_macs_of_the_recommended_run() -> None:
     found = [replace(candidate(name, cost, fid), speedup=None, speedup_bounds=None)
              for name, cost, fid in (("a", 2e6, 1.5), ("b", 1e6, 9.0))]  # fmt: skip
     assert recommend(found).reason.startswith("a: FID 1.50, 2.00 M MACs per image. It is the only one of 2 runs")
@@ -127,17 +127,17 @@ def test_runs_with_and_without_requirements_are_judged_each_in_its_way() -> None
     assert "the 2 runs that meet their requirements or are not much worse than their teacher" in both.reason
 
 
-def test_equal_runs_are_told_so() -> None:
+def test_the_reason_says_that_runs_are_equal() -> None:
     assert recommend([candidate("a", 10, 2.0), candidate("b", 10, 2.0)]).reason.endswith(
         "it costs least, like b with the same FID."
     )
 
 
-def test_a_student_that_is_slower_than_its_teacher_is_told_so() -> None:
+def test_the_reason_says_that_a_student_is_slower_than_its_teacher() -> None:
     assert "0.50× as fast as the teacher, which is slower." in recommend([candidate("a", 200, 2.0)]).reason
 
 
-def test_the_only_good_run_of_several_that_were_not_measured_is_told_so() -> None:
+def test_the_reason_says_that_the_other_runs_were_not_measured() -> None:
     choice = recommend([candidate("a", 10, 2.0), candidate("b", None, None)])
     assert "the only one of 2 runs that is measured and is not much worse" in choice.reason
 

@@ -35,6 +35,8 @@ def test_an_unstable_run_shows_no_speedup(make_run: MakeRun) -> None:
     (speedups,) = (row for row in table.rows if row[0] == "speedup")
     assert re.fullmatch(r"\d+\.\d\d× \[.+\]|\d+\.\d× \[.+\]", str(speedups[1]))
     assert speedups[2] == "unstable, measure again"
+    (latencies,) = (row for row in table.rows if row[0] == "median latency")
+    assert [cell.tone for cell in latencies if isinstance(cell, Toned)] == ["warn"]
     assert "b: unstable, measure again (too few rounds)." in table.notes
 
 
@@ -53,7 +55,7 @@ def test_the_picture_names_every_run_and_its_cost(make_run: MakeRun) -> None:
     assert chart.alt.startswith("FID over milliseconds per image: b 9 at ")
 
 
-def test_there_is_no_picture_of_a_single_point(make_run: MakeRun) -> None:
+def test_a_single_point_is_not_drawn(make_run: MakeRun) -> None:
     a, b = make_run("a"), make_run("b")
     (b.path / "metrics.json").unlink()
     assert front_chart(compare([a.path, b.path])) is None
