@@ -18,7 +18,7 @@ HYBRID_SHARE: Final = 0.5
 """The one set of defaults. The first two measured best on the demo at 70 % (docs/quality.md)."""
 
 CHANGES: Final = ("change", "hybrid")
-"""The scores of ``compression.scoring.change``, which get a number of latents of their own."""
+"""The scores by how the images change, which need no gradients and choose their directions themselves."""
 
 EffortName = Literal["quick", "standard", "paper"]
 

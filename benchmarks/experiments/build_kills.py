@@ -234,12 +234,12 @@ def kill_rounds(builds: Builds, kills: int, chance: random.Random) -> Iterator[R
     """Kill ``kills`` builds, in as many rounds as it takes. Each yields what was found when it was over."""
     builds.undisturbed()
     shared, number, order = set(SHARED_MEMORY.glob("*")), 0, list(builds.seconds)
-    dealt = moments(order[1:], chance)
+    upcoming = moments(order[1:], chance)
     while kills > 0:
         number += 1
         name, done = f"round-{number}", list[Kill]()
-        hand = islice(dealt, min(kills, ROUND))
-        for moment in sorted(hand, key=lambda one: (order.index(one.stage), not one.writing)):
+        chosen = islice(upcoming, min(kills, ROUND))
+        for moment in sorted(chosen, key=lambda one: (order.index(one.stage), not one.writing)):
             kill = builds.kill(name, moment, chance.random())
             if kill is None:  # it was too fast, and has finished
                 break

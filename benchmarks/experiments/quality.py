@@ -50,8 +50,8 @@ from ...compression import (
     score,
 )
 from ...compression.pruning.planning import Refinement
-from ...compression.scoring.diversity import ScoreMethod
-from ...efforts import EffortName
+from ...compression.scoring.methods import ScoreMethod
+from ...efforts import CHANGES, EffortName
 from ...export.runners.picture_files import save_picture
 from ...export.runners.sampling import as_uint8, grid
 from ...files import read_json, write_json
@@ -74,7 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 REFINEMENTS: tuple[Refinement, ...] = ("none", "svs", "reconstruct")
 SEEDS = (0, 1, 2)
 SCORE_LATENTS = 240
-CHANGE_LATENTS = 384  # those of the quick effort: without gradients, half as long as the 240
+CHANGE_LATENTS = 384  # as at the effort quick; they take half as long as the 240, which need gradients
 SAMPLES = 3000
 MEASURED = (0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # shares of the steps
 PICTURES = 10
@@ -238,7 +238,7 @@ _SCORING = threading.Lock()
 def scores_of(experiment: Experiment, name: str, seed: int) -> ChannelScores:
     """Return the scores of the teacher by a method or one of :data:`VARIANTS`, computed once and kept in a file."""
     settings = VARIANTS.get(name, {"method": name})
-    latents = CHANGE_LATENTS if settings["method"] in ("change", "hybrid") else SCORE_LATENTS
+    latents = CHANGE_LATENTS if settings["method"] in CHANGES else SCORE_LATENTS
     path = experiment.out / "scores" / f"{name}-{seed}.safetensors"
     with _SCORING:
         if not path.exists():

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...efforts import REFINE, SCORE
+from ...efforts import CHANGES, REFINE, SCORE
 from ...errors import InputError
 from ...files import read_json
 from .pages import panels, rewrite, save_figure, text_table
@@ -38,8 +38,10 @@ MARKERS = {"none": ("#56606b", "o"), "svs": ("#d55e00", "^"), "reconstruct": ("#
 """Colour and marker by refinement; the colours differ for any colour vision."""
 
 Combination = tuple[str, str]
-Group = dict[Combination, dict[int, list[dict[str, float]]]]
-"""Curves of one ratio by (score, refinement), then by seed."""
+Curves = dict[int, list[dict[str, float]]]
+"""Figures at each measurement, by seed."""
+Group = dict[Combination, Curves]
+"""Curves of one ratio by (score, refinement)."""
 Ends = Mapping[float, Mapping[Combination, tuple[float, float]]]
 """By ratio and combination: mean and standard deviation over seeds."""
 
@@ -91,9 +93,12 @@ def report(found: Sequence[Mapping[str, Any]], teacher: Mapping[str, float]) -> 
     """Return all tables as Markdown."""
     settings, environment = found[0]["settings"], found[0]["environment"]
     device = environment["gpu"] or environment["cpu"]
+    latents = f"scores from {settings['score_latents']} latents"
+    if "change_latents" in settings:
+        latents += f" ({' and '.join(CHANGES)} from {settings['change_latents']})"
     lines = [
         f"{len(found)} students, {settings['steps']} steps of {settings['recipe']['batch']} images each, "
-        f"{settings['samples']} images per measurement, scores from {settings['score_latents']} latents. Measured on "
+        f"{settings['samples']} images per measurement, {latents}. Measured on "
         f"{device}, torch {environment['packages']['torch']}, Python {environment['python']}. "
         "Mean ± standard deviation over seeds; the last column says how many.",
         "",
@@ -120,12 +125,9 @@ def _differences(group: Group) -> list[str]:
     names = ("fid", "recall", "mode_coverage", "rare_recall")
     rows = []
     for (score, refine), curves in group.items():
-        diversity = group.get(("diversity", refine), {})
-        seeds = set(curves) & set(diversity)
-        if score == "diversity" or not seeds:
-            continue
-        ours, theirs = ({seed: part[seed] for seed in seeds} for part in (diversity, curves))
-        rows.append([score, refine, *(_spread(values_at(ours, n, -1) - values_at(theirs, n, -1)) for n in names)])
+        differences, seeds = _paired(group.get(("diversity", refine), {}), curves, names)
+        if score != "diversity" and seeds:
+            rows.append([score, refine, *differences])
     return [
         "Diversity less another score, paired by seed, at the end (FID: negative is better, else positive):", "",
         *text_table(["against", "refinement", *(COLUMNS[name] for name in names)], rows), "",
@@ -137,18 +139,25 @@ def _against_default(group: Group) -> list[str]:
     names = ("fid", "recall", "mode_coverage", "rare_recall", "l1_to_teacher")
     rows = []
     for combination, curves in group.items():
-        seeds = set(curves) & set(group.get(DEFAULT, {}))
-        if combination == DEFAULT or not seeds:
-            continue
-        ours, default = ({seed: part[seed] for seed in seeds} for part in (curves, group[DEFAULT]))
-        differences = [values_at(ours, name, -1) - values_at(default, name, -1) for name in names]
-        rows.append([*combination, *map(_spread, differences), str(len(seeds))])
+        differences, seeds = _paired(curves, group.get(DEFAULT, {}), names)
+        if combination != DEFAULT and seeds:
+            rows.append([*combination, *differences, str(seeds)])
     if not rows:
         return []
     return [
-        f"Each combination less the default of build, {SCORE} with {REFINE}, paired by seed, at the end:", "",
+        f"Each combination less the default of build, {SCORE} with {REFINE}, paired by seed, at the end (FID and L1: "
+        "negative is better, else positive):", "",
         *text_table(["score", "refinement", *(COLUMNS[name] for name in names), "seeds"], rows), "",
     ]  # fmt: skip
+
+
+def _paired(ours: Curves, theirs: Curves, names: Sequence[str]) -> tuple[list[str], int]:
+    """Return ours less theirs at the end, over the seeds that both have, and how many those are."""
+    seeds = ours.keys() & theirs.keys()
+    if not seeds:
+        return [], 0
+    a, b = ({seed: curves[seed] for seed in seeds} for curves in (ours, theirs))
+    return [_spread(values_at(a, name, -1) - values_at(b, name, -1)) for name in names], len(seeds)
 
 
 def _speeds(group: Group) -> list[str]:

@@ -25,8 +25,9 @@ from torch import Tensor
 from ...checkpoints import load_generator
 from ...compression.scoring.channel_scores import ChannelScores
 from ...compression.scoring.directions import principal_directions
-from ...compression.scoring.diversity import batch_sizes, score
+from ...compression.scoring.diversity import batch_sizes
 from ...compression.scoring.gradients import gradient_profiles_by_definition, scored_weights
+from ...compression.scoring.methods import score
 from ...files import write_json
 from ...generators import Generator
 from ...generators.latents import draw_latents, stream

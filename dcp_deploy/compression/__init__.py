@@ -7,7 +7,7 @@ from .distillation.training import DistillResult, distill
 from .pruning.layer_times import latency_cost
 from .pruning.planning import PruningPlan, plan, prune
 from .scoring.channel_scores import ChannelScores, load_scores, save_scores
-from .scoring.diversity import merge_scores, score
+from .scoring.methods import merge_scores, score
 
 __all__ = [
     "DEMO_RECIPES",

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dcp_deploy.compression import DistillConfig, DistillResult, distill, plan, prune, score
+from dcp_deploy.compression import ChannelScores, DistillConfig, DistillResult, distill, plan, prune, score
 from dcp_deploy.generators import (
     Discriminator,
     DiscriminatorConfig,
@@ -73,6 +73,11 @@ def assert_same_weights(a: Generator, b: Generator) -> None:
     other = b.state_dict()
     different = [name for name, tensor in a.state_dict().items() if not torch.equal(tensor, other[name])]
     assert not different
+
+
+def assert_same_scores(a: ChannelScores, b: ChannelScores) -> None:
+    """Compare bit for bit."""
+    assert all(torch.equal(x, y) for x, y in zip(a.scores, b.scores, strict=True))
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from ...errors import CorruptFileError
 from ...files import write_bytes
+from ...generators import Generator
+from ..identity import run_key
 
 _SECONDS = 30.0  # between two writes
 
@@ -24,30 +27,36 @@ class ScoreAccumulator:
 
     For most scores they are the scores themselves, one vector [C] per layer. ``shapes`` may give such a C alone.
 
-    ``done`` counts the batches, ``latents`` the latents in them. If ``path`` holds sums written under the same ``key``,
-    they are continued. Raises CorruptFileError when that file cannot be read.
+    ``done`` counts the batches, ``latents`` the latents in them. If ``path`` holds sums of the same generator and
+    settings, they are continued. Raises CorruptFileError when that file cannot be read.
     """
 
-    def __init__(self, shapes: Sequence[int | Sequence[int]], path: str | os.PathLike[str] | None, key: str) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[int | Sequence[int]],
+        generator: Generator,
+        settings: dict[str, Any],
+        path: str | os.PathLike[str] | None,
+    ) -> None:
         self.halves = [[torch.zeros(shape, dtype=torch.float64) for shape in shapes] for _ in range(2)]
         self.done = self.latents = 0
-        self._path, self._key, self._saved = None if path is None else Path(path), key, time.monotonic()
+        self._path, self._saved = None if path is None else Path(path), time.monotonic()
+        self._key = run_key({"settings": settings, "config": generator.config.to_dict()}, {"generator": generator})
         if self._path is not None and self._path.exists():
             self._load(self._path)
 
     def add(self, layers: Sequence[Tensor], latents: int) -> None:
-        """Add one batch."""
+        """Add one batch. If there is a path, write the sums to it about every half minute."""
         for total, layer in zip(self.halves[self.done % 2], layers, strict=True):
             total += layer
         self.done, self.latents = self.done + 1, self.latents + latents
+        if self._path is not None and time.monotonic() - self._saved >= _SECONDS:
+            self._save(self._path)
 
-    def save_sometimes(self) -> None:
-        """Write the file, if there is a path and the last write is half a minute ago."""
-        if self._path is None or time.monotonic() - self._saved < _SECONDS:
-            return
+    def _save(self, path: Path) -> None:
         tensors = {f"{half}.{i:02d}": layer for half in (0, 1) for i, layer in enumerate(self.halves[half])}
         facts = {"key": self._key, "done": self.done, "latents": self.latents}
-        write_bytes(self._path, save(tensors, {"progress": json.dumps(facts)}))
+        write_bytes(path, save(tensors, {"progress": json.dumps(facts)}))
         self._saved = time.monotonic()
 
     def discard(self) -> None:
@@ -68,3 +77,8 @@ class ScoreAccumulator:
             raise CorruptFileError(
                 f"{path} does not hold the sums of a scoring run: {error}", "Delete it; scoring then starts over."
             ) from error
+
+
+def sum_of(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Return the sums over ``parts``, each of which holds tensors of the same shapes."""
+    return [torch.stack(same).sum(dim=0) for same in zip(*parts, strict=True)]

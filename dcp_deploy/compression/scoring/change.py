@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,8 +34,7 @@ from torch import Tensor
 from ...errors import InputError, UsageError, as_share
 from ...generators import Generator
 from ...generators.latents import draw_latents, stream
-from ..identity import run_key
-from .accumulator import ScoreAccumulator
+from .accumulator import ScoreAccumulator, sum_of
 from .baselines import weight_out_scores
 from .channel_scores import ChannelScores, kept_in_common
 from .directions import principal_components
@@ -77,10 +77,10 @@ def change_scores(
     state: str | os.PathLike[str] | None,
     progress: Callable[[int, int], None] | None,
 ) -> ChannelScores:
-    """Return the scores of ``settings["method"]``, "change" or "hybrid"; see :func:`~.diversity.score`.
+    """Return the scores of ``settings["method"]``, "change" or "hybrid"; see :func:`~.methods.score`.
 
     ``settings`` has batch, psi, alpha, seed, change_weight and perhaps hybrid_share and shard. The scores of a shard
-    hold its moments, which :func:`merge_moments` adds.
+    hold its moments, which :func:`~.methods.merge_scores` adds.
     """
     seed, shard = settings["seed"], settings.get("shard")
     components, variances = principal_components(generator, seed)
@@ -88,24 +88,21 @@ def change_scores(
     each = latents // count
     settings = settings | {"directions": count, "latents": count * each}
     readers = readers_of(generator, settings["psi"], seed)
-    key = run_key({"settings": settings, "config": generator.config.to_dict()}, {"generator": generator})
-    sums = ScoreAccumulator([total.shape for total in empty_moments(readers)], state, key)
+    sums = ScoreAccumulator([total.shape for total in empty_moments(readers)], generator, settings, state)
     first, step = shard or (0, 1)
     mine = range(first, count, step)
     for index in mine[sums.done :]:
         move = settings["alpha"] * variances[index].sqrt().to(torch.float32) * components[index]
         sums.add(_moments_of(generator, readers, move, index, each, settings), each)
-        sums.save_sometimes()
         if progress:
             progress(sums.latents, len(mine) * each)
-    moments = [even + odd for even, odd in zip(*sums.halves, strict=True)]
+    halves = sums.halves[: max(sums.done, 1)]  # a shard may have one direction, or none
+    moments = sum_of(halves)
     if not all(total.isfinite().all() for total in moments):
         raise InputError("the generator produces NaN or infinite features: no scores", "Check the checkpoint.")
-    scores = scores_of_moments(generator, readers, moments, settings)
-    if sums.done > 1:
-        settings["stability"] = _agreement(generator, readers, sums.halves, settings)
+    scores = scores_of_halves(generator, readers, halves, settings)
     sums.discard()
-    return ChannelScores(tuple(scores), settings, tuple(moments) if shard else ())
+    return replace(scores, moments=tuple(moments)) if shard else scores
 
 
 def _direction_count(variances: Tensor, latents: int, wanted: int | None) -> int:
@@ -134,6 +131,17 @@ def _moments_of(
     return direction_moments(generator, readers, ws, moves, batch=settings["batch"], source=source)
 
 
+def scores_of_halves(
+    generator: Generator, readers: Sequence[Reader], halves: Sequence[Sequence[Tensor]], settings: dict[str, Any]
+) -> ChannelScores:
+    """Return the scores of all moments together; of two halves also the stability, their agreement."""
+    scores = scores_of_moments(generator, readers, sum_of(halves), settings)
+    if len(halves) > 1:
+        of_each = (scores_of_moments(generator, readers, half, settings) for half in halves)
+        settings = settings | {"stability": kept_in_common(*of_each)}
+    return ChannelScores(tuple(scores), settings)
+
+
 @torch.no_grad()
 def scores_of_moments(
     generator: Generator, readers: Sequence[Reader], moments: Sequence[Tensor], settings: dict[str, Any]
@@ -159,8 +167,7 @@ def scores_of_moments(
             order = mixed_order(order, strongest[layer], settings["hybrid_share"])
         energy = torch.stack([each.energy for each in regressions]).sum()
         scores.insert(0, scores_along(order, costs_along(regressions, order) / energy.clamp(min=1e-300)))
-        kept = torch.empty(len(order), dtype=torch.float64, device=order.device)
-        kept[order] = torch.arange(1, len(order) + 1, dtype=torch.float64, device=order.device) / len(order)
+        kept = (order.argsort() + 1).to(torch.float64) / len(order)
     return scores
 
 
@@ -201,23 +208,3 @@ def mixed_order(eliminated: Tensor, strongest: Tensor, share: float) -> Tensor:
         added[next(channel for channel in lists[other] if channel not in added)] = None
         by_elimination += not other
     return torch.tensor(list(added), device=eliminated.device).flip(0)
-
-
-def _agreement(
-    generator: Generator, readers: Sequence[Reader], halves: Sequence[Sequence[Tensor]], settings: dict[str, Any]
-) -> list[float]:
-    return kept_in_common(*(scores_of_moments(generator, readers, half, settings) for half in halves))
-
-
-def merge_moments(generator: Generator, parts: Sequence[Sequence[Tensor]], settings: dict[str, Any]) -> ChannelScores:
-    """Return the scores that the moments of all shards lead to; stability is that of the even against the odd ones."""
-    readers = readers_of(generator, settings["psi"], settings["seed"])
-    halves = [_sum_of(half) for half in (parts[::2], parts[1::2]) if half]
-    scores = scores_of_moments(generator, readers, _sum_of(halves), settings)
-    if len(halves) > 1:
-        settings = settings | {"stability": _agreement(generator, readers, halves, settings)}
-    return ChannelScores(tuple(scores), settings)
-
-
-def _sum_of(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    return [torch.stack(same).sum(dim=0) for same in zip(*parts, strict=True)]

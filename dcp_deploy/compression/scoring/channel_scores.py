@@ -54,6 +54,13 @@ class ChannelScores:
         return digest.hexdigest()
 
 
+def finite_scores(layers: Sequence[Tensor], settings: dict[str, Any]) -> ChannelScores:
+    """Return the scores of all layers. Raises InputError for NaN and infinity, which come from broken images."""
+    if not all(layer.isfinite().all() for layer in layers):
+        raise InputError("the generator produces NaN or infinite images: no scores", "Check the checkpoint.")
+    return ChannelScores(tuple(layers), settings)
+
+
 def save_scores(scores: ChannelScores, path: str | os.PathLike[str]) -> Path:
     """Write the scores as safetensors, the settings as JSON in its metadata. Atomic."""
     tensors = {f"layer{i:02d}": layer.contiguous() for i, layer in enumerate(scores.scores)}

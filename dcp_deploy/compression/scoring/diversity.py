@@ -11,188 +11,27 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...checkpoints.provenance import tensors_sha256
-from ...efforts import CHANGES, EFFORT, EFFORTS, HYBRID_SHARE, SCORE
-from ...errors import InputError, UsageError
-from ...extensions.functions import OwnFunction, check_name, find_function
-from ...extensions.signatures import ScoreFunction
-from ...generators import Generator, count_macs
+from ...errors import UsageError
+from ...generators import Generator
 from ...generators.latents import draw_latents, stream
-from ..identity import identity_of, run_key
-from ..layers import copy_to
 from ..masks import Mask
-from .accumulator import ScoreAccumulator
-from .baselines import (
-    BaselineMethod,
-    activation_scores,
-    random_scores,
-    scored_steps,
-    style_scores,
-    weight_in_scores,
-    weight_out_scores,
-)
-from .change import change_scores, change_settings, merge_moments
-from .channel_scores import STABLE, ChannelScores, kept_in_common
+from .accumulator import ScoreAccumulator, sum_of
+from .channel_scores import STABLE, ChannelScores, finite_scores, kept_in_common
 from .directions import principal_directions
 from .gradients import content_profiles, gradient_profiles, released_profiles, scored_weights
-from .own import own_scores
 
-ScoreMethod = Literal["diversity", "gradient", "content", "change", "hybrid", BaselineMethod]
-
-MOST_LATENTS = 5000
-"""Most latents that ``latents="auto"`` uses: the published number."""
-_SAMPLED = ("diversity", "gradient", "content")  # scores that add up over batches of latents
+SAMPLED = ("diversity", "gradient", "content")
+"""The methods of this module: scores that add up over batches of latents."""
 _FIRST_CHECK = 200  # latents after which "auto" first compares the halves
 
 
-def score(
-    generator: Generator,
-    *,
-    method: ScoreMethod | str | ScoreFunction = SCORE,
-    latents: int | Literal["auto"] | None = None,
-    directions: int | None = None,
-    alpha: float | None = None,
-    batch: int = 5,
-    psi: float = 1.0,
-    released: bool = False,
-    change_weight: float | None = None,
-    hybrid_share: float = HYBRID_SHARE,
-    shard: tuple[int, int] | None = None,
-    mask: Mask | None = None,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    state: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> ChannelScores:
-    """Score every channel of ``generator``, which is left untouched.
-
-    "weight-out", the default, is the norm of a channel's outgoing weights (:mod:`.baselines`).
-
-    "diversity" is the published method (DCP-GAN, CVPR 2024). For each mini-batch of ``batch`` latents, ``directions``
-    (10) principal components of the latent space are drawn, each with probability equal to its share of the variance.
-    For each, the loss ``sum |G(w + alpha v) - G(w)|`` over the whole batch is derived by the weights of every scored
-    layer (``alpha`` 5). The mean absolute gradient of each input channel is taken. The score is its variance over the
-    directions times their count, summed over the batches. ``batch`` is part of the definition, since the absolute value
-    follows the sum over the batch. The defaults are the published settings, except ``latents``: 5000 were published,
-    and DCP-GAN's README says that 1000 give about the same order. By default it is what ``build`` takes for this size,
-    at most 120.
-
-    "change" and "hybrid" are its successor (:mod:`.change`). ``latents`` (384 at most by default) are split evenly over
-    ``directions``, the leading principal components: by default as many as hold 99 % of the variance, with at least 4
-    latents each. ``alpha`` (3) is then the length of a move in standard deviations. ``change_weight`` from 0 to 1 is
-    the weight of changes beside values, 1 for "change" and 0.5 for "hybrid" by default. "hybrid" takes a
-    ``hybrid_share`` of the kept channels from that order, the others by "weight-out".
-
-    ``latents`` "auto" doubles from 200 until both halves of the sample keep 90 % of the same channels at a ratio of
-    70 %, at most to 5000. That agreement is in ``settings["stability"]`` of every diversity, gradient or content score
-    of at least two batches.
-
-    ``released`` reproduces the published code, which differs from its paper: gradients run through both images, and
-    each has fresh random noise.
-
-    ``shard`` (i, n) computes every n-th batch only, from batch i on: for n processes or machines, whose files
-    :func:`merge_scores` combines. For "change" and "hybrid" a batch is a direction.
-
-    The other methods serve as comparison. "gradient" is the mean of that gradient instead of its variance. "content"
-    is CAGAN's (Liu et al., CVPR 2021): the gradient of a loss by noise on the part that ``mask`` finds (published with
-    400 latents and batch 10). The rest is in :mod:`.baselines`. ``psi`` truncates the latents. Class-conditional
-    generators are scored over uniformly drawn classes. ``progress`` is called with (latents done, latents in all).
-
-    A method of your own is a :class:`ScoreFunction`: given as it is, as "module:function", or by the name of an entry
-    point in the group ``dcp_deploy.scores`` (docs/extending.md). It gets ``latents`` and ``seed``.
-
-    ``state`` is a file for the partial sums, written about every half minute. A killed run continues from it to the
-    same scores; other settings or weights start over. It is removed once the scores are complete.
-
-    The result depends on the settings and the weights alone, never on torch's global random state. Raises UsageError
-    for settings that cannot work, InputError when the generator produces NaN or infinity.
-    """
-    own = _own(method)
-    method = str(method) if own is None else own.name
-    _check_method(method, latents, shard, released, mask)
-    settings: dict[str, Any] = {"method": method, "seed": seed, "network": tensors_sha256(generator)}
-    if method == "random":
-        return ChannelScores(tuple(random_scores(generator, seed)), settings)
-    if method in ("weight-in", "weight-out"):
-        weight_scores = weight_in_scores if method == "weight-in" else weight_out_scores
-        return ChannelScores(tuple(weight_scores(generator)), settings)
-    if latents is None:
-        latents = EFFORTS[EFFORT].for_teacher(count_macs(generator)).latents_for(method)
-    most = MOST_LATENTS if latents == "auto" else latents
-    _check_sample(most, batch, psi)
-    device = torch.device(device) if device is not None else next(generator.parameters()).device
-    generator = copy_to(generator, device).eval().requires_grad_(False)
-    if own is not None:
-        settings |= {"latents": latents, "function": own.identity}
-        return ChannelScores(tuple(own_scores(own, generator, most, seed, progress)), settings)
-    settings |= {"latents": latents, "batch": batch, "psi": psi}
-    if method in ("style", "activation"):
-        del settings["batch"]
-        steps, widths = scored_steps(generator, most, psi, seed, progress), generator.widths
-        layers = style_scores(widths, steps, most) if method == "style" else activation_scores(widths, steps)
-        return _finite(layers, settings)
-    if shard is not None:
-        _check_shard(shard, latents)
-        settings["shard"] = list(shard)
-    if method in CHANGES:
-        settings |= change_settings(method, alpha, change_weight, hybrid_share)
-        return change_scores(generator, settings, latents=most, directions=directions, state=state, progress=progress)
-    settings |= {"mask": identity_of(mask)} if mask is not None else _move_settings(directions, alpha, released)
-    sums = _accumulate(generator, settings, most, mask, state, progress)
-    if sums.done > 1:
-        settings["stability"] = kept_in_common(*sums.halves)
-    if shard is None:
-        settings["latents"] = sums.latents
-    return _finite([even + odd for even, odd in zip(*sums.halves, strict=True)], settings)
-
-
-def _own(method: str | ScoreFunction) -> OwnFunction | None:
-    """Return the user's function that is meant; None for a method of this package. Raises UsageError for neither."""
-    if isinstance(method, str):
-        check_name("score", method, get_args(ScoreMethod))
-        if method in get_args(ScoreMethod):
-            return None
-    return find_function("score", method)
-
-
-def _check_method(
-    method: str,
-    latents: int | Literal["auto"] | None,
-    shard: tuple[int, int] | None,
-    released: bool,
-    mask: Mask | None,
-) -> None:
-    if (method == "content") != (mask is not None):
-        raise UsageError(
-            f"score method {method!r} with{'out' if mask is None else ''} a mask",
-            "Give a mask for content scores, and for no others: dcp-deploy score --score content --mask FILE",
-        )
-    if released and method not in _SAMPLED:
-        raise UsageError(
-            f"released does not apply to the score {method!r}", "Use --score diversity, or omit --released."
-        )
-    if shard is not None and method not in (*_SAMPLED, *CHANGES):
-        raise UsageError(
-            f"shard does not apply to the score {method!r}", "Use --score diversity or change, or omit --shard."
-        )
-    if latents == "auto" and (method in ("style", "activation", *CHANGES) or method not in get_args(ScoreMethod)):
-        raise UsageError(f"method {method!r} does not choose its latents", "Give a number of latents.")
-
-
-def _check_sample(latents: int, batch: int, psi: float) -> None:
-    if latents < 1 or batch < 1:
-        raise UsageError(f"nothing to score with {latents} latents and batch {batch}", "Give at least 1 of each.")
-    if not (math.isfinite(psi) and psi > 0):
-        raise UsageError(f"psi must be positive, got {psi}", "Give a larger one: psi 0 makes all latents equal.")
-
-
-def _move_settings(directions: int | None, alpha: float | None, released: bool) -> dict[str, Any]:
+def move_settings(directions: int | None, alpha: float | None, released: bool) -> dict[str, Any]:
     """Return the checked settings of the moves that gradients are taken for."""
     directions, alpha = 10 if directions is None else directions, 5.0 if alpha is None else alpha
     if directions < 2:
@@ -202,18 +41,25 @@ def _move_settings(directions: int | None, alpha: float | None, released: bool) 
     return {"directions": directions, "alpha": alpha, "released": released}
 
 
-def _check_shard(shard: tuple[int, int], latents: int | Literal["auto"]) -> None:
-    first, count = shard
-    if not 0 <= first < count:
-        raise UsageError(f"shard {first} of {count} does not exist", "Count shards from 0: 0/4, 1/4, 2/4, 3/4.")
-    if latents == "auto":
-        raise UsageError("a shard cannot see whether all of them agree", "Give a number of latents.")
+def sampled_scores(
+    generator: Generator,
+    settings: dict[str, Any],
+    *,
+    latents: int,
+    mask: Mask | None,
+    state: str | os.PathLike[str] | None,
+    progress: Callable[[int, int], None] | None,
+) -> ChannelScores:
+    """Return the scores of ``settings["method"]``, one of :data:`SAMPLED`; see :func:`~.methods.score`.
 
-
-def _finite(layers: list[Tensor], settings: dict[str, Any]) -> ChannelScores:
-    if not all(layer.isfinite().all() for layer in layers):
-        raise InputError("the generator produces NaN or infinite images: no scores", "Check the checkpoint.")
-    return ChannelScores(tuple(layers), settings)
+    ``latents`` are the most that are used, if ``settings["latents"]`` is "auto".
+    """
+    sums = _accumulate(generator, settings, latents, mask, state, progress)
+    if "shard" not in settings:
+        settings = settings | {"latents": sums.latents}
+    if sums.done > 1:
+        settings = settings | {"stability": kept_in_common(*sums.halves)}
+    return finite_scores(sum_of(sums.halves), settings)
 
 
 def _accumulate(
@@ -225,8 +71,7 @@ def _accumulate(
     progress: Callable[[int, int], None] | None,
 ) -> ScoreAccumulator:
     """Sum the scores of the batches, from where the file ``state`` ends."""
-    key = run_key({"settings": settings, "config": generator.config.to_dict()}, {"generator": generator})
-    sums = ScoreAccumulator(generator.widths, state, key)
+    sums = ScoreAccumulator(generator.widths, generator, settings, state)
     weights = scored_weights(generator)
     for weight in weights:  # the others need no gradients
         weight.requires_grad_(True)
@@ -239,7 +84,6 @@ def _accumulate(
         if count >= sums.done:
             profiles = _batch_profiles(generator, weights, along, mask, index, size, settings)
             sums.add([_channel_score(profile, settings["method"]).cpu() for profile in profiles], size)
-            sums.save_sometimes()
             if progress:
                 progress(sums.latents, total)
         # A check always falls on the same batch, so a resumed run stops where an unbroken one does.
@@ -291,48 +135,3 @@ def batch_sizes(latents: int, batch: int) -> list[int]:
     if latents < batch:
         return [latents]
     return [batch] * (latents // batch - 1) + [batch + latents % batch]
-
-
-def merge_scores(parts: Sequence[ChannelScores], generator: Generator | None = None) -> ChannelScores:
-    """Return the sum of the scores of all shards: the scores of a single run, but for rounding.
-
-    Stability is computed anew, between the even and the odd shards. The shards of "change" and "hybrid" hold moments,
-    from which the scores follow only together: these need the ``generator`` that was scored. Raises UsageError unless
-    ``parts`` are all shards of one run, each once.
-    """
-    settings, shards = _common_settings(parts[0]), [part.settings.get("shard") for part in parts]
-    if sorted(map(str, shards)) != sorted(str([i, len(parts)]) for i in range(len(parts))):
-        raise UsageError(f"these are not the {len(parts)} shards of one run: {shards}", "Give each of its files once.")
-    for part in parts:
-        if _common_settings(part) != settings or part.widths != parts[0].widths:
-            raise UsageError(
-                f"these shards were scored with different settings: {settings} and {_common_settings(part)}",
-                "Give the shards of one run.",
-            )
-    ordered = sorted(parts, key=lambda part: int(part.settings["shard"][0]))
-    if settings["method"] in CHANGES:
-        if len({len(part.moments) for part in parts}) > 1 or not parts[0].moments:
-            raise UsageError("some of these shards lack their moments", "Score them again with this version.")
-        return merge_moments(_scored_generator(generator, settings), [part.moments for part in ordered], settings)
-    halves = [_sum_of([part.scores for part in half]) for half in (ordered[::2], ordered[1::2]) if half]
-    if len(halves) > 1:
-        settings["stability"] = kept_in_common(*halves)
-    return ChannelScores(_sum_of(halves), settings)
-
-
-def _scored_generator(generator: Generator | None, settings: dict[str, Any]) -> Generator:
-    if generator is None or tensors_sha256(generator) != settings["network"]:
-        raise UsageError(
-            f"shards of {settings['method']!r} are merged with the generator that was scored, and "
-            + ("none was given" if generator is None else "this is another one"),
-            "Give it as merge_scores(parts, generator).",
-        )
-    return copy_to(generator, next(generator.parameters()).device).eval().requires_grad_(False)  # as it was scored
-
-
-def _common_settings(part: ChannelScores) -> dict[str, Any]:
-    return {name: value for name, value in part.settings.items() if name not in ("shard", "stability")}
-
-
-def _sum_of(scores: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
-    return tuple(torch.stack(layers).sum(dim=0) for layers in zip(*scores, strict=True))

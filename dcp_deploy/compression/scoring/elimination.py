@@ -90,25 +90,6 @@ def _inverse(moment: Tensor) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(moment))
 
 
-def elimination_order_by_definition(readers: Sequence[Regression]) -> Tensor:
-    """Return :func:`elimination_order` computed literally: every candidate's normal equations solved anew each time.
-
-    O(C^5): for tests.
-    """
-    left, order = list(range(readers[0].weights.shape[1])), []
-    while left:
-        errors = [sum(error_without(reader, [c for c in left if c != gone]) for reader in readers) for gone in left]
-        order.append(left.pop(int(np.argmin(errors))))
-    return torch.tensor(order)
-
-
-def error_without(reader: Regression, kept: Sequence[int]) -> float:
-    """Return what the channels ``kept`` cannot rebuild of the response, by solving the normal equations."""
-    cross = reader.weights @ reader.moment[:, kept]
-    fitted = torch.linalg.solve(reader.moment[kept][:, kept], cross.T).T
-    return float(reader.energy - (fitted * cross).sum())
-
-
 def costs_along(readers: Sequence[Regression], order: Tensor) -> Tensor:
     """Return what each drop of any given ``order`` [C] adds to the error, float64 [C], summed over the readers.
 
@@ -128,10 +109,10 @@ def costs_along(readers: Sequence[Regression], order: Tensor) -> Tensor:
 def scores_along(order: Tensor, costs: Tensor) -> Tensor:
     """Return scores float64 [C] by channel that rise along ``order`` [C] and have the sum of ``costs`` [C].
 
-    A cost can be below an earlier one: of two channels that matter by their difference the first is dear, and the
-    second then free. Who drops one had better drop both, so such costs are replaced by their mean (isotonic
-    regression). Sums over the last n channels stay exact wherever a width may sensibly end. Equal scores differ by one
-    unit in the last place, so that sorting returns ``order``.
+    A cost can be below an earlier one: if two channels matter only by their difference, dropping the first costs much,
+    and the second then nothing. Such costs are replaced by their mean (isotonic regression). Sums over the last n
+    channels are exact, unless the cut falls between channels that share a mean. Equal scores differ by one unit in the
+    last place, so that sorting returns ``order``.
     """
     from scipy.optimize import isotonic_regression
 

@@ -1,4 +1,4 @@
-"""Killing builds, tried on a program of two stages that takes a blink; the command is run by hand (docs/cli.md)."""
+"""Killing builds, tried on a short program of two stages; the command is run by hand (docs/distillation.md)."""
 
 from __future__ import annotations
 

@@ -59,6 +59,12 @@ def test_combinations_are_compared_with_the_default_seed_by_seed() -> None:
     assert "| weight-out | reconstruct |" not in text.split("less the default")[1].split("Steps until")[0]
 
 
+def test_scores_by_changes_are_reported_with_latents_of_their_own() -> None:
+    assert "scores from 5 latents. Measured on" in report(CELLS, {})
+    newer = [{**found, "settings": {**found["settings"], "change_latents": 9}} for found in CELLS]
+    assert "scores from 5 latents (change and hybrid from 9). Measured on" in report(newer, {})
+
+
 def test_seeds_that_were_tuned_on_can_be_left_out(tmp_path: Path) -> None:
     assert {found["cell"]["seed"] for found in load_cells(write(tmp_path, CELLS), [1])} == {1}
 

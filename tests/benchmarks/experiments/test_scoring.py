@@ -10,7 +10,7 @@ import torch
 from dcp_deploy.benchmarks.experiments import scoring
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.compression.scoring.directions import principal_directions
-from dcp_deploy.compression.scoring.diversity import score
+from dcp_deploy.compression.scoring.methods import score
 from dcp_deploy.generators import Generator
 
 

@@ -19,22 +19,20 @@ from dcp_deploy.compression import (
     save_scores,
     score,
 )
-from dcp_deploy.compression.scoring import accumulator, change
+from dcp_deploy.compression.scoring import change
 from dcp_deploy.compression.scoring.change import mixed_order
-from dcp_deploy.compression.scoring.elimination import elimination_order_by_definition
 from dcp_deploy.errors import CorruptFileError, InputError, UsageError
 from dcp_deploy.generators import Generator
 from dcp_deploy.generators.latents import stream
+
+from ..conftest import assert_same_scores
+from .definitions import elimination_order_by_definition
 
 FEW: dict[str, Any] = {"method": "change", "latents": 12, "batch": 4}
 
 
 def ranks(scores: ChannelScores) -> list[list[int]]:
     return [layer.argsort().tolist() for layer in scores.scores]
-
-
-def assert_same(a: ChannelScores, b: ChannelScores) -> None:
-    assert all(torch.equal(x, y) for x, y in zip(a.scores, b.scores, strict=True))
 
 
 # ---- what a score is ----
@@ -55,7 +53,7 @@ def test_the_fast_path_and_the_definition_keep_the_same_channels(
 ) -> None:
     fast = score(any_generator, **FEW)
     monkeypatch.setattr(change, "elimination_order", elimination_order_by_definition)
-    assert_same(fast, score(any_generator, **FEW))
+    assert_same_scores(fast, score(any_generator, **FEW))
 
 
 @pytest.mark.parametrize("method", ["change", "hybrid"])
@@ -74,7 +72,7 @@ def test_scores_depend_on_the_seed_and_not_on_the_global_random_state(teacher: G
     before, first = torch.get_rng_state(), score(teacher, **FEW)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert_same(first, score(teacher, **FEW))
+    assert_same_scores(first, score(teacher, **FEW))
     assert not torch.equal(first.scores[0], score(teacher, seed=1, **FEW).scores[0])
 
 
@@ -110,7 +108,7 @@ def scale_outputs(teacher: Generator) -> None:
 @torch.no_grad()
 def shift_scale_to_styles(teacher: Generator) -> None:
     """Divide the weights that read a channel by a number, and multiply its style by it."""
-    for layer in [layer for _, layer in (*teacher.synthesis.convs(), *teacher.synthesis.torgbs())]:
+    for _, layer in (*teacher.synthesis.convs(), *teacher.synthesis.torgbs()):
         factors = torch.linspace(0.25, 4, layer.weight.shape[1])
         layer.weight.div_(factors[:, None, None])
         layer.affine.weight.mul_(factors[:, None])
@@ -139,7 +137,7 @@ def test_of_channels_that_carry_the_same_one_goes_first(new_generator: Callable[
         teacher.synthesis.get_parameter("b4.const")[1::2] = teacher.synthesis.get_parameter("b4.const")[::2]
         for _, conv in teacher.synthesis.convs():
             conv.weight[1::2], conv.bias[1::2] = conv.weight[::2], conv.bias[::2]
-        for layer in [layer for _, layer in (*teacher.synthesis.convs(), *teacher.synthesis.torgbs())]:
+        for _, layer in (*teacher.synthesis.convs(), *teacher.synthesis.torgbs()):
             layer.affine.weight[1::2], layer.affine.bias[1::2] = layer.affine.weight[::2], layer.affine.bias[::2]
     for scores in score(teacher, **FEW).scores:
         kept = scores.argsort()[len(scores) // 2 :]
@@ -200,7 +198,7 @@ def test_the_hybrid_keeps_channels_of_both(teacher: Generator) -> None:
     assert {*survivors, strongest} <= set(ranks(hybrid)[last][-4:])
 
 
-# ---- settings, shards, killed runs ----
+# ---- settings and shards ----
 
 
 def test_settings_are_recorded(teacher: Generator) -> None:
@@ -267,27 +265,6 @@ def test_moments_that_are_not_finite_are_refused(teacher: Generator, tmp_path: P
         load_scores(tmp_path / "s.safetensors")
 
 
-def test_a_killed_run_resumes_to_the_same_scores(
-    teacher: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(accumulator, "_SECONDS", 0.0)
-    state, whole = tmp_path / "state", score(teacher, **FEW)
-    calls: list[int] = []
-
-    def killed(done: int, total: int) -> None:
-        calls.append(done)
-        if done == 8:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        score(teacher, state=state, progress=killed, **FEW)
-    assert state.exists()
-    resumed = score(teacher, state=state, progress=killed, **FEW)
-    assert calls == [4, 8, 12]  # nothing twice
-    assert_same(resumed, whole)
-    assert resumed.settings == whole.settings and not state.exists()
-
-
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -321,7 +298,7 @@ def test_a_teacher_that_produces_nan_is_refused(teacher: Generator) -> None:
 def test_layers_that_never_change_still_have_an_order(teacher: Generator) -> None:
     """With styles that ignore the latent, nothing changes; the weights then decide."""
     with torch.no_grad():
-        for layer in [layer for _, layer in (*teacher.synthesis.convs(), *teacher.synthesis.torgbs())]:
+        for _, layer in (*teacher.synthesis.convs(), *teacher.synthesis.torgbs()):
             layer.affine.weight.zero_()
     for layer in score(teacher, **FEW).scores:
         assert layer.isfinite().all() and len(set(layer.tolist())) == len(layer)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,10 +9,10 @@ from dcp_deploy.compression.scoring.elimination import (
     Regression,
     costs_along,
     elimination_order,
-    elimination_order_by_definition,
-    error_without,
     scores_along,
 )
+
+from .definitions import elimination_order_by_definition, error_of
 
 
 def random_reader(channels: int, responses: int, seed: int, samples: int = 12) -> Regression:
@@ -23,10 +21,6 @@ def random_reader(channels: int, responses: int, seed: int, samples: int = 12) -
     x = torch.randn(channels, samples, generator=source, dtype=torch.float64)
     moment = x @ x.T / samples + 0.01 * torch.eye(channels, dtype=torch.float64)
     return Regression(torch.randn(responses, channels, generator=source, dtype=torch.float64), moment)
-
-
-def error_of(readers: Sequence[Regression], kept: Sequence[int]) -> float:
-    return sum(error_without(reader, kept) for reader in readers)
 
 
 @given(
