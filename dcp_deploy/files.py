@@ -12,7 +12,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -87,7 +87,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises UsageError for a place that :func:`destination` refuses, OSError if the disk is full.
     """
     target = destination(path)
-    with _folder(target.parent), _scratch_beside(target) as temporary:
+    with _scratch_beside(target) as temporary:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -111,28 +111,24 @@ def _folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _scratch_beside(target: Path) -> Iterator[Path]:
-    """Yield the name of a new, empty file beside ``target``, which is removed at the end, if it is there."""
-    _remove_scratch_once(target.parent)
-    temporary, lock = _new_scratch(target)
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(lock)
-
-
-@contextmanager
-def scratch_folder(target: Path) -> Iterator[Path]:
-    """Yield a new, empty folder beside ``target``, which is removed at the end. What killed writers left goes, too."""
+def _scratch_beside(target: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yield a new, empty file or folder beside ``target``, which is removed at the end, if it is there."""
     with _folder(target.parent):
         _remove_scratch_once(target.parent)
-        temporary, lock = _new_scratch(target, folder=True)
+        temporary, lock = _new_scratch(target, folder=folder)
         try:
             yield temporary
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if folder:
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
             os.close(lock)
+
+
+def scratch_folder(target: Path) -> AbstractContextManager[Path]:
+    """Make a new, empty folder beside ``target`` for the block, and remove what killed writers have left there."""
+    return _scratch_beside(target, folder=True)
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -247,7 +243,7 @@ def escaped(text: str) -> str:
 def encodable(value: Any) -> Any:
     """Return a JSON value with every text in a form that UTF-8 can hold; names of files may be in no encoding."""
     if isinstance(value, str):
-        return value if value.isascii() else re.sub("[\ud800-\udfff]", lambda found: escaped(found[0]), value)
+        return value.encode(errors="backslashreplace").decode()
     if isinstance(value, dict):
         return {encodable(name): encodable(entry) for name, entry in value.items()}
     return [encodable(entry) for entry in value] if isinstance(value, list | tuple) else value

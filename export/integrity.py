@@ -45,7 +45,7 @@ class Record(BaseModel):
 
 
 class OldestRuntimes(Record):
-    """Releases, such as "1.13" and "22.12"."""
+    """Releases, such as "1.13" and "23.04"."""
 
     onnxruntime: str
     triton: str

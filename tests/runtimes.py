@@ -6,6 +6,10 @@ it, and one with a fixed batch, as ``export --batch 1`` does. The images are com
 of the network in PyTorch by the parity gate, and those of the three forms with each other.
 
 Wheels of releases before 1.15 are for Python 3.10 and older; without such an interpreter they are left out, and named.
+
+``python -m tests.runtimes --limits`` opens models of one node instead, in each release of
+``dcp_deploy.export.graph.releases``: the newest IR version and opset that it reads, and the operators that it has in
+bfloat16.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from dcp_deploy.config import DATASETS
 from dcp_deploy.export import Runner, classes_of, latents_of, load_runner, tolerance_for, verify
 from dcp_deploy.export.graph.file import read_onnx
 from dcp_deploy.export.graph.inlining import fix_batch, inlined
+from dcp_deploy.export.graph.releases import RELEASES as TABLE
 from dcp_deploy.export.graph.releases import runtime_words
 from dcp_deploy.export.graph.versions import versions_of
 from dcp_deploy.generators import Generator
@@ -34,11 +39,24 @@ from .export.conftest import random_generator, random_stylegan3
 from .pythons import ROOT, interpreters
 
 PLACE = ROOT / "build" / "runtimes"
-RELEASES = {"1.13.1": "3.10", "1.14.1": "3.10", "1.15.1": "", "1.17.3": "", "1.18.1": "", "1.20.1": "", "newest": ""}
-"""Release to the Python that it needs; "" is this one."""
+RELEASES = ("1.13.1", "1.14.1", "1.15.1", "1.17.3", "1.18.1", "1.20.1", "newest")
+FIRST_HERE, OLDER_PYTHON = (1, 15), "3.10"  # the first release with wheels for this Python, and that of the ones before
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 FORMS = ("functions", "inlined", "batch 1")
 LATENTS, PSIS = 4, (0.7, 1.0)
+IR_VERSIONS, OPSETS = range(7, 16), range(16, 30)
+BFLOAT16 = {
+    **dict.fromkeys(("Identity", "Sign", "Abs", "Neg", "Sqrt", "Relu", "LeakyRelu", "Transpose"), ("x",)),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Max", "MatMul"), ("x", "x")),
+    **dict.fromkeys(("Conv", "ConvTranspose"), ("x", "x")),
+    **dict.fromkeys(("Reshape", "Expand"), ("x", "shape")),
+    "Cast <to = 16>": ("x",),
+    "Clip": ("x", "bound", "bound"),
+    "Unsqueeze": ("x", "axes"),
+    "Concat <axis = 0>": ("x", "x"),
+    "DepthToSpace <blocksize = 1>": ("x",),
+}
+"""Operators that may have bfloat16 features, each with its inputs; x has 4 dimensions."""
 
 
 def networks() -> dict[str, Generator]:
@@ -74,14 +92,29 @@ def export_all(folder: Path) -> dict[str, Runner]:
     return runners
 
 
+def export_probes(folder: Path) -> None:
+    """Write models of one node: ir.N.onnx and opset.N.onnx for each version, bfloat16.OPERATOR.onnx."""
+    folder.mkdir(parents=True)
+    same = "g (float[1] x) => (float[1] y) { y = Identity (x) }"
+    texts = {f"ir.{ir}": f'<ir_version: {ir}, opset_import: ["": 17]> {same}' for ir in IR_VERSIONS}
+    texts |= {f"opset.{opset}": f'<ir_version: 8, opset_import: ["": {opset}]> {same}' for opset in OPSETS}
+    for operator, inputs in BFLOAT16.items():
+        texts[f"bfloat16.{operator.split()[0]}"] = f"""<ir_version: 8, opset_import: ["": 17]>
+            g (bfloat16[1, 1, 1, 1] x, bfloat16 bound, int64[4] shape, int64[1] axes) => (bfloat16 y) {{
+                y = {operator} ({", ".join(inputs)})
+            }}"""
+    for name, text in texts.items():
+        onnx.save(onnx.parser.parse_model(text), folder / f"{name}.onnx")
+
+
 def environment(release: str, python: Path) -> Path:
     """Return the Python of an environment with this release, made when missing."""
     folder = PLACE / release
     found = folder / "bin" / "python"
     if not found.is_file():
         subprocess.run([python, "-m", "venv", folder], check=True)
-    wanted = "onnxruntime" if release == "newest" else f"onnxruntime=={release}"
-    packages = [wanted] if release == "newest" else [wanted, "numpy<2"]  # older ones were built for numpy 1
+    # Older releases were built for numpy 1.
+    packages = ["onnxruntime"] if release == "newest" else [f"onnxruntime=={release}.*", "numpy<2"]
     subprocess.run([found, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True)
     return found
 
@@ -127,19 +160,31 @@ def apart(out: Path, names: Iterable[str], form: str) -> float:
     return max(found)
 
 
-def images_of(release: str, folder: Path) -> tuple[str, Path] | None:
-    """Run all files in one release. Return its version and the folder of the images; None without its Python."""
-    needed = RELEASES.get(release, "")
-    python = next(interpreters(needed), None) if needed else sys.executable
+def worker(release: str, *folders: Path) -> list[str] | None:
+    """Run ``runtimes_worker.py`` in one release. Return the lines that it prints; None without its Python."""
+    older = release != "newest" and tuple(map(int, release.split(".")[:2])) < FIRST_HERE
+    python = next(interpreters(OLDER_PYTHON), None) if older else sys.executable
     if python is None:
-        print(f"left out: {release} needs Python {needed}, which this machine lacks", file=sys.stderr)
+        print(f"left out: {release} needs Python {OLDER_PYTHON}, which this machine lacks", file=sys.stderr)
         return None
-    out = PLACE / f"{release}.images"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    command = [environment(release, Path(python)), ROOT / "tests" / "runtimes_worker.py", folder, out]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout.strip(), out
+    command = [environment(release, Path(python)), ROOT / "tests" / "runtimes_worker.py", *folders]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+
+
+def print_limits(releases: Iterable[str]) -> int:
+    """Print a Markdown table of what each release opens: its newest IR version and opset, operators in bfloat16."""
+    folder = PLACE / "probes"
+    shutil.rmtree(folder, ignore_errors=True)
+    export_probes(folder)
+    print("| ONNX Runtime | IR version up to | opset up to | in bfloat16 |\n|---|---:|---:|---|")
+    for version, *opened in filter(None, (worker(release, folder) for release in releases)):
+        found: dict[str, list[str]] = {"ir": [], "opset": [], "bfloat16": []}
+        for name in opened:
+            kind, _, what = name.partition(".")
+            found[kind].append(what)
+        newest = [max(map(int, found[kind]), default=0) for kind in ("ir", "opset")]
+        print(f"| {version} | {newest[0]} | {newest[1]} | {', '.join(found['bfloat16'])} |", flush=True)
+    return 0
 
 
 def main() -> int:
@@ -148,20 +193,28 @@ def main() -> int:
     The last column is the largest difference from the images of the file with functions, 0 if all bits are the same.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("releases", nargs="*", default=list(RELEASES), help="releases of ONNX Runtime, or newest")
-    releases = parser.parse_args().releases
+    parser.add_argument("releases", nargs="*", help="releases of ONNX Runtime, such as 1.15 or 1.15.1, or newest")
+    parser.add_argument("--limits", action="store_true", help="what each release opens, in place of images")
+    given = parser.parse_args()
+    if given.limits:
+        return print_limits(given.releases or [*(one.onnxruntime for one in TABLE), "newest"])
     folder = PLACE / "files"
     shutil.rmtree(folder, ignore_errors=True)
     runners = export_all(folder)
-    print(f"| ONNX Runtime | form | {' | '.join(PRECISIONS)} | from functions |\n|---|---|{'---|' * 5}")
+    print(f"| ONNX Runtime | form | {' | '.join(PRECISIONS)} | largest difference |\n|---|---|{'---|' * 5}")
     verdicts = set()
-    for version, out in filter(None, (images_of(release, folder) for release in releases)):
+    for release in given.releases or RELEASES:
+        out = PLACE / f"{release}.images"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        if (printed := worker(release, folder, out)) is None:
+            continue
         for form in FORMS:
             cells = [judge(folder, out, runners, precision, form) for precision in PRECISIONS]
             verdicts.update(cells)
             distance = apart(out, runners, form)
             cells.append(f"{distance:.1g}" if distance else "0")
-            print(f"| {version} | {form} | {' | '.join(cells)} |", flush=True)
+            print(f"| {printed[0]} | {form} | {' | '.join(cells)} |", flush=True)
     return int(verdicts != {"passed"})
 
 

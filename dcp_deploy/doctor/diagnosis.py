@@ -203,11 +203,11 @@ def _onnxruntime() -> Answer:
 
 def _files_run_in() -> str:
     """Return where exported files run, also beyond this machine, and how new a file may be to run here."""
-    from ..export.graph.releases import RELEASES, release_of
+    from ..export.graph.releases import RELEASES, release_of, runtime_words
 
     here = release_of(version("onnxruntime") or version("onnxruntime-gpu") or "")
     limit = "" if here is None else f"files here up to IR version {here.ir} and opset {here.opset} at least; "
-    return f"{limit}exported files run in {RELEASES[0].onnxruntime} and Triton {RELEASES[0].triton} or later"
+    return f"{limit}exported files run in {runtime_words(RELEASES[0].ir, RELEASES[0].opset)}"
 
 
 def _tensorrt_rtx() -> Answer:

@@ -50,8 +50,8 @@ class TransientError(Exception):
 class Pace:
     """Watches that an answer comes at a bearable rate: a server may send one byte just before every time limit.
 
-    That byte may be of a header, of one of many preliminary answers (100 to 199), or of what frames a body. None of
-    these counts as a byte of the file.
+    That byte may be of a header, of one of many preliminary answers (100 to 199), or of the sizes between the chunks of
+    a body. None of these counts as a byte of the file.
     """
 
     def __init__(self, patience: Patience) -> None:

@@ -1,10 +1,10 @@
 """bfloat16 files: convolutions in float32 between casts for every runtime, or in bfloat16 for those that have them.
 
-ONNX Runtime has no arithmetic in bfloat16 on a CPU, only Cast, Sign and operators that move data (tried operator by
-operator in 1.20 and 1.32; its own survey is in issue 28768). A bfloat16 convolution multiplies bfloat16 numbers, sums
-in float32, and rounds the sum once. The products are exact in float32, so a float32 convolution between two casts
-computes the same, up to the order of summation. Files are stored like that: weights in bfloat16, and features rounded
-to it. TensorRT and OpenVINO have the convolutions, and get them in place of the casts (:func:`narrowed`).
+ONNX Runtime has no arithmetic in bfloat16 on a CPU, only Cast, Sign and operators that move data (``python -m
+tests.runtimes --limits`` tries each; its own survey is in issue 28768). A bfloat16 convolution multiplies bfloat16
+numbers, sums in float32, and rounds the sum once. The products are exact in float32, so a float32 convolution between
+two casts computes the same, up to the order of summation. Files are stored like that: weights in bfloat16, and features
+rounded to it. TensorRT and OpenVINO have the convolutions, and get them in place of the casts (:func:`narrowed`).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def narrowed(model: onnx.ModelProto, kinds: tuple[str, ...] = CONVOLUTIONS) -> b
     makers = {value: node for node in model.graph.node for value in node.output}
     readers = {value: node for node in model.graph.node for value in node.input}
     gone: set[str] = set()
+    unused: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type in kinds and (casts := _casts(node, makers, readers, stored)):
@@ -58,10 +59,13 @@ def narrowed(model: onnx.ModelProto, kinds: tuple[str, ...] = CONVOLUTIONS) -> b
             conv.CopyFrom(node)
             conv.input[:2] = [before.input[0], weight.input[0]]
             conv.output[0] = after.output[0]
-            gone.update((before.output[0], weight.output[0], after.output[0]))
+            gone.add(after.output[0])
+            unused.update((before.output[0], weight.output[0]))
             nodes.append(conv)
         else:
             nodes.append(node)
+    unused.difference_update(value for node in nodes for value in node.input)  # simplifiers share a cast
+    gone |= unused
     _replace(model, [node for node in nodes if node.op_type != "Cast" or node.output[0] not in gone])
     return bool(gone)
 

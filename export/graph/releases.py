@@ -1,8 +1,10 @@
 """The oldest ONNX Runtime and Triton that can open a file, by its IR version and its opset.
 
-The table is in one place, here. The limits of ONNX Runtime are what its packages accept (``make runtimes`` opens a
-small model for each IR version and opset). Triton's column is from the compatibility page of its documentation, which
-starts with 24.04, and from the version tables and issues of its repositories before. Imports only the standard library.
+The table is in one place, here. The limits of ONNX Runtime are what its packages accept: ``python -m tests.runtimes
+--limits`` opens a small model for each IR version and opset. Triton's column has only releases whose ONNX Runtime is
+documented: from 24.04 on by docs/introduction/compatibility.md of triton-inference-server/server, 23.12 by build.py
+there (1.16.3), 23.04 by README.md of triton-inference-server/onnxruntime_backend (1.14.1). Earlier ones may open the
+files, too. Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Release:
-    """A release of ONNX Runtime, what it accepts at most, and the first release of Triton that brings it."""
+    """A release of ONNX Runtime, what it accepts at most, and the first Triton documented to have it or a later one."""
 
     onnxruntime: str
     ir: int
@@ -22,10 +24,10 @@ class Release:
 
 
 RELEASES = (
-    Release("1.13", 8, 17, "22.12"),
-    Release("1.14", 8, 18, "23.03"),
-    Release("1.15", 9, 18, "23.06"),
-    Release("1.16", 9, 19, "23.10"),
+    Release("1.13", 8, 17, "23.04"),
+    Release("1.14", 8, 18, "23.04"),
+    Release("1.15", 9, 18, "23.12"),
+    Release("1.16", 9, 19, "23.12"),
     Release("1.17", 9, 20, "24.04"),
     Release("1.18", 10, 21, "24.05"),
     Release("1.21", 10, 22, "25.03"),
@@ -35,7 +37,7 @@ RELEASES = (
 )
 """Oldest first. Releases that accept no more than the one before are left out."""
 
-OLDEST_FLAGS = "dcp-deploy export --ir 8 --opset 17"
+OLDEST_FLAGS = f"dcp-deploy export --ir {RELEASES[0].ir} --opset {RELEASES[0].opset}"
 """What makes a file for the oldest releases; also what export does without flags."""
 
 _TOO_NEW = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
@@ -70,7 +72,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def runtime_words(ir: int, opset: int) -> str:
-    """Return a phrase such as "ONNX Runtime 1.13 and Triton 22.12, or later"."""
+    """Return a phrase such as "ONNX Runtime 1.13 and Triton 23.04, or later"."""
     release = oldest_release(ir, opset)
     if release is None:
         return f"an ONNX Runtime newer than {RELEASES[-1].onnxruntime}"
@@ -84,10 +86,10 @@ def too_new(reason: str) -> tuple[str, str] | None:
     """
     if found := _TOO_NEW.search(reason):
         ir, most = map(int, found.groups())
-        words, needed = f"IR version {ir}, and this ONNX Runtime reads up to {most}", (ir, 17)
+        words, needed = f"IR version {ir}, and this ONNX Runtime reads up to {most}", (ir, RELEASES[0].opset)
     elif found := _OPSET.search(reason):
         opset, most = map(int, found.groups())
-        words, needed = f"opset {opset}, and this ONNX Runtime knows up to {most}", (8, opset)
+        words, needed = f"opset {opset}, and this ONNX Runtime knows up to {most}", (RELEASES[0].ir, opset)
     else:
         return None
     return (

@@ -64,7 +64,6 @@ class LayerRange:
     result: float
     fp16: float
     bf16: float
-    transposed: bool = False
     places: int = 1
     """Height times width of the output."""
 
@@ -221,7 +220,6 @@ class _Recorder(TorchFunctionMode):
         self.layers, self.twins = layers, twins
         self.rounding = True
         self.maxima = {layer: dict.fromkeys(("input", "output", "result"), 0.0) for layer in layers}
-        self.transposed = dict.fromkeys(layers, False)
         self.places = dict.fromkeys(layers, 1)
         self.moves = {layer: dict.fromkeys(twins, 0.0) for layer in layers}
 
@@ -243,7 +241,6 @@ class _Recorder(TorchFunctionMode):
             layer = self.weights[id(args[1])]
             self._note(layer, "input", args[0])
             self._note(layer, "output", result)
-            self.transposed[layer] = func is torch.conv_transpose2d
             self.places[layer] = result[0, 0].numel()
         return result
 
@@ -263,4 +260,4 @@ class _Recorder(TorchFunctionMode):
     def row(self, layer: str) -> LayerRange:
         """Return the ranges of one layer."""
         maxima, moves = self.maxima[layer], self.moves[layer]
-        return LayerRange(layer, **maxima, **moves, transposed=self.transposed[layer], places=self.places[layer])
+        return LayerRange(layer, **maxima, **moves, places=self.places[layer])

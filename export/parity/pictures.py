@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...files import escaped
 from .distances import STEP, Array
 
 AMPLIFIED_PEAK = 255  # brightness of the largest difference in the picture of the worst sample
@@ -54,7 +55,7 @@ def triplet(a: Array, b: Array, seed: int, psi: float, names: Sequence[str] = ("
 
 def shortened(name: str, width: int, font: Any) -> str:
     """Return a name that fits into ``width`` px: "a_long_na...safetensors" if the whole one does not."""
-    name = " ".join(name.encode("utf-8", "replace").decode().split())  # a file's name may be in no encoding
+    name = " ".join(escaped(name).split())
     for kept in range(len(name), 0, -1):
         shown = name if kept == len(name) else f"{name[: kept // 2]}...{name[len(name) - (kept - kept // 2) :]}"
         if font.getlength(shown) <= width:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ class Session:
     """An ONNX file ready to run.
 
     ``facts``: the file's metadata. ``run``: from arrays by the inputs' names to the output ``image``; may be called
-    from many threads at once. ``batch``: the only batch that the file runs, None if any.
+    from many threads at once.
     """
 
     path: Path
@@ -33,11 +33,12 @@ class Session:
     outputs: Mapping[str, Values]
     facts: Mapping[str, str]
     run: Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]]
-    batch: int | None = field(init=False)
 
-    def __post_init__(self) -> None:
+    @property
+    def batch(self) -> int | None:
+        """The only batch that the file runs, None if any."""
         sizes = {shape[0] for _, shape in self.inputs.values() if shape and isinstance(shape[0], int)}
-        object.__setattr__(self, "batch", max(sizes, default=None))
+        return max(sizes, default=None)
 
     def draw(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Return the output ``image``, of several calls if the file has a fixed batch. InputError if it cannot run."""

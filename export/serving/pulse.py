@@ -39,8 +39,9 @@ class Pulse:
             thread.join()
 
     def hanging(self) -> str | None:
-        """Return what hangs, None while nothing does."""
-        return next((f"{name} does not respond" for name, count in self.missed.items() if count >= MOST_MISSED), None)
+        """Return the process that hangs, None while none does."""
+        counts = tuple(self.missed.items())  # a copy: the thread may change them meanwhile
+        return next((name for name, count in counts if count >= MOST_MISSED), None)
 
     def begin(self) -> None:
         """Forget what was found of processes that have been started again."""

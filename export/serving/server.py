@@ -172,10 +172,11 @@ class Server:
         with pulse.watching():
             while (end := self.ended()) is None:
                 hanging, model = pulse.hanging(), self.triton.dead_model()
-                if hanging is not None and FILTER in hanging:
-                    return hanging
+                if hanging == FILTER:
+                    return f"{FILTER} has stopped responding"
                 if model is not None or hanging is not None:
-                    trouble = str(hanging) if model is None else f"the process of model {model} has died"
+                    stopped = f"{hanging} has stopped responding"
+                    trouble = stopped if model is None else f"the process of model {model} has died"
                     if not self._may_start_again():
                         return f"{trouble} {MOST_RESTARTS + 1} times in a few minutes"
                     self._replace_triton(trouble, say)

@@ -191,12 +191,10 @@ def _as_parsed(path: Path, kinds: tuple[str, ...]) -> Iterator[Path]:
     """
     import onnx
 
-    model = read_onnx(path)
+    model = read_whole_onnx(path)
     if not narrowed(model, kinds):
         yield path
         return
-    model = read_whole_onnx(path)
-    narrowed(model, kinds)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         onnx.save(model, copy, save_as_external_data=True, size_threshold=LARGEST_INSIDE)

@@ -149,10 +149,10 @@ def test_a_file_for_one_image_makes_a_bundle_that_takes_one(
     onnx.save(inlined(model), tmp_path / "one.onnx")
     manifest = write_bundle(contents_of(tmp_path / "one.onnx"), tmp_path / "bundle")
     served = manifest["models"]["generator"]
-    assert served["max_batch"] == 1 and served["oldest"] == {"onnxruntime": "1.13", "triton": "22.12"}
+    assert served["max_batch"] == 1 and served["oldest"] == {"onnxruntime": "1.13", "triton": "23.04"}
     config = parse((tmp_path / "bundle" / "models" / "generator" / "config.pbtxt").read_text())
     assert config.max_batch_size == 0
     readme = (tmp_path / "bundle" / "README.md").read_text()
-    assert "B is 1. The" in readme and "Triton 22.12 or later" in readme
+    assert "B is 1. The" in readme and "Triton 23.04 or later" in readme
     z, c = latents_of(range(2), 24), classes_of(range(2), 3)
     assert len(load_runner(tmp_path / "bundle")(z=z, psi=0.7, c=c)) == 2

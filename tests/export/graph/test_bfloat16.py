@@ -46,6 +46,15 @@ def test_the_casts_are_taken_out_again(model: onnx.ModelProto) -> None:
     assert not narrowed(model)
 
 
+def test_a_cast_that_another_node_reads_stays(model: onnx.ModelProto) -> None:
+    widen(model)
+    shared = next(node.input[0] for node in model.graph.node if node.op_type == "ConvTranspose")
+    model.graph.node.append(onnx.helper.make_node("Relu", [shared], ["z"], name="other"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["b", 2, 4, 4]))
+    assert narrowed(model)
+    onnx.checker.check_model(model, full_check=True)
+
+
 def test_only_the_wanted_kinds_are_narrowed(model: onnx.ModelProto) -> None:
     widen(model)
     assert narrowed(model, ("Conv",))

@@ -5,24 +5,14 @@ from __future__ import annotations
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper
 
 from dcp_deploy.export.graph.releases import RELEASES, oldest_release, release_of, runtime_words, shortfall, too_new
 
 
 def identity(ir: int, opset: int) -> bytes:
-    value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [_named(value, "y")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
-    content: bytes = model.SerializeToString()
+    text = f'<ir_version: {ir}, opset_import: ["": {opset}]> g (float[1] x) => (float[1] y) {{ y = Identity (x) }}'
+    content: bytes = onnx.parser.parse_model(text).SerializeToString()
     return content
-
-
-def _named(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
-    copy = onnx.ValueInfoProto()
-    copy.CopyFrom(value)
-    copy.name = name
-    return copy
 
 
 def test_a_newer_release_accepts_all_that_an_older_one_does() -> None:
@@ -32,7 +22,7 @@ def test_a_newer_release_accepts_all_that_an_older_one_does() -> None:
 
 
 def test_the_oldest_release_for_a_file_is_found() -> None:
-    assert runtime_words(8, 17) == "ONNX Runtime 1.13 and Triton 22.12, or later"
+    assert runtime_words(8, 17) == "ONNX Runtime 1.13 and Triton 23.04, or later"
     assert runtime_words(10, 18) == "ONNX Runtime 1.18 and Triton 24.05, or later"
     assert oldest_release(99, 17) is None and "newer than" in runtime_words(99, 17)
 
@@ -47,7 +37,7 @@ def test_a_version_before_the_table_is_unknown() -> None:
     assert release_of("1.9.0") is None and shortfall("1.9.0", 8, 17) is None
 
 
-def test_a_runtime_that_is_too_old_for_a_file_is_recognised() -> None:
+def test_a_runtime_that_is_too_old_for_a_file_is_named_with_the_remedy() -> None:
     assert shortfall("1.17.3", 8, 17) is None
     problem = shortfall("1.17.3", 10, 18)
     assert problem is not None

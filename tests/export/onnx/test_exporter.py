@@ -153,7 +153,7 @@ def test_metadata_describe_a_stylegan2(float_onnx: Path, unconditional: Generato
     assert (recorded["onnx"], recorded["torch"]) == (onnx.__version__, torch.__version__)
     assert (recorded["inputs"], recorded["psi_range"], recorded["opset"]) == ("z", "0.0,1.3", "17")
     assert (recorded["ir_version"], onnx.load(float_onnx).ir_version) == ("8", 8)
-    assert recorded["runs_in"] == "ONNX Runtime 1.13 and Triton 22.12, or later"
+    assert recorded["runs_in"] == "ONNX Runtime 1.13 and Triton 23.04, or later"
     assert "batch" not in recorded  # any
 
 

@@ -147,7 +147,7 @@ def test_what_hangs_is_replaced_and_serves_again(
         folders = [word for word in running.triton.command if "shm-region-prefix-name" in word]
         kept = list(SHARED_MEMORY.glob(f"{folders[0].rpartition('=')[2]}*"))
         assert len(kept) == len(running.triton.models)  # those of the first Triton are gone
-    assert said[0] == f"{whose} does not respond; the models are started again"
+    assert said[0] == f"{whose} has stopped responding; the models are started again"
 
 
 def models_named(running: server.Server, name: str) -> list[psutil.Process]:
@@ -169,7 +169,7 @@ def test_a_triton_that_hangs_too_often_ends_serve_with_its_cause(
     with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
         hung = psutil.Process(running.process.pid)
         hung.suspend()
-        assert running.wait() == "tritonserver does not respond 1 times in a few minutes"
+        assert running.wait() == "tritonserver has stopped responding 1 times in a few minutes"
         assert not is_ready(running.http)
     assert not is_alive(hung)
 
@@ -182,7 +182,7 @@ def test_a_request_filter_that_hangs_ends_serve_with_its_cause(
     monkeypatch.setattr(server, "STOP_SECONDS", -9)
     with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
         psutil.Process(running.request_filter.pid).suspend()
-        assert running.wait() == "the request filter does not respond"
+        assert running.wait() == "the request filter has stopped responding"
 
 
 def test_idle_connections_keep_out_neither_a_health_check_nor_a_request(bundle: Path) -> None:
