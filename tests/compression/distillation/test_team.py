@@ -14,7 +14,7 @@ import torch
 
 from dcp_deploy.compression import DistillResult, distill
 from dcp_deploy.compression.distillation.stopping import TrainingInterruptedError
-from dcp_deploy.compression.distillation.team import join_team
+from dcp_deploy.distributed.joining import join_team
 from dcp_deploy.errors import DcpDeployError, MissingCapabilityError, UsageError
 from dcp_deploy.generators import Generator
 

@@ -1,83 +1,48 @@
-"""Train with several processes, one for each GPU (or on the CPU, for tests), connected by Lightning Fabric.
-
-Fabric selects the devices, connects the processes and sums tensors over them. Its wrapper of a network is not used: it
-requires one ``forward`` before each backward pass, while a step here calls mapping and synthesis separately, twice, and
-takes second derivatives. Instead the gradients of an update are summed in one message (:meth:`.Team.sum_gradients`).
-"""
+"""Processes that this one starts on the same machine: ``--devices N``, one for each GPU, or several on the CPU."""
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 import torch
-from torch import Tensor, nn
 
-from ...errors import DcpDeployError, MissingCapabilityError, UsageError
+from ..errors import DcpDeployError, MissingCapabilityError, UsageError
+from .connection import check_fabric, connected, lost_connection
+from .team import Team
 
-WAIT = timedelta(hours=2)  # until the others give up waiting for the first, which alone measures quality and writes
 _JOIN_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Team:
-    """The processes that train together: this one is ``rank`` of ``size``. ``add`` sums a tensor over all of them.
-
-    Every process holds the same networks and takes every ``size``-th sample of a batch, from its rank on. All must call
-    ``add``, and the methods that use it, equally often and in the same order.
-    """
-
-    rank: int = 0
-    size: int = 1
-    add: Callable[[Tensor], Tensor] = lambda tensor: tensor
-
-    @torch.no_grad()
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Sum each gradient over the processes, all in one message."""
-        if self.size == 1:
-            return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        total = self.add(torch.cat([gradient.flatten() for gradient in gradients]))
-        parts = torch.split(total, [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Return whether ``flag`` is true in any process."""
-        return flag if self.size == 1 else bool(self.add(torch.tensor(float(flag), device=device)).item())
-
-
-ALONE = Team()
 
 Work = Callable[[torch.device, Team], None]
 
 
+def pickled(work: object) -> bytes:
+    """Return ``work`` as bytes for another process. Raises UsageError if it cannot be sent."""
+    try:
+        return pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"data, perceptual or mask cannot be sent to other processes: {error}",
+            "Use an ImageSet, functions of a module, or one device.",
+        ) from error
+
+
 @contextmanager
-def join_team(devices: int, device: torch.device, work: Work) -> Iterator[tuple[Team, torch.device]]:
+def spawned_team(devices: int, device: torch.device, work: Work) -> Iterator[tuple[Team, torch.device]]:
     """Start ``devices - 1`` processes that do ``work`` while the block does the same in this one.
 
     Yields this process's team and device. Raises UsageError when ``work`` cannot be pickled, MissingCapabilityError
     when GPUs or Lightning Fabric are missing, DcpDeployError when a process ended early.
     """
     _check(devices, device)
-    try:
-        content = pickle.dumps(work)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"data, perceptual or mask cannot be sent to other processes: {error}",
-            "Use an ImageSet, functions of a module, or one device.",
-        ) from error
+    content = pickled(work)
     from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
     context = multiprocessing.get_context("spawn")
@@ -109,10 +74,7 @@ def join_team(devices: int, device: torch.device, work: Work) -> Iterator[tuple[
 def _check(devices: int, device: torch.device) -> None:
     if devices < 1:
         raise UsageError(f"devices must be at least 1, got {devices}", "Give 1 to train in this process alone.")
-    if importlib.util.find_spec("lightning_fabric") is None:
-        raise MissingCapabilityError(
-            f"training on {devices} devices needs Lightning Fabric", "Install it: pip install 'dcp-deploy[train]'"
-        )
+    check_fabric(f"training on {devices} devices")
     if device.type == "cuda" and (found := torch.cuda.device_count()) < devices:
         raise MissingCapabilityError(f"cannot use {devices} GPUs: this machine has {found}", f"Use at most {found}.")
 
@@ -132,10 +94,8 @@ def _raise_if_ended(processes: list[SpawnProcess], cause: Exception | None) -> N
     for rank, process in enumerate(processes, start=1):
         if process.sentinel in ended:
             process.join()  # its exit code is known a moment after its sentinel
-            raise DcpDeployError(
-                f"the process of device {rank} ended (exit code {process.exitcode})",
-                "See its messages above. Run the same command again to resume from the last checkpoint.",
-            ) from cause
+            what = f"the process of device {rank} ended (exit code {process.exitcode})"
+            raise lost_connection(what) from cause
 
 
 def _member(rank: int, size: int, kind: str, port: int, threads: int, parent: Connection, content: bytes) -> None:
@@ -165,10 +125,8 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _connected(rank: int, size: int, kind: str, port: int) -> Iterator[tuple[Team, torch.device]]:
-    """Join the team's process group within the block; afterwards leave it and restore the environment."""
-    from lightning_fabric import Fabric
+    """Join the team's process group within the block."""
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning_fabric.strategies.ddp import DDPStrategy
 
     class Place(LightningEnvironment):
         creates_processes_externally = True  # they run already
@@ -180,22 +138,5 @@ def _connected(rank: int, size: int, kind: str, port: int) -> Iterator[tuple[Tea
     place = Place()
     place.set_global_rank(rank)
     place.set_world_size(size)
-    before = {name: os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT")}
-    backend = "nccl" if kind == "cuda" else "gloo"
-    strategy = DDPStrategy(cluster_environment=place, process_group_backend=backend, timeout=WAIT)
-    fabric = Fabric(accelerator=kind, devices=size, strategy=strategy)
-    log = logging.getLogger("lightning_fabric")
-    level = log.level
-    log.setLevel(logging.WARNING)  # hides that processes connect
-    try:
-        fabric.launch()
-    finally:
-        log.setLevel(level)
-    try:
-        yield Team(rank, size, lambda tensor: fabric.all_reduce(tensor, reduce_op="sum")), fabric.device  # type: ignore[arg-type, return-value]
-    finally:
-        torch.distributed.destroy_process_group()
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    with connected(place, size, gpus=kind == "cuda") as joined:
+        yield joined
