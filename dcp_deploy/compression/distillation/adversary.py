@@ -44,15 +44,19 @@ def update_discriminators(
         else:
             real, real_c = outputs.target if outputs else images_of(setup.teacher, part, "teacher"), part.c
         real, image = _augmented(state, setup, part, real, "real"), _augmented(state, setup, part, image, "drawn")
+        last = index == len(parts) - 1
         if terms.gan:
-            values.add(_discriminate(state, setup, (real, real_c), (image, part.c), share), share)
+            with setup.team.summing(state.discriminator, last=last):
+                values.add(_discriminate(state, setup, (real, real_c), (image, part.c), share), share)
         if terms.feature_gan:
-            values.add(_discriminate_features(state, setup, real, image, share), share)
+            assert state.feature_discriminator is not None
+            with setup.team.summing(state.feature_discriminator, last=last):
+                values.add(_discriminate_features(state, setup, real, image, share), share)
     if terms.gan:
-        apply_gradients(setup, state.discriminator, state.discriminator_optimizer, state.discriminator_scaler)
+        apply_gradients([state.discriminator_optimizer], state.discriminator_scaler)
     if terms.feature_gan:
-        assert state.feature_discriminator is not None and state.feature_optimizer is not None
-        apply_gradients(setup, state.feature_discriminator, state.feature_optimizer, UNSCALED)
+        assert state.feature_optimizer is not None
+        apply_gradients([state.feature_optimizer], UNSCALED)
     return values
 
 

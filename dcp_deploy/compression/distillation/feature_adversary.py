@@ -3,7 +3,7 @@
 Sauer et al. 2021, "Projected GANs Converge Faster". Maps of several resolutions are mixed by fixed random filters, over
 channels and from coarse to fine over resolutions, so that no head can rely on one part of them only. A small
 convolutional head at each resolution returns a map of logits. Spectral normalisation (Miyato et al. 2018) keeps the
-heads smooth, in place of R1. It is not class-conditional.
+heads smooth, in place of R1. For class-conditional images each head has an output for every class.
 
 The features are those of the perceptual loss: the demo's reader, or the VGG16 of LPIPS. The paper's come from an
 EfficientNet and are of about unit size, while VGG16's grow with depth. So each map is scaled to a mean square of one
@@ -26,6 +26,7 @@ from . import losses
 CHANNELS, MOST_CHANNELS = 64, 256  # after mixing, and at most in a head, which doubles them as it halves the size
 SCALES, LARGEST = 4, 64  # number of maps, and the longer side of the finest in pixels, as published for 256 px
 SMALLEST = 4  # shorter side of the maps of logits
+START = 0.02  # standard deviation of the heads' first weights, about that of PyTorch's own start
 
 
 def discriminator_maps(perceptual: losses.FeatureMaps | Lpips, images: Tensor) -> list[Tensor]:
@@ -38,19 +39,21 @@ def discriminator_maps(perceptual: losses.FeatureMaps | Lpips, images: Tensor) -
 class FeatureDiscriminator(nn.Module):
     """From maps [B, C_i, H_i, W_i], fine to coarse, to as many maps of logits [B, 1, h, w], positive for real images.
 
-    ``shapes`` are the C_i and the shorter sides. Filters and weights are drawn from torch's global random state.
+    ``shapes`` are the C_i and the shorter sides. With ``c_dim`` classes each image is judged as one of its class.
+    Filters and weights are drawn from torch's global random state.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, shapes: Sequence[tuple[int, int]], c_dim: int = 0) -> None:
         super().__init__()
+        self.c_dim = c_dim
         for index, (channels, _) in enumerate(shapes):
             self.register_buffer(f"over_channels{index}", _filter(channels, 1))
             self.register_buffer(f"over_scales{index}", _filter(CHANNELS, 3))
-        self.heads = nn.ModuleList(_head(side) for _, side in shapes)
+        self.heads = nn.ModuleList(_head(side, max(1, c_dim)) for _, side in shapes)
         self.eval()  # spectral norms follow the weights in :meth:`follow` only
 
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return the logits of each resolution, fine to coarse."""
+    def forward(self, maps: Sequence[Tensor], c: Tensor | None = None) -> list[Tensor]:
+        """Return the logits of each resolution, fine to coarse; of images of the one-hot classes ``c`` [B, c_dim]."""
         coarser: Tensor | None = None
         logits: list[Tensor] = []
         for index, head in reversed(list(enumerate(self.heads))):
@@ -58,7 +61,8 @@ class FeatureDiscriminator(nn.Module):
             if coarser is not None:
                 x = x + F.interpolate(coarser, size=x.shape[2:], mode="bilinear", align_corners=False)
             coarser = F.conv2d(x, self.get_buffer(f"over_scales{index}"), padding=1)
-            logits.append(head(coarser))
+            outputs = head(coarser)
+            logits.append(outputs if c is None else (outputs * c[:, :, None, None]).sum(dim=1, keepdim=True))
         return logits[::-1]
 
     @torch.no_grad()
@@ -77,7 +81,7 @@ def _filter(channels: int, kernel: int) -> Tensor:
     return nn.init.kaiming_normal_(weight, nonlinearity="linear")
 
 
-def _head(side: int) -> nn.Sequential:
+def _head(side: int, outputs: int) -> nn.Sequential:
     """Return a head from a mixed map to logits: strided convolutions down to 4 px, and one more."""
     layers: list[nn.Module] = []
     channels = CHANNELS
@@ -85,15 +89,16 @@ def _head(side: int) -> nn.Sequential:
         wider = min(2 * channels, MOST_CHANNELS)
         layers += [_normed(nn.Conv2d(channels, wider, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
         channels, side = wider, side // 2
-    return nn.Sequential(*layers, _normed(nn.Conv2d(channels, 1, 3, padding=1)))
+    return nn.Sequential(*layers, _normed(nn.Conv2d(channels, outputs, 3, padding=1)))
 
 
 def _normed(layer: nn.Conv2d) -> nn.Module:
     """Return the layer with spectral normalisation, which removes the scale of its weights.
 
-    They start at N(0, 1), like all trained weights here, so that the recipe's learning rate is small beside them.
+    Unlike other weights here they start small, at :data:`START`: a step of the recipe's learning rate turns them far
+    enough for the heads to keep up with the generator. From N(0, 1) they did not (docs/photo-teacher.md).
     """
-    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.weight, std=START)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return spectral_norm(layer)

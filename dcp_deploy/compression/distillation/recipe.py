@@ -16,6 +16,7 @@ from ...extensions.functions import find_function, parse_loss
 from ...generators import NoiseMode
 
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
+OptimizerName = Literal["adam", "muon"]
 
 R1_INTERVAL = 16
 PATH_INTERVAL = 4
@@ -50,7 +51,9 @@ class DistillConfig:
     lr: Positive = 0.002
     """Learning rate of student and discriminator."""
     beta1: ShareBelow1 = 0.0
-    """Momentum of the student's Adam; 0 with a discriminator, as in StyleGAN."""
+    """Momentum of the student's optimiser; 0 with a discriminator, as in StyleGAN."""
+    optimizer: OptimizerName = "adam"
+    """Optimiser of the student: Adam, or Muon for the convolutions and Adam for the rest."""
     lr_end: Share = 1.0
     """Share of ``lr`` left at the last step, along a half cosine; 1 keeps it constant."""
     gan: Weight = 1.0
@@ -208,14 +211,15 @@ RECIPES: dict[EffortName, DistillConfig] = {
     # A few minutes on two cores at 64 px. At this size the relation loss and a discriminator take most of the time, and
     # more steps without them gain more. Measured on the demo, one seed each: 1800 steps without either ended at FID 3.5
     # and mode coverage 0.87 after 292 s. 800 steps with relation, and a discriminator of half width for the last
-    # quarter, ended at 5.7 and 0.86 after 235 s, and the L1 distance to the teacher grew during that quarter. Momentum,
-    # learning rate and the share of mixed latents were measured too (docs/distillation.md).
+    # quarter, ended at 5.7 and 0.86 after 235 s, and the L1 distance to the teacher grew during that quarter. The
+    # optimiser, momentum, learning rate and the share of mixed latents were measured too (docs/distillation.md).
     "quick": DistillConfig(
         steps=1800,
         batch=8,
         lr=0.006,
         lr_end=0.1,
         beta1=0.9,
+        optimizer="muon",
         gan=0.0,
         relation=0.0,
         path_length=0.0,
@@ -233,11 +237,11 @@ RECIPES: dict[EffortName, DistillConfig] = {
 """The recipe of each effort. Change numbers with ``dataclasses.replace(RECIPES[effort], steps=..., seed=...)``."""
 
 DEMO_RECIPES: dict[EffortName, DistillConfig] = {
-    # Half an hour on two cores, where the general recipe would take half a day: "quick" with more steps, a learning
-    # rate that starts higher and ends lower, and a longer average. Results are in docs/quality.md.
+    # An hour on one core; the general recipe has a discriminator and takes far longer. This is "quick" with more steps,
+    # a learning rate that starts higher and ends lower, and a longer average. Results are in docs/quality.md.
     "standard": replace(
         RECIPES["quick"],
-        steps=12_000,
+        steps=14_000,
         lr=0.012,
         lr_end=0.02,
         ema_half_life=1000.0,

@@ -7,14 +7,16 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from ...distributed.team import ALONE, Team
 from ...errors import CorruptFileError
 from ...files import write_bytes
 from ...generators import Discriminator, Generator
@@ -23,10 +25,10 @@ from ..masks import Mask
 from . import losses
 from .augmentation import Augmentation
 from .feature_adversary import FeatureDiscriminator
+from .muon import Muon
 from .own_losses import OwnLoss
 from .real_images import ImageSource
 from .recipe import DistillConfig
-from .team import ALONE, Team
 
 _FORMAT = "dcp-deploy training state 3"
 
@@ -82,6 +84,7 @@ class TrainingState:
     best: Best | None = None
     feature_discriminator: FeatureDiscriminator | None = None
     feature_optimizer: torch.optim.Adam | None = None
+    kernel_optimizer: Muon | None = None  # of the student's convolutions, if student_optimizer has only the rest
     augmentation: Augmentation = field(default_factory=Augmentation)
     student_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))  # for fp16 only
     discriminator_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))
@@ -96,9 +99,13 @@ class TrainingState:
         """Return the networks that this run has, by attribute name."""
         return self._present("student", "ema", "discriminator", "feature_discriminator")
 
-    def optimizers(self) -> dict[str, torch.optim.Adam]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the optimisers that this run has, by attribute name."""
-        return self._present("student_optimizer", "discriminator_optimizer", "feature_optimizer")
+        return self._present("student_optimizer", "kernel_optimizer", "discriminator_optimizer", "feature_optimizer")
+
+    def student_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return the optimisers that share the student's weights."""
+        return list(self._present("student_optimizer", "kernel_optimizer").values())
 
     def scalers(self) -> tuple[GradScaler, GradScaler]:
         """Return the scales of the losses in fp16, the student's and the discriminator's."""
@@ -152,21 +159,32 @@ def recorded_threads(path: str | os.PathLike[str]) -> int | None:
     return int(threads) if threads.isdecimal() and int(threads) > 0 else None
 
 
-def load_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> None:
+def load_state(state: TrainingState, path: str | os.PathLike[str], key: str, team: Team = ALONE) -> None:
     """Restore ``state``, built for the same run, from the file ``path``, bit for bit.
 
-    Raises CorruptFileError when the file is damaged, belongs to a run with another key, or does not fit.
+    The first process of ``team`` alone reads the file, so no other machine needs to have it. Raises CorruptFileError
+    when the file is damaged, belongs to a run with another key, or does not fit.
     """
     remedy = "Delete it to start this distillation from the beginning."
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT or metadata.get("key") != key:
-                raise CorruptFileError(f"{path} is not a checkpoint of this run (key {key[:12]})", remedy)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        _restore(state, tensors, metadata)
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        content = Path(path).read_bytes() if team.rank == 0 else b""
+    except OSError as error:
         raise CorruptFileError(f"the checkpoint {path} cannot be read: {error}", remedy) from error
+    content = team.from_first(content)
+    try:
+        tensors, metadata = load(content), _metadata(content)
+        if metadata.get("format") != _FORMAT or metadata.get("key") != key:
+            raise CorruptFileError(f"{path} is not a checkpoint of this run (key {key[:12]})", remedy)
+        _restore(state, tensors, metadata)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise CorruptFileError(f"the checkpoint {path} cannot be read: {error}", remedy) from error
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Return the texts beside the tensors of a safetensors file: a length, then JSON."""
+    length = int.from_bytes(content[:8], "little")
+    found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return found
 
 
 def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:

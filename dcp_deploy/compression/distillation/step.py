@@ -29,7 +29,7 @@ def train_step(state: TrainingState, setup: TrainingSetup) -> dict[str, float]:
     set_rates(state, setup)
     values = update_all(state, setup, batch)
     if terms_at(setup.config, state.step).path_length:
-        values["path_length"] = _regularise_path(state, setup)
+        values["path_length"] = regularise_path(state, setup)
     state.update_ema(setup.config.ema_decay)
     state.step += 1
     numbers = as_numbers(values, setup)
@@ -66,9 +66,10 @@ def update_all(state: TrainingState, setup: TrainingSetup, batch: Batch) -> dict
     for part in parts:
         share = len(part.z) / setup.config.batch
         of_part = _student_losses(state, setup, part, outputs or generate_both(state, setup, part))
-        backward(of_part["total"] * share, state.student_scaler)
+        with setup.team.summing(state.student, last=part is parts[-1]):
+            backward(of_part["total"] * share, state.student_scaler)
         values.add(of_part, share)
-    apply_gradients(setup, state.student, state.student_optimizer, state.student_scaler)
+    apply_gradients(state.student_optimizers(), state.student_scaler)
     return values
 
 
@@ -124,7 +125,7 @@ def _perceptual_loss(
 # ---- path length ----
 
 
-def _regularise_path(state: TrainingState, setup: TrainingSetup) -> Tensor:
+def regularise_path(state: TrainingState, setup: TrainingSetup) -> Tensor:
     """Apply the path length penalty ``mean (length - running mean)^2`` on half a batch, in an update of its own.
 
     Karras et al. 2020 (StyleGAN2, section 3.2). It takes second derivatives through the whole student, in float32. The
@@ -141,9 +142,10 @@ def _regularise_path(state: TrainingState, setup: TrainingSetup) -> Tensor:
     for part in parts:
         length = lengths[0] if len(parts) == 1 else _path_lengths(state, setup, part, graph=True)
         share = (length - mean).square().sum() / half
-        backward(config.path_length * PATH_INTERVAL * share, state.student_scaler)
+        with setup.team.summing(state.student, last=part is parts[-1]):
+            backward(config.path_length * PATH_INTERVAL * share, state.student_scaler)
         penalty += share.detach()
-    apply_gradients(setup, state.student, state.student_optimizer, state.student_scaler)
+    apply_gradients(state.student_optimizers(), state.student_scaler)
     state.path_mean.copy_(mean)
     return penalty
 

@@ -67,7 +67,7 @@ class StepGraph:
     def _capture(self, state: TrainingState, setup: TrainingSetup, inputs: Batch) -> None:
         """Record a step that reads ``inputs``; nothing is computed yet."""
         self._inputs = inputs
-        state.student_optimizer.zero_grad(set_to_none=True)
+        state.student.zero_grad(set_to_none=True)
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(setup.device)  # type: ignore[no-untyped-call]
         with _ONE_AT_A_TIME, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self._values: dict[str, Tensor] = update_all(state, setup, self._inputs)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from ...datasets.images import ImageSet
+from ...distributed.team import Team
 from ...errors import UsageError
 from ...gates import QUALITY
 from ...generators import Discriminator, DiscriminatorConfig, Generator
@@ -23,12 +24,11 @@ from ..layers import copy_to
 from ..masks import Mask
 from . import losses
 from .feature_adversary import FeatureDiscriminator, discriminator_maps
-from .optimizers import adam, lazy_share
+from .optimizers import adam, lazy_share, student_optimizers
 from .own_losses import find_losses
 from .real_images import ImageSequence, ImageSource, check_labels
-from .recipe import PATH_INTERVAL, R1_INTERVAL, DistillConfig
+from .recipe import R1_INTERVAL, DistillConfig
 from .state import TrainingSetup, TrainingState
-from .team import Team
 
 PROBE_LATENTS = 32
 NOT_IN_KEY = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is in the key
@@ -131,15 +131,17 @@ class Task:
         student = copy_to(self.student, device).train().requires_grad_(True)
         discriminator = copy_to(self.discriminator or self._new_discriminator(), device).train().requires_grad_(True)
         features = self._feature_discriminator(device)
+        student_optimizer, kernel_optimizer = student_optimizers(student, config)
         return TrainingState(
             student=student,
             ema=copy.deepcopy(student).eval().requires_grad_(False),
             discriminator=discriminator,
-            student_optimizer=adam(student, lazy_share(config.path_length, PATH_INTERVAL), config.beta1),
-            discriminator_optimizer=adam(discriminator, lazy_share(config.r1, R1_INTERVAL)),
+            student_optimizer=student_optimizer,
+            kernel_optimizer=kernel_optimizer,
+            discriminator_optimizer=adam(discriminator.parameters(), lazy_share(config.r1, R1_INTERVAL)),
             path_mean=torch.zeros([], device=device),
             feature_discriminator=features,
-            feature_optimizer=None if features is None else adam(features, 1.0),
+            feature_optimizer=None if features is None else adam(features.parameters(), 1.0),
             student_scaler=GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16"),
             discriminator_scaler=GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16"),
         )
@@ -170,7 +172,6 @@ class Task:
         optional = {
             "measure_at": sorted(self.measure_at),
             "keep_best": self.keep_best,
-            "devices": self.devices if self.devices > 1 else None,
             "mask": None if self.mask is None else identity_of(self.mask),
             **{name: network.config.to_dict() for name, network in discriminators.items()},
         }

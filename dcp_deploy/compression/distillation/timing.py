@@ -7,12 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from ...devices import Choice
+from ...distributed.team import ALONE
 from .recipe import Terms, terms_at
 from .state import TrainingSetup, TrainingState
 from .step import train_step
 from .step_graph import StepGraph, can_be_captured
 from .task import Task
-from .team import ALONE
 
 PATIENCE = 30.0  # seconds after which the remaining kinds are taken to be as slow as the slowest so far
 _ROUNDS, _GRAPH_ROUNDS = 2, 6  # the first ones warm up, and capture the graph

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...devices import Choice, check_threads, choose_threads, cpu_threads, default_threads, stated_threads
+from ...distributed.joining import check_devices, helpers, join_team
+from ...distributed.team import ALONE, Team
 from ...efforts import EFFORT
 from ...errors import DcpDeployError, UsageError
 from ...extensions.loggers import TrainingLoggers
@@ -37,7 +39,6 @@ from .step import train_step
 from .step_graph import StepGraph, can_be_captured
 from .stopping import TrainingInterruptedError, stop_requests
 from .task import Task
-from .team import ALONE, Team, join_team
 from .timing import Expected, expected_time
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ def distill(
     machine, and on a loaded one those that other processes leave free.
 
     ``devices`` processes share every batch, the first of them this one: on that many GPUs, from ``cuda:0`` on, or on
-    the CPU. Gradients are those of the whole batch, to rounding.
+    the CPU. Gradients are those of the whole batch, to rounding, so a run may continue with another number of
+    processes. In a program that torchrun or srun started through :func:`~dcp_deploy.run_launched`, its processes on
+    all machines share the batch. This one alone reads and writes the checkpoint.
 
     Raises UsageError when student, teacher and settings do not fit together, CorruptFileError for a damaged
     checkpoint, MissingCapabilityError for missing devices or packages, and DcpDeployError (exit code 1) when the
@@ -145,6 +148,8 @@ def distill(
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     scheduled = () if measure is None else config.measured_steps
     at = frozenset(scheduled if measure_at is None else measure_at)
+    check_devices(devices, device)
+    devices = helpers() if helpers() > 1 else devices
     task = Task(student, teacher, config, data, perceptual, mask, discriminator, guide, folder, at, keep_best, devices)
     task.check()
     check_threads(threads)
@@ -195,9 +200,9 @@ def _train(
 ) -> DistillResult:
     config, setup, state = task.config, task.setup(device, team), task.state(device)
     checkpoint = _checkpoint(task, key, team)
-    if checkpoint and checkpoint.exists():
-        load_state(state, checkpoint, key)
-    team.any(False, device)  # no process continues, and writes, before all have read
+    if team.any(team.rank == 0 and checkpoint is not None and checkpoint.exists()):
+        assert checkpoint is not None  # the same in every process
+        load_state(state, checkpoint, key, team)
     resumed_at = state.step
     if expect and state.step < config.steps:
         expect(replace(expected_time(task, setup, state.step), threads=choice))
@@ -211,7 +216,7 @@ def _train(
             for name, value in values.items():
                 if not math.isfinite(value):
                     raise _diverged(f"the {name} loss", state.step, checkpoint)
-            stop = team.any(requested() is not None, device)
+            stop = team.any(requested() is not None)
             if records:
                 records.add(state, setup, values)
                 due = state.step % config.checkpoint_every == 0 or state.step == config.steps
@@ -223,9 +228,8 @@ def _train(
                     on_step(state.step, config.steps, values)
             if stop:
                 kept = f"the checkpoint is {checkpoint}" if checkpoint else "without a checkpoint_dir nothing was kept"
-                raise TrainingInterruptedError(
-                    f"stopped by {requested()} after step {state.step} of {config.steps}; {kept}"
-                )
+                by = requested() or "a signal to another process"
+                raise TrainingInterruptedError(f"stopped by {by} after step {state.step} of {config.steps}; {kept}")
     return DistillResult(_finished(state.ema, config), state.history, resumed_at, _best_student(state, config))
 
 

@@ -176,7 +176,7 @@ def test_training_augments_images_and_records_the_probability(
 def test_gradients_through_augmented_images_reach_the_student(small_teacher: Generator) -> None:
     from dcp_deploy.compression.distillation.adversary import student_adversarial_losses
     from dcp_deploy.compression.distillation.batch import draw_batch, generate_both
-    from dcp_deploy.compression.distillation.team import ALONE
+    from dcp_deploy.distributed.team import ALONE
 
     task = Task(pruned(small_teacher), small_teacher, replace(EVERYTHING, gan_start=0, augment_target=0.6))
     setup = task.setup(torch.device("cpu"), ALONE)

@@ -12,9 +12,9 @@ from dcp_deploy.compression import DistillConfig, DistillResult, distill
 from dcp_deploy.compression.distillation import timing
 from dcp_deploy.compression.distillation.state import TrainingSetup, TrainingState
 from dcp_deploy.compression.distillation.task import Task
-from dcp_deploy.compression.distillation.team import ALONE
 from dcp_deploy.compression.distillation.timing import Expected, expected_time
 from dcp_deploy.devices import Choice
+from dcp_deploy.distributed.team import ALONE
 from dcp_deploy.generators import Generator
 from dcp_deploy.pipeline.distilling import expected_words
 
