@@ -23,7 +23,16 @@ from dcp_deploy.generators import (
 )
 
 # Every loss, with both lazy regularisers, within a few steps; except the perceptual loss, which needs a network.
-EVERYTHING = DistillConfig(steps=6, batch=4, perceptual=0, log_every=2, checkpoint_every=2, gan_start=1 / 6, lr_end=0.5)
+EVERYTHING = DistillConfig(
+    steps=6,
+    batch=4,
+    perceptual=0,
+    optimizer="muon",
+    log_every=2,
+    checkpoint_every=2,
+    gan_start=1 / 6,
+    lr_end=0.5,
+)
 
 
 def make_generator(seed: int = 0, **changes: Any) -> Generator:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ...distributed.team import ALONE, Team
 from ...errors import CorruptFileError
 from ...files import write_bytes
 from ...generators import Generator
@@ -27,8 +28,10 @@ class ScoreAccumulator:
 
     For most scores they are the scores themselves, one vector [C] per layer. ``shapes`` may give such a C alone.
 
-    ``done`` counts the batches, ``latents`` the latents in them. If ``path`` holds sums of the same generator and
-    settings, they are continued. Raises CorruptFileError when that file cannot be read.
+    ``done`` counts the batches of all processes of ``team``, ``latents`` the latents in them. Each process adds its
+    own, and :meth:`collect` moves the sums to the first. If ``path`` holds sums of the same generator and settings,
+    they are continued. The first process alone reads and writes it. Raises CorruptFileError when that file cannot be
+    read.
     """
 
     def __init__(
@@ -37,31 +40,53 @@ class ScoreAccumulator:
         generator: Generator,
         settings: dict[str, Any],
         path: str | os.PathLike[str] | None,
+        team: Team = ALONE,
     ) -> None:
         self.halves = [[torch.zeros(shape, dtype=torch.float64) for shape in shapes] for _ in range(2)]
         self.done = self.latents = 0
+        self._team = team
         self._path, self._saved = None if path is None else Path(path), time.monotonic()
         self._key = run_key({"settings": settings, "config": generator.config.to_dict()}, {"generator": generator})
-        if self._path is not None and self._path.exists():
+        if self._path is not None and team.rank == 0 and self._path.exists():
             self._load(self._path)
+        if team.size > 1:
+            own = torch.tensor([self.done, self.latents])  # the others have read nothing
+            self.done, self.latents = map(int, team.add(own).tolist())
 
-    def add(self, layers: Sequence[Tensor], latents: int) -> None:
-        """Add one batch. If there is a path, write the sums to it about every half minute."""
-        for total, layer in zip(self.halves[self.done % 2], layers, strict=True):
-            total += layer
-        self.done, self.latents = self.done + 1, self.latents + latents
-        if self._path is not None and time.monotonic() - self._saved >= _SECONDS:
-            self._save(self._path)
+    def add(self, layers: Sequence[Tensor] | None, latents: Sequence[int]) -> None:
+        """Add a batch of each process: ``layers`` is that of this one, None if there were too few for all.
+
+        ``latents`` are those of every batch, in the order of the processes. If there is a path, the sums are written to
+        it about every half minute.
+        """
+        if layers is not None:
+            for total, layer in zip(self.halves[(self.done + self._team.rank) % 2], layers, strict=True):
+                total += layer
+        self.done, self.latents = self.done + len(latents), self.latents + sum(latents)
+        if self._path is not None and self._team.any(time.monotonic() - self._saved >= _SECONDS):
+            self._saved = time.monotonic()
+            self.collect()
+            if self._team.rank == 0:
+                self._save(self._path)
+
+    def collect(self) -> None:
+        """Move the sums of all processes to the first; the others keep zeros."""
+        if self._team.size == 1:
+            return
+        for total in [layer for half in self.halves for layer in half]:
+            self._team.start(total)()
+            if self._team.rank:
+                total.zero_()
 
     def _save(self, path: Path) -> None:
         tensors = {f"{half}.{i:02d}": layer for half in (0, 1) for i, layer in enumerate(self.halves[half])}
         facts = {"key": self._key, "done": self.done, "latents": self.latents}
         write_bytes(path, save(tensors, {"progress": json.dumps(facts)}))
-        self._saved = time.monotonic()
+        self._saved = time.monotonic()  # writing may have taken long
 
     def discard(self) -> None:
         """Remove the file, once the scores are complete."""
-        if self._path is not None:
+        if self._path is not None and self._team.rank == 0:
             self._path.unlink(missing_ok=True)
 
     def _load(self, path: Path) -> None:

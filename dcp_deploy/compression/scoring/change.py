@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...distributed.team import ALONE, Team
 from ...errors import InputError, UsageError, as_share
 from ...generators import Generator
 from ...generators.latents import draw_latents, stream
@@ -76,11 +77,13 @@ def change_scores(
     directions: int | None,
     state: str | os.PathLike[str] | None,
     progress: Callable[[int, int], None] | None,
+    team: Team = ALONE,
 ) -> ChannelScores:
     """Return the scores of ``settings["method"]``, "change" or "hybrid"; see :func:`~.methods.score`.
 
     ``settings`` has batch, psi, alpha, seed, change_weight and perhaps hybrid_share and shard. The scores of a shard
-    hold its moments, which :func:`~.methods.merge_scores` adds.
+    hold its moments, which :func:`~.methods.merge_scores` adds. The processes of ``team`` take the directions in turns;
+    the first of them returns the scores.
     """
     seed, shard = settings["seed"], settings.get("shard")
     components, variances = principal_components(generator, seed)
@@ -88,14 +91,21 @@ def change_scores(
     each = latents // count
     settings = settings | {"directions": count, "latents": count * each}
     readers = readers_of(generator, settings["psi"], seed)
-    sums = ScoreAccumulator([total.shape for total in empty_moments(readers)], generator, settings, state)
+    sums = ScoreAccumulator([total.shape for total in empty_moments(readers)], generator, settings, state, team)
     first, step = shard or (0, 1)
     mine = range(first, count, step)
-    for index in mine[sums.done :]:
-        move = settings["alpha"] * variances[index].sqrt().to(torch.float32) * components[index]
-        sums.add(_moments_of(generator, readers, move, index, each, settings), each)
+    while turn := mine[sums.done : sums.done + team.size]:
+        moments = None
+        if team.rank < len(turn):
+            index = turn[team.rank]
+            move = settings["alpha"] * variances[index].sqrt().to(torch.float32) * components[index]
+            moments = _moments_of(generator, readers, move, index, each, settings)
+        sums.add(moments, [each] * len(turn))
         if progress:
             progress(sums.latents, len(mine) * each)
+    sums.collect()
+    if team.rank:
+        return ChannelScores((), settings)
     halves = sums.halves[: max(sums.done, 1)]  # a shard may have one direction, or none
     moments = sum_of(halves)
     if not all(total.isfinite().all() for total in moments):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...distributed.team import ALONE, Team
 from ...errors import UsageError
 from ...generators import Generator
 from ...generators.latents import draw_latents, stream
@@ -49,12 +50,16 @@ def sampled_scores(
     mask: Mask | None,
     state: str | os.PathLike[str] | None,
     progress: Callable[[int, int], None] | None,
+    team: Team = ALONE,
 ) -> ChannelScores:
     """Return the scores of ``settings["method"]``, one of :data:`SAMPLED`; see :func:`~.methods.score`.
 
-    ``latents`` are the most that are used, if ``settings["latents"]`` is "auto".
+    ``latents`` are the most that are used, if ``settings["latents"]`` is "auto". The processes of ``team`` take the
+    batches in turns; the first of them returns the scores.
     """
-    sums = _accumulate(generator, settings, latents, mask, state, progress)
+    sums = _accumulate(generator, settings, latents, mask, state, progress, team)
+    if team.rank:
+        return ChannelScores((), settings)
     if "shard" not in settings:
         settings = settings | {"latents": sums.latents}
     if sums.done > 1:
@@ -69,9 +74,10 @@ def _accumulate(
     mask: Mask | None,
     state: str | os.PathLike[str] | None,
     progress: Callable[[int, int], None] | None,
+    team: Team,
 ) -> ScoreAccumulator:
     """Sum the scores of the batches, from where the file ``state`` ends."""
-    sums = ScoreAccumulator(generator.widths, generator, settings, state)
+    sums = ScoreAccumulator(generator.widths, generator, settings, state, team)
     weights = scored_weights(generator)
     for weight in weights:  # the others need no gradients
         weight.requires_grad_(True)
@@ -80,19 +86,32 @@ def _accumulate(
     first, step = settings.get("shard", (0, 1))
     batches = list(enumerate(batch_sizes(most, settings["batch"])))[first::step]
     total = sum(size for _, size in batches)
-    for count, (index, size) in enumerate(batches):
-        if count >= sums.done:
-            profiles = _batch_profiles(generator, weights, along, mask, index, size, settings)
-            sums.add([_channel_score(profile, settings["method"]).cpu() for profile in profiles], size)
-            if progress:
-                progress(sums.latents, total)
+    while True:
         # A check always falls on the same batch, so a resumed run stops where an unbroken one does.
-        if sums.done == count + 1 and any(sums.latents - size < check <= sums.latents for check in checks):
-            shares = kept_in_common(*sums.halves)
-            if sum(shares) / len(shares) >= STABLE:
-                break
+        last = batches[max(sums.done - team.size, 0) : sums.done]
+        before = sums.latents - sum(size for _, size in last)
+        if any(before < check <= sums.latents for check in checks) and _stable(sums, team):
+            break
+        turn = batches[sums.done : sums.done + team.size]
+        if not turn:
+            break
+        layers = None
+        if team.rank < len(turn):
+            profiles = _batch_profiles(generator, weights, along, mask, *turn[team.rank], settings)
+            layers = [_channel_score(profile, settings["method"]).cpu() for profile in profiles]
+        sums.add(layers, [size for _, size in turn])
+        if progress:
+            progress(sums.latents, total)
+    sums.collect()
     sums.discard()
     return sums
+
+
+def _stable(sums: ScoreAccumulator, team: Team) -> bool:
+    """Return whether both halves of the sample keep the same channels often enough, as the first process sees it."""
+    sums.collect()
+    shares = kept_in_common(*sums.halves) if team.rank == 0 else [0.0]
+    return team.any(sum(shares) / len(shares) >= STABLE)
 
 
 def _channel_score(profile: Tensor, method: str) -> Tensor:

@@ -6,11 +6,13 @@ There is one function for each kind of change that a score uses, and a slow refe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from ...generators import Generator
+from ...generators import Generator, StyleGAN2Synthesis
+from ...generators.lean import lean_images
 
 FLIPPED = 0.05
 """Share of the content's pixels that the content score paints black or white."""
@@ -32,7 +34,7 @@ def gradient_profiles(generator: Generator, weights: list[Tensor], ws: Tensor, o
     computed once, and their graph serves all N backward passes. Perturbed images need no graph. The loss
     ``sum |perturbed - image|`` enters as its derivative by the image, ``sign(image - perturbed)``.
     """
-    image = generator.synthesis(ws, noise="const")
+    image = _images(generator, ws)
     signs = _difference_signs(generator, image.detach(), ws, offsets)
     return _profiles(torch.autograd.grad(image, weights, sign, retain_graph=True) for sign in signs)
 
@@ -42,7 +44,15 @@ def _difference_signs(generator: Generator, image: Tensor, ws: Tensor, offsets: 
     """Yield ``sign(image - perturbed)`` of each offset; each call of the network computes about 50 images."""
     for part in torch.split(offsets, max(_TOGETHER // len(ws), 1)):
         moved = (ws + part[:, None, None]).flatten(0, 1)
-        yield from torch.sign(image - generator.synthesis(moved, noise="const").unflatten(0, (len(part), len(ws))))
+        yield from torch.sign(image - _images(generator, moved).reshape(len(part), *image.shape))
+
+
+def _images(generator: Generator, ws: Tensor) -> Tensor:
+    """Return the images with stored noise, of a StyleGAN2 in fewer passes than its readable network makes."""
+    synthesis = generator.synthesis
+    if isinstance(synthesis, StyleGAN2Synthesis):
+        return lean_images(synthesis, ws)
+    return cast(Tensor, synthesis(ws, noise="const"))
 
 
 def gradient_profiles_by_definition(
@@ -93,5 +103,5 @@ def content_profiles(
 
 def _profiles(gradients: Iterable[Sequence[Tensor]]) -> list[Tensor]:
     """Reduce N gradients of all weights to the mean absolute gradient per input channel, [N, C_in] for each weight."""
-    profiles = [[each.abs().mean(dim=(0, 2, 3), dtype=torch.float64) for each in weights] for weights in gradients]
+    profiles = [[each.abs().mean(dim=(0, 2, 3)).double() for each in weights] for weights in gradients]
     return [torch.stack(profile) for profile in zip(*profiles, strict=True)]

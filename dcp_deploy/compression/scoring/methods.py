@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ...checkpoints.provenance import tensors_sha256
+from ...distributed.joining import helpers, join_team, on, portable
+from ...distributed.team import ALONE, Team
 from ...efforts import CHANGES, EFFORT, EFFORTS, HYBRID_SHARE, SCORE
 from ...errors import UsageError
 from ...extensions.functions import OwnFunction, check_name, find_function
@@ -87,7 +90,8 @@ def score(
     each has fresh random noise.
 
     ``shard`` (i, n) computes every n-th batch only, from batch i on: for n processes or machines, whose files
-    :func:`merge_scores` combines. For "change" and "hybrid" a batch is a direction.
+    :func:`merge_scores` combines. For "change" and "hybrid" a batch is a direction. The processes of a launch (see
+    :func:`~dcp_deploy.run_launched`) share all batches and add their sums by themselves.
 
     The other methods serve as comparison. "gradient" is the mean of that gradient instead of its variance. "content"
     is CAGAN's (Liu et al., CVPR 2021): the gradient of a loss by noise on the part that ``mask`` finds (published with
@@ -132,9 +136,38 @@ def score(
         settings["shard"] = list(shard)
     if method in CHANGES:
         settings |= change_settings(method, alpha, change_weight, hybrid_share)
-        return change_scores(generator, settings, latents=most, directions=directions, state=state, progress=progress)
-    settings |= {"mask": identity_of(mask)} if mask is not None else move_settings(directions, alpha, released)
-    return sampled_scores(generator, settings, latents=most, mask=mask, state=state, progress=progress)
+    else:
+        settings |= {"mask": identity_of(mask)} if mask is not None else move_settings(directions, alpha, released)
+    compute = partial(_compute, settings=settings, latents=most, directions=directions, mask=mask, state=state)
+    if helpers() == 1:
+        return compute(generator, progress=progress)
+    with join_team(1, device, partial(_compute_along, compute, portable(generator))) as (team, own_device):
+        return compute(on(generator, own_device), progress=progress, team=team)
+
+
+def _compute(
+    generator: Generator,
+    *,
+    settings: dict[str, Any],
+    latents: int,
+    directions: int | None,
+    mask: Mask | None,
+    state: str | os.PathLike[str] | None,
+    progress: Callable[[int, int], None] | None = None,
+    team: Team = ALONE,
+) -> ChannelScores:
+    """Return the scores of a method that adds up sums, in the first process of ``team``."""
+    shared: dict[str, Any] = {"latents": latents, "state": state, "progress": progress, "team": team}
+    if settings["method"] in CHANGES:
+        return change_scores(generator, settings, directions=directions, **shared)
+    return sampled_scores(generator, settings, mask=mask, **shared)
+
+
+def _compute_along(
+    compute: Callable[..., ChannelScores], generator: Generator, device: torch.device, team: Team
+) -> None:
+    """Add this process's share of the sums."""
+    compute(on(generator, device), team=team)
 
 
 def _own(method: str | ScoreFunction) -> OwnFunction | None:
@@ -183,6 +216,11 @@ def _check_shard(shard: tuple[int, int], latents: int | Literal["auto"]) -> None
         raise UsageError(f"shard {first} of {count} does not exist", "Count shards from 0: 0/4, 1/4, 2/4, 3/4.")
     if latents == "auto":
         raise UsageError("a shard cannot see whether all of them agree", "Give a number of latents.")
+    if helpers() > 1:
+        raise UsageError(
+            f"shard {first}/{count}, and a launcher has started {helpers()} processes",
+            "Leave out --shard: the processes share the work and add up their sums.",
+        )
 
 
 def merge_scores(parts: Sequence[ChannelScores], generator: Generator | None = None) -> ChannelScores:
