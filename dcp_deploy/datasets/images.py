@@ -118,6 +118,11 @@ class ImageSet:
         return self.sample(index).image
 
     @property
+    def names(self) -> Sequence[str]:
+        """Paths or keys of the images, in their order."""
+        return self._container.names
+
+    @property
     def c_dim(self) -> int:
         """Length of a label; 0 if there are no labels."""
         return self.labels.c_dim if self.labels else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datasets.labels import Labels
+from ..distributed.joining import gather_rows, on, portable
+from ..distributed.team import ALONE, Team
 from ..errors import QualityError, UsageError
 from ..generators import Generator
 from ..progress import Progress
@@ -72,20 +75,68 @@ def latents_for(model: Model, count: int, seed: int, labels: Labels | None = Non
 
 
 def draw(
-    model: Model, latents: Latents, *, psi: float = 1.0, batch: int = 64, progress: Progress | None = None
+    model: Model,
+    latents: Latents,
+    *,
+    psi: float = 1.0,
+    batch: int = 64,
+    progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Iterator[Tensor]:
     """Yield batches of images [B, 3, H, W] in [-1, 1], rounded to 8 bits, made from ``latents`` with constant noise.
 
-    ``progress`` counts images. Raises UsageError for a batch below 1, QualityError if an image holds NaN or infinity.
+    ``progress`` counts images. Each process of ``team`` takes every ``size``-th batch, from its rank on. Raises
+    UsageError for a batch below 1, QualityError if an image holds NaN or infinity.
     """
     if batch < 1:
         raise UsageError(f"the batch size is {batch}", "Choose 1 or more.")
     run = _image_function(model)
-    for start in range(0, len(latents), batch):
+    for start in range(team.rank * batch, len(latents), team.size * batch):
         part = latents[start : start + batch]
         yield run(part, torch.full((len(part),), psi))
         if progress:
-            progress(start + len(part), len(latents))
+            progress(min(start + team.size * batch, len(latents)), len(latents))
+
+
+Reader = Callable[[Tensor], NDArray[np.float32]]
+"""What a measurement takes of images [B, 3, H, W] in [-1, 1]: numbers [B, D]."""
+
+
+def read_drawn(
+    model: Model,
+    latents: Latents,
+    reader_on: Callable[[torch.device], Reader],
+    *,
+    psi: float,
+    batch: int,
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    """Return the numbers [N, D] that a reader takes of the images of ``latents``, drawn as :func:`draw` does.
+
+    In a program on several processes all draw and read a share of a Generator's images; other models run in this
+    process alone. ``reader_on`` returns the reader for a device, and is sent to the others.
+    """
+    if not isinstance(model, Generator):
+        read = reader_on(model_device(model))
+        images = draw(model, latents, psi=psi, batch=batch, progress=progress)
+        return np.concatenate([read(one) for one in images])
+    rows = partial(_drawn_rows, portable(model), latents, reader_on, psi, batch)
+    return gather_rows(rows, model_device(model), progress).numpy()
+
+
+def _drawn_rows(
+    model: Generator,
+    latents: Latents,
+    reader_on: Callable[[torch.device], Reader],
+    psi: float,
+    batch: int,
+    device: torch.device,
+    team: Team,
+    progress: Progress | None = None,
+) -> Iterator[Tensor]:
+    read = reader_on(device)
+    for images in draw(on(model, device), latents, psi=psi, batch=batch, progress=progress, team=team):
+        yield torch.from_numpy(read(images))
 
 
 def shape_of(model: Model) -> Any:

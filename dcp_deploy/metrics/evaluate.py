@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datasets.canvas import RESOLUTION
-from ..datasets.factors import Factors
+from ..datasets.factors import FACTORS, Factors
 from ..datasets.portrait import avatars
 from ..errors import UsageError
 from ..progress import Progress
 from ..sizes import pixels
 from .distances import Distances, feature_distances
-from .drawing import Model, draw, latents_for, model_device, shape_of
-from .features import images_to_tensor, load_avatar_reader
+from .drawing import Model, Reader, latents_for, model_device, read_drawn, shape_of
+from .features import AvatarReader, images_to_tensor, load_avatar_reader
 from .mode_coverage import ModeRow, mode_coverage, mode_table, rare_ratios
 
 REFERENCE_SAMPLES = 10_000  # real images: avatars 0 to 9999 of seed 0
@@ -45,6 +45,21 @@ class Metrics(Distances):
     features: str = "avatars"
 
 
+@dataclass(frozen=True)
+class Readings:
+    """What the avatar reader finds in generated images: ``features`` [N, 96] and factors. ``device`` computed them."""
+
+    features: NDArray[np.float32]
+    factors: Factors
+    device: torch.device
+    seed: int
+    psi: float
+
+    def compare(self) -> Metrics:
+        """Compare the images with the avatars."""
+        return _compare(self.features, self.factors, self.device, seed=self.seed, psi=self.psi)
+
+
 def evaluate(
     model: Model,
     *,
@@ -63,6 +78,19 @@ def evaluate(
     Raises UsageError for wrong settings or a model that is not unconditional at 64 px, QualityError if an image holds
     NaN or infinity.
     """
+    return read_images(model, samples=samples, seed=seed, psi=psi, batch=batch, progress=progress).compare()
+
+
+def read_images(
+    model: Model,
+    *,
+    samples: int = 5000,
+    seed: int = 0,
+    psi: float = 1.0,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> Readings:
+    """Generate images and read them, without a comparison. Arguments and errors are those of :func:`evaluate`."""
     if not MIN_SAMPLES <= samples <= REFERENCE_SAMPLES:
         few = "too few to meet each mode of the demo's images"
         many = f"more than the {REFERENCE_SAMPLES:,} images of the demo that they are compared with"
@@ -71,9 +99,8 @@ def evaluate(
             f"Give {MIN_SAMPLES} to {REFERENCE_SAMPLES}.",
         )
     refuse_unreadable(model)
-    device = model_device(model)
-    images = draw(model, latents_for(model, samples, seed), psi=psi, batch=batch, progress=progress)
-    return _compare(*_read(images, device), device, seed=seed, psi=psi)
+    rows = read_drawn(model, latents_for(model, samples, seed), _reader_on, psi=psi, batch=batch, progress=progress)
+    return Readings(*_split(rows), model_device(model), seed, psi)
 
 
 def refuse_unreadable(model: Model) -> None:
@@ -100,9 +127,24 @@ def evaluate_images(images: NDArray[np.uint8], *, seed: int = 0, psi: float = 1.
 
 def _read(batches: Iterable[Tensor], device: torch.device | str = "cpu") -> tuple[NDArray[np.float32], Factors]:
     """Return features and read factors of batches of images [B, 3, 64, 64] in [-1, 1]."""
-    reader = load_avatar_reader(str(device))
-    features, factors = zip(*(reader.features_and_factors(images.to(device)) for images in batches), strict=True)
-    return np.concatenate(features), Factors(np.concatenate([part.table for part in factors]))
+    read = _reader_on(torch.device(device))
+    return _split(np.concatenate([read(images) for images in batches]))
+
+
+def _reader_on(device: torch.device) -> Reader:
+    """Return the function from images to the avatar reader's features and factors, side by side."""
+    return partial(_features_and_factors, load_avatar_reader(str(device)), device)
+
+
+def _features_and_factors(reader: AvatarReader, device: torch.device, images: Tensor) -> NDArray[np.float32]:
+    features, factors = reader.features_and_factors(images.to(device))
+    return np.concatenate([features, factors.table], axis=1)
+
+
+def _split(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], Factors]:
+    """Return the features and the factors of rows that hold both."""
+    features, table = np.split(rows, [rows.shape[1] - len(FACTORS)], axis=1)
+    return np.ascontiguousarray(features), Factors(np.ascontiguousarray(table))
 
 
 @lru_cache(maxsize=1)

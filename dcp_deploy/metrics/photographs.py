@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +14,19 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
+from torch import Tensor
 
 from ..datasets.images import ImageSet
 from ..datasets.labels import Labels
+from ..distributed.joining import gather_rows, helpers
+from ..distributed.team import Team
 from ..errors import MissingCapabilityError, UsageError
 from ..files import write_bytes
 from ..progress import Progress, shifted
 from .distances import Distances, feature_distances
-from .drawing import Model, draw, latents_for, to_bytes
+from .drawing import Model, Reader, latents_for, read_drawn, to_bytes
 from .protocol import recipe_name
-from .published import Inception
+from .published import FeatureExtractor
 
 FEWEST = 10  # images that the k-nearest-neighbour figures need; far too few for meaningful figures
 _BATCH = 32
@@ -70,7 +75,7 @@ class RealFeatures:
 def evaluate_against(
     model: Model,
     real: RealFeatures,
-    extractor: Inception,
+    extractor: FeatureExtractor,
     *,
     samples: int,
     seed: int = 0,
@@ -91,8 +96,9 @@ def evaluate_against(
             f"Use at least {FEWEST} of each: fewer do not show how images vary.",
         )
     latents = latents_for(model, samples, seed, labels)
-    fake = [extractor(to_bytes(images)) for images in draw(model, latents, psi=psi, batch=batch, progress=progress)]
-    distances = feature_distances(real.features, np.concatenate(fake), device=extractor.device)
+    reader_on = partial(_reader_on, _portable(extractor))
+    fake = read_drawn(model, latents, reader_on, psi=psi, batch=batch, progress=progress)
+    distances = feature_distances(real.features, fake, device=extractor.device)
     name = extractor.name
     return DataMetrics(
         **asdict(distances),
@@ -109,9 +115,26 @@ def evaluate_against(
     )
 
 
+def _portable(extractor: FeatureExtractor) -> FeatureExtractor:
+    """Return the extractor as it can be sent to the processes of a launch; alone, itself."""
+    return extractor if helpers() == 1 else _on(extractor, torch.device("cpu"))
+
+
+def _on(extractor: FeatureExtractor, device: torch.device) -> FeatureExtractor:
+    return extractor if extractor.device == device else extractor.on(device)
+
+
+def _reader_on(extractor: FeatureExtractor, device: torch.device) -> Reader:
+    return partial(_features_of_drawn, _on(extractor, device))
+
+
+def _features_of_drawn(extractor: FeatureExtractor, images: Tensor) -> NDArray[np.float32]:
+    return extractor(to_bytes(images))
+
+
 def real_features(
     images: ImageSet,
-    extractor: Inception,
+    extractor: FeatureExtractor,
     *,
     count: int | None,
     cache: Path,
@@ -138,7 +161,7 @@ def real_features(
 
 
 def _features(
-    images: ImageSet, extractor: Inception, order: list[int], cache: Path, flip: bool, progress: Progress | None
+    images: ImageSet, extractor: FeatureExtractor, order: list[int], cache: Path, flip: bool, progress: Progress | None
 ) -> tuple[NDArray[np.float32], bool]:
     """Return the features of the images in this order, mirrored if ``flip``, and whether they came from the cache."""
     height, width = images.size
@@ -150,15 +173,8 @@ def _features(
     cached = _read(path, len(order))
     if cached is not None:
         return cached, True
-    found = []
-    for start in range(0, len(order), _BATCH):
-        stop = start + _BATCH
-        samples = images.samples(order[start:stop], then=order[stop : stop + _BATCH])
-        batch = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
-        found.append(extractor((batch.flip(3) if flip else batch).contiguous()))
-        if progress:
-            progress(min(stop, len(order)), len(order))
-    features = np.concatenate(found)
+    rows = partial(_real_rows, images, _portable(extractor), order, flip)
+    features = gather_rows(rows, extractor.device, progress).numpy()
     try:
         write_bytes(path, save({"features": features}, {"made_of": json.dumps(made_of)}))
     except (OSError, UsageError) as error:
@@ -168,6 +184,26 @@ def _features(
             "Free some space, or set DCP_DEPLOY_CACHE to another folder.",
         ) from error
     return features, False
+
+
+def _real_rows(
+    images: ImageSet,
+    extractor: FeatureExtractor,
+    order: list[int],
+    flip: bool,
+    device: torch.device,
+    team: Team,
+    progress: Progress | None = None,
+) -> Iterator[Tensor]:
+    """Yield the features of this process's share of the batches of real images."""
+    read, stride = _on(extractor, device), team.size * _BATCH
+    for start in range(team.rank * _BATCH, len(order), stride):
+        after = start + stride
+        samples = images.samples(order[start : start + _BATCH], then=order[after : after + _BATCH])
+        batch = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
+        yield torch.from_numpy(read((batch.flip(3) if flip else batch).contiguous()))
+        if progress:
+            progress(min(after, len(order)), len(order))
 
 
 def _read(path: Path, count: int) -> NDArray[np.float32] | None:

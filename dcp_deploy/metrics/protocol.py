@@ -36,12 +36,14 @@ def psi_caveat(psi: float) -> list[str]:
 
 
 def data_caveats(figures: Mapping[str, Any], formats: Mapping[str, int], width: int) -> list[str]:
-    """Say what a reader of ``fid`` must know: psi, few images, lossy files of real images.
+    """Say what a reader of ``fid`` must know: psi, other features, few images, lossy files of real images.
 
     ``figures`` are those of :class:`~.photographs.DataMetrics`, ``formats`` the numbers of real images by file format,
     and ``width`` is the number of features.
     """
     found = psi_caveat(figures["psi"])
+    if figures["features"] != "inception":
+        found.append(f"features of {figures['features']}: not comparable with published FIDs, which are Inception's")
     counts = {"samples": figures["samples"], "real images": figures["reals"] * (2 if figures["mirrored"] else 1)}
     found += [
         f"{count:,} {what} for {width:,} features: their covariance is rank-deficient, which makes FID too large"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,11 +22,32 @@ from torch import Tensor, nn
 
 from ..checkpoints.pickles.tensors import TensorView
 from ..checkpoints.pickles.torch_file import read_torch_file
+from ..distributed.joining import on
 from ..errors import CorruptFileError, InputError, MissingCapabilityError
 from ..files import sha256_file
 
 INSTALL = "Install it: pip install 'dcp-deploy[metrics]'"
 _LPIPS_SIZE = 256  # px; larger images are scaled down to it, as in StyleKD's loss
+
+
+class FeatureExtractor(Protocol):
+    """A network whose features of images are compared: :class:`Inception` or another."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def key(self) -> str:
+        """Everything but the images that the features depend on."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, images: Tensor) -> NDArray[np.float32]:
+        """Return features [B, D] of images uint8 [B, 3, H, W] of any size."""
+
+    def on(self, device: torch.device) -> FeatureExtractor:
+        """Return it on ``device``; the network is copied only if it is elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +65,10 @@ class Inception:
         """Return features [B, 2048] of images uint8 [B, 3, H, W] of any size; the network scales them to 299 px."""
         features = cast(Tensor, self.network(images.to(self.device))[0])
         return features.float().cpu().numpy()
+
+    def on(self, device: torch.device) -> Inception:
+        """Return it on ``device``; the network is copied only if it is elsewhere."""
+        return replace(self, network=on(self.network, device), device=device)
 
 
 def check_fidelity() -> None:

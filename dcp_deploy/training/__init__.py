@@ -1,1 +1,1 @@
-"""Training of the two shipped networks: the demo teacher and the avatar reader."""
+"""Training of the shipped networks, the demo teacher and the avatar reader, and of a teacher of photographs."""

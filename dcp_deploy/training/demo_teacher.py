@@ -15,7 +15,6 @@ with recipe and measured quality in the metadata, and ``history.json``, ``curves
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -31,14 +30,13 @@ from ..checkpoints import load_generator, save_generator
 from ..compression.distillation import losses
 from ..datasets.factors import ENCODED_WIDTH, encode, factors_from_uniforms
 from ..datasets.portrait import avatars, detail_mask
-from ..files import atomic_path, write_bytes
 from ..generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..generators.mapping import Dense
 from ..metrics.features import images_to_tensor, load_avatar_reader
 from .latent_map import LatentMap, balanced_uniforms, targets
+from .parts import cosine, follow, panels, plot, read_state, restore, save_state, set_lr, set_mean_code, step
 
 STAGES = ("fit", "map", "adversarial")
-W_AVG_LATENTS = 100_000
 EMA_DECAY = 0.998
 
 
@@ -135,7 +133,7 @@ class Trainer:
             rng = np.random.default_rng((self.recipe.seed, self.step))
             stage = sum(self.step >= end for end in ends)
             losses = (self.fit_step, self.map_step, self.adversarial_step)[stage](rng)
-            self.average()
+            follow(self.ema, self.generator, EMA_DECAY)
             self.step += 1
             self.log(stage, losses, time.monotonic() - start)
             if minutes is not None and time.monotonic() - start > 60 * minutes:
@@ -203,34 +201,22 @@ class Trainer:
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
-    def average(self) -> None:
-        """Update the exponential moving average of the parameters. The buffers are equal from the start."""
-        pairs = zip(self.ema.parameters(), self.generator.parameters(), strict=True)
-        with torch.no_grad():
-            for average, parameter in pairs:
-                average.lerp_(parameter, 1 - EMA_DECAY)
-
     def modules(self) -> dict[str, Any]:
         """Return everything with a state, by name."""
         names = ("generator", "ema", "codes", "discriminator", "fit_opt", "map_opt", "g_opt", "d_opt")
         return {name: getattr(self, name) for name in names}
 
     def save(self) -> None:
-        """Write the state, atomically, and the history."""
-        state = {name: module.state_dict() for name, module in self.modules().items()}
-        with atomic_path(self.out / "state.pt") as path:
-            torch.save({"step": self.step, "history": self.history, "recipe": asdict(self.recipe), **state}, path)
-        (self.out / "history.json").write_text(json.dumps(self.history))
+        """Write the state and the history."""
+        facts = {"step": self.step, "history": self.history, "recipe": asdict(self.recipe)}
+        save_state(self.out, self.modules(), facts)
 
     def resume(self) -> None:
         """Load the saved state, if there is one."""
-        path = self.out / "state.pt"
-        if not path.exists():
-            return
-        state = torch.load(path, weights_only=True)
-        for name, module in self.modules().items():
-            module.load_state_dict(state[name])
-        self.step, self.history = state["step"], state["history"]
+        state = read_state(self.out)
+        if state is not None:
+            restore(self.modules(), state)
+            self.step, self.history = state["step"], state["history"]
 
     def finish(self) -> None:
         """Write the teacher, measured as shipped: rounded to half precision."""
@@ -238,9 +224,7 @@ class Trainer:
         from ..export.runners.sampling import sample_grid
         from ..metrics import evaluate
 
-        with torch.no_grad():
-            z = torch.randn(W_AVG_LATENTS, self.recipe.z_dim, generator=torch.Generator().manual_seed(self.recipe.seed))
-            self.ema.mapping.w_avg.copy_(self.ema.mapping.w(z).mean(dim=0))
+        set_mean_code(self.ema, self.recipe.seed)
         path = save_generator(self.ema, self.out / "demo_teacher.safetensors", dtype=torch.float16)
         metrics = evaluate(load_generator(path), samples=self.recipe.evaluation_samples)
         extra = {
@@ -263,26 +247,6 @@ class Trainer:
             self.save()
 
 
-def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Update the parameters. Raises FloatingPointError for a loss that is not finite, before it spoils the weights."""
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()}")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-def cosine(progress: float, warm_up: float) -> float:
-    """Return the learning-rate factor: a linear warm-up over a share of the run, times half a cosine down to 2 %."""
-    rise = min(1.0, (progress + 1e-3) / warm_up) if warm_up else 1.0
-    return float(rise * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))))
-
-
 LOSSES = {
     "l1": "absolute error of the image",
     "loss": "whole regression loss",
@@ -291,31 +255,16 @@ LOSSES = {
     "g_loss": "generator",
 }
 """What the curves are called in the plot."""
-LINES = (("#0072b2", "-"), ("#d55e00", "--"), ("#56606b", ":"))
 
 
 def draw_curves(history: list[dict[str, float]], path: Path) -> None:
-    """Plot the losses of each stage on logarithmic axes, in colours that differ for any colour vision."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    for stage, (name, axes) in enumerate(zip(STAGES, figure.subplots(1, len(STAGES)), strict=True)):
-        entries = [entry for entry in history if entry["stage"] == stage]
-        losses = sorted({key for entry in entries for key in entry} - {"step", "stage"})
-        for loss, (colour, dashes) in zip(losses, LINES, strict=False):
-            steps, values = [entry["step"] for entry in entries], [entry[loss] for entry in entries]
-            axes.plot(steps, values, dashes, color=colour, label=LOSSES.get(loss, loss))
-        axes.set(title=f"{stage + 1}. {name}", xlabel="step", yscale="log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.grid(axis="y", alpha=0.3)
-        if entries:
-            axes.legend(frameon=False, fontsize=9)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=100)
-    write_bytes(path, stream.getbuffer())
+    """Plot the losses of each stage on logarithmic axes."""
+    with panels(path, len(STAGES)) as all_axes:
+        for stage, (name, axes) in enumerate(zip(STAGES, all_axes, strict=True)):
+            entries = [entry for entry in history if entry["stage"] == stage]
+            losses = sorted({key for entry in entries for key in entry} - {"step", "stage"})
+            names = {loss: LOSSES.get(loss, loss) for loss in losses}
+            plot(axes, entries, names, title=f"{stage + 1}. {name}", log=True)
 
 
 def main() -> None:

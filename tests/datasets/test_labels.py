@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dcp_deploy.datasets.labels import Labels, read_labels
@@ -60,6 +60,7 @@ def test_any_other_document_is_refused_with_its_name_or_has_no_labels(document: 
 
 @given(st.binary(max_size=40))
 def test_bytes_that_are_not_a_document_are_refused_with_its_name(content: bytes) -> None:
+    assume(not content.strip().startswith(b"{"))  # {} is a document without labels
     with pytest.raises(CorruptFileError, match=r"dataset\.json"):
         read_labels(content, ["a"], source="dataset.json")
 

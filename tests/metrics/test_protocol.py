@@ -9,7 +9,7 @@ import pytest
 from dcp_deploy.metrics.protocol import data_caveats, psi_caveat, recipe_name
 
 SETTINGS: dict[str, Any] = {"mirrored": False, "psi": 1.0, "features": "inception"}
-GOOD = {"psi": 1.0, "samples": 50_000, "reals": 70_000, "mirrored": False}
+GOOD = {"psi": 1.0, "samples": 50_000, "reals": 70_000, "mirrored": False, "features": "inception"}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,7 @@ def test_a_published_measurement_has_no_caveats() -> None:
     ("changed", "formats", "words"),
     [
         ({"psi": 0.7}, {"PNG": 9}, "psi 0.7: truncation"),
+        ({"features": "efficientnet-lite0"}, {"PNG": 9}, "features of efficientnet-lite0: not comparable"),
         ({"samples": 2048}, {"PNG": 9}, "2,048 samples for 2,048 features"),
         ({"reals": 9999}, {"PNG": 9}, "9,999 real images: few"),
         ({}, {"PNG": 5, "JPEG": 4}, "4 of 9 real images looked at are JPEG"),
