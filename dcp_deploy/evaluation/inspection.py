@@ -84,6 +84,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     import onnx
 
     from ..export.graph.releases import runtime_words
+    from ..export.graph.stored import layer_storage
     from ..export.graph.versions import versions_of
 
     try:
@@ -112,6 +113,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "nodes": len(model.graph.node),
         "inputs": {value.name: _shape(value) for value in model.graph.input},
         "outputs": {value.name: _shape(value) for value in model.graph.output},
+        "weights": [asdict(row) for row in layer_storage(model)],
         "metadata": metadata,
         **licence_facts(metadata),
     }
@@ -163,13 +165,15 @@ def _ordinary_folder(folder: Path) -> InputError:
 
 
 def _bundle(path: Path) -> dict[str, Any]:
+    from ..export.integrity import WEB_PAGE
     from ..export.runners.bundle import bundle_facts
 
     facts = bundle_facts(path)
     student = facts["provenance"].get("networks", {}).get("student", {})
     network = {key: student.get(key) for key in ("kind", "resolution", "image_size", "widths", "parameters", "macs")}
     known = {name: value for name, value in facts.items() if name != "kind"}
-    return {"format": "bundle", **network, **known, **licence_facts(facts["provenance"])}
+    kind = "web page" if facts["kind"] == WEB_PAGE else "bundle"
+    return {"format": kind, **network, **known, **licence_facts(facts["provenance"])}
 
 
 _READERS = {"onnx": _onnx, "engine": _engine}

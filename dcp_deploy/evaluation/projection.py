@@ -82,6 +82,7 @@ def project(
     *,
     lpips: ImageDistance | None = None,
     features: FeatureMaps | None = None,
+    first: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Projection:
     """Search the codes of images uint8 [N, H, W, 3] in an unconditional generator.
@@ -89,7 +90,8 @@ def project(
     The method follows StyleGAN2's projector (Karras et al. 2020, appendix D). It starts from the mean of 10,000 codes,
     adds a decaying random offset to w, and penalises structure in the noise maps. The loss is the mean squared error
     plus LPIPS or, without ``lpips``, the distance of the feature maps ``features``. Up to rounding, the result of an
-    image depends on its position and ``config``, not on the other images. ``progress`` counts steps.
+    image depends on its position and ``config``, not on the other images. ``first``: codes [N, w_dim] to start from in
+    place of the mean, such as those of another generator. ``progress`` counts steps.
 
     Raises UsageError for wrong settings or images that do not fit, QualityError if the search diverges.
     """
@@ -98,11 +100,12 @@ def project(
     device = next(generator.parameters()).device
     generator = copy.deepcopy(generator).eval().requires_grad_(False)
     mean, spread = _code_statistics(generator, config.seed)
+    begin = (mean.expand(len(images), -1) if first is None else first).to(mean)
     starts = range(0, len(images), _BATCH)
     parts: list[Projection] = []
     for batch, start in enumerate(starts):
         target = images_to_tensor(images[start : start + _BATCH]).to(device)
-        search = _Search(generator, target, mean, config, lpips, features)
+        search = _Search(generator, target, begin[start : start + _BATCH], config, lpips, features)
         done = shifted(progress, batch * config.steps, len(starts) * config.steps)
         search.run(spread * config.explore, start, done)
         parts.append(search.result())
@@ -121,7 +124,7 @@ class _Search:
         self,
         generator: Generator,
         target: Tensor,
-        mean: Tensor,
+        begin: Tensor,
         config: ProjectConfig,
         lpips: ImageDistance | None,
         features: FeatureMaps | None,
@@ -131,7 +134,7 @@ class _Search:
         with torch.no_grad():
             self.wanted = None if features is None else features(target)
         slots = 1 if config.space == "w" else generator.config.num_ws
-        self.w = mean.repeat(len(target), slots, 1).requires_grad_(True)
+        self.w = begin[:, None].repeat(1, slots, 1).requires_grad_(True)
         stored = generator.synthesis.named_buffers() if config.noise else ()
         maps = {name: value.repeat(len(target), 1, 1, 1) for name, value in stored if "noise_const" in name}
         self.maps = {name: value.requires_grad_(True) for name, value in maps.items()}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..errors import DcpDeployError, UsageError
+from ..errors import DcpDeployError, UsageError, choose
 from ..progress import Reporter
 from ..teachers.presets import Teacher
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from ..export.runners.loading import Backend
     from ..metrics.drawing import Model
     from ..metrics.photographs import RealFeatures
-    from ..metrics.published import Inception, Lpips
+    from ..metrics.published import FeatureExtractor, Inception, Lpips
     from .editing import EditingReport
 
 DEMO_SAMPLES, DATA_SAMPLES = 5000, 50_000
 REALS = 50_000  # most images of --data that are used by default
+Features = Literal["inception", "efficientnet-lite0"]
+"""Networks in whose features a model is compared with images of --data."""
 
 INCEPTION = Teacher(
     "weights-inception-2015-12-05-6726825d.pth",
@@ -42,6 +44,7 @@ VGG16 = "vgg16-397923af.pth"
 class Against:
     """Files to compare a model with. Without ``data`` it is compared with the demo's images.
 
+    ``features``: the network that measures images of ``data``; ``inception``: the file of Inception's weights.
     ``reals``: most images of ``data`` to use, None for all. ``mirrored``: use the mirror image of each, too.
     ``network`` chooses among several generators of the teacher's file, or without one of the model's.
     """
@@ -55,6 +58,7 @@ class Against:
     reals: int | None = REALS
     mirrored: bool = False
     network: str | None = None
+    features: Features = "inception"
 
     def check(self) -> None:
         """Raise UsageError for a combination that cannot work."""
@@ -62,8 +66,13 @@ class Against:
 
         if self.directions is not None and self.teacher is None:
             raise UsageError("directions compare a student with its teacher", "Give --teacher FILE too.")
-        if self.data is None and (self.mirrored or self.reals != REALS):
-            raise UsageError("--reals and --mirror-data are about images of --data", "Give --data PATH too.")
+        if self.features not in get_args(Features):
+            raise UsageError(f"--features is {self.features!r}", choose(self.features, get_args(Features)))
+        if self.data is None and (self.mirrored or self.reals != REALS or self.features != "inception"):
+            options = "--reals, --mirror-data and --features"
+            raise UsageError(f"{options} are about images of --data", "Give --data PATH too.")
+        if self.inception is not None and self.features != "inception":
+            raise UsageError(f"--inception with --features {self.features}", "Leave one of the two out.")
         if self.reals is not None and self.reals < FEWEST:
             raise UsageError(f"--reals is {self.reals}", f"Give {FEWEST} or more, or all.")
 
@@ -170,7 +179,7 @@ class _Run:
     """Labels of the data, as soon as it is open; the classes of all generated images have their frequencies."""
 
     def against_images(self, samples: int | None, found: Evaluation) -> None:
-        """Measure the distances: to --data by Inception, or to the demo's images by the avatar reader."""
+        """Measure the distances: to --data by a published network, or to the demo's images by the avatar reader."""
         from ..metrics import evaluate
         from ..metrics.protocol import psi_caveat
 
@@ -195,7 +204,7 @@ class _Run:
         if shape.c_dim:
             self.labels, caveat = fitting_labels(images.labels, shape.c_dim)
             found.caveats += caveat
-        extractor = open_inception(against.inception, self.device, self.reporter)
+        extractor = open_extractor(against, self.device, self.reporter)
         real = features_of(images, extractor, against.reals, self.reporter, mirrored=against.mirrored)
         with self.reporter.task("eval") as progress:
             figures = evaluate_against(
@@ -254,6 +263,15 @@ def _edit(model: Model, teacher: Model, path: Path) -> Callable[..., EditingRepo
     return partial(compare_editing, model, teacher, directions)
 
 
+def open_extractor(against: Against, device: str, reporter: Reporter) -> FeatureExtractor:
+    """Load the network in whose features the images are compared. Raises what loading it raises."""
+    from ..metrics.efficientnet import load_features
+
+    if against.features == "inception":
+        return open_inception(against.inception, device, reporter)
+    return load_features(device=device)
+
+
 def open_inception(given: Path | None, device: str, reporter: Reporter) -> Inception:
     """Load Inception from ``given``, from torch's cache, or from our cache, into which it is fetched if necessary.
 
@@ -280,7 +298,7 @@ def fitting_labels(labels: Labels | None, c_dim: int) -> tuple[Labels | None, li
 
 
 def features_of(
-    images: ImageSet, extractor: Inception, count: int | None, reporter: Reporter, *, mirrored: bool = False
+    images: ImageSet, extractor: FeatureExtractor, count: int | None, reporter: Reporter, *, mirrored: bool = False
 ) -> RealFeatures:
     """Return the features of at most ``count`` images (None: all), from our cache if possible."""
     from ..files import cache_folder

@@ -54,7 +54,9 @@ def recipe_of(config: BuildConfig, *, demo_recipe: bool) -> DistillConfig:
         augment_target=AUGMENT_TARGET if config.augment else recipe.augment_target,
         guide=recipe.guide if config.guide is None else GUIDE,
         feature_gan=FEATURE_GAN if config.feature_gan else recipe.feature_gan,
-        beta1=0.0 if config.feature_gan else recipe.beta1,  # no momentum with a discriminator, as in StyleGAN
+        # No momentum with a discriminator, as in StyleGAN; Muon has been measured without one only.
+        beta1=0.0 if config.feature_gan else recipe.beta1,
+        optimizer="adam" if config.feature_gan else recipe.optimizer,
     )
 
 
@@ -65,11 +67,15 @@ def distilling_settings(config: BuildConfig, mask: SegmentationMask | None) -> d
         settings["keep"] = config.keep
     if config.devices > 1:
         settings["devices"] = config.devices
-    for name in ("lpips", "discriminator", "guide", *(["inception"] if config.keep == "best" else [])):
-        path: Path | None = getattr(config, name)
-        if path is not None:
-            settings[name] = sha256_file(path) if path.is_file() else "missing"
+    names = ("lpips", "discriminator", "guide", *(["inception"] if config.keep == "best" else []))
+    settings |= files_of(config, *names)
     return settings if mask is None else {**settings, "mask": mask.identity}
+
+
+def files_of(config: BuildConfig, *names: str) -> dict[str, str]:
+    """Return the sha256 of those files of the settings that are given, by the name of the setting."""
+    given = {name: path for name in names if (path := getattr(config, name)) is not None}
+    return {name: sha256_file(path) if path.is_file() else "missing" for name, path in given.items()}
 
 
 def distillation_facts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..files import read_json
-from ..gates import QUALITY, SPEED
+from ..gates import SPEED
 from ..progress import Reporter
 from ..report.headline import fastest_student
 from ..report.judgement import unstable_because
@@ -43,8 +43,8 @@ def final_figures(directory: Path) -> dict[str, float]:
     run = read_run_directory(directory)
     figures: dict[str, float | None] = {}
     for model in ("teacher", "student"):
-        quality, network = run.quality(model), run.run.networks.get(model)
-        figures |= {f"{model}/{name}": getattr(quality, name) for name in QUALITY}
+        network = run.run.networks.get(model)
+        figures |= {f"{model}/{name}": value for name, value in run.figures(model).items()}
         if network is not None:
             figures |= {f"{model}/{name}": getattr(network, name) for name in ("parameters", "macs", "bytes")}
     best = fastest_student(run)

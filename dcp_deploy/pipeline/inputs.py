@@ -14,7 +14,7 @@ from ..devices import torch_device
 from ..errors import InputError, MissingCapabilityError, UsageError
 from ..extensions.functions import OwnFunction, find_function, parse_loss
 from ..extensions.loggers import check_loggers
-from ..gates import QUALITY, SPEED, Requirement, parse_requirements
+from ..gates import LATENTS, QUALITY, SPEED, Requirement, parse_requirements
 from ..progress import Reporter
 from ..teachers.downloads import cached, cached_path, fetch
 from ..teachers.hub import cached_from_hub, fetch_from_hub, is_hub, parse_address
@@ -77,10 +77,12 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
     ``teacher`` is the teacher's file if the caller has found it already. Raises what opening the device, the mask, the
     teacher (:func:`given_teacher`, :func:`fetch_teacher`) and the images (:func:`open_data`) raises.
     """
+    from ..distributed.joining import check_devices
     from ..generators import count_macs
 
     check_machine(config)
     device, mask = torch_device(config.device), mask_of(config)
+    check_devices(config.devices, device)
     teacher = teacher or given_teacher(config) or fetch_teacher(config, reporter)
     plan = _plan_widths(config, teacher)
     not_measurable = why_not_measurable(config, plan.teacher)
@@ -277,12 +279,12 @@ def why_not_measurable(config: BuildConfig, teacher: GeneratorConfig) -> str | N
 def requirements_of(config: BuildConfig, not_measurable: str | None) -> list[Requirement]:
     """Return what the student must reach: the given requirements, else for the demo :data:`DEMO_REQUIREMENTS`.
 
-    Raises UsageError for a figure that this build does not measure (``not_measurable``: why).
+    Raises UsageError for a figure of quality that this build does not measure (``not_measurable``: why).
     """
     defaults = DEMO_REQUIREMENTS if config.demo_recipe and not_measurable is None else ()
-    parsed = parse_requirements(config.require or defaults, (*QUALITY, SPEED))
+    parsed = parse_requirements(config.require or defaults, (*QUALITY, *LATENTS, SPEED))
     for one in parsed:
-        if not_measurable is not None and one.metric != SPEED:
+        if not_measurable is not None and one.metric in QUALITY:
             raise UsageError(
                 f"--require {one.text!r} cannot be checked: {not_measurable}",
                 "Leave it out, and use dcp-deploy eval --require afterwards.",

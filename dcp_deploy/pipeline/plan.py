@@ -122,6 +122,7 @@ def _estimate(inputs: BuildInputs) -> Estimate:
     big, small = 1 / rate, costs["student"]["macs"] / costs["teacher"]["macs"] / rate  # seconds per image
     discriminator = recipe.discriminator_width**2 * (1 - recipe.gan_start) if recipe.gan else 0.0
     guide = 1.0 if recipe.guide else 0.0
+    evaluated = 100 + (counts.evaluation_samples if inputs.demo_measurable else 0)  # 100: grids and latents
     seconds = {
         "score": _score_seconds(inputs.config.score, counts, big),
         # Each layer of both networks runs once; covariances take about five times as long.
@@ -132,8 +133,8 @@ def _estimate(inputs: BuildInputs) -> Estimate:
         "distill": recipe.steps * recipe.batch * (2 * big + 7 * small + 9 * big * discriminator + 3 * big * guide),
         "export": 15.0,
         "verify": 2 * 3 * counts.parity_latents * (big + small),
-        "evaluate": counts.evaluation_samples * (big + 2 * small) + 30.0,
-        "bench": counts.bench_seconds + 10.0,
+        "evaluate": evaluated * (big + 2 * small) + 30.0,
+        "bench": counts.bench_seconds + 20.0,
     }
     return Estimate(rate, seconds, _memory_needed(plan, recipe), disk_needed(plan))
 

@@ -13,11 +13,20 @@ import numpy as np
 from ..efforts import CHANGES
 from ..errors import MissingCapabilityError
 from ..files import write_json
-from ..gates import QUALITY, SPEED, doubts, judge
+from ..gates import SPEED, doubts, judge
 from ..progress import Progress, Reporter, shifted
-from .distilling import RUN_IDS, checkpoints_of, distill_student, distillation_facts, distilling_settings, open_loggers
+from .distilling import (
+    RUN_IDS,
+    checkpoints_of,
+    distill_student,
+    distillation_facts,
+    distilling_settings,
+    files_of,
+    open_loggers,
+)
+from .evaluating import measure_latents, measure_quality
 from .inputs import DATA, BuildInputs
-from .timing import time_in_turns, wait_for_quiet
+from .timing import other_runtimes, time_in_turns, wait_for_quiet
 
 if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
@@ -257,28 +266,20 @@ def _evaluate(job: Job, progress: Progress) -> list[str]:
         written.append(_real_grid(job))
     else:  # an earlier run may have had real images
         job.path("grids/real.png").unlink(missing_ok=True)
+    factors = None
     if reason:
         document: dict[str, Any] = {"schema": 1, "measured": False, "reason": reason}
     else:
-        document = {"schema": 1, "measured": True, "models": _quality(job, progress)}
+        samples, seed = job.inputs.effort.evaluation_samples, job.inputs.config.seed
+        models, factors = measure_quality(job.load, MODELS, samples=samples, seed=seed, progress=progress)
+        document = {"schema": 1, "measured": True, "models": models}
+    student, teacher = job.load("student"), job.load("teacher")
+    document["latents"] = measure_latents(student, teacher, job.inputs.config, factors, progress)
     grids = {"seeds": list(GRID_SEEDS), "psi": GRID_PSI, "columns": COLUMNS}
     write_json(job.path("metrics.json"), {**document, "grids": grids})
-    if has_collapsed(job.load("student"), seed=job.inputs.config.seed):
+    if has_collapsed(student, seed=job.inputs.config.seed):
         raise collapse()
     return [*written, "metrics.json"]
-
-
-def _quality(job: Job, progress: Progress) -> dict[str, Any]:
-    from ..metrics import evaluate
-    from ..metrics.evaluate import REFERENCE_SAMPLES
-
-    samples = min(job.inputs.effort.evaluation_samples, REFERENCE_SAMPLES)
-    models = {}
-    for index, model in enumerate(MODELS):
-        part = shifted(progress, index * samples, len(MODELS) * samples)
-        metrics = evaluate(job.load(model), samples=samples, seed=job.inputs.config.seed, progress=part)
-        models[model] = metrics.to_dict()
-    return models
 
 
 def _real_grid(job: Job) -> str:
@@ -304,7 +305,9 @@ def _bench(job: Job, progress: Progress) -> list[str]:
         for model in ("teacher", "student")
     }
     # The baseline is the teacher in torch.
-    timing = time_in_turns(files, job.inputs.effort, threads=config.threads, seed=config.seed, progress=progress)
+    timing = time_in_turns(
+        files, job.inputs.effort, in_all="student", threads=config.threads, seed=config.seed, progress=progress
+    )
     write_json(job.path("bench.json"), timing)
     return ["bench.json"]
 
@@ -315,9 +318,7 @@ def _gates(job: Job, progress: Progress) -> list[str]:
     from ..report.run_directory import read_run_directory
 
     run = read_run_directory(job.directory)
-    student, teacher = (
-        {name: getattr(run.quality(model), name) for name in QUALITY} for model in ("student", "teacher")
-    )
+    student, teacher = (run.figures(model) for model in ("student", "teacher"))
     best = fastest_student(run)
     student[SPEED] = best.speedup.value if best is not None and best.speedup is not None else None
     verdict = judge(job.inputs.requirements, student, teacher, untrusted=doubts(unstable_because(run)))
@@ -377,13 +378,15 @@ def _distilling(inputs: BuildInputs) -> dict[str, Any]:
 
 
 def _evaluating(inputs: BuildInputs) -> dict[str, Any]:
-    return {**_images(inputs), **_settings("dataset", "evaluation_samples", "seed")(inputs)}
+    # Runs without figures of latents are measured again.
+    latents = {"latents": True, **files_of(inputs.config, "lpips")}
+    return {**_images(inputs), **latents, **_settings("dataset", "evaluation_samples", "seed")(inputs)}
 
 
 def _benching(inputs: BuildInputs) -> dict[str, Any]:
-    # A longer wait measures an unstable run again.
+    # A longer wait measures an unstable run again, and so does a runtime that was installed since.
     names = ("bench_rounds", "bench_seconds", *(name for name in ("threads", "wait") if getattr(inputs.config, name)))
-    return _settings(*names)(inputs)
+    return {**_settings(*names)(inputs), "runtimes": other_runtimes()}
 
 
 def _requirements(inputs: BuildInputs) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from ..evaluation.inspection import licence_facts
 from ..files import RUN_FILE, sha256_file
 from ..gates import UNSTABLE
-from ..report.headline import fastest_student, same_backend_speedup
+from ..report.headline import fastest_student, same_backend
 from ..report.judgement import unstable_because
 from ..report.run_directory import Network, RunDirectory, Stage, read_run_directory
 from ..report.tables import worst_difference
@@ -73,6 +73,7 @@ def _summarised(run: RunDirectory, directory: Path) -> dict[str, Any]:
             name: {"fid": run.quality(name).fid, "mode_coverage": run.quality(name).mode_coverage}
             for name in ("teacher", "student")
         },
+        "latents": _latents(run),
         "images": run.run.images or None,
         "not_measured": run.metrics.reason if run.metrics else None,
         "networks": {
@@ -86,13 +87,21 @@ def _summarised(run: RunDirectory, directory: Path) -> dict[str, Any]:
     }
 
 
+def _latents(run: RunDirectory) -> dict[str, float | None] | None:
+    """Return the figures of the teacher's latents in the student; None if they were not measured."""
+    found = run.metrics.latents if run.metrics else None
+    return None if found is None else {**found.figures(), "l1": found.own.l1}
+
+
 def _speedup(run: RunDirectory) -> dict[str, Any] | None:
     best = fastest_student(run)
     if best is None or best.speedup is None:
         return None
+    alike = same_backend(run)
     return {
         **best.speedup.model_dump(),
-        "same_backend": same_backend_speedup(run, best),
+        "same_backend": None if alike is None else alike.speedup,
+        "same_backend_name": None if alike is None else alike.name,
         "unstable_because": unstable_because(run),
     }
 
@@ -107,6 +116,7 @@ def as_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("speedup", _speedup_words(facts)),
         ("parity", _parity_words(facts["parity"])),
         ("quality", _quality_words(facts)),
+        ("latents", _latents_words(facts["latents"])),
         *([("real images", real_words(images))] if images.get("real") == DATA else []),
         ("parameters", _change(teacher.get("parameters"), student.get("parameters"))),
         ("MACs", _change(teacher.get("macs"), student.get("macs"))),
@@ -138,7 +148,9 @@ def _speedup_words(facts: dict[str, Any]) -> str:
     if found["unstable_because"]:
         return f"{UNSTABLE} ({'; '.join(found['unstable_because'])})"
     words = f"{times(found['value'])} ({facts['fastest']} against {facts['baseline']}"
-    return f"{words}; {times(found['same_backend'])} on the same backend)" if found["same_backend"] else f"{words})"
+    if found["same_backend"] is None:
+        return f"{words})"
+    return f"{words}; {times(found['same_backend'])} with both in {found['same_backend_name']})"
 
 
 def _parity_words(parity: dict[str, Any]) -> str:
@@ -156,3 +168,15 @@ def _quality_words(facts: dict[str, Any]) -> str:
             modes = f", mode coverage {coverage:.3f}" if coverage is not None else ""
             parts.append(f"{name} FID {quality['fid']:.2f}{modes}")
     return "; ".join(parts) or f"{NOT_MEASURED}: {facts['not_measured'] or 'the stage did not run'}"
+
+
+def _latents_words(latents: dict[str, float | None] | None) -> str:
+    if latents is None:
+        return NOT_MEASURED
+    names = {
+        "edit_correlation": "edit correlation",
+        "edit_slope": "edit slope",
+        "mixed_l1": "L1 of mixed codes",
+        "l1": "L1 of unmixed codes",
+    }
+    return ", ".join(f"{words} {latents[name]:.3f}" for name, words in names.items() if latents[name] is not None)

@@ -54,8 +54,8 @@ def _speed_phrase(run: RunDirectory) -> str:
     best = fastest_student(run)
     if best is None or best.speedup is None or run.bench is None:
         return "Speed: not measured."
-    factor, same = text.times(best.speedup.value), text.times(same_backend_speedup(run, best))
-    likewise = f"; {same} with both on that backend" if same else ""
+    factor, alike = text.times(best.speedup.value), same_backend(run)
+    likewise = f"; {text.times(alike.speedup)} with both in {alike.name}" if alike else ""
     if reasons := unstable_because(run):
         return f"Speed: {UNSTABLE} ({_first_reason(reasons)})."
     return f"The student is {factor} as fast as its teacher ({best.name} against {run.bench.baseline}{likewise})."
@@ -151,14 +151,37 @@ def _quality_card(run: RunDirectory, key: str) -> Card:
 
 
 def fastest_student(run: RunDirectory) -> BenchRow | None:
-    """Return the student's row with the lowest median, None if no student was measured against a baseline."""
-    students = [row for row in run.bench_rows if row.label("model") == "student" and row.speedup is not None]
-    return min(students, key=lambda row: row.p50_ms, default=None)
+    """Return the student's row with the lowest median, None if no student was measured against a baseline.
+
+    Rows whose images failed the parity gate do not count.
+    """
+    return min(_students(run), key=lambda row: row.p50_ms, default=None)
 
 
-def same_backend_speedup(run: RunDirectory, student: BenchRow) -> float | None:
-    """Return teacher over student on the student's own backend: the gain by compression alone."""
-    for row in run.bench_rows:
-        if row.label("model") == "teacher" and row.label("backend") == student.label("backend") != "":
-            return row.p50_ms / student.p50_ms
-    return None
+@dataclass(frozen=True)
+class SameBackend:
+    """Teacher over student on one backend: what compression alone gained."""
+
+    name: str
+    speedup: float
+
+
+def same_backend(run: RunDirectory) -> SameBackend | None:
+    """Compare teacher and student on the student's fastest backend of those in which the teacher was timed too."""
+    teachers = {row.label("backend"): row for row in run.bench_rows if row.label("model") == "teacher"}
+    both = [row for row in _students(run) if row.label("backend") and row.label("backend") in teachers]
+    if not both:
+        return None
+    student = min(both, key=lambda row: row.p50_ms)
+    teacher = teachers[student.label("backend")]
+    return SameBackend(student.way, teacher.p50_ms / student.p50_ms)
+
+
+def _students(run: RunDirectory) -> list[BenchRow]:
+    checked = run.bench.fastest.tried if run.bench and run.bench.fastest else []
+    failed = {one.name for one in checked if not one.passed}
+    return [
+        row
+        for row in run.bench_rows
+        if row.label("model") == "student" and row.speedup is not None and row.name not in failed
+    ]

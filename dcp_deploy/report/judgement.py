@@ -92,9 +92,11 @@ def rarity(ratio: float) -> Toned:
 
 def unstable_because(run: RunDirectory) -> list[str]:
     """Return the reasons not to trust the measured speed; none for a good run, and without a benchmark."""
-    if run.bench is None or run.bench.unstable_because:
-        return run.bench.unstable_because if run.bench else []
-    drifting = [row.name for row in run.bench_rows if row.stability.verdict == "drifting"]  # runs of older versions
+    if run.bench is None:
+        return []
+    if run.bench.unstable_because is not None:
+        return run.bench.unstable_because
+    drifting = [row.name for row in run.bench_rows if row.stability.verdict == "drifting"]
     return [f"the second half of the run differs from the first for {', '.join(drifting)}"] if drifting else []
 
 

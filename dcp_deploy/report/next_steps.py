@@ -12,6 +12,8 @@ from . import text
 from .judgement import QUALITY, quality_tone, unstable_because
 from .run_directory import RunDirectory
 
+WEB_PAGE = "web/index.html"
+
 _PURPOSES = {
     "student.onnx": "the student for ONNX Runtime, OpenVINO and TensorRT",
     "student.safetensors": "the student's weights, for further training and export",
@@ -23,6 +25,7 @@ _PURPOSES = {
     "metrics.json": "quality",
     "gates.json": "requirements and whether they were met",
     "bench.json": "every measured latency",
+    WEB_PAGE: "page that generates images in a browser, for: dcp-deploy serve",
     "parity.json": "comparison of exported files and networks",
     "history.json": "losses of the training",
     "run.json": "settings, stages, machine",
@@ -80,6 +83,12 @@ def _uses(run: RunDirectory) -> Iterable[Step]:
         yield Step("Look at more images of the student", f"dcp-deploy sample {shlex.quote(f'{folder}/student.onnx')}")
         bundle = shlex.quote(f"{PurePath(folder).name}-bundle")
         yield Step("Package it for an inference server", f"dcp-deploy bundle {shlex.quote(folder)} --out {bundle}")
+        page = shlex.quote(f"{folder}/web")
+        if WEB_PAGE in run.files:
+            yield Step("Generate images in a browser", f"dcp-deploy serve {page}")
+        else:
+            command = f"dcp-deploy bundle {shlex.quote(folder)} --web --out {page}"
+            yield Step("Make a page that generates images in browsers", command)
 
 
 def _too_bad(run: RunDirectory) -> bool:

@@ -7,7 +7,6 @@ report can be written at any stage of a build and by an older version. A malform
 from __future__ import annotations
 
 import io
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,32 +14,24 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from ..errors import CorruptFileError, InputError
 from ..files import RUN_FILE
+from ..gates import QUALITY
+from .latents import Latents
+from .records import LENIENT, Count, Json, Measure, Milliseconds
 
 MODELS = ("teacher", "pruned", "student")
-# What no measurement gives, and what charts and divisions could not take, is read as damage.
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Measure = Annotated[float, Field(gt=-1e12, lt=1e12)]
-Milliseconds = Annotated[float, Field(gt=1e-9, lt=1e12)]
-READABLE = ("*.onnx", "*.safetensors", "engines/*.engine", "*.json", "config.toml", "*.png", "grids/*.png")
-
-
-def _finite(value: JsonValue) -> JsonValue:
-    """Return a JSON value unchanged. ValueError for NaN and infinity in it, which could not be written again."""
-    json.dumps(value, allow_nan=False)
-    return value
-
-
-Json = Annotated[JsonValue, AfterValidator(_finite)]
+READABLE = (
+    "*.onnx", "*.safetensors", "engines/*.engine", "*.json", "config.toml", "*.png", "grids/*.png", "web/index.html",
+)  # fmt: skip
 
 
 class Record(BaseModel):
-    """Base of the records below. Extra fields are ignored; NaN and infinity are rejected."""
+    """Base of the records below."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = LENIENT
 
 
 class Tool(Record):
@@ -140,6 +131,7 @@ class Metrics(Measurable):
     """``metrics.json``."""
 
     models: dict[str, Quality] = {}
+    latents: Latents | None = None
     grids: Samples = Samples()
 
 
@@ -218,6 +210,24 @@ class BenchRow(Record):
         """Return a label as text, empty if absent."""
         return str(self.labels.get(key) or "")
 
+    @property
+    def way(self) -> str:
+        """How the model ran, as the name says it: "ONNX Runtime" of "student, ONNX Runtime"."""
+        return self.name.partition(", ")[2]
+
+
+class Tried(Record):
+    """A candidate whose images were compared with the reference."""
+
+    name: str
+    passed: bool
+
+
+class Fastest(Record):
+    """Candidates from the fastest on, up to the first whose images passed."""
+
+    tried: list[Tried] = []
+
 
 class Bench(Measurable):
     """``bench.json``."""
@@ -226,9 +236,11 @@ class Bench(Measurable):
     batch: int = 1
     rows: list[BenchRow] = []
     notes: list[str] = []
-    unstable_because: list[str] = []
+    unstable_because: list[str] | None = None
+    """None in files of older versions."""
     environment: dict[str, Json] = {}
     method: dict[str, Json] = {}
+    fastest: Fastest | None = None
 
 
 class GateOutcome(Record):
@@ -290,6 +302,12 @@ class RunDirectory:
     def quality(self, model: str) -> Quality:
         """Return the quality of one model; every field is None if it was not measured."""
         return (self.metrics.models if self.metrics else {}).get(model) or Quality()
+
+    def figures(self, model: str) -> dict[str, float | None]:
+        """Return the figures of one model that requirements may name, without the speed-up."""
+        found = {name: getattr(self.quality(model), name) for name in QUALITY}
+        latents = self.metrics.latents if self.metrics and model == "student" else None
+        return found | (latents or Latents()).figures()
 
     def widths(self) -> tuple[list[int], list[int]]:
         """Return the widths of teacher and student, both empty unless they have the same layers."""

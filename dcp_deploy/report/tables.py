@@ -5,17 +5,20 @@ Every cell is a text or None, which is printed as "not measured". A cell with a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..gates import UNSTABLE
 from . import text
 from .judgement import QUALITY, Toned, change_word, features_words, quality_tone, rarity, speed_tone, unstable_because
+from .latents import EditAgreement, Latents, TeacherDistance
 from .run_directory import MODELS, Mode, Pair, RunDirectory
 
 Cell = str | None
 
-_BACKENDS = {"torch": "torch eager", "onnxruntime": "ONNX Runtime"}
+NO_CHANGE = "no change"
+"""Stands for the agreement of edits that change nothing in one of the networks."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,9 @@ def _measured_backends(run: RunDirectory) -> list[str]:
 
 
 def _latency_row(run: RunDirectory, backend: str) -> tuple[Cell, ...]:
-    medians = {row.label("model"): row.p50_ms for row in run.bench_rows if row.label("backend") == backend}
-    label = f"median latency, {_BACKENDS.get(backend, backend)}" if backend else "median latency"
+    rows = [row for row in run.bench_rows if row.label("backend") == backend]
+    medians = {row.label("model"): row.p50_ms for row in rows}
+    label = f"median latency, {rows[0].way or backend}" if backend else "median latency"
     gain = text.ratio(medians.get("teacher"), medians.get("student"))
     change = None if gain is None else Toned(f"{text.times(gain)} as fast", speed_tone(gain))
     if change is not None and unstable_because(run):
@@ -153,6 +157,78 @@ def _quality_settings(run: RunDirectory) -> Iterable[str]:
             f"{features_words(student.features) or 'in unnamed features'}. Compare FID and similar scores only with "
             "runs that use the same features."
         )
+
+
+def latents_table(run: RunDirectory) -> Table:
+    """List how well the teacher's latents work in the student, each figure beside what it can be compared with."""
+    found = run.metrics.latents if run.metrics else None
+    if found is None:
+        return Table(("", "student", "to compare with"), ())
+    own, inversion = found.own, found.inversion
+    rows: list[tuple[Cell, ...]] = [
+        ("edits, correlation (higher is better)", text.plain(found.edits.correlation) or NO_CHANGE, "1 in the teacher"),
+        (
+            "edits, slope (1 is best, less is a weaker edit)",
+            text.plain(found.edits.slope) or NO_CHANGE,
+            "1 in the teacher",
+        ),
+        *_distance_rows("the teacher's w codes", found.teacher_w, "own codes", own, found.perceptual),
+        *_distance_rows("mixed codes", found.mixed, "unmixed", own, found.perceptual),
+        (
+            "inverted images, mean squared error (lower is better)",
+            None if inversion is None else text.plain(inversion.mse, 5),
+            found.not_inverted
+            if inversion is None
+            else f"{text.plain(inversion.start_mse, 5)} before the search; 0 in the teacher",
+        ),
+    ]
+    return Table(("", "student", "to compare with"), tuple(rows), tuple(_latents_notes(found)))
+
+
+def _distance_rows(
+    codes: str, found: TeacherDistance, others: str, own: TeacherDistance, features: str | None
+) -> Iterable[tuple[Cell, ...]]:
+    """Yield the row of L1 and, where it was measured, of the perceptual distance."""
+    yield f"{codes}, L1 (lower is better)", text.plain(found.l1, 4), f"{text.plain(own.l1, 4)} for {others}"
+    if found.perceptual is not None:
+        space = "LPIPS" if features == "lpips" else f"distance in the features of {features}"
+        reference = f"{text.plain(own.perceptual, 4)} for {others}"
+        yield f"{codes}, {space} (lower is better)", text.plain(found.perceptual, 4), reference
+
+
+def _latents_notes(found: Latents) -> Iterable[str]:
+    edits, inversion = found.edits, found.inversion
+    if edits.of is not None:
+        what = "factors that the demo's reader finds" if edits.of == "factors" else "whole images"
+        along = "the direction of each factor in the teacher's w" if edits.of == "factors" else "principal components"
+        yield (
+            f"Edits: {found.latents} latents moved by {edits.steps:g} standard deviations of w along {along}. Their "
+            f"changes of {what} in student and teacher are compared."
+        )
+    yield "Mixed codes: two latents mixed at one layer. L1 is the mean absolute difference of values in [-1, 1]."
+    if inversion is not None:
+        yield (
+            f"Inverted images: {inversion.images} images of the teacher, searched in the student for {inversion.steps} "
+            "steps from the teacher's codes."
+        )
+
+
+def edits_table(run: RunDirectory) -> Table:
+    """List the agreement along each direction, the lowest correlation first."""
+    found = run.metrics.latents if run.metrics else None
+    directions = sorted(found.edits.directions if found else [], key=_disagreement)
+    return Table.of([
+        {
+            "direction": one.name.replace("_", " "),
+            "correlation": text.plain(one.correlation) or NO_CHANGE,
+            "slope": text.plain(one.slope) or NO_CHANGE,
+        }
+        for one in directions
+    ])  # fmt: skip
+
+
+def _disagreement(one: EditAgreement) -> float:
+    return math.inf if one.correlation is None else one.correlation
 
 
 def parity_table(run: RunDirectory) -> Table:

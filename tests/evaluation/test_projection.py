@@ -61,6 +61,16 @@ def test_images_of_known_codes_are_found_again(small: Generator) -> None:
     assert float((again - torch.from_numpy(found.images / 127.5 - 1).permute(0, 3, 1, 2)).abs().max()) < 0.6 / 127.5
 
 
+def test_a_search_can_start_from_given_codes(small: Generator) -> None:
+    """Ten images are two batches; each starts from its own code, which is already right."""
+    z = torch.randn(10, small.config.z_dim, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        codes = small.mapping.w(z)
+        images = (small(z).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    settings = ProjectConfig(steps=1, rate=1e-6, explore=0.0)
+    assert max(project(small, images, settings, first=codes).mse) < 1e-4 < min(project(small, images, settings).mse)
+
+
 def test_a_rectangular_image_is_projected_with_noise_maps() -> None:
     config = GeneratorConfig(8, (8,) * 4, z_dim=8, w_dim=8, mapping_layers=2, base=(6, 3))
     generator = Generator(config).eval().requires_grad_(False)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from dcp_deploy.evaluation.editing import find_directions
 from dcp_deploy.evaluation.quality import Against, evaluate_file, fitting_labels, in_torch_cache
 from dcp_deploy.export import export_onnx
 from dcp_deploy.generators import Generator, GeneratorConfig
-from dcp_deploy.metrics import likeness, published
+from dcp_deploy.metrics import efficientnet, likeness, published
 from dcp_deploy.schemas import checked
 from dcp_deploy.teachers.presets import Teacher
 
@@ -172,6 +173,30 @@ def test_data_is_measured_by_inception_and_cached(models: Path, data: Path, own_
     assert (first["reals"], first["samples"], first["features"]) == (12, 20, "means")
     assert first["data"]["images"] == 12
     assert len(list((own_cache / "features").iterdir())) == 1
+
+
+def test_the_features_can_be_those_of_efficientnet(
+    models: Path, data: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(efficientnet, "load_features", lambda device: Means(Path("efficientnet")))
+    monkeypatch.setattr(published, "load_inception", lambda *_, **__: pytest.fail("Inception was opened"))
+    against = Against(data=data, features="efficientnet-lite0")
+    found = evaluate_file(models / "t.safetensors", against, samples=20)
+    assert found.figures["reals"] == 12
+    assert any("not comparable with published FIDs" in caveat for caveat in found.caveats)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"features": "resnet"}, "--features is 'resnet'"),
+        ({"features": "efficientnet-lite0", "data": None}, "about images of --data"),
+        ({"features": "efficientnet-lite0", "inception": Path("i.pth")}, "--inception with --features"),
+    ],
+)
+def test_features_that_cannot_be_used_are_refused(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Against(**{"data": Path("data"), **changed}).check()
 
 
 def test_all_images_can_be_used_and_mirrored(models: Path, data: Path) -> None:

@@ -392,6 +392,14 @@ def test_a_plan_knows_how_long_its_score_takes(config: BuildConfig, score: str, 
     assert (seconds > 0.1) == slow
 
 
+def test_a_plan_counts_no_samples_where_quality_is_not_measured(
+    config: BuildConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 10 images per second the samples would take minutes; the rest takes 30 seconds and 100 images each."""
+    monkeypatch.setattr(plan, "_images_per_second", lambda generator: 10.0)
+    assert 40 < plan_build(config).to_dict()["estimate"]["seconds"]["evaluate"] <= 60
+
+
 def test_a_build_and_its_plan_point_out_unusual_widths(toys: Toys, config: BuildConfig) -> None:
     for run in (build, plan_build):
         listener = Listener()

@@ -180,9 +180,9 @@ def test_a_plan_uses_the_demo_recipe_only_with_the_demo_s_teacher(tmp_path: Path
     assert [plan.facts["effort"]["distill_gan"] for plan in plans] == [0, 1]
 
 
-def test_the_student_has_momentum_only_without_a_discriminator() -> None:
-    assert recipe_of(BuildConfig(), demo_recipe=True).beta1 == 0.9
-    assert recipe_of(BuildConfig(feature_gan=True), demo_recipe=True).beta1 == 0
+def test_the_student_has_momentum_and_muon_only_without_a_discriminator() -> None:
+    recipes = [recipe_of(BuildConfig(feature_gan=adversary), demo_recipe=True) for adversary in (False, True)]
+    assert [(one.beta1, one.optimizer) for one in recipes] == [(0.9, "muon"), (0.0, "adam")]
     with torch.random.fork_rng(devices=[]):
         teacher = Generator(GeneratorConfig(8, (4, 4, 4, 4), z_dim=6, w_dim=6, mapping_layers=1))
     state = Task(teacher, teacher, recipe.DistillConfig(beta1=0.9)).state(torch.device("cpu"))

@@ -144,7 +144,10 @@ def test_a_build_whose_student_collapsed_fails_after_its_metrics(
     monkeypatch.setattr(likeness, "has_collapsed", lambda *_, **__: True)
     with pytest.raises(QualityError, match="makes the same image"):
         build(config)
-    assert read_json(config.directory / "metrics.json")["measured"] is False
+    metrics = read_json(config.directory / "metrics.json")
+    assert metrics["measured"] is False and metrics["latents"]["edits"]["of"] == "images"
+    words = dict(as_lines(summarise(config.directory)))
+    assert words["latents"].startswith("edit correlation ") and "L1 of mixed codes" in words["latents"]
 
 
 def test_a_conditional_build_trains_against_labelled_images(
@@ -163,7 +166,9 @@ def test_a_conditional_build_trains_against_labelled_images(
     }  # fmt: skip
     assert record["stages"]["distill"]["settings"]["mirror"] is True
     assert f"real images: 20 of {config.data} (zip), other files ignored: 1" in listener.heard
-    assert "against the images of --data" in read_json(config.directory / "metrics.json")["reason"]
+    metrics = read_json(config.directory / "metrics.json")
+    assert "against the images of --data" in metrics["reason"]
+    assert metrics["latents"]["mixed"]["l1"] > 0 and "unconditional" in metrics["latents"]["not_inverted"]
 
     with Image.open(config.directory / "grids" / "real.png") as grid:
         values = np.asarray(grid)[::R, ::R, 0].ravel()

@@ -16,6 +16,7 @@ from dcp_deploy.config import BuildConfig, Effort
 from dcp_deploy.errors import UsageError
 from dcp_deploy.files import write_json
 from dcp_deploy.generators import Generator, GeneratorConfig
+from dcp_deploy.pipeline import timing
 from dcp_deploy.pipeline.inputs import DEMO_REQUIREMENTS, resolve_inputs
 from dcp_deploy.pipeline.stages import STAGES, Job
 from dcp_deploy.progress import Reporter
@@ -49,7 +50,8 @@ def job(tmp_path: Path, small_onnx: Callable[..., Path]) -> Job:
     return Job(inputs, tmp_path, key="", force=False, reporter=Reporter(), networks={})
 
 
-def test_bench_labels_each_file_with_its_precision_and_size(job: Job) -> None:
+def test_bench_labels_each_file_with_its_precision_and_size(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "OTHER_RUNTIMES", ("onnxruntime-winograd",))  # which takes no file in fp16
     (bench,) = (stage for stage in STAGES if stage.name == "bench")
     assert bench.work(job, lambda done, total: None) == ["bench.json"]
     document = json.loads(job.path("bench.json").read_text())
@@ -61,8 +63,18 @@ def test_bench_labels_each_file_with_its_precision_and_size(job: Job) -> None:
         "student, ONNX Runtime, fp16": ("student", "onnxruntime", "fp16"),
     }
     assert document["baseline"] == "teacher, torch eager"
+    assert [one["name"] for one in document["skipped"]] == ["student, ONNX Runtime, Winograd"]
+    assert "fastest" not in document  # one ONNX file in one runtime is not a choice
     whole = sum(job.path(f"student.onnx{ending}").stat().st_size for ending in ("", ".data"))
     assert labels["student, ONNX Runtime, fp16"]["file_bytes"] == whole
+
+
+def test_bench_runs_again_once_another_runtime_is_installed(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bench,) = (stage for stage in STAGES if stage.name == "bench")
+    monkeypatch.setattr(timing, "find_spec", lambda name: None)
+    before = bench.settings(job.inputs)
+    monkeypatch.setattr(timing, "find_spec", lambda name: name)
+    assert bench.settings(job.inputs) != before
 
 
 def test_the_teacher_is_the_chosen_network_of_its_file(tmp_path: Path) -> None:
@@ -89,7 +101,8 @@ def judged(folder: Path, require: list[str] | None, fid: float = 1.6, **bench: A
     quality = {"fid": fid, "recall": 0.79, "mode_coverage": 0.98}
     models = {"teacher": {**quality, "recall": 0.87}, "student": quality}
     write_json(folder / "run.json", {"schema": 1})
-    write_json(folder / "metrics.json", {"schema": 1, "models": models})
+    latents = {"edits": {"correlation": 0.98, "slope": 0.95}, "mixed": {"l1": 0.08}}
+    write_json(folder / "metrics.json", {"schema": 1, "models": models, "latents": latents})
     times = {"teacher": 80.0, "student": 10.0}
     rows = [
         {
@@ -131,3 +144,14 @@ def test_a_figure_that_the_build_does_not_measure_is_refused_before_the_work() -
     config = BuildConfig(dataset="ffhq", teacher=TUNED, require=["fid<2"], device="cpu")
     with pytest.raises(UsageError, match="'fid<2' cannot be checked: there are no real images"):
         resolve_inputs(config, Reporter())
+
+
+def test_figures_of_latents_can_be_required_where_quality_is_not_measured() -> None:
+    config = BuildConfig(dataset="ffhq", teacher=TUNED, require=["edit_slope>0.9", "speedup>2"], device="cpu")
+    assert [one.metric for one in resolve_inputs(config, Reporter()).requirements] == ["edit_slope", "speedup"]
+
+
+def test_figures_of_latents_can_be_required(tmp_path: Path) -> None:
+    verdict = judged(tmp_path, ["edit_correlation>0.9", "mixed_l1<0.05", "inverted_mse<0.01"])
+    assert [one["passed"] for one in verdict["requirements"]] == [True, False, False]
+    assert verdict["requirements"][2]["text"] == "inverted_mse was not measured (inverted_mse<0.01 is required)"

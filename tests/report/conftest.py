@@ -150,7 +150,23 @@ def metrics_document() -> dict[str, Any]:
             "pruned": quality(148.2, 0.11, 0.213, {"glasses_round": 0.02, "hat_beanie": 3.4, "hair_blue": 0.0}),
             "student": quality(9.84, 0.81, 0.958, {"glasses_round": 0.83, "hat_beanie": 1.14, "hair_blue": 0.71}),
         },
-    }
+        "latents": {
+            "edits": {
+                "correlation": 0.985, "slope": 0.946, "of": "factors", "steps": 2.0,
+                "directions": [
+                    {"name": "beard", "correlation": 0.999, "slope": 0.998},
+                    {"name": "hair_hue", "correlation": 0.951, "slope": 0.828},
+                    {"name": "hat", "correlation": None, "slope": None},
+                ],
+            },
+            "own": {"l1": 0.0648, "perceptual": 0.169},
+            "teacher_w": {"l1": 0.0706, "perceptual": 0.195},
+            "mixed": {"l1": 0.0773, "perceptual": 0.31},
+            "perceptual": "avatars",
+            "inversion": {"mse": 0.00714, "perceptual": 0.101, "start_mse": 0.00962, "steps": 40, "images": 4},
+            "not_inverted": None, "latents": 16, "seed": 0,
+        },
+    }  # fmt: skip
 
 
 def history_document() -> list[dict[str, Any]]:

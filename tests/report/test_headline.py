@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dcp_deploy.report.headline import cards, fastest_student, gate, same_backend_speedup, trait, verdict
+from dcp_deploy.report.headline import cards, fastest_student, gate, same_backend, trait, verdict
 from dcp_deploy.report.judgement import quality_tone
 from dcp_deploy.report.run_directory import Bench, BenchRow, Gates, Metrics, Run, RunDirectory, Steadiness
 
@@ -56,13 +56,35 @@ def test_a_student_slower_than_its_teacher_is_bad():
 
 def test_the_verdict_also_says_what_compression_alone_gained():
     words = verdict(run_with(*FOUR))
-    assert "10.0× as fast as its teacher (student, onnxruntime against teacher, torch; 3.00× with both" in words
+    assert (
+        "10.0× as fast as its teacher (student, onnxruntime against teacher, torch; 3.00× with both in onnxruntime)"
+        in words
+    )
 
 
 def test_the_same_backend_speedup_needs_a_teacher_on_that_backend():
     run = run_with(FOUR[0], FOUR[3])
-    assert same_backend_speedup(run, fastest_student(run)) is None
+    assert same_backend(run) is None
     assert "with both" not in verdict(run)
+
+
+def test_the_same_backend_is_the_fastest_that_ran_both():
+    run = run_with(*FOUR, ("student", "openvino", 5.0, 16.0))
+    assert "16.0× as fast as its teacher (student, openvino against teacher, torch; 3.00× with both in" in verdict(run)
+
+
+@pytest.mark.parametrize(
+    ("failing", "expected"),
+    [([], "openvino"), (["openvino"], "onnxruntime"), (["openvino", "onnxruntime"], "torch")],
+)
+def test_a_backend_with_other_images_makes_no_headline(failing, expected):
+    run = run_with(*FOUR, ("student", "openvino", 5.0, 16.0))
+    tried = [{"name": f"student, {name}", "passed": name not in failing} for name in ("openvino", "onnxruntime")]
+    bench = Bench.model_validate({**run.bench.model_dump(), "fastest": {"tried": tried}})
+    run = replace(run, bench=bench)
+    assert fastest_student(run).name == f"student, {expected}"
+    likewise = same_backend(run)
+    assert (likewise.name, likewise.speedup) == (("torch", 2.0) if len(failing) == 2 else ("onnxruntime", 3.0))
 
 
 def test_an_unstable_run_has_reasons_where_the_speedup_would_stand():

@@ -27,6 +27,8 @@ def test_every_row_has_a_cell_for_every_heading(run_folder):
         tables.comparison_table,
         tables.latency_table,
         tables.modes_table,
+        tables.latents_table,
+        tables.edits_table,
         tables.parity_table,
         tables.checks_table,
         tables.widths_table,
@@ -159,3 +161,37 @@ def test_missing_numbers_stay_missing():
     assert [f(None) for f in (text.amount, text.size, text.milliseconds, text.seconds, text.times, text.short)] == [
         None
     ] * 6
+
+
+# ---- latents ----
+
+
+def test_each_figure_of_latents_stands_beside_what_it_compares_with(run_folder):
+    table = tables.latents_table(read_run_directory(run_folder.path))
+    assert row(table, "edits, correlation (higher is better)")[1:] == ("0.985", "1 in the teacher")
+    assert row(table, "mixed codes, L1 (lower is better)")[1:] == ("0.0773", "0.0648 for unmixed")
+    inverted = row(table, "inverted images, mean squared error (lower is better)")
+    assert inverted[1:] == ("0.00714", "0.00962 before the search; 0 in the teacher")
+    assert "16 latents moved by 2 standard deviations" in table.notes[0]
+
+
+def test_the_least_alike_edits_come_first_and_those_without_figures_last(run_folder):
+    table = tables.edits_table(read_run_directory(run_folder.path))
+    assert [line[0] for line in table.rows] == ["hair hue", "beard", "hat"]
+    assert table.rows[-1][1:] == ("no change", "no change")
+
+
+def test_a_student_that_was_not_inverted_has_the_reason(run_folder):
+    latents = run_folder.read("metrics.json")["latents"]
+    without = {"perceptual": None, "inversion": None, "not_inverted": "it is too large"}
+    bare = {name: {"l1": 0.1, "perceptual": None} for name in ("own", "teacher_w", "mixed")}
+    run_folder.change("metrics.json", latents={**latents, **without, **bare})
+    table = tables.latents_table(read_run_directory(run_folder.path))
+    assert table.rows[-1][1:] == (None, "it is too large")
+    assert len(table.rows) == 5  # no perceptual distances
+
+
+def test_runs_of_older_versions_have_no_latents(run_folder):
+    run_folder.change("metrics.json", latents=None)
+    run = read_run_directory(run_folder.path)
+    assert not tables.latents_table(run).rows and not tables.edits_table(run).rows

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from ...errors import QualityError, UsageError
+from ...gates import LATENTS, SPEED, Outcome, Requirement, Verdict, doubts, judge, parse_requirements
 from ...gates import QUALITY as JUDGED
-from ...gates import SPEED, Outcome, Requirement, Verdict, doubts, judge, parse_requirements
 from ..headline import fastest_student
 from ..judgement import QUALITY, unstable_because
 from ..run_directory import Bench, BenchRow, Network, RunDirectory, Speedup, read_run_directory
@@ -248,7 +248,7 @@ def _required(
     if requirements is not None or not in_turns or run.gates is None:
         return requirements
     try:
-        return parse_requirements([one.requirement for one in run.gates.requirements], (*JUDGED, SPEED))
+        return parse_requirements([one.requirement for one in run.gates.requirements], (*JUDGED, *LATENTS, SPEED))
     except UsageError:  # written by another version
         return None
 
@@ -256,7 +256,7 @@ def _required(
 def _judged(facts: ComparedRun, run: RunDirectory, requirements: Sequence[Requirement] | None) -> Verdict | None:
     """Return the outcome of the requirements, or the recorded one; None without any."""
     if requirements is not None:
-        ours, theirs = ({key: getattr(run.quality(model), key) for key in JUDGED} for model in ("student", TEACHER))
+        ours, theirs = (run.figures(model) for model in ("student", TEACHER))
         ours[SPEED] = None if facts.speedup is None else facts.speedup.value
         doubted = doubts(facts.unstable_because)
         return judge(requirements, ours, theirs, untrusted=doubted) if requirements else None
