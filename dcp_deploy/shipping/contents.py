@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError, UsageError
 from ..files import RUN_FILE, read_json
-from ..report.run_directory import read_run_directory
+from ..report.run_directory import RunDirectory, read_run_directory
 from .extra_models import export_extra_models
 from .model_card import card_of_onnx, card_of_run
 
@@ -54,9 +54,7 @@ def contents_of(
     from ..export.bundle.writer import Contents, Model
 
     name = name or source.resolve().name
-    run = read_run_directory(source)
-    if run.parity is None or not run.parity.passed:
-        raise InputError(f"{source} holds no export that passed the parity gate", "Finish it: dcp-deploy build")
+    run = finished_run(source)
     student = read_checkpoint(source / "student.safetensors")
     models = {"generator": Model(source / "student.onnx", load_runner(student.generator))}
     if teacher:
@@ -85,6 +83,14 @@ def contents_of(
         directions=directions,
         documents={name: source / name for name in DOCUMENTS if (source / name).is_file()},
     )
+
+
+def finished_run(folder: Path) -> RunDirectory:
+    """Read a run directory. Raises InputError unless its export passed the parity gate."""
+    run = read_run_directory(folder)
+    if run.parity is None or not run.parity.passed:
+        raise InputError(f"{folder} holds no export that passed the parity gate", "Finish it: dcp-deploy build")
+    return run
 
 
 def _of_onnx(file: Path, name: str, engines: Sequence[Path]) -> Contents:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..checkpoints.directions import Direction
     from ..export import FormRunner
     from ..export.bundle.writer import Model
-    from ..export.runners.runner import Array
+    from ..export.runners.runner import Array, Runner
     from ..generators import Generator
 
 
@@ -63,25 +63,40 @@ def _mapping(generator: Generator, file: Path, metadata: Mapping[str, str]) -> M
     from ..export import load_runner
     from ..export.bundle.writer import Model
     from ..export.onnx.editing import export_mapping
+    from ..export.runners.runner import feeds_of
     from ..export.runners.sessions import onnx_session
 
     session = onnx_session(export_mapping(generator, file, metadata), None, "onnxruntime", None)
     reference = load_runner(generator)
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
         with torch.inference_mode():
-            images: Array = generator.synthesis(torch.from_numpy(session.run(["ws"], feeds)[0])).numpy()
+            images: Array = generator.synthesis(torch.from_numpy(session.run(["ws"], feeds_of(z, psi, c))[0])).numpy()
         return images
 
     return Model(file, reference, replace(reference, name="mapping", draw=draw, source=None))
 
 
-def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis: FormRunner, file: Path) -> Model:
-    """Check the editor by a move along all directions at once, against the same move in the network."""
+def moved_runner(generator: Generator, directions: Mapping[str, Direction], step: float) -> Runner:
+    """Return the network as a Runner whose every image is moved by ``step`` along all directions."""
     import torch
 
     from ..export import load_runner
+
+    def moved(z: Array, psi: Array, c: Array | None) -> Array:
+        with torch.inference_mode():
+            labels = None if c is None else torch.from_numpy(c)
+            ws = generator.mapping(torch.from_numpy(z), labels, psi=torch.from_numpy(psi))
+            for direction in directions.values():
+                ws = direction.move(ws, step)
+            images: Array = generator.synthesis(ws).numpy()
+        return images
+
+    return replace(load_runner(generator), name="edited", draw=moved, source=None)
+
+
+def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis: FormRunner, file: Path) -> Model:
+    """Check the editor by a move along all directions at once, against the same move in the network."""
     from ..export.bundle.writer import Model
     from ..export.onnx.editing import STRENGTHS
     from ..export.parity.artifacts import through_network
@@ -90,20 +105,10 @@ def _editor(generator: Generator, directions: Mapping[str, Direction], synthesis
     session = onnx_session(file, None, "onnxruntime", None)
     step = np.float32(1 / len(directions))
 
-    def moved(z: Array, psi: Array, c: Array | None) -> Array:
-        with torch.inference_mode():
-            labels = None if c is None else torch.from_numpy(c)
-            ws = generator.mapping(torch.from_numpy(z), labels, psi=torch.from_numpy(psi))
-            for direction in directions.values():
-                ws = direction.move(ws, float(step))
-            images: Array = generator.synthesis(ws).numpy()
-        return images
-
     def with_strengths(feeds: Mapping[str, Array]) -> Array:
         strengths = np.full((len(feeds["ws"]), len(directions)), step)
         images: Array = session.run(["image"], {**feeds, STRENGTHS: strengths})[0]
         return images
 
-    reference = replace(load_runner(generator), name="edited", draw=moved, source=None)
     edited = replace(synthesis, name="editor", draw=with_strengths)
-    return Model(file, reference, through_network(edited, generator))
+    return Model(file, moved_runner(generator, directions, float(step)), through_network(edited, generator))

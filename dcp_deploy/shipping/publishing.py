@@ -13,8 +13,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import sha256_file
-from ..report.run_directory import read_run_directory
 from ..teachers.hub import HubAddress, hub_api, hub_errors, require_hub
+from .contents import finished_run
 from .model_card import card_of_run
 
 CARD = "README.md"
@@ -48,9 +48,7 @@ def publication_of(run: Path, repository: HubAddress) -> Publication:
     from ..checkpoints import read_checkpoint
     from ..checkpoints.provenance import full_story, licence_of
 
-    facts = read_run_directory(run)
-    if facts.parity is None or not facts.parity.passed:
-        raise InputError(f"{run} holds no export that passed the parity gate", "Finish it: dcp-deploy build")
+    facts = finished_run(run)
     missing = [name for name in NEEDED if not (run / name).is_file()]
     if missing:
         raise InputError(f"{run} lacks {missing[0]}", "Run the same dcp-deploy build again.")

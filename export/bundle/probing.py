@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...files import write_json
-from ..runners.runner import classes_of, latents_of
+from ..runners.runner import classes_of, feeds_of, latents_of
 from .golden import PSIS, read_golden_images
 
 PROBE = "probe.json"
@@ -25,7 +25,7 @@ def write_probe(golden: Path, shape: Sequence[int]) -> None:
     drawn = runner(z=z, psi=psi, c=c)[0]
     flat = (drawn if tuple(shape) == drawn.shape else drawn.transpose(2, 0, 1)).ravel()
     places = np.unique(np.linspace(0, flat.size - 1, PLACES).astype(int))
-    feeds = {"z": z, "psi": np.array([[psi]], np.float32), **({} if c is None else {"c": c})}
+    feeds = feeds_of(z, np.array([[psi]], np.float32), c)
     inputs = [
         {"name": name, "shape": list(values.shape), "datatype": "FP32", "data": values.ravel().tolist()}
         for name, values in feeds.items()

@@ -20,18 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, UsageError, choose
-from ...files import exchange, inputs_in, scratch_folder, write_text
+from ...files import write_text
 from ...version import __version__
 from ..graph.file import read_onnx
 from ..graph.releases import oldest_release
 from ..graph.versions import versions_of
-from ..integrity import ARCHIVE, SEAL, check_bundle, pack, seal
-from ..parity.gate import verify
+from ..integrity import check_served, seal
+from ..parity.gate import ParityReport, verify
 from ..runners.onnx import onnx_runner
 from ..runners.runner import Runner
 from ..tensorrt.manifest import check_engine
 from .golden import PSIS, SEEDS, read_golden_images, write_golden
 from .kubernetes import TRITON_IMAGE, manifests
+from .placing import place_bundle
 from .probing import write_probe
 from .sizing import Sizing, measure_sizing
 from .triton import (
@@ -91,45 +92,9 @@ def write_bundle(
     UsageError for an ``out`` that holds something else (``force`` replaces such a folder), or a batch that is too large
     for an engine.
     """
-    out = Path(os.path.realpath(out))  # so that a bundle goes through a link
     if max_batch < 1:
         raise UsageError(f"the largest batch is {max_batch}", "Use 1 or more.")
-    _check_replaceable(out, force=force)
-    with scratch_folder(out) as temporary:
-        folder = temporary / out.name.removesuffix(ARCHIVE)
-        folder.mkdir()
-        manifest = _fill(folder, contents, max_batch)
-        if out.name.endswith(ARCHIVE):
-            pack(folder, out)
-        elif out.exists():
-            exchange(folder, out)
-        else:
-            folder.replace(out)
-    return manifest
-
-
-def _check_replaceable(out: Path, *, force: bool) -> None:
-    """Raise UsageError unless ``out`` is new, or an earlier bundle as it was made: then no file of the user's is lost.
-
-    ``force`` accepts other folders too, but none with an input of the command, and none that the user works in.
-    """
-    if out.name == ARCHIVE:
-        raise UsageError(f"{out} has no name before {ARCHIVE}", f"Write for example faces{ARCHIVE}.")
-    if out.is_dir() and (inside := inputs_in(out)):
-        raise UsageError(f"{inside[0]} would be lost: it is in {out}, which is replaced", "Give another place.")
-    if out.is_dir() and any(Path(used).resolve().is_relative_to(out) for used in (Path.cwd(), Path.home())):
-        raise UsageError(f"{out} is the folder that you work in, or one above it", "Give another place.")
-    if out.is_dir() and any(out.iterdir()) and not force:
-        remedy = "Give a new name, or replace the folder and all that is in it with --force."
-        if not (out / SEAL).is_file():
-            raise UsageError(f"{out} is a folder with other things in it", remedy)
-        try:
-            check_bundle(out)
-        except InputError as error:
-            raise UsageError(f"{out} is an earlier bundle with changes: {error.message}", remedy) from error
-    packed = out.name.endswith(ARCHIVE)
-    if (out.is_dir() and packed) or (out.is_file() and not packed):
-        raise UsageError(f"{out} exists and is something else", f"Give a folder's name, or one ending in {ARCHIVE}.")
+    return place_bundle(out, lambda folder: _fill(folder, contents, max_batch), force=force)
 
 
 def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
@@ -141,7 +106,7 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
         name: _model(folder, name, model, sizing, plans if name == "generator" else {}, max_batch)
         for name, model in contents.models.items()
     }
-    directions = _directions(folder, contents.directions)
+    directions = keep_directions(folder, contents.directions)
     inputs = models["generator"]["inputs"]
     picture = folder / "pictures" / "picture"
     z_dim, c_dim = inputs["z"][0], inputs.get("c", [0])[0]
@@ -150,11 +115,11 @@ def _fill(folder: Path, contents: Contents, max_batch: int) -> dict[str, Any]:
     for name, text in manifests(contents.name, plans=bool(plans), most_body=most_body).items():
         _write(folder / "kubernetes" / name, text)
     for name, source in contents.documents.items():
-        _copy(source, folder / "provenance" / name)
+        copy_file(source, folder / "provenance" / name)
     scripts = Path(__file__).with_name("scripts")
-    _copy(scripts / "triton_picture.py", picture / "1" / "model.py")
+    copy_file(scripts / "triton_picture.py", picture / "1" / "model.py")
     for name, script in CLIENTS.items():
-        _copy(scripts / script, folder / "clients" / name)
+        copy_file(scripts / script, folder / "clients" / name)
     write_probe(folder / "golden" / "generator", models["generator"]["output"]["image"])
     _write(folder / "MODEL_CARD.md", contents.card)
     facts = {
@@ -176,8 +141,8 @@ def _model(
     """Write one model of the repository: its files, configurations and golden images. Returns its manifest entry."""
     place = folder / "models" / name
     onnx = place / "1" / "model.onnx"
-    _copy(model.onnx, onnx)
-    _copy(Path(__file__).parent / "scripts" / "triton_generator.py", place / "1" / "model.py")
+    copy_file(model.onnx, onnx)
+    copy_file(Path(__file__).parent / "scripts" / "triton_generator.py", place / "1" / "model.py")
     inputs, output = interface(onnx)
     reference, exported = model.reference, model.through
     options: dict[str, Any] = {"latents": SEEDS, "psis": PSIS}
@@ -187,7 +152,6 @@ def _model(
         reference, options = read_golden_images(golden)
     report = verify(reference, exported, **options)
     report.raise_for_failure()
-    parity = report.to_dict()
     best = sizing.best
     served = Served(
         name, inputs, output, max_batch, best.instances, best.threads, sizing.delay_us, plans, takes_one_image(onnx)
@@ -203,10 +167,16 @@ def _model(
         "output": {output.name: list(output.dims)},
         "variants": ["onnxruntime", *variants],
         **_versions(onnx),
-        "parity": {
-            "reference": parity["a"],
-            **{key: parity[key] for key in ("images", "max_steps", "differing", "tolerance")},
-        },
+        "parity": parity_facts(report),
+    }
+
+
+def parity_facts(report: ParityReport) -> dict[str, Any]:
+    """Return what a manifest says about a comparison."""
+    parity = report.to_dict()
+    return {
+        "reference": parity["a"],
+        **{key: parity[key] for key in ("images", "max_steps", "differing", "tolerance")},
     }
 
 
@@ -218,13 +188,16 @@ def _versions(onnx: Path) -> dict[str, Any]:
     return {"ir_version": ir, "opset": opset, "oldest": known}
 
 
-def _directions(folder: Path, file: Path | None) -> dict[str, Any]:
-    """Keep the file. Return the layers and sigma of each direction, in the order of the editor's strengths."""
+def keep_directions(folder: Path, file: Path | None) -> dict[str, Any]:
+    """Copy a file of directions into ``folder``.
+
+    Returns the layers and sigma of each direction, in the order of the editor's strengths; empty without a file.
+    """
     if file is None:
         return {}
     from ...checkpoints.directions import read_directions
 
-    _copy(file, folder / "directions" / "directions.safetensors")
+    copy_file(file, folder / "directions" / "directions.safetensors")
     return {name: {"layers": list(one.layers), "sigma": one.sigma} for name, one in read_directions(file).items()}
 
 
@@ -262,8 +235,8 @@ def _engines(folder: Path, contents: Contents, max_batch: int) -> tuple[dict[str
             plans[f"{target[2:-1]}.{target[-1]}"] = TensorRTPlan(place.name, best)
         if (folder / place).exists():
             raise UsageError(f"two engines would be written to {place}", "Give one engine for each GPU and name.")
-        _copy(engine, folder / place)
-        _copy(engine.with_suffix(".json"), folder / "engines" / f"{engine.stem}.json")
+        copy_file(engine, folder / place)
+        copy_file(engine.with_suffix(".json"), folder / "engines" / f"{engine.stem}.json")
         facts.append({"file": place.as_posix(), **manifest})
     return plans, facts
 
@@ -281,7 +254,7 @@ def _readme(facts: Mapping[str, Any], plans: bool, max_batch: int, most_body: in
 
 def read_golden(bundle: Path, model: str) -> tuple[Runner, dict[str, Any]]:
     """Check a bundle; return the golden images of a model, and the arguments with which ``verify`` compares them."""
-    check_bundle(bundle)
+    check_served(bundle)
     folder = bundle / "golden" / model
     if not folder.is_dir():
         kept = sorted(path.parent.name for path in bundle.glob("golden/*/golden.json"))
@@ -289,7 +262,8 @@ def read_golden(bundle: Path, model: str) -> tuple[Runner, dict[str, Any]]:
     return read_golden_images(folder)
 
 
-def _copy(source: Path, place: Path) -> None:
+def copy_file(source: Path, place: Path) -> None:
+    """Copy a file to ``place``, with the folders above it. InputError if it is not a file."""
     if not source.is_file():
         raise InputError(f"{source} is not a file", "Check the path, or run the build again.")
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from dcp_deploy.export.bundle.triton import (
 )
 from dcp_deploy.export.bundle.writer import write_bundle
 from dcp_deploy.export.graph.inlining import fix_batch, inlined
+from dcp_deploy.export.integrity import check_bundle
 from dcp_deploy.shipping.contents import contents_of
 
 CONDITIONAL = Served(
@@ -156,3 +157,17 @@ def test_a_file_for_one_image_makes_a_bundle_that_takes_one(
     assert "B is 1. The" in readme and "Triton 23.04 or later" in readme
     z, c = latents_of(range(2), 24), classes_of(range(2), 3)
     assert len(load_runner(tmp_path / "bundle")(z=z, psi=0.7, c=c)) == 2
+
+
+def test_a_file_too_new_for_every_documented_triton_makes_a_bundle(
+    uint8_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "SECONDS", 0.05)
+    model = onnx.load(uint8_onnx)
+    model.ir_version = 14
+    onnx.save(model, tmp_path / "new.onnx")
+    write_bundle(contents_of(tmp_path / "new.onnx"), tmp_path / "bundle")
+    served = check_bundle(tmp_path / "bundle")["models"]["generator"]
+    assert served["oldest"] == {"onnxruntime": "1.32", "triton": None}
+    readme = (tmp_path / "bundle" / "README.md").read_text()
+    assert "| (none) | ONNX Runtime backend with ONNX Runtime 1.32 or later | the GPU" in readme
