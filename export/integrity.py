@@ -24,6 +24,7 @@ from .archive import AGAIN, TO_A_FOLDER, Entry, read_archive, write_archive
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"  # the seal is a line that sha256sum -c reads
 ARCHIVE = ".tar.zst"
+BUNDLE, WEB_PAGE = "dcp-deploy bundle", "dcp-deploy web page"  # kinds of manifests
 SCHEMA = 1
 DEEPEST = 16  # folders in folders; ours are three deep
 LARGEST_MANIFEST = 1_000_000  # bytes, enough for 9,000 files; ours have some kilobytes
@@ -48,7 +49,8 @@ class OldestRuntimes(Record):
     """Releases, such as "1.13" and "23.04"."""
 
     onnxruntime: str
-    triton: str
+    triton: str | None
+    """null if no Triton is documented to have such an ONNX Runtime."""
 
 
 class ServedModel(Record):
@@ -99,6 +101,18 @@ class MeasuredSizing(Record):
     best: MeasuredSplit
 
 
+class BrowserModel(Record):
+    """The network of a page."""
+
+    onnx: str
+    """Its file in the folder."""
+    inputs: dict[str, list[_Size]]
+    """Dimensions of each input, without the batch: z, psi, c of conditional networks, strengths of directions."""
+    output: dict[str, list[_Size]]
+    parity: dict[str, JsonValue]
+    """How far its images are from the reference's, and the tolerance that the page checks its own images with."""
+
+
 class SealedFile(Record):
     """Size and hash of a file."""
 
@@ -121,17 +135,41 @@ class Manifest(Record):
     files: dict[str, SealedFile]
 
 
+class WebManifest(Record):
+    """``manifest.json`` of a page for browsers. The page reads it, too."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    kind: Literal["dcp-deploy web page"]
+    name: str
+    tool: str
+    model: BrowserModel
+    directions: dict[str, BundledDirection]
+    runtime: str
+    """Package and version of what runs the model."""
+    provenance: dict[str, JsonValue]
+    files: dict[str, SealedFile]
+
+
 def parse_manifest(content: bytes) -> dict[str, Any]:
     """Return the fields of ``manifest.json``. Raises ValueError that names the field for anything but a manifest."""
-    return parse_record(content, Manifest)
+    values = _values(content)
+    web = isinstance(values, dict) and values.get("kind") == WEB_PAGE
+    return _checked(values, WebManifest if web else Manifest)
 
 
 def parse_record(content: bytes, record: type[Record]) -> dict[str, Any]:
     """Return the fields of a record in JSON. Raises ValueError that names the field for anything else."""
+    return _checked(_values(content), record)
+
+
+def _values(content: bytes) -> Any:
     try:
-        values: Any = json.loads(content, object_pairs_hook=_unique)
+        return json.loads(content, object_pairs_hook=_unique)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _checked(values: Any, record: type[Record]) -> dict[str, Any]:
     try:
         record.model_validate(values)
     except ValidationError as error:
@@ -180,16 +218,30 @@ def is_bundle(path: Path) -> bool:
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write and return ``manifest.json``: ``facts`` and the size and sha256 of every file. Write its seal too."""
+    """Write and return ``manifest.json``: ``facts`` and the size and sha256 of every file. Write its seal too.
+
+    The kind is a bundle unless ``facts`` name another one.
+    """
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
         for name in sorted(_walk(folder))
     }
-    manifest = {"schema": SCHEMA, "kind": "dcp-deploy bundle", **facts, "files": files}
+    manifest = {"schema": SCHEMA, "kind": BUNDLE, **facts, "files": files}
     write_json(folder / MANIFEST, manifest)
     digest = sha256_file(folder / MANIFEST)
     write_text(folder / SEAL, f"{digest}  {MANIFEST}\n")
     return {**manifest, "sha256": digest}
+
+
+def check_served(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Check a bundle as :func:`check_bundle` does. UsageError for a page for browsers, which no program can run."""
+    manifest = check_bundle(path)
+    if manifest["kind"] == WEB_PAGE:
+        raise UsageError(
+            f"{path} is a page for browsers",
+            "Use the run or the ONNX file that it was made from, or show the page: dcp-deploy serve FOLDER",
+        )
+    return manifest
 
 
 def check_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -252,7 +304,8 @@ def _read_manifest(content: bytes, sealed: bytes) -> dict[str, Any]:
         manifest = parse_manifest(content)
     except ValueError as error:
         raise CorruptFileError(f"{MANIFEST} is not the manifest of a bundle: {error}", AGAIN) from error
-    for name in (*manifest["files"], *(model["onnx"] for model in manifest["models"].values())):
+    models = [manifest["model"]] if manifest["kind"] == WEB_PAGE else manifest["models"].values()
+    for name in (*manifest["files"], *(model["onnx"] for model in models)):
         safe_name(name)
     return {**manifest, "sha256": match[1].decode()}
 

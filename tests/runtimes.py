@@ -1,9 +1,9 @@
 """Run exported files in several releases of ONNX Runtime: ``python -m tests.runtimes``, or ``make runtimes``.
 
 Each release gets an environment of its own under build/runtimes, with onnxruntime and numpy. Small networks are
-exported in every precision, with functions; from each file come one without functions, as ``export --inline`` writes
-it, and one with a fixed batch, as ``export --batch 1`` does. The images are compared with those
-of the network in PyTorch by the parity gate, and those of the three forms with each other.
+exported in every precision, with functions. From each file come one without functions, as ``export --inline`` writes
+it, and one with a fixed batch, as ``export --batch 1`` does. The parity gate compares their images with those of the
+network in PyTorch. The images of the three forms are also compared with each other.
 
 Wheels of releases before 1.15 are for Python 3.10 and older; without such an interpreter they are left out, and named.
 
@@ -36,7 +36,7 @@ from dcp_deploy.export.graph.versions import versions_of
 from dcp_deploy.generators import Generator
 
 from .export.conftest import random_generator, random_stylegan3
-from .pythons import ROOT, interpreters
+from .pythons import ROOT, environment, interpreters
 
 PLACE = ROOT / "build" / "runtimes"
 RELEASES = ("1.13.1", "1.14.1", "1.15.1", "1.17.3", "1.18.1", "1.20.1", "newest")
@@ -70,16 +70,21 @@ def networks() -> dict[str, Generator]:
     }
 
 
+def inputs_for(runner: Runner) -> dict[str, np.ndarray]:
+    """Return z, psi (and c) of every image that is compared."""
+    seeds = list(range(LATENTS)) * len(PSIS)
+    classes = classes_of(seeds, runner.c_dim)
+    inputs = {"z": latents_of(seeds, runner.z_dim), "psi": np.repeat(np.float32(PSIS), LATENTS)}
+    return inputs | ({} if classes is None else {"c": classes})
+
+
 def export_all(folder: Path) -> dict[str, Runner]:
     """Write NAME.PRECISION.FORM.onnx and NAME.npz for every network; return the networks as runners by name."""
     folder.mkdir(parents=True)
     runners = {}
     for name, network in networks().items():
         runner = runners[name] = load_runner(network)
-        seeds = list(range(LATENTS)) * len(PSIS)
-        inputs = {"z": latents_of(seeds, runner.z_dim), "psi": np.repeat(np.float32(PSIS), LATENTS)}
-        classes = classes_of(seeds, runner.c_dim)
-        np.savez(folder / f"{name}.npz", **inputs, **({} if classes is None else {"c": classes}))
+        np.savez(folder / f"{name}.npz", **inputs_for(runner))
         for precision in PRECISIONS:
             path = folder / f"{name}.{precision}.functions.onnx"
             export_onnx(network, path, image="float", precision=precision)  # type: ignore[arg-type]
@@ -105,18 +110,6 @@ def export_probes(folder: Path) -> None:
             }}"""
     for name, text in texts.items():
         onnx.save(onnx.parser.parse_model(text), folder / f"{name}.onnx")
-
-
-def environment(release: str, python: Path) -> Path:
-    """Return the Python of an environment with this release, made when missing."""
-    folder = PLACE / release
-    found = folder / "bin" / "python"
-    if not found.is_file():
-        subprocess.run([python, "-m", "venv", folder], check=True)
-    # Older releases were built for numpy 1.
-    packages = ["onnxruntime"] if release == "newest" else [f"onnxruntime=={release}.*", "numpy<2"]
-    subprocess.run([found, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True)
-    return found
 
 
 def kept(reference: Runner, inputs: dict[str, np.ndarray], images: np.ndarray) -> Runner:
@@ -167,7 +160,10 @@ def worker(release: str, *folders: Path) -> list[str] | None:
     if python is None:
         print(f"left out: {release} needs Python {OLDER_PYTHON}, which this machine lacks", file=sys.stderr)
         return None
-    command = [environment(release, Path(python)), ROOT / "tests" / "runtimes_worker.py", *folders]
+    # Older releases were built for numpy 1.
+    packages = ["onnxruntime"] if release == "newest" else [f"onnxruntime=={release}.*", "numpy<2"]
+    made = environment(PLACE / release, python, *packages)
+    command = [made, ROOT / "tests" / "runtimes_worker.py", *folders]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Colours = Literal["product", "convolution"]
 
+_KERNEL = f"kernel_shape: ints = [{len(FIR)}, {len(FIR)}]"  # optional in ONNX, but converters such as onnx2tf need it
+
 _COLOURS: dict[Colours, list[str]] = {  # computes image_0 [B, 3, H, W] from x, styles and weight
     "product": [
         "outer = Constant <value_ints: ints = [1]> ()",
@@ -51,7 +53,7 @@ _COLOURS: dict[Colours, list[str]] = {  # computes image_0 [B, 3, H, W] from x, 
         "factor = Unsqueeze (styles, outer)",
         "scaled = Mul (wide, factor)",
         "kernel = Unsqueeze (weight, outer)",
-        "image_0 = Conv (scaled, kernel)",
+        "image_0 = Conv <kernel_shape: ints = [1, 1]> (scaled, kernel)",
     ],
 }
 
@@ -100,7 +102,7 @@ def _epilogue_body(family: str, parts: frozenset[str], wide_fir: bool) -> list[s
             "copies = Concat <axis: int = 0> (count, ones)",
             "taps_float = Expand (tap, copies)",
             f"taps = CastLike (taps_float, {source})",
-            f"filtered = Conv <group: int = @channels, pads: ints = [1, 1, 1, 1]> ({source}, taps)",
+            f"filtered = Conv <group: int = @channels, {_KERNEL}, pads: ints = [1, 1, 1, 1]> ({source}, taps)",
             "four = Constant <value = float {4.0}> ()",
             "scale_four = Mul (scale, four)",
         ]
@@ -142,7 +144,8 @@ def _rgb_body(parts: frozenset[str], colours: Colours) -> list[str]:
     if "Skip" in parts:
         lines += [
             f"taps = Constant <value = {_taps(3, gain=4.0)}> ()",
-            "larger = ConvTranspose <group: int = 3, strides: ints = [2, 2], pads: ints = [1, 1, 1, 1]> (skip, taps)",
+            f"larger = ConvTranspose <group: int = 3, {_KERNEL}, pads: ints = [1, 1, 1, 1], strides: ints = [2, 2]>"
+            " (skip, taps)",
             f"image_3 = Add ({image}, larger)",
         ]
         image = "image_3"

@@ -20,7 +20,8 @@ class Release:
     onnxruntime: str
     ir: int
     opset: int
-    triton: str
+    triton: str | None
+    """None: no Triton is documented to have it."""
 
 
 RELEASES = (
@@ -34,6 +35,7 @@ RELEASES = (
     Release("1.23", 11, 23, "25.09"),
     Release("1.24", 13, 25, "26.02"),
     Release("1.26", 13, 26, "26.07"),
+    Release("1.32", 14, 28, None),
 )
 """Oldest first. Releases that accept no more than the one before are left out."""
 
@@ -76,6 +78,8 @@ def runtime_words(ir: int, opset: int) -> str:
     release = oldest_release(ir, opset)
     if release is None:
         return f"an ONNX Runtime newer than {RELEASES[-1].onnxruntime}"
+    if release.triton is None:
+        return f"ONNX Runtime {release.onnxruntime} or later"
     return f"ONNX Runtime {release.onnxruntime} and Triton {release.triton}, or later"
 
 

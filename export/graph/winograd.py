@@ -125,9 +125,9 @@ def _weight(graph: _Graph, convolution: onnx.NodeProto, family: str, parts: froz
     """Make the filters [outputs, inputs, 3, 3] of a convolution and return their name."""
     import onnx
 
-    name = convolution.input[1]
-    held = graph.constants.get(name)
-    if convolution.op_type not in ("Conv", "ConvTranspose") or held is None or held.data_type != onnx.TensorProto.FLOAT:
+    # In bf16 files a cast comes between a convolution and its epilogue, in int8 files the constants are integers.
+    held = graph.constants.get(convolution.input[1]) if convolution.op_type in ("Conv", "ConvTranspose") else None
+    if held is None or held.data_type != onnx.TensorProto.FLOAT:
         raise UsageError(
             f"{convolution.name} is not stored in float32, which Winograd's products need", "Export --precision fp32."
         )

@@ -1,4 +1,4 @@
-"""The two ONNX files for editing: z to the latents ``ws``, and ``ws`` moved along named directions to an image.
+"""The ONNX files for editing: z to the latents ``ws``, ``ws`` moved along directions to an image, and both in one.
 
     z, psi (and c) -> mapping -> ws,   ws + strengths · directions -> synthesis -> image
 
@@ -87,4 +87,21 @@ def export_editor(synthesis: Path, directions: Mapping[str, Direction], path: Pa
     props = {prop.key: prop.value for prop in model.metadata_props}
     helper.set_model_props(model, {**props, "directions": ", ".join(directions)})
     write_model(model, path)
+    return path
+
+
+def join_editor(mapping: Path, editor: Path, path: Path) -> Path:
+    """Write both files as one: z, psi (and c) and ``strengths`` to ``image``. Neither may have functions."""
+    import onnx
+    from onnx import compose, helper
+
+    first, second = onnx.load(mapping), onnx.load(editor)
+    facts = {entry.key: entry.value for entry in second.metadata_props} | {"inputs": "z"}
+    for model in (first, second):
+        del model.metadata_props[:]
+    first = compose.add_prefix(first, "mapping/", rename_inputs=False, rename_outputs=False)
+    joined = compose.merge_models(first, second, io_map=[("ws", "ws")])
+    joined.producer_name, joined.producer_version = second.producer_name, second.producer_version
+    helper.set_model_props(joined, facts)
+    write_model(joined, path)
     return path

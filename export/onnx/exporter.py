@@ -36,9 +36,9 @@ from ..graph.releases import runtime_words
 from ..graph.versions import OLDEST_IR, OLDEST_OPSET, TORCH_OPSET, check_versions, lower_opset, versions_of
 from ..parity.tolerance import Precision, tolerance_for
 from ..runners.runner import NOISE_INPUT
-from .precision import decide, measure_ranges
-from .quantization import plan_int8, quantize
-from .rounding import integer_kernels
+from .precision import RangeTable, decide, measure_ranges
+from .quantization import int8_model, plan_int8
+from .rounding import IntegerKernel, ranges_and_kernels
 
 if TYPE_CHECKING:
     import onnx
@@ -97,7 +97,8 @@ def export_onnx(
     float32. A bf16 file has casts around convolutions in float32, which every runtime can run; TensorRT and OpenVINO
     get convolutions in bfloat16 (:mod:`..graph.bfloat16`). "int8" quantises the layers with which the parity gate still
     passes (:mod:`.precision`, :mod:`.rounding`, :mod:`.quantization`). The file records what was measured and chosen,
-    see :func:`~.quantization.precision_report`. ``progress`` counts the layers whose int8 error was measured.
+    see :func:`~.quantization.precision_report`. ``progress`` counts batches of calibration images, then trials of the
+    int8 plan: another total begins a new count.
 
     Raises UsageError for an unknown option, noise inputs of a network without noise, or versions that the content does
     not fit, ParityError if no layer can be int8.
@@ -108,17 +109,16 @@ def export_onnx(
     _check(generator, inputs, noise, batch)
     check_versions(opset, ir)
     form = FusedGenerator if inputs == "z" else FusedSynthesis
-    ranges = None if precision == "fp32" else measure_ranges(generator, upsample=upsample)
+    ranges, kernels = _calibrated(generator, precision, upsample, progress)
     storage, measured = decide(ranges, precision)
     fused = form(generator, image=image, upsample=upsample, noise=noise, storage=storage)
     bounds = batch if isinstance(batch, tuple) else None
     model = _model(fused, bounds, opset)
     if ranges is not None and precision == "int8":
         alone = inputs == "z" and noise != "input"  # int8 layers are chosen on images generated from z alone
-        kernels = integer_kernels(generator, ranges, upsample=upsample)
         trial = model if alone else _model(FusedGenerator(generator, upsample=upsample), None, opset)
         plan = plan_int8(trial, ranges, kernels, tolerance, progress=progress)
-        model, measured["int8"] = quantize(model, ranges, kernels, plan.layers), json.dumps(plan.to_dict())
+        model, measured["int8"] = int8_model(model, ranges, kernels, plan), json.dumps(plan.to_dict())
     if isinstance(batch, int):
         fix_batch(model, batch)
     if inline or isinstance(batch, int):
@@ -133,6 +133,17 @@ def export_onnx(
     onnx.helper.set_model_props(model, {key: str(value) for key, value in sorted(facts.items())})
     write_model(model, Path(path))
     return Path(path)
+
+
+def _calibrated(
+    generator: Generator, precision: Precision, upsample: Upsample, progress: Progress | None
+) -> tuple[RangeTable | None, dict[str, IntegerKernel]]:
+    """Return what ``precision`` has to know about the convolutions: their ranges, and for int8 the rounded weights."""
+    if precision == "fp32":
+        return None, {}
+    if precision == "int8":
+        return ranges_and_kernels(generator, upsample=upsample, progress=progress)
+    return measure_ranges(generator, upsample=upsample, progress=progress), {}
 
 
 def _check(generator: Generator, inputs: str, noise: str, batch: Batch | None) -> None:

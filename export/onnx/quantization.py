@@ -3,9 +3,9 @@
 Weights have one scale per output channel and are rounded so that the output changes least (:mod:`.rounding`). A
 convolution's input and output have one scale each, from the largest magnitude over random latents
 (:func:`~.precision.measure_ranges`). All scales are symmetric with zero points 0, as TensorRT requires. The sensitivity
-of each layer is measured with that layer alone in int8. Then layers return to float32, one after another, until the
-gate passes: first the layer that adds most to the mean square error per multiplication that int8 saves. At the end
-each of them is tried in int8 once more.
+of each layer is measured with that layer alone in int8, at the largest psi, where errors are largest. Then layers
+return to float32, one after another, until the gate passes (:mod:`.trials`): first the layer that adds most to the mean
+square error per multiplication that int8 saves. At the end each of them is tried in int8 once more.
 
 The scale is the largest magnitude and not a percentile. For the demo's teacher with all layers int8, onnxruntime's
 calibrators gave for the worst of 32 images 32.8 dB by the maximum and by entropy (which chose the maximum), 29.8 dB by
@@ -20,6 +20,10 @@ calls).
 
 Outputs are quantised too, which costs 1 to 2 dB: otherwise ONNX Runtime uses no integer convolutions and is slower than
 in float32.
+
+All other large weights are stored in int8 or float16 and computed in float32 (:mod:`..graph.stored`), which keeps the
+file small and hardly changes an image. If it takes more than half of a limit of the gate, the layers with the largest
+errors stay float32.
 """
 
 from __future__ import annotations
@@ -36,23 +40,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ParityError
-from ...progress import Progress
-from ..parity.gate import ParityReport, verify
+from ...progress import Progress, shifted
+from ..graph.stored import layer_of, layer_storage, step_sizes, storable, store
 from ..parity.tolerance import Tolerance
-from ..runners.loading import load_runner
-from ..runners.runner import Array, Runner, classes_of, latents_of
 from .precision import CALIBRATION_PSIS, LayerRange, RangeTable
-from .rounding import IntegerKernel, step_sizes
+from .rounding import IntegerKernel
+from .trials import Trials, Verdict, leave_out
 
 if TYPE_CHECKING:
     import onnx
 
+SMALL_SHARE = 0.4  # of the bytes in float32; for a larger int8 file the report names what takes them
 SENSITIVITY_SEED = 2_000_000  # far from the seeds of the calibration and of a user's gate
+STORED_SEEDS = 4
+"""Images that rank the layers to be stored small. Rounded weights change all images alike."""
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """PSNR of the worst image in dB, with only this layer in int8. A smaller value means a more sensitive layer."""
+    """PSNR of the worst image at the largest psi in dB, with only this layer in int8. A small one means sensitive."""
 
     layer: str
     psnr_db: float
@@ -69,6 +75,8 @@ class Int8Plan:
     left_out: tuple[str, ...]
     psnr_db: float | None
     """PSNR of the whole file against float32; None when the images are identical."""
+    stored_float32: tuple[str, ...] = ()
+    """Layers whose weights could be stored in int8 or float16, but then differ too much."""
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -83,12 +91,13 @@ class Int8Plan:
     def from_dict(cls, values: Mapping[str, Any]) -> Int8Plan:
         """Read the result of :meth:`to_dict`."""
         sensitivity = tuple(Sensitivity(**row) for row in values["sensitivity"])
-        return cls(sensitivity, tuple(values["left_out"]), values["psnr_db"])
+        stored = tuple(values.get("stored_float32", ()))  # absent in files of 0.1
+        return cls(sensitivity, tuple(values["left_out"]), values["psnr_db"], stored)
 
     def __str__(self) -> str:
         lines = [f"{'layer':<14}{'alone in int8':>14}"]
         for row in self.sensitivity:
-            kept = "  stays float32" if row.layer in self.left_out else ""
+            kept = "  computed in float32" if row.layer in self.left_out else ""
             lines.append(f"{row.layer:<14}{row.psnr_db:>11.1f} dB{kept}")
         together = "identical" if self.psnr_db is None else f"{self.psnr_db:.1f} dB"
         return "\n".join([*lines, f"{len(self.layers)} layers in int8 together: {together}"])
@@ -107,61 +116,87 @@ def plan_int8(
 ) -> Int8Plan:
     """Find the layers of ``kernels`` that can be int8 in ``model`` (float32; z and psi in) within ``tolerance``.
 
-    Sensitivities and gate use ``latents`` seeds at every psi. The limits are a tenth (1 dB) tighter, since a user's
-    gate compares more images and finds a worse one. ``progress`` counts layers. Raises
-    ParityError if not a single layer can be int8.
+    The gate compares ``latents`` seeds at every psi; sensitivities are measured at the largest psi only. The limits are
+    a tenth (1 dB) tighter, since a user's gate compares more images and finds a worse one. ``progress`` counts trials
+    and skips those that turn out not to be needed. Raises ParityError if not a single layer can be int8.
     """
-    layers = list(kernels)
+    layers, small = list(kernels), list(storable(model))
+    total = len(small) + 3 * len(layers)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trial.onnx"
-        exact = _remembering(_runner(model, path))
-        pairs = [(seed + index, psi) for index in range(latents) for psi in psis]
+        trials = Trials(model, Path(folder), latents, psis, seed)
+
+        def stored_alone(layer: str) -> float:
+            return trials.least_psnr(_stored(model, kernels, set(small) - {layer}), STORED_SEEDS)
+
+        def compare_stored(kept: Collection[str]) -> Verdict:
+            return trials.judge(_stored(model, kernels, kept), _tighter(tolerance, 0.5, 6.0))
+
+        stored_float32 = _kept_whole(small, stored_alone, compare_stored, shifted(progress, 0, total))
         alone = {}
         for layer in layers:
-            alone[layer] = _worst_psnr(exact, _runner(quantize(model, ranges, kernels, [layer]), path), pairs)
+            alone[layer] = trials.least_psnr(quantize(model, ranges, kernels, [layer]))
             if progress:
-                progress(len(alone), len(layers))
+                progress(len(small) + len(alone), total)
         places = {row.layer: row.places for row in ranges.layers}
         cost = {layer: 10 ** (-alone[layer] / 10) / (kernels[layer].integers.size * places[layer]) for layer in layers}
         sensitivity = tuple(Sensitivity(layer, alone[layer]) for layer in sorted(layers, key=cost.__getitem__)[::-1])
 
-        def compare(left_out: Collection[str]) -> ParityReport:
-            chosen = [layer for layer in layers if layer not in left_out]
-            trial = _runner(quantize(model, ranges, kernels, chosen), path)
-            return verify(exact, trial, latents=latents, psis=psis, seed=seed, tolerance=_tighter(tolerance))
+        def compare(left_out: Collection[str]) -> Verdict:
+            chosen = quantize(model, ranges, kernels, [layer for layer in layers if layer not in left_out])
+            return trials.judge(_stored(chosen, kernels, stored_float32), _tighter(tolerance, 0.9, 1.0))
 
-        found = leave_out([row.layer for row in sensitivity], compare)
+        order = [row.layer for row in sensitivity]
+        found = leave_out(order, compare, progress=shifted(progress, len(small) + len(layers), total))
     if found is None:
         best = max(sensitivity, key=lambda row: row.psnr_db)
         raise ParityError(
             f"no layer of this generator can be int8: {best.layer} alone gives {best.psnr_db:.1f} dB",
             "Export it in fp16, or state a wider tolerance.",
         )
-    left_out, report = found
-    return Int8Plan(sensitivity, left_out, report.psnr_db)
+    left_out, verdict = found
+    if progress:
+        progress(total, total)
+    return Int8Plan(sensitivity, left_out, verdict.psnr_db, stored_float32)
 
 
-def leave_out(
-    order: Sequence[str], compare: Callable[[Collection[str]], ParityReport]
-) -> tuple[tuple[str, ...], ParityReport] | None:
-    """Return the layers that stay float32, and the report of ``compare`` without them.
+def int8_model(
+    model: onnx.ModelProto, ranges: RangeTable, kernels: Mapping[str, IntegerKernel], plan: Int8Plan
+) -> onnx.ModelProto:
+    """Return a copy of ``model`` with the layers of ``plan`` in int8, and all other weights stored as it says."""
+    return _stored(quantize(model, ranges, kernels, plan.layers), kernels, plan.stored_float32)
 
-    They are taken from the front of ``order`` until the report passes. Then each one before the last is removed again
-    if the report still passes. Returns None if it fails even with a single layer in int8.
+
+def _stored(model: onnx.ModelProto, kernels: Mapping[str, IntegerKernel], kept: Collection[str]) -> onnx.ModelProto:
+    """Return a copy of ``model`` with small weights in all layers except ``kept``."""
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv" and layer_of(node.name) in kernels]
+    rounded = {node.input[1]: kernels[layer_of(node.name)].integers for node in convolutions}
+    store(result, [layer for layer in storable(model) if layer not in kept], rounded)
+    return result
+
+
+def _kept_whole(
+    layers: Sequence[str],
+    alone: Callable[[str], float],
+    compare: Callable[[Collection[str]], Verdict],
+    progress: Progress | None,
+) -> tuple[str, ...]:
+    """Return the layers whose weights have to stay float32, the ones with the largest errors alone; mostly none.
+
+    ``alone`` returns the PSNR with only this layer stored small. ``progress`` counts the layers that it measured.
     """
-    for count in range(len(order)):
-        left_out = tuple(order[:count])
-        report = compare(left_out)
-        if report.passed:
-            break
-    else:
-        return None
-    for layer in left_out[-2::-1]:  # backwards, because the last one saves most
-        fewer = tuple(kept for kept in left_out if kept != layer)
-        again = compare(fewer)
-        if again.passed:
-            left_out, report = fewer, again
-    return left_out, report
+    if not layers or compare(()).passed:
+        return ()
+    found: dict[str, float] = {}
+    for layer in layers:
+        found[layer] = alone(layer)
+        if progress:
+            progress(len(found), len(layers))
+    kept = leave_out(sorted(layers, key=found.__getitem__), compare, least=1)
+    return tuple(layers) if kept is None else kept[0]
 
 
 def quantize(
@@ -177,7 +212,7 @@ def quantize(
     weights = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        layer = _layer(node.name)
+        layer = layer_of(node.name)
         if node.op_type != "Conv" or layer not in layers:
             nodes.append(node)
             continue
@@ -203,8 +238,31 @@ def precision_report(path: str | os.PathLike[str]) -> str:
         kept = [f"{layer} stays float32: {reason}" for layer, reason in json.loads(facts["islands"]).items()]
         parts.append("\n".join(kept) or f"every convolution is stored in {facts['precision']}")
     if "int8" in facts:
-        parts.append(str(Int8Plan.from_dict(json.loads(facts["int8"]))))
+        parts += [str(Int8Plan.from_dict(json.loads(facts["int8"]))), size_report(path)]
     return "\n\n".join(parts)
+
+
+def size_report(path: str | os.PathLike[str]) -> str:
+    """Return how large an int8 file is beside float32, and if that is much, which layers are stored in more bits."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    rows = layer_storage(model)
+    whole = 4 * sum(math.prod(tensor.dims) for tensor in model.graph.initializer if not _added(tensor.name))
+    size = sum(row.bytes for row in rows)
+    share = size / whole
+    words = f"weights take {size / 1e6:.2f} MB, {share:.2f} of the {whole / 1e6:.2f} MB in float32"
+    if share <= SMALL_SHARE:
+        return words
+    wide = [(row.layer, kind, count) for row in rows for kind, count in row.types.items() if kind != "int8"]
+    wide.sort(key=lambda row: -row[2])
+    lines = [f"{layer:<14}{kind:>14}{count / 1e6:>10.3f} MB" for layer, kind, count in wide if count >= whole / 100]
+    return "\n".join([f"{words}, because these are not int8:", *lines])
+
+
+def _added(name: str) -> bool:
+    """Return whether a constant exists only because others are in int8."""
+    return name.endswith((".scale", ".zero_point"))
 
 
 # ---- one convolution ----
@@ -253,47 +311,10 @@ def _node(kind: str, inputs: list[str], name: str, **attributes: Any) -> onnx.No
     return onnx.helper.make_node(kind, inputs, [name], name=name, **attributes)
 
 
-def _layer(name: str) -> str:
-    """Map "synthesis.b8.conv1/Conv" and "synthesis.L3.conv/Conv" to layers of :func:`~.precision.convolutions`."""
-    return name.partition("/")[0].removeprefix("synthesis.").removesuffix(".conv")
-
-
-# ---- trials ----
-
-
-def _runner(model: onnx.ModelProto, path: Path) -> Runner:
-    path.write_bytes(model.SerializeToString())
-    return load_runner(path)
-
-
-def _remembering(runner: Runner) -> Runner:
-    """Return the runner with a cache of its images, because the gate compares many trials with one reference."""
-    kept: dict[bytes, Array] = {}
-
-    def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        key = z.tobytes() + psi.tobytes()  # classes follow from the seed
-        if key not in kept:
-            kept[key] = runner.draw(z, psi, c)
-        return kept[key]
-
-    return replace(runner, draw=draw)
-
-
-def _worst_psnr(exact: Runner, rounded: Runner, pairs: Sequence[tuple[int, float]]) -> float:
-    """Return the PSNR of the worst image in dB over the range of the images: [-1, 1], or 0 to 255."""
-    peak, floor = (255.0, 0.0) if exact.image == "uint8" else (1.0, -1.0)
-    worst = 1e-12
-    for seed, psi in pairs:
-        inputs = (latents_of([seed], exact.z_dim), psi, classes_of([seed], exact.c_dim))
-        a, b = (np.clip(runner(*inputs).astype(np.float64), floor, peak) for runner in (exact, rounded))
-        worst = max(worst, float(np.square(a - b).mean()))
-    return 10 * math.log10((peak - floor) ** 2 / worst)
-
-
-def _tighter(tolerance: Tolerance) -> Tolerance:
-    """Return limits a tenth smaller for every difference, one decibel higher for PSNR."""
+def _tighter(tolerance: Tolerance, share: float, decibels: float) -> Tolerance:
+    """Return limits of ``share`` of every difference, and of ``decibels`` more for PSNR."""
     less = {
-        name: value * 0.9
+        name: value * share
         for name in ("max_abs", "p999_abs", "mean_abs", "differing")
         if (value := getattr(tolerance, name)) is not None
     }
@@ -301,6 +322,6 @@ def _tighter(tolerance: Tolerance) -> Tolerance:
     return replace(
         tolerance,
         **less,
-        psnr_db=None if psnr is None else psnr + 1.0,
-        ssim=None if ssim is None else 1 - 0.9 * (1 - ssim),
+        psnr_db=None if psnr is None else psnr + decibels,
+        ssim=None if ssim is None else 1 - share * (1 - ssim),
     )

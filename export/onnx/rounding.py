@@ -17,21 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...generators import Generator
-from ..fused.generator import FusedGenerator
-from ..fused.stylegan2 import Upsample
+from ...progress import Progress
+from ..graph.stored import LARGEST, step_sizes
 from ..runners.runner import Array
-from .precision import RangeTable, calibration_images, convolutions
+from .precision import RangeTable, measure_ranges
 
-LARGEST = 127  # -128 is not used: symmetric
 DAMPING = 0.01  # share of the mean of H's diagonal that is added to it, GPTQ's
 _BLOCK = 128  # columns between two products with all columns that follow
 
@@ -44,25 +42,17 @@ class IntegerKernel:
     steps: Array
 
 
-def integer_kernels(
-    generator: Generator, ranges: RangeTable, *, upsample: Upsample = "transposed"
-) -> dict[str, IntegerKernel]:
-    """Return the int8 weights of every layer with an ordinary convolution, in the order of computation.
+def ranges_and_kernels(
+    generator: Generator, *, progress: Progress | None = None, **settings: Any
+) -> tuple[RangeTable, dict[str, IntegerKernel]]:
+    """Return the result of :func:`~.precision.measure_ranges`, and the int8 weights by layer, from the same images.
 
-    Generates the images of ``ranges`` once more; ``upsample`` is the method that table was measured with. Keeps K^2
-    doubles for each layer: 170 MB for one of 512 channels. Runs on the generator's device.
+    ``settings`` are that function's. Every layer with an ordinary convolution has int8 weights, in the order of
+    computation. Keeps K^2 doubles for each: 170 MB for one of 512 channels. Runs on the generator's device.
     """
-    device = next(generator.parameters()).device
-    fused = FusedGenerator(generator, upsample=upsample).to(device)
-    layers = convolutions(fused)
-    recorder = _Moments({id(module.weight): layer for layer, module in layers.items()})
-    with torch.inference_mode(), recorder:
-        for z, psi, c in calibration_images(generator.config, ranges.latents, ranges.psis, ranges.seed, device):
-            fused(z, psi, c)
-    return {
-        layer: round_kernel(layers[layer].get_buffer("weight").cpu(), moments.cpu())
-        for layer, moments in recorder.means().items()
-    }
+    moments = _Moments()
+    ranges = measure_ranges(generator, beside=moments.of, progress=progress, **settings)
+    return ranges, moments.kernels()
 
 
 def round_kernel(weight: Tensor, moments: Tensor) -> IntegerKernel:
@@ -91,11 +81,6 @@ def round_kernel(weight: Tensor, moments: Tensor) -> IntegerKernel:
     return IntegerKernel(restored.to(torch.int8).numpy(), steps)
 
 
-def step_sizes(peaks: Array) -> Array:
-    """Return the step sizes for which ``peaks`` become 127, float32; 1 where the peak is 0."""
-    return np.where(peaks > 0, peaks / LARGEST, 1.0).astype(np.float32)
-
-
 def _factor_of_inverse(moments: Tensor) -> Tensor:
     """Return the upper triangular U with U' U = (H + damping)^-1, float64 [K, K]."""
     identity = torch.eye(len(moments), dtype=torch.float64)
@@ -110,11 +95,18 @@ def _factor_of_inverse(moments: Tensor) -> Tensor:
 class _Moments(TorchFunctionMode):
     """Sums x x' over the input windows of every ordinary convolution, identified by its weight."""
 
-    def __init__(self, layers: Mapping[int, str]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.layers = layers
+        self.layers: dict[int, str] = {}
+        self.weights: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
         self.windows: dict[str, int] = {}
+
+    def of(self, layers: Mapping[str, nn.Module]) -> Self:
+        """Record these convolutions while the object is entered as a context."""
+        self.weights = {layer: module.get_buffer("weight") for layer, module in layers.items()}
+        self.layers = {id(weight): layer for layer, weight in self.weights.items()}
+        return self
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -124,14 +116,17 @@ class _Moments(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _add(self, layer: str, x: Tensor, kernel: int, padding: int) -> None:
-        # About 64 x 64 windows of a large image are enough. The stride is odd, because up-sampling treats even and odd
-        # places differently.
-        stride = max(1, max(x.shape[-2:]) // 64 - 1) | 1
+        # At most about 64 x 64 windows of an image are enough. The stride is odd, because up-sampling treats even and
+        # odd places differently.
+        stride = (max(x.shape[-2:]) // 64) | 1
         for image in x:
             windows = F.unfold(image[None], kernel, padding=padding, stride=stride)[0]  # [K, windows]
             self.sums[layer] = self.sums.get(layer, 0) + (windows @ windows.T).double()
             self.windows[layer] = self.windows.get(layer, 0) + windows.shape[1]
 
-    def means(self) -> dict[str, Tensor]:
-        """Return H of every layer, float64 [K, K]."""
-        return {layer: total / self.windows[layer] for layer, total in self.sums.items()}
+    def kernels(self) -> dict[str, IntegerKernel]:
+        """Return the rounded weights of every layer that was recorded, in the order of computation."""
+        return {
+            layer: round_kernel(self.weights[layer].cpu(), (total / self.windows[layer]).cpu())
+            for layer, total in self.sums.items()
+        }

@@ -183,7 +183,7 @@ def _compared(
 ) -> ImageStream:
     stream = ImageStream(a, b)
     if stream.comparable:
-        for batch in _cut(pairs, sizes):
+        for batch in cut(pairs, sizes):
             if not stream.compare(batch):
                 break
             if progress:
@@ -217,7 +217,7 @@ def _batches(*runners: Runner) -> tuple[int, ...]:
     return tuple(sorted({least, most, min(max(ODD_BATCH, least), most)}))
 
 
-def _cut(pairs: Sequence[Pair], sizes: Sequence[int]) -> Iterator[Sequence[Pair]]:
+def cut(pairs: Sequence[Pair], sizes: Sequence[int]) -> Iterator[Sequence[Pair]]:
     """Yield batches of the sizes in turn. The last one may be smaller, but not below the smallest size.
 
     It is then filled up with pairs that were used before.

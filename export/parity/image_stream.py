@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 
+from ...generators import Generator
 from ...sizes import pixels
 from ..runners.runner import Runner, classes_of, latents_of
 from .distances import SSIM_WINDOW, STEP, Array, Distances, Pair
@@ -18,7 +19,9 @@ from .tolerance import Check, Tolerance
 WILD = 10.0  # nominal is [-1, 1]; trained networks overshoot a little, untrained ones reach 5, a 0..255 image 255
 WILD_SHARE = 0.05
 SATURATED_SHARE = 0.95
-READABLE_PIXELS = 2**21  # the readable network's pixels per call: 8 images of 512 px, about 3 GB of full-width features
+# Pixels that the readable network generates in one call. On a CPU features of one 256 px image stay in the cache, and
+# eight take twice the time each. On a GPU it is a matter of memory: 8 images of 512 px take about 3 GB at full width.
+READABLE_PIXELS = {"cpu": 2**16, "cuda": 2**21}
 
 
 class ImageChecks:
@@ -121,6 +124,22 @@ class ImageStream:
         steps = np.abs(a8.astype(np.int16) - b8.astype(np.int16))
         self.distances.add(a, b, steps, broken, batch)
 
+    def lost(self, limits: Tolerance) -> bool:
+        """Return whether a limit of the worst image or value is broken, so that further images cannot help."""
+        found = self.distances
+        largest = found.max_abs if self.floats else 0.0
+        bounds = ((largest, limits.max_abs), (found.max_steps, limits.max_steps))
+        floors = ((found.least_psnr, limits.psnr_db), (found.least_ssim, self._least_ssim(limits)))
+        return (
+            bool(self.problem)
+            or any(limit is not None and not value <= limit for value, limit in bounds)
+            or any(limit is not None and not value >= limit for value, limit in floors)
+        )
+
+    def _least_ssim(self, limits: Tolerance) -> float | None:
+        """Return the limit on SSIM, None also for images that are smaller than its window."""
+        return limits.ssim if min(self.a.runner.image_size) >= SSIM_WINDOW else None
+
     def checks(self, limits: Tolerance) -> Iterator[Check]:
         """Yield all checks: the distances first, then those of each artefact alone."""
         if self.distances.values:
@@ -150,10 +169,10 @@ class ImageStream:
         if limits.psnr_db is not None:
             detail = f"the PSNR of the worst image is {found.least_psnr:.1f} dB, needed are {limits.psnr_db:g}"
             yield Check.at_least("PSNR of the worst image", found.least_psnr, limits.psnr_db, detail)
-        if limits.ssim is not None and min(self.a.runner.image_size) >= SSIM_WINDOW:
+        if (least := self._least_ssim(limits)) is not None:
             where = "" if found.unlike is None else " (seed {}, psi {:g})".format(*found.unlike)
-            detail = f"the SSIM of the least alike image is {found.least_ssim:.4f}{where}, needed are {limits.ssim:g}"
-            yield Check.at_least("SSIM of the least alike image", found.least_ssim, limits.ssim, detail)
+            detail = f"the SSIM of the least alike image is {found.least_ssim:.4f}{where}, needed are {least:g}"
+            yield Check.at_least("SSIM of the least alike image", found.least_ssim, least, detail)
 
 
 def full_float32() -> AbstractContextManager[None]:
@@ -164,12 +183,15 @@ def full_float32() -> AbstractContextManager[None]:
 def _images(runner: Runner, batch: Sequence[Pair]) -> Array:
     """Return the batch's raw images, float32 and channels last.
 
-    The readable network gets a large batch in parts, because it needs far more memory than an exported one.
+    The readable network gets a large batch in parts: see ``READABLE_PIXELS``.
     """
     seeds = [seed for seed, _ in batch]
     psi = np.array([psi for _, psi in batch], np.float32)
     z, c = latents_of(seeds, runner.z_dim), classes_of(seeds, runner.c_dim)
-    part = max(1, READABLE_PIXELS // math.prod(runner.image_size)) if runner.backend == "torch" else len(batch)
+    part = len(batch)
+    if runner.backend == "torch" and isinstance(runner.source, Generator):
+        kind = "cpu" if next(runner.source.parameters()).device.type == "cpu" else "cuda"
+        part = max(1, READABLE_PIXELS[kind] // math.prod(runner.image_size))
     rows = [slice(start, start + part) for start in range(0, len(batch), part)]
     images = np.concatenate([runner(z=z[part], psi=psi[part], c=None if c is None else c[part]) for part in rows])
     if runner.image == "float" and images.ndim == 4:

@@ -27,7 +27,7 @@ from ...generators.ops import upsample_image
 from ..fused.generator import FusedGenerator
 from ..fused.stylegan2 import FusedConv
 from ..fused.styles import styled_layers
-from ..runners.runner import Array, Runner
+from ..runners.runner import Array, Runner, feeds_of
 from ..runners.sessions import onnx_session
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ def _onnx_values(path: Path, runner: Runner, z: Array, psi: Array, c: Array | No
             model.graph.output.append(output)
     session = onnx_session(path, model.SerializeToString(), runner.backend, None)
     names = [output.name for output in session.get_outputs()]
-    feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
-    found = dict(zip(names, session.run(names, feeds), strict=True))
+    found = dict(zip(names, session.run(names, feeds_of(z, psi, c)), strict=True))
     values = {name: LayerValue(found[f"look {name}"], styled) for name, (value, styled) in places.items()}
     values[IMAGE] = LayerValue(found["image"])
     return values

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CorruptFileError, UsageError, choose
-from ..integrity import ARCHIVE, MANIFEST, check_bundle
+from ..integrity import ARCHIVE, MANIFEST, check_bundle, check_served
 from .onnx import onnx_runner
 from .runner import Runner, in_parts
 
@@ -38,7 +38,7 @@ def bundled_model(path: Path, backend: str, model: str) -> tuple[dict[str, Any],
     """
     if path.name.endswith(ARCHIVE):
         raise UsageError(f"{path} is packed", f"Unpack it first: tar --zstd -xf {path.name}")
-    manifest = check_bundle(path)
+    manifest = check_served(path)
     facts = manifest["models"].get(model)
     if facts is None:
         known = choose(model, sorted(manifest["models"]))

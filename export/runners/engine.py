@@ -19,7 +19,7 @@ from ...errors import InputError, MissingCapabilityError, StaleArtifactError, Us
 from ..fused.generator import ImageForm
 from ..tensorrt.manifest import check_engine, image_size
 from ..tensorrt.targets import import_flavour
-from .runner import Array, Runner, in_parts
+from .runner import Array, Runner, feeds_of, in_parts
 
 
 def engine_runner(path: str | os.PathLike[str], *, cuda_graph: bool = False) -> Runner:
@@ -59,7 +59,7 @@ def runner_of(name: str, manifest: Mapping[str, Any], session: EngineSession) ->
     smallest, largest = profile["z"]["min"][0], profile["z"]["max"][0]
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        return padded(session, smallest, {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c})
+        return padded(session, smallest, feeds_of(z, psi, c))
 
     c_dim = profile["c"]["min"][1] if "c" in profile else 0
     z_dim, facts = profile["z"]["min"][1], {"precision": str(manifest["precision"])}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...errors import CorruptFileError, UsageError
-from .runner import NOISE_INPUT, Array, Runner
+from .runner import NOISE_INPUT, Array, Runner, feeds_of
 from .sessions import open_session
 
 
@@ -34,7 +34,7 @@ def onnx_runner(path: Path, backend: str = "onnxruntime", threads: int | None = 
     c_dim = session.inputs["c"][1][1] if "c" in session.inputs else 0
 
     def draw(z: Array, psi: Array, c: Array | None) -> Array:
-        return session.draw({"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c})
+        return session.draw(feeds_of(z, psi, c))
 
     # The other backends run a changed graph, whose layers are not those of the file.
     source = path if session.backend in ("onnxruntime", "onnxruntime-cuda") else None

@@ -6,8 +6,10 @@ The graph that OpenVINO compiles differs from the file in three ways, none of wh
   features with the channels last, where that matrix would be a copy of everything: a tenth of the time at 256 px.
 - The outputs of an int8 file's convolutions keep their integer sums. The file rounds them only because ONNX Runtime has
   no integer convolutions otherwise.
-- A bfloat16 file has its convolutions in bfloat16, without the casts around them, and is computed in bfloat16. All
-  others are computed in float32 between their integers.
+- A bfloat16 file has its convolutions in bfloat16, without the casts around them.
+
+bfloat16 files, and the layers of int8 files that are not int8, are computed in bfloat16 if the processor has
+instructions for it, all others in float32.
 
 With our operators in place of its convolutions (:mod:`~..graph.winograd`) the graph is the one for ONNX Runtime.
 
@@ -67,7 +69,7 @@ def openvino_session(path: Path, threads: int | None = None, *, winograd: bool =
     facts = {entry.key: entry.value for entry in model.metadata_props}
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "bf16" if facts.get("precision") == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": _computed_in(core, facts.get("precision")),
     }
     if winograd:
         options["ENABLE_CPU_PINNING"] = False  # otherwise our threads cannot use one of the cores
@@ -89,6 +91,12 @@ def openvino_session(path: Path, threads: int | None = None, *, winograd: bool =
         return image
 
     return Session(path, "openvino-winograd" if winograd else "openvino", inputs, outputs, facts, run)
+
+
+def _computed_in(core: Any, precision: str | None) -> str:
+    """Return the type of what is not int8. A processor without bfloat16 products would only lose precision by it."""
+    narrow = precision in ("bf16", "int8") and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if narrow else "f32"
 
 
 @lru_cache(maxsize=1)

@@ -87,6 +87,11 @@ def classes_of(seeds: Sequence[int], c_dim: int) -> npt.NDArray[np.float32] | No
     return np.eye(c_dim, dtype=np.float32)[np.asarray(seeds, int) % c_dim] if c_dim else None
 
 
+def feeds_of(z: Array, psi: Array, c: Array | None) -> dict[str, Array]:
+    """Return a generator's inputs under the names that they have in its files; without ``c`` if it takes no classes."""
+    return {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
+
+
 def as_floats(name: str, values: Array | float, shape: tuple[int | None, ...]) -> npt.NDArray[np.float32]:
     """Return ``values`` as finite float32 of this shape, None being any size. UsageError names what is wrong."""
     array = np.asarray(values)

@@ -26,6 +26,7 @@ from ...files import atomic_path, sha256_file, write_json
 from ...version import __version__
 from ..graph.bfloat16 import CONVOLUTIONS, narrowed
 from ..graph.file import read_onnx, read_whole_onnx
+from ..graph.stored import STORED, restored
 from ..integrity import first_problem
 from . import targets as gpus
 from .manifest import Engine, EngineSource, manifest_path, onnx_sha256
@@ -168,7 +169,7 @@ def _profile(path: Path, model: Any, batch: Batch) -> Shapes:
 
 
 def weight_types(model: Any) -> str:
-    """Return the types of an ONNX model's weights: "fp32", "fp16+fp32", "fp32+int8", ..."""
+    """Return the types that an ONNX model computes with: "fp32", "fp16+fp32", "fp32+int8", ..."""
     import onnx
 
     kinds = {
@@ -177,7 +178,8 @@ def weight_types(model: Any) -> str:
         onnx.TensorProto.BFLOAT16: "bf16",
         onnx.TensorProto.INT8: "int8",
     }
-    found = {kinds[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in kinds}
+    used = [tensor for tensor in model.graph.initializer if not tensor.name.endswith(STORED)]
+    found = {kinds[tensor.data_type] for tensor in used if tensor.data_type in kinds}
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         found.add("int8")
     return "+".join(sorted(found))
@@ -185,14 +187,15 @@ def weight_types(model: Any) -> str:
 
 @contextmanager
 def _as_parsed(path: Path, kinds: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the file that the parser reads: ``path``, or a copy with bfloat16 convolutions of ``kinds`` without casts.
+    """Yield the file that the parser reads: ``path``, or a copy of it.
 
-    By path, because weights may be in a file beside it.
+    The copy has bfloat16 convolutions of ``kinds`` without casts, and weights that are only stored in int8 or float16
+    as float32 constants. By path, because weights may be in a file beside it.
     """
     import onnx
 
     model = read_whole_onnx(path)
-    if not narrowed(model, kinds):
+    if not (narrowed(model, kinds) | restored(model)):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -22,12 +22,11 @@ from dcp_deploy.export.graph import file, winograd
 from dcp_deploy.export.graph.winograd import CPU_DOMAIN, with_cpu_operators
 from dcp_deploy.export.onnx.precision import measure_ranges
 from dcp_deploy.export.onnx.quantization import quantize
-from dcp_deploy.export.onnx.rounding import integer_kernels
 from dcp_deploy.export.runners.loading import Backend
 from dcp_deploy.files import find_compiler
 from dcp_deploy.kernels.cpu import library
 
-from ..conftest import random_generator
+from ..conftest import integer_kernels, random_generator
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 
@@ -137,9 +136,10 @@ def test_folded_filters_are_recovered() -> None:
     np.testing.assert_allclose(found, weight.numpy(), rtol=0, atol=1e-6)
 
 
-def test_half_precision_is_refused(backend: Backend, exported: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_is_refused(precision: str, backend: Backend, exported: Callable[..., Path]) -> None:
     with pytest.raises(UsageError, match=r"b\d+\.conv\d.* is not stored in float32"):
-        load_runner(exported(precision="fp16"), backend=backend)
+        load_runner(exported(precision=precision), backend=backend)
 
 
 def test_int8_is_refused(backend: Backend, exported: Callable[..., Path], tmp_path: Path) -> None:

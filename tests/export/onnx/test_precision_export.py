@@ -17,10 +17,9 @@ from dcp_deploy.errors import UsageError
 from dcp_deploy.export import FusedGenerator, export_onnx, latents_of, load_runner, precision_report, verify
 from dcp_deploy.export.onnx.precision import choose_storage, convolutions, islands, measure_ranges
 from dcp_deploy.export.onnx.quantization import Int8Plan, quantize
-from dcp_deploy.export.onnx.rounding import integer_kernels
 from dcp_deploy.generators import Generator
 
-from ..conftest import random_generator
+from ..conftest import integer_kernels, random_generator
 
 WIDTHS = (8, 8, 8, 8)  # 8 px: one block of each kind
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from dcp_deploy.export.fused.generator import FusedGenerator
 from dcp_deploy.export.onnx.precision import convolutions, measure_ranges
-from dcp_deploy.export.onnx.rounding import DAMPING, IntegerKernel, integer_kernels, round_kernel
+from dcp_deploy.export.onnx.rounding import DAMPING, IntegerKernel, round_kernel
 from dcp_deploy.export.runners.runner import latents_of
 from dcp_deploy.generators import Generator
 
-from ..conftest import random_generator
+from ..conftest import integer_kernels, random_generator
 
 CONV1 = ["b4.conv1", "b8.conv1", "b16.conv1"]
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dcp_deploy.checkpoints import save_generator
 from dcp_deploy.errors import UsageError
 from dcp_deploy.export import export_onnx, load_pair, load_runner, verify
 from dcp_deploy.export.bundle.writer import write_bundle
+from dcp_deploy.export.parity import artifacts
+from dcp_deploy.export.runners.runner import classes_of, latents_of
 from dcp_deploy.generators import Generator
 from dcp_deploy.shipping.contents import contents_of
 
@@ -96,3 +99,27 @@ def test_the_network_itself_keeps_its_noise(network: Generator, forms: dict[str,
     before = {name: value.clone() for name, value in network.state_dict().items()}
     verify(network, forms["without"], latents=2)
     assert all(np.array_equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_reference_generates_the_images_of_the_readable_network(network: Generator, forms: dict[str, Path]) -> None:
+    reference, _ = load_pair(network, forms["maps"])
+    z, psi, c = latents_of(range(5), 12), np.float32([0.5, 0.7, 1, 1, 1]), classes_of(range(5), 2)
+    expected = network(torch.from_numpy(z), torch.from_numpy(c), psi=torch.from_numpy(psi))
+    assert np.abs(reference(z=z, psi=psi, c=c) - expected.numpy()).max() < 2e-5
+
+
+def test_devices_are_those_of_load_runner(network: Generator, forms: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="unknown device 'banana'"):
+        load_pair(network, forms["maps"], device="banana")
+    reference, _ = load_pair(network, network, device="auto")
+    assert reference.backend == "torch"
+
+
+@pytest.mark.parametrize("fault", [1e-3, np.nan])
+def test_a_fast_reference_that_differs_is_not_used(
+    fault: float, network: Generator, forms: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "lean_images", lambda synthesis, ws: synthesis(ws) + fault)
+    report = verify(network, forms["without"], latents=FEW)
+    assert report.passed
+    assert report.max_abs is not None and report.max_abs < 2e-5

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from dcp_deploy.export.parity.distances import WORST, Distances, psnr, ssim
@@ -40,6 +41,17 @@ def test_ssim_follows_its_definition(noise: float) -> None:
     a, b = pairs(32, noise)
     expected = [ssim_by_definition(*images) for images in zip(a, b, strict=True)]
     assert ssim(a, b) == pytest.approx(expected, abs=1e-4)  # float32 there, differences of squares
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-5, 0.3])
+def test_ssim_agrees_with_torchmetrics(noise: float) -> None:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    a, b = pairs(48, noise, count=3)
+    a[2], b[2] = 0.25, 0.25 + noise  # constant images
+    tensors = (torch.from_numpy(images).permute(0, 3, 1, 2) for images in (a, b))
+    expected = structural_similarity_index_measure(*tensors, data_range=2.0, reduction="none")
+    assert ssim(a, b) == pytest.approx(expected.numpy(), abs=1e-4)  # float32, differences of squares
 
 
 def test_ssim_of_large_images_is_that_of_their_averages() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,11 +17,11 @@ from dcp_deploy.export import classes_of, export_onnx, latents_of, load_form, lo
 from dcp_deploy.export.graph import file
 from dcp_deploy.export.onnx.precision import measure_ranges
 from dcp_deploy.export.onnx.quantization import quantize
-from dcp_deploy.export.onnx.rounding import integer_kernels
 from dcp_deploy.export.parity.layer_values import layer_values
+from dcp_deploy.export.runners.openvino import _computed_in
 from dcp_deploy.generators import Generator
 
-from ..conftest import random_generator
+from ..conftest import integer_kernels, random_generator
 
 pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
 
@@ -96,6 +97,16 @@ def test_sums_of_integer_convolutions_are_not_rounded_again(tmp_path: Path) -> N
         for backend in ("onnxruntime", "openvino")
     }
     assert 0 < errors["openvino"] < 0.9 * errors["onnxruntime"]  # one to two decibels
+
+
+@pytest.mark.parametrize(
+    ("precision", "has", "expected"),
+    [("bf16", ["FP32", "BF16"], "bf16"), ("int8", ["FP32", "BF16"], "bf16"), ("int8", ["FP32", "INT8"], "f32"),
+     ("bf16", ["FP32"], "f32"), ("fp16", ["FP32", "BF16"], "f32"), (None, ["FP32", "BF16"], "f32")],
+)  # fmt: skip
+def test_what_is_not_int8_is_in_bfloat16_where_the_processor_has_it(precision, has, expected) -> None:
+    core = SimpleNamespace(get_property=lambda device, name: has if name == "OPTIMIZATION_CAPABILITIES" else None)
+    assert _computed_in(core, precision) == expected
 
 
 def test_its_layers_cannot_be_inspected(float_onnx: Path) -> None:
