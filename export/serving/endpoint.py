@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import DcpDeployError, InputError, MissingCapabilityError, UsageError
 from ..graph.releases import too_new
-from ..runners.runner import Array, Runner
+from ..runners.runner import Array, Runner, feeds_of
 
 if TYPE_CHECKING:
     from ..fused.generator import ImageForm
@@ -38,7 +38,7 @@ def endpoint_runner(address: str, model: str = "generator", *, binary: bool = Tr
         z_dim, c_dim, size, image = _sizes(client.describe("metadata", model), f"{model} at {address}")
 
         def draw(z: Array, psi: Array, c: Array | None) -> Array:
-            return client.infer(model, {"z": z, "psi": psi[:, None], **({} if c is None else {"c": c})}, binary)
+            return client.infer(model, feeds_of(z, psi[:, None], c), binary)
 
         yield Runner(f"{model} at {address}", "triton", z_dim, c_dim, size, image, draw)
 

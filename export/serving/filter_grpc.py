@@ -109,8 +109,10 @@ class _Forward:
 
     async def _infer(self, content: bytes, ask: Any, seconds: float | None, health: bool) -> bytes:
         with self.traffic.inferring():
-            await self.traffic.check(len(content), self._check, content)
-            done: bytes = await ask(content, timeout=seconds)
+            model = await self.traffic.check(len(content), self._check, content)
+            with self.traffic.answers.waiting(model) as answered:
+                done: bytes = await ask(content, timeout=seconds)
+                answered()
             return done
 
     async def _read(self, content: bytes, ask: Any, seconds: float | None, health: bool) -> bytes:
@@ -120,5 +122,8 @@ class _Forward:
         done: bytes = await ask(content, timeout=timeout)
         return done
 
-    def _check(self, content: bytes) -> None:
-        check_message(parsed_message(content, most_values=self.most_values), most=self.most)
+    def _check(self, content: bytes) -> str:
+        """Check a message and return the model's name."""
+        message = parsed_message(content, most_values=self.most_values)
+        check_message(message, most=self.most)
+        return str(message.model_name)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from .filter_connections import TimedProtocol
 from .hosts import is_allowed
@@ -21,7 +24,7 @@ HEALTH_SECONDS = 2.0  # in which Triton must say that it is ready
 HEADER_LENGTH = "Inference-Header-Content-Length"
 FORWARDED = (HEADER_LENGTH, "Content-Type")
 
-_MODEL = r"/v2/models/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(/versions/[0-9]{1,9})?"
+_MODEL = r"/v2/models/([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})(/versions/[0-9]{1,9})?"
 INFER = re.compile(rf"{_MODEL}/infer")
 # Nothing else: not the server's shared memory, log files, traces, or its model repository.
 HEALTH = re.compile(rf"/v2/health/(live|ready)|{_MODEL}/ready")
@@ -48,11 +51,12 @@ def inference_application(
 
     async def handle(request: web.Request) -> web.StreamResponse:
         path = request.rel_url.raw_path
-        if request.method == "POST" and INFER.fullmatch(path):
+        if request.method == "POST" and (asked := INFER.fullmatch(path)):
             with traffic.inferring():
-                body, length = await _body(request), request.headers.get(HEADER_LENGTH)
+                body, length = await _body(request, most_body, traffic), request.headers.get(HEADER_LENGTH)
                 await traffic.check(len(body), check_body, body, length, most_json=most_json, most_values=most_values)
-                return await _forward(request, upstream, body, _forwarded(request.headers))
+                with traffic.answers.waiting(asked[1]) as answered:
+                    return await _forward(request, upstream, body, _forwarded(request.headers), answered)
         if request.method == "GET" and HEALTH.fullmatch(path):
             return await _health(request, upstream, traffic)
         if (request.method == "GET" and READ.fullmatch(path)) or (request.method, path) == ("POST", INDEX):
@@ -120,7 +124,7 @@ def _application(handle: Handler, most_body: int, traffic: Traffic, hosts: froze
         except Refusal as error:
             return _refused(request, error.status, error.reason)
         except web.HTTPRequestEntityTooLarge:
-            return _refused(request, 413, f"more than the {most_body} bytes that a request of this bundle needs")
+            return _refused(request, 413, _too_large(most_body))
         except aiohttp.ClientError as error:
             return _refused(request, 503 if not traffic.ready else 502, f"tritonserver does not answer: {error}")
         finally:
@@ -146,26 +150,61 @@ async def _session(application: web.Application):  # type: ignore[no-untyped-def
         yield
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.Request, most: int, traffic: Traffic) -> bytes:
     """Read all of the body and unpack it. After a body that is too large the connection is closed, not read further."""
+    packed = ", ".join(request.headers.getall("Content-Encoding", ["identity"])).strip().lower()
+    if packed not in ("identity", "gzip", "deflate"):  # of brotli, 800 bytes can stand for a gigabyte
+        raise Refusal(f"content encoding {packed[:40]!r} is not served; send gzip, deflate or neither", 415)
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await request.read()
+            content = await request.read()
     except TimeoutError as error:
         raise Refusal(f"the body did not arrive within {BODY_SECONDS:.0f} s", 408) from error
     except (aiohttp.ClientPayloadError, web.RequestPayloadError) as error:
         raise Refusal(f"the body cannot be read: {error}") from error
+    return content if packed == "identity" else await traffic.check(most, _unpacked, content, most)
+
+
+def _unpacked(content: bytes, most: int) -> bytes:
+    """Unpack one gzip or zlib stream of at most ``most`` bytes. Raises Refusal for anything else."""
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # its header says which of the two it is
+    try:
+        body = unpacker.decompress(content, most + 1)
+    except zlib.error as error:
+        raise Refusal(f"the body cannot be unpacked: {error}") from error
+    if len(body) > most:
+        raise Refusal(_too_large(most), 413)
+    if not unpacker.eof or unpacker.unused_data:
+        raise Refusal("the packed body is cut off, or something follows it")
+    return body
+
+
+def _too_large(most: int) -> str:
+    return f"more than the {most} bytes that a request of this bundle needs"
+
+
+def leave_out_bad_requests() -> None:
+    """Keep requests that are not HTTP out of the log: their senders got the reason, and anybody may send many."""
+    logging.getLogger("aiohttp.server").addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    )
 
 
 async def _forward(
-    request: web.Request, upstream: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-) -> web.StreamResponse:
-    """Send the request to Triton and stream its answer back. The query is dropped: no path that is served has one."""
+    request: web.Request, upstream: str, body: bytes | None = None, headers: Mapping[str, str] | None = None,
+    answered: Callable[[], None] = lambda: None,
+) -> web.StreamResponse:  # fmt: skip
+    """Send the request to Triton and stream its answer back. The query is dropped: no path that is served has one.
+
+    ``answered`` is called when the model has answered: Triton sends nothing before.
+    """
     path = request.rel_url.raw_path  # it matched one of the patterns above, so it needs no quoting
     all_headers = {"Accept-Encoding": "identity", **(headers or {})}
     asked = request.app[_SESSION].request(request.method, upstream + path, data=body, headers=all_headers)
     with nullcontext() if body is None else _answering(request):
         async with asked as answer:
+            if answer.status == 200:
+                answered()
             response = web.StreamResponse(status=answer.status, headers=_forwarded(answer.headers))
             response.content_length = answer.content_length
             await response.prepare(request)

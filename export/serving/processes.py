@@ -27,10 +27,11 @@ def start(
     output: IO[bytes] | None,
     *,
     lock: int,
+    report: int | None = None,
     stdin: int = subprocess.DEVNULL,
     orphan: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a group of its own, which holds the file ``lock``.
+    """Start a process in a group of its own, which holds the file ``lock`` and can write to the pipe ``report``.
 
     It gets SIGTERM when this process ends, unless it may live on as an ``orphan``. ``output``: where it writes; by
     default this process's standard error.
@@ -48,7 +49,7 @@ def start(
         stdin=stdin,
         stdout=output or sys.stderr,
         stderr=subprocess.STDOUT if output else None,
-        pass_fds=(lock,),
+        pass_fds=(lock,) if report is None else (lock, report),
         start_new_session=True,  # Ctrl-C reaches only this process, which then stops the others in order
         preexec_fn=None if orphan else end_with_parent,
     )

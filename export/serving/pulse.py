@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import psutil
 
+from .leftovers import is_stopped
 from .ports import is_answered
 from .processes import Triton
 
@@ -22,7 +23,7 @@ class Pulse:
     """Looks at the processes of a server again and again, in a thread of its own, which may have to wait for Triton."""
 
     def __init__(self, triton: Triton, request_filter: int) -> None:
-        self.triton, self.request_filter = triton, request_filter
+        self.triton, self.request_filter = triton, psutil.Process(request_filter)
         self.missed: Counter[str] = Counter()
         """How often in a row each process was found hanging."""
         self.over = threading.Event()
@@ -50,20 +51,14 @@ class Pulse:
     def _run(self) -> None:
         while not self.over.wait(PULSE_SECONDS):
             looked = self.missed  # begin() replaces it
-            found = {name for number, name in self._others() if _is_stopped(number)}
+            found = {name for process, name in self._others() if is_stopped(process)}
             if not is_answered(f"{self.triton.http}/v2/health/live", ANSWER_SECONDS):
                 found.add("tritonserver")
             for name in set(looked) - found:
                 del looked[name]
             looked.update(found)
 
-    def _others(self) -> list[tuple[int, str]]:
-        """Return the numbers and names of the other processes."""
-        models = [(process.pid, f"the process of model {name}") for process, name in self.triton.models.items()]
+    def _others(self) -> list[tuple[psutil.Process, str]]:
+        """Return the other processes and their names."""
+        models = [(process, f"the process of model {name}") for process, name in self.triton.models.items()]
         return [(self.request_filter, FILTER), *models]
-
-
-def _is_stopped(number: int) -> bool:
-    with suppress(psutil.NoSuchProcess):  # others notice that
-        return bool(psutil.Process(number).status() == psutil.STATUS_STOPPED)
-    return False

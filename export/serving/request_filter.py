@@ -54,6 +54,10 @@ class FilterSettings:
     """Names by which clients may call, beside addresses, localhost, ``host`` and the machine's name; "*" for any."""
     grace_seconds: float
     """How long requests in flight may take after SIGTERM."""
+    patience: float
+    """Seconds without an answer, after which a small model counts as silent."""
+    report: int
+    """The file descriptor of a pipe for the name of such a model."""
     scratch: str
     """Triton's scratch folder. If the process that started both is killed, the filter ends Triton and removes it."""
 
@@ -92,6 +96,7 @@ class Control:
                     self.triton = psutil.Process(int(number))
             else:
                 self.traffic.ready = word == "ready"
+                self.traffic.answers.begin({})
 
     def clean_up(self, scratch: Path, seconds: float) -> None:
         """Do what the starting process would have done: end Triton and its models, and remove what they leave."""
@@ -106,6 +111,7 @@ async def run_filter(settings: FilterSettings) -> None:
     Then accept no new connections, answer the requests in flight, and return.
     """
     from .filter_connections import limits_of, raise_descriptor_limit
+    from .probes import watch_models
     from .traffic import Traffic
 
     loop, limits = asyncio.get_running_loop(), limits_of(raise_descriptor_limit())
@@ -114,6 +120,9 @@ async def run_filter(settings: FilterSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, control.ending.set)
     loop.add_reader(sys.stdin.fileno(), control.read)
+    upstream = f"http://127.0.0.1:{settings.upstream[0]}"
+    watching = asyncio.create_task(watch_models(upstream, traffic, settings.patience, settings.report))
+    watching.add_done_callback(lambda task: control.ending.set())  # only an error ends it
     try:
         listening, runners = await _listen_http(settings, limits, traffic)
         relay, grpc_server = await _listen_grpc(settings, limits, traffic)
@@ -122,6 +131,9 @@ async def run_filter(settings: FilterSettings) -> None:
         await grpc_server.stop(1.0)
         for runner in runners:
             await runner.cleanup()
+        if watching.done():
+            watching.result()
+        watching.cancel()
     finally:
         if control.orphaned:
             control.clean_up(Path(settings.scratch), settings.grace_seconds)
@@ -132,9 +144,10 @@ async def _listen_http(settings: FilterSettings, limits: Limits, traffic: Traffi
     from aiohttp import web
 
     from .filter_connections import BACKLOG, Connections, TimedProtocol
-    from .filter_http import inference_application, metrics_application
+    from .filter_http import inference_application, leave_out_bad_requests, metrics_application
     from .hosts import hosts_of
 
+    leave_out_bad_requests()
     http, _, metrics = (f"http://127.0.0.1:{port}" for port in settings.upstream)
     hosts = hosts_of(settings.host, socket.gethostname(), settings.hosts)
     inference = inference_application(
@@ -147,8 +160,9 @@ async def _listen_http(settings: FilterSettings, limits: Limits, traffic: Traffi
         (settings.ports[2], metrics_application(metrics, traffic=traffic, hosts=hosts), limits.metrics),
     ):
         runner = web.AppRunner(
-            application, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=IDLE_SECONDS
-        )
+            application, access_log=None, shutdown_timeout=settings.grace_seconds, keepalive_timeout=IDLE_SECONDS,
+            auto_decompress=False,  # the body of a refused request would be unpacked to its end
+        )  # fmt: skip
         await runner.setup()
         server, connections = runner.server, Connections(most)
         assert server is not None

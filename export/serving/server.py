@@ -32,15 +32,17 @@ from ..bundle.kubernetes import TRITON_IMAGE
 from ..bundle.sizing import allowed_cores
 from ..bundle.triton import BYTES_PER_NUMBER, largest_request
 from ..graph.releases import shortfall
-from ..integrity import check_bundle
+from ..integrity import check_served
 from .leftovers import Scratch, scratch_folder
 from .ports import LOCAL, check_ports, free_ports, is_answered
+from .probes import report_pipe, reported_model
 from .processes import Triton, start, stop
 from .pulse import FILTER, Pulse
 from .repository import MODELS, PICTURES, Size, link_repository, size_for
 from .request_filter import MOST_JSON, FilterSettings, url_host
 
 STOP_SECONDS = 10  # for requests in flight; Triton also waits that long for idle connections of clients
+PATIENCE_SECONDS = 20.0  # without an answer, before a small model counts as silent
 READY_SECONDS = 5.0  # for the answer whether it is ready
 LOAD_SECONDS = 120.0  # more than the largest models need to warm up on two cores
 WATCH_SECONDS = 0.1  # between two looks at the processes
@@ -141,6 +143,8 @@ class Server:
 
     triton: Triton
     request_filter: subprocess.Popen[bytes]
+    report: int
+    """The end of a pipe where the filter names a model that does not answer."""
     http: str
     grpc: str
     metrics: str
@@ -165,24 +169,31 @@ class Server:
     def wait(self, say: Callable[[str], None] = lambda text: None) -> str:
         """Wait until one of the two processes has ended, or the filter hangs; return which, and its exit code.
 
-        Starts Triton again, and says so, if a model's process has died, or Triton or a model's process hangs. Returns
-        what has happened if that happens too often.
+        Starts Triton again, and says so, if a model's process has died, a model does not answer, or Triton or a model's
+        process hangs. Returns what has happened if that happens too often.
         """
         pulse = Pulse(self.triton, self.request_filter.pid)
         with pulse.watching():
             while (end := self.ended()) is None:
-                hanging, model = pulse.hanging(), self.triton.dead_model()
+                hanging = pulse.hanging()
                 if hanging == FILTER:
                     return f"{FILTER} has stopped responding"
-                if model is not None or hanging is not None:
-                    stopped = f"{hanging} has stopped responding"
-                    trouble = stopped if model is None else f"the process of model {model} has died"
+                if (trouble := self._trouble(hanging)) is not None:
                     if not self._may_start_again():
                         return f"{trouble} {MOST_RESTARTS + 1} times in a few minutes"
                     self._replace_triton(trouble, say)
                     pulse.begin()
                 time.sleep(WATCH_SECONDS)
         return f"{end[0]} ended by itself with code {end[1]}"
+
+    def _trouble(self, hanging: str | None) -> str | None:
+        """Return what is wrong with Triton or a model, None if nothing is. ``hanging``: the process that hangs."""
+        if (dead := self.triton.dead_model()) is not None:
+            return f"the process of model {dead} has died"
+        if hanging is not None:
+            return f"{hanging} has stopped responding"
+        silent = reported_model(self.report)
+        return None if silent is None else f"model {silent} has stopped answering"
 
     def _may_start_again(self) -> bool:
         """Say that the models are not ready, and return whether they may start again, which is then counted."""
@@ -206,6 +217,7 @@ class Server:
         self.triton.kill()
         self.triton.start()
         self.wait_until_ready()
+        reported_model(self.report)  # drop a report about the models that were replaced
 
     def tell(self, line: str) -> None:
         """Send a line to the request filter."""
@@ -246,38 +258,47 @@ def running_server(
     ``log``: where the server writes; by default where this process does. Requests in flight finish before it stops.
     However it ends, its processes, its scratch folder and its shared memory go.
 
-    Raises what :func:`~.integrity.check_bundle` does, MissingCapabilityError for a port in use or if the packages of
+    Raises what :func:`~.integrity.check_served` does, MissingCapabilityError for a port in use or if the packages of
     the request filter are not installed, and DcpDeployError if the server ends or is not ready in time.
     """
     check_ports(host, ports)
-    manifest = check_bundle(bundle)
+    manifest = check_served(bundle)
     if not bundle.is_dir():
         raise UsageError(f"{bundle} is packed", f"Unpack it first: tar --zstd -xf {bundle.name}")
     _check_runtime(program, manifest)
-    for package in ("aiohttp", "grpc"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingCapabilityError(f"serving needs {package}, which is not installed", FILTER_INSTALL)
+    _check_packages()
     most, name, cores = largest_request(manifest["models"]), url_host(host), allowed_cores()
     size, made_for = size_for(cores, manifest["sizing"]), manifest["sizing"]["cores"]
     upstream = free_ports()
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
         output = None if log is None else stack.enter_context(log.open("ab"))
-        settings = _filter_settings(host, ports, upstream, most, hosts, scratch)
+        report, reporting = report_pipe()
+        stack.callback(os.close, report)
+        stack.callback(os.close, reporting)
+        settings = _filter_settings(host, ports, upstream, most, hosts, scratch, reporting)
         command = [str(program.path), *_arguments(bundle.absolute(), program, upstream, scratch, size)]
         triton = Triton(command, {**os.environ, **program.environment}, output, scratch, upstream[0])
         stack.callback(triton.stop, STOP_SECONDS + 10)
         # The request filter is started first: it cleans up if this process is killed. It is stopped first, too: it
         # finishes the requests in flight and accepts no new ones.
         request_filter = start(
-            settings.command(), dict(os.environ), output, lock=scratch.lock, stdin=subprocess.PIPE, orphan=True
-        )
+            settings.command(), dict(os.environ), output, lock=scratch.lock, report=reporting, stdin=subprocess.PIPE,
+            orphan=True,
+        )  # fmt: skip
         stack.callback(stop, request_filter, STOP_SECONDS + 10)
         triton.start()
         addresses = (f"http://{name}:{ports[0]}", f"{name}:{ports[1]}", f"http://{name}:{ports[2]}/metrics")
-        server = Server(triton, request_filter, *addresses, size, None if made_for == cores else made_for)
+        server = Server(triton, request_filter, report, *addresses, size, None if made_for == cores else made_for)
         server.wait_until_ready()
         yield server
+
+
+def _check_packages() -> None:
+    """Raise MissingCapabilityError if the packages of the request filter are not installed."""
+    for package in ("aiohttp", "grpc"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingCapabilityError(f"serving needs {package}, which is not installed", FILTER_INSTALL)
 
 
 def _check_runtime(program: Program, manifest: Mapping[str, Any]) -> None:
@@ -292,12 +313,13 @@ def _check_runtime(program: Program, manifest: Mapping[str, Any]) -> None:
 
 def _filter_settings(
     host: str, ports: tuple[int, int, int], upstream: tuple[int, int, int], most: int, hosts: Sequence[str],
-    scratch: Scratch,
+    scratch: Scratch, report: int,
 ) -> FilterSettings:  # fmt: skip
     most_json = min(most, MOST_JSON)
     return FilterSettings(
         host, ports, upstream, most_body=most, most_json=most_json, most_values=most_json // BYTES_PER_NUMBER,
-        hosts=tuple(hosts), grace_seconds=STOP_SECONDS, scratch=str(scratch.folder),
+        hosts=tuple(hosts), grace_seconds=STOP_SECONDS, patience=PATIENCE_SECONDS, report=report,
+        scratch=str(scratch.folder),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .request_checks import Refusal
+from .silence import Answers
 
 INLINE_BYTES = 1 << 14  # a smaller request is checked within a few milliseconds
 CHECKERS = 2  # requests checked at a time; a check needs some megabytes
@@ -30,6 +31,8 @@ class Traffic:
     """Whether HTTP connections are closed after their answer."""
     refusing: bool = False
     """Whether new gRPC requests are refused; gRPC cannot ask clients to close their connection."""
+    answers: Answers = field(default_factory=Answers)
+    """The requests that Triton has."""
     checkers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(CHECKERS, "check"))
 
     def check_ready(self) -> None:

@@ -15,6 +15,9 @@ from dcp_deploy.errors import DcpDeployError
 from dcp_deploy.export import Engine, Runner, build_engine, export_onnx, load_runner
 from dcp_deploy.export.bundle import sizing
 from dcp_deploy.export.bundle.writer import write_bundle
+from dcp_deploy.export.fused.stylegan2 import Upsample
+from dcp_deploy.export.onnx.precision import RangeTable
+from dcp_deploy.export.onnx.rounding import IntegerKernel, ranges_and_kernels
 from dcp_deploy.export.serving.server import Program, Server, find_program, running_server
 from dcp_deploy.export.serving.server import free_ports as unused_ports
 from dcp_deploy.generators import Generator, GeneratorConfig, StyleGAN3Layout
@@ -23,6 +26,16 @@ from dcp_deploy.shipping.contents import contents_of
 from .tensorrt.stub_tensorrt import VERSIONS, Unavailable, stub_tensorrt
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+
+
+def integer_kernels(
+    generator: Generator, ranges: RangeTable, *, upsample: Upsample = "transposed"
+) -> dict[str, IntegerKernel]:
+    """Return int8 weights from the images that a table was measured on, generated once more."""
+    _, kernels = ranges_and_kernels(
+        generator, upsample=upsample, latents=ranges.latents, psis=ranges.psis, seed=ranges.seed
+    )
+    return kernels
 
 
 def random_generator(widths: tuple[int, ...], *, seed: int = 0, scale: float = 1.0, **config: object) -> Generator:

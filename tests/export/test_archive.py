@@ -156,7 +156,7 @@ def test_a_change_of_any_byte_of_headers_padding_and_end_is_refused(place: Path)
 
 
 def test_what_is_accepted_is_unpacked_alike_by_all_unpackers(tmp_path: Path) -> None:
-    """2,000 of them: ``python tests/fuzz/fuzz_archives.py 2000``."""
+    """2,000 of them: ``python -m tests.fuzz.fuzz_archives 2000``."""
     results = [differential.difference(random_archive(seed), tmp_path) for seed in range(10_000, 10_200)]
     assert 40 < results.count("accepted") < 160
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -20,8 +21,12 @@ from dcp_deploy.benchmarks.experiments.serving_faults import (
     kill_a_model,
     serving,
 )
+from dcp_deploy.export.bundle.writer import read_golden
+from dcp_deploy.export.integrity import MANIFEST, seal
 from dcp_deploy.export.serving import pulse, server
+from dcp_deploy.export.serving.endpoint_check import check_endpoint
 from dcp_deploy.export.serving.leftovers import SHARED_MEMORY, is_alive
+from dcp_deploy.export.serving.probes import reported_model
 from dcp_deploy.export.serving.server import Program, running_server
 
 from ..conftest import TRITON
@@ -34,6 +39,12 @@ def until(condition: Callable[[], bool]) -> None:
     """Wait for something that must come; the test's time limit ends it otherwise."""
     while not condition():
         time.sleep(0.05)
+
+
+def stop(process: psutil.Process) -> None:
+    """Stop a process by a signal, and wait until it has: it stops thread by thread, and another one may still answer."""
+    process.suspend()
+    until(lambda: all(psutil.Process(thread.id).status() == psutil.STATUS_STOPPED for thread in process.threads()))
 
 
 def ends_with_nothing_left(served: Served) -> int:
@@ -118,10 +129,28 @@ def test_a_hung_triton_is_not_ready_and_is_ended_with_its_models(
     with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
         processes = [psutil.Process(running.process.pid), *running.triton.models]
         for process in processes:
-            process.suspend()
+            stop(process)
         assert not is_ready(running.http)
         running.request_filter.kill()
     assert not any(map(is_alive, processes))
+
+
+def trouble_until_it_serves_again(
+    running: server.Server, bundle: Path, in_trouble: Callable[[], None] = lambda: None
+) -> str:
+    """Wait until the models were started again and answer, then end the filter. Return what was said of the trouble."""
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text.startswith("serving again"):
+            assert answers_correctly(running, bundle)
+            running.request_filter.terminate()
+        else:
+            in_trouble()
+
+    assert running.wait(say).startswith("its request filter ended")
+    return said[0]
 
 
 @pytest.mark.parametrize("whose", ["tritonserver", "the process of model generator"])
@@ -130,24 +159,78 @@ def test_what_hangs_is_replaced_and_serves_again(
     monkeypatch: pytest.MonkeyPatch, whose: str,
 ) -> None:  # fmt: skip
     quick_pulse(monkeypatch)
-    said: list[str] = []
-
-    def say(text: str) -> None:
-        said.append(text)
-        if text.startswith("serving again"):
-            assert answers_correctly(running, bundle)
-            running.request_filter.terminate()
-
     with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
         before = [psutil.Process(running.process.pid), *running.triton.models]
         (victim, *_) = before if whose == "tritonserver" else models_named(running, "generator")
-        victim.suspend()
-        assert running.wait(say).startswith("its request filter ended")
+        stop(victim)
+        trouble = trouble_until_it_serves_again(running, bundle)
         until(lambda: not any(map(is_alive, before)))
         folders = [word for word in running.triton.command if "shm-region-prefix-name" in word]
         kept = list(SHARED_MEMORY.glob(f"{folders[0].rpartition('=')[2]}*"))
         assert len(kept) == len(running.triton.models)  # those of the first Triton are gone
-    assert said[0] == f"{whose} has stopped responding; the models are started again"
+    assert trouble == f"{whose} has stopped responding; the models are started again"
+
+
+MOOD = """
+    def execute(self, requests):
+        import time
+        mood = Path({path!r})
+        while mood.exists() and mood.read_text() == "silent":
+            pass
+        if mood.exists():
+            time.sleep(0.4)
+        return self.answers(requests)
+
+    def answers("""
+
+
+@pytest.fixture
+def moody(own_bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Return a bundle whose generator does not answer while a file says "silent", and the file; other words: slowly."""
+    mood, model = tmp_path / "mood", own_bundle / "models" / "generator" / "1" / "model.py"
+    source = model.read_text()
+    assert source.count("    def execute(") == 1
+    model.write_text(source.replace("    def execute(", MOOD.format(path=str(mood)).lstrip("\n")))
+    facts = json.loads((own_bundle / MANIFEST).read_text())
+    del facts["files"], facts["schema"]
+    seal(own_bundle, facts)
+    return own_bundle, mood
+
+
+def test_a_model_that_does_not_answer_is_replaced_though_nobody_asks_it(
+    moody: tuple[Path, Path], triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    bundle, mood = moody
+    monkeypatch.setattr(server, "PATIENCE_SECONDS", 2.0)
+
+    def in_trouble() -> None:
+        assert not is_ready(running.http)
+        mood.unlink()
+
+    with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
+        before = list(running.triton.models)
+        time.sleep(1.0)  # the first probe shows how fast it is
+        mood.write_text("silent")
+        trouble = trouble_until_it_serves_again(running, bundle, in_trouble)
+        assert not any(map(is_alive, before))
+    assert trouble == "model generator has stopped answering; the models are started again"
+
+
+def test_a_model_that_is_slow_under_load_is_left_alone(
+    moody: tuple[Path, Path], triton: Program, free_ports: Callable[[], tuple[int, int, int]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    bundle, mood = moody
+    monkeypatch.setattr(server, "PATIENCE_SECONDS", 2.0)
+    with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
+        time.sleep(1.0)
+        mood.write_text("slow")
+        golden, kept = read_golden(bundle, "generator")
+        report = check_endpoint(running.http, golden, kept, clients=24, requests=48)
+        assert report.load is not None and report.load.failed == 0
+        assert report.load.p99_ms > 2000  # longer than a model may be silent
+        assert reported_model(running.report) is None and is_ready(running.http)
 
 
 def models_named(running: server.Server, name: str) -> list[psutil.Process]:
@@ -168,7 +251,7 @@ def test_a_triton_that_hangs_too_often_ends_serve_with_its_cause(
     monkeypatch.setattr(server, "STOP_SECONDS", -9)  # a second after SIGTERM comes SIGKILL
     with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
         hung = psutil.Process(running.process.pid)
-        hung.suspend()
+        stop(hung)
         assert running.wait() == "tritonserver has stopped responding 1 times in a few minutes"
         assert not is_ready(running.http)
     assert not is_alive(hung)
@@ -181,7 +264,7 @@ def test_a_request_filter_that_hangs_ends_serve_with_its_cause(
     quick_pulse(monkeypatch)
     monkeypatch.setattr(server, "STOP_SECONDS", -9)
     with running_server(bundle, triton, ports=free_ports(), log=tmp_path / "log") as running:
-        psutil.Process(running.request_filter.pid).suspend()
+        stop(psutil.Process(running.request_filter.pid))
         assert running.wait() == "the request filter has stopped responding"
 
 

@@ -7,7 +7,9 @@ import contextlib
 import gzip
 import http.client
 import json
+import logging
 import socket
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +17,7 @@ from urllib.parse import urlsplit
 import grpc
 import numpy as np
 import pytest
+from aiohttp.http_exceptions import BadStatusLine, InvalidHeader
 from aiohttp.test_utils import TestServer
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
@@ -99,6 +102,27 @@ def test_a_compressed_body_is_read_unless_it_unpacks_to_too_much(server: Server,
             service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
         assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert infer(server, body(local))[0] == 200
+
+
+@pytest.mark.parametrize(("packed", "status"), [("deflate", 200), ("br", 415), ("zstd", 415), ("gzip, gzip", 415)])
+def test_only_what_triton_unpacks_too_is_unpacked(server: Server, local: Runner, packed: str, status: int) -> None:
+    assert infer(server, zlib.compress(body(local)), Content_Encoding=packed)[0] == status
+
+
+def test_what_follows_a_packed_body_is_refused(server: Server, local: Runner) -> None:
+    status, answer = infer(server, gzip.compress(body(local)) + b"more", Content_Encoding="gzip")
+    assert status == 400 and b"something follows it" in answer
+
+
+def test_only_faults_of_the_filter_itself_are_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("aiohttp.server")
+    monkeypatch.setattr(log, "filters", [])
+    filter_http.leave_out_bad_requests()
+    for error in (BadStatusLine("x"), InvalidHeader("x"), ZeroDivisionError("ours")):
+        log.error("Error handling request", exc_info=error)
+    assert [record.exc_info[1].args for record in caplog.records if record.exc_info] == [("ours",)]
 
 
 def test_a_body_in_chunks_is_read(server: Server, local: Runner) -> None:
