@@ -8,9 +8,11 @@ channels rounded up to whole vectors; the values in the added channels have no m
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -73,10 +75,16 @@ def _compile(compiler: str, machine: str, library: Path) -> None:
 
 
 def _run(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Return what a compiler prints. Raises OSError if it could not write, MissingCapabilityError if it fails."""
+    english = {**os.environ, "LC_ALL": "C"}  # the words that are looked for below
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=english)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-        raise MissingCapabilityError(f"{' '.join(command[:3])} ... fails: {reason}", "Set CXX to another compiler.")
+        words = f"{' '.join(command[:3])} ... fails: {reason}"
+        for code, sign in ((errno.ENOSPC, os.strerror(errno.ENOSPC)), (errno.EFBIG, signal.strsignal(signal.SIGXFSZ))):
+            if sign is not None and sign in done.stderr:
+                raise OSError(code, words)
+        raise MissingCapabilityError(words, "Set CXX to another compiler.")
     return done.stdout
 
 

@@ -25,9 +25,9 @@ BLOCK = 256  # storage.cuh
 VISITS, SHUFFLE_VISITS = 4, 2  # modconv_epilogue.cu
 TILE_WIDTH, ROWS = 64, 2  # fir_epilogue.cu, and fir_run
 SAMPLES = 4  # modulation.cu
-MEMBERS, PIXELS = 32, 4  # to_rgb.cuh
+WARP, PIXELS = 32, 4  # to_rgb.cuh
 
-WALK, BLOCKS = 4, 1024  # channels-last toRGB: the most tiles per block, and the blocks needed before any takes a second
+WALK, BLOCKS = 4, 1024  # channels-last toRGB: the most tiles per warp, and the blocks needed before any takes a second
 
 MAX_GRID_Y = 65535  # samples beyond are reached by a loop in the kernel
 MAX_SAMPLE = 2**31 - 1 - BLOCK  # elements: indices within a sample are 32 bits wide
@@ -149,8 +149,8 @@ def rgb_blocks(pixels: int, slots: int, batch: int, block: int = BLOCK) -> int:
     ``slots`` is the number of accesses per pixel. In a large launch each block walks over several tiles, so that it
     reads the constants once.
     """
-    rounds = max(1, math.ceil(slots / MEMBERS))
-    tile = block // max(PIXELS, math.ceil(slots / rounds)) * PIXELS
+    rounds = max(1, math.ceil(slots / WARP))
+    tile = block // WARP * (WARP // max(PIXELS, math.ceil(slots / rounds))) * PIXELS
     tiles = math.ceil(pixels / tile)
     return math.ceil(tiles / min(max(tiles * batch // BLOCKS, 1), WALK))
 

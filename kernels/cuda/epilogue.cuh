@@ -33,6 +33,12 @@ struct Epilogue {
         return {scale[at], bias[channel], scales_next ? next_scale[at] : 1.0f};
     }
 
+    // The noise of a sample, null without noise: for kernels that read it from one place on.
+    __device__ const float* noise_plane(int sample) const {
+        if (noise_kind == kNoNoise) return nullptr;
+        return noise + (noise_kind == kNoisePerSample ? static_cast<size_t>(sample) * pixels() : 0);
+    }
+
     __device__ float noise_at(int sample, int pixel) const {
         if (noise_kind == kNoNoise) return 0.0f;
         const size_t plane = noise_kind == kNoisePerSample ? sample : 0;

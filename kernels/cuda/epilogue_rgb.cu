@@ -58,11 +58,11 @@ __device__ inline void epilogue_rgb(const T* x, const Epilogue& epilogue, const 
     __shared__ Partial partial;
     const int channels = rgb.channels, pixels = rgb.pixels();
     const Team team(channels / L);
-    const int step = gridDim.x * team.tile();
+    const int step = team.stride();
     for (int sample = blockIdx.y; sample < rgb.batch; sample += gridDim.y) {
         const T* source = x + epilogue.sample_offset(sample);
         T* target = y + epilogue.sample_offset(sample);
-        int first = blockIdx.x * team.tile();
+        int first = team.first();
         Packed<T, L> features[kPixels];
         team.load(source, first, team.member, pixels, features);
         Constants<L> constants;
@@ -92,9 +92,9 @@ __device__ inline void epilogue_rgb(const T* x, const Epilogue& epilogue, const 
             partial.put(sums);
             if (team.slots > team.members) constants.load(epilogue, rgb, sample, team.member);
             team.load(source, first + step, team.member, pixels, features);  // loads while this tile is finished
-            __syncthreads();
-            rgb.put_tile(image, sample, first, team, partial);
-            __syncthreads();  // until all sums are read
+            __syncwarp();
+            rgb.put_tile(image, sample, first, team, partial.of_warp());
+            __syncwarp();  // until all sums are read
         }
     }
 }

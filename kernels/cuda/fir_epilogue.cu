@@ -49,32 +49,37 @@ __device__ inline int run_length(int width) { return width < 64 ? 4 : (width < 2
 // share at about the same time, so the second one reads them from the L1 cache.
 template <class T, int L>
 __device__ inline void fir_nhwc(const T* x, const Epilogue& epilogue, T* y) {
-    const int channels = epilogue.channels, rows = epilogue.height + 1, columns = epilogue.width + 1;
-    const int slots = channels / L, pairs = ceil_div(epilogue.height, kRows), run = run_length(epilogue.width);
+    const int channels = epilogue.channels, width = epilogue.width;
+    const int rows = epilogue.height + 1, columns = width + 1, stride = columns * channels;
+    const int slots = channels / L, pairs = ceil_div(epilogue.height, kRows), run = run_length(width);
     const int thread = blockIdx.x * kBlock + threadIdx.x;
     const int channel = thread % slots * L, site = thread / slots;
     const int left = site / pairs * run, top = site % pairs * kRows;
-    const int end = left + run < epilogue.width ? left + run : epilogue.width;
-    if (left >= epilogue.width) return;
+    const int steps = (left + run < width ? run : width - left) + 3;  // three inputs come before the first output
+    if (left >= width) return;
+    // Everything that stays the same along the run is computed here: instructions limit this kernel in 16 bits.
+    bool has_row[kRows + 3];
+#pragma unroll
+    for (int i = 0; i < kRows + 3; ++i) has_row[i] = static_cast<unsigned>(top - 1 + i) < static_cast<unsigned>(rows);
     for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
-        const T* source = x + static_cast<size_t>(sample) * channels * rows * columns + channel;
+        const T* source = x + static_cast<size_t>(sample) * rows * stride + channel;
         T* target = y + epilogue.sample_offset(sample) + channel;
+        const float* noise = epilogue.noise_plane(sample);
         ChannelTerms terms[L];
         epilogue.terms_of(sample, channel, terms);
 #pragma unroll
         for (int lane = 0; lane < L; ++lane) terms[lane].scale *= kFirGain;  // a power of two, so no rounding
         float pending[kRows][3][L] = {};
+        const T* from = source + static_cast<long long>((top - 1) * stride + (left - 1) * channels);
+        int pixel = top * width + left - 3;  // the output that the next input completes
 #pragma unroll 1  // copies of the body would not fit the instruction cache
-        for (int column = left - 3; column < end; ++column) {  // the output that the input two columns ahead completes
+        for (int step = 0; step < steps; ++step, from += channels, ++pixel) {
+            const bool has_column = static_cast<unsigned>(left - 1 + step) < static_cast<unsigned>(columns);
             Packed<T, L> inputs[kRows + 3];
 #pragma unroll
             for (int i = 0; i < kRows + 3; ++i) {
-                const int row = top - 1 + i, source_column = column + 2;
-                if (row >= 0 && row < rows && source_column >= 0 && source_column < columns) {
-                    inputs[i].load(source + (static_cast<size_t>(row) * columns + source_column) * channels);
-                } else {
-                    inputs[i].clear();
-                }
+                inputs[i].clear();
+                if (has_row[i] & has_column) inputs[i].load(from + static_cast<long long>(stride) * i);
             }
             float sums[kRows][L];
 #pragma unroll
@@ -101,12 +106,12 @@ __device__ inline void fir_nhwc(const T* x, const Epilogue& epilogue, T* y) {
                     pending[row][1][lane] = pending[row][2][lane] + 3.0f * sum;
                     pending[row][2][lane] = sum;
                 }
-                if (column < left || top + row >= epilogue.height) continue;
-                const int pixel = (top + row) * epilogue.width + column;
-                const float noise = epilogue.noise_at(sample, pixel);
+                if (step < 3 || top + row >= epilogue.height) continue;
+                const int at = pixel + row * width;
+                const float added = noise ? noise[at] : 0.0f;
 #pragma unroll
-                for (int lane = 0; lane < L; ++lane) results[lane] = epilogue(results[lane], terms[lane], noise);
-                store_lanes(target + static_cast<size_t>(pixel) * channels, results);
+                for (int lane = 0; lane < L; ++lane) results[lane] = epilogue(results[lane], terms[lane], added);
+                store_lanes(target + static_cast<size_t>(at) * channels, results);
             }
         }
     }
@@ -135,7 +140,8 @@ struct TileRow {
 // element by element, a row per warp, with neighbouring threads on neighbours; only the output uses 16-byte accesses.
 template <class T, int L>
 __device__ inline void fir_nchw(const T* x, const Epilogue& epilogue, T* y) {
-    constexpr int H = kTileHeight<L>, kSlots = kTileWidth / L, kWarp = 32;
+    constexpr int H = kTileHeight<L>, kSlots = kTileWidth / L, kWarp = 32, kWarps = kBlock / kWarp;
+    constexpr int kDown = (H + 3 + kWarps - 1) / kWarps, kAcross = (TileRow::kColumns + kWarp - 1) / kWarp;
     __shared__ float tile[H + 3][TileRow::kWords];
     const int rows = epilogue.height + 1, columns = epilogue.width + 1;
     const int across = ceil_div(epilogue.width, kTileWidth), down = ceil_div(epilogue.height, H);
@@ -144,18 +150,31 @@ __device__ inline void fir_nchw(const T* x, const Epilogue& epilogue, T* y) {
     const int row = threadIdx.x / kSlots, slot = threadIdx.x % kSlots * L;
     const int pixel = (top + row) * epilogue.width + left + slot;
     const bool in_plane = top + row < epilogue.height && left + slot < epilogue.width;
+    const int first_row = threadIdx.x / kWarp, first_column = threadIdx.x % kWarp;
     for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
         const T* source = x + (static_cast<size_t>(sample) * epilogue.channels + channel) * rows * columns;
-        __syncthreads();  // until the previous sample's tile is read
-#pragma unroll 2
-        for (int i = threadIdx.x / kWarp; i < H + 3; i += kBlock / kWarp) {
-            const int from_row = top - 1 + i;
-            const bool row_inside = from_row >= 0 && from_row < rows;
+        T read[kDown][kAcross] = {};
+#pragma unroll  // all loads start before the first value is stored
+        for (int i = 0; i < kDown; ++i) {
+            const int tile_row = first_row + i * kWarps, from_row = top - 1 + tile_row;
+            const bool has_row = (tile_row < H + 3) & (static_cast<unsigned>(from_row) < static_cast<unsigned>(rows));
 #pragma unroll
-            for (int j = threadIdx.x % kWarp; j < TileRow::kColumns; j += kWarp) {
-                const int from_column = left - 1 + j;
-                const bool inside = row_inside && from_column >= 0 && from_column < columns;
-                tile[i][TileRow::place<L>(j)] = inside ? to_float(source[from_row * columns + from_column]) : 0.0f;
+            for (int j = 0; j < kAcross; ++j) {
+                const int tile_column = first_column + j * kWarp, from_column = left - 1 + tile_column;
+                const bool has_column = static_cast<unsigned>(from_column) < static_cast<unsigned>(columns);
+                if (has_row & has_column & (tile_column < TileRow::kColumns)) {
+                    read[i][j] = source[from_row * columns + from_column];
+                }
+            }
+        }
+        __syncthreads();  // until the previous sample's tile is read
+#pragma unroll
+        for (int i = 0; i < kDown; ++i) {
+#pragma unroll
+            for (int j = 0; j < kAcross; ++j) {
+                const int tile_row = first_row + i * kWarps, tile_column = first_column + j * kWarp;
+                if ((tile_row >= H + 3) | (tile_column >= TileRow::kColumns)) continue;
+                tile[tile_row][TileRow::place<L>(tile_column)] = to_float(read[i][j]);
             }
         }
         __syncthreads();

@@ -6,6 +6,7 @@
 #include "epilogue.cuh"
 
 constexpr int kVisits = 4;         // rows of 16 bytes per thread
+constexpr int kShuffleBlocks = 3;  // depth-to-space in NHWC: more threads, because each loads only once
 constexpr int kShuffleVisits = 2;  // depth-to-space in NCHW: each visit is two loads and two stores
 
 // ---- naive: one thread per output element ----
@@ -145,21 +146,26 @@ __device__ inline void modconv_d2s_nhwc(const T* x, const Epilogue& epilogue, T*
     for (int sample = blockIdx.y; sample < epilogue.batch; sample += gridDim.y) {
         const size_t offset = epilogue.sample_offset(sample);
         const T* source = x + offset + (static_cast<size_t>(site) * channels + channel) * 4;
-        float read[4][L];
+        Packed<T, L> parts[4];  // unpacked phase by phase, because their floats would need twice the registers
 #pragma unroll
-        for (int part = 0; part < 4; ++part) load_lanes(source + part * L, read[part]);
+        for (int part = 0; part < 4; ++part) parts[part].load(source + part * L);
         ChannelTerms terms[L];
         epilogue.terms_of(sample, channel, terms);
+        const int corner = site / columns * 2 * epilogue.width + site % columns * 2;
+        const float* plane = epilogue.noise_plane(sample);
+        float noise[4];
 #pragma unroll
         for (int phase = 0; phase < 4; ++phase) {
-            const int row = site / columns * 2 + phase / 2, column = site % columns * 2 + phase % 2;
-            const int pixel = row * epilogue.width + column;
-            const float noise = epilogue.noise_at(sample, pixel);
+            noise[phase] = plane ? plane[corner + phase / 2 * epilogue.width + phase % 2] : 0.0f;
+        }
+#pragma unroll
+        for (int phase = 0; phase < 4; ++phase) {
+            const int pixel = corner + phase / 2 * epilogue.width + phase % 2;
             float values[L];
 #pragma unroll
             for (int lane = 0; lane < L; ++lane) {
                 const int flat = 4 * lane + phase;
-                values[lane] = epilogue(read[flat / L][flat % L], terms[lane], noise);
+                values[lane] = epilogue(parts[flat / L].at(flat % L), terms[lane], noise[phase]);
             }
             store_lanes(y + offset + static_cast<size_t>(pixel) * channels + channel, values);
         }
@@ -172,7 +178,8 @@ __device__ inline void modconv_d2s_nhwc(const T* x, const Epilogue& epilogue, T*
     KERNEL(modconv_nchw_##form##_##tag, EPILOGUE_PARAMETERS(T), modconv_nchw<T, L>(EPILOGUE_ARGUMENTS))               \
     KERNEL(modconv_nhwc_##form##_##tag, EPILOGUE_PARAMETERS(T), modconv_nhwc<T, L>(EPILOGUE_ARGUMENTS))               \
     KERNEL(modconv_d2s_nchw_##form##_##tag, EPILOGUE_PARAMETERS(T), modconv_d2s_nchw<T, L>(EPILOGUE_ARGUMENTS))       \
-    KERNEL(modconv_d2s_nhwc_##form##_##tag, EPILOGUE_PARAMETERS(T), modconv_d2s_nhwc<T, L>(EPILOGUE_ARGUMENTS))
+    KERNEL_FOR(kShuffleBlocks, modconv_d2s_nhwc_##form##_##tag, EPILOGUE_PARAMETERS(T),                               \
+               modconv_d2s_nhwc<T, L>(EPILOGUE_ARGUMENTS))
 
 #define MODCONV_KERNELS(T, tag)                                                                                       \
     MODCONV_FORM(T, tag, wide, kLanes<T>)                                                                             \

@@ -6,11 +6,14 @@
 #pragma once
 
 #if defined(__CUDACC__)
-#define KERNEL(name, parameters, ...) \
-    extern "C" __global__ void __launch_bounds__(kBlock, kBlocks) name parameters { __VA_ARGS__; }
+#define KERNEL_FOR(blocks, name, parameters, ...) \
+    extern "C" __global__ void __launch_bounds__(kBlock, blocks) name parameters { __VA_ARGS__; }
 #else
 #include "emulator.hpp"
 #endif
+
+// KERNEL_FOR: with that many blocks per multiprocessor at least.
+#define KERNEL(name, parameters, ...) KERNEL_FOR(kBlocks, name, parameters, __VA_ARGS__)
 
 constexpr int kBlock = 256;  // threads per block of every kernel; calls.py launches with the same number
 constexpr int kBlocks = 2;   // least blocks per multiprocessor: allows 128 registers per thread, enough to avoid spills
@@ -164,6 +167,18 @@ struct Packed {
     __device__ void store(T* to) const { *reinterpret_cast<Words*>(to) = words; }
     __device__ void clear() { words = Words{}; }
     __device__ void floats(float (&values)[L]) const { unpack<T>(words, values); }
+
+    // The k-th element, for k known at compile time.
+    __device__ float at(int k) const {
+        if constexpr (L == 4) {
+            return bits_to_float(words.word[k]);
+        } else {
+            float low, high;
+            unpack(words.word[k / 2], T{}, low, high);
+            return k % 2 ? high : low;
+        }
+    }
+
     __device__ void round(const float (&values)[L]) { pack<T>(values, words); }
 };
 
@@ -175,6 +190,7 @@ struct Packed<T, 1> {
     __device__ void store(T* to) const { *to = element; }
     __device__ void clear() { element = T{}; }
     __device__ void floats(float (&values)[1]) const { values[0] = to_float(element); }
+    __device__ float at(int) const { return to_float(element); }
     __device__ void round(const float (&values)[1]) { from_float(values[0], element); }
 };
 

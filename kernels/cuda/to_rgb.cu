@@ -30,10 +30,10 @@ __device__ inline void rgb_nhwc(const T* x, const ToRGB& rgb, void* image) {
     __shared__ Partial partial;
     const int pixels = rgb.pixels();
     const Team team(rgb.channels / L);
-    const int step = gridDim.x * team.tile();
+    const int step = team.stride();
     for (int sample = blockIdx.y; sample < rgb.batch; sample += gridDim.y) {
         const T* source = x + static_cast<size_t>(sample) * rgb.channels * pixels;
-        int first = blockIdx.x * team.tile();
+        int first = team.first();
         Packed<T, L> features[kPixels];
         team.load(source, first, team.member, pixels, features);
         float weights[kColours][L];
@@ -61,9 +61,9 @@ __device__ inline void rgb_nhwc(const T* x, const ToRGB& rgb, void* image) {
             partial.put(sums);
             if (team.slots > team.members) rgb.weights_of(sample, team.member * L, weights);
             team.load(source, first + step, team.member, pixels, features);  // loads while this tile is finished
-            __syncthreads();
-            rgb.put_tile(image, sample, first, team, partial);
-            __syncthreads();  // until all sums are read
+            __syncwarp();
+            rgb.put_tile(image, sample, first, team, partial.of_warp());
+            __syncwarp();  // until all sums are read
         }
     }
 }

@@ -9,28 +9,39 @@
 
 constexpr int kColours = 3;
 constexpr int kTile = 512;    // NCHW: channels whose weights are in shared memory; StyleGAN's widest layer
-constexpr int kMembers = 32;  // channels last: the most neighbouring threads that share a pixel
-constexpr int kPixels = 4;    // channels last: pixels per thread, loaded at the same time
+constexpr int kWarp = 32;     // channels last: also the most neighbouring lanes that share a pixel
+constexpr int kWarps = kBlock / kWarp;
+constexpr int kPixels = 4;    // channels last: pixels per lane, loaded at the same time
+constexpr int kSums = kPixels * kColours;
 
-// Channels last: the threads of a block. A group of neighbours shares kPixels pixels. Each member reads one slot (an
-// access of channels) of each pixel, or every members-th slot of a wide layer. So neighbours read neighbouring memory at
-// any width, and a thread's constants stay in registers while it walks over pixels.
+// Channels last: the lanes of a warp. A group of neighbours shares kPixels pixels. Each member reads one slot (an access of
+// channels) of each pixel, or every members-th slot of a wide layer. So neighbours read neighbouring memory at any width,
+// and a lane's constants stay in registers while it walks over pixels. Warps never wait for each other.
 struct Team {
     int slots, members, groups, member, group;
-    int turn, begin;  // for the pixel that this thread finishes: its p, and its group's first thread
+    int own, colour, step;  // the pixel of the tile that this lane finishes, its first colour, and the step to its next one
+    int begin;              // the place of that pixel's first sum in Partial
 
     __device__ explicit Team(int count) : slots(count) {
-        members = slots > kMembers ? ceil_div(slots, ceil_div(slots, kMembers)) : slots;
-        if (members < kPixels) members = kPixels;  // else a tile has more pixels than the block has threads
-        groups = kBlock / members;
-        member = threadIdx.x % members;
-        group = threadIdx.x / members;
-        turn = threadIdx.x / groups;
-        begin = threadIdx.x % groups * members;
+        const int lane = threadIdx.x % kWarp;
+        members = slots > kWarp ? ceil_div(slots, ceil_div(slots, kWarp)) : slots;
+        if (members < kPixels) members = kPixels;  // else a tile has more pixels than the warp has lanes
+        groups = kWarp / members;
+        member = lane % members;
+        group = lane / members;
+        const bool spread = tile() * kColours <= kWarp;  // one lane for each colour
+        own = spread ? lane % tile() : lane;
+        colour = spread ? lane / tile() : 0;
+        step = spread ? kColours : 1;
+        begin = own % groups * members * kSums + own / groups * kColours;
     }
 
-    // Pixels of a tile, which a block processes at once: consecutive in the plane.
+    // Pixels of a tile, which a warp processes at once: consecutive in the plane.
     __device__ int tile() const { return groups * kPixels; }
+
+    // The first pixel of this warp, and the distance to its next tile.
+    __device__ int first() const { return (blockIdx.x * kWarps + threadIdx.x / kWarp) * tile(); }
+    __device__ int stride() const { return gridDim.x * kWarps * tile(); }
 
     __device__ int pixel(int first, int p) const { return first + p * groups + group; }
 
@@ -48,19 +59,27 @@ struct Team {
     }
 };
 
-// The members' partial sums. A gap after every 32 lets threads that each add up a group use different banks.
+// The partial sums of all lanes, by warp and lane.
 struct Partial {
-    float sums[kPixels][kColours][kBlock + kBlock / 32];
+    alignas(16) float sums[kWarps][kWarp * kSums];
 
-    __device__ static int place(int thread) { return thread + thread / 32; }
+    // This warp's sums. They may be read after __syncwarp, and written again after another one.
+    __device__ float* of_warp() { return sums[threadIdx.x / kWarp]; }
 
     __device__ void put(const float (&own)[kPixels][kColours]) {
+        float* place = of_warp() + threadIdx.x % kWarp * kSums;
 #pragma unroll
         for (int p = 0; p < kPixels; ++p) {
 #pragma unroll
-            for (int colour = 0; colour < kColours; ++colour) sums[p][colour][place(threadIdx.x)] = own[p][colour];
+            for (int colour = 0; colour < kColours; ++colour) place[p * kColours + colour] = own[p][colour];
         }
     }
+};
+
+// Where an output pixel lies in the smaller skip image: its nearer input, and whether the farther ones are inside.
+struct SkipSite {
+    int near, down, across;
+    bool has_row, has_column;
 };
 
 struct ToRGB {
@@ -139,48 +158,47 @@ struct ToRGB {
         }
     }
 
-    // upsampled_skip of all colours of a pixel, which share the index arithmetic.
-    __device__ void upsampled_skips(int sample, int pixel, float (&values)[kColours]) const {
-#pragma unroll
-        for (int colour = 0; colour < kColours; ++colour) values[colour] = 0.0f;
-        if (!has_skip) return;
-        const int rows = height / 2, columns = width / 2, plane = rows * columns;
+    // For all colours of a pixel.
+    __device__ SkipSite skip_site(int pixel) const {
+        const int rows = height / 2, columns = width / 2;
         const int row = static_cast<unsigned>(pixel) / static_cast<unsigned>(width), column = pixel - row * width;
         const int down = row % 2 ? 1 : -1, across = column % 2 ? 1 : -1;  // to the farther input
-        const bool has_row = static_cast<unsigned>(row / 2 + down) < static_cast<unsigned>(rows);
-        const bool has_column = static_cast<unsigned>(column / 2 + across) < static_cast<unsigned>(columns);
-        const float* near = skip + static_cast<size_t>(sample) * kColours * plane + row / 2 * columns + column / 2;
-#pragma unroll
-        for (int colour = 0; colour < kColours; ++colour, near += plane) {
-            float far_row = 0.0f, far_column = 0.0f, far_both = 0.0f;
-            if (has_row) far_row = near[down * columns];
-            if (has_column) far_column = near[across];
-            if (has_row & has_column) far_both = near[down * columns + across];
-            const float here = 0.75f * near[0] + 0.25f * far_row, beside = 0.75f * far_column + 0.25f * far_both;
-            values[colour] = 0.75f * here + 0.25f * beside;
-        }
+        return {row / 2 * columns + column / 2, down * columns, across,
+                static_cast<unsigned>(row / 2 + down) < static_cast<unsigned>(rows),
+                static_cast<unsigned>(column / 2 + across) < static_cast<unsigned>(columns)};
     }
 
-    // One thread per pixel of the tile at pixel `first`, so that neighbours write neighbouring memory.
-    __device__ void put_tile(void* image, int sample, int first, const Team& team, const Partial& partial) const {
-        const int own = threadIdx.x, pixel = first + own;
-        if ((own >= team.tile()) | (pixel >= pixels())) return;
-        float skips[kColours], sums[kColours] = {};
-        upsampled_skips(sample, pixel, skips);
-#pragma unroll 4
-        for (int member = 0; member < team.members; ++member) {
-            const int at = Partial::place(team.begin + member);
-#pragma unroll
-            for (int colour = 0; colour < kColours; ++colour) sums[colour] += partial.sums[team.turn][colour][at];
-        }
-        const size_t begin = static_cast<size_t>(sample) * kColours * pixels();
-        float* planes = static_cast<float*>(image) + begin + pixel;
-        unsigned char* bytes = static_cast<unsigned char*>(image) + begin + pixel * kColours;
-#pragma unroll
-        for (int colour = 0; colour < kColours; ++colour) {
-            const float value = finished(sums[colour], colour) + skips[colour];
-            if (as_bytes) bytes[colour] = byte_of(value);
-            if (!as_bytes) planes[colour * pixels()] = value;
+    // `below`: the sample's and colour's plane of the skip image.
+    __device__ static float skip_from(const float* below, const SkipSite& site) {
+        const float* near = below + site.near;
+        float far_row = 0.0f, far_column = 0.0f, far_both = 0.0f;
+        if (site.has_row) far_row = near[site.down];
+        if (site.has_column) far_column = near[site.across];
+        if (site.has_row & site.has_column) far_both = near[site.down + site.across];
+        const float here = 0.75f * near[0] + 0.25f * far_row, beside = 0.75f * far_column + 0.25f * far_both;
+        return 0.75f * here + 0.25f * beside;
+    }
+
+    // Finishes the tile at pixel `first`: each lane adds up the members' sums of its pixel and colours.
+    __device__ void put_tile(void* image, int sample, int first, const Team& team, const float* sums) const {
+        const int pixel = first + team.own, plane = (height / 2) * (width / 2);
+        if ((team.own >= team.tile()) | (pixel >= pixels())) return;
+        const size_t begin = static_cast<size_t>(sample) * kColours;  // 32-bit indices are enough within a sample
+        const float* below = skip + begin * plane;
+        float* planes = static_cast<float*>(image) + begin * pixels();
+        unsigned char* bytes = static_cast<unsigned char*>(image) + begin * pixels();
+        SkipSite site{};
+        if (has_skip) site = skip_site(pixel);
+#pragma unroll 1
+        for (int colour = team.colour; colour < kColours; colour += team.step) {
+            const float under = has_skip ? skip_from(below + colour * plane, site) : 0.0f;
+            const float* own = sums + team.begin + colour;
+            float sum = 0.0f;
+#pragma unroll 8
+            for (int member = 0; member < team.members; ++member) sum += own[member * kSums];
+            const float value = finished(sum, colour) + under;
+            if (as_bytes) bytes[pixel * kColours + colour] = byte_of(value);
+            if (!as_bytes) planes[colour * pixels() + pixel] = value;
         }
     }
 };

@@ -6,12 +6,7 @@ copied to it, the call is launched as the operators launch it, and the results a
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import os
-import shutil
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,55 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcp_deploy import kernels
-from dcp_deploy.kernels.cuda.calls import BLOCK, KernelCall
+from dcp_deploy.errors import MissingCapabilityError
+from dcp_deploy.kernels.cuda.calls import KernelCall
 from dcp_deploy.kernels.cuda.launch import launch
-from dcp_deploy.kernels.cuda.library import SOURCES
 
-from .compiled import compile_once, compiled_folder
-
-FOLDER = Path(kernels.__file__).parent / "cuda"
-HERE = Path(__file__).parent
-Run = Callable[..., None]
-
-
-def compile_for_host(shared: Path, *flags: str) -> dict[str, Path]:
-    """Compile one shared object per source, all at the same time, unless ``shared`` has them; warnings are errors."""
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        pytest.skip(f"no C++ compiler ({compiler}) to build the kernels for the host")
-    # nvcc's pragmas and intrinsics are unknown to it; every other warning counts.
-    options = ["-std=c++17", "-x", "c++", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra"]
-    options += ["-Werror", "-Wno-unknown-pragmas", *flags, f"-I{HERE}"]
-    texts = [path.read_text() for path in sorted([*FOLDER.glob("*.cu*"), HERE / "emulator.hpp"])]
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    key = hashlib.sha256("\0".join([version, *options, *texts]).encode()).hexdigest()[:32]
-
-    # A compiler with the sanitizers' library preloaded takes four times as long.
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-
-    def compile_into(folder: Path) -> None:
-        running = {
-            name: subprocess.Popen(
-                [compiler, *options, "-o", str(folder / f"{name}.so"), str(FOLDER / f"{name}.cu")],
-                env=environment,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for name in SOURCES
-        }
-        for name, process in running.items():
-            _, errors = process.communicate()
-            assert process.returncode == 0, f"{name}.cu does not compile for the host:\n{errors}"
-
-    folder = compile_once(shared / f"host-{key}", compile_into)
-    return {name: folder / f"{name}.so" for name in SOURCES}
-
-
-def pointer_or_number(argument: Tensor | int | None) -> ctypes.c_void_p | ctypes.c_int:
-    if isinstance(argument, int):
-        return ctypes.c_int(argument)
-    return ctypes.c_void_p(None if argument is None else argument.data_ptr())
+from .compiled import compiled_folder
+from .host import Run, compile_for_host, emulator_of
 
 
 @pytest.fixture(scope="session")
@@ -80,25 +32,16 @@ def shared_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 def host_libraries(shared_folder: Path) -> dict[str, Path]:
     """Each source of kernels/cuda, compiled for the host: name -> shared object."""
     flags = os.environ.get("KERNEL_HOST_FLAGS", "").split()  # the sanitizers, see test_sanitizers.py
-    return compile_for_host(shared_folder, *flags)
+    try:
+        return compile_for_host(shared_folder, *flags)
+    except MissingCapabilityError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
 def emulator(host_libraries: dict[str, Path]) -> Run:
-    """``emulator(call, order=0)`` does what ``launch`` does on a GPU, thread by thread. It fails on deadlocks."""
-    libraries = {name: ctypes.CDLL(str(path)) for name, path in host_libraries.items()}
-
-    def run(call: KernelCall | None, order: int = 0) -> None:
-        if call is None:
-            return
-        library = libraries[call.source]
-        library.emulator_shape(*call.grid, BLOCK, order)
-        kernel = getattr(library, call.kernel)
-        kernel.restype = ctypes.c_char_p
-        problem = kernel(*map(pointer_or_number, call.arguments))
-        assert problem is None, f"{call.kernel}: {problem.decode()}"
-
-    return run
+    """``emulator(call, order=0)``: see :func:`.host.emulator_of`."""
+    return emulator_of(host_libraries)
 
 
 @pytest.fixture(params=["emulator", pytest.param("gpu", marks=pytest.mark.gpu)])

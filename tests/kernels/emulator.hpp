@@ -27,7 +27,7 @@
 // Only these are visible from outside, the rest is hidden. Else all libraries in the process would share one copy
 // of each inline variable and of each template's static array (GNU's unique symbols), whose sizes may differ by library.
 #define EXPORTED extern "C" __attribute__((visibility("default")))
-#define KERNEL(name, parameters, ...) \
+#define KERNEL_FOR(blocks, name, parameters, ...) \
     EXPORTED const char* name parameters { return emulator::run([&] { __VA_ARGS__; }); }
 
 struct Index3 {
@@ -191,6 +191,8 @@ inline const char* run(const std::function<void()>& kernel) {
 inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 
 inline void __syncthreads() { emulator::wait(emulator::State::at_block_barrier); }
+
+inline void __syncwarp() { emulator::wait(emulator::State::at_warp_barrier); }
 
 // All lanes must take part: the mask is always full in these kernels.
 inline float __shfl_xor_sync(unsigned, float value, int lane_mask) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -242,6 +243,19 @@ def test_the_environment_names_the_compiler(tmp_path: Path, monkeypatch: pytest.
     own.chmod(0o755)
     monkeypatch.setenv("CXX", str(own))
     assert find_compiler() == str(own)
+
+
+def test_a_full_disk_is_recognised_in_every_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "compiler"
+    german = "Auf dem Gerät ist kein Speicherplatz mehr verfügbar"
+    words = f'if [ "$LC_ALL" = C ]; then echo No space left on device; else echo {german}; fi >&2'
+    compiler.write_text(f"#!/bin/sh\n{words}\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    with pytest.raises(OSError, match="No space left") as caught:
+        library.cpu_library(cache_folder=tmp_path)
+    assert caught.value.errno == errno.ENOSPC
 
 
 @needs_compiler
