@@ -20,6 +20,7 @@ __all__ = [
     "capture_environment",
     "check_bound",
     "compare_runs",
+    "fastest_that_passes",
     "isolated",
     "judge_speed",
     "machine_ceilings",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .candidates.matrix import open_matrix, plan_matrix
     from .capacity import check_bound, within_bound
     from .comparison import Comparison, compare_runs, read_run
+    from .fastest import fastest_that_passes
     from .latency import benchmark, judge_speed
     from .machine.environment import Environment, capture_environment, wait_until_quiet
     from .machine.roofline import machine_ceilings
@@ -52,6 +54,7 @@ else:
             "candidates.matrix": ("open_matrix", "plan_matrix"),
             "capacity": ("check_bound", "within_bound"),
             "comparison": ("Comparison", "compare_runs", "read_run"),
+            "fastest": ("fastest_that_passes",),
             "latency": ("benchmark", "judge_speed"),
             "machine.environment": ("Environment", "capture_environment", "wait_until_quiet"),
             "machine.roofline": ("machine_ceilings",),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple
 from statistics import median
 
@@ -45,6 +45,7 @@ def benchmark(
     mode: str = "latency",
     ceilings: Sequence[Ceiling] = (),
     skipped: Sequence[Skipped] = (),
+    extras: Collection[str] = (),
     warmup_calls: int = 10,
     warmup_seconds: float = 0.5,
     min_rounds: int = 50,
@@ -64,6 +65,8 @@ def benchmark(
     - ``ceilings``: operations that show the machine's highest rates, timed in every fifth round; rows whose work is
       known report their distance from these rates.
     - ``skipped``: candidates that cannot run on this machine, and why; they are only reported.
+    - ``extras``: candidates that are only timed to find the fastest. Noise in their rows makes the run unstable only if
+      one of them is.
     - ``warmup_calls``, ``warmup_seconds``: every candidate is first called until both are reached; those calls are
       discarded.
     - ``min_rounds``, ``min_seconds``: rounds go on until both are reached; seconds count the rounds of all candidates
@@ -106,7 +109,9 @@ def benchmark(
         _row(name, call, warmed[name], rounds, _batch(call, batch), baseline, limits, seed)
         for name, call in candidates.items()
     )
-    unstable = tuple(instability(rows, environment, others))
+    fastest = min(rows, key=lambda row: row.summary.p50_ms)
+    decisive = [row for row in rows if row.name not in extras or row is fastest]
+    unstable = tuple(instability(decisive, environment, others))
     caveats = tuple(caveats_of(rows, unstable, clocks, skipped, scenario))
     return BenchReport(
         baseline, batch, rows, method, environment, others, caveats,

@@ -102,6 +102,7 @@ def engine_steps(path: Path, batch: int, seed: int, *, graph: bool) -> tuple[Ste
     import torch
 
     from ...export.runners.engine import open_engine
+    from ...export.runners.runner import feeds_of
 
     manifest, session = open_engine(path, cuda_graph=graph)
     profile = manifest["profile"]
@@ -110,7 +111,7 @@ def engine_steps(path: Path, batch: int, seed: int, *, graph: bool) -> tuple[Ste
         raise UsageError(f"{path} was built for batches of {least} to {most}, not {batch}", "Change --batch.")
     c_dim = profile["c"]["min"][1] if "c" in profile else 0
     z, psi, c = fixed_inputs(profile["z"]["min"][1], c_dim, batch, seed)
-    feeds = {"z": z, "psi": psi} if c is None else {"z": z, "psi": psi, "c": c}
+    feeds = feeds_of(z, psi, c)
 
     def copy_in() -> dict[str, Any]:
         return {name: torch.from_numpy(values).to(session.device) for name, values in feeds.items()}

@@ -74,9 +74,14 @@ def onnx_work(path: str | os.PathLike[str], batch: int) -> Work | None:
     held = {tensor.name for tensor in graph.initializer}
     ends = [value.name for value in (*graph.input, *graph.output) if value.name not in held]
     traffic = sum(_value_bytes(sizes, [*node.input, *node.output]) for node in graph.node if node.op_type != "Constant")
-    operations = sum(_operations(node, {name: shape for name, (shape, _) in inlined_sizes.items()})
-                     for node in inlined.node)  # fmt: skip
-    return Work(operations, _value_bytes(sizes, [*held, *ends]), traffic)
+    shapes = {name: shape for name, (shape, _) in inlined_sizes.items()}
+    operations = {"float": 0, "int8": 0}
+    integers = {node.output[0] for node in inlined.node if node.op_type == "DequantizeLinear"}
+    for node in inlined.node:
+        whole_numbers = integers.issuperset(node.input[:2])
+        operations["int8" if whole_numbers else "float"] += _operations(node, shapes)
+    total = sum(operations.values())
+    return Work(total, _value_bytes(sizes, [*held, *ends]), traffic, int8_operations=operations["int8"])
 
 
 def _inferred(model: onnx.ModelProto, batch: int) -> tuple[onnx.GraphProto, dict[str, tuple[Shape, int]]] | None:

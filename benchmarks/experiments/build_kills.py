@@ -2,10 +2,11 @@
 
     python -m dcp_deploy.benchmarks.experiments.build_kills FOLDER [--kills 50] [--seed 0] [--steps 20]
 
-Each kill is SIGKILL to all processes of a build. It comes while a stage writes a file, or at a random moment of a stage
-or of the start. Then the same command runs again. A round ends with a finished build, whose networks must equal those
-of the undisturbed build bit for bit. FOLDER receives run directories and logs. Prints a table; the exit code is 1 if a
-network or a record differs, or if a process, a file or shared memory is left.
+Each kill is SIGKILL to all processes of a build, at a random moment of a stage or of the start, or in one of its
+writes. For that the build stops itself before the first byte, within the file or before the rename. Then the same
+command runs again. A round ends with a finished build, whose networks must equal those of the undisturbed build bit for
+bit. FOLDER receives run directories and logs. Prints a table; the exit code is 1 if a network or a record differs, if a
+process, a file or shared memory is left, or if no kill cut a result of some stage.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,18 +29,21 @@ import psutil
 from safetensors.numpy import load_file
 
 from ...errors import DcpDeployError, UsageError
-from ...export.serving.leftovers import SHARED_MEMORY, is_alive, kill_group
-from ...files import RUN_FILE, read_json, sha256_file
+from ...export.serving.leftovers import SHARED_MEMORY, is_alive, is_stopped, kill_group
+from ...files import RUN_FILE, read_json, result_of, sha256_file
+from .write_stops import LOG, PHASES, Stop, Write, read_writes, stop_at
 
 KILLS, STEPS = 50, 20
 ROUND = 10  # kills of one build
 NETWORKS = ("teacher", "scores", "pruned", "student")
 UNDISTURBED, SCRATCH, CACHE = "undisturbed", "scratch", "cache"  # in the folder, beside the rounds
 START = "start"  # the time before the first stage
+WRITES = "writes"  # in the folder, a list
 LOOK_SECONDS = 0.0005  # between two looks at a run directory
 END_SECONDS = 10.0  # in which killed processes must have ended
 
-# The command line with fewer samples, and with checkpoints every few steps; otherwise as a user starts it.
+# The command line with fewer samples and with checkpoints every few steps, and its writes are watched; otherwise as a
+# user starts it.
 PROGRAM = """
 from dataclasses import replace
 from importlib import import_module
@@ -52,6 +56,17 @@ EFFORTS["quick"] = replace(
 evaluate = import_module("dcp_deploy.metrics.evaluate")
 evaluate.MIN_SAMPLES = evaluate.REFERENCE_SAMPLES = 64
 RECIPES["quick"] = replace(RECIPES["quick"], checkpoint_every=4)
+
+from dcp_deploy.benchmarks.experiments.write_stops import watch_writes
+at_work = ["start"]
+def watched(stage):
+    def work(job, progress):
+        at_work[0] = stage.name
+        return stage.work(job, progress)
+    return replace(stage, work=work)
+builder = import_module("dcp_deploy.pipeline.builder")
+builder.STAGES = tuple(map(watched, builder.STAGES))
+watch_writes(lambda: at_work[0])
 from dcp_deploy.cli import main
 main()
 """
@@ -65,10 +80,10 @@ def demo_build(steps: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: as soon as the stage writes a file, or at a random time of the stage."""
+    """When to kill: where the build stops in a write of the stage, or at a random time of the stage."""
 
     stage: str
-    writing: bool = False
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True)
@@ -96,15 +111,20 @@ class Builds:
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
     """How long the start and each stage of the undisturbed build took, in order."""
+    writes: list[Write] = field(default_factory=list)
+    """What the undisturbed build wrote."""
     expected: set[str] = field(default_factory=set)
     """What the undisturbed build leaves in the folder: its results, the cache, and what libraries leave."""
     alive: list[str] = field(default_factory=list)
-    """Processes that outlived a kill of their group."""
+    """Processes of this round that outlived a kill of their group."""
 
     @contextmanager
-    def started(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Start the build of a run directory in a process group of its own, which ends with the block."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    def started(self, name: str, watched: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """Start the build of a run directory in a process group of its own, which ends with the block.
+
+        ``watched``: variables for :func:`~.write_stops.watch_writes`.
+        """
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(watched or {})}
         for variable, place in (("TMPDIR", SCRATCH), ("DCP_DEPLOY_CACHE", CACHE)):
             (self.folder / place).mkdir(parents=True, exist_ok=True)
             environment[variable] = str(self.folder / place)
@@ -119,9 +139,9 @@ class Builds:
             kill_group(process.pid)
             process.wait()
 
-    def finish(self, name: str) -> None:
+    def finish(self, name: str, watched: Mapping[str, str] | None = None) -> None:
         """Run the build to its end. Raises DcpDeployError with the end of its log if it fails."""
-        with self.started(name) as process:
+        with self.started(name, watched) as process:
             code = process.wait()
         if code:
             log = self.folder / f"{name}.log"
@@ -129,9 +149,10 @@ class Builds:
             raise DcpDeployError(f"the build in {name} ended with code {code}: {words}", f"Read {log}.")
 
     def undisturbed(self) -> None:
-        """Run the build that all others are compared with, and note how long its parts take."""
+        """Run the build that all others are compared with. Note how long its parts take, and what it writes."""
         began = time.monotonic()
-        self.finish(UNDISTURBED)
+        self.finish(UNDISTURBED, {LOG: str(self.folder / WRITES)})
+        self.writes = read_writes(self.folder / WRITES)
         run = read_json(self.folder / UNDISTURBED / RUN_FILE)
         self.seconds = {START: max(0.0, time.monotonic() - began - run["seconds"])}
         self.seconds |= {name: stage["seconds"] for name, stage in run["stages"].items()}
@@ -140,23 +161,26 @@ class Builds:
     def kill(self, name: str, moment: Moment, share: float) -> Kill | None:
         """Start the build and kill it at the moment, or when its stage is over; return None if it ended before.
 
-        ``share``: of the stage's usual time, for a moment that is not a write.
+        ``share``: of the stage's usual time, for a moment that is not in a write.
         """
         directory, order = self.folder / name, list(self.seconds)
-        before, reached = _begun(directory), None
-        with self.started(name) as process:
+        before, old, reached = _begun(directory), _scratch(directory), None
+        with self.started(name, None if moment.stop is None else stop_at(moment.stop)) as process:
+            build = psutil.Process(process.pid)
             while process.poll() is None:
                 stage = _at_work(directory, before)
                 if reached is None and order.index(stage) >= order.index(moment.stage):
                     reached = time.monotonic()
                 if reached is not None:
                     passed = time.monotonic() - reached >= share * self.seconds[moment.stage]
-                    if stage != moment.stage or (bool(_scratch(directory)) if moment.writing else passed):
-                        return self._end(process, directory, before)
+                    if stage != moment.stage or (is_stopped(build) if moment.stop else passed):
+                        return self._end(process, directory, before, old)
                 time.sleep(LOOK_SECONDS)
         return None
 
-    def _end(self, process: subprocess.Popen[bytes], directory: Path, before: dict[str, str]) -> Kill | None:
+    def _end(
+        self, process: subprocess.Popen[bytes], directory: Path, before: dict[str, str], old: dict[Path, str]
+    ) -> Kill | None:
         """Kill the process and all that it has started. Return None if it had ended by itself."""
         running: list[psutil.Process] = []
         with suppress(psutil.NoSuchProcess):
@@ -168,7 +192,8 @@ class Builds:
         while (alive := [one for one in running if is_alive(one)]) and time.monotonic() < end:
             time.sleep(0.05)
         self.alive += [f"process {one.pid}" for one in alive]
-        return Kill(_at_work(directory, before), tuple(_scratch(directory)))
+        cut = {name for path, name in _scratch(directory).items() if path not in old}
+        return Kill(_at_work(directory, before), tuple(sorted(cut)))
 
     def differences(self, name: str) -> list[str]:
         """Return the networks that are not those of the undisturbed build, and what is wrong with the record."""
@@ -184,8 +209,9 @@ class Builds:
         return found
 
     def leftovers(self, name: str) -> list[str]:
-        """Return what the killed builds left: processes, and files beyond those of the undisturbed one."""
-        return [*self.alive, *sorted(self._found(name) - self.expected)]
+        """Return what a round's killed builds left: processes, and files beyond those of the undisturbed one."""
+        alive, self.alive = self.alive, []
+        return [*alive, *sorted(self._found(name) - self.expected)]
 
     def _found(self, name: str) -> set[str]:
         """Return the names of all files and folders of a run, of the cache and of the scratch folder."""
@@ -209,10 +235,10 @@ def _at_work(directory: Path, before: dict[str, str]) -> str:
     return ([START] + [name for name, time in _begun(directory).items() if before.get(name) != time])[-1]
 
 
-def _scratch(directory: Path) -> list[str]:
-    """Return the names of results of stages that are being written, or were when the writer was killed."""
-    found = [one for _, _, names in os.walk(directory) for one in names if one.startswith(".") and one.endswith(".tmp")]
-    return sorted(one.split(".tmp")[0].rpartition(".")[0][1:] for one in found if not one.startswith(f".{RUN_FILE}."))
+def _scratch(directory: Path) -> dict[Path, str]:
+    """Return the scratch files of writers that are at work or were killed, and the names of their results."""
+    paths = [Path(folder, name) for folder, _, names in os.walk(directory) for name in names]
+    return {path: name for path in paths if (name := result_of(path))}
 
 
 def _same_tensors(one: Path, other: Path) -> bool:
@@ -223,23 +249,37 @@ def _same_tensors(one: Path, other: Path) -> bool:
     )  # fmt: skip
 
 
-def moments(stages: Sequence[str], chance: random.Random) -> Iterator[Moment]:
-    """Yield moments without end, each as often as any other: the start, and writes and random times of the stages."""
-    every = [Moment(START), *(Moment(stage, writing) for stage in stages for writing in (True, False))]
+def moments(writes: Sequence[Write], stages: Sequence[str], chance: random.Random) -> Iterator[Moment]:
+    """Yield moments without end: in turns that have a write and a random time of each stage, in random order.
+
+    Writes of the record are left to random times, because every stage has them: a turn has one of them.
+    """
     while True:
-        yield from chance.sample(every, len(every))
+        turn = [Moment(stage) for stage in stages]
+        for stage in stages:
+            turn += _in_a_write([one for one in writes if one.stage == stage and one.name != RUN_FILE], chance)
+        turn += _in_a_write([one for one in writes if one.name == RUN_FILE], chance)
+        yield from chance.sample(turn, len(turn))
+
+
+def _in_a_write(writes: Sequence[Write], chance: random.Random) -> list[Moment]:
+    """Return a moment in one of the writes, if there are any."""
+    if not writes:
+        return []
+    write = chance.choice(writes)
+    return [Moment(write.stage, Stop(write.stage, write.name, chance.choice(PHASES), write.bytes // 2))]
 
 
 def kill_rounds(builds: Builds, kills: int, chance: random.Random) -> Iterator[Round]:
     """Kill ``kills`` builds, in as many rounds as it takes. Each yields what was found when it was over."""
     builds.undisturbed()
     shared, number, order = set(SHARED_MEMORY.glob("*")), 0, list(builds.seconds)
-    upcoming = moments(order[1:], chance)
+    upcoming = moments(builds.writes, order, chance)
     while kills > 0:
         number += 1
         name, done = f"round-{number}", list[Kill]()
         chosen = islice(upcoming, min(kills, ROUND))
-        for moment in sorted(chosen, key=lambda one: (order.index(one.stage), not one.writing)):
+        for moment in sorted(chosen, key=lambda one: (order.index(one.stage), one.stop is None)):
             kill = builds.kill(name, moment, chance.random())
             if kill is None:  # it was too fast, and has finished
                 break
@@ -262,16 +302,25 @@ def _unused(files: set[Path]) -> list[str]:
 
 
 def table(rounds: Sequence[Round], stages: Sequence[str]) -> str:
-    """Return one line for each stage: its kills, those that cut a write, and how the rounds with them ended."""
-    lines = ["| killed in | kills | while writing | same networks | left over |", "|---|---:|---:|---|---|"]
+    """Return one line for each stage: its kills, the writes that they cut, and how the rounds with them ended."""
+    lines = ["| killed in | kills | in a write | of | same networks | left over |", "|---|---:|---:|---|---|---|"]
     for stage in stages:
         hit = [one for one in rounds if any(kill.stage == stage for kill in one.kills)]
         kills = [kill for one in hit for kill in one.kills if kill.stage == stage]
         differs, left = (sorted({name for one in hit for name in getattr(one, part)}) for part in ("differs", "left"))
-        cells = (stage, len(kills), sum(bool(kill.cut) for kill in kills), f"no: {', '.join(differs)}" if differs else
-                 "yes" if hit else "", ", ".join(left) or ("nothing" if hit else ""))  # fmt: skip
+        cut = sorted({name for kill in kills for name in kill.cut})
+        cells = (stage, len(kills), sum(bool(kill.cut) for kill in kills), ", ".join(cut),
+                 f"no: {', '.join(differs)}" if differs else "yes" if hit else "",
+                 ", ".join(left) or ("nothing" if hit else ""))  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def never_cut(rounds: Sequence[Round], stages: Sequence[str]) -> list[str]:
+    """Return the stages of which no kill cut a result."""
+    kills = [kill for one in rounds for kill in one.kills]
+    cut = {kill.stage for kill in kills if any(name != RUN_FILE for name in kill.cut)}
+    return [stage for stage in stages if stage not in cut]
 
 
 def main() -> int:
@@ -289,11 +338,12 @@ def main() -> int:
         rounds.append(one)
         places = ", ".join(" writing ".join((kill.stage, *kill.cut)) for kill in one.kills)
         print(f"round {len(rounds)}: killed in {places}; differs: {one.differs}; left: {one.left}", file=sys.stderr)
-    print(table(rounds, list(builds.seconds)))
-    restarts = sum(len(one.kills) for one in rounds)
-    cut = sorted({name for one in rounds for kill in one.kills for name in kill.cut})
-    print(f"{restarts} kills and as many restarts in {len(rounds)} rounds; writes that were cut: {', '.join(cut)}")
-    return 1 if any(one.differs or one.left for one in rounds) else 0
+    stages = list(builds.seconds)
+    print(table(rounds, stages))
+    restarts, missed = sum(len(one.kills) for one in rounds), never_cut(rounds, stages)
+    print(f"{restarts} kills and as many restarts in {len(rounds)} rounds; stages of which no result was cut: "
+          f"{', '.join(missed) or 'none'}")  # fmt: skip
+    return 1 if missed or any(one.differs or one.left for one in rounds) else 0
 
 
 if __name__ == "__main__":

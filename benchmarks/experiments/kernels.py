@@ -1,6 +1,4 @@
-"""Measure how much of the memory bandwidth the kernels reach.
-
-    python -m dcp_deploy.benchmarks.experiments.kernels --out FILE
+"""Measure how much of the memory bandwidth the kernels reach: a part of the experiment :mod:`.gpu`.
 
     for each kernel, variant, type, layout and width: the layer of 256 px at batch 32
     repeat: for each of them, shuffled: time it, and a device copy that moves as many bytes
@@ -11,20 +9,18 @@ move: each input read once, each output written once. Reading an input twice the
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ...files import write_json
 from ...kernels.cuda.calls import (
     TAGS,
     KernelCall,
@@ -33,10 +29,7 @@ from ...kernels.cuda.calls import (
     modconv_epilogue_call,
     to_rgb_call,
 )
-from ...kernels.cuda.launch import launch
-from ..candidates.device_steps import cuda_event
-from ..candidates.loading import require_gpu
-from ..machine.environment import capture_environment
+from .gpu_machine import Machine
 
 Operator = Literal["modconv", "modconv_d2s", "fir", "rgb", "rgb_bytes", "epilogue_rgb", "epilogue_rgb_bytes"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
@@ -71,12 +64,13 @@ class Case:
         return self.batch, self.channels, self.size, self.size
 
 
-def cases(size: int = 256, batch: int = 32) -> Iterator[Case]:
+def cases(size: int = 256, batch: int = 32, widths: tuple[int, int] = (TEACHER_WIDTH, STUDENT_WIDTH)) -> Iterator[Case]:
     """Yield every kernel in both variants at the teacher's width, and the wide variants at the student's width."""
+    teacher, student = widths
     for operator, dtype, last in product(OPERATORS, TAGS, (False, True)):
         if operator.startswith("epilogue") and not last:
             continue  # these kernels exist for channels last only
-        for wide, channels in ((True, TEACHER_WIDTH), (True, STUDENT_WIDTH), (False, TEACHER_WIDTH)):
+        for wide, channels in ((True, teacher), (True, student), (False, teacher)):
             yield Case(operator, dtype, last, wide, channels, size, batch)
 
 
@@ -135,31 +129,37 @@ def bytes_of(call: KernelCall) -> int:
     return sum(argument.nbytes for argument in call.arguments if isinstance(argument, Tensor))
 
 
-def measure(chosen: Sequence[Case], *, rounds: int = 20, seed: int = 0) -> list[dict[str, Any]]:
-    """Time every case and the copy of as many bytes on the current GPU. MissingCapabilityError without a GPU."""
-    require_gpu("this experiment")
-    device = torch.device("cuda", torch.cuda.current_device())
+def measure(
+    chosen: Sequence[Case], machine: Machine, *, rounds: int = 20, ends: float = math.inf, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Time every case and the copy of as many bytes, up to ``rounds`` times, and after the first until ``ends``.
+
+    ``ends`` is a time of ``time.monotonic``.
+    """
+    device = machine.device
     buffers = [Buffers(chosen, device) for _ in range(SETS)]
     calls = [[held.call(case) for held in buffers] for case in chosen]
     half = [bytes_of(per_set[0]) // 1024 * 512 for per_set in calls]  # aligned, so that the copy is fast
     flat = [torch.empty(2 * max(half), dtype=torch.uint8, device=device) for _ in range(SETS)]
     for held in flat:
         held.view(torch.int32)[: held.numel() // 4].random_()
-    runs = [[lambda call=call: launch(call, device) for call in per_set] for per_set in calls]
+    runs = [[lambda call=call: machine.launch(call, device) for call in per_set] for per_set in calls]
     copies = [[lambda held=held, n=n: held[n : 2 * n].copy_(held[:n]) for held in flat] for n in half]
     times: list[list[tuple[float, float]]] = [[] for _ in chosen]
     order = random.Random(seed)
     for number in range(rounds + 1):
+        if number > 1 and time.monotonic() > ends:
+            break
         for index in order.sample(range(len(chosen)), len(chosen)):
-            pair = _timed(runs[index]), _timed(copies[index])
+            pair = _timed(runs[index], machine), _timed(copies[index], machine)
             if number > 0:  # the first round loads kernels and raises the clocks
                 times[index].append(pair)
     return [_row(case, per_set[0], pairs) for case, per_set, pairs in zip(chosen, calls, times, strict=True)]
 
 
-def _timed(in_turn: Sequence[Callable[[], Any]]) -> float:
+def _timed(in_turn: Sequence[Callable[[], Any]], machine: Machine) -> float:
     """Return the milliseconds of one call on the GPU, the mean of LAUNCHES in a row."""
-    begin, end = cuda_event(), cuda_event()
+    begin, end = machine.event(), machine.event()
     in_turn[-1]()  # keeps the GPU busy while the host enqueues the rest
     begin.record()
     for number in range(LAUNCHES):
@@ -172,10 +172,11 @@ def _timed(in_turn: Sequence[Callable[[], Any]]) -> float:
 def _row(case: Case, call: KernelCall, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """Return the medians of one kernel: milliseconds, bytes per second, and the share of the copy's rate."""
     size = bytes_of(call)
-    time, copy_time = (median(times) for times in zip(*pairs, strict=True))
+    own_time, copy_time = (median(times) for times in zip(*pairs, strict=True))
     return {
-        "kernel": call.kernel, "channels": case.channels, "bytes": size, "time_ms": time, "copy_time_ms": copy_time,
-        "rate": size / time * 1e3, "copy_rate": size / copy_time * 1e3,
+        "operator": case.operator, "kernel": call.kernel, "channels": case.channels, "bytes": size,
+        "time_ms": own_time, "copy_time_ms": copy_time,
+        "rate": size / own_time * 1e3, "copy_rate": size / copy_time * 1e3,
         "share": median(copy / own for own, copy in pairs),
     }  # fmt: skip
 
@@ -186,30 +187,3 @@ def _shaped(flat: Tensor, shape: tuple[int, ...], last: bool) -> Tensor:
         return part.view(shape)
     batch, channels, height, width = shape
     return part.view(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return one line per kernel, the lowest share first."""
-    lines = [f"{'kernel':28} {'channels':>8} {'ms':>8} {'TB/s':>7} {'copy':>7} {'share':>6}"]
-    for row in sorted(rows, key=lambda row: float(row["share"])):
-        rates = f"{row['rate'] / 1e12:7.3f} {row['copy_rate'] / 1e12:7.3f} {row['share']:6.1%}"
-        lines.append(f"{row['kernel']:28} {row['channels']:8} {row['time_ms']:8.4f} {rates}")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Bandwidth of every kernel against a device copy, in one run.")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--size", type=int, default=256, help="pixels of a side")
-    parser.add_argument("--batch", type=int, default=32)
-    arguments = parser.parse_args()
-    chosen = list(cases(arguments.size, arguments.batch))
-    rows = measure(chosen, rounds=arguments.rounds)
-    record = {"environment": asdict(capture_environment()), "rounds": arguments.rounds, "size": arguments.size}
-    write_json(arguments.out, {**record, "batch": arguments.batch, "rows": rows})
-    print(table(rows))
-
-
-if __name__ == "__main__":
-    main()

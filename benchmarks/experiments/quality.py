@@ -1,4 +1,4 @@
-"""The quality experiment: which scores and refinements keep the diversity of the demo teacher?
+"""The quality experiment: which scores and refinements keep a teacher's diversity?
 
     python -m dcp_deploy.benchmarks.experiments.quality --out DIR
 
@@ -13,6 +13,8 @@ by the whole recipe:
 
     python -m dcp_deploy.benchmarks.experiments.quality --out DIR --steps 544 --seconds 3000
     python -m dcp_deploy.benchmarks.experiments.quality --out LONG --ratios 0.7 --refinements reconstruct
+
+The teacher is the demo's, or another one with real images (--teacher, --data).
 """
 
 from __future__ import annotations
@@ -27,8 +29,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from importlib.resources import as_file, files
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,19 +37,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...checkpoints import load_generator
-from ...compression import (
-    DEMO_RECIPES,
-    RECIPES,
-    ChannelScores,
-    DistillConfig,
-    distill,
-    load_scores,
-    plan,
-    prune,
-    save_scores,
-    score,
-)
+from ...compression import RECIPES, ChannelScores, distill, load_scores, plan, prune, save_scores, score
 from ...compression.pruning.planning import Refinement
 from ...compression.scoring.methods import ScoreMethod
 from ...efforts import CHANGES, EffortName
@@ -56,8 +45,8 @@ from ...export.runners.picture_files import save_picture
 from ...export.runners.sampling import as_uint8, grid
 from ...files import read_json, write_json
 from ...generators import Generator
-from ...metrics import evaluate, load_avatar_reader
 from ..machine.environment import capture_environment
+from .subjects import Subject, demo, photographs
 
 RATIOS = (0.7, 0.85)
 SCORES = ("random", "weight-out", "gradient", "diversity", "released", "change", "hybrid")
@@ -78,8 +67,6 @@ CHANGE_LATENTS = 384  # as at the effort quick; they take half as long as the 24
 SAMPLES = 3000
 MEASURED = (0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # shares of the steps
 PICTURES = 10
-_SAVED = 4  # checkpoints per cell
-_BATCH = 250  # images per call when measuring
 
 
 @dataclass(frozen=True)
@@ -103,14 +90,14 @@ class Experiment:
     """Settings that all cells share."""
 
     out: Path
-    teacher: Generator
+    subject: Subject
     device: str
     steps: int
     samples: int
     deadline: float
     """When to stop, by the monotonic clock."""
     effort: EffortName = "quick"
-    """Whose recipe of the demo is used, over ``steps`` steps."""
+    """Whose recipe is used, over ``steps`` steps."""
 
     def settings(self) -> dict[str, Any]:
         """Return everything besides the cell that its figures depend on, JSON-ready."""
@@ -120,7 +107,7 @@ class Experiment:
             "score_latents": SCORE_LATENTS,
             "change_latents": CHANGE_LATENTS,
         }
-        settings = {**numbers, "recipe": asdict(recipe(self.steps, 0, self.effort))}
+        settings = {**numbers, "recipe": asdict(self.subject.recipe(self.effort, self.steps, 0)), **self.subject.facts}
         return dict(json.loads(json.dumps(settings)))  # as they come back from the file of a cell
 
 
@@ -157,18 +144,14 @@ def _attempt(experiment: Experiment, cell: Cell) -> None:
             return
     write_json(experiment.out / "cells" / f"{cell.name}.json", document)
     shutil.rmtree(_partial(experiment, cell), ignore_errors=True)
-    last = document["curve"][-1]
-    print(
-        f"{cell.name}: {document['seconds']:.0f} s, FID {last['fid']:.2f}, recall {last['recall']:.3f}, "
-        f"mode coverage {last['mode_coverage']:.3f}, L1 {last['l1_to_teacher']:.4f}",
-        file=sys.stderr,
-    )
+    shown = ", ".join(f"{name} {document['curve'][-1][name]:.4g}" for name in ("fid", "recall", "l1_to_teacher"))
+    print(f"{cell.name}: {document['seconds']:.0f} s, {shown}", file=sys.stderr)
 
 
 def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     """Prune, distil and measure one cell. OutOfTimeError when the deadline comes first."""
     begin = time.monotonic()
-    teacher = experiment.teacher
+    subject, teacher = experiment.subject, experiment.subject.teacher
     planned = plan(teacher, scores_of(experiment, cell.score, cell.seed), ratio=cell.ratio, align=8)
     student = prune(teacher, planned, refine=cell.refine, seed=cell.seed)
 
@@ -178,13 +161,14 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
 
     def measure(generator: Generator) -> dict[str, float]:
         elapsed = time.monotonic() - begin
-        return {**figures(generator, experiment.samples, cell.seed), "seconds": round(elapsed, 3)}
+        return {**subject.figures(generator, experiment.samples, cell.seed), "seconds": round(elapsed, 3)}
 
     result = distill(
         student,
         teacher,
-        config=recipe(experiment.steps, cell.seed, experiment.effort),
-        perceptual=load_avatar_reader(experiment.device).pyramid,
+        config=subject.recipe(experiment.effort, experiment.steps, cell.seed),
+        data=subject.data,
+        perceptual=subject.perceptual,
         checkpoint_dir=_partial(experiment, cell),
         on_step=watch,
         measure=measure,
@@ -199,28 +183,6 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         "curve": result.history,
         "seconds": round(time.monotonic() - begin, 2),
         "environment": asdict(capture_environment()),
-    }
-
-
-def recipe(steps: int, seed: int, effort: EffortName = "quick") -> DistillConfig:
-    """Return an effort's recipe of the demo over this many steps."""
-    saved = max(steps // _SAVED, 1)
-    return replace(_recipe_of(effort), steps=steps, seed=seed, log_every=steps, checkpoint_every=saved)
-
-
-def _recipe_of(effort: EffortName) -> DistillConfig:
-    return DEMO_RECIPES.get(effort, RECIPES[effort])
-
-
-def figures(generator: Generator, samples: int, seed: int) -> dict[str, float]:
-    """Return the figures of a curve; "rare_recall" is the mean of the rare values' rates, each at most 1."""
-    metrics = evaluate(generator, samples=samples, seed=1000 + seed, batch=_BATCH)
-    names = ("fid", "precision", "recall", "density", "coverage", "mode_coverage", "frequency_error")
-    rare = [min(rate, 1.0) for rate in metrics.rare.values()]
-    return {
-        **{name: getattr(metrics, name) for name in names},
-        "rare_recall": sum(rare) / len(rare),
-        **{f"rare {name}": rate for name, rate in metrics.rare.items()},
     }
 
 
@@ -243,14 +205,8 @@ def scores_of(experiment: Experiment, name: str, seed: int) -> ChannelScores:
     with _SCORING:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_scores(score(experiment.teacher, latents=latents, seed=seed, **settings), path)
+            save_scores(score(experiment.subject.teacher, latents=latents, seed=seed, **settings), path)
         return load_scores(path)
-
-
-def demo_teacher(device: str) -> Generator:
-    """Return the generator of the demo, frozen."""
-    with as_file(files("dcp_deploy") / "assets" / "demo_teacher.safetensors") as path:
-        return load_generator(path).to(device).eval().requires_grad_(False)
 
 
 def _partial(experiment: Experiment, cell: Cell) -> Path:
@@ -277,6 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compute the cells; return 0 when every cell is done, 130 when some are left for another run."""
     parser = argparse.ArgumentParser(prog="python -m dcp_deploy.benchmarks.experiments.quality", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for scores, checkpoints and cells")
+    parser.add_argument("--teacher", type=Path, help="a checkpoint, with --data (the demo's teacher)")
+    parser.add_argument("--data", type=Path, help="real images of that teacher: a folder, a zip file or an LMDB")
     parser.add_argument("--effort", choices=[*RECIPES], default="quick", help="recipe of distillation (%(default)s)")
     parser.add_argument("--steps", type=int, help="steps of distillation (the recipe's)")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="images per measurement (%(default)s)")
@@ -291,15 +249,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = set(options.scores) - set(get_args(ScoreMethod)) - set(VARIANTS)
     if unknown:
         parser.error(f"unknown scores {sorted(unknown)}; known: {', '.join([*get_args(ScoreMethod), *VARIANTS])}")
+    if (options.teacher is None) != (options.data is None):
+        parser.error("--teacher and --data belong together: the figures compare its students with real images")
     deadline = time.monotonic() + options.seconds
     # The reference statistics were computed in full float32, so TensorFloat-32 would bias the comparison.
     torch.backends.cudnn.allow_tf32 = False
     (options.out / "cells").mkdir(parents=True, exist_ok=True)
-    steps = options.steps or _recipe_of(options.effort).steps
-    experiment = Experiment(
-        options.out, demo_teacher(options.device), options.device, steps, options.samples, deadline, options.effort
-    )
-    teacher = {"figures": figures(experiment.teacher, options.samples, 0), "settings": {"samples": options.samples}}
+    if options.teacher is None:
+        subject = demo(options.device)
+    else:
+        subject = photographs(options.teacher, options.data, options.out / "features", options.device)
+    steps = options.steps or subject.recipes[options.effort].steps
+    experiment = Experiment(options.out, subject, options.device, steps, options.samples, deadline, options.effort)
+    figures = subject.figures(subject.teacher, options.samples, 0)
+    teacher = {"figures": figures, "settings": {"samples": options.samples}}
     write_json(options.out / "teacher.json", teacher)  # also reads the real images, before the cells share them
     wanted = cells(options.ratios, options.scores, options.refinements, options.seeds)
     left = run(experiment, wanted, jobs=options.jobs)

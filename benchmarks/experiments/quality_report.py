@@ -2,7 +2,8 @@
 
     python -m dcp_deploy.benchmarks.experiments.quality_report DIR --docs docs
 
-writes the tables into quality.md, between its markers, and the final FID as images/quality.png.
+writes the tables into quality.md, between its markers, and the final FID as images/quality.png. Those of another
+teacher go into photo-teacher.md and images/photographs.png.
 """
 
 from __future__ import annotations
@@ -28,8 +29,14 @@ COLUMNS = {
     "coverage": "coverage",
     "mode_coverage": "mode coverage",
     "rare_recall": "rare-factor recall",
+    "seed_diversity": "intra-seed diversity",
     "l1_to_teacher": "L1 to the teacher",
 }
+"""The figures of a table and their headings. Each subject of the experiment has some of them."""
+DEMO = ("quality.md", "quality.png", "FID")
+"""Page, figure and name of the distance of the demo's experiment."""
+ELSEWHERE = ("photo-teacher.md", "photographs.png", "FD-EfficientNet")
+"""The same of an experiment on another teacher."""
 PLAIN = ("diversity", "none")
 """DCP-GAN's own method, which the others are compared with."""
 DEFAULT = (SCORE, REFINE)
@@ -103,6 +110,8 @@ def report(found: Sequence[Mapping[str, Any]], teacher: Mapping[str, float]) -> 
         "Mean ± standard deviation over seeds; the last column says how many.",
         "",
     ]
+    if "features" in settings:
+        lines[0] += f" The FID is {ELSEWHERE[-1]}."
     for ratio, group in by_ratio(found).items():
         lines += [f"### {ratio:.0%} of the channels removed", "", "At the end:", ""]
         lines += [*_table(group, -1, teacher), "", "Right after pruning and refinement, before training:", ""]
@@ -111,18 +120,24 @@ def report(found: Sequence[Mapping[str, Any]], teacher: Mapping[str, float]) -> 
 
 
 def _table(group: Group, place: int, teacher: Mapping[str, float] | None) -> list[str]:
-    rows = []
+    names, rows = _measured(group, COLUMNS), []
     if teacher is not None:
-        rows.append(["*teacher*", "", *(f"{teacher[name]:.3f}" if name in teacher else "" for name in COLUMNS), ""])
+        rows.append(["*teacher*", "", *(f"{teacher[name]:.3f}" if name in teacher else "" for name in names), ""])
     for (score, refine), curves in group.items():
-        values = [_spread(values_at(curves, name, place)) for name in COLUMNS]
+        values = [_spread(values_at(curves, name, place)) for name in names]
         rows.append([score, refine, *values, str(len(curves))])
-    return text_table(["score", "refinement", *COLUMNS.values(), "seeds"], rows)
+    return text_table(["score", "refinement", *(COLUMNS[name] for name in names), "seeds"], rows)
+
+
+def _measured(group: Group, names: Iterable[str]) -> list[str]:
+    """Return those of the figures that the curves have."""
+    curves = next(iter(group.values()))
+    return [name for name in names if name in next(iter(curves.values()))[-1]]
 
 
 def _differences(group: Group) -> list[str]:
     """Compare diversity scores with the other scores, seed by seed."""
-    names = ("fid", "recall", "mode_coverage", "rare_recall")
+    names = _measured(group, ("fid", "recall", "mode_coverage", "rare_recall"))
     rows = []
     for (score, refine), curves in group.items():
         differences, seeds = _paired(group.get(("diversity", refine), {}), curves, names)
@@ -136,7 +151,7 @@ def _differences(group: Group) -> list[str]:
 
 def _against_default(group: Group) -> list[str]:
     """Compare every combination with the default, seed by seed."""
-    names = ("fid", "recall", "mode_coverage", "rare_recall", "l1_to_teacher")
+    names = _measured(group, ("fid", "recall", "mode_coverage", "rare_recall", "l1_to_teacher"))
     rows = []
     for combination, curves in group.items():
         differences, seeds = _paired(curves, group.get(DEFAULT, {}), names)
@@ -196,8 +211,8 @@ def _mean_and_spread(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
-def draw(found: Ends, path: Path) -> None:
-    """Draw the FID after training, a panel per ratio: a row per score, a marker per refinement."""
+def draw(found: Ends, path: Path, distance: str = "FID") -> None:
+    """Draw the distance after training, a panel per ratio: a row per score, a marker per refinement."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = panels(len(found), 5.2, 3.4, sharey=True)
@@ -214,7 +229,9 @@ def draw(found: Ends, path: Path) -> None:
                 markersize=7, linestyle="", capsize=3, elinewidth=1.4,
             )  # fmt: skip
         axis.set_yticks(range(len(scores)), labels=scores)
-        axis.set(title=f"{ratio:.0%} of the channels removed", xlabel="FID after training, lower is better", xlim=0)
+        axis.set(
+            title=f"{ratio:.0%} of the channels removed", xlabel=f"{distance} after training, lower is better", xlim=0
+        )
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
@@ -234,8 +251,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     found = load_cells(options.directory, options.seeds)
     teacher = read_json(options.directory / "teacher.json")["figures"]
-    rewrite(options.docs / "quality.md", "experiment", report(found, teacher))
-    draw(ends(found), options.docs / "images" / "quality.png")
+    elsewhere = "teacher" in found[0]["settings"]
+    page, figure, distance = ELSEWHERE if elsewhere else DEMO
+    rewrite(options.docs / page, "experiment", report(found, teacher))
+    draw(ends(found), options.docs / "images" / figure, distance)
     return 0
 
 

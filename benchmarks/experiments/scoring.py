@@ -70,7 +70,7 @@ def measure(generator: Generator, latents: int, rounds: int) -> dict[str, Any]:
     """Time both in turn; return milliseconds of clock and processor, their ratios, and the scores' difference."""
     methods: dict[str, Callable[[], object]] = {
         "plain": partial(plain_scores, generator, latents),
-        "score": partial(score, generator, latents=latents),
+        "score": partial(score, generator, latents=latents, method="diversity"),
     }
     difference = largest_difference(
         score(generator, latents=latents, method="diversity"), plain_scores(generator, latents)

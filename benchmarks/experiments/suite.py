@@ -1,6 +1,6 @@
 """Measure the standing matrix of latencies.
 
-    python -m dcp_deploy.benchmarks.experiments.suite FOLDER [--quick] [--network NAME]
+    python -m dcp_deploy.benchmarks.experiments.suite FOLDER [--quick] [--network NAME] [--pair] [--files FILES]
 
     for each network, StyleGAN2 and 3 at 256 and 1024 px, with random weights:
         its teacher in torch, ONNX Runtime and OpenVINO, and a student for each ratio and alignment in the latter two;
@@ -10,7 +10,9 @@
 All candidates of a network share one run, so alignments are compared under the same load. Operations are listed beside
 the times, since rounding widths up adds some. A network that has its document is not measured again. Install OpenVINO
 first, because candidates that cannot run are only listed as skipped. ``--quick`` has an eighth of the channels at 64 px
-and takes minutes.
+and takes minutes. ``--pair`` measures the teacher and one student only, of ratio 0.7 in multiples of 16, in every
+precision, and writes ``<network>-pair.json``. ``--files`` keeps the exported files and takes those that are there, so
+that a second run only measures.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -43,6 +46,7 @@ QUICK_RESOLUTION, QUICK_SHARE = 64, 8
 BACKENDS = "torch,onnxruntime,onnxruntime-winograd,openvino,openvino-winograd"
 ROUNDED = "stylegan2", 256, 0.7, 16  # kind, largest resolution, ratio and alignment of what is in PRECISIONS too
 PRECISIONS: tuple[Precision, ...] = ("bf16", "int8")
+PAIR = "student 0.7 by 16"
 WARM_CALLS = 3  # a call of a teacher takes up to a minute
 
 
@@ -68,14 +72,22 @@ def students(teacher: GeneratorConfig) -> Iterator[tuple[str, GeneratorConfig, t
         yield f"student {ratio:g} by {align}", replace(teacher, widths=widths), precisions
 
 
-def measure(teacher: GeneratorConfig, *, rounds: int, seconds: float, threads: int | None) -> BenchReport:
-    """Measure a teacher and its students at batch 1 in one interleaved run."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+def measure(
+    teacher: GeneratorConfig, *, rounds: int, seconds: float, threads: int | None, pair: bool, kept: Path | None
+) -> BenchReport:
+    """Measure a teacher and its students at batch 1 in one interleaved run; ``pair``: only one student.
+
+    ``kept``: where exported files are kept; by default they are deleted afterwards.
+    """
+    with ExitStack() as stack:
+        folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "teacher.safetensors"
         save_generator(_network(teacher), checkpoint)
         files = {"teacher": [checkpoint, _exported(teacher, folder, "teacher")]}
         for name, config, precisions in students(teacher):
+            if pair and name != PAIR:
+                continue
             files[name] = [_exported(config, folder, name, precision) for precision in precisions]
         specs, _ = plan_matrix(files, backends=BACKENDS, threads=threads)  # skipped: students have no checkpoint
         candidates, skipped = open_matrix(specs, open_candidate, tolerant=True)
@@ -96,18 +108,22 @@ def _network(config: GeneratorConfig) -> Generator:
 
 
 def _exported(config: GeneratorConfig, folder: Path, name: str, precision: Precision = "fp32") -> Path:
-    path = folder / f"{name.replace(' ', '-')}-{precision}.onnx"
-    export_onnx(_network(config), path, precision=precision)
+    path = folder / f"{name.replace(' ', '-')}-{config.resolution}-{precision}.onnx"
+    if not path.is_file():
+        export_onnx(_network(config), path, precision=precision)
     return path
 
 
-def run(folder: Path, chosen: Sequence[str], *, quick: bool, rounds: int, seconds: float, threads: int | None) -> None:
+def run(folder: Path, chosen: Sequence[str], options: argparse.Namespace) -> None:
     """Measure every chosen network that has no document in the folder, and print its table."""
-    for name, teacher in networks(quick=quick).items():
-        document = folder / f"{name}{'-quick' if quick else ''}.json"
+    for name, teacher in networks(quick=options.quick).items():
+        document = folder / f"{name}{'-quick' if options.quick else ''}{'-pair' if options.pair else ''}.json"
         if (chosen and name not in chosen) or document.is_file():
             continue
-        report = measure(teacher, rounds=rounds, seconds=seconds, threads=threads)
+        report = measure(
+            teacher, rounds=options.rounds, seconds=options.seconds, threads=options.threads, pair=options.pair,
+            kept=options.files and options.files / name,
+        )  # fmt: skip
         text = f"# {name}, `{report.environment.command}`\n\n{report.to_markdown()}"
         write_text(document.with_suffix(".md"), text)
         write_json(document, report.to_dict())  # last, because the document marks the network as done
@@ -118,6 +134,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The standing matrix of latencies, one document for each network.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--quick", action="store_true", help="an eighth of the channels, 64 px")
+    parser.add_argument("--pair", action="store_true", help=f"only the teacher and {PAIR}")
+    parser.add_argument("--files", type=Path, help="folder that keeps the exported files")
     parser.add_argument("--network", nargs="+", default=(), help="only these: stylegan2-256 ...")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=30.0)
@@ -127,10 +145,7 @@ def main() -> None:
     unknown = [name for name in options.network if name not in known]
     if unknown:
         parser.error(f"unknown network {unknown[0]}; known: {', '.join(known)}")
-    run(
-        options.folder, options.network, quick=options.quick, rounds=options.rounds, seconds=options.seconds,
-        threads=options.threads,
-    )  # fmt: skip
+    run(options.folder, options.network, options)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ Row = Mapping[str, Any]
 
 
 def load_suite(folder: Path) -> dict[str, Document]:
-    """Return the documents by network, full sizes before quick ones. InputError when there are none."""
+    """Return the documents by network, pairs and quick sizes last. InputError when there are none."""
     found = {path.stem: read_json(path) for path in sorted(folder.glob("stylegan*.json"))}
     if not found:
         remedy = "Make one: python -m dcp_deploy.benchmarks.experiments.suite"
@@ -41,9 +41,9 @@ def load_suite(folder: Path) -> dict[str, Document]:
 
 
 def _sort_key(network: str) -> tuple[bool, str, int]:
-    """Order "stylegan2-256", "stylegan2-1024", ..., then "stylegan2-64-quick"."""
-    kind, resolution, *quick = network.split("-")
-    return bool(quick), kind, int(resolution)
+    """Order "stylegan2-256", "stylegan2-1024", ..., then "stylegan2-256-pair" and "stylegan2-64-quick"."""
+    kind, resolution, *part = network.split("-")
+    return bool(part), kind, int(resolution)
 
 
 def row_of(document: Document, model: str, backend: str, precision: str = "fp32") -> Row | None:
@@ -60,7 +60,8 @@ def report(found: Mapping[str, Document]) -> str:
         lines += ["", f"### {network}", "", f"{rounds} interleaved rounds on {_machine(document)}:", ""]
         module = "python -m dcp_deploy.benchmarks.experiments.suite"
         lines += ["```sh", document["environment"]["command"].replace("suite.py", module, 1), "```", ""]
-        lines += [*_latencies(document), "", *_alignment(document), ""]
+        lines += [*_latencies(document), ""]
+        lines += [] if network.endswith("-pair") else [*_alignment(document), ""]
         lines += [f"- {note}" for note in document["notes"]]
     return "\n".join(lines[1:])
 
@@ -182,8 +183,8 @@ def _marks(axes: Axes, model: str, rows: Sequence[Row]) -> None:
 
 def network_title(name: str) -> str:
     """Return a network's name for people: "stylegan2-256" is "StyleGAN2, 256 px"."""
-    kind, resolution, *quick = name.split("-")
-    return ", ".join([kind.replace("stylegan", "StyleGAN"), f"{resolution} px", *quick])
+    kind, resolution, *part = name.split("-")
+    return ", ".join([kind.replace("stylegan", "StyleGAN"), f"{resolution} px", *part])
 
 
 def _title(labels: Mapping[str, str]) -> str:
@@ -198,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     found = load_suite(options.folder)
     rewrite(options.docs / "benchmarks.md", "suite", report(found))
-    full = {name: document for name, document in found.items() if "quick" not in name}
+    full = {name: document for name, document in found.items() if not name.endswith(("-quick", "-pair"))}
     draw(full or found, options.docs / "images" / "latency.png")
 
 

@@ -133,6 +133,17 @@ def test_drift_is_noted():
     assert any("a (+20.0%)" in note for note in report.notes)
 
 
+@pytest.mark.parametrize(("milliseconds", "stable"), [(20, True), (2, False)])
+def test_drift_of_an_extra_counts_only_if_it_is_the_fastest(milliseconds, stable):
+    found = {}
+    for extras in ((), ("b",)):
+        machine = Machine()
+        drifting = [1, 1] + [milliseconds] * 10 + [1.2 * milliseconds] * 10
+        candidates = {"a": machine.candidate("a", 5), "b": machine.candidate("b", drifting)}
+        found[extras] = machine.benchmark(candidates, baseline="a", min_rounds=20, extras=extras).stable
+    assert found == {(): False, ("b",): stable}
+
+
 @pytest.mark.parametrize(("others", "noted"), [(None, False), (0.1, False), (1.4, True)])
 def test_other_load_is_noted_when_it_is_more_than_a_tenth_of_the_cores(monkeypatch, others, noted):
     monkeypatch.setattr(latency.LoadMeter, "others", lambda meter: others)

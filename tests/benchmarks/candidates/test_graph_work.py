@@ -51,6 +51,20 @@ def test_bytes_count_each_tensor_once_and_traffic_every_pass(tmp_path):
     assert work.traffic_bytes == 4 * ((2 * 5 + 5 * 7 + 2 * 7) + (2 * 7 + 2 * 7))
 
 
+def test_products_of_integers_are_counted_apart(tmp_path):
+    nodes = [
+        ("QuantizeLinear", ["x", "step"], ["q"], {}),
+        ("DequantizeLinear", ["q", "step"], ["whole"], {}),
+        ("QuantizeLinear", ["w", "step"], ["p"], {}),
+        ("DequantizeLinear", ["p", "step"], ["weight"], {}),
+        ("MatMul", ["whole", "weight"], ["h"], {}),
+        ("MatMul", ["h", "weight"], ["y"], {}),  # h is not of integers
+    ]
+    weights = {"w": [5, 5], "step": []}
+    work = onnx_work(saved(tmp_path / "g.onnx", nodes, {"x": ["B", 5]}, {"y": ["B", 5]}, weights), 3)
+    assert (work.operations, work.int8_operations) == (2 * 2 * 3 * 25, 2 * 3 * 25)
+
+
 def test_a_graph_with_an_unknown_shape_has_no_work(tmp_path):
     nodes = [("NonZero", ["x"], ["n"], {}), ("Cast", ["n"], ["y"], {"to": TensorProto.FLOAT})]
     assert onnx_work(saved(tmp_path / "g.onnx", nodes, {"x": ["B", 5]}, {"y": [2, "N"]}, {}), 2) is None

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dcp_deploy.benchmarks.experiments.kernels import OPERATORS, Buffers, Case, bytes_of, cases, measure
-from dcp_deploy.errors import MissingCapabilityError
+from dcp_deploy.benchmarks.experiments.kernels import OPERATORS, Buffers, Case, bytes_of, cases
 from dcp_deploy.kernels.cuda.calls import TAGS
 
 SMALL = {case: replace(case, channels=8, size=4, batch=2) for case in cases()}
@@ -44,17 +43,3 @@ def test_bytes_are_each_tensor_once(operator: str, expected: int) -> None:
     before = terms if operator == "epilogue_rgb_bytes" else terms + next_scale
     small = colours if operator.startswith("rgb") else before + colours * operator.startswith("epilogue")
     assert bytes_of(call) == 4 * (expected + small)
-
-
-def test_without_a_gpu_the_experiment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MissingCapabilityError, match="needs an NVIDIA GPU"):
-        measure(list(cases()))
-
-
-@pytest.mark.gpu
-def test_a_kernel_and_its_copy_are_timed() -> None:
-    chosen = [replace(case, size=64, batch=8) for case in cases() if case.dtype == torch.float16]
-    for row in measure(chosen, rounds=3):
-        assert row["time_ms"] > 0 and row["copy_time_ms"] > 0
-        assert row["rate"] == pytest.approx(row["bytes"] / row["time_ms"] * 1e3)

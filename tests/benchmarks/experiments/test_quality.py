@@ -12,22 +12,20 @@ from typing import Any
 import pytest
 import torch
 
-from dcp_deploy.benchmarks.experiments import quality
+from dcp_deploy.benchmarks.experiments import quality, subjects
 from dcp_deploy.benchmarks.experiments.quality import Cell, Experiment, cells, run
 from dcp_deploy.generators import Generator, GeneratorConfig
 
-FIGURES = quality.figures
+
+def cheap_figures(generator: Generator, samples: int, seed: int) -> dict[str, float]:
+    """Return a sum of weights."""
+    return dict.fromkeys(("fid", "recall"), float(generator.synthesis.b4.const.abs().sum()))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cheap_settings() -> Iterator[None]:
-    """The only figure is a sum of weights, and scores come from few latents."""
-
-    def figures(generator: Generator, samples: int, seed: int) -> dict[str, float]:
-        return dict.fromkeys(("fid", "recall", "mode_coverage"), float(generator.synthesis.b4.const.abs().sum()))
-
+    """Let scores come from few latents."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quality, "figures", figures)
         patch.setattr(quality, "SCORE_LATENTS", 5)
         patch.setattr(quality, "CHANGE_LATENTS", 4)
         yield
@@ -41,7 +39,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         config = GeneratorConfig(resolution=64, z_dim=8, w_dim=8, mapping_layers=1, widths=(16,) * 10)
         teacher = Generator(config).eval().requires_grad_(False)
     out = tmp_path_factory.mktemp("quality")
-    experiment = Experiment(out, teacher, "cpu", steps=6, samples=500, deadline=float("inf"))
+    subject = replace(subjects.demo("cpu"), teacher=teacher, figures=cheap_figures)
+    experiment = Experiment(out, subject, "cpu", steps=6, samples=500, deadline=float("inf"))
     assert run(experiment, [CELL], jobs=1) == []
     return experiment
 
@@ -87,12 +86,6 @@ def test_an_unknown_score_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "unknown scores ['hybird']" in capsys.readouterr().err
 
 
-def test_the_recipe_is_that_of_the_effort() -> None:
-    quick, standard = (quality.recipe(40, 3, effort) for effort in ("quick", "standard"))
-    assert (quick.steps, standard.steps, quick.seed) == (40, 40, 3)
-    assert quick != standard
-
-
 def test_a_cell_has_its_curve_and_its_picture(finished: Experiment) -> None:
     document = document_of(finished)
     steps = [entry["step"] for entry in document["curve"]]
@@ -100,6 +93,12 @@ def test_a_cell_has_its_curve_and_its_picture(finished: Experiment) -> None:
     assert all(entry["fid"] > 0 and entry["l1_to_teacher"] > 0 for entry in document["curve"])
     assert document["widths"] == [8] * 10
     assert (finished.out / "pictures" / "0.5-diversity-none-0.png").exists()
+
+
+def test_a_teacher_without_its_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        quality.main(["--out", str(tmp_path), "--teacher", "teacher.safetensors"])
+    assert "--teacher and --data belong together" in capsys.readouterr().err
 
 
 def test_cells_are_computed_once(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,16 +132,3 @@ def test_a_cell_that_ran_out_of_time_continues(experiment: Experiment, monkeypat
     resumed = document_of(experiment)
     assert resumed["curve"][0]["seconds"] == 0.0  # by the stopped clock, so this entry is from the checkpoint
     assert weights_of(resumed) == weights_of(expected)
-
-
-def test_rare_values_count_as_at_most_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    ratios = {"hat=top_hat": 1.5, "beard=full": 0.5}
-
-    class Found:
-        fid = precision = recall = density = coverage = mode_coverage = frequency_error = 0.5
-        rare = ratios
-
-    monkeypatch.setattr(quality, "evaluate", lambda *_, **__: Found)
-    measured = FIGURES(Generator(GeneratorConfig(resolution=8, z_dim=4, w_dim=4, widths=(2,) * 4)), 500, 0)
-    assert measured["rare_recall"] == 0.75
-    assert measured["rare hat=top_hat"] == 1.5

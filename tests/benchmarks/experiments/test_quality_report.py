@@ -99,6 +99,22 @@ def test_page_and_picture_are_written(tmp_path: Path) -> None:
         assert image.width > 1000  # two panels
 
 
+def test_another_teacher_has_a_page_of_its_own_with_the_figures_that_were_measured(tmp_path: Path) -> None:
+    cells = [cell("diversity", "none", 0, (40.0, 20.0, 10.0)), cell("random", "none", 0, (50.0, 30.0, 20.0))]
+    for one in cells:
+        one["settings"] |= {"teacher": "0" * 64, "features": "efficientnet-lite0 1280"}
+        for entry in one["curve"]:
+            del entry["mode_coverage"], entry["rare_recall"]
+    page = tmp_path / "docs" / "photo-teacher.md"
+    page.parent.mkdir()
+    page.write_text("\n".join(markers("experiment")))
+    assert main([str(write(tmp_path / "run", cells)), "--docs", str(tmp_path / "docs")]) == 0
+    text = page.read_text()
+    assert "The FID is FD-EfficientNet." in text and "mode coverage" not in text
+    assert "| random | none | -10.00 | 0.000 |" in text
+    assert (tmp_path / "docs" / "images" / "photographs.png").is_file()
+
+
 def test_cells_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
     other = cell("random", "none", 2, (1.0, 1.0, 1.0))
     other["settings"]["steps"] = 200

@@ -65,6 +65,29 @@ def test_a_network_is_measured_once_and_kept_with_its_table(small_generator, exp
     assert capsys.readouterr().out == ""  # the document exists
 
 
+def test_a_pair_takes_the_files_that_an_earlier_run_kept(small_generator, exported, tmp_path, monkeypatch):
+    teacher = small_generator.config
+    monkeypatch.setattr(suite, "networks", lambda quick: {"stylegan2-8": teacher})
+    monkeypatch.setattr(suite, "BACKENDS", "torch,onnxruntime")
+    monkeypatch.setattr(suite, "benchmark", partial(suite.benchmark, warmup_seconds=0, pause_seconds=0))
+    made = []
+
+    def copied(generator, path, precision):
+        made.append(path.name)
+        return shutil.copy(exported, path)
+
+    monkeypatch.setattr(suite, "export_onnx", copied)
+    words = ["suite", str(tmp_path), "--pair", "--files", str(tmp_path / "kept"), "--rounds", "2", "--seconds", "0"]
+    monkeypatch.setattr(sys, "argv", words)
+    for _ in range(2):
+        suite.main()
+        (tmp_path / "stylegan2-8-pair.json").rename(tmp_path / "first.json")
+    models = [row["labels"]["model"] for row in read_json(tmp_path / "first.json")["rows"]]
+    assert models[:2] == ["teacher"] * 2 and set(models[2:]) == {"student 0.7 by 16"}
+    assert made[:2] == ["teacher-8-fp32.onnx", "student-0.7-by-16-8-fp32.onnx"]
+    assert len(made) == len(set(made))  # the second run exported nothing
+
+
 def test_an_unknown_network_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["suite", str(tmp_path), "--network", "stylegan2-512"])
     with pytest.raises(SystemExit) as ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_tables_and_figure_are_written_from_the_document(folder):
     assert "| 0.7 | 16 | 0 M | 1.50 [1.50, 1.50] | not measured |" in text
     with Image.open(docs / "images" / "latency.png") as picture:
         assert picture.width > 300
+
+
+def test_a_pair_has_its_latencies_last_and_no_table_of_alignments(folder):
+    shutil.copy(folder / "stylegan2-256.json", folder / "stylegan2-256-pair.json")
+    shutil.copy(folder / "stylegan2-256.json", folder / "stylegan2-1024.json")
+    found = suite_figures.load_suite(folder)
+    assert list(found) == ["stylegan2-256", "stylegan2-1024", "stylegan2-256-pair"]
+    whole, pair = suite_figures.report(found).split("### stylegan2-256-pair")
+    assert "gain at equal MACs" in whole and "gain at equal MACs" not in pair
+    assert "| student 0.7 by 16 | OpenVINO | fp32 |" in pair
 
 
 def test_a_folder_without_documents_names_the_command(tmp_path):
