@@ -1,4 +1,4 @@
-"""Differential fuzzing of packed bundles: ``python tests/fuzz/fuzz_archives.py 2000``.
+"""Differential fuzzing of packed bundles: ``python -m tests.fuzz.fuzz_archives 2000``.
 
 Of each seed a small bundle is packed, and most of them are changed. What `bundle verify` accepts must be unpacked to
 the files of its manifest, and to no others, by GNU tar, bsdtar and Python's tarfile. What it refuses must raise
@@ -14,14 +14,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from ..export.differential import UNPACKERS, difference
+from ..export.forged_archives import random_archive
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
 
 
 def main() -> int:
-    from export.differential import UNPACKERS, difference
-    from export.forged_archives import random_archive
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", type=int, nargs="?", default=2000)
     parser.add_argument("--first-seed", type=int, default=0)
