@@ -12,10 +12,10 @@ PIP_FLAGS := -qq --disable-pip-version-check
 TORCH_INDEX ?= $(file < .venv/torch-index)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test triton pythons runtimes fuzz check lint types docs dist format clean
+.PHONY: help demo test browser triton pythons runtimes converters fuzz check lint types docs dist format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## build the demo: prune, distil, export, verify and benchmark a small generator, and report
 	$(BIN)/dcp-deploy build --dataset demo
@@ -24,6 +24,11 @@ demo: $(READY) ## build the demo: prune, distil, export, verify and benchmark a 
 # their fixtures once.
 test: $(READY) $(TRITON) $(METRICS) ## all tests
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
+
+# Tests of the page of bundle --web skip without these two, and say so.
+browser: ## Chromium and npm for the tests of pages for browsers: by apt-get, as root
+	@command -v chromium > /dev/null && command -v npm > /dev/null || \
+	    { apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium npm; }
 
 triton: $(TRITON) ## NVIDIA's Triton server in .venv-triton, for serve --server .venv-triton
 
@@ -36,12 +41,16 @@ pythons: $(READY) ## the parts without torch on Python 3.12 and 3.13, where inst
 runtimes: $(READY) ## exported files in ONNX Runtime 1.13 to the newest, every precision: images compared
 	$(BIN)/python -m tests.runtimes $(RELEASES)
 
+# Each converter in an environment of its own below build/converters; onnx2tf brings TensorFlow, about 2 GB.
+converters: $(READY) ## exported files through onnxsim, onnxslim and onnx2tf with LiteRT: images compared
+	$(BIN)/python -m tests.converters
+
 # atheris has wheels for Linux only, so the environment does not include it.
 fuzz: $(READY) ## look for files, documents and requests that break their readers: SECONDS=60 for each kind
 	$(BIN)/python -m pip install $(PIP_FLAGS) 'atheris>=3.0'
 	$(BIN)/python tests/fuzz/fuzz_checkpoints.py --seconds $(or $(SECONDS),60) $(FORMATS)
 	$(BIN)/python -m tests.fuzz.fuzz_documents --seconds $(or $(SECONDS),60)
-	$(BIN)/python tests/fuzz/fuzz_archives.py 2000
+	$(BIN)/python -m tests.fuzz.fuzz_archives 2000
 
 check: lint types ## everything but the tests: lint, format, types
 

@@ -39,6 +39,7 @@ __all__ = [
     "open_images",
     "plan",
     "prune",
+    "run_launched",
     "save_generator",
     "score",
     "sweep",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from .compression import RECIPES, ChannelScores, DistillConfig, distill, plan, prune, score
     from .config import BuildConfig
     from .datasets.images import open_images
+    from .distributed.launched import run_launched
     from .export import build_engine, export_onnx, load_runner, load_synthesis, verify
     from .export.fused.generator import fused
     from .extensions.signatures import LossFunction, ScoreFunction
@@ -68,6 +70,7 @@ else:
             "compression": ("RECIPES", "ChannelScores", "DistillConfig", "distill", "plan", "prune", "score"),
             "config": ("BuildConfig",),
             "datasets.images": ("open_images",),
+            "distributed.launched": ("run_launched",),
             "export": ("build_engine", "export_onnx", "load_runner", "load_synthesis", "verify"),
             "export.fused.generator": ("fused",),
             "extensions.signatures": ("LossFunction", "ScoreFunction"),

@@ -17,7 +17,7 @@ from .efforts import ALIGN, EFFORT, EFFORTS, HYBRID_SHARE, RATIO, REFINE, SCORE,
 from .errors import CorruptFileError, InputError, UsageError, as_share, choose
 from .extensions.functions import check_name, parse_loss
 from .extensions.loggers import parse_logger
-from .gates import QUALITY, SPEED, parse_requirements
+from .gates import LATENTS, QUALITY, SPEED, parse_requirements
 from .teachers.presets import DATASETS, Dataset, find_dataset
 
 __all__ = ["DATASETS", "EFFORTS", "BuildConfig", "Effort", "EffortName", "read_toml", "to_toml"]
@@ -180,7 +180,7 @@ class BuildConfig(BaseModel):
     @classmethod
     def _comparisons(cls, texts: list[str] | None) -> list[str] | None:
         try:
-            parse_requirements(texts or [], (*QUALITY, SPEED))
+            parse_requirements(texts or [], (*QUALITY, *LATENTS, SPEED))
         except UsageError as error:
             raise ValueError(f"{error.message.removeprefix('--require ')}. {error.remedy}".removesuffix(".")) from error
         return texts or None

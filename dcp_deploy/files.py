@@ -43,7 +43,7 @@ def destination(path: str | os.PathLike[str]) -> Path:
     """Return where a result is written: ``path``, or what a symbolic link there leads to.
 
     Raises UsageError for a folder, a device, a pipe, a socket, and for an input of the same command: the same file
-    under any name, or a file in a folder that is an input.
+    under any name, or a file in a folder that is an input; of a run directory, its record and its results.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -56,13 +56,24 @@ def destination(path: str | os.PathLike[str]) -> Path:
         raise UsageError(f"{path} is {_kind(found.st_mode)}, not a file", "Give the name of a file.")
     for source in _inputs.get():
         if source.is_dir():
-            taken = target.is_relative_to(source.resolve()) and not is_run_directory(source)
+            taken = target.is_relative_to(source.resolve()) and _is_input(target, source.resolve())
         else:
             taken = source.exists() and os.path.samestat(source.stat(), found)
         if taken:
             within = f"in {source}, which" if source.is_dir() else "the file that"
             raise UsageError(f"{path} is {within} this command reads", "Give another name for the result.")
     return target
+
+
+def _is_input(file: Path, folder: Path) -> bool:
+    """Return whether a file in a folder belongs to it: every file, but of a run directory its record and results."""
+    if not is_run_directory(folder):
+        return True
+    results: set[str] = set()
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # a damaged record names none
+        for stage in read_json(folder / RUN_FILE)["stages"].values():
+            results |= set(stage["outputs"])
+    return file.relative_to(folder).as_posix() in {RUN_FILE, *results}
 
 
 def inputs_in(folder: Path) -> list[Path]:
@@ -155,7 +166,7 @@ def remove_scratch(folder: Path) -> None:
     A writer holds a lock on what it writes, which the kernel releases when it ends, however it ends.
     """
     for left in folder.glob(".*.tmp"):
-        if not _SCRATCH.search(left.name):
+        if result_of(left) is None:
             continue
         with suppress(OSError):  # its writer is at work, or it is gone already
             handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -169,7 +180,10 @@ def remove_scratch(folder: Path) -> None:
                 os.close(handle)
 
 
-_SCRATCH = re.compile(r"\.[0-9a-f]{16}\.tmp$")
+def result_of(scratch: Path) -> str | None:
+    """Return the name of the file or folder that a writer's scratch becomes, None for any other path."""
+    found = re.fullmatch(r"\.(.+)\.[0-9a-f]{16}\.tmp", scratch.name, re.DOTALL)
+    return found[1] if found else None
 
 
 def _short(name: str) -> str:

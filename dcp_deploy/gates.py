@@ -14,13 +14,17 @@ NOTHING = "none"
 """Stands for no requirements, where there would be some by default."""
 QUALITY = ("fid", "kid", "precision", "recall", "density", "coverage", "mode_coverage", "frequency_error")
 """Figures of a generator that requirements may name."""
+LATENTS = ("edit_correlation", "edit_slope", "teacher_w_l1", "mixed_l1", "inverted_mse")
+"""Figures of how well the teacher's latents work in its student; the teacher itself has none."""
 SPEED = "speedup"
 UNSTABLE = "unstable, measure again"
 """Stands where the speed-up of an unstable benchmark would stand."""
 _OPERATORS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 _WORDS = {"<=": "at most", ">=": "at least", "<": "below", ">": "above"}
 _LARGEST = 1e100  # of a limit: times a teacher's figure, it is still a number
-_FORM = re.compile(r"\s*(?P<metric>[a-z_]+)\s*(?P<operator><=|>=|<|>)\s*(?P<limit>[^*]+?)\s*(\*\s*(?P<of>teacher)\s*)?")
+_FORM = re.compile(
+    r"\s*(?P<metric>[a-z][a-z0-9_]*)\s*(?P<operator><=|>=|<|>)\s*(?P<limit>[^*]+?)\s*(\*\s*(?P<of>teacher)\s*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def _parse(text: str, known: Collection[str], teacher: bool) -> Requirement:
     if abs(limit) > _LARGEST:
         raise UsageError(f"--require {text!r}: {form['limit']} is too large", f"Give at most {_LARGEST:g}.")
     of_teacher = form["of"] is not None or form["limit"] == "teacher"
-    if of_teacher and (not teacher or form["metric"] == SPEED):
+    if of_teacher and (not teacher or form["metric"] in (SPEED, *LATENTS)):
         raise UsageError(f"--require {text!r}: the teacher's figure is not measured here", "Give a number as limit.")
     return Requirement(text, form["metric"], form["operator"], limit, of_teacher)
 

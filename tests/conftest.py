@@ -40,6 +40,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name bytes after their argument: archives carry the time, and every worker must collect the same tests."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for_gpus = [item for item in items if item.get_closest_marker("gpu")]
     if for_gpus:
@@ -214,3 +219,19 @@ def no_metrics_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr("dcp_deploy.metrics.published.import_module", absent)
+
+
+@pytest.fixture(scope="session")
+def runtime_cache(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A cache folder with ONNX Runtime Web, kept between runs of the tests."""
+    from dcp_deploy.errors import MissingCapabilityError
+    from dcp_deploy.export.bundle.web.runtime import fetched_package
+
+    cache = Path(request.config.cache.mkdir("web"))  # type: ignore[union-attr]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCP_DEPLOY_CACHE", str(cache))
+        try:
+            fetched_package()
+        except MissingCapabilityError as error:
+            pytest.skip(f"no ONNX Runtime Web: {error.message}")
+        yield cache

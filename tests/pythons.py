@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NEEDS_TORCH = {"torch", "torchmetrics"}
+NEEDS_TORCH = {"torch"}
 TOOLS = ["onnxruntime", "pytest", "pytest-timeout", "hypothesis", "jsonschema", "lmdb", "PyYAML"]
 TESTS = ["test_config.py", "test_files.py", "test_errors.py", "teachers", "datasets", "report"]
 
@@ -41,17 +41,26 @@ def _candidates(version: str) -> Iterator[str]:
     yield from map(str, sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python")))
 
 
-def environment(version: str) -> Path:
+def environment(folder: Path, python: str, *packages: str) -> Path:
+    """The Python of an environment in this folder with these packages, made from another Python when missing."""
+    found = folder / "bin" / "python"
+    if not found.is_file():
+        subprocess.run([python, "-m", "venv", folder], check=True)
+    install(found, *packages)
+    return found
+
+
+def install(python: Path, *packages: str | Path) -> None:
+    """Let pip install packages; options of pip may be among them."""
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True)
+
+
+def without_torch(version: str) -> Path:
     """The Python of an environment with all dependencies but torch, made when missing."""
-    folder = ROOT / "build" / "pythons" / version
-    python = folder / "bin" / "python"
-    if not python.is_file():
-        subprocess.run([interpreter(version), "-m", "venv", folder], check=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = [line for line in project["dependencies"] if re.split(r"[<>=~! ]", line)[0] not in NEEDS_TORCH]
-    quiet = ["--quiet", "--disable-pip-version-check"]
-    subprocess.run([python, "-m", "pip", "install", *quiet, *needed, *TOOLS], check=True)
-    subprocess.run([python, "-m", "pip", "install", *quiet, "--no-deps", "-e", ROOT], check=True)
+    python = environment(ROOT / "build" / "pythons" / version, interpreter(version), *needed, *TOOLS)
+    install(python, "--no-deps", "-e", ROOT)
     return python
 
 
@@ -59,7 +68,7 @@ def main() -> int:
     """Test every version on the command line; return 1 when one of them fails."""
     failed = []
     for version in sys.argv[1:]:
-        python = environment(version)
+        python = without_torch(version)
         print(f"Python {version}:", flush=True)
         tests = [str(ROOT / "tests" / name) for name in TESTS]
         commands = [["-W", "error", "-m", "dcp_deploy", "build", "--help"], ["-m", "pytest", "-q", *tests]]

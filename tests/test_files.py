@@ -23,6 +23,7 @@ from dcp_deploy.files import (
     kept,
     read_json,
     remove_scratch,
+    result_of,
     scratch_folder,
     sha256_file,
     write_bytes,
@@ -172,6 +173,14 @@ def test_scratch_folders_are_removed_at_the_end_and_those_of_killed_writers_by_t
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_scratch_names_its_result(target: Path) -> None:
+    with atomic_path(target) as temporary:
+        assert result_of(temporary) == target.name
+        temporary.touch()
+    assert result_of(Path("run/.a.b.json.0123456789abcdef.tmp")) == "a.b.json"
+    assert result_of(Path("run/a.json")) is None and result_of(Path("run/.x.tmp")) is None
+
+
 @pytest.mark.parametrize("atomic", [True, False])
 def test_two_folders_are_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool) -> None:
     if not atomic:
@@ -264,3 +273,18 @@ def test_names_in_no_encoding_do_not_stop_a_text_or_a_document(tmp_path: Path) -
     write_json(tmp_path / "a.json", {"a\udcff": ["b\udcff"]})
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == r"a\udcff"
     assert read_json(tmp_path / "a.json") == {r"a\udcff": [r"b\udcff"]}
+
+
+@pytest.mark.parametrize(
+    "record", ['{"stages": {"bench": {"outputs": {"bench.json": "0"}}}}', "[]", "{", '{"stages": 7}']
+)
+def test_the_record_and_the_results_of_a_run_that_is_read_are_not_replaced(tmp_path: Path, record: str) -> None:
+    for name in ("run.json", "bench.json", "own.json"):
+        (tmp_path / name).write_text(record)
+    with kept([tmp_path]):
+        for name in ("run.json", *(["bench.json"] if "bench" in record else [])):
+            with pytest.raises(UsageError, match="which this command reads"):
+                write_text(tmp_path / name, "other")
+        write_text(tmp_path / "own.json", "again")
+        write_text(tmp_path / "new.json", "new")
+    assert (tmp_path / "run.json").read_text() == record

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcp_deploy.errors import QualityError, UsageError
-from dcp_deploy.gates import QUALITY, judge, parse_requirements
+from dcp_deploy.gates import LATENTS, QUALITY, judge, parse_requirements
 
-KNOWN = (*QUALITY, "speedup")
+KNOWN = (*QUALITY, *LATENTS, "speedup")
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -60,6 +60,7 @@ def test_any_text_is_a_requirement_or_a_usage_error(text: str) -> None:
         ("fid<1e300*teacher", "1e300 is too large"),
         ("fid<inf", "not a finite number"),
         ("speedup>0.5*teacher", "teacher's figure is not measured"),
+        ("mixed_l1<2*teacher", "teacher's figure is not measured"),
     ],
 )
 def test_a_wrong_requirement_is_named(text: str, words: str) -> None:

@@ -15,6 +15,7 @@ from ..config import BuildConfig
 from ..files import is_run_directory
 from ..version import __version__
 from . import caches, comparing, measure, options, publishing, sample, serving, stages
+from .launching import launch
 from .options import RUNNING, DryRun, option
 from .output import Output
 from .streams import ended, open_streams
@@ -34,10 +35,13 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the ``dcp-deploy`` command. SIGTERM ends it like Ctrl-C: exit code 130, resumable."""
+    """Run the ``dcp-deploy`` command. SIGTERM ends it like Ctrl-C: exit code 130, resumable.
+
+    Of processes that torchrun or srun started, the first runs it with the help of the others.
+    """
     open_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(ended(partial(app, prog_name="dcp-deploy")))
+    sys.exit(launch(partial(ended, partial(app, prog_name="dcp-deploy"))))
 
 
 def _show_version(wanted: bool) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @verb()
 def cache_list(output: Output) -> None:
-    """List what is cached: fetched teachers, features of real images, compiled kernels.
+    """List what is cached: fetched teachers, features of real images, ONNX Runtime Web, compiled kernels.
 
     DCP_DEPLOY_CACHE names another folder than the user's cache folder.
 
@@ -34,8 +34,8 @@ def cache_clear(
     kinds: Annotated[
         list[str] | None,
         typer.Argument(
-            help="teachers, statistics or kernels; by default all.",
-            autocompletion=one_of("teachers", "statistics", "kernels"),
+            help="teachers, statistics, web or kernels; by default all.",
+            autocompletion=one_of("teachers", "statistics", "web", "kernels"),
         ),
     ] = None,
     dry_run: DryRun = False,

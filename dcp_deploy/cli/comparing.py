@@ -10,7 +10,7 @@ import typer
 
 from ..config import EFFORTS, SIZES, BuildConfig
 from ..errors import UsageError
-from ..gates import QUALITY, SPEED, parse_requirements
+from ..gates import LATENTS, QUALITY, SPEED, parse_requirements
 from .measure import ReportFile, Require
 from .options import RUNNING, DryRun, flag_of, numbers, option
 from .output import Output
@@ -121,7 +121,7 @@ def compare(
 
     if wait and not measure:
         raise UsageError(f"--wait {wait:g} does nothing without --measure", "Add --measure, or leave --wait out.")
-    requirements = None if require is None else parse_requirements(require, (*QUALITY, SPEED))
+    requirements = None if require is None else parse_requirements(require, (*QUALITY, *LATENTS, SPEED))
     compare_runs(runs, requirements=requirements)  # a run that cannot be read shows before the measurement
     timing = None
     if measure:

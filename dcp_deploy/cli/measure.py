@@ -126,14 +126,15 @@ def bench(
 ) -> None:
     """Time a model, in turns with its teacher if one is given.
 
-    With --backends all, backends that cannot run here are listed with the reason. If the run drifted or shared its
-    cores, it shows no speed-up and says why.
+    With --backends all, backends that cannot run here are listed with the reason. Several ONNX files or backends of one
+    model: names the fastest whose images pass the parity gate. If the run drifted or shared its cores, it shows no
+    speed-up and says why.
 
     Example: dcp-deploy bench student.onnx --teacher teacher.onnx --batch 8 --wait 60
 
     Example: dcp-deploy bench student.onnx --batch 1,2,4,8,16 --bound 50 --plot growth.svg
 
-    Example: dcp-deploy bench student.safetensors student.onnx --teacher teacher.safetensors --backends all --isolate
+    Example: dcp-deploy bench student.safetensors student.onnx bf16.onnx --teacher teacher.safetensors --backends all
     """
     from .. import benchmarks
     from ..report.bench_plot import check_ending, save_plot
@@ -175,8 +176,10 @@ def bench(
     if plot is not None:
         save_plot(plot, report.to_dict())
     verdict = benchmarks.judge_speed(requirements, report)
-    document = {**report.to_dict(), "gates": asdict(verdict)}
-    output.report(out, document, *report.to_tables(), *report.notes, *gate_lines(verdict))
+    fastest = benchmarks.fastest_that_passes(report, specs)
+    document = {**report.to_dict(), "gates": asdict(verdict), "fastest": fastest and asdict(fastest)}
+    found = [fastest.sentence()] if fastest else []
+    output.report(out, document, *report.to_tables(), *report.notes, *found, *gate_lines(verdict))
     verdict.raise_for_failure()
 
 
@@ -218,6 +221,9 @@ def evaluate(
     resize: Resize = "error",
     reals: Annotated[str, option("How many images of --data to use at most, or all.")] = "50000",
     mirror_data: Annotated[bool, option("Also use the mirror image of each image of --data.", "--mirror-data")] = False,
+    features: Annotated[
+        str, option("Network that compares with --data: inception or efficientnet-lite0.")
+    ] = "inception",
     inception: Annotated[Path | None, option("Inception weights of torch-fidelity. Downloaded when not given.")] = None,
     lpips: Lpips = None,
     backend: Annotated[str, option("Backend: torch, onnxruntime, openvino, ...", complete=backends)] = "auto",
@@ -234,6 +240,7 @@ def evaluate(
 
     Images are compared with the demo's by the demo's own feature network, and with --data by Inception. Inception's
     weights (96 MB) are downloaded once, unless --inception names them. What was not measured is listed with the reason.
+    --features efficientnet-lite0 needs no download; its distances are not comparable with published FIDs.
     --reals all gives the fid50k_full of the papers. A generator that makes one image only ends with exit code 5.
 
     Example: dcp-deploy eval student.onnx --teacher teacher.safetensors --data ffhq256.zip --reals all
@@ -246,6 +253,7 @@ def evaluate(
     against = Against(
         teacher, data, resize, directions, inception, lpips,  # type: ignore[arg-type]  # refused there
         reals=count_or_all("--reals", reals), mirrored=mirror_data, network=network,
+        features=features,  # type: ignore[arg-type]  # refused there
     )  # fmt: skip
     evaluation = evaluate_file(
         model, against, samples=samples, seed=seed, psi=psi, batch=batch, device=torch_device(device),

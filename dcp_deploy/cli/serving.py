@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,14 +36,24 @@ def bundle(
         Path | None, option("Also serve edits along the directions in w of this safetensors file.")
     ] = None,
     engine: Annotated[list[Path] | None, option("TensorRT engine to add, built from the same ONNX file.")] = None,
-    max_batch: Annotated[int, option("Largest batch that the server accepts.")] = 8,
+    max_batch: Annotated[int | None, option("Largest batch that the server accepts, by default 8.")] = None,
+    web: Annotated[
+        bool,
+        option("Make a page that generates images in browsers. npm fetches ONNX Runtime Web for it once.", "--web"),
+    ] = False,
     force: Annotated[bool, option("Replace a folder that holds other files.", "--force")] = False,
 ) -> None:
-    """Make a bundle that an inference server loads. dcp-deploy bundle verify checks one.
+    """Make a bundle that an inference server loads, or a page for browsers. dcp-deploy bundle verify checks one.
 
     Example: dcp-deploy bundle build/demo -o demo-bundle --teacher
+
+    Example: dcp-deploy bundle build/demo --web -o build/demo/web
     """
-    from ..export.bundle.writer import write_bundle
+    if web:
+        unused = {"--teacher": teacher, "--synthesis": synthesis, "--engine": engine, "--max-batch": max_batch}
+        _web_page(output, source, out, name=name, directions=directions, force=force, unused=unused)
+        return
+    from ..export.bundle.writer import MAX_BATCH, write_bundle
     from ..shipping.contents import contents_of
 
     with output.task("bundle"), tempfile.TemporaryDirectory() as scratch:
@@ -54,7 +66,42 @@ def bundle(
             engines=engine or (),
             scratch=Path(scratch),
         )
-        manifest = write_bundle(contents, out, max_batch=max_batch, force=force)
+        largest = MAX_BATCH if max_batch is None else max_batch
+        manifest = write_bundle(contents, out, max_batch=largest, force=force)
+    _written(output, out, manifest)
+
+
+def _web_page(
+    output: Output,
+    source: Path,
+    out: Path,
+    *,
+    name: str | None,
+    directions: Path | None,
+    force: bool,
+    unused: Mapping[str, Any],
+) -> None:
+    """Make a page for browsers. ``unused``: flags for servers only, and whether they were given."""
+    from ..export.bundle.web.writer import write_web_page
+    from ..shipping.web import web_contents_of
+
+    given = [flag for flag, value in unused.items() if value not in (None, False)]
+    if given:
+        raise UsageError(
+            f"{given[0]} is for inference servers, and --web makes a page for browsers", "Leave one of them out."
+        )
+    with output.task("bundle"), tempfile.TemporaryDirectory() as scratch:
+        contents = web_contents_of(source, name=name, directions=directions, scratch=Path(scratch))
+        manifest = write_web_page(contents, out, force=force)
+    if (source / "report.html").is_file() and out.resolve() == source.resolve() / "web":
+        from ..report import write_report
+
+        write_report(source)  # it links the page
+    _written(output, out, manifest)
+
+
+def _written(output: Output, out: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the settings beside a bundle or page, and show its facts."""
     settings = output.write_settings(out)
     facts = {key: value for key, value in manifest.items() if key not in ("schema", "files", "provenance")}
     output.result({"path": str(out), "settings": str(settings), **facts}, str(out))
@@ -95,14 +142,19 @@ def serve(
 ) -> None:
     """Run a bundle on this machine with NVIDIA's Triton server until Ctrl-C, SIGTERM or SIGHUP.
 
-    Running requests are finished first. Without a server on this machine, the error says how to get one.
+    Running requests are finished first. Without a server on this machine, the error says how to get one. A page of
+    bundle --web needs no Triton: its files are served as they are.
 
     Example: dcp-deploy serve demo-bundle --port 8000
     """
+    from ..export.serving.pages import is_web_page
     from ..export.serving.server import find_program, running_server
 
     if not 1 <= port <= 65533:
         raise UsageError(f"port {port} does not leave three ports", "Give one from 1 to 65533.")
+    if is_web_page(path):
+        _serve_page(output, path, host=host, port=port, allow_host=allow_host)
+        return
     program = find_program(server)
     begun = False
     ports = (port, port + 1, port + 2)
@@ -117,6 +169,20 @@ def serve(
     except KeyboardInterrupt:
         if not begun:
             raise
+        output.message("stopped")
+
+
+def _serve_page(output: Output, path: Path, *, host: str, port: int, allow_host: list[str] | None) -> None:
+    """Serve the files of a page for browsers until a signal."""
+    from ..export.serving.pages import running_page
+
+    if allow_host:
+        raise UsageError("--allow-host is for servers of bundles; a page is shown under any name", "Leave it out.")
+    try:
+        with first_signal_stops(), running_page(path, host=host, port=port) as address:
+            output.result({"http": address, "process": os.getpid()}, f"{path} is at {address}; Ctrl-C ends it")
+            Event().wait()
+    except KeyboardInterrupt:
         output.message("stopped")
 
 

@@ -79,9 +79,17 @@ def gate_lines(verdict: Verdict) -> list[str]:
     return [f"{'met    ' if one.passed else 'NOT MET'} {one.text}" for one in verdict.requirements]
 
 
+def _stored(types: Mapping[str, int]) -> str:
+    """Write "589,824 bytes int8, 2,580 float32", the most first."""
+    (first, most), *others = sorted(types.items(), key=lambda item: -item[1])
+    return ", ".join([f"{most:,} bytes {first}", *(f"{count:,} {kind}" for kind, count in others)])
+
+
 def inspected_lines(facts: Mapping[str, Any]) -> list[str]:
-    """Write what is known of a file, with its networks in one line."""
-    named = {"networks": _networks(facts["networks"])} if facts.get("networks") else {}
+    """Write what is known of a file, with its networks in one line and each layer of an ONNX file in one."""
+    named: dict[str, Any] = {"networks": _networks(facts["networks"])} if facts.get("networks") else {}
+    if "weights" in facts:
+        named["weights"] = {row["layer"]: _stored(row["types"]) for row in facts["weights"]}
     return facts_lines({name: value for name, value in {**facts, **named}.items() if name != "networks" or value})
 
 

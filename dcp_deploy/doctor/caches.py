@@ -15,6 +15,7 @@ from ..files import cache_folder
 _KINDS = {
     "teachers": ("teachers", r"[0-9a-f]{12}/[^/]+", "fetched teachers and weights of metrics"),
     "statistics": ("features", r"[0-9a-f]+\.safetensors", "features of real images, for FID"),
+    "web": ("web", r"[\w.-]+\.tgz", "ONNX Runtime Web, for bundle --web"),
     "kernels": ("kernels", r"cpu-[0-9a-f]{32}\.so|\w+-sm\d+-[0-9a-f]{32}\.zip", "compiled kernels"),
 }
 KINDS = tuple(_KINDS)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..checkpoints.checkpoint import NetworkInFile
+from ..export.graph.stored import LayerStorage
 from ..export.tensorrt.manifest import EngineManifest
 from ..generators import GeneratorConfig
 from .base import Document, Facts, Part, Sha256, Written, described_by
 from .runs import RunStage, Summary
-from .shipping import CheckedFacts
+from .shipping import CheckedFacts, WebCheckedFacts
 
 # ---- inspect ----
 
@@ -69,6 +70,11 @@ class InspectedCheckpoint(Inspected):
     extra: Facts
 
 
+@described_by(LayerStorage)
+class StoredLayer(Part):
+    pass
+
+
 class InspectedOnnx(Inspected):
     """An ONNX file."""
 
@@ -82,6 +88,8 @@ class InspectedOnnx(Inspected):
     inputs: dict[str, list[int | str]]
     """Dimensions; a dynamic one by its name."""
     outputs: dict[str, list[int | str]]
+    weights: list[StoredLayer]
+    """What each layer's constants take, the largest first."""
     metadata: dict[str, str]
 
 
@@ -112,6 +120,12 @@ class InspectedBundle(Inspected, CheckedFacts):
     """A bundle whose files are all as its manifest says."""
 
     format: Literal["bundle"]
+
+
+class InspectedWebPage(Inspected, WebCheckedFacts):
+    """A page for browsers whose files are all as its manifest says."""
+
+    format: Literal["web page"]
 
 
 # ---- files ----

@@ -13,6 +13,8 @@ class Speedup(Part):
     high: float | None
     same_backend: float | None
     """Teacher over student on the same backend: what compression alone gained."""
+    same_backend_name: str | None
+    """Which backend that is: the student's fastest of those in which both were timed."""
     unstable_because: list[str]
     """Reasons not to trust the figure; empty for a good run."""
 
@@ -30,6 +32,23 @@ class QualitySummary(Part):
 
     fid: float | None
     mode_coverage: float | None
+
+
+class LatentSummary(Part):
+    """How well the teacher's latents work in the student; ``metrics.json`` has more. null: not measured."""
+
+    edit_correlation: float | None
+    """Of the changes that edits make in student and teacher; 1: alike."""
+    edit_slope: float | None
+    """Strength of the student's edits over the teacher's."""
+    teacher_w_l1: float | None
+    """Mean absolute difference to the teacher's images, in [0, 2], of the teacher's w codes in the student."""
+    mixed_l1: float | None
+    """The same of codes of two latents, mixed."""
+    inverted_mse: float | None
+    """Mean squared error of the teacher's images, searched in the student."""
+    l1: float | None
+    """Mean absolute difference to the teacher's images of equal latents."""
 
 
 class NetworkSummary(Part):
@@ -63,10 +82,11 @@ class Summary(Part):
 
     speedup: Speedup | None
     fastest: str | None
-    """Name of the fastest student in the benchmark."""
+    """Name of the fastest student in the benchmark, of those whose images pass the parity gate."""
     baseline: str | None
     parity: ParitySummary
     quality: dict[str, QualitySummary]
+    latents: LatentSummary | None
     images: Facts | None
     """The real images."""
     not_measured: str | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..export.integrity import BundledDirection, BundledEngine, MeasuredSizing, ServedModel
+from ..export.integrity import BrowserModel, BundledDirection, BundledEngine, MeasuredSizing, ServedModel
 from .base import Document, Facts, Part, Sha256, WithSettings
 
 
@@ -31,10 +31,38 @@ class CheckedFacts(BundleFacts):
     file_bytes: int
 
 
+class WebFacts(Part):
+    """What the manifest of a page for browsers says, without its list of files."""
+
+    name: str
+    tool: str
+    model: BrowserModel
+    directions: dict[str, BundledDirection]
+    """Directions along which the page moves w, by name."""
+    runtime: str
+    """Package and version of what runs the model in the browser."""
+    sha256: Sha256
+    """The hash of manifest.json, which holds the hashes of all files."""
+
+
+class WebCheckedFacts(WebFacts):
+    """What is known of a page whose files were all compared with its manifest."""
+
+    provenance: Facts
+    file_count: int
+    file_bytes: int
+
+
 class Bundled(WithSettings, BundleFacts):
     """bundle SOURCE."""
 
     kind: Literal["dcp-deploy bundle"]
+
+
+class WebBundled(WithSettings, WebFacts):
+    """bundle SOURCE --web."""
+
+    kind: Literal["dcp-deploy web page"]
 
 
 class BundleVerified(Document, CheckedFacts):
@@ -42,6 +70,21 @@ class BundleVerified(Document, CheckedFacts):
 
     path: str
     kind: Literal["dcp-deploy bundle"]
+
+
+class WebVerified(Document, WebCheckedFacts):
+    """bundle verify FOLDER of a page for browsers."""
+
+    path: str
+    kind: Literal["dcp-deploy web page"]
+
+
+class ServingPage(Document):
+    """serve FOLDER of a page for browsers: printed when the server answers."""
+
+    http: str
+    process: int
+    """The server's process number."""
 
 
 class Serving(Document):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..benchmarks import comparison, results
+from ..benchmarks.fastest import Fastest
 from ..benchmarks.statistics import Summary
 from ..gates import Verdict
 from .base import Document, Facts, Part, described_by
@@ -25,6 +26,8 @@ class Benched(Document):
     rows: list[BenchRow]
     gates: Verdict | None = None
     """Outcomes of --require; null in a file that the build wrote, which has ``gates.json``."""
+    fastest: Fastest | None = None
+    """The fastest backend whose images pass the gate; null without a choice or a reference."""
 
 
 @described_by(comparison.Comparison)

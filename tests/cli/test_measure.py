@@ -97,6 +97,19 @@ def test_bench_lists_skipped_candidates_with_the_reason(dcp: Command, models: Pa
     assert "images per call" in (tmp_path / "b.svg").read_text()
 
 
+def test_bench_names_the_fastest_backend_with_the_right_images(dcp: Command, models: Path, tmp_path: Path) -> None:
+    other = load_generator(models / "t.safetensors")
+    other.synthesis.b4.conv1.weight.data.mul_(-1)
+    save_generator(other, tmp_path / "o.safetensors")
+    assert dcp("export", "o.safetensors", "-o", "o.onnx").code == 0
+    words = ("--rounds", 2, "--seconds", 0, "-o", "b.json", "--backends", "torch,onnxruntime")
+    ended = dcp("bench", models / "t.safetensors", models / "t.onnx", "o.onnx", *words)
+    assert ended.code == 0
+    assert "Fastest with the images of model, torch eager: model, ONNX Runtime, t.onnx" in " ".join(ended.out.split())
+    tried = {one["name"]: one["passed"] for one in json.loads(Path("b.json").read_text())["fastest"]["tried"]}
+    assert tried.pop("model, ONNX Runtime, t.onnx") is True and not any(tried.values())
+
+
 def test_bench_compare_gives_verdicts_and_gates(dcp: Command, tmp_path: Path) -> None:
     def written(name: str, milliseconds: float) -> Path:
         row = {"name": "student", "samples_ms": [milliseconds] * 20}

@@ -14,9 +14,17 @@ from dcp_deploy.files import cache_folder, kernel_cache
 OURS = {
     "teachers": ["teachers/0123456789ab/ffhq.pkl", "teachers/0123456789ab/ffhq.pkl.json"],
     "statistics": [f"features/{'a1' * 16}.safetensors"],
+    "web": ["web/onnxruntime-web-1.30.0.tgz"],
     "kernels": [f"kernels/cpu-{'0f' * 16}.so", f"kernels/fir-sm90-{'0f' * 16}.zip"],
 }
-THEIRS = ["notes.txt", "kernels/mine.so", "features/mine.safetensors", "teachers/mine/x.pkl", "teachers/x.pkl"]
+THEIRS = [
+    "notes.txt",
+    "kernels/mine.so",
+    "features/mine.safetensors",
+    "teachers/mine/x.pkl",
+    "teachers/x.pkl",
+    "web/x.zip",
+]
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ def test_each_kind_is_listed_with_its_files_and_size(cache: Path) -> None:
 
 def test_an_empty_cache_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DCP_DEPLOY_CACHE", str(tmp_path / "none"))
-    assert [one.files for one in list_caches()] == [0, 0, 0]
+    assert [one.files for one in list_caches()] == [0, 0, 0, 0]
     assert not (tmp_path / "none").exists()
 
 
