@@ -106,16 +106,21 @@ class Trainer:
         save_state(self.out, self.stateful(), {**facts, "recipe": asdict(self.recipe), "data": self.images.identity})
 
     def resume(self) -> None:
-        """Load the saved state. Raises UsageError if it is of another recipe or of other images."""
+        """Load the saved state; the recipe may have other steps, as none depends on their number.
+
+        Raises UsageError if it is of another recipe or of other images, or has made more steps than the recipe has.
+        """
         state = read_state(self.out)
         assert state is not None
         if state["data"] != self.images.identity:
             raise UsageError(f"the training in {self.out} is of other images", "Give the same --data and --classes.")
         was: dict[str, Any] = state["recipe"]
-        changed = [name for name, value in asdict(self.recipe).items() if was.get(name) != value]
+        changed = [name for name, now in asdict(self.recipe).items() if name != "steps" and was.get(name) != now]
         if changed:
             values = ", ".join(f"{name} {was.get(name)}" for name in changed)
             raise UsageError(f"the training in {self.out} has another recipe: {values}", "Give the same options again.")
+        if state["step"] > self.recipe.steps:
+            raise UsageError(f"the training in {self.out} has made {state['step']} steps", "Give --steps of as many.")
         try:
             restore(self.stateful(), state)
         except (KeyError, ValueError, RuntimeError) as error:  # such as a class-conditional one

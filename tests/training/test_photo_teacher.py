@@ -238,6 +238,17 @@ def test_resuming_nothing_another_recipe_or_other_images_is_refused(data: Path, 
         trainer(data, tmp_path / "a", labelled=True).resume()
 
 
+def test_a_run_continues_for_more_steps_but_not_for_fewer_than_it_made(data: Path, tmp_path: Path) -> None:
+    first = trainer(data, tmp_path)
+    first.step = 5
+    first.save()
+    longer = trainer(data, tmp_path, replace(TINY, steps=9))
+    longer.resume()
+    assert longer.step == 5
+    with pytest.raises(UsageError, match="has made 5 steps"):
+        trainer(data, tmp_path, replace(TINY, steps=4)).resume()
+
+
 @pytest.mark.parametrize("content", [b"not a state", b"", b"\x80", b"PK\x03\x04"])
 def test_a_damaged_state_is_named(data: Path, tmp_path: Path, content: bytes) -> None:
     training = trainer(data, tmp_path)

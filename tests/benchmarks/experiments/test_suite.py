@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 import pytest
+import torch
 
 from dcp_deploy.benchmarks.experiments import suite
 from dcp_deploy.files import read_json
@@ -31,6 +32,14 @@ def test_one_student_of_one_network_comes_in_other_precisions(network, several):
     precisions = [precisions for _, _, precisions in suite.students(suite.networks(quick=False)[network])]
     assert precisions.count(("fp32", "bf16", "int8")) == several
     assert precisions.count(("fp32",)) == 9 - several
+
+
+@pytest.mark.parametrize("network", suite.networks(quick=True))
+def test_images_of_random_weights_are_seldom_out_of_range(network):
+    """Otherwise the gate compares black with black and white with white."""
+    with torch.no_grad():
+        images = suite._network(suite.networks(quick=True)[network])(torch.randn(4, 512))
+    assert (images.abs() > 1).float().mean() < 0.15  # a normal distribution with deviation 0.5 has 5 %
 
 
 def test_a_network_is_measured_once_and_kept_with_its_table(small_generator, exported, tmp_path, monkeypatch, capsys):
