@@ -30,7 +30,7 @@ def insert(text: str, topic: str, tables: str) -> str:
 
 
 def markers(topic: str) -> tuple[str, str]:
-    """Return the lines before and after the tables of "suite" or "experiment"."""
+    """Return the lines before and after the tables of a topic, such as "suite" or "experiment"."""
     return f"<!-- figures of the {topic}: begin -->", f"<!-- figures of the {topic}: end -->"
 
 

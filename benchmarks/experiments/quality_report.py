@@ -3,7 +3,8 @@
     python -m dcp_deploy.benchmarks.experiments.quality_report DIR --docs docs
 
 writes the tables into quality.md, between its markers, and the final FID as images/quality.png. Those of another
-teacher go into photo-teacher.md and images/photographs.png.
+teacher go into photo-teacher.md and images/photographs.png. Cells of a recipe with a discriminator have markers and a
+figure of their own.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ COLUMNS = {
     "l1_to_teacher": "L1 to the teacher",
 }
 """The figures of a table and their headings. Each subject of the experiment has some of them."""
-DEMO = ("quality.md", "quality.png", "FID")
+DEMO = ("quality.md", "quality", "FID")
 """Page, figure and name of the distance of the demo's experiment."""
-ELSEWHERE = ("photo-teacher.md", "photographs.png", "FD-EfficientNet")
+ELSEWHERE = ("photo-teacher.md", "photographs", "FD-EfficientNet")
 """The same of an experiment on another teacher."""
 PLAIN = ("diversity", "none")
 """DCP-GAN's own method, which the others are compared with."""
@@ -253,8 +254,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     teacher = read_json(options.directory / "teacher.json")["figures"]
     elsewhere = "teacher" in found[0]["settings"]
     page, figure, distance = ELSEWHERE if elsewhere else DEMO
-    rewrite(options.docs / page, "experiment", report(found, teacher))
-    draw(ends(found), options.docs / "images" / figure, distance)
+    topic = "experiment"
+    if found[0]["settings"]["recipe"]["gan"]:
+        topic, figure = f"{topic} with a discriminator", f"{figure}-discriminator"
+    rewrite(options.docs / page, topic, report(found, teacher))
+    draw(ends(found), options.docs / "images" / f"{figure}.png", distance)
     return 0
 
 

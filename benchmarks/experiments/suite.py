@@ -115,7 +115,7 @@ def _network(config: GeneratorConfig) -> Generator:
 def _scale_images(network: Generator) -> None:
     """Change a StyleGAN2's toRGB layers so that its images have mean 0 and the contrast of photographs.
 
-    With random weights most pixels are outside [-1, 1]. Then the parity gate judges images that nobody would generate.
+    With random weights most pixels are outside [-1, 1], so the parity gate would compare saturated images.
     """
     images = network(torch.randn(SCALED_ON, network.config.z_dim))
     factor = CONTRAST / images.std()

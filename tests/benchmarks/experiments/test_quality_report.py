@@ -18,7 +18,7 @@ def cell(score: str, refine: str, seed: int, fids: tuple[float, ...], ratio: flo
     rest = {"recall": 0.5, "coverage": 0.5, "mode_coverage": 0.5, "rare_recall": 0.5, "l1_to_teacher": 0.1}
     return {
         "cell": {"ratio": ratio, "score": score, "refine": refine, "seed": seed},
-        "settings": {"steps": 100, "samples": 500, "score_latents": 5, "recipe": {"batch": 8}},
+        "settings": {"steps": 100, "samples": 500, "score_latents": 5, "recipe": {"batch": 8, "gan": 0.0}},
         "curve": [{"step": 50 * place, "fid": fid, **rest} for place, fid in enumerate(fids)],
         "environment": {"gpu": None, "cpu": "a processor", "packages": {"torch": "2"}, "python": "3"},
     }
@@ -99,20 +99,27 @@ def test_page_and_picture_are_written(tmp_path: Path) -> None:
         assert image.width > 1000  # two panels
 
 
-def test_another_teacher_has_a_page_of_its_own_with_the_figures_that_were_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("gan", "topic", "figure"),
+    [(0.0, "experiment", "photographs"), (1.0, "experiment with a discriminator", "photographs-discriminator")],
+)
+def test_another_teacher_has_a_page_of_its_own_with_the_figures_that_were_measured(
+    tmp_path: Path, gan: float, topic: str, figure: str
+) -> None:
     cells = [cell("diversity", "none", 0, (40.0, 20.0, 10.0)), cell("random", "none", 0, (50.0, 30.0, 20.0))]
     for one in cells:
         one["settings"] |= {"teacher": "0" * 64, "features": "efficientnet-lite0 1280"}
+        one["settings"]["recipe"]["gan"] = gan
         for entry in one["curve"]:
             del entry["mode_coverage"], entry["rare_recall"]
     page = tmp_path / "docs" / "photo-teacher.md"
     page.parent.mkdir()
-    page.write_text("\n".join(markers("experiment")))
+    page.write_text("\n".join(markers(topic)))
     assert main([str(write(tmp_path / "run", cells)), "--docs", str(tmp_path / "docs")]) == 0
     text = page.read_text()
     assert "The FID is FD-EfficientNet." in text and "mode coverage" not in text
     assert "| random | none | -10.00 | 0.000 |" in text
-    assert (tmp_path / "docs" / "images" / "photographs.png").is_file()
+    assert (tmp_path / "docs" / "images" / f"{figure}.png").is_file()
 
 
 def test_cells_of_other_settings_are_not_mixed(tmp_path: Path) -> None:

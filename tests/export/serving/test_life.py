@@ -42,7 +42,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def stop(process: psutil.Process) -> None:
-    """Stop a process by a signal, and wait until it has: it stops thread by thread, and another one may still answer."""
+    """Stop a process by a signal and wait: it stops thread by thread, and one may still answer meanwhile."""
     process.suspend()
     until(lambda: all(psutil.Process(thread.id).status() == psutil.STATUS_STOPPED for thread in process.threads()))
 
