@@ -138,12 +138,6 @@ class BuildConfig(BaseModel):
 
     By default a fresh one, as in StyleKD.
     """
-    augment: bool = False
-    """Augment the discriminator's images, more strongly if it overfits (adaptive discriminator augmentation)."""
-    guide: Path | None = None
-    """Also match features of the discriminator in this training file (.pkl, rosinality .pt)."""
-    feature_gan: bool = False
-    """Train a second discriminator, on features of the perceptual loss."""
     mask: Path | None = Field(default=None, validate_default=True)
     """A segmentation model as ONNX file: L1, perceptual loss and content scores use only the region that it marks."""
     mask_background: str = Field(default="0,16", pattern=r"^\d+(,\d+)*$")
@@ -222,13 +216,6 @@ class BuildConfig(BaseModel):
     def _only_with_data(cls, value: str | bool | Path | None, about: ValidationInfo) -> str | bool | Path | None:
         if value not in ("error", False, None) and about.data.get("data") is None:
             raise ValueError("it applies to the images of --data, which is not given")
-        return value
-
-    @field_validator("feature_gan")
-    @classmethod
-    def _needs_features(cls, value: bool, about: ValidationInfo) -> bool:
-        if value and about.data.get("lpips") is None and about.data.get("dataset") != "demo":
-            raise ValueError("it needs the features of --lpips FILE (the weights of VGG16)")
         return value
 
     @field_validator("mask")

@@ -32,7 +32,7 @@ from ...compression.scoring.channel_scores import kept_width
 from ...export import export_onnx
 from ...export.parity.tolerance import Precision
 from ...files import write_json, write_text
-from ...generators import Generator, GeneratorConfig
+from ...generators import Generator, GeneratorConfig, StyleGAN2Synthesis
 from ..candidates.loading import open_candidate
 from ..candidates.matrix import open_matrix, plan_matrix
 from ..latency import benchmark
@@ -107,19 +107,19 @@ def measure(
 def _network(config: GeneratorConfig) -> Generator:
     torch.manual_seed(0)
     network = Generator(config).eval().requires_grad_(False)
-    if config.kind == "stylegan2":
-        _scale_images(network)
+    if isinstance(network.synthesis, StyleGAN2Synthesis):
+        _scale_images(network, network.synthesis)
     return network
 
 
-def _scale_images(network: Generator) -> None:
+def _scale_images(network: Generator, synthesis: StyleGAN2Synthesis) -> None:
     """Change a StyleGAN2's toRGB layers so that its images have mean 0 and the contrast of photographs.
 
     With random weights most pixels are outside [-1, 1], so the parity gate would compare saturated images.
     """
     images = network(torch.randn(SCALED_ON, network.config.z_dim))
     factor = CONTRAST / images.std()
-    torgbs = [layer for _, layer in network.synthesis.torgbs()]
+    torgbs = [layer for _, layer in synthesis.torgbs()]
     for layer in torgbs:
         layer.weight.mul_(factor)
         layer.bias.mul_(factor)

@@ -89,7 +89,7 @@ PANELS = {
     "Pruning": ("score", "hybrid_share", "ratio", "align", "target_macs", "target_params", "target_latency", "refine"),
     "Distillation": (
         "steps", "accumulate", "devices", "train_precision", "keep", "logger", "tensorboard", "loss", "lpips",
-        "discriminator", "augment", "guide", "feature_gan", "mask", "mask_background", "mask_inputs",
+        "discriminator", "mask", "mask_background", "mask_inputs",
     ),
     "Export": ("precision", "target"),
     "Measuring": ("inception", "require", "wait"),

@@ -1,4 +1,4 @@
-"""Masks that select the part of an image for the L1, perceptual and guide losses, from a user's segmentation model.
+"""Masks that select the part of an image for the L1 and perceptual losses, from a user's segmentation model.
 
 StyleKD masks faces: a parser of 19 classes (CelebAMask-HQ) segments the teacher's image. All but the background and one
 more class (0 and 16) counts, in both images; elsewhere both are set to zero.

@@ -110,11 +110,6 @@ class Lpips:
         """
         return cast(Tensor, self.network(self._fitted(a), self._fitted(b))).flatten()
 
-    def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the five maps of VGG16 that LPIPS compares, [B, 64, H, W] to [B, 512, H / 16, W / 16]."""
-        network: Any = self.network
-        return list(network.net(network.scaling_layer(self._fitted(images))))
-
     def _fitted(self, images: Tensor) -> Tensor:
         images = images.to(self.device)
         longest = max(images.shape[2:])

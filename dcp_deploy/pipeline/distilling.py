@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MEASURED_SAMPLES = 2000  # per measurement during training; the final evaluation uses more
 MEASURED_PHOTOGRAPHS = 5000  # at most, of --data, and as many samples: more than Inception's 2048 features need
 DISTANCES = ("fid", "kid", "precision", "recall", "density", "coverage")
-AUGMENT_TARGET, GUIDE, FEATURE_GAN = 0.6, 10.0, 1.0  # published values, used if the option is given
 RUN_IDS = "loggers.json"  # in the folder of the checkpoints
 _LOGGED = (
     "dataset", "teacher", "data", "ratio", "target_macs", "target_params", "align", "score", "refine", "effort",
@@ -38,11 +37,6 @@ def recipe_of(config: BuildConfig, *, demo_recipe: bool) -> DistillConfig:
     from ..compression import DEMO_RECIPES, RECIPES
 
     recipe = {**RECIPES, **(DEMO_RECIPES if demo_recipe else {})}[config.effort]
-    if config.augment and not recipe.gan:
-        raise UsageError(
-            f"--augment needs a discriminator, and the recipe of --effort {config.effort} has none",
-            "Use --effort paper, or leave out --augment.",
-        )
     return replace(
         recipe,
         seed=config.seed,
@@ -51,12 +45,6 @@ def recipe_of(config: BuildConfig, *, demo_recipe: bool) -> DistillConfig:
         losses=tuple(config.loss or ()),
         accumulate=config.accumulate,
         precision=config.train_precision,
-        augment_target=AUGMENT_TARGET if config.augment else recipe.augment_target,
-        guide=recipe.guide if config.guide is None else GUIDE,
-        feature_gan=FEATURE_GAN if config.feature_gan else recipe.feature_gan,
-        # No momentum with a discriminator, as in StyleGAN; Muon has been measured without one only.
-        beta1=0.0 if config.feature_gan else recipe.beta1,
-        optimizer="adam" if config.feature_gan else recipe.optimizer,
     )
 
 
@@ -67,7 +55,7 @@ def distilling_settings(config: BuildConfig, mask: SegmentationMask | None) -> d
         settings["keep"] = config.keep
     if config.devices > 1:
         settings["devices"] = config.devices
-    names = ("lpips", "discriminator", "guide", *(["inception"] if config.keep == "best" else []))
+    names = ("lpips", "discriminator", *(["inception"] if config.keep == "best" else []))
     settings |= files_of(config, *names)
     return settings if mask is None else {**settings, "mask": mask.identity}
 
@@ -96,7 +84,7 @@ def distillation_facts(
         facts["features"] = features
     if features == "none":
         facts["perceptual"] = 0.0
-    if recipe.has_discriminator:
+    if recipe.gan:
         others = "the demo's portraits" if demo_measurable else "the teacher's own samples"
         facts["real_images"] = others if images is None else images.identity
     if result.best is not None:
@@ -158,9 +146,7 @@ def distill_student(
         )
         recipe = replace(recipe, perceptual=0.0)
     # Read the given files first: to measure may mean to fetch a network and to read real images for half an hour.
-    discriminator, guide = (
-        None if path is None else read_discriminator(path) for path in (config.discriminator, config.guide)
-    )
+    discriminator = None if config.discriminator is None else read_discriminator(config.discriminator)
     measure = None
     if recipe.measure_every:
         inside, seed = Within(reporter, progress), 1000 + config.seed  # no evaluation uses these latents
@@ -176,7 +162,6 @@ def distill_student(
         perceptual=perceptual,
         mask=mask,
         discriminator=discriminator,
-        guide=guide,
         config=recipe,
         checkpoint_dir=checkpoints,
         progress=progress,

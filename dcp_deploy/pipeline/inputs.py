@@ -127,7 +127,7 @@ def check_machine(config: BuildConfig) -> None:
             "build compares and measures the exported files with ONNX Runtime, which is not installed",
             "Install it: pip install 'dcp-deploy[cpu]', or [gpu] in its place.",
         )
-    for name in ("lpips", "inception", "discriminator", "guide"):
+    for name in ("lpips", "inception", "discriminator"):
         path: Path | None = getattr(config, name)
         if path is not None and not path.is_file():
             raise InputError(f"--{name} {path} does not exist", "Check the path.")
@@ -244,7 +244,7 @@ def real_facts(images: ImageSet | None, recipe: DistillConfig, *, demo_measurabl
     Only a discriminator looks at real images in training.
     """
     other = "the demo's portraits, drawn on the fly" if demo_measurable else "the teacher's own samples"
-    facts = {"real": other, "in_training": recipe.has_discriminator, "mirrored": recipe.mirror}
+    facts = {"real": other, "in_training": recipe.gan > 0, "mirrored": recipe.mirror}
     return facts if images is None else {**facts, "real": DATA, **images.facts()}
 
 

@@ -121,7 +121,6 @@ def _estimate(inputs: BuildInputs) -> Estimate:
     costs = plan.to_dict()
     big, small = 1 / rate, costs["student"]["macs"] / costs["teacher"]["macs"] / rate  # seconds per image
     discriminator = recipe.discriminator_width**2 * (1 - recipe.gan_start) if recipe.gan else 0.0
-    guide = 1.0 if recipe.guide else 0.0
     evaluated = 100 + (counts.evaluation_samples if inputs.demo_measurable else 0)  # 100: grids and latents
     seconds = {
         "score": _score_seconds(inputs.config.score, counts, big),
@@ -129,8 +128,7 @@ def _estimate(inputs: BuildInputs) -> Estimate:
         "prune": 6 * counts.refine_latents * (big + small) if "reconstruct" in inputs.config.refine else 1.0,
         # Per image: teacher and student with and without offset, the student's backward pass, and a discriminator
         # that at full width costs about as much as the teacher: on real, on fake, and for the student, both ways.
-        # A guide has the same size, does not train, and runs on the teacher's and, both ways, the student's image.
-        "distill": recipe.steps * recipe.batch * (2 * big + 7 * small + 9 * big * discriminator + 3 * big * guide),
+        "distill": recipe.steps * recipe.batch * (2 * big + 7 * small + 9 * big * discriminator),
         "export": 15.0,
         "verify": 2 * 3 * counts.parity_latents * (big + small),
         "evaluate": evaluated * (big + 2 * small) + 30.0,
@@ -176,7 +174,7 @@ def disk_needed(plan: PruningPlan) -> int:
 def _memory_needed(plan: PruningPlan, recipe: DistillConfig) -> int:
     """Return the peak bytes of distillation: weights, gradients, moments, and activations kept for backward."""
     teacher, student = _parameters(plan)
-    weights = teacher + 5 * student + (5 if recipe.guide else 4) * teacher
+    weights = 5 * teacher + 5 * student
     # Each convolution keeps about four maps of its output's size; the discriminator's are about the teacher's.
     maps = 2 * (_pixels(plan, plan.widths) + _pixels(plan, plan.teacher.widths))
     return _PROCESS_BYTES + _FLOAT * (weights + 4 * math.ceil(recipe.batch / recipe.accumulate) * maps)

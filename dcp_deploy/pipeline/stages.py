@@ -372,7 +372,7 @@ def _distilling(inputs: BuildInputs) -> dict[str, Any]:
     settings = inputs.recipe.to_dict()
     for name in ("checkpoint_every", "measure_every"):  # they do not change the student
         del settings[name]
-    images = _images(inputs) if inputs.recipe.has_discriminator else {}  # only a discriminator looks at real images
+    images = _images(inputs) if inputs.recipe.gan else {}  # only a discriminator looks at real images
     others = _settings("dataset", "device")(inputs)
     return {**settings, **images, **distilling_settings(inputs.config, inputs.mask), **others}
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..compression.distillation import losses
-from ..compression.distillation.feature_adversary import FeatureDiscriminator
 from ..generators import Discriminator, DiscriminatorConfig, GeneratorConfig
 from ..metrics.efficientnet import EfficientNetLite0
+from .feature_discriminator import FeatureDiscriminator
 from .parts import step
 
 BETAS = (0.0, 0.99)

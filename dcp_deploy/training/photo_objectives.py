@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..compression.distillation.augmentation import Augmentation, augment, draw_changes
 from ..compression.distillation.real_images import real_batch
 from ..datasets.images import ImageSet
 from ..generators import Generator
@@ -18,6 +17,7 @@ from ..metrics.efficientnet import load_efficientnet
 from ..metrics.features import images_to_tensor
 from .parts import step
 from .photo_adversaries import BETAS, Adversary, ProjectedAdversary, StyleGAN2Adversary
+from .photo_augmentation import Augmentation, augment, draw_changes
 from .photo_recipe import Recipe
 
 CODE_RATE = 1e-2  # learning rate of the codes: they start as N(0, 1)

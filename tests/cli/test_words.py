@@ -30,7 +30,6 @@ from .conftest import Command
         (("eval", "{t}", "--samples", "20000"), "more than the 10,000 images of the demo"),
         (("verify", "{t}", "http://127.0.0.1:9"), "a server is compared with the bundle that it serves"),
         (("verify", "{t}", "http://127.0.0.1:9"), "Pack the run first: dcp-deploy bundle RUN --out FOLDER"),
-        (("distill", "{t}", "--teacher", "{t}", "--augment", "-o", "x.safetensors"), "Use --effort paper"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

@@ -1,4 +1,4 @@
-"""A user's segmentation model selects the pixels of the L1, perceptual and guide losses."""
+"""A user's segmentation model selects the pixels of the L1 and perceptual losses."""
 
 from __future__ import annotations
 

@@ -356,7 +356,6 @@ MISSING = Path("gone.pth")
     [
         ({"lpips": MISSING}, InputError, "--lpips gone.pth does not exist"),
         ({"discriminator": MISSING}, InputError, "--discriminator gone.pth"),
-        ({"guide": MISSING}, InputError, "--guide gone.pth"),
         ({"ratio": 0.5, "target_macs": 0.2}, UsageError, "a ratio of 0.5 and a target for macs"),
         ({"target_params": 0.5, "target_macs": 0.2}, UsageError, "several targets"),
         ({"target": "sm90"}, MissingCapabilityError, "sm90"),

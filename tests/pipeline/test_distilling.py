@@ -18,7 +18,6 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dcp_deploy.checkpoints import load_generator, save_generator
-from dcp_deploy.checkpoints.discriminators import rosinality_origins
 from dcp_deploy.cli.app import app
 from dcp_deploy.cli.output import Output
 from dcp_deploy.compression import plan, prune, score
@@ -27,7 +26,7 @@ from dcp_deploy.compression.distillation.task import Task
 from dcp_deploy.config import BuildConfig, read_toml
 from dcp_deploy.datasets.images import open_images
 from dcp_deploy.errors import InputError, UsageError
-from dcp_deploy.generators import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from dcp_deploy.generators import Generator, GeneratorConfig
 from dcp_deploy.metrics import published
 from dcp_deploy.metrics.photographs import evaluate_against, real_features
 from dcp_deploy.pipeline import distilling
@@ -82,35 +81,13 @@ def test_the_settings_reach_the_training(distil: Distil, tmp_path: Path) -> None
     assert (written["keep"], written["accumulate"], written["mask_background"]) == ("best", 2, "0,2")
 
 
-def test_options_beyond_the_recipe_reach_the_training(distil: Distil) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        network = Discriminator(DiscriminatorConfig(8, (6, 7)))
-    origins = rosinality_origins(1)
-    torch.save({"d": {origins[name].name: tensor for name, tensor in network.state_dict().items()}}, "teacher.pt")
-    words = ("-o", "s.safetensors", "--effort", "standard", "--steps", 2, "--json")
-    code, out, _ = distil(*words, "--guide", "teacher.pt", "--augment")
-    assert code == 0
-    last = json.loads(out)["history"][-1]
-    assert last["augment"] == 0.0 and last["guide"] > 0  # p is adapted every fourth step
-    assert read_toml("s.safetensors.toml")["augment"] is True
-
-
-def test_options_beyond_the_recipe_have_published_weights_and_change_the_stage_s_key(tmp_path: Path) -> None:
+def test_a_discriminator_of_other_content_changes_the_stage_s_key(tmp_path: Path) -> None:
     file = tmp_path / "d.pt"
     file.write_bytes(b"one")
-    config = BuildConfig(effort="standard", augment=True, guide=file, feature_gan=True)
-    recipe = recipe_of(config, demo_recipe=False)
-    assert (recipe.augment_target, recipe.guide, recipe.feature_gan) == (0.6, 10, 1)
+    config = BuildConfig(effort="standard", discriminator=file)
     before = distilling_settings(config, None)
     file.write_bytes(b"other")
     assert distilling_settings(config, None) != before
-
-
-def test_a_discriminator_of_features_without_features_is_refused_before_anything_is_built() -> None:
-    with pytest.raises(UsageError, match=r"--feature-gan.*--lpips FILE"):
-        BuildConfig.parse({"dataset": "ffhq", "feature_gan": True})
-    BuildConfig.parse({"dataset": "ffhq", "feature_gan": True, "lpips": Path("vgg16.pth")})
 
 
 def test_a_teacher_that_generates_infinity_ends_with_exit_code_1(distil: Distil) -> None:
@@ -134,9 +111,7 @@ def test_a_teacher_that_generates_infinity_ends_with_exit_code_1(distil: Distil)
         (("--mask-background", "hair"), 2, "--mask-background hair"),
         (("--accumulate", 3), 2, "cannot be split evenly"),
         (("--devices", 0), 2, "--devices 0"),
-        (("--augment",), 2, "Use --effort paper, or leave out --augment."),
-        (("--feature-gan",), 2, "--lpips FILE"),
-        (("--guide", "missing.pt"), 3, "missing.pt"),
+        (("--discriminator", "missing.pt", "--effort", "standard"), 3, "missing.pt"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(distil: Distil, words: tuple[Any, ...], code: int, message: str) -> None:
@@ -181,7 +156,7 @@ def test_a_plan_uses_the_demo_recipe_only_with_the_demo_s_teacher(tmp_path: Path
 
 
 def test_the_student_has_momentum_and_muon_only_without_a_discriminator() -> None:
-    recipes = [recipe_of(BuildConfig(feature_gan=adversary), demo_recipe=True) for adversary in (False, True)]
+    recipes = [recipe_of(BuildConfig(effort=effort), demo_recipe=True) for effort in ("quick", "paper")]
     assert [(one.beta1, one.optimizer) for one in recipes] == [(0.9, "muon"), (0.0, "adam")]
     with torch.random.fork_rng(devices=[]):
         teacher = Generator(GeneratorConfig(8, (4, 4, 4, 4), z_dim=6, w_dim=6, mapping_layers=1))

@@ -212,20 +212,6 @@ def test_without_a_discriminator_only_the_picture_uses_the_images_and_a_message_
     assert reasons["distill"] == builder.REUSED and "--data" in reasons["evaluate"]
 
 
-def test_a_discriminator_of_features_uses_the_images_too(new_images: Callable[..., Path]) -> None:
-    facts = real_facts(None, replace(recipe.RECIPES["quick"], feature_gan=1.0), demo_measurable=True)
-    assert facts["in_training"] is True
-    first, other = (
-        stages.STAGES[[stage.name for stage in stages.STAGES].index("distill")].settings(
-            resolve_inputs(
-                BuildConfig(dataset="demo", data=new_images("images.zip", count, size=64), feature_gan=True), Reporter()
-            )
-        )
-        for count in (5, 6)
-    )
-    assert first.keys() == other.keys() and first != other
-
-
 @pytest.mark.parametrize(
     ("c_dim", "made", "settings", "error", "message"),
     [

@@ -88,14 +88,6 @@ def perceptual_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Ten
     return torch.stack(distances).sum()
 
 
-def feature_matching_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Return ``sum over maps of mean |student - teacher|`` over features [B, C_i, H_i, W_i] of a discriminator.
-
-    Wang et al. 2018 ("High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", equation 4).
-    """
-    return torch.stack([l1_loss(a.float(), b.float()) for a, b in zip(student, teacher, strict=True)]).sum()
-
-
 # ---- the same relations between images ----
 
 

@@ -13,8 +13,6 @@ from .muon import Muon
 from .recipe import PATH_INTERVAL, R1_INTERVAL, DistillConfig
 from .state import TrainingSetup, TrainingState
 
-UNSCALED = GradScaler("cpu", enabled=False)  # for a network that computes in float32 in every precision
-
 
 def set_rates(state: TrainingState, setup: TrainingSetup) -> None:
     """Set the learning rates of the step, in place where they are tensors, which a captured graph reads."""
@@ -24,7 +22,6 @@ def set_rates(state: TrainingState, setup: TrainingSetup) -> None:
         "student_optimizer": lazy_share(config.path_length, PATH_INTERVAL),
         "kernel_optimizer": lazy_share(config.path_length, PATH_INTERVAL),
         "discriminator_optimizer": lazy_share(config.r1, R1_INTERVAL),
-        "feature_optimizer": 1.0,
     }
     for name, optimizer in state.optimizers().items():
         for group in optimizer.param_groups:

@@ -35,7 +35,7 @@ class DistillConfig:
 
     Loss weights: ``gan``, ``l1``, ``perceptual``, ``relation`` act in every step, ``r1`` (gamma) every 16th step on
     the discriminator, ``path_length`` every 4th on the generator. A weight of 0 switches a term off; ``gan`` 0 also
-    leaves out the discriminator. Additions to StyleKD (``guide``, ``feature_gan``, ``augment_target``) are off.
+    leaves out the discriminator.
 
     Raises UsageError for a value out of range, and for values that do not fit together.
     """
@@ -68,14 +68,10 @@ class DistillConfig:
     """Gamma of the R1 penalty on the discriminator, every 16th step."""
     path_length: Weight = 2.0
     """Weight of the path length penalty on the generator, every 4th step."""
-    guide: Weight = 0.0
-    """Weight of the distance in the features of the teacher's own discriminator; 10 in pix2pixHD."""
-    feature_gan: Weight = 0.0
-    """Weight of a discriminator of the perceptual loss's features; 1 in Projected GANs."""
     relation_group: AtLeast2 = 4
     """Images whose relations are compared: a GPU's share in StyleKD."""
     gan_start: ShareBelow1 = 0.0
-    """Share of the steps before discriminators and GAN losses join."""
+    """Share of the steps before the discriminator joins."""
     discriminator_width: Positive = 1.0
     """Channels, as a share of the full-size discriminator's."""
     mixing: Share = 0.9
@@ -86,10 +82,6 @@ class DistillConfig:
     """Flip half of the real images left to right."""
     ema_half_life: Positive = 5000.0
     """Images after which a weight counts half in the moving average."""
-    augment_target: ShareBelow1 = 0.0
-    """Mean sign of D(real) to which augmentation adapts; 0.6 in ADA, 0: none."""
-    augment_images: Positive = 500_000.0
-    """Images over which the augmentation probability can rise or fall by 1."""
     precision: TrainingPrecision = "fp32"
     """Number format of the convolutions in training; bf16 and fp16 are for GPUs."""
     log_every: Count = 100
@@ -123,17 +115,12 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         own = self.own_losses
-        compared = self.l1 or self.perceptual or self.relation or self.guide or own
-        if not (self.has_discriminator or compared):
+        compared = self.l1 or self.perceptual or self.relation or own
+        if not (self.gan or compared):
             raise UsageError("all loss weights are 0, so there is nothing to train", "Set l1, perceptual or gan.")
         if self.first_gan_step and not compared:
             raise UsageError(
                 f"the GAN loss is the only one and starts at step {self.first_gan_step}", "Set gan_start to 0."
-            )
-        if self.augment_target and not self.gan:
-            raise UsageError(
-                "augmentation follows the discriminator's overfitting, and this recipe has no discriminator",
-                'Set gan to a weight, or take RECIPES["paper"].',
             )
 
     @property
@@ -170,11 +157,6 @@ class DistillConfig:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
 
     @property
-    def has_discriminator(self) -> bool:
-        """Whether a discriminator compares the student's images with real ones."""
-        return self.gan > 0 or self.feature_gan > 0
-
-    @property
     def first_gan_step(self) -> int:
         """First step with a discriminator."""
         return math.floor(self.gan_start * self.steps)
@@ -194,17 +176,15 @@ class Terms(NamedTuple):
     """Terms of a step that not every step has."""
 
     gan: bool
-    feature_gan: bool
     r1: bool
     path_length: bool
 
 
 def terms_at(config: DistillConfig, step: int) -> Terms:
-    """Return the terms of a step: discriminators join late, and the two penalties act in every few steps."""
-    joined = step >= config.first_gan_step
-    gan = config.gan > 0 and joined
+    """Return the terms of a step: the discriminator joins late, and the two penalties act in every few steps."""
+    gan = config.gan > 0 and step >= config.first_gan_step
     r1 = gan and config.r1 > 0 and step % R1_INTERVAL == 0
-    return Terms(gan, config.feature_gan > 0 and joined, r1, config.path_length > 0 and step % PATH_INTERVAL == 0)
+    return Terms(gan, r1, config.path_length > 0 and step % PATH_INTERVAL == 0)
 
 
 RECIPES: dict[EffortName, DistillConfig] = {

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,12 @@ from ...generators import Discriminator, Generator
 from ...metrics.published import Lpips
 from ..masks import Mask
 from . import losses
-from .augmentation import Augmentation
-from .feature_adversary import FeatureDiscriminator
 from .muon import Muon
 from .own_losses import OwnLoss
 from .real_images import ImageSource
 from .recipe import DistillConfig
 
-_FORMAT = "dcp-deploy training state 3"
+_FORMAT = "dcp-deploy training state 4"
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,6 @@ class TrainingSetup:
     probe: tuple[Tensor, Tensor | None, Tensor]  # latents, classes, and the teacher's images of them
     device: torch.device
     mask: Mask | None = None
-    guide: Discriminator | None = None
     team: Team = ALONE
     own_losses: tuple[OwnLoss, ...] = ()
 
@@ -82,10 +79,7 @@ class TrainingState:
     history: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, list[float]] = field(default_factory=dict)  # losses since the last history entry: [sum, count]
     best: Best | None = None
-    feature_discriminator: FeatureDiscriminator | None = None
-    feature_optimizer: torch.optim.Adam | None = None
     kernel_optimizer: Muon | None = None  # of the student's convolutions, if student_optimizer has only the rest
-    augmentation: Augmentation = field(default_factory=Augmentation)
     student_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))  # for fp16 only
     discriminator_scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))
 
@@ -97,11 +91,11 @@ class TrainingState:
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks that this run has, by attribute name."""
-        return self._present("student", "ema", "discriminator", "feature_discriminator")
+        return self._present("student", "ema", "discriminator")
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the optimisers that this run has, by attribute name."""
-        return self._present("student_optimizer", "kernel_optimizer", "discriminator_optimizer", "feature_optimizer")
+        return self._present("student_optimizer", "kernel_optimizer", "discriminator_optimizer")
 
     def student_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return the optimisers that share the student's weights."""
@@ -142,7 +136,6 @@ def save_state(state: TrainingState, path: str | os.PathLike[str], key: str) -> 
         "history": json.dumps(state.history, allow_nan=False),
         "sums": json.dumps(state.sums, allow_nan=False),
         "scalers": json.dumps([scaler.state_dict() for scaler in state.scalers()]),
-        "augmentation": json.dumps(asdict(state.augmentation), allow_nan=False),
         "best": json.dumps(state.best and [state.best.step, state.best.value], allow_nan=False),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
@@ -204,7 +197,6 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], metadata: Mapping
     state.step = int(metadata["step"])
     state.history = json.loads(metadata["history"])
     state.sums = json.loads(metadata["sums"])
-    state.augmentation = Augmentation(**json.loads(metadata["augmentation"]))
     for scaler, values in zip(state.scalers(), json.loads(metadata["scalers"]), strict=True):
         if values:
             scaler.load_state_dict(values)

@@ -10,11 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...generators import Discriminator
 from ...generators.latents import draw_latents, stream
 from ...metrics.published import Lpips
 from . import losses
-from .adversary import student_adversarial_losses, update_discriminators
+from .adversary import gan_loss, update_discriminator
 from .batch import Batch, Outputs, draw_batch, generate_both, sample_streams
 from .optimizers import Sums, apply_gradients, backward, set_rates
 from .recipe import PATH_INTERVAL, terms_at
@@ -32,14 +31,7 @@ def train_step(state: TrainingState, setup: TrainingSetup) -> dict[str, float]:
         values["path_length"] = regularise_path(state, setup)
     state.update_ema(setup.config.ema_decay)
     state.step += 1
-    numbers = as_numbers(values, setup)
-    if "real_sign" in numbers:  # of the whole batch, so that every process adapts alike
-        numbers["augment"] = state.augmentation.p
-        config = setup.config
-        state.augmentation.adapt(
-            numbers["real_sign"], target=config.augment_target, batch=config.batch, images=config.augment_images
-        )
-    return numbers
+    return as_numbers(values, setup)
 
 
 def as_numbers(values: dict[str, Tensor], setup: TrainingSetup) -> dict[str, float]:
@@ -51,7 +43,7 @@ def as_numbers(values: dict[str, Tensor], setup: TrainingSetup) -> dict[str, flo
 
 
 def update_all(state: TrainingState, setup: TrainingSetup, batch: Batch) -> dict[str, Tensor]:
-    """Update the discriminators, then the student; return the losses of this process's batch, scalars.
+    """Update the discriminator, then the student; return the losses of this process's batch, scalars.
 
     The images of an undivided batch serve both updates. The images of a part are generated again for each, the same
     both times.
@@ -60,9 +52,8 @@ def update_all(state: TrainingState, setup: TrainingSetup, batch: Batch) -> dict
     parts = [batch.part(index, count) for index in range(count)]
     outputs = generate_both(state, setup, batch) if count == 1 else None
     values = Sums()
-    terms = terms_at(setup.config, state.step)
-    if terms.gan or terms.feature_gan:
-        values |= update_discriminators(state, setup, parts, outputs)
+    if terms_at(setup.config, state.step).gan:
+        values |= update_discriminator(state, setup, parts, outputs)
     for part in parts:
         share = len(part.z) / setup.config.batch
         of_part = _student_losses(state, setup, part, outputs or generate_both(state, setup, part))
@@ -76,16 +67,16 @@ def update_all(state: TrainingState, setup: TrainingSetup, batch: Batch) -> dict
 def _student_losses(state: TrainingState, setup: TrainingSetup, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
     """Return every loss of the student, and their weighted sum as "total"."""
     config, image, target = setup.config, outputs.image, outputs.target
-    values = student_adversarial_losses(state, setup, batch, image)
-    if setup.mask is not None and (config.l1 or config.perceptual or config.guide or setup.own_losses):
+    values: dict[str, Tensor] = {}
+    if terms_at(config, state.step).gan:
+        values["gan"] = gan_loss(state, setup, batch, image)
+    if setup.mask is not None and (config.l1 or config.perceptual or setup.own_losses):
         mask = setup.mask(target)
         image, target = image * mask, target * mask
     if config.l1:
         values["l1"] = losses.l1_loss(image, target)
     if config.perceptual and setup.perceptual:
         values["perceptual"] = _perceptual_loss(setup, setup.perceptual, image, target)
-    if setup.guide is not None:
-        values["guide"] = _guide_loss(setup.guide, image, target, config.dtype)
     if config.relation:
         values["relation"] = losses.relation_loss(
             outputs.features, outputs.moved, outputs.target_features, outputs.target_moved, group=config.relation_group
@@ -96,18 +87,6 @@ def _student_losses(state: TrainingState, setup: TrainingSetup, batch: Batch, ou
         weights[own.label] = own.weight
     values["total"] = torch.stack([weights[name] * value for name, value in values.items()]).sum()
     return values
-
-
-def _guide_loss(guide: Discriminator, image: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the distance of student and teacher in the features of the teacher's own, frozen discriminator.
-
-    Its logits are not used as a loss: they have no lowest value, and a frozen network is soon fooled, so the student
-    would drift away from the teacher. The distance of features is lowest where both images are the same, and these
-    features capture what distinguished this teacher from its data.
-    """
-    with torch.no_grad():
-        target_maps = guide.features(target, dtype=dtype)
-    return losses.feature_matching_loss(guide.features(image, dtype=dtype), target_maps)
 
 
 def _perceptual_loss(

@@ -28,7 +28,7 @@ def can_be_captured(setup: TrainingSetup) -> bool:
     updates skipped by a loss scale, and several processes.
     """
     config = setup.config
-    alike = not config.has_discriminator and not config.path_length and config.noise != "random"
+    alike = not config.gan and not config.path_length and config.noise != "random"
     alike = alike and config.precision != "fp16" and setup.mask is None and not setup.own_losses
     return alike and setup.device.type == "cuda" and setup.team.size == 1
 

@@ -23,7 +23,6 @@ from ..identity import identity_of, name_of, run_key
 from ..layers import copy_to
 from ..masks import Mask
 from . import losses
-from .feature_adversary import FeatureDiscriminator, discriminator_maps
 from .optimizers import adam, lazy_share, student_optimizers
 from .own_losses import find_losses
 from .real_images import ImageSequence, ImageSource, check_labels
@@ -33,8 +32,8 @@ from .state import TrainingSetup, TrainingState
 PROBE_LATENTS = 32
 NOT_IN_KEY = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is in the key
 TERMS = (
-    "step", "l1_to_teacher", "total", "gan", "l1", "perceptual", "relation", "guide", "feature_gan", "path_length",
-    "discriminator", "feature_discriminator", "r1", "real_sign", "augment", "learning_rate", "images_per_second",
+    "step", "l1_to_teacher", "total", "gan", "l1", "perceptual", "relation", "path_length",
+    "discriminator", "r1", "learning_rate", "images_per_second",
     *QUALITY,
 )  # fmt: skip
 """The figures that a history or a logger can have without losses of users."""
@@ -52,7 +51,6 @@ class Task:
     perceptual: losses.FeatureMaps | Lpips | None = None
     mask: Mask | None = None
     discriminator: Discriminator | None = None
-    guide: Discriminator | None = None
     checkpoint_dir: Path | None = None
     measure_at: frozenset[int] = frozenset()
     keep_best: str | None = None
@@ -66,45 +64,38 @@ class Task:
                 f"student and teacher differ in more than their widths: {self.student.config} and {teacher}",
                 "Distil a student that was pruned from this teacher.",
             )
-        for name, term in (("perceptual", "perceptual loss"), ("feature_gan", "discriminator of features")):
-            if getattr(config, name) and self.perceptual is None:
-                raise UsageError(
-                    f"the {term} has weight {getattr(config, name):g} but no network to compute features with",
-                    "Pass perceptual=load_avatar_reader().pyramid (the demo's images) or load_lpips(weights), which is "
-                    f"--lpips FILE, or set {name} to 0.",
-                )
-        self._check_discriminators()
+        if config.perceptual and self.perceptual is None:
+            raise UsageError(
+                f"the perceptual loss has weight {config.perceptual:g} but no network to compute features with",
+                "Pass perceptual=load_avatar_reader().pyramid (the demo's images) or load_lpips(weights), which is "
+                "--lpips FILE, or set perceptual to 0.",
+            )
+        self._check_discriminator()
         find_losses(config, TERMS)
         if self.data is not None and config.gan:
             check_labels(self.data, teacher.c_dim)
         discriminator = self.discriminator.config if self.discriminator else DiscriminatorConfig.mirror(teacher)
         check_split(config, self.devices, discriminator.mbstd_group)
 
-    def _check_discriminators(self) -> None:
+    def _check_discriminator(self) -> None:
         config, wanted = self.config, (self.teacher.config.image_size, self.teacher.config.c_dim)
-        for network in (self.discriminator, self.guide):
-            found = wanted if network is None else (network.config.image_size, network.config.c_dim)
-            if found != wanted:
-                raise UsageError(
-                    f"the discriminator is for {pixels(found[0])} and {found[1]} classes, the teacher is for "
-                    f"{pixels(wanted[0])} and {wanted[1]}",
-                    "Give the discriminator that this teacher was trained with.",
-                )
-        if self.discriminator is not None and (not config.gan or config.discriminator_width != 1):
+        if self.discriminator is None:
+            return
+        found = (self.discriminator.config.image_size, self.discriminator.config.c_dim)
+        if found != wanted:
+            raise UsageError(
+                f"the discriminator is for {pixels(found[0])} and {found[1]} classes, the teacher is for "
+                f"{pixels(wanted[0])} and {wanted[1]}",
+                "Give the discriminator that this teacher was trained with.",
+            )
+        if not config.gan or config.discriminator_width != 1:
             raise UsageError(
                 "a discriminator is given, and the recipe uses none, or one of another width",
                 "Set gan to a weight and leave discriminator_width at 1, or leave the discriminator out.",
             )
-        if config.guide and self.guide is None:
-            raise UsageError(
-                f"the guide has weight {config.guide:g} but no discriminator to compare features of",
-                "Pass guide=read_discriminator(this teacher's training file), or set its weight to 0.",
-            )
-        if self.guide is not None and not config.guide:
-            raise UsageError("a guide is given, and its weight is 0", "Set guide to 10, or leave the guide out.")
 
     def on(self, device: torch.device) -> Task:
-        """Return a copy with the networks on ``device``; discriminators are copied where they are used."""
+        """Return a copy with the networks on ``device``; the discriminator is copied where it is used."""
         return replace(
             self,
             student=copy.deepcopy(self.student).to(device),
@@ -119,10 +110,9 @@ class Task:
         with torch.no_grad():
             probe = (z, c, teacher(z, c))
         directions = losses.offset_directions(teacher)
-        guide = None if self.guide is None else copy_to(self.guide, device).eval().requires_grad_(False)
         own = find_losses(self.config, TERMS)
         return TrainingSetup(
-            self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, guide, team, own
+            self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, team, own
         )
 
     def state(self, device: torch.device) -> TrainingState:
@@ -130,7 +120,6 @@ class Task:
         config = self.config
         student = copy_to(self.student, device).train().requires_grad_(True)
         discriminator = copy_to(self.discriminator or self._new_discriminator(), device).train().requires_grad_(True)
-        features = self._feature_discriminator(device)
         student_optimizer, kernel_optimizer = student_optimizers(student, config)
         return TrainingState(
             student=student,
@@ -140,8 +129,6 @@ class Task:
             kernel_optimizer=kernel_optimizer,
             discriminator_optimizer=adam(discriminator.parameters(), lazy_share(config.r1, R1_INTERVAL)),
             path_mean=torch.zeros([], device=device),
-            feature_discriminator=features,
-            feature_optimizer=None if features is None else adam(features.parameters(), 1.0),
             student_scaler=GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16"),
             discriminator_scaler=GradScaler(device.type, FIRST_SCALE, enabled=config.precision == "fp16"),
         )
@@ -153,22 +140,10 @@ class Task:
         with seeded(self.config.seed, "discriminator"):
             return Discriminator(replace(mirrored, widths=widths))
 
-    def _feature_discriminator(self, device: torch.device) -> FeatureDiscriminator | None:
-        """Return one for the perceptual network's maps of such images; its random weights depend on the seed alone."""
-        if not self.config.feature_gan:
-            return None
-        assert self.perceptual is not None  # as check demands
-        size = self.teacher.config.image_size
-        with torch.no_grad():
-            maps = discriminator_maps(self.perceptual, torch.zeros(1, 3, *size, device=device))
-        with seeded(self.config.seed, "feature discriminator"):
-            return FeatureDiscriminator([(x.shape[1], min(x.shape[2:])) for x in maps]).to(device)
-
     def key(self, device: torch.device) -> str:
         """Return the hex sha256 of everything that decides the result bit for bit; how often it is saved does not."""
         settings = {name: value for name, value in self.config.to_dict().items() if name not in NOT_IN_KEY}
-        optional_networks = {"discriminator": self.discriminator, "guide": self.guide}
-        discriminators = {name: network for name, network in optional_networks.items() if network is not None}
+        discriminators = {} if self.discriminator is None else {"discriminator": self.discriminator}
         optional = {
             "measure_at": sorted(self.measure_at),
             "keep_best": self.keep_best,

@@ -83,7 +83,6 @@ def distill(
     perceptual: losses.FeatureMaps | Lpips | None = None,
     mask: Mask | None = None,
     discriminator: Discriminator | None = None,
-    guide: Discriminator | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     on_step: OnStep | None = None,
@@ -105,10 +104,9 @@ def distill(
     ``data`` are real images for the discriminator: an ``ImageSet`` (with labels for a class-conditional teacher), a
     sequence of uint8 [H, W, 3], or a function from indices [N] to uint8 [N, H, W, 3]. Without it the teacher's own
     samples are the real images. ``perceptual`` returns the feature maps that the perceptual loss compares (for the demo
-    ``load_avatar_reader().pyramid``), or is LPIPS. It is required when that loss or ``feature_gan`` has a weight.
-    ``mask`` selects the part of the teacher's images that the L1, perceptual and guide losses compare.
-    ``discriminator`` is the one to start from, such as the teacher's own; by default a new one. ``guide`` is the
-    teacher's own discriminator, which stays fixed: the guide loss compares its features.
+    ``load_avatar_reader().pyramid``), or is LPIPS. It is required when that loss has a weight.
+    ``mask`` selects the part of the teacher's images that the L1 and perceptual losses compare.
+    ``discriminator`` is the one to start from, such as the teacher's own; by default a new one.
 
     ``progress`` is called after each step with (steps done, steps in all), ``on_step`` also with the losses. ``expect``
     is called once before the first step with the expected time of all, from a few steps timed for it. ``measure`` is
@@ -150,7 +148,7 @@ def distill(
     at = frozenset(scheduled if measure_at is None else measure_at)
     check_devices(devices, device)
     devices = helpers() if helpers() > 1 else devices
-    task = Task(student, teacher, config, data, perceptual, mask, discriminator, guide, folder, at, keep_best, devices)
+    task = Task(student, teacher, config, data, perceptual, mask, discriminator, folder, at, keep_best, devices)
     task.check()
     check_threads(threads)
     if not isinstance(loggers, TrainingLoggers):

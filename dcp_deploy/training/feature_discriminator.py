@@ -4,10 +4,6 @@ Sauer et al. 2021, "Projected GANs Converge Faster". Maps of several resolutions
 channels and from coarse to fine over resolutions, so that no head can rely on one part of them only. A small
 convolutional head at each resolution returns a map of logits. Spectral normalisation (Miyato et al. 2018) keeps the
 heads smooth, in place of R1. For class-conditional images each head has an output for every class.
-
-The features are those of the perceptual loss: the demo's reader, or the VGG16 of LPIPS. The paper's come from an
-EfficientNet and are of about unit size, while VGG16's grow with depth. So each map is scaled to a mean square of one
-at every position.
 """
 
 from __future__ import annotations
@@ -19,21 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ...generators.ops import normalize_second_moment
-from ...metrics.published import Lpips
-from . import losses
-
 CHANNELS, MOST_CHANNELS = 64, 256  # after mixing, and at most in a head, which doubles them as it halves the size
-SCALES, LARGEST = 4, 64  # number of maps, and the longer side of the finest in pixels, as published for 256 px
 SMALLEST = 4  # shorter side of the maps of logits
 START = 0.02  # standard deviation of the heads' first weights, about that of PyTorch's own start
-
-
-def discriminator_maps(perceptual: losses.FeatureMaps | Lpips, images: Tensor) -> list[Tensor]:
-    """Return the four coarsest maps of at most 64 px of images [B, 3, H, W], fine to coarse, float32, normalised."""
-    maps = perceptual.maps(images) if isinstance(perceptual, Lpips) else perceptual(images)
-    fitting = [x for x in maps if max(x.shape[2:]) <= LARGEST] or [maps[-1]]
-    return [normalize_second_moment(x.float()) for x in fitting[-SCALES:]]
 
 
 class FeatureDiscriminator(nn.Module):

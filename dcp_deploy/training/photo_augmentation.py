@@ -4,7 +4,7 @@ Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data"
 through random changes, each with probability p, before any discriminator sees them. p follows r = E[sign(D(real))],
 which is near 0 while real images are new to the discriminator, and 1 once it has memorised them.
 
-The student must not learn the changes themselves ("leaking"). It cannot as long as the distribution of changed images
+The generator must not learn the changes themselves ("leaking"). It cannot as long as the distribution of changed images
 determines the distribution of images (section 2.2). The changes of each kind here are a commutative group that acts on
 images: mirroring, quarter turns, shifts around the border, sums with a grey, products of contrast and of saturation.
 With probability p they multiply every Fourier coefficient of the distribution over their group by 1 - p + p phi, where

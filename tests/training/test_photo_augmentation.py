@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -11,14 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcp_deploy.compression import distill
-from dcp_deploy.compression.distillation.augmentation import MAX_P, SHIFT, Augmentation, Changes, augment, draw_changes
-from dcp_deploy.compression.distillation.state import TrainingState
-from dcp_deploy.compression.distillation.task import Task
-from dcp_deploy.errors import UsageError
-from dcp_deploy.generators import Generator
-
-from ..conftest import EVERYTHING, pruned
+from dcp_deploy.training.photo_augmentation import MAX_P, SHIFT, Augmentation, Changes, augment, draw_changes
 
 COUNT = 20_000
 
@@ -154,45 +146,3 @@ def test_the_probability_follows_the_signs_at_its_rate_and_within_its_bounds() -
         for _ in range(100):
             state.adapt(sign, target=0.6, batch=16, images=640)
         assert state.p == end
-
-
-def test_training_augments_images_and_records_the_probability(
-    small_teacher: Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = replace(EVERYTHING, steps=10, gan_start=0, augment_target=0.6, augment_images=64.0)
-    student = pruned(small_teacher)
-    augmented: list[dict[str, float]] = []
-    monkeypatch.setattr("torch.Tensor.sign", lambda logits: torch.ones_like(logits))  # all images look real
-    distill(student, small_teacher, config=config, on_step=lambda s, t, values: augmented.append(values))
-    assert [values["augment"] for values in augmented] == [0.0] * 4 + [0.25] * 4 + [0.5] * 2
-    monkeypatch.undo()
-    plain: list[dict[str, float]] = []
-    without = replace(config, augment_target=0.0)
-    distill(student, small_teacher, config=without, on_step=lambda s, t, values: plain.append(values))
-    same = [ours["discriminator"] == theirs["discriminator"] for ours, theirs in zip(augmented, plain, strict=True)]
-    assert same == [True] * 4 + [False] * 6  # the same training while p is 0
-
-
-def test_gradients_through_augmented_images_reach_the_student(small_teacher: Generator) -> None:
-    from dcp_deploy.compression.distillation.adversary import student_adversarial_losses
-    from dcp_deploy.compression.distillation.batch import draw_batch, generate_both
-    from dcp_deploy.distributed.team import ALONE
-
-    task = Task(pruned(small_teacher), small_teacher, replace(EVERYTHING, gan_start=0, augment_target=0.6))
-    setup = task.setup(torch.device("cpu"), ALONE)
-    gradients = []
-    for p in (0.0, MAX_P):
-        state: TrainingState = task.state(torch.device("cpu"))
-        state.augmentation.p = p
-        batch = draw_batch(setup, 0)
-        student_adversarial_losses(state, setup, batch, generate_both(state, setup, batch).image)["gan"].backward()  # type: ignore[no-untyped-call]
-        gradient = state.student.synthesis.b4.const.grad
-        assert gradient is not None and gradient.abs().sum() > 0
-        assert all(parameter.grad is None for parameter in state.discriminator.parameters())
-        gradients.append(gradient)
-    assert not torch.equal(*gradients)
-
-
-def test_augmentation_without_a_discriminator_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"this recipe has no discriminator\n.*Set gan to a weight"):
-        replace(EVERYTHING, gan=0, augment_target=0.6)
