@@ -15,7 +15,7 @@ from ..checkpoints.directions import Direction, check_directions
 from ..compression.distillation.losses import perceptual_loss
 from ..datasets.factors import ENCODED_WIDTH, FACTORS, encode
 from ..errors import QualityError, UsageError
-from ..generators import Generator, count_macs
+from ..generators import Generator, GeneratorConfig, count_macs
 from ..generators.latents import draw_latents, stream
 from ..metrics.drawing import latents_for, model_device, to_8_bit, to_bytes
 from ..metrics.evaluate import Readings
@@ -164,7 +164,9 @@ def compare_latents(
         if progress:
             progress(min(start + _BATCH, count), count)
     own, teacher_w, mixed = comparison.distances(count)
-    inversion = _why_not_inverted(student) or _invert(student, teacher, z[:INVERTED], lpips, reader)
+    inversion = why_not_inverted(student.config, model_device(student).type) or _invert(
+        student, teacher, z[:INVERTED], lpips, reader
+    )
     return LatentReport(
         comparison.edits(),
         own,
@@ -307,11 +309,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
 # ---- inversion ----
 
 
-def _why_not_inverted(student: Generator) -> str | None:
-    if student.config.c_dim:
+def why_not_inverted(student: GeneratorConfig, device: str) -> str | None:
+    """Return why images are not searched in such a student on such a device, "cpu" or "cuda"; None if they are."""
+    if student.c_dim:
         return "projection needs an unconditional generator"
     macs = count_macs(student)
-    if macs > MOST_MACS and model_device(student).type == "cpu":
+    if macs > MOST_MACS and device == "cpu":
         return (
             f"a search in a student of {macs / 1e9:.1f} G MACs takes too long on a CPU; dcp-deploy project measures it"
         )

@@ -78,6 +78,7 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
     teacher (:func:`given_teacher`, :func:`fetch_teacher`) and the images (:func:`open_data`) raises.
     """
     from ..distributed.joining import check_devices
+    from ..evaluation.latents import why_not_inverted
     from ..generators import count_macs
 
     check_machine(config)
@@ -95,7 +96,7 @@ def resolve_inputs(config: BuildConfig, reporter: Reporter, teacher: TeacherFile
         device=device,
         mask=mask,
         images=open_data(config, plan.teacher),
-        requirements=requirements_of(config, not_measurable),
+        requirements=requirements_of(config, not_measurable, why_not_inverted(plan.config, device)),
         own_score=own_score_of(config),
         not_measurable=not_measurable,
     )
@@ -276,10 +277,13 @@ def why_not_measurable(config: BuildConfig, teacher: GeneratorConfig) -> str | N
     return None
 
 
-def requirements_of(config: BuildConfig, not_measurable: str | None) -> list[Requirement]:
+def requirements_of(
+    config: BuildConfig, not_measurable: str | None, not_inverted: str | None = None
+) -> list[Requirement]:
     """Return what the student must reach: the given requirements, else for the demo :data:`DEMO_REQUIREMENTS`.
 
-    Raises UsageError for a figure of quality that this build does not measure (``not_measurable``: why).
+    Raises UsageError for a figure that this build does not measure: of quality (``not_measurable``: why), or of
+    inverted images (``not_inverted``).
     """
     defaults = DEMO_REQUIREMENTS if config.demo_recipe and not_measurable is None else ()
     parsed = parse_requirements(config.require or defaults, (*QUALITY, *LATENTS, SPEED))
@@ -289,6 +293,8 @@ def requirements_of(config: BuildConfig, not_measurable: str | None) -> list[Req
                 f"--require {one.text!r} cannot be checked: {not_measurable}",
                 "Leave it out, and use dcp-deploy eval --require afterwards.",
             )
+        if not_inverted is not None and one.metric == "inverted_mse":
+            raise UsageError(f"--require {one.text!r} cannot be checked: {not_inverted}", "Leave it out.")
     return parsed
 
 

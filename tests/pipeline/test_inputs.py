@@ -303,3 +303,10 @@ def test_a_latency_to_reach_takes_the_place_of_the_ratio(new_config: Callable[..
     assert found.target == "latency 1000 ms" and found.widths == found.teacher.widths  # even the teacher is as fast
     with pytest.raises(UsageError, match="several targets"):
         inputs.check_machine(new_config(target_latency="1ms", target_macs=0.5))
+
+
+def test_inverted_images_are_required_only_where_they_are_searched(new_config: Callable[..., BuildConfig]) -> None:
+    (found,) = resolve_inputs(new_config(require=["inverted_mse<0.01"]), Reporter()).requirements
+    assert found.metric == "inverted_mse"
+    with pytest.raises(UsageError, match="cannot be checked: projection needs an unconditional generator"):
+        resolve_inputs(new_config(3, require=["inverted_mse<0.01"]), Reporter())
