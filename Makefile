@@ -25,10 +25,11 @@ demo: $(READY) ## build the demo: prune, distil, export, verify and benchmark a 
 test: $(READY) $(TRITON) $(METRICS) ## all tests
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile
 
-# Tests of the page of bundle --web skip without these two, and say so.
+# Tests of the page of bundle --web skip without these two, and say so. Only what is missing is installed: Debian's npm
+# does not fit beside a Node.js from elsewhere.
 browser: ## Chromium and npm for the tests of pages for browsers: by apt-get, as root
-	@command -v chromium > /dev/null && command -v npm > /dev/null || \
-	    { apt-get -qq update && apt-get -qq install --yes --no-install-recommends chromium npm; }
+	@missing=$$(for each in chromium npm; do command -v $$each > /dev/null || echo $$each; done); \
+	    test -z "$$missing" || { apt-get -qq update && apt-get -qq install --yes --no-install-recommends $$missing; }
 
 triton: $(TRITON) ## NVIDIA's Triton server in .venv-triton, for serve --server .venv-triton
 
