@@ -9,13 +9,13 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-SCORE: Final = "weight-out"
+SCORE: Final = "change"
 REFINE: Final = "reconstruct"
 ALIGN: Final = 8
 RATIO: Final = 0.7
 EFFORT: Final = "quick"
 HYBRID_SHARE: Final = 0.5
-"""The one set of defaults. The first two measured best on the demo at 70 % (docs/quality.md)."""
+"""The one set of defaults. The first two measured best at 70 %, on photographs and on the demo (docs/quality.md)."""
 
 CHANGES: Final = ("change", "hybrid")
 """The scores by how the images change, which need no gradients and choose their directions themselves."""

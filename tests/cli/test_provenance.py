@@ -73,7 +73,7 @@ def test_verbs_one_by_one_tell_the_story_of_a_build(dcp: Command, run: Path, tea
     plan = ("--ratio", 0.7, "--align", 4, "--refine", "reconstruct")
     for words in (
         ("convert", teacher, "-o", "copy.safetensors"),
-        ("score", teacher, "--score", "weight-out", "-o", "scores.safetensors", *common),
+        ("score", teacher, "-o", "scores.safetensors", *common),
         ("prune", "copy.safetensors", "--scores", "scores.safetensors", "-o", "p.safetensors", *plan, *common),
         ("distill", "p.safetensors", "--teacher", teacher, "-o", "s.safetensors", "--steps", STEPS, *common),
         ("export", "s.safetensors", "--teacher", "copy.safetensors", "-o", "student.onnx"),
@@ -93,7 +93,7 @@ def test_a_student_names_its_teacher_plan_scores_refinement_recipe_and_versions(
     assert found["teacher"].items() >= {"file": "faces.safetensors", "sha256": sha256_file(teacher)}.items()
     pruning, distillation = found["pruning"], found["distillation"]
     assert (pruning["verb"], pruning["ratio"], pruning["align"], pruning["target"]) == ("prune", 0.7, 4, None)
-    assert pruning["scores"]["method"] == "weight-out" and len(pruning["scores"]["sha256"]) == 64
+    assert pruning["scores"]["method"] == "change" and len(pruning["scores"]["sha256"]) == 64
     assert pruning["refinement"] == {"method": "reconstruct", "latents": 64, "seed": 3}
     assert (distillation["verb"], distillation["steps"], distillation["seed"]) == ("distill", STEPS, 3)
     assert distillation["perceptual"] == 0 and distillation["features"] == "none"  # as it was trained

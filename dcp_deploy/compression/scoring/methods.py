@@ -65,8 +65,6 @@ def score(
 ) -> ChannelScores:
     """Score every channel of ``generator``, which is left untouched.
 
-    "weight-out", the default, is the norm of a channel's outgoing weights (:mod:`.baselines`).
-
     "diversity" is the published method (DCP-GAN, CVPR 2024). For each mini-batch of ``batch`` latents, ``directions``
     (10) principal components of the latent space are drawn, each with probability equal to its share of the variance.
     For each, the loss ``sum |G(w + alpha v) - G(w)|`` over the whole batch is derived by the weights of every scored
@@ -76,7 +74,7 @@ def score(
     and DCP-GAN's README says that 1000 give about the same order. By default it is what ``build`` takes for this size,
     at most 120.
 
-    "change" and "hybrid" are its successor (:mod:`.change`). ``latents`` (384 at most by default) are split evenly over
+    "change", the default, and "hybrid" are its successor (:mod:`.change`). ``latents`` (384 at most by default) are split evenly over
     ``directions``, the leading principal components: by default as many as hold 99 % of the variance, with at least 4
     latents each. ``alpha`` (3) is then the length of a move in standard deviations. ``change_weight`` from 0 to 1 is
     the weight of changes beside values, 1 for "change" and 0.5 for "hybrid" by default. "hybrid" takes a
@@ -95,7 +93,8 @@ def score(
 
     The other methods serve as comparison. "gradient" is the mean of that gradient instead of its variance. "content"
     is CAGAN's (Liu et al., CVPR 2021): the gradient of a loss by noise on the part that ``mask`` finds (published with
-    400 latents and batch 10). The rest is in :mod:`.baselines`. ``psi`` truncates the latents. Class-conditional
+    400 latents and batch 10). "weight-out" is the norm of a channel's outgoing weights, which needs no images; it and
+    the rest are in :mod:`.baselines`. ``psi`` truncates the latents. Class-conditional
     generators are scored over uniformly drawn classes. ``progress`` is called with (latents done, latents in all).
 
     A method of your own is a :class:`ScoreFunction`: given as it is, as "module:function", or by the name of an entry

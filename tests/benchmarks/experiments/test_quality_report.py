@@ -53,10 +53,10 @@ def test_scores_are_compared_seed_by_seed() -> None:
 
 
 def test_combinations_are_compared_with_the_default_seed_by_seed() -> None:
-    default = [cell("weight-out", "reconstruct", seed, (9.0, 8.0, 4.0 + seed)) for seed in (0, 1)]
+    default = [cell("change", "reconstruct", seed, (9.0, 8.0, 4.0 + seed)) for seed in (0, 1)]
     text = report([*CELLS, *default], {})
     assert "| random | none | 17.50 ± 2.12 | 0.000 ± 0.000 |" in text  # 20 - 4 and 24 - 5
-    assert "| weight-out | reconstruct |" not in text.split("less the default")[1].split("Steps until")[0]
+    assert "| change | reconstruct |" not in text.split("less the default")[1].split("Steps until")[0]
 
 
 def test_scores_by_changes_are_reported_with_latents_of_their_own() -> None:

@@ -155,7 +155,7 @@ def test_settings_that_cannot_work_are_refused(teacher: Generator, settings: dic
 @pytest.mark.parametrize("given", [{"shard": (0, 2)}, {"released": True}])
 def test_what_a_score_of_weights_has_no_use_for_is_refused(teacher: Generator, given: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(given))} does not apply to the score 'weight-out'"):
-        score(teacher, **given)
+        score(teacher, method="weight-out", **given)
 
 
 def test_a_teacher_that_produces_nan_is_refused(teacher: Generator) -> None:
