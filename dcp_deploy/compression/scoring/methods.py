@@ -74,10 +74,10 @@ def score(
     and DCP-GAN's README says that 1000 give about the same order. By default it is what ``build`` takes for this size,
     at most 120.
 
-    "change", the default, and "hybrid" are its successor (:mod:`.change`). ``latents`` (384 at most by default) are split evenly over
-    ``directions``, the leading principal components: by default as many as hold 99 % of the variance, with at least 4
-    latents each. ``alpha`` (3) is then the length of a move in standard deviations. ``change_weight`` from 0 to 1 is
-    the weight of changes beside values, 1 for "change" and 0.5 for "hybrid" by default. "hybrid" takes a
+    "change", the default, and "hybrid" are its successor (:mod:`.change`). ``latents`` (384 at most by default) are
+    split evenly over ``directions``, the leading principal components: by default as many as hold 99 % of the variance,
+    with at least 4 latents each. ``alpha`` (3) is then the length of a move in standard deviations. ``change_weight``
+    from 0 to 1 is the weight of changes beside values, 1 for "change" and 0.5 for "hybrid" by default. "hybrid" takes a
     ``hybrid_share`` of the kept channels from that order, the others by "weight-out".
 
     ``latents`` "auto" doubles from 200 until both halves of the sample keep 90 % of the same channels at a ratio of
