@@ -65,7 +65,6 @@ SEEDS = (0, 1, 2)
 SCORE_LATENTS = 240
 CHANGE_LATENTS = 384  # as at the effort quick; they take half as long as the 240, which need gradients
 SAMPLES = 3000
-MEASURED = (0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # shares of the steps
 PICTURES = 10
 
 
@@ -172,7 +171,7 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
         checkpoint_dir=_partial(experiment, cell),
         on_step=watch,
         measure=measure,
-        measure_at=sorted({round(share * experiment.steps) for share in MEASURED}),
+        measure_at=sorted({round(share * experiment.steps) for share in subject.measured}),
     )
     save_picture(pictures(result.generator), experiment.out / "pictures" / f"{cell.name}.png")
     return {
@@ -262,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps = options.steps or subject.recipes[options.effort].steps
     experiment = Experiment(options.out, subject, options.device, steps, options.samples, deadline, options.effort)
     figures = subject.figures(subject.teacher, options.samples, 0)
+    save_picture(pictures(subject.teacher), options.out / "pictures" / "teacher.png")
     teacher = {"figures": figures, "settings": {"samples": options.samples}}
     write_json(options.out / "teacher.json", teacher)  # also reads the real images, before the cells share them
     wanted = cells(options.ratios, options.scores, options.refinements, options.seeds)

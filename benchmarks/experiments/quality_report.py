@@ -4,7 +4,7 @@
 
 writes the tables into quality.md, between its markers, and the final FID as images/quality.png. Those of another
 teacher go into photo-teacher.md and images/photographs.png. Cells of a recipe with a discriminator have markers and a
-figure of their own.
+figure of their own. For another teacher it also draws images of the students.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ...efforts import CHANGES, REFINE, SCORE
 from ...errors import InputError
@@ -144,6 +145,8 @@ def _differences(group: Group) -> list[str]:
         differences, seeds = _paired(group.get(("diversity", refine), {}), curves, names)
         if score != "diversity" and seeds:
             rows.append([score, refine, *differences])
+    if not rows:
+        return []
     return [
         "Diversity less another score, paired by seed, at the end (FID: negative is better, else positive):", "",
         *text_table(["against", "refinement", *(COLUMNS[name] for name in names)], rows), "",
@@ -177,9 +180,9 @@ def _paired(ours: Curves, theirs: Curves, names: Sequence[str]) -> tuple[list[st
 
 
 def _speeds(group: Group) -> list[str]:
-    """Report how soon each combination reaches the FID at which plain DCP ends."""
+    """Report how soon each combination reaches the FID at which plain DCP ends, if it was measured in between."""
     plain = group.get(PLAIN)
-    if plain is None:
+    if plain is None or len(next(iter(plain.values()))) < 3:
         return []
     goal, steps = float(values_at(plain, "fid", -1).mean()), next(iter(plain.values()))[-1]["step"]
     rows = []
@@ -243,6 +246,26 @@ def draw(found: Ends, path: Path, distance: str = "FID") -> None:
     save_figure(figure, path)
 
 
+def draw_students(directory: Path, found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw images of the same latents by the teacher and by one student of each combination, a labelled row each."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    first = {(one["cell"]["score"], one["cell"]["refine"]): one["cell"] for one in reversed(found)}  # the lowest seed
+    names = {"teacher": "teacher"}
+    for cell in first.values():
+        names[f"{cell['score']}\n{cell['refine']}"] = "{ratio:g}-{score}-{refine}-{seed}".format(**cell)
+    figure = Figure(figsize=(8.0, 0.74 * len(names)), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for axes, (label, name) in zip(figure.subplots(len(names), 1), names.items(), strict=True):
+        with Image.open(directory / "pictures" / f"{name}.png") as picture:
+            axes.imshow(np.asarray(picture), interpolation="nearest")
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    save_figure(figure, path)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page and the figure of one experiment."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -259,6 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         topic, figure = f"{topic} with a discriminator", f"{figure}-discriminator"
     rewrite(options.docs / page, topic, report(found, teacher))
     draw(ends(found), options.docs / "images" / f"{figure}.png", distance)
+    if elsewhere:
+        draw_students(options.directory, found, options.docs / "images" / f"{figure}-students.png")
     return 0
 
 

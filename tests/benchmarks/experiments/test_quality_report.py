@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dcp_deploy.benchmarks.experiments.pages import markers
 from dcp_deploy.benchmarks.experiments.quality_report import ends, load_cells, main, reached, report
 from dcp_deploy.errors import InputError
+from dcp_deploy.export.runners.picture_files import save_picture
 
 
 def cell(score: str, refine: str, seed: int, fids: tuple[float, ...], ratio: float = 0.7) -> dict[str, Any]:
@@ -115,11 +117,15 @@ def test_another_teacher_has_a_page_of_its_own_with_the_figures_that_were_measur
     page = tmp_path / "docs" / "photo-teacher.md"
     page.parent.mkdir()
     page.write_text("\n".join(markers(topic)))
-    assert main([str(write(tmp_path / "run", cells)), "--docs", str(tmp_path / "docs")]) == 0
+    directory = write(tmp_path / "run", cells)
+    for name in ("teacher", "0.7-diversity-none-0", "0.7-random-none-0"):
+        save_picture(np.zeros((8, 80, 3), np.uint8), directory / "pictures" / f"{name}.png")
+    assert main([str(directory), "--docs", str(tmp_path / "docs")]) == 0
     text = page.read_text()
     assert "The FID is FD-EfficientNet." in text and "mode coverage" not in text
     assert "| random | none | -10.00 | 0.000 |" in text
     assert (tmp_path / "docs" / "images" / f"{figure}.png").is_file()
+    assert (tmp_path / "docs" / "images" / f"{figure}-students.png").is_file()
 
 
 def test_cells_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
@@ -127,6 +133,12 @@ def test_cells_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
     other["settings"]["steps"] = 200
     with pytest.raises(InputError, match="other settings"):
         load_cells(write(tmp_path / "run", [*CELLS, other]))
+
+
+def test_speeds_need_a_measurement_between_start_and_end() -> None:
+    assert "Steps until the FID is" in report(CELLS, {})
+    ends_only = [{**one, "curve": [one["curve"][0], one["curve"][-1]]} for one in CELLS]
+    assert "Steps until" not in report(ends_only, {})
 
 
 def test_no_cells_is_an_error_with_a_remedy(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_the_experiment_runs_on_another_teacher(files: tuple[Path, Path], tmp_pa
     ]  # fmt: skip
     assert quality.main(options) == 0
     document = json.loads((tmp_path / "cells" / "0.5-random-none-1.json").read_text())
+    assert [entry["step"] for entry in document["curve"]] == [0, 2]
     last = document["curve"][-1]
     assert {"fid", "precision", "recall", "coverage", "seed_diversity", "l1_to_teacher"} <= last.keys()
     assert "mode_coverage" not in last
