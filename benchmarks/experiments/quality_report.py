@@ -4,7 +4,7 @@
 
 writes the tables into quality.md, between its markers, and the final FID as images/quality.png. Those of another
 teacher go into photo-teacher.md and images/photographs.png. Cells of a recipe with a discriminator have markers and a
-figure of their own. For another teacher it also draws images of the students.
+figure of their own. For another teacher it also shows images of the students.
 """
 
 from __future__ import annotations
