@@ -17,7 +17,7 @@ from PIL import Image
 
 from ...errors import InputError
 from ...export.runners.sampling import COLUMNS
-from .pages import save_figure
+from .pages import image_rows, save_figure
 
 GAIN = 2  # of the difference, so that it can be seen
 
@@ -36,24 +36,14 @@ def first_row(path: Path) -> Row:
 
 def draw(rows: Mapping[str, Row], path: Path) -> None:
     """Draw labelled rows, with seeds 0, 1, ... above, and the difference of the first two below."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     first, second = (row.astype(np.int16) for row in rows.values())
     shown = {**rows, f"difference\n× {GAIN}": np.minimum(GAIN * np.abs(first - second), 255).astype(np.uint8)}
-    figure = Figure(figsize=(8.8, 1.08 * len(shown) + 0.25), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    for axes, (label, row) in zip(figure.subplots(len(shown), 1), shown.items(), strict=True):
-        width = row.shape[1] / COLUMNS
-        axes.imshow(row, interpolation="bilinear", aspect="equal")
-        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        if axes is figure.axes[0]:
-            axes.xaxis.tick_top()
-            centres = [(seed + 0.5) * width for seed in range(COLUMNS)]
-            axes.set_xticks(centres, [f"seed {seed}" for seed in range(COLUMNS)], fontsize=9)
-            axes.tick_params(length=0)
+    figure = image_rows(shown, 8.8, 1.16, "bilinear")
+    top, width = figure.axes[0], first.shape[1] / COLUMNS
+    top.xaxis.tick_top()
+    centres = [(seed + 0.5) * width for seed in range(COLUMNS)]
+    top.set_xticks(centres, [f"seed {seed}" for seed in range(COLUMNS)], fontsize=9)
+    top.tick_params(length=0)
     save_figure(figure, path)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...files import write_bytes, write_text
@@ -53,6 +56,21 @@ def panels(count: int, width: float, height: float, **options: Any) -> tuple[Fig
     figure = Figure(figsize=(width * count, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+
+
+def image_rows(rows: Mapping[str, NDArray[np.uint8]], width: float, height: float, interpolation: str) -> Figure:
+    """Return a figure of labelled images [H, W, 3] below each other, ``width`` inches wide, ``height`` for each."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height * len(rows)), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for axes, (label, row) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
+        axes.imshow(row, interpolation=interpolation, aspect="equal")
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    return figure
 
 
 def plain_log_ticks(axis: Axis) -> None:

@@ -23,7 +23,8 @@ from PIL import Image
 from ...efforts import CHANGES, REFINE, SCORE
 from ...errors import InputError
 from ...files import read_json
-from .pages import panels, rewrite, save_figure, text_table
+from .pages import image_rows, panels, rewrite, save_figure, text_table
+from .quality import Cell
 
 COLUMNS = {
     "fid": "FID",
@@ -248,22 +249,13 @@ def draw(found: Ends, path: Path, distance: str = "FID") -> None:
 
 def draw_students(directory: Path, found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw images of the same latents by the teacher and by one student of each combination, a labelled row each."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     first = {(one["cell"]["score"], one["cell"]["refine"]): one["cell"] for one in reversed(found)}  # the lowest seed
-    names = {"teacher": "teacher"}
-    for cell in first.values():
-        names[f"{cell['score']}\n{cell['refine']}"] = "{ratio:g}-{score}-{refine}-{seed}".format(**cell)
-    figure = Figure(figsize=(8.0, 0.74 * len(names)), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    for axes, (label, name) in zip(figure.subplots(len(names), 1), names.items(), strict=True):
+    names = {"teacher": "teacher"} | {"\n".join(of): Cell(**cell).name for of, cell in first.items()}
+    rows = {}
+    for label, name in names.items():
         with Image.open(directory / "pictures" / f"{name}.png") as picture:
-            axes.imshow(np.asarray(picture), interpolation="nearest")
-        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    save_figure(figure, path)
+            rows[label] = np.asarray(picture.convert("RGB"))
+    save_figure(image_rows(rows, 8.0, 0.74, "nearest"), path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

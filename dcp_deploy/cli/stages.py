@@ -250,8 +250,8 @@ def _dataset_of(teacher: Generator, given: str | None) -> str | None:
 
 DISTILL_SETTINGS = (
     "network", "data", "resize", "mirror", "steps", "accumulate", "devices", "train_precision", "keep", "logger",
-    "tensorboard", "loss", "lpips", "discriminator", "mask", "mask_background",
-    "mask_inputs", "inception", "effort", "seed", "threads", "device",
+    "tensorboard", "loss", "lpips", "discriminator", "mask", "mask_background", "mask_inputs", "inception", "effort",
+    "seed", "threads", "device",
 )  # fmt: skip
 
 

@@ -86,3 +86,14 @@ def _normed(layer: nn.Conv2d) -> nn.Module:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return spectral_norm(layer)
+
+
+def generator_hinge_loss(fake_logits: Sequence[Tensor]) -> Tensor:
+    """Return ``-sum over maps of mean D(G)`` (Lim & Ye 2017, "Geometric GAN", used by Projected GANs)."""
+    return -torch.stack([logits.mean() for logits in fake_logits]).sum()
+
+
+def discriminator_hinge_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
+    """Return ``sum over maps of mean max(0, 1 - D(x)) + mean max(0, 1 + D(G))`` (the same paper)."""
+    maps = zip(real_logits, fake_logits, strict=True)
+    return torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in maps]).sum()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..compression.distillation import losses
 from ..generators import Discriminator, DiscriminatorConfig, GeneratorConfig
 from ..metrics.efficientnet import EfficientNetLite0
-from .feature_discriminator import FeatureDiscriminator
+from .feature_discriminator import FeatureDiscriminator, discriminator_hinge_loss, generator_hinge_loss
 from .parts import step
 
 BETAS = (0.0, 0.99)
@@ -65,11 +65,11 @@ class ProjectedAdversary:
         maps = self.maps(generated[0])
         self.network.follow()
         real_logits = self.network(real_maps, real[1])
-        loss = losses.discriminator_hinge_loss(real_logits, self.network([x.detach() for x in maps], generated[1]))
+        loss = discriminator_hinge_loss(real_logits, self.network([x.detach() for x in maps], generated[1]))
         step(self.optimizer, loss)
         sign = torch.cat([logits.detach().sign().flatten() for logits in real_logits]).mean()
         self.network.requires_grad_(False)
-        wanted = losses.generator_hinge_loss(self.network(maps, generated[1]))
+        wanted = generator_hinge_loss(self.network(maps, generated[1]))
         self.network.requires_grad_(True)
         return wanted, {"d_loss": loss.item(), "sign": sign.item()}
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dcp_deploy.compression.distillation import losses
-from dcp_deploy.training.feature_discriminator import FeatureDiscriminator
+from dcp_deploy.training.feature_discriminator import (
+    FeatureDiscriminator,
+    discriminator_hinge_loss,
+    generator_hinge_loss,
+)
 from dcp_deploy.training.parts import step
 
 
@@ -35,7 +40,7 @@ def test_heads_learn_to_tell_maps_apart_within_twenty_steps() -> None:
             real, fake = ([torch.randn(8, 24, 16, 16), torch.randn(8, 40, 8, 8)] for _ in range(2))
             fake = [x + 0.3 * torch.randn_like(x).mean(dim=1, keepdim=True) + 0.1 for x in fake]
             discriminator.follow()
-            loss = losses.discriminator_hinge_loss(discriminator(real), discriminator(fake))
+            loss = discriminator_hinge_loss(discriminator(real), discriminator(fake))
             step(optimizer, loss)
     assert loss.item() < 1.5  # 4 for heads that know nothing
 
@@ -59,3 +64,11 @@ def test_the_random_filters_do_not_train() -> None:
     trained = {name for name, _ in discriminator.named_parameters()}
     filters = {name for name in discriminator.state_dict() if name.startswith("over_")}
     assert len(filters) == 4 and not filters & trained
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_hinge_losses_ignore_logits_beyond_one_and_sum_over_maps(real: float, fake: float) -> None:
+    maps = [torch.full((2, 1, 4, 4), value) for value in (real, 2.0)], [torch.full((2, 1, 2, 2), fake)] * 2
+    expected = max(0.0, 1 - real) + 0.0 + 2 * max(0.0, 1 + fake)
+    assert discriminator_hinge_loss(*maps).item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert generator_hinge_loss(maps[1]).item() == pytest.approx(-2 * fake, rel=1e-5, abs=1e-6)

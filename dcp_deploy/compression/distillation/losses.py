@@ -35,17 +35,6 @@ def discriminator_gan_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
-def generator_hinge_loss(fake_logits: Sequence[Tensor]) -> Tensor:
-    """Return ``-sum over maps of mean D(G)`` (Lim & Ye 2017, "Geometric GAN", used by Projected GANs)."""
-    return -torch.stack([logits.mean() for logits in fake_logits]).sum()
-
-
-def discriminator_hinge_loss(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
-    """Return ``sum over maps of mean max(0, 1 - D(x)) + mean max(0, 1 + D(G))`` (the same paper)."""
-    maps = zip(real_logits, fake_logits, strict=True)
-    return torch.stack([F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in maps]).sum()
-
-
 def r1_penalty(real_images: Tensor, real_logits: Tensor) -> Tensor:
     """Return ``mean ||grad_x D(x)||^2``, from ``real_images`` [B, 3, H, W] that require gradients and their logits [B].
 

@@ -32,9 +32,8 @@ from .state import TrainingSetup, TrainingState
 PROBE_LATENTS = 32
 NOT_IN_KEY = ("checkpoint_every", "measure_every")  # measure_at, which follows from the latter, is in the key
 TERMS = (
-    "step", "l1_to_teacher", "total", "gan", "l1", "perceptual", "relation", "path_length",
-    "discriminator", "r1", "learning_rate", "images_per_second",
-    *QUALITY,
+    "step", "l1_to_teacher", "total", "gan", "l1", "perceptual", "relation", "path_length", "discriminator", "r1",
+    "learning_rate", "images_per_second", *QUALITY,
 )  # fmt: skip
 """The figures that a history or a logger can have without losses of users."""
 FIRST_SCALE = 2.0**10  # of fp16's loss; it doubles after 2000 updates without overflow

@@ -105,8 +105,8 @@ def distill(
     sequence of uint8 [H, W, 3], or a function from indices [N] to uint8 [N, H, W, 3]. Without it the teacher's own
     samples are the real images. ``perceptual`` returns the feature maps that the perceptual loss compares (for the demo
     ``load_avatar_reader().pyramid``), or is LPIPS. It is required when that loss has a weight.
-    ``mask`` selects the part of the teacher's images that the L1 and perceptual losses compare.
-    ``discriminator`` is the one to start from, such as the teacher's own; by default a new one.
+    ``mask`` selects the part of the teacher's images that the L1 and perceptual losses compare. ``discriminator`` is
+    the one to start from, such as the teacher's own; by default a new one.
 
     ``progress`` is called after each step with (steps done, steps in all), ``on_step`` also with the losses. ``expect``
     is called once before the first step with the expected time of all, from a few steps timed for it. ``measure`` is

@@ -94,8 +94,8 @@ def score(
     The other methods serve as comparison. "gradient" is the mean of that gradient instead of its variance. "content"
     is CAGAN's (Liu et al., CVPR 2021): the gradient of a loss by noise on the part that ``mask`` finds (published with
     400 latents and batch 10). "weight-out" is the norm of a channel's outgoing weights, which needs no images; it and
-    the rest are in :mod:`.baselines`. ``psi`` truncates the latents. Class-conditional
-    generators are scored over uniformly drawn classes. ``progress`` is called with (latents done, latents in all).
+    the rest are in :mod:`.baselines`. ``psi`` truncates the latents. Class-conditional generators are scored over
+    uniformly drawn classes. ``progress`` is called with (latents done, latents in all).
 
     A method of your own is a :class:`ScoreFunction`: given as it is, as "module:function", or by the name of an entry
     point in the group ``dcp_deploy.scores`` (docs/extending.md). It gets ``latents`` and ``seed``.
