@@ -277,9 +277,7 @@ def why_not_measurable(config: BuildConfig, teacher: GeneratorConfig) -> str | N
     return None
 
 
-def requirements_of(
-    config: BuildConfig, not_measurable: str | None, not_inverted: str | None = None
-) -> list[Requirement]:
+def requirements_of(config: BuildConfig, not_measurable: str | None, not_inverted: str | None) -> list[Requirement]:
     """Return what the student must reach: the given requirements, else for the demo :data:`DEMO_REQUIREMENTS`.
 
     Raises UsageError for a figure that this build does not measure: of quality (``not_measurable``: why), or of

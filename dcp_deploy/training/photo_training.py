@@ -120,7 +120,8 @@ class Trainer:
             values = ", ".join(f"{name} {was.get(name)}" for name in changed)
             raise UsageError(f"the training in {self.out} has another recipe: {values}", "Give the same options again.")
         if state["step"] > self.recipe.steps:
-            raise UsageError(f"the training in {self.out} has made {state['step']} steps", "Give --steps of as many.")
+            made = state["step"]
+            raise UsageError(f"the training in {self.out} has made {made} steps", f"Give --steps {made} or more.")
         try:
             restore(self.stateful(), state)
         except (KeyError, ValueError, RuntimeError) as error:  # such as a class-conditional one
