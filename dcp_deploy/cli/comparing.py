@@ -78,10 +78,7 @@ def sweep(
 def _sizes(output: Output, given: Mapping[str, str | None]) -> tuple[str, tuple[float, ...]]:
     """Return the setting that makes the sizes, and its values. One on the command line wins over those of --config."""
     named = [name for name, values in given.items() if values is not None]
-    if output.context is not None:
-        sources = {name: output.context.get_parameter_source(name) for name in named}
-        said = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
-        named = said or named
+    named = [name for name in named if output.was_typed(name)] or named
     if len(named) > 1:
         raise UsageError(f"{flag_of(named[0])} and {flag_of(named[1])}", "Give one of them.")
     size = named[0] if named else "ratio"

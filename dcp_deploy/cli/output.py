@@ -44,6 +44,11 @@ class Output(Reporter):
         self.stdout = SafeConsole(highlight=False, width=None if sys.stdout.isatty() else WIDE)
         self.stderr = SafeConsole(stderr=True, highlight=False)
 
+    def was_typed(self, name: str) -> bool:
+        """Return whether a parameter was given on the command line: not by a file, a variable or its default."""
+        source = None if self.context is None else self.context.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
+
     def result(self, document: dict[str, Any], *shown: Any) -> None:
         """Print the verb's answer: ``document`` with --json, else ``shown`` (texts or rich tables).
 

@@ -153,7 +153,9 @@ def serve(
     if not 1 <= port <= 65533:
         raise UsageError(f"port {port} does not leave three ports", "Give one from 1 to 65533.")
     if is_web_page(path):
-        _serve_page(output, path, host=host, port=port, allow_host=allow_host)
+        # A server that only the environment names is no mistake: it is meant for bundles.
+        unused = {"--server": output.was_typed("server"), "--allow-host": bool(allow_host)}
+        _serve_page(output, path, host=host, port=port, unused=unused)
         return
     program = find_program(server)
     begun = False
@@ -172,12 +174,13 @@ def serve(
         output.message("stopped")
 
 
-def _serve_page(output: Output, path: Path, *, host: str, port: int, allow_host: list[str] | None) -> None:
-    """Serve the files of a page for browsers until a signal."""
+def _serve_page(output: Output, path: Path, *, host: str, port: int, unused: Mapping[str, bool]) -> None:
+    """Serve a page for browsers until a signal. ``unused``: flags for bundles only, and whether they were given."""
     from ..export.serving.pages import running_page
 
-    if allow_host:
-        raise UsageError("--allow-host is for servers of bundles; a page is shown under any name", "Leave it out.")
+    given = [flag for flag, was_given in unused.items() if was_given]
+    if given:
+        raise UsageError(f"{given[0]} is for bundles, and {path} is a page for browsers", "Leave it out.")
     try:
         with first_signal_stops(), running_page(path, host=host, port=port) as address:
             output.result({"http": address, "process": os.getpid()}, f"{path} is at {address}; Ctrl-C ends it")

@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 
 from dcp_deploy import schemas
 from dcp_deploy.checkpoints.directions import Direction, save_directions
+from dcp_deploy.doctor.diagnosis import TRITON_VARIABLE
 from dcp_deploy.errors import InputError, UsageError
 from dcp_deploy.export import export_onnx
 from dcp_deploy.generators import Generator
@@ -55,6 +56,9 @@ def test_a_run_becomes_a_page_that_verbs_know_and_the_report_links(run: Path, ru
     inspected = answer("inspect", run / "web")
     assert (inspected["format"], inspected["licence"]) == ("web page", "CC BY 4.0")
     check_served(run / "web")
+    for flag in ("--server", "--allow-host"):
+        refused = dcp("serve", run / "web", flag, "any")
+        assert refused.returncode == 2 and f"{flag} is for bundles" in " ".join(refused.stderr.split())
     refused = dcp("verify", run / "web", run / "student.safetensors")
     assert refused.returncode == 2 and "is a page for browsers" in refused.stderr
 
@@ -62,7 +66,8 @@ def test_a_run_becomes_a_page_that_verbs_know_and_the_report_links(run: Path, ru
 def check_served(page: Path) -> None:
     """Serve a page by the command, ask for its manifest, and stop it."""
     command = [sys.executable, "-m", "dcp_deploy", "serve", str(page), "--json", "--port", "8391"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    settings = os.environ | {TRITON_VARIABLE: "/of/another/server"}  # for bundles, so it does not disturb
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings) as server:
         assert server.stdout is not None
         text = ""
         while not text.endswith("}\n"):
