@@ -49,7 +49,7 @@ converters: $(READY) ## exported files through onnxsim, onnxslim and onnx2tf wit
 # atheris has wheels for Linux only, so the environment does not include it.
 fuzz: $(READY) ## look for files, documents and requests that break their readers: SECONDS=60 for each kind
 	$(BIN)/python -m pip install $(PIP_FLAGS) 'atheris>=3.0'
-	$(BIN)/python tests/fuzz/fuzz_checkpoints.py --seconds $(or $(SECONDS),60) $(FORMATS)
+	$(BIN)/python -m tests.fuzz.fuzz_checkpoints --seconds $(or $(SECONDS),60) $(FORMATS)
 	$(BIN)/python -m tests.fuzz.fuzz_documents --seconds $(or $(SECONDS),60)
 	$(BIN)/python -m tests.fuzz.fuzz_archives 2000
 

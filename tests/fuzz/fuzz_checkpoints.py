@@ -16,7 +16,6 @@ from pathlib import Path
 from random import Random
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
 KEPT = ROOT / "build" / "fuzz"
 MEMORY_MB = 512 + 512  # memory of the idle process, and most memory of one input
 
@@ -29,12 +28,13 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.in_process:
         fuzz(arguments.in_process, arguments.seconds)
-    from checkpoints import small_files
+    from ..checkpoints import small_files
 
     failed = []
     for form in arguments.formats or small_files.small_files():
         done = subprocess.run(
-            [sys.executable, __file__, "--in-process", form, "--seconds", str(arguments.seconds)],
+            [sys.executable, "-m", __spec__.name, "--in-process", form, "--seconds", str(arguments.seconds)],
+            cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -56,9 +56,9 @@ def fuzz(form: str, seconds: int) -> None:
     from dcp_deploy.errors import InputError
 
     with atheris.instrument_imports(include=["dcp_deploy.checkpoints"]):
-        from checkpoints import small_files
-
         from dcp_deploy.checkpoints import read_checkpoint
+
+        from ..checkpoints import small_files
     torch.set_num_threads(1)
     contents = small_files.small_files()
     others = list(contents.values())
