@@ -1,10 +1,11 @@
-"""Tables and a figure of the quality experiment, from the files of its cells.
+"""Tables and figures of the quality experiment, from the files of its cells.
 
     python -m dcp_deploy.benchmarks.experiments.quality_report DIR --docs docs
 
-writes the tables into quality.md, between its markers, and the final FID as images/quality.png. Those of another
-teacher go into photo-teacher.md and images/photographs.png. Cells of a recipe with a discriminator have markers and a
-figure of their own. For another teacher it also shows images of the students.
+writes the tables into quality.md, between its markers, the final FID as images/quality.png and the way to it as
+images/quality-curves.png. Those of another teacher go into photo-teacher.md and images/photographs.png. Cells of a
+recipe with a discriminator have markers and a figure of their own. For another teacher it also shows images of the
+students.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from PIL import Image
 from ...efforts import CHANGES, REFINE, SCORE
 from ...errors import InputError
 from ...files import read_json
-from .pages import image_rows, panels, rewrite, save_figure, text_table
+from .pages import image_rows, panels, plain_log_ticks, rewrite, save_figure, text_table
 from .quality import Cell
 
 COLUMNS = {
@@ -247,6 +248,30 @@ def draw(found: Ends, path: Path, distance: str = "FID") -> None:
     save_figure(figure, path)
 
 
+def draw_curves(found: Iterable[Mapping[str, Any]], path: Path, distance: str = "FID") -> None:
+    """Draw distance and recall over the steps of the lowest ratio, a line for each score and a band for its seeds.
+
+    Of all combinations those with the default refinement are shown, and plain DCP beside them.
+    """
+    ratio, group = next(iter(by_ratio(found).items()))
+    shown = {name: curves for name, curves in group.items() if name[1] == REFINE or name == PLAIN}
+    figure, axes = panels(2, 4.8, 3.6)
+    for axis, name, heading in zip(axes, ("fid", "recall"), (f"{distance}, lower is better", "recall"), strict=True):
+        for (score, refine), curves in shown.items():
+            every = np.array([[point[name] for point in curve] for curve in curves.values()])  # [seeds, points]
+            steps = [point["step"] for point in next(iter(curves.values()))]
+            (line,) = axis.plot(
+                steps, every.mean(axis=0), label=f"{score}, {refine}", linestyle="-" if refine == REFINE else "--"
+            )
+            axis.fill_between(steps, every.min(axis=0), every.max(axis=0), color=line.get_color(), alpha=0.15)
+        axis.set(title=f"{ratio:.0%} of the channels removed", xlabel="steps", ylabel=heading)
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    plain_log_ticks(axes[0].yaxis)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    save_figure(figure, path)
+
+
 def draw_students(directory: Path, found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw images of the same latents by the teacher and by one student of each combination, a labelled row each."""
     first = {(one["cell"]["score"], one["cell"]["refine"]): one["cell"] for one in reversed(found)}  # the lowest seed
@@ -274,6 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         topic, figure = f"{topic} with a discriminator", f"{figure}-discriminator"
     rewrite(options.docs / page, topic, report(found, teacher))
     draw(ends(found), options.docs / "images" / f"{figure}.png", distance)
+    if len(found[0]["curve"]) > 2:  # measured on the way, not only before and after
+        draw_curves(found, options.docs / "images" / f"{figure}-curves.png", distance)
     if elsewhere:
         draw_students(options.directory, found, options.docs / "images" / f"{figure}-students.png")
     return 0

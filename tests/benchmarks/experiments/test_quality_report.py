@@ -86,7 +86,7 @@ def test_the_picture_shows_the_fid_after_training() -> None:
     assert ends(CELLS)[0.7]["diversity", "reconstruct"] == (6.0, 0.0)  # one seed has no spread
 
 
-def test_page_and_picture_are_written(tmp_path: Path) -> None:
+def test_page_and_pictures_are_written(tmp_path: Path) -> None:
     directory = write(tmp_path / "run", [*CELLS, cell("random", "svs", 0, (9.0, 8.0, 7.0), ratio=0.85)])
     page = tmp_path / "docs" / "quality.md"
     page.parent.mkdir()
@@ -99,6 +99,8 @@ def test_page_and_picture_are_written(tmp_path: Path) -> None:
     assert "### 85% of the channels removed" in text
     with Image.open(tmp_path / "docs" / "images" / "quality.png") as image:
         assert image.width > 1000  # two panels
+    with Image.open(tmp_path / "docs" / "images" / "quality-curves.png") as image:
+        assert image.width > 1000
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,7 @@ def test_another_teacher_has_a_page_of_its_own_with_the_figures_that_were_measur
     for one in cells:
         one["settings"] |= {"teacher": "0" * 64, "features": "efficientnet-lite0 1280"}
         one["settings"]["recipe"]["gan"] = gan
+        del one["curve"][1]  # measured before and after training only
         for entry in one["curve"]:
             del entry["mode_coverage"], entry["rare_recall"]
     page = tmp_path / "docs" / "photo-teacher.md"
@@ -126,6 +129,7 @@ def test_another_teacher_has_a_page_of_its_own_with_the_figures_that_were_measur
     assert "| random | none | -10.00 | 0.000 |" in text
     assert (tmp_path / "docs" / "images" / f"{figure}.png").is_file()
     assert (tmp_path / "docs" / "images" / f"{figure}-students.png").is_file()
+    assert not (tmp_path / "docs" / "images" / f"{figure}-curves.png").exists()
 
 
 def test_cells_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
