@@ -95,8 +95,8 @@ class BuildConfig(BaseModel):
     refine: Literal["none", "svs", "reconstruct", "svs+reconstruct"] = REFINE
     """How the kept weights are adjusted before training; "none" is the published method.
 
-    The defaults of ``score`` and ``refine`` measured best on the demo at 70 % (docs/quality.md): FID 4.9, against 10.4
-    with "diversity" and "none" (three seeds, 544 steps); after the whole recipe 2.1 against 3.5 (one seed).
+    The defaults of ``score`` and ``refine`` measured best at 70 %, on photographs and, after short training, on the
+    demo (docs/quality.md).
     """
     effort: EffortName = EFFORT
     """Effort level: how long each stage works."""

@@ -15,7 +15,7 @@ ALIGN: Final = 8
 RATIO: Final = 0.7
 EFFORT: Final = "quick"
 HYBRID_SHARE: Final = 0.5
-"""The one set of defaults. The first two measured best at 70 %, on photographs and on the demo (docs/quality.md)."""
+"""The one set of defaults. The first two measured best on photographs and on the demo (docs/quality.md)."""
 
 CHANGES: Final = ("change", "hybrid")
 """The scores by how the images change, which need no gradients and choose their directions themselves."""

@@ -153,7 +153,7 @@ def serve(
     if not 1 <= port <= 65533:
         raise UsageError(f"port {port} does not leave three ports", "Give one from 1 to 65533.")
     if is_web_page(path):
-        # A server that only the environment names is no mistake: it is meant for bundles.
+        # A server that the environment names is meant for bundles, and does not disturb.
         unused = {"--server": output.was_typed("server"), "--allow-host": bool(allow_host)}
         _serve_page(output, path, host=host, port=port, unused=unused)
         return
