@@ -192,7 +192,7 @@ def slot_range(flag: str, text: str) -> tuple[int, int]:
 
 def whole_number(flag: str, text: str) -> int:
     """Parse a number that may also be a word elsewhere. UsageError names the flag."""
-    return _parsed(int, flag, text, "a whole number", "1000, or auto")
+    return _parsed(int, flag, text, "a whole number", "1000")
 
 
 def count_or_all(flag: str, text: str) -> int | None:

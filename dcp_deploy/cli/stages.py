@@ -88,9 +88,9 @@ def score(
     method: Annotated[str, option(help_of("score"), "--score", "--method", complete=values_of("score"))] = SCORE,
     latents: Annotated[
         str | None,
-        option("Number of latents [that of --effort]; auto: until two halves agree on what to keep."),
+        option("Number of latents [that of --effort]; auto, not for change or hybrid: until two halves agree."),
     ] = None,
-    batch: Annotated[int, option("Latents per batch. The scores depend on it.")] = 5,
+    batch: Annotated[int, option("Latents per batch. The scores depend on it, but for change and hybrid.")] = 5,
     directions: Annotated[
         int | None,
         option("Random directions per batch of latents [10]; for change, leading ones [99 % of the variance]."),
@@ -193,6 +193,8 @@ def prune(
 
     if scores and score is not None:
         raise UsageError("--scores and --score", "Give one of them: a file of scores, or how to compute them now.")
+    if scores and output.was_typed("hybrid_share"):
+        raise UsageError("--hybrid-share, and --scores are computed already", "Give it to dcp-deploy score.")
     seed, device = settings.pop("seed"), torch_device(settings.pop("device"))
     hybrid_share = settings.pop("hybrid_share")
     checkpoint = load_checkpoint(teacher, network=network)

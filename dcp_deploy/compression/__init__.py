@@ -7,7 +7,8 @@ from .distillation.training import DistillResult, distill
 from .pruning.layer_times import latency_cost
 from .pruning.planning import PruningPlan, plan, prune
 from .scoring.channel_scores import ChannelScores, load_scores, save_scores
-from .scoring.methods import merge_scores, score
+from .scoring.merging import merge_scores
+from .scoring.methods import score
 
 __all__ = [
     "DEMO_RECIPES",

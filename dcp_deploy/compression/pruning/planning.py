@@ -120,7 +120,7 @@ def plan(
     :mod:`.layer_times`. Every call measures anew, so its plans differ a little.
 
     Raises UsageError when ``ratio`` is outside [0, 1), ``align`` below 1, a target outside (0, 1] or out of reach, or
-    the scores belong to another generator.
+    the scores belong to another generator or are those of one shard.
     """
     config = generator if isinstance(generator, GeneratorConfig) else generator.config
     if not 0 <= ratio < 1:
@@ -131,6 +131,11 @@ def plan(
         raise UsageError(
             f"the scores are for layers of {list(scores.widths)} channels, the generator has {list(config.widths)}",
             "Score this generator: dcp-deploy score TEACHER",
+        )
+    if "shard" in scores.settings:
+        raise UsageError(
+            "these are the scores of shard {}/{} alone".format(*scores.settings["shard"]),
+            "Add all shards of the run: merge_scores(parts, generator).",
         )
     scored = scores.settings.get("network")
     if scored is not None and not isinstance(generator, GeneratorConfig) and scored != tensors_sha256(generator):

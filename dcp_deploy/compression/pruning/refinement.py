@@ -107,7 +107,8 @@ def _fit(
     if outputs is None:
         layer.bias.copy_(offset)
     else:  # only the direction counts; the learning rate suits the present length
-        weight = weight * (layer.weight.flatten(1).norm(dim=1) / weight.norm(dim=1))[:, None]
+        present, fitted = layer.weight.flatten(1).norm(dim=1), weight.norm(dim=1)
+        weight = weight * torch.where(fitted > 0, present / fitted, 1.0)[:, None]  # 0 if a target never varies
     layer.weight.copy_(weight.reshape(layer.weight.shape))
     return layer, None if outputs is None else kept[outputs]
 

@@ -14,8 +14,8 @@ the image that they carry, and asks another question: from which channels can th
 
 The result is one order per layer, and every width cuts the same order. A channel's score is the share of what its
 readers respond with that its drop costs. A layer's scores add up to one, and those of the kept channels to what can be
-rebuilt. They have no unit, and no free scale of the weights enters them: so layers can be compared, and a budget takes
-channels where the least is lost.
+rebuilt; a layer whose channels never change anything has scores of zero. They have no unit, and no free scale of the
+weights enters them: so layers can be compared, and a budget takes channels where the least is lost.
 
 "hybrid" takes a share of the kept channels from that order, and of the others those of the largest outgoing weights.
 """
@@ -64,9 +64,13 @@ def change_settings(
         raise UsageError(
             f"the change weight must be from 0 to 1, got {weight:g}", "Give 1 for changes alone, 0.5 for values too."
         )
-    if not 0 <= hybrid_share <= 1:
-        raise UsageError(f"the hybrid share must be from 0 to 1, got {hybrid_share:g}", as_share(hybrid_share))
     return {"alpha": alpha, "change_weight": weight} | ({"hybrid_share": hybrid_share} if method == "hybrid" else {})
+
+
+def check_hybrid_share(share: float) -> None:
+    """Raise UsageError unless it is a share."""
+    if not 0 <= share <= 1:
+        raise UsageError(f"the hybrid share must be from 0 to 1, got {share:g}", as_share(share))
 
 
 def change_scores(
@@ -82,7 +86,7 @@ def change_scores(
     """Return the scores of ``settings["method"]``, "change" or "hybrid"; see :func:`~.methods.score`.
 
     ``settings`` has batch, psi, alpha, seed, change_weight and perhaps hybrid_share and shard. The scores of a shard
-    hold its moments, which :func:`~.methods.merge_scores` adds. The processes of ``team`` take the directions in turns;
+    hold its moments, which :func:`~.merging.merge_scores` adds. The processes of ``team`` take the directions in turns;
     the first of them returns the scores.
     """
     seed, shard = settings["seed"], settings.get("shard")
@@ -109,7 +113,11 @@ def change_scores(
     halves = sums.halves[: max(sums.done, 1)]  # a shard may have one direction, or none
     moments = sum_of(halves)
     if not all(total.isfinite().all() for total in moments):
-        raise InputError("the generator produces NaN or infinite features: no scores", "Check the checkpoint.")
+        raise InputError(
+            f"the generator produces NaN or infinite features at psi {settings['psi']:g}, or when its latents move by "
+            f"{settings['alpha']:g} standard deviations: no scores",
+            "Check the checkpoint; psi is usually at most 1, and alpha 3.",
+        )
     scores = scores_of_halves(generator, readers, halves, settings)
     sums.discard()
     return replace(scores, moments=tuple(moments)) if shard else scores
@@ -122,7 +130,11 @@ def _direction_count(variances: Tensor, latents: int, wanted: int | None) -> int
             raise UsageError(
                 f"{wanted} directions for {latents} latents", "Give at least one direction, and no more than latents."
             )
-        return min(wanted, len(variances))
+        if wanted > len(variances):
+            raise UsageError(
+                f"{wanted} directions, and codes have {len(variances)} dimensions", "Give at most one for each."
+            )
+        return wanted
     enough = int((variances.cumsum(0) < SHARE * variances.sum()).sum()) + 1
     return min(enough, len(variances), max(latents // LEAST, 1))
 
@@ -144,8 +156,17 @@ def _moments_of(
 def scores_of_halves(
     generator: Generator, readers: Sequence[Reader], halves: Sequence[Sequence[Tensor]], settings: dict[str, Any]
 ) -> ChannelScores:
-    """Return the scores of all moments together; of two halves also the stability, their agreement."""
-    scores = scores_of_moments(generator, readers, sum_of(halves), settings)
+    """Return the scores of all moments together; of two halves also the stability, their agreement.
+
+    Raises UsageError when no move changed anything, unless these are moments of a shard, which may be empty.
+    """
+    moments = sum_of(halves)
+    if settings["change_weight"] > 0 and "shard" not in settings and not any(each.any() for each in moments[1::2]):
+        raise UsageError(
+            f"moves of {settings['alpha']:g} standard deviations change no features of this generator",
+            "Give a larger alpha, such as 3. If that does not help, its images do not depend on the latent.",
+        )
+    scores = scores_of_moments(generator, readers, moments, settings)
     if len(halves) > 1:
         of_each = (scores_of_moments(generator, readers, half, settings) for half in halves)
         settings = settings | {"stability": kept_in_common(*of_each)}

@@ -1,15 +1,14 @@
-"""Scores by every method, checked and computed in one place; the shards of several machines merged."""
+"""Scores by every method, checked and computed in one place."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 
 from ...checkpoints.provenance import tensors_sha256
 from ...distributed.joining import helpers, join_team, on, portable
@@ -22,7 +21,6 @@ from ...generators import Generator, count_macs
 from ..identity import identity_of
 from ..layers import copy_to
 from ..masks import Mask
-from .accumulator import sum_of
 from .baselines import (
     BaselineMethod,
     activation_scores,
@@ -32,10 +30,9 @@ from .baselines import (
     weight_in_scores,
     weight_out_scores,
 )
-from .change import change_scores, change_settings, scores_of_halves
-from .channel_scores import ChannelScores, finite_scores, kept_in_common
+from .change import change_scores, change_settings, check_hybrid_share
+from .channel_scores import ChannelScores, finite_scores
 from .diversity import SAMPLED, move_settings, sampled_scores
-from .moments import readers_of
 from .own import own_scores
 
 ScoreMethod = Literal["diversity", "gradient", "content", "change", "hybrid", BaselineMethod]
@@ -88,8 +85,8 @@ def score(
     each has fresh random noise.
 
     ``shard`` (i, n) computes every n-th batch only, from batch i on: for n processes or machines, whose files
-    :func:`merge_scores` combines. For "change" and "hybrid" a batch is a direction. The processes of a launch (see
-    :func:`~dcp_deploy.run_launched`) share all batches and add their sums by themselves.
+    :func:`~.merging.merge_scores` combines. For "change" and "hybrid" a batch is a direction. The processes of a
+    launch (see :func:`~dcp_deploy.run_launched`) share all batches and add their sums by themselves.
 
     The other methods serve as comparison. "gradient" is the mean of that gradient instead of its variance. "content"
     is CAGAN's (Liu et al., CVPR 2021): the gradient of a loss by noise on the part that ``mask`` finds (published with
@@ -109,6 +106,8 @@ def score(
     own = _own(method)
     method = str(method) if own is None else own.name
     _check_method(method, latents, shard, released, mask)
+    _check_moves(method, directions=directions, alpha=alpha, change_weight=change_weight)
+    check_hybrid_share(hybrid_share)
     settings: dict[str, Any] = {"method": method, "seed": seed, "network": tensors_sha256(generator)}
     if method == "random":
         return ChannelScores(tuple(random_scores(generator, seed)), settings)
@@ -199,7 +198,19 @@ def _check_method(
             f"shard does not apply to the score {method!r}", "Use --score diversity or change, or omit --shard."
         )
     if latents == "auto" and (method in ("style", "activation", *CHANGES) or method not in get_args(ScoreMethod)):
-        raise UsageError(f"method {method!r} does not choose its latents", "Give a number of latents.")
+        raise UsageError(
+            f"the score {method!r} does not choose its latents", "Give a number of latents, or use --score diversity."
+        )
+
+
+def _check_moves(method: str, **given: float | None) -> None:
+    """Raise UsageError for settings of moves that the method does not make."""
+    for name, value in given.items():
+        users = CHANGES if name == "change_weight" else ("diversity", "gradient", *CHANGES)
+        if value is not None and method not in users:
+            raise UsageError(
+                f"{name} {value:g} does not apply to the score {method!r}", f"Omit it, or use --score {users[0]}."
+            )
 
 
 def _check_sample(latents: int, batch: int, psi: float) -> None:
@@ -220,51 +231,3 @@ def _check_shard(shard: tuple[int, int], latents: int | Literal["auto"]) -> None
             f"shard {first}/{count}, and a launcher has started {helpers()} processes",
             "Leave out --shard: the processes share the work and add up their sums.",
         )
-
-
-def merge_scores(parts: Sequence[ChannelScores], generator: Generator | None = None) -> ChannelScores:
-    """Return the sum of the scores of all shards: the scores of a single run, but for rounding.
-
-    Stability is computed anew, between the even and the odd shards. The shards of "change" and "hybrid" hold moments,
-    from which the scores follow only together: these need the ``generator`` that was scored. Raises UsageError unless
-    ``parts`` are all shards of one run, each once.
-    """
-    settings, shards = _common_settings(parts[0]), [part.settings.get("shard") for part in parts]
-    if sorted(map(str, shards)) != sorted(str([i, len(parts)]) for i in range(len(parts))):
-        raise UsageError(f"these are not the {len(parts)} shards of one run: {shards}", "Give each of its files once.")
-    for part in parts:
-        if _common_settings(part) != settings or part.widths != parts[0].widths:
-            raise UsageError(
-                f"these shards were scored with different settings: {settings} and {_common_settings(part)}",
-                "Give the shards of one run.",
-            )
-    ordered = sorted(parts, key=lambda part: int(part.settings["shard"][0]))
-    if settings["method"] in CHANGES:
-        if len({len(part.moments) for part in parts}) > 1 or not parts[0].moments:
-            raise UsageError("some of these shards lack their moments", "Score them again with this version.")
-        generator = _scored_generator(generator, settings)
-        readers = readers_of(generator, settings["psi"], settings["seed"])
-        return scores_of_halves(generator, readers, _halves([part.moments for part in ordered]), settings)
-    halves = _halves([part.scores for part in ordered])
-    if len(halves) > 1:
-        settings["stability"] = kept_in_common(*halves)
-    return ChannelScores(tuple(sum_of(halves)), settings)
-
-
-def _halves(parts: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """Return the sums over the even and over the odd ``parts``: one sum if there is one part."""
-    return [sum_of(half) for half in (parts[::2], parts[1::2]) if half]
-
-
-def _scored_generator(generator: Generator | None, settings: dict[str, Any]) -> Generator:
-    if generator is None or tensors_sha256(generator) != settings["network"]:
-        raise UsageError(
-            f"shards of {settings['method']!r} are merged with the generator that was scored, and "
-            + ("none was given" if generator is None else "this is another one"),
-            "Give it as merge_scores(parts, generator).",
-        )
-    return copy_to(generator, next(generator.parameters()).device).eval().requires_grad_(False)  # as it was scored
-
-
-def _common_settings(part: ChannelScores) -> dict[str, Any]:
-    return {name: value for name, value in part.settings.items() if name not in ("shard", "stability")}

@@ -21,6 +21,7 @@ from ...generators.ops import demodulation
 from ..layers import Place, Step, places, walk
 
 POSITIONS = 1024  # most positions of an image that enter the moments; larger images have a random part of theirs
+NEGLIGIBLE = 1e-10  # of the energy of the values; less is rounding, since features are float32
 _LEVEL_LATENTS = 1000  # which the size of a demodulation is measured on; they need no images
 
 
@@ -41,6 +42,10 @@ class Reader:
     def channels(self) -> int:
         """How many channels it reads, C."""
         return self.weights.shape[2]
+
+    def energy(self, moment: Tensor) -> Tensor:
+        """Return the second moment of the response to inputs of this moment [C, C], a scalar: tr(W M W^T)."""
+        return (self.folded @ moment * self.folded).sum()
 
 
 @torch.no_grad()
@@ -86,7 +91,8 @@ def direction_moments(
     ``ws`` [B, num_ws, w_dim] are codes, each moved by its row of ``moves`` [B, w_dim], with the same stored noise.
     Values are [C + 1, C + 1], of f_b (x, 1), so that the last row holds sums and count. Changes are [C, C], of
     f_b' x' - f_b x, divided by the energy of the response to them, tr(W D W^T): the moves of one call count as one,
-    however many pixels they change. ``batch`` codes are computed at a time.
+    however many pixels they change. Changes that are rounding alone count as none (:data:`NEGLIGIBLE`). ``batch`` codes
+    are computed at a time.
     """
     sums = [total.to(ws.device) for total in empty_moments(readers)]
     chosen: dict[int, Tensor] = {}
@@ -101,8 +107,12 @@ def direction_moments(
             values = base.transpose(0, 1).flatten(1)
             sums[2 * index] += values @ values.T
             sums[2 * index + 1] += change @ change.T
-    for reader, change in zip(readers, sums[1::2], strict=True):
-        change /= (reader.folded @ change * reader.folded).sum().clamp(min=1e-300)
+    for reader, values, change in zip(readers, sums[::2], sums[1::2], strict=True):
+        energy = reader.energy(change)
+        if energy > NEGLIGIBLE * reader.energy(values[:-1, :-1]):
+            change /= energy
+        else:
+            change.zero_()
     return [total.cpu() for total in sums]
 
 

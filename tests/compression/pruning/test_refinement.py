@@ -142,6 +142,15 @@ def test_a_refined_network_can_train_and_the_teacher_stays_untouched(teacher: Ge
     assert all(parameter.grad is not None for parameter in student.synthesis.parameters())
 
 
+def test_a_convolution_of_zeros_stays_one(teacher: Generator) -> None:
+    """Its responses are zero, so the fit has no direction, and no length to divide by."""
+    with torch.no_grad():
+        teacher.synthesis.convs()[1][1].weight.zero_()
+    student = prune(teacher, random_plan(teacher, 0.5), refine="reconstruct")
+    assert images(student).isfinite().all()
+    assert not student.synthesis.convs()[1][1].weight.any()
+
+
 def test_a_teacher_that_produces_nan_is_refused(teacher: Generator) -> None:
     with torch.no_grad():
         teacher.synthesis.convs()[1][1].bias[0] = float("nan")

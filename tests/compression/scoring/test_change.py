@@ -13,7 +13,6 @@ from dcp_deploy.compression import (
     ChannelScores,
     PruningPlan,
     load_scores,
-    merge_scores,
     plan,
     prune,
     save_scores,
@@ -222,41 +221,6 @@ def test_progress_counts_latents(teacher: Generator) -> None:
     assert calls == [(4, 12), (8, 12), (12, 12)]
 
 
-def test_shards_add_up_to_the_whole(teacher: Generator, tmp_path: Path) -> None:
-    settings = {**FEW, "latents": 20, "directions": 5}
-    parts = []
-    for i in range(3):
-        save_scores(score(teacher, shard=(i, 3), **settings), tmp_path / f"{i}.safetensors")
-        parts.append(load_scores(tmp_path / f"{i}.safetensors"))
-    merged, whole = merge_scores(parts[::-1], teacher), score(teacher, **settings)
-    for a, b in zip(merged.scores, whole.scores, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-    assert {**merged.settings, "stability": 0} == {**whole.settings, "stability": 0}
-    assert not whole.moments and not merged.moments
-
-
-def test_more_shards_than_directions_still_add_up(teacher: Generator) -> None:
-    settings = {**FEW, "latents": 8, "directions": 2}
-    merged = merge_scores([score(teacher, shard=(i, 3), **settings) for i in range(3)], teacher)
-    assert ranks(merged) == ranks(score(teacher, **settings))
-
-
-@pytest.mark.parametrize("other", [False, True])
-def test_shards_are_merged_with_the_generator_that_was_scored(
-    teacher: Generator, new_generator: Callable[..., Generator], other: bool
-) -> None:
-    parts = [score(teacher, shard=(i, 2), **FEW) for i in range(2)]
-    with pytest.raises(UsageError, match="another one" if other else "none was given"):
-        merge_scores(parts, new_generator(1) if other else None)
-
-
-def test_a_shard_without_its_moments_is_refused(teacher: Generator) -> None:
-    parts = [score(teacher, shard=(i, 2), **FEW) for i in range(2)]
-    bare = ChannelScores(parts[1].scores, parts[1].settings)
-    with pytest.raises(UsageError, match="moments"):
-        merge_scores([parts[0], bare], teacher)
-
-
 def test_moments_that_are_not_finite_are_refused(teacher: Generator, tmp_path: Path) -> None:
     part = score(teacher, shard=(0, 2), **FEW)
     part.moments[1][0, 0] = torch.nan
@@ -273,6 +237,10 @@ def test_moments_that_are_not_finite_are_refused(teacher: Generator, tmp_path: P
         ({"batch": 0}, "batch 0"),
         ({"directions": 13}, "13 directions for 12"),
         ({"directions": 0}, "0 directions"),
+        ({"latents": 5000, "directions": 4000}, "codes have"),
+        ({"method": "weight-out", "hybrid_share": 7}, "hybrid share"),
+        ({"method": "weight-out", "batch": 5, "alpha": 3.0}, "alpha 3 does not apply"),
+        ({"method": "diversity", "change_weight": 1.0}, "change_weight 1 does not apply"),
         ({"alpha": 0.0}, "alpha"),
         ({"psi": float("nan")}, "psi"),
         ({"change_weight": 1.5}, "change weight"),
@@ -296,9 +264,37 @@ def test_a_teacher_that_produces_nan_is_refused(teacher: Generator) -> None:
 
 
 def test_layers_that_never_change_still_have_an_order(teacher: Generator) -> None:
-    """With styles that ignore the latent, nothing changes; the weights then decide."""
+    """The first layer reads a constant; if its styles ignore the latent, the weights decide."""
     with torch.no_grad():
-        for _, layer in (*teacher.synthesis.convs(), *teacher.synthesis.torgbs()):
-            layer.affine.weight.zero_()
+        teacher.synthesis.convs()[0][1].affine.weight.zero_()
+        teacher.synthesis.torgbs()[0][1].affine.weight.zero_()
     for layer in score(teacher, **FEW).scores:
         assert layer.isfinite().all() and len(set(layer.tolist())) == len(layer)
+
+
+def test_a_dead_layer_is_scored_however_large_its_styles_are(teacher: Generator) -> None:
+    """Its response has no energy to divide by; dividing by next to nothing overflowed."""
+    with torch.no_grad():
+        layer = teacher.synthesis.torgbs()[-1][1]
+        layer.weight.zero_()
+        layer.affine.weight.mul_(1e4)
+    for scores in score(teacher, **FEW).scores:
+        assert scores.isfinite().all()
+
+
+@pytest.mark.parametrize("alpha", [1e-10, 1e-7])
+def test_moves_that_change_nothing_but_rounding_are_refused(teacher: Generator, alpha: float) -> None:
+    with pytest.raises(UsageError, match=f"moves of {alpha:g} standard deviations change no features"):
+        score(teacher, alpha=alpha, **FEW)
+
+
+def test_directions_without_variance_count_for_nothing(teacher: Generator) -> None:
+    """All codes lie on one line, so the second direction and all others hold rounding alone."""
+    with torch.no_grad():
+        *_, last = teacher.mapping.children()
+        last.weight.copy_(last.weight[:1].expand_as(last.weight))
+        last.bias.copy_(last.bias[:1].expand_as(last.bias))
+    few = {**FEW, "latents": 16}
+    expected = score(teacher, **few, directions=1)
+    assert len({str(ranks(score(teacher, **{**few, "batch": batch}, directions=4))) for batch in (1, 4)}) == 1
+    assert expected.settings["directions"] == 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dcp_deploy.checkpoints.provenance import tensors_sha256
-from dcp_deploy.compression import PruningPlan, merge_scores, prune, score
+from dcp_deploy.compression import PruningPlan, prune, score
 from dcp_deploy.compression.scoring import diversity, methods
 from dcp_deploy.compression.scoring.channel_scores import kept_in_common
 from dcp_deploy.compression.scoring.directions import principal_directions
@@ -224,30 +224,6 @@ def test_auto_stops_when_the_halves_agree_and_records_the_number_of_latents(
     never = score(teacher, latents="auto", method="diversity", **settings)
     assert (eager.settings["latents"], never.settings["latents"]) == (6, 24)
     assert_same_scores(never, score(teacher, latents=24, method="diversity", **settings))
-
-
-# ---- shards ----
-
-
-def test_shards_add_up_to_the_whole(teacher: Generator) -> None:
-    settings = {"latents": 11, "directions": 2, "batch": 2}
-    parts = [score(teacher, shard=(i, 3), method="diversity", **settings) for i in range(3)]
-    merged, whole = merge_scores(parts[::-1]), score(teacher, method="diversity", **settings)
-    for a, b in zip(merged.scores, whole.scores, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)  # float64 sums in another order
-    assert merged.settings.keys() == whole.settings.keys()
-    assert {**merged.settings, "stability": 0} == {**whole.settings, "stability": 0}
-
-
-def test_shards_that_do_not_belong_together_are_refused(teacher: Generator) -> None:
-    first, second = (score(teacher, shard=(i, 2), method="diversity", **FEW) for i in (0, 1))
-    other = score(teacher, shard=(1, 2), method="diversity", **{**FEW, "alpha": 3.0})
-    with pytest.raises(UsageError, match="not the 2 shards of one run"):
-        merge_scores([first, first])
-    with pytest.raises(UsageError, match="not the 1 shards"):
-        merge_scores([second])
-    with pytest.raises(UsageError, match="different settings"):
-        merge_scores([first, other])
 
 
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0)])
