@@ -56,7 +56,7 @@ def _merged_moments(
             raise CorruptFileError(f"{_name(part)} does not hold the moments of this generator's layers", _AGAIN)
     try:
         return scores_of_halves(generator, readers, _halves([part.moments for part in parts]), settings)
-    except torch.linalg.LinAlgError as error:  # second moments are positive, whatever was measured
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # torch exports it without saying so
         raise CorruptFileError("these shards do not hold moments of features", "Score them again.") from error
 
 
