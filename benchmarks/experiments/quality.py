@@ -14,7 +14,8 @@ by the whole recipe:
     python -m dcp_deploy.benchmarks.experiments.quality --out DIR --steps 544 --seconds 3000
     python -m dcp_deploy.benchmarks.experiments.quality --out LONG --ratios 0.7 --refinements reconstruct
 
-The teacher is the demo's, or another one with real images (--teacher, --data).
+The teacher is the demo's, or another one with real images (--teacher, --data). --recipe changes numbers of the recipe:
+--recipe optimizer=adam rare=0.5.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,10 +38,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...compression import RECIPES, ChannelScores, distill, load_scores, plan, prune, save_scores, score
+from ...compression import RECIPES, ChannelScores, DistillConfig, distill, load_scores, plan, prune, save_scores, score
 from ...compression.pruning.planning import Refinement
 from ...compression.scoring.methods import ScoreMethod
 from ...efforts import CHANGES, EffortName
+from ...errors import UsageError
 from ...export.runners.picture_files import save_picture
 from ...export.runners.sampling import as_uint8, grid
 from ...files import read_json, write_json
@@ -97,6 +99,12 @@ class Experiment:
     """When to stop, by the monotonic clock."""
     effort: EffortName = "quick"
     """Whose recipe is used, over ``steps`` steps."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers of the recipe that are replaced, by the names of their fields."""
+
+    def recipe(self, seed: int) -> DistillConfig:
+        """Return the recipe of a cell."""
+        return replace(self.subject.recipe(self.effort, self.steps, seed), **self.changes)
 
     def settings(self) -> dict[str, Any]:
         """Return everything besides the cell that its figures depend on, JSON-ready."""
@@ -106,7 +114,7 @@ class Experiment:
             "score_latents": SCORE_LATENTS,
             "change_latents": CHANGE_LATENTS,
         }
-        settings = {**numbers, "recipe": asdict(self.subject.recipe(self.effort, self.steps, 0)), **self.subject.facts}
+        settings = {**numbers, "recipe": asdict(self.recipe(0)), **self.subject.facts}
         return dict(json.loads(json.dumps(settings)))  # as they come back from the file of a cell
 
 
@@ -165,7 +173,7 @@ def compute(experiment: Experiment, cell: Cell) -> dict[str, Any]:
     result = distill(
         student,
         teacher,
-        config=subject.recipe(experiment.effort, experiment.steps, cell.seed),
+        config=experiment.recipe(cell.seed),
         data=subject.data,
         perceptual=subject.perceptual,
         checkpoint_dir=_partial(experiment, cell),
@@ -228,6 +236,22 @@ def _own_stream(device: str) -> Iterator[None]:
         yield
 
 
+def recipe_changes(texts: Sequence[str]) -> dict[str, Any]:
+    """Parse "optimizer=adam", "rare=0.5". Raises UsageError for what no recipe can have."""
+    known = {one.name for one in fields(DistillConfig)} - {"steps", "seed"}  # these have flags of their own
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known:
+            raise UsageError(f"--recipe {text}", f"Write NAME=VALUE, with one of: {', '.join(sorted(known))}.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    replace(DistillConfig(), **found)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compute the cells; return 0 when every cell is done, 130 when some are left for another run."""
     parser = argparse.ArgumentParser(prog="python -m dcp_deploy.benchmarks.experiments.quality", description=__doc__)
@@ -236,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="real images of that teacher: a folder, a zip file or an LMDB")
     parser.add_argument("--effort", choices=[*RECIPES], default="quick", help="recipe of distillation (%(default)s)")
     parser.add_argument("--steps", type=int, help="steps of distillation (the recipe's)")
+    parser.add_argument("--recipe", nargs="+", default=[], metavar="NAME=VALUE", help="other numbers of the recipe")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="images per measurement (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (%(default)s)")
@@ -250,6 +275,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown scores {sorted(unknown)}; known: {', '.join([*get_args(ScoreMethod), *VARIANTS])}")
     if (options.teacher is None) != (options.data is None):
         parser.error("--teacher and --data belong together: the figures compare its students with real images")
+    try:
+        changes = recipe_changes(options.recipe)
+    except UsageError as error:
+        parser.error(f"{error}. {error.remedy}")
     deadline = time.monotonic() + options.seconds
     # The reference statistics were computed in full float32, so TensorFloat-32 would bias the comparison.
     torch.backends.cudnn.allow_tf32 = False
@@ -259,7 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         subject = photographs(options.teacher, options.data, options.out / "features", options.device)
     steps = options.steps or subject.recipes[options.effort].steps
-    experiment = Experiment(options.out, subject, options.device, steps, options.samples, deadline, options.effort)
+    experiment = Experiment(
+        options.out, subject, options.device, steps, options.samples, deadline, options.effort, changes
+    )
     figures = subject.figures(subject.teacher, options.samples, 0)
     save_picture(pictures(subject.teacher), options.out / "pictures" / "teacher.png")
     teacher = {"figures": figures, "settings": {"samples": options.samples}}

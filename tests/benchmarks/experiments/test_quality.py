@@ -86,6 +86,26 @@ def test_an_unknown_score_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "unknown scores ['hybird']" in capsys.readouterr().err
 
 
+def test_numbers_of_the_recipe_can_be_replaced(experiment: Experiment) -> None:
+    changes = quality.recipe_changes(["optimizer=adam", "rare=0.5", "mirror=true"])
+    assert changes == {"optimizer": "adam", "rare": 0.5, "mirror": True}
+    changed = replace(experiment, changes=changes)
+    assert (changed.recipe(3).optimizer, changed.recipe(3).rare, changed.recipe(3).seed) == ("adam", 0.5, 3)
+    assert changed.settings() != experiment.settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("rare", "NAME=VALUE"), ("rarer=0.5", "rare,"), ("rare=2", "rare cannot be 2"), ("steps=4", "NAME=VALUE")],
+)
+def test_a_change_that_no_recipe_can_have_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        quality.main(["--out", str(tmp_path), "--recipe", text])
+    assert words in capsys.readouterr().err
+
+
 def test_a_cell_has_its_curve_and_its_picture(finished: Experiment) -> None:
     document = document_of(finished)
     steps = [entry["step"] for entry in document["curve"]]
