@@ -28,6 +28,7 @@ EVERYTHING = DistillConfig(
     batch=4,
     perceptual=0,
     optimizer="muon",
+    rare=0.5,
     log_every=2,
     checkpoint_every=2,
     gan_start=1 / 6,

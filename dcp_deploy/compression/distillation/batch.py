@@ -12,6 +12,7 @@ from torch import Tensor
 from ...generators import Generator
 from ...generators.latents import draw_latents, stream
 from . import losses
+from .rare import with_rare
 from .real_images import real_batch
 from .state import TrainingSetup, TrainingState
 
@@ -71,6 +72,8 @@ def draw_batch(setup: TrainingSetup, step: int) -> Batch:
     offset = losses.draw_offsets(setup.directions, config.batch, source)[:, None]
     # With the crossover at the last slot nothing is mixed.
     crossover = slot if mix else torch.tensor(generator_config.num_ws)
+    if setup.distances is not None:
+        z = with_rare(z, c, round(config.rare * config.batch), setup.teacher, setup.distances, source)
     whole = Batch(z, z_mixed, c, crossover, offset, tuple(range(config.batch)))
     return whole.part(setup.team.rank, setup.team.size)
 

@@ -25,6 +25,7 @@ from ..masks import Mask
 from . import losses
 from .muon import Muon
 from .own_losses import OwnLoss
+from .rare import CodeDistances
 from .real_images import ImageSource
 from .recipe import DistillConfig
 
@@ -45,6 +46,7 @@ class TrainingSetup:
     mask: Mask | None = None
     team: Team = ALONE
     own_losses: tuple[OwnLoss, ...] = ()
+    distances: CodeDistances | None = None  # for rare latents, if the recipe has any
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which networks of other projects run in the precision of the training."""

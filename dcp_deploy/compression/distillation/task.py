@@ -25,6 +25,7 @@ from ..masks import Mask
 from . import losses
 from .optimizers import adam, lazy_share, student_optimizers
 from .own_losses import find_losses
+from .rare import code_distances
 from .real_images import ImageSequence, ImageSource, check_labels
 from .recipe import R1_INTERVAL, DistillConfig
 from .state import TrainingSetup, TrainingState
@@ -110,8 +111,9 @@ class Task:
             probe = (z, c, teacher(z, c))
         directions = losses.offset_directions(teacher)
         own = find_losses(self.config, TERMS)
+        distances = code_distances(teacher, self.config.seed) if self.config.rare else None
         return TrainingSetup(
-            self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, team, own
+            self.config, teacher, self.perceptual, self.data, directions, probe, device, self.mask, team, own, distances
         )
 
     def state(self, device: torch.device) -> TrainingState:

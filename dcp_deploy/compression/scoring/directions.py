@@ -19,10 +19,16 @@ def principal_directions(generator: Generator, seed: int) -> tuple[Tensor, Tenso
 
 
 def principal_components(generator: Generator, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the principal components of 10,000 mapped latents and their variances.
+    """Return the principal components of 10,000 mapped latents and their variances; see :func:`code_distribution`."""
+    return code_distribution(generator, seed)[1:]
 
-    Components are float32 unit rows [w_dim, w_dim] by falling variance, variances float64. A component's sign is
-    arbitrary: its entry of largest magnitude is made positive, so that the result does not depend on the eigensolver.
+
+def code_distribution(generator: Generator, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean code [w_dim] of 10,000 mapped latents, their principal components, and the variances along them.
+
+    Components are float32 unit rows [w_dim, w_dim] by falling variance, mean and variances float64, all on the CPU. A
+    component's sign is arbitrary: its entry of largest magnitude is made positive, so that the result does not depend
+    on the eigensolver. Raises InputError for codes that are not finite, or all the same.
     """
     device = next(generator.parameters()).device
     z, c = draw_latents(generator.config, PCA_LATENTS, stream(seed, "pca"), device)
@@ -35,4 +41,4 @@ def principal_components(generator: Generator, seed: int) -> tuple[Tensor, Tenso
     if variances.sum() <= 0:
         raise InputError("every latent maps to the same code: no direction", "Check the checkpoint.")
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
-    return (components * largest.sign()).to(torch.float32), variances
+    return w.mean(dim=0), (components * largest.sign()).to(torch.float32), variances
