@@ -16,7 +16,7 @@ from ..scoring.directions import code_distribution
 
 CANDIDATES = 4
 """Latents of which the rarest is taken."""
-_LEAST_VARIANCE = 1e-3  # of the largest; along directions of less variance codes are not told apart
+_LEAST_VARIANCE = 1e-3  # of the largest; directions of less variance do not count
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +34,8 @@ class CodeDistances:
 def code_distances(generator: Generator, seed: int) -> CodeDistances:
     """Return the distances for the codes of ``generator``, on its device."""
     mean, components, variances = code_distribution(generator, seed)
-    told_apart = variances > _LEAST_VARIANCE * variances[0]
-    axes = (components[told_apart].T / variances[told_apart].sqrt()).to(torch.float32)
+    used = variances > _LEAST_VARIANCE * variances[0]
+    axes = (components[used].T / variances[used].sqrt()).to(torch.float32)
     device = next(generator.parameters()).device
     return CodeDistances(mean.to(device, torch.float32), axes.to(device))
 
