@@ -222,8 +222,8 @@ def draw(found: Ends, path: Path, distance: str = "FID") -> None:
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = panels(len(found), 5.2, 3.4, sharey=True)
+    scores = sorted({score for group in found.values() for score, _ in group})  # the rows of all panels
     for axis, (ratio, group) in zip(axes, found.items(), strict=True):
-        scores = list(dict.fromkeys(score for score, _ in group))
         refinements = list(dict.fromkeys(refine for _, refine in group))
         for place, refine in enumerate(refinements):
             colour, marker = MARKERS.get(refine, ("#333333", "D"))

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from dcp_deploy.benchmarks.experiments import quality_report
 from dcp_deploy.benchmarks.experiments.pages import markers
 from dcp_deploy.benchmarks.experiments.quality_report import ends, load_cells, main, reached, report
 from dcp_deploy.errors import InputError
@@ -84,6 +86,16 @@ def test_the_steps_to_the_final_fid_of_plain_dcp_are_interpolated() -> None:
 def test_the_picture_shows_the_fid_after_training() -> None:
     assert ends(CELLS)[0.7]["diversity", "none"] == pytest.approx((11.0, 1.41), abs=0.01)
     assert ends(CELLS)[0.7]["diversity", "reconstruct"] == (6.0, 0.0)  # one seed has no spread
+
+
+def test_panels_with_other_scores_have_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(quality_report, "save_figure", lambda figure, path: drawn.append(figure))
+    quality_report.draw(ends([*CELLS, cell("random", "none", 0, (9.0, 8.0, 7.0), ratio=0.85)]), tmp_path / "f.png")
+    first, second = drawn[0].axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["diversity", "random"]
+    heights = {axis: [line[0].get_ydata()[-1] for line in axis.containers] for axis in (first, second)}
+    assert heights[second] == [pytest.approx(1.0, abs=0.2)]  # the row of random channels
 
 
 def test_page_and_pictures_are_written(tmp_path: Path) -> None:
