@@ -108,7 +108,7 @@ def test_prune_puts_shards_together(dcp: Command, models: Path) -> None:
     both = ("--scores", "0.safetensors", "--scores", "1.safetensors", "--align", 1, "-o", "p.safetensors")
     assert dcp("prune", models / "t.safetensors", *both, "--dry-run").code == 0
     ended = dcp("prune", models / "t.safetensors", *both[2:], "--dry-run")
-    assert ended.code == 2 and "not the 1 shards" in ended.err
+    assert ended.code == 2 and "shards are missing: 0/2" in ended.err
 
 
 def test_prune_puts_moments_of_shards_together(dcp: Command, models: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_share_of_the_hybrid_changes_what_prune_keeps(dcp: Command, models: Pa
         (("--hybrid-share", 50), "for 50 % write 0.5"),
         (("--change-weight", 2), "Give 1 for changes alone"),
         (("--directions", 9, "--latents", 5), "no more than latents"),
-        (("--latents", "auto"), "Give a number of latents."),
+        (("--latents", "auto"), "Give a number of latents, or use --score diversity."),
         (("--released",), "omit --released"),
     ],
 )

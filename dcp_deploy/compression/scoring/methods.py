@@ -106,7 +106,6 @@ def score(
     own = _own(method)
     method = str(method) if own is None else own.name
     _check_method(method, latents, shard, released, mask)
-    _check_moves(method, directions=directions, alpha=alpha, change_weight=change_weight)
     check_hybrid_share(hybrid_share)
     settings: dict[str, Any] = {"method": method, "seed": seed, "network": tensors_sha256(generator)}
     if method == "random":
@@ -201,16 +200,6 @@ def _check_method(
         raise UsageError(
             f"the score {method!r} does not choose its latents", "Give a number of latents, or use --score diversity."
         )
-
-
-def _check_moves(method: str, **given: float | None) -> None:
-    """Raise UsageError for settings of moves that the method does not make."""
-    for name, value in given.items():
-        users = CHANGES if name == "change_weight" else ("diversity", "gradient", *CHANGES)
-        if value is not None and method not in users:
-            raise UsageError(
-                f"{name} {value:g} does not apply to the score {method!r}", f"Omit it, or use --score {users[0]}."
-            )
 
 
 def _check_sample(latents: int, batch: int, psi: float) -> None:
