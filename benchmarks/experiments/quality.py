@@ -236,8 +236,8 @@ def _own_stream(device: str) -> Iterator[None]:
         yield
 
 
-def recipe_changes(texts: Sequence[str]) -> dict[str, Any]:
-    """Parse "optimizer=adam", "rare=0.5". Raises UsageError for what no recipe can have."""
+def recipe_changes(texts: Sequence[str], recipe: DistillConfig) -> dict[str, Any]:
+    """Parse "optimizer=adam", "rare=0.5". Raises UsageError for what ``recipe`` cannot have."""
     known = {one.name for one in fields(DistillConfig)} - {"steps", "seed"}  # these have flags of their own
     found = {}
     for text in texts:
@@ -248,7 +248,7 @@ def recipe_changes(texts: Sequence[str]) -> dict[str, Any]:
             found[name] = json.loads(value)
         except ValueError:
             found[name] = value
-    replace(DistillConfig(), **found)
+    replace(recipe, **found)
     return found
 
 
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (options.teacher is None) != (options.data is None):
         parser.error("--teacher and --data belong together: the figures compare its students with real images")
     try:
-        changes = recipe_changes(options.recipe)
+        changes = recipe_changes(options.recipe, RECIPES[options.effort])
     except UsageError as error:
         parser.error(f"{error}. {error.remedy}")
     deadline = time.monotonic() + options.seconds

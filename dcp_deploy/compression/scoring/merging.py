@@ -18,7 +18,7 @@ from .change import scores_of_halves
 from .channel_scores import ChannelScores, kept_in_common
 from .moments import empty_moments, readers_of
 
-_NEEDED = ("method", "seed", "psi", "network", "alpha", "change_weight")
+_NUMBERS = ("seed", "psi", "alpha", "change_weight")
 """Settings from which moments become scores."""
 _AGAIN = "Score that shard again."
 
@@ -45,9 +45,9 @@ def merge_scores(parts: Sequence[ChannelScores], generator: Generator | None = N
 def _merged_moments(
     parts: Sequence[ChannelScores], generator: Generator | None, settings: dict[str, Any]
 ) -> ChannelScores:
-    missing = [name for name in _NEEDED if name not in settings]
-    if missing:
-        raise CorruptFileError(f"the settings of these shards lack {missing[0]!r}", "Score them again.")
+    for name in (*_NUMBERS, "hybrid_share") if settings["method"] == "hybrid" else _NUMBERS:
+        if type(settings.get(name)) not in (int, float):
+            raise CorruptFileError(f"the settings of these shards have no number {name!r}", "Score them again.")
     generator = _scored_generator(generator, settings)
     readers = readers_of(generator, settings["psi"], settings["seed"])
     shapes = [moment.shape for moment in empty_moments(readers)]
@@ -111,7 +111,7 @@ def _scored_generator(generator: Generator | None, settings: dict[str, Any]) -> 
             f"shards of {settings['method']!r} are merged with the generator that was scored, and none was given",
             "Give it as merge_scores(parts, generator).",
         )
-    if tensors_sha256(generator) != settings["network"]:
+    if tensors_sha256(generator) != settings.get("network"):
         raise UsageError("these shards are of another generator", "Give the generator that was scored.")
     return copy_to(generator, next(generator.parameters()).device).eval().requires_grad_(False)  # as it was scored
 

@@ -19,6 +19,7 @@ from ...generators import Generator
 from ...generators.latents import draw_latents, stream
 from ...generators.ops import demodulation
 from ..layers import Place, Step, places, walk
+from .elimination import Regression
 
 POSITIONS = 1024  # most positions of an image that enter the moments; larger images have a random part of theirs
 NEGLIGIBLE = 1e-10  # of the energy of the values; less is rounding, since features are float32
@@ -42,10 +43,6 @@ class Reader:
     def channels(self) -> int:
         """How many channels it reads, C."""
         return self.weights.shape[2]
-
-    def energy(self, moment: Tensor) -> Tensor:
-        """Return the second moment of the response to inputs of this moment [C, C], a scalar: tr(W M W^T)."""
-        return (self.folded @ moment * self.folded).sum()
 
 
 @torch.no_grad()
@@ -108,8 +105,8 @@ def direction_moments(
             sums[2 * index] += values @ values.T
             sums[2 * index + 1] += change @ change.T
     for reader, values, change in zip(readers, sums[::2], sums[1::2], strict=True):
-        energy = reader.energy(change)
-        if energy > NEGLIGIBLE * reader.energy(values[:-1, :-1]):
+        energy = Regression(reader.folded, change).energy
+        if energy > NEGLIGIBLE * Regression(reader.folded, values[:-1, :-1]).energy:
             change /= energy
         else:
             change.zero_()

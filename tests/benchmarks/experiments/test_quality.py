@@ -14,6 +14,7 @@ import torch
 
 from dcp_deploy.benchmarks.experiments import quality, subjects
 from dcp_deploy.benchmarks.experiments.quality import Cell, Experiment, cells, run
+from dcp_deploy.compression import DistillConfig
 from dcp_deploy.generators import Generator, GeneratorConfig
 
 
@@ -87,7 +88,7 @@ def test_an_unknown_score_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_numbers_of_the_recipe_can_be_replaced(experiment: Experiment) -> None:
-    changes = quality.recipe_changes(["optimizer=adam", "rare=0.5", "mirror=true"])
+    changes = quality.recipe_changes(["optimizer=adam", "rare=0.5", "mirror=true"], DistillConfig())
     assert changes == {"optimizer": "adam", "rare": 0.5, "mirror": True}
     changed = replace(experiment, changes=changes)
     assert (changed.recipe(3).optimizer, changed.recipe(3).rare, changed.recipe(3).seed) == ("adam", 0.5, 3)
@@ -96,13 +97,19 @@ def test_numbers_of_the_recipe_can_be_replaced(experiment: Experiment) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("rare", "NAME=VALUE"), ("rarer=0.5", "rare,"), ("rare=2", "rare cannot be 2"), ("steps=4", "NAME=VALUE")],
+    [
+        ("rare", "NAME=VALUE"),
+        ("rarer=0.5", "rare,"),
+        ("rare=2", "rare cannot be 2"),
+        ("steps=4", "NAME=VALUE"),
+        ("l1=0 perceptual=0", "nothing to train"),
+    ],
 )
-def test_a_change_that_no_recipe_can_have_is_refused(
+def test_a_change_that_the_recipe_cannot_have_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        quality.main(["--out", str(tmp_path), "--recipe", text])
+        quality.main(["--out", str(tmp_path), "--recipe", *text.split()])
     assert words in capsys.readouterr().err
 
 

@@ -292,7 +292,5 @@ def test_directions_without_variance_count_for_nothing(teacher: Generator) -> No
         *_, last = teacher.mapping.children()
         last.weight.copy_(last.weight[:1].expand_as(last.weight))
         last.bias.copy_(last.bias[:1].expand_as(last.bias))
-    few = {**FEW, "latents": 16}
-    expected = score(teacher, **few, directions=1)
-    assert len({str(ranks(score(teacher, **{**few, "batch": batch}, directions=4))) for batch in (1, 4)}) == 1
-    assert expected.settings["directions"] == 1
+    few = {**FEW, "latents": 16, "directions": 4}
+    assert ranks(score(teacher, **few | {"batch": 1})) == ranks(score(teacher, **few | {"batch": 4}))

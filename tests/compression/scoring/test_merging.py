@@ -86,9 +86,14 @@ def test_damaged_shards_are_refused(teacher: Generator) -> None:
             merge_scores([ChannelScores(part.scores, part.settings, moments)], teacher)
     with pytest.raises(CorruptFileError, match="do not hold moments of features"):
         merge_scores([ChannelScores(part.scores, part.settings, tuple(-each for each in part.moments))], teacher)
-    for name in ("psi", "seed", "network", "alpha", "change_weight"):
-        with pytest.raises(CorruptFileError, match=f"lack '{name}'"):
-            merge_scores([edited(part, **{name: None})], teacher)
+    for name in ("psi", "seed", "alpha", "change_weight"):
+        for value in (None, "0.5"):
+            with pytest.raises(CorruptFileError, match=f"no number '{name}'"):
+                merge_scores([edited(part, **{name: value})], teacher)
+    with pytest.raises(CorruptFileError, match="no number 'hybrid_share'"):
+        merge_scores([edited(part, method="hybrid")], teacher)
+    with pytest.raises(UsageError, match="another generator"):
+        merge_scores([edited(part, network=None)], teacher)
     for shard in ("0/1", [0], [0.0, 1], [True, 1]):
         with pytest.raises(CorruptFileError, match="not numbers of shards"):
             merge_scores([edited(part, shard=shard)], teacher)
